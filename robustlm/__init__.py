@@ -1,0 +1,1 @@
+"""robustlm: language models that do the same thing however they are asked."""

@@ -1,0 +1,1 @@
+"""Strategies that perturb input embeddings, one a file."""

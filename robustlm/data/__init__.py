@@ -1,0 +1,1 @@
+"""From rows to samples: formats, tasks, templates, instructions, noise and its distortion."""

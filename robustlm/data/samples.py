@@ -1,0 +1,43 @@
+"""The one shape every row takes before anything else happens to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the instruction is applied to; empty parts drop out of the prompt ([ANIT] rendering)."""
+
+    question: str = ""
+    """A question or statement besides the text."""
+    format: str = ""
+    """How the answer must look."""
+    option: str = ""
+    """The admissible labels, as one string."""
+    text: str = ""
+    """The text to work on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An instruction, a context and a target: one thing to be done, in one phrasing."""
+
+    id: str
+    """Stable and unique within a run: names the source and the row's number (`conll03/train:17`)."""
+    instruction: str
+    """The instruction as the row gives it; empty where a bank supplies it (see `bank`)."""
+    target: str
+    """The answer to be trained and compared with, without end-of-sequence token."""
+    context: Context = field(default_factory=Context)
+    """Question, format, options and text."""
+    task: str = "generation"
+    """Key of `robustlm.data.tasks.TASKS`: who formats, parses and scores the answer."""
+    bank: str = ""
+    """Name of the instruction bank this sample's phrasings come from; empty: it has only its own."""
+    instruction_id: str = ""
+    """Which phrasing of the bank `instruction` is (`ner/concise/seen/0`)."""
+    variant: str | None = None
+    """A noisy or paraphrased instruction that came with the row (released ANIT rows: `adv_instruction`)."""
+    choices: tuple[str, ...] = ()
+    """The admissible targets of a classification or multiple-choice row; empty for free text."""

@@ -1,0 +1,1 @@
+"""Tasks: one kind of answer a file. `TASKS` maps names to tasks."""

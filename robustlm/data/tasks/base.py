@@ -1,0 +1,65 @@
+"""The contract of a task: how its answers are written, read back and scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from robustlm.data.samples import Context
+
+Item = tuple[str, ...]
+"""One element of an answer: `(type, words)`, `(relation, head, tail)`, `(polarity, aspect, opinion)`, `(label,)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a task read out of an answer text.
+
+    A parse failure is a value: pieces that do not follow the task's format are counted in `malformed` and score as
+    predictions that match nothing.
+    """
+
+    items: tuple[Item, ...]
+    """The elements found, in order, duplicates kept."""
+    malformed: int = 0
+    """Number of pieces that could not be read."""
+
+    @property
+    def parsed(self) -> bool:
+        """Whether every piece could be read."""
+        return self.malformed == 0
+
+
+class Task(ABC):
+    """Owns the format, the parser and the score of one kind of answer.
+
+    `parse(format(items)).items == items` for every `items` a row can produce: the parser is the formatter's exact
+    inverse, also for words that hold the format's own separators.
+    """
+
+    name: ClassVar[str]
+    """Key in the registry, and prefix of logged scores."""
+    score: ClassVar[str]
+    """`f1`: micro-F1 over multisets of items; `accuracy`: all items equal."""
+
+    @abstractmethod
+    def recognises(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row's keys are those of this task's own row shape."""
+
+    @abstractmethod
+    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+        """Turn a row of this task's own shape into `(context, items, choices)`.
+
+        Raises:
+            ValueError: What is wrong with the row, in words that its author understands.
+        """
+
+    @abstractmethod
+    def format(self, items: Sequence[Item]) -> str:
+        """Write items as an answer text. Raises `ValueError` for items that no row can produce."""
+
+    @abstractmethod
+    def parse(self, text: str) -> Answer:
+        """Read an answer text. Never raises."""

@@ -1,0 +1,1 @@
+"""LightningDataModules: which rows, which views, which loaders."""

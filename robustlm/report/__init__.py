@@ -1,0 +1,1 @@
+"""Tables and figures made from logged runs and prediction tables."""
