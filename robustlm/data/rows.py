@@ -78,13 +78,13 @@ class SourceError(ValueError):
 class BadRowsError(ValueError):
     """Rows that cannot be used; the message lists the first 20 and counts all of them by reason."""
 
-    def __init__(self, source: str, errors: list[RowError], rows: int) -> None:
+    def __init__(self, source: str, errors: list[RowError], rows: int, hint: str = "") -> None:
         self.errors = errors
         shown = [f"  {error}" for error in errors[:_LISTED]]
         if len(errors) > _LISTED:
             shown.append(f"  … and {len(errors) - _LISTED} more")
         head = f"{source}: {len(errors)} of {rows} rows cannot be used ({count_reasons(errors)})"
-        super().__init__("\n".join([head, *shown]))
+        super().__init__("\n".join([head, *shown, *([hint] if hint else [])]))
 
 
 def count_reasons(errors: Iterable[RowError]) -> str:
