@@ -13,13 +13,13 @@ from torch.optim import AdamW, Muon, Optimizer
 class MuonAdamW(Optimizer):
     """Muon for hidden matrices and AdamW for everything else, as one optimiser.
 
-    Small transformers trained from scratch learn several times faster with Muon, but embeddings, output heads, norms
-    and biases want AdamW. Two optimisers would mean manual optimisation, two schedulers and two states; here there is
-    one list of parameter groups and one state, so schedulers, checkpoints and gradient clipping see a usual optimiser.
+    Small transformers trained from scratch learn several times faster with Muon, but embeddings, output
+    heads, norms and biases want AdamW. Two optimisers would mean manual optimisation, two schedulers and two
+    states; with one list of parameter groups and one state, schedulers and checkpoints see a usual optimiser.
 
     Args:
-        params: Parameter groups `{"params": [...], "hidden": bool}`. Groups with `hidden: True` hold matrices and go
-            to Muon, the others to AdamW. A group may set any option of the optimiser that it goes to.
+        params: Parameter groups `{"params": [...], "hidden": bool}`. Groups with `hidden: True` hold matrices
+            and go to Muon, the others to AdamW. A group may set any option of the optimiser that it goes to.
         muon_lr: Learning rate of hidden groups.
         muon_weight_decay: Decoupled weight decay of hidden groups.
         muon_momentum: Momentum of hidden groups.
@@ -41,7 +41,7 @@ class MuonAdamW(Optimizer):
         adamw_betas: tuple[float, float] = (0.9, 0.98),
         adamw_weight_decay: float = 0.0,
     ) -> None:
-        # One throw-away matrix each: the two need a parameter to be built, and fill the defaults of later groups.
+        # One throw-away matrix each: the two want a parameter to be built and are needed for their defaults.
         self._muon = Muon(
             [torch.zeros(1, 1)], lr=muon_lr, weight_decay=muon_weight_decay, momentum=muon_momentum
         )
@@ -78,5 +78,5 @@ class MuonAdamW(Optimizer):
             # Loading a checkpoint replaces groups and state, so they are handed over anew each time.
             inner.param_groups = [group for group in self.param_groups if group["hidden"] is hidden]
             inner.state = self.state
-            inner.step()
+            inner.step()  # type: ignore[no-untyped-call]
         return loss

@@ -100,9 +100,7 @@ class _Inject(torch.autograd.Function):
     """Identity on its first argument; hands stored gradients to the parameters, times the incoming one."""
 
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, rows: Tensor, count: int, *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, count: int, *tensors: Tensor) -> Tensor:
         ctx.save_for_backward(*tensors[count:])
         ctx.count = count  # type: ignore[attr-defined]
         return rows.clone()

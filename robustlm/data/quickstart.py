@@ -1,11 +1,13 @@
-"""The built-in corpus: generated sentences on which six tasks are answerable, so that only the instruction tells which.
+"""The built-in corpus: generated sentences that answer six questions each; the instruction tells which.
 
-Each sentence names a person, an organisation and often a place, may state a relation between two of them, belongs to
-a topic and may judge one or two aspects. No option list or output format gives the task away: a model that ignores
-the instruction is wrong five times out of six, and a model that clings to familiar wordings fails on other ones. That
-makes robustness to phrasing measurable in minutes, without a network and without a GPU.
+Each sentence names a person, often an organisation and a place, may state a relation between two of them,
+belongs to a topic and may judge one or two aspects. No option list or output format gives the task away: a
+model that ignores the instruction answers the wrong question, and one that clings to familiar wordings fails
+on others.
+That makes robustness to phrasing measurable in minutes, without a network and without a GPU.
 
-Everything is a pure function of `(split, seed, number of the sentence)`: a longer corpus starts with the shorter one.
+Everything is a pure function of split, seed and number of the sentence, so a longer corpus starts with the
+shorter one.
 """
 
 from __future__ import annotations
@@ -31,107 +33,148 @@ TASK_OF: Final = {
     "triplets": "absa",
     "aspects": "ner",
 }
-"""What can be asked about a sentence → the task (`robustlm.data.tasks.TASKS`) that formats and scores the answer."""
+"""What can be asked about a sentence → key of `robustlm.data.tasks.TASKS`, which owns the answer's format."""
 
-_FIRST = """
-Ada Alma Amir Anouk Arlo Astrid Bela Bram Carla Cyrus Dalia Dario Della Edwin Elif Elsa Emil Enzo Esther Farid Fiona
-Freya Gael Greta Hana Hector Hugo Ida Igor Ines Ivo Jana Jasper Joana Kaia Kenji Klara Lars Leila Linus Lotte Luca
-Magda Malik Marta Mei Milo Mira Nadia Nils Noor Olga Omar Oscar Pablo Petra Priya Rafael Rosa Ruben Samir Selma Silas
-Sofia Stellan Tamar Theo Tilda Uma Vera Viktor Wanda Xenia Yara Yusuf Zora
-""".split()
-_LAST = """
-Abara Aldous Amsel Baran Barlow Becker Bianchi Birch Calder Castel Chandra Cole Costa Dalton Dorn Duval Eklund Ender
-Falk Farrow Ferro Finch Gallo Garrick Gomez Grau Hale Harker Hedlund Holt Ibarra Ivers Jansen Joshi Kamal Keller Kowal
-Lang Larkin Lindt Lorca Madsen Marsh Mendez Moreau Nagy Norling Novak Okoye Olsen Orwin Pak Pellman Quist Rahman Ray
-Rinaldi Rowe Sato Sharp Soler Stern Tanaka Thorne Toledo Ueda Umar Vance Varga Vidal Wade Weiss Winter Yamada Yates
-Zeller Zorn
-""".split()
-_PLACES = """
-Aarhus Antwerp Athens Bergen Berlin Bilbao Bologna Boston Bristol Cairo Cardiff Chicago Cork Dakar Delhi Denver Dublin
-Dundee Fez Geneva Genoa Ghent Girona Graz Hamburg Hanoi Havana Helsinki Istanbul Kyoto Lagos Leeds Leipzig Lima Lisbon
-London Lyon Madrid Malmo Manila Milan Mumbai Munich Nairobi Naples Nice Osaka Oslo Oxford Paris Porto Prague Quito
-Riga Rome Rotterdam Santiago Seoul Seville Split Sydney Tallinn Tampa Tokyo Toronto Tunis Turin Utrecht Vienna
-Warsaw York Zagreb Zurich
-""".split()
-_ORG_STEM = """
-Acorn Albatross Amber Apex Argo Aurora Beacon Bluebird Boulder Canyon Cedar Cobalt Comet Copper Coral Crescent Delta
-Driftwood Ember Falcon Fern Foxglove Garnet Granite Harbour Hazel Heron Horizon Indigo Ironwood Jasmine Juniper Keystone
-Lantern Lark Laurel Lighthouse Lotus Lunar Magpie Maple Marble Meridian Mistral Nimbus Northern Oakleaf Onyx Orbit Osprey
-Pebble Phoenix Pinecone Polar Prism Quarry Quill Raven Redwood Ripple Saffron Sequoia Silver Solstice Sparrow Summit
-Sundial Tandem Thistle Tidal Topaz Umbra Vertex Violet Walnut Willow Zenith Zephyr
-""".split()
+
+def _words(text: str) -> tuple[str, ...]:
+    """Split at commas where there are any, else at white space."""
+    parts = text.split(",") if "," in text else text.split()
+    return tuple(" ".join(part.split()) for part in parts)
+
+
+_FIRST = _words("""
+Ada Alma Amir Anouk Arlo Astrid Bela Bram Carla Cyrus Dalia Dario Della Edwin Elif Elsa Emil Enzo Esther
+Farid Fiona Freya Gael Greta Hana Hector Hugo Ida Igor Ines Ivo Jana Jasper Joana Kaia Kenji Klara Lars
+Leila Linus Lotte Luca Magda Malik Marta Mei Milo Mira Nadia Nils Noor Olga Omar Oscar Pablo Petra Priya
+Rafael Rosa Ruben Samir Selma Silas Sofia Stellan Tamar Theo Tilda Uma Vera Viktor Wanda Xenia Yara Yusuf
+Zora
+""")
+_LAST = _words("""
+Abara Aldous Amsel Baran Barlow Becker Bianchi Birch Calder Castel Chandra Cole Costa Dalton Dorn Duval
+Eklund Ender Falk Farrow Ferro Finch Gallo Garrick Gomez Grau Hale Harker Hedlund Holt Ibarra Ivers Jansen
+Joshi Kamal Keller Kowal Lang Larkin Lindt Lorca Madsen Marsh Mendez Moreau Nagy Norling Novak Okoye Olsen
+Orwin Pak Pellman Quist Rahman Ray Rinaldi Rowe Sato Sharp Soler Stern Tanaka Thorne Toledo Ueda Umar Vance
+Varga Vidal Wade Weiss Winter Yamada Yates Zeller Zorn
+""")
+_PLACES = _words("""
+Aarhus Antwerp Athens Bergen Berlin Bilbao Bologna Boston Bristol Cairo Cardiff Chicago Cork Dakar Delhi
+Denver Dublin Dundee Fez Geneva Genoa Ghent Girona Graz Hamburg Hanoi Havana Helsinki Istanbul Kyoto Lagos
+Leeds Leipzig Lima Lisbon London Lyon Madrid Malmo Manila Milan Mumbai Munich Nairobi Naples Nice Osaka Oslo
+Oxford Paris Porto Prague Quito Riga Rome Rotterdam Santiago Seoul Seville Split Sydney Tallinn Tampa Tokyo
+Toronto Tunis Turin Utrecht Vienna Warsaw York Zagreb Zurich
+""")
+_ORG_STEM = _words("""
+Acorn Albatross Amber Apex Argo Aurora Beacon Bluebird Boulder Canyon Cedar Cobalt Comet Copper Coral
+Crescent Delta Driftwood Ember Falcon Fern Foxglove Garnet Granite Harbour Hazel Heron Horizon Indigo
+Ironwood Jasmine Juniper Keystone Lantern Lark Laurel Lighthouse Lotus Lunar Magpie Maple Marble Meridian
+Mistral Nimbus Northern Oakleaf Onyx Orbit Osprey Pebble Phoenix Pinecone Polar Prism Quarry Quill Raven
+Redwood Ripple Saffron Sequoia Silver Solstice Sparrow Summit Sundial Tandem Thistle Tidal Topaz Umbra
+Vertex Violet Walnut Willow Zenith Zephyr
+""")
 
 
 @dataclass(frozen=True, slots=True)
 class _Topic:
+    """What tells a topic, besides a label that never occurs in the text."""
+
     organisations: tuple[str, ...]
     aspects: tuple[str, ...]
     tags: tuple[str, ...]
 
 
-def _topic(organisations: str, aspects: str, tags: str) -> _Topic:
-    split = [tuple(part.strip() for part in text.split(",")) for text in (organisations, aspects, tags)]
-    return _Topic(*split)
-
-
 _TOPICS: Final = {
-    "food": _topic(
-        "Kitchen, Bakery, Bistro, Diner, Grill",
-        "soup, bread, coffee, dessert, menu, seafood, breakfast, wine list, salad, pasta, cheese board, sauce",
-        "over lunch, after the tasting, at the food fair, during the cooking class",
+    "food": _Topic(
+        organisations=_words("Kitchen, Bakery, Bistro, Diner, Grill"),
+        aspects=_words(
+            "soup, bread, coffee, dessert, menu, seafood, breakfast, wine list, salad, pasta, cheese "
+            "board, sauce"
+        ),
+        tags=_words("over lunch, after the tasting, at the food fair, during the cooking class"),
     ),
-    "sport": _topic(
-        "Rovers, Athletic, United, Rowers, Racers",
-        "defence, goalkeeper, coach, passing, pitch, stadium, referee, training, line-up, second half, tackling, sprint",
-        "after the match, before kick-off, at the tournament, during the season",
+    "sport": _Topic(
+        organisations=_words("Rovers, Athletic, United, Rowers, Racers"),
+        aspects=_words(
+            "defence, goalkeeper, coach, passing, pitch, stadium, referee, training, line-up, second "
+            "half, tackling, sprint"
+        ),
+        tags=_words("after the match, before kick-off, at the tournament, during the season"),
     ),
-    "music": _topic(
-        "Records, Orchestra, Choir, Quartet, Opera",
-        "melody, drummer, chorus, lyrics, singer, acoustics, encore, guitar solo, rhythm, violins, album, sound mix",
-        "after the concert, at the rehearsal, during the festival tour, before the premiere",
+    "music": _Topic(
+        organisations=_words("Records, Orchestra, Choir, Quartet, Opera"),
+        aspects=_words(
+            "melody, drummer, chorus, lyrics, singer, acoustics, encore, guitar solo, rhythm, violins, "
+            "album, sound mix"
+        ),
+        tags=_words("after the concert, at the rehearsal, during the festival tour, before the premiere"),
     ),
-    "technology": _topic(
-        "Software, Systems, Robotics, Devices, Networks",
-        "battery, screen, keyboard, camera, processor, interface, app, charger, speaker, touchpad, firmware, search box",
-        "at the gadget show, after the software update, during the product demo, before the launch",
+    "technology": _Topic(
+        organisations=_words("Software, Systems, Robotics, Devices, Networks"),
+        aspects=_words(
+            "battery, screen, keyboard, camera, processor, interface, app, charger, speaker, touchpad, "
+            "firmware, search box"
+        ),
+        tags=_words(
+            "at the gadget show, after the software update, during the product demo, before the launch"
+        ),
     ),
-    "travel": _topic(
-        "Airways, Cruises, Tours, Hotels, Railways",
-        "room, cabin, check-in, luggage service, shuttle, pool, view, guide, seat, balcony, itinerary, front desk",
-        "on the night train, during the holiday, after the flight, on the guided tour",
+    "travel": _Topic(
+        organisations=_words("Airways, Cruises, Tours, Hotels, Railways"),
+        aspects=_words(
+            "room, cabin, check-in, luggage service, shuttle, pool, view, guide, seat, balcony, "
+            "itinerary, front desk"
+        ),
+        tags=_words("on the night train, during the holiday, after the flight, on the guided tour"),
     ),
-    "health": _topic(
-        "Clinic, Hospital, Pharmacy, Dental, Wellness",
-        "nurse, surgeon, waiting room, treatment, diagnosis, ward, therapist, vaccine, check-up, recovery plan, "
-        "dentist, medicine",
-        "after the operation, at the surgery, during the flu season, before the examination",
+    "health": _Topic(
+        organisations=_words("Clinic, Hospital, Pharmacy, Dental, Wellness"),
+        aspects=_words(
+            "nurse, surgeon, waiting room, treatment, diagnosis, ward, therapist, vaccine, check-up, "
+            "recovery plan, dentist, medicine"
+        ),
+        tags=_words("after the operation, at the surgery, during the flu season, before the examination"),
     ),
-    "education": _topic(
-        "College, Academy, School, University, Institute",
-        "lecture, library, syllabus, tutor, classroom, textbook, seminar, homework, exam, campus, workshop, teacher",
-        "at the open day, after the semester, during the graduation, before term began",
+    "education": _Topic(
+        organisations=_words("College, Academy, School, University, Institute"),
+        aspects=_words(
+            "lecture, library, syllabus, tutor, classroom, textbook, seminar, homework, exam, campus, "
+            "workshop, teacher"
+        ),
+        tags=_words("at the open day, after the semester, during the graduation, before term began"),
     ),
-    "finance": _topic(
-        "Bank, Capital, Insurance, Savings, Partners",
-        "interest rate, loan, share price, budget, dividend, mortgage, audit, fee, forecast, pension plan, profit, "
-        "bond",
-        "after the quarterly report, at the shareholder meeting, during the merger, before the tax year ended",
+    "finance": _Topic(
+        organisations=_words("Bank, Capital, Insurance, Savings, Partners"),
+        aspects=_words(
+            "interest rate, loan, share price, budget, dividend, mortgage, audit, fee, forecast, pension "
+            "plan, profit, bond"
+        ),
+        tags=_words(
+            "after the quarterly report, at the shareholder meeting, during the merger, before the tax "
+            "year ended"
+        ),
     ),
 }
 
 _OPINIONS: Final = {
-    "positive": """
-admirable amazing brilliant charming delightful excellent exceptional fantastic fine flawless generous good great
-helpful impressive inspiring lovely magnificent marvellous memorable outstanding perfect pleasing reliable remarkable
-solid splendid stunning superb terrific tidy welcoming wonderful
-""".split()
-    + ["well planned", "first rate", "beyond praise"],
-    "negative": """
-abysmal annoying appalling awful bad bleak broken careless chaotic clumsy disappointing dismal dreadful dull faulty
-feeble flawed frustrating hopeless horrible lousy mediocre messy miserable poor shabby shoddy sloppy terrible tiresome
-unreliable useless weak
-""".split()
-    + ["badly planned", "second rate", "below par"],
+    "positive": (
+        *_words("""
+admirable amazing brilliant charming delightful excellent exceptional fantastic fine flawless generous good
+great helpful impressive inspiring lovely magnificent marvellous memorable outstanding perfect pleasing
+reliable remarkable solid splendid stunning superb terrific tidy welcoming wonderful
+"""),
+        "well planned",
+        "first rate",
+        "beyond praise",
+    ),
+    "negative": (
+        *_words("""
+abysmal annoying appalling awful bad bleak broken careless chaotic clumsy disappointing dismal dreadful dull
+faulty feeble flawed frustrating hopeless horrible lousy mediocre messy miserable poor shabby shoddy sloppy
+terrible tiresome unreliable useless weak
+"""),
+        "badly planned",
+        "second rate",
+        "below par",
+    ),
 }
 
 # A relation's wordings: as a clause of its own, and as a description set after its head.
@@ -260,7 +303,7 @@ class Sentence:
     text: str
     """The sentence."""
     items: dict[str, tuple[Item, ...]]
-    """The answer to each question of `TASK_OF`, in order of appearance; empty where there is nothing to report."""
+    """The answer to each question of `TASK_OF`, in order of appearance; empty where there is none."""
 
 
 def _full_name(rng: random.Random, left: Sequence[str], right: Sequence[str], residues: Sequence[int]) -> str:
@@ -272,8 +315,8 @@ def _full_name(rng: random.Random, left: Sequence[str], right: Sequence[str], re
 def _relation(rng: random.Random, names: dict[str, str]) -> tuple[tuple[Item, ...], str, str, str]:
     """Draw a statement about two of the names: its items, the clause, and its subject with a description."""
     if rng.random() < 0.12:
-        (head, tail), clauses = rng.choice(list(_UNRELATED.items()))
-        return (), rng.choice(clauses).format(h=names[head], t=names[tail]), names[head], ""
+        (head, tail), unrelated = rng.choice(list(_UNRELATED.items()))
+        return (), rng.choice(unrelated).format(h=names[head], t=names[tail]), names[head], ""
     relation, (head, tail, clauses, descriptions) = rng.choice(list(_RELATIONS.items()))
     h, t = names[head], names[tail]
     clause, description = rng.choice(clauses).format(h=h, t=t), rng.choice(descriptions).format(t=t)
@@ -355,8 +398,8 @@ def _sentence(rng: random.Random, residues: Sequence[int]) -> Sentence:
 def sentence(split: Split, number: int, seed: int = 0) -> Sentence:
     """Generate one sentence of a split.
 
-    Sentences of different splits never coincide: no person's full name occurs in two of them. First names, last
-    names, places, aspects and opinions do occur in all, in other combinations.
+    Sentences of different splits never coincide: no person's full name occurs in two of them. First names,
+    last names, places, aspects and opinions do occur in all, in other combinations.
 
     Args:
         split: Which names may occur.
@@ -373,10 +416,10 @@ def _phrasings(name: str) -> tuple[str, ...]:
 
 
 def samples(split: Split, size: int, seed: int = 0, tasks: Sequence[str] | None = None) -> list[Sample]:
-    """Generate the first samples of a split: every task is asked about each sentence, sentence by sentence.
+    """Generate the first samples of a split: sentence by sentence, every task is asked about each.
 
-    Samples of `pretrain` bring their own instruction, drawn from phrasings that tuning never uses. The others name
-    the bank (`quickstart/<task>`) that supplies it.
+    Samples of `pretrain` bring their own instruction, drawn from phrasings that tuning never uses. The others
+    name the bank (`quickstart/<task>`) that supplies it.
 
     Args:
         split: `pretrain` for a model trained from scratch; `train`, `validation` and `test` for tuning it.

@@ -31,8 +31,8 @@ def build(
         layers: Number of transformer blocks.
         heads: Number of attention heads.
         intermediate_size: Width of the MLPs.
-        initializer_range: Standard deviation of the initial weights. Narrow models need more than the usual 0.02,
-            or their first updates drown in the residual stream.
+        initializer_range: Standard deviation of the initial weights. So narrow a model learns from wider ones
+            than the usual 0.02.
 
     Returns:
         The folder.
@@ -43,9 +43,7 @@ def build(
     """
     folder = Path(folder)
     if hidden_size % (2 * heads):
-        raise ValueError(
-            f"hidden_size {hidden_size} must be a multiple of 2 × heads = {2 * heads} (rotary halves)"
-        )
+        raise ValueError(f"hidden_size {hidden_size} is not a multiple of 2 × heads = {2 * heads}")
     if (folder / "config.json").exists():
         raise FileExistsError(f"{folder} already holds a model (config.json); choose another folder")
     tokenizer = train_tokenizer(texts, vocab_size)
