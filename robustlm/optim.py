@@ -20,9 +20,9 @@ class MuonAdamW(Optimizer):
     Args:
         params: Parameter groups `{"params": [...], "hidden": bool}`. Groups with `hidden: True` hold matrices
             and go to Muon, the others to AdamW. A group may set any option of the optimiser that it goes to.
-        muon_lr: Learning rate of hidden groups.
-        muon_weight_decay: Decoupled weight decay of hidden groups.
-        muon_momentum: Momentum of hidden groups.
+        lr: Learning rate of hidden groups.
+        weight_decay: Decoupled weight decay of hidden groups.
+        momentum: Momentum of hidden groups.
         adamw_lr: Learning rate of the other groups.
         adamw_betas: Decay rates of AdamW's two averages.
         adamw_weight_decay: Decoupled weight decay of the other groups.
@@ -34,17 +34,15 @@ class MuonAdamW(Optimizer):
     def __init__(
         self,
         params: Iterable[dict[str, Any]],
-        muon_lr: float = 0.01,
-        muon_weight_decay: float = 0.01,
-        muon_momentum: float = 0.95,
+        lr: float = 0.01,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
         adamw_lr: float = 3e-3,
         adamw_betas: tuple[float, float] = (0.9, 0.98),
         adamw_weight_decay: float = 0.0,
     ) -> None:
         # One throw-away matrix each: the two want a parameter to be built and are needed for their defaults.
-        self._muon = Muon(
-            [torch.zeros(1, 1)], lr=muon_lr, weight_decay=muon_weight_decay, momentum=muon_momentum
-        )
+        self._muon = Muon([torch.zeros(1, 1)], lr=lr, weight_decay=weight_decay, momentum=momentum)
         self._adamw = AdamW(
             [torch.zeros(1, 1)], lr=adamw_lr, betas=adamw_betas, weight_decay=adamw_weight_decay
         )

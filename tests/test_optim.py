@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from robustlm.optim import MuonAdamW
 
-LR = {"muon_lr": 0.02, "muon_weight_decay": 0.1, "muon_momentum": 0.9}
+LR = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9}
 ADAM = {"adamw_lr": 0.01, "adamw_betas": (0.8, 0.95), "adamw_weight_decay": 0.05}
 
 
