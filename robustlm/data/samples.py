@@ -39,5 +39,7 @@ class Sample:
     """Which phrasing of the bank `instruction` is (`ner/concise/seen/0`)."""
     variant: str | None = None
     """A noisy or paraphrased instruction that came with the row (released ANIT rows: `adv_instruction`)."""
+    dataset: str = ""
+    """Whose score the row counts in (`conll03`); the task's where empty."""
     choices: tuple[str, ...] = ()
     """The admissible targets of a classification or multiple-choice row; empty for free text."""

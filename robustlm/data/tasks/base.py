@@ -63,3 +63,7 @@ class Task(ABC):
     @abstractmethod
     def parse(self, text: str) -> Answer:
         """Read an answer text. Never raises."""
+
+    def correct(self, answer: Answer, gold: Answer) -> bool:
+        """Whether an answer holds exactly the gold items, in any order."""
+        return answer.parsed and sorted(answer.items) == sorted(gold.items)

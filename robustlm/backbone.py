@@ -1,0 +1,412 @@
+"""Any Hugging Face language model behind one small contract: embeddings in, answer logits and last states out."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from robustlm.batch import IGNORE, View
+from robustlm.tuning import Tuning
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Loading:
+    """How a model is loaded."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights; `auto` is what the checkpoint says."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """Attention implementation; the model's own choice where not given."""
+    four_bit: bool = False
+    """Quantise frozen weights to 4-bit NF4 (needs bitsandbytes and a CUDA GPU; train an adapter on top)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass (non-reentrant): less memory, about a third more time."""
+    scratch: bool = False
+    """Start from random weights of the model's config instead of its checkpoint."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    tokenizer: str | None = None
+    """Name or path of another tokenizer than the model's own."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Leave it off unless you have read that code."""
+
+
+@dataclass
+class Answers:
+    """What a model says at the answer positions of a view with R rows."""
+
+    logits: Tensor
+    """`[n, V]`: at the n answer tokens of all rows, row by row."""
+    targets: Tensor
+    """Int64 `[n]`: the trained tokens there."""
+    rows: Tensor
+    """Int64 `[n]`: the row each belongs to."""
+    last_state: Tensor
+    """`[R, H]`: final hidden state of the last token (encoder–decoders: of the decoder)."""
+
+
+class Backbone(nn.Module):
+    """A causal or encoder–decoder language model and its tokenizer.
+
+    The constructor reads config and tokenizer only; `load` brings the weights.
+
+    Args:
+        name: Hub name, or folder of a model, of a PEFT adapter, or (with `scratch`) of a config and tokenizer.
+        loading: How to load it.
+        tuning: What to train; `None` uses the model as it is, all frozen.
+
+    Raises:
+        ValueError: The name leads to no model, or settings exclude each other.
+    """
+
+    model: Any
+
+    def __init__(self, name: str, loading: Loading | None = None, tuning: Tuning | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.loading = loading or Loading()
+        self.tuning = tuning
+        if tuning is not None:
+            tuning.check(gradient_checkpointing=self.loading.gradient_checkpointing)
+        self.adapter = name if (Path(name) / "adapter_config.json").is_file() else None
+        self.base_name = _adapter_base(Path(name)) if self.adapter else name
+        self.config = self._pretrained(transformers.AutoConfig, self.base_name)
+        self.tokenizer = self._load_tokenizer()
+        self.is_encoder_decoder = bool(self.config.is_encoder_decoder)
+        self.model = None
+        self._scale: Tensor | None = None
+        self._select: Tensor | None = None
+        self._last_state: Tensor | None = None
+
+    # --- loading -----------------------------------------------------------------------------------------------
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights are there."""
+        return self.model is not None
+
+    def load(self) -> None:
+        """Bring the weights, freeze and wrap them as `tuning` says, leave everything in train mode."""
+        if self.loaded:
+            return
+        model = self._load_model()
+        model.requires_grad_(True)
+        if self.loading.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        model.train()  # from_pretrained leaves eval mode, in which dropout is silently off
+        if self.adapter:
+            model = self._load_adapter(model)
+        elif self.tuning is None:
+            model.requires_grad_(False)
+        else:
+            model = self.tuning.apply(model)
+        model.train()
+        self.model = model
+        head = self.base.get_output_embeddings()
+        if head is None:
+            raise ValueError(f"backbone: {self.name} ({type(self.base).__name__}) has no language-model head")
+        head.register_forward_pre_hook(self._keep_answers)
+        wanted = inspect.signature(self.base.forward).parameters
+        self._takes_positions = "position_ids" in wanted and not self.is_encoder_decoder
+
+    @property
+    def base(self) -> Any:
+        """The transformers model inside a PEFT wrapper (or the model itself)."""
+        return self.model.get_base_model() if self._is_peft else self.model
+
+    @property
+    def _is_peft(self) -> bool:
+        return hasattr(self.model, "peft_config")
+
+    @property
+    def _prompt_learning(self) -> str | None:
+        """`PREFIX_TUNING`, `PROMPT_TUNING`, or `None`."""
+        if not self._is_peft or not self.model.active_peft_config.is_prompt_learning:
+            return None
+        return str(self.model.active_peft_config.peft_type.value)
+
+    def _pretrained(self, factory: Any, name: str, **kwargs: Any) -> Any:
+        if not name:
+            raise ValueError("backbone: expected a hub name or a folder, found an empty string")
+        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+        if looks_local and not Path(name).expanduser().is_dir():
+            raise ValueError(f"backbone: {name!r} is not a folder; expected a model folder or a hub name")
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise ValueError(f"backbone: folder {name!r} holds no config.json")
+        try:
+            return factory.from_pretrained(
+                str(Path(name).expanduser()) if looks_local else name,
+                revision=self.loading.revision,
+                trust_remote_code=self.loading.trust_remote_code,
+                **kwargs,
+            )
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"backbone: cannot load {factory.__name__} of {name!r} (neither a folder with the right files nor a "
+                f"hub model that can be reached or found in the cache): {reason}"
+            ) from error
+
+    def _load_tokenizer(self) -> Any:
+        own = self.adapter if self.adapter and (Path(self.adapter) / "tokenizer_config.json").is_file() else None
+        name = self.loading.tokenizer or own or self.base_name
+        tokenizer = self._pretrained(transformers.AutoTokenizer, name)
+        size = getattr(self.config.get_text_config(), "vocab_size", None)
+        if size is not None and len(tokenizer) > size:
+            raise ValueError(
+                f"backbone: the tokenizer of {name!r} knows {len(tokenizer)} tokens, but the model embeds only "
+                f"{size}; they do not belong together"
+            )
+        return tokenizer
+
+    def _load_model(self) -> Any:
+        loading = self.loading
+        factory = (
+            transformers.AutoModelForSeq2SeqLM if self.is_encoder_decoder else transformers.AutoModelForCausalLM
+        )
+        extra: dict[str, Any] = {"attn_implementation": loading.attention} if loading.attention else {}
+        if loading.scratch:
+            dtype = torch.float32 if loading.dtype == "auto" else getattr(torch, loading.dtype)
+            return factory.from_config(self.config, dtype=dtype, **extra)
+        if loading.four_bit:
+            extra["quantization_config"] = _four_bit()
+        return self._pretrained(factory, self.base_name, dtype=loading.dtype, use_safetensors=True, **extra)
+
+    def _load_adapter(self, model: Any) -> Any:
+        import peft
+
+        if self.tuning is not None:
+            log.info("backbone %s is an adapter: it is trained on as it is, `tuning` is not applied", self.name)
+        try:
+            return peft.PeftModel.from_pretrained(model, self.adapter, is_trainable=self.tuning is not None)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ValueError(f"backbone: cannot load the adapter in {self.adapter!r}: {error}") from error
+
+    # --- the contract ------------------------------------------------------------------------------------------
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def embedding_scale(self) -> Tensor:
+        """Mean norm of the token embeddings (fp32 scalar): the unit of perturbation strengths.
+
+        Kept while the table is frozen, taken anew where it is trained.
+        """
+        table = self.base.get_input_embeddings()
+        if self._scale is None or table.weight.requires_grad:
+            norms = torch.linalg.vector_norm(table.weight.detach(), dim=-1, dtype=torch.float32)
+            factor = float(getattr(table, "scalar_embed_scale", 1.0))
+            self._scale = norms[norms > 0].mean() * factor
+        return self._scale
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token embeddings `[R, T, H]` of ids `[R, T]`."""
+        out: Tensor = self.base.get_input_embeddings()(input_ids)
+        return out
+
+    def forward(self, view: View, inputs_embeds: Tensor | None = None) -> Answers:
+        """Run a view, and compute logits at its answer positions only.
+
+        Args:
+            view: R rows of T positions.
+            inputs_embeds: `[R, T, H]` in place of the embeddings of `view.input_ids`.
+
+        Returns:
+            Logits of the answer tokens and the last states; the tensor of all positions × vocabulary never exists.
+        """
+        embeds = self.embed(view.input_ids) if inputs_embeds is None else inputs_embeds
+        if self.is_encoder_decoder:
+            keep = view.labels != IGNORE
+            inputs = self._seq2seq_inputs(view, embeds)
+        else:
+            keep = torch.zeros_like(view.labels, dtype=torch.bool)
+            keep[:, :-1] = view.labels[:, 1:] != IGNORE
+            inputs = self._causal_inputs(view, embeds)
+            extra = inputs["inputs_embeds"].shape[1] - keep.shape[1]
+            keep = nn.functional.pad(keep, (extra, 0))
+        with self._answers_only(keep):
+            runner = self.model if self._is_peft and not self._prompt_learning else self.base
+            logits = runner(**inputs).logits[0]
+            last, self._last_state = self._last_state, None
+        assert last is not None
+        targets = view.labels[view.labels != IGNORE]
+        return Answers(logits, targets, keep.nonzero()[:, 0], last)
+
+    @torch.no_grad()
+    def generate(self, view: View, max_new_tokens: int) -> list[str]:
+        """Greedy answers to the prompts of a view without answers, one string a row."""
+        tokenizer = self.tokenizer
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        config = transformers.GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            decoder_start_token_id=self._decoder_start,
+        )
+        inputs, skipped = self._generation_inputs(view)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self._no_checkpointing():
+                out = self.base.generate(**inputs, generation_config=config)
+        finally:
+            self.model.train(was_training)
+        texts: list[str] = tokenizer.batch_decode(out[:, skipped:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _causal_inputs(self, view: View, embeds: Tensor) -> dict[str, Any]:
+        mask = view.attention_mask
+        inputs: dict[str, Any] = {"use_cache": False}
+        kind = self._prompt_learning
+        if kind is not None:
+            count = self.model.active_peft_config.num_virtual_tokens
+            mask = torch.cat([mask.new_ones(mask.shape[0], count), mask], dim=1)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        if kind == "PREFIX_TUNING":
+            inputs["past_key_values"] = self.model.get_prompt(embeds.shape[0])
+            inputs["use_cache"] = True
+        elif kind is not None:
+            embeds = torch.cat([self.model.get_prompt(embeds.shape[0]).to(embeds.dtype), embeds], dim=1)
+        if self._takes_positions:
+            inputs["position_ids"] = positions[:, -embeds.shape[1] :]
+        return {**inputs, "inputs_embeds": embeds, "attention_mask": mask}
+
+    def _seq2seq_inputs(self, view: View, embeds: Tensor) -> dict[str, Any]:
+        mask = view.attention_mask
+        kind = self._prompt_learning
+        inputs: dict[str, Any] = {"use_cache": False}
+        if kind == "PREFIX_TUNING":
+            inputs["past_key_values"] = self.model.get_prompt(embeds.shape[0])
+            inputs["use_cache"] = True
+        elif kind is not None:
+            count = self.model.active_peft_config.num_virtual_tokens
+            prompt = self.model.get_prompt(embeds.shape[0])[:, :count]
+            embeds = torch.cat([prompt.to(embeds.dtype), embeds], dim=1)
+            mask = torch.cat([mask.new_ones(mask.shape[0], count), mask], dim=1)
+        answers = view.labels.masked_fill(view.labels == IGNORE, self._decoder_pad)
+        shifted = torch.cat([answers.new_full((answers.shape[0], 1), self._decoder_start or 0), answers[:, :-1]], dim=1)
+        return {**inputs, "inputs_embeds": embeds, "attention_mask": mask, "decoder_input_ids": shifted}
+
+    def _generation_inputs(self, view: View) -> tuple[dict[str, Any], int]:
+        """Arguments for the base model's `generate`, and how many leading output tokens are not generated."""
+        ids, mask = view.input_ids, view.attention_mask
+        kind = self._prompt_learning
+        if kind is None:
+            skipped = 1 if self.is_encoder_decoder else ids.shape[1]
+            return {"input_ids": ids, "attention_mask": mask}, skipped
+        count = self.model.active_peft_config.num_virtual_tokens
+        rows = ids.shape[0]
+        if kind == "PREFIX_TUNING":
+            past = self.model.get_prompt(rows)
+            if self.is_encoder_decoder:
+                start = ids.new_full((rows, count + 1), self._decoder_start or 0)
+                inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": start}
+                return {**inputs, "past_key_values": past}, count + 1
+            # generate takes the first `count` tokens for those that the cache already holds
+            ids = torch.cat([ids.new_full((rows, count), ids[0, -1].item()), ids], dim=1)
+            mask = torch.cat([mask.new_ones(rows, count), mask], dim=1)
+            return {"input_ids": ids, "attention_mask": mask, "past_key_values": past}, ids.shape[1]
+        embeds = self.embed(ids)
+        prompt = self.model.get_prompt(rows)[:, :count].to(embeds.dtype)
+        mask = torch.cat([mask.new_ones(rows, count), mask], dim=1)
+        inputs = {"inputs_embeds": torch.cat([prompt, embeds], dim=1), "attention_mask": mask}
+        return inputs, 1 if self.is_encoder_decoder else 0
+
+    @property
+    def _decoder_start(self) -> int | None:
+        if not self.is_encoder_decoder:
+            return None
+        config = self.config
+        start = getattr(config, "decoder_start_token_id", None)
+        found = start if start is not None else getattr(config, "pad_token_id", None)
+        return int(found) if found is not None else 0
+
+    @property
+    def _decoder_pad(self) -> int:
+        pad = getattr(self.config, "pad_token_id", None)
+        return int(pad) if pad is not None else 0
+
+    def _keep_answers(self, head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Before the head: take the last states, and hand on the answer positions alone."""
+        if self._select is None:
+            return None
+        states = args[0]
+        last = self._select_last(states)
+        self._last_state = last
+        return (states[self._select].unsqueeze(0), *args[1:])
+
+    def _select_last(self, states: Tensor) -> Tensor:
+        """`[R, H]`: rows of decoder-only models end together; a decoder's last token is its row's last answer token."""
+        if not self.is_encoder_decoder:
+            return states[:, -1]
+        assert self._select is not None
+        at = self._select.long().sum(1).sub(1).clamp(min=0)
+        return states[torch.arange(states.shape[0], device=states.device), at]
+
+    @contextmanager
+    def _answers_only(self, keep: Tensor) -> Iterator[None]:
+        self._select = keep
+        try:
+            yield
+        finally:
+            self._select = None
+
+    @contextmanager
+    def _no_checkpointing(self) -> Iterator[None]:
+        """Generation needs the key-value cache, which checkpointing turns off."""
+        if not self.loading.gradient_checkpointing:
+            yield
+            return
+        self.base.gradient_checkpointing_disable()
+        try:
+            yield
+        finally:
+            self.base.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _adapter_base(folder: Path) -> str:
+    file = folder / "adapter_config.json"
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(f"backbone: {file} is no PEFT adapter config: {error}") from error
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"backbone: {file} names no base model (base_model_name_or_path)")
+    beside = folder / name
+    return str(beside) if not Path(name).exists() and re.match(r"\.{1,2}/", name) and beside.is_dir() else name
+
+
+def _four_bit() -> Any:
+    if not torch.cuda.is_available():
+        raise ValueError("loading.four_bit: 4-bit weights need a CUDA GPU, and none is here; set it to false")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "loading.four_bit: bitsandbytes is not installed; pip install 'robustlm[quantization]'"
+        ) from error
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )

@@ -1,0 +1,165 @@
+"""What travels from the data to the model: views of samples as padded tensors. Pure tensors, no model, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Label of positions without an answer, as everywhere in transformers."""
+
+Scope = Literal["prompt", "instruction", "all"]
+"""Which positions an adversary may perturb."""
+
+T = TypeVar("T", bound="_Movable")
+
+
+@dataclass(slots=True)
+class Encoded:
+    """One tokenised row, not yet padded."""
+
+    prompt_ids: list[int]
+    instruction: list[bool]
+    """For each prompt token, whether it is of the instruction."""
+    context: list[bool]
+    """For each prompt token, whether it is of the context."""
+    answer_ids: list[int]
+    """Tokens of the target, with end of sequence."""
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+class _Movable:
+    """Moves the tensors of a dataclass between devices."""
+
+    def to(self: T, device: torch.device | str, non_blocking: bool = False) -> T:
+        """The same object with its tensors on `device`."""
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: T) -> T:
+        """The same object with its tensors in pinned memory."""
+        return self._map(lambda value: value.pin_memory())
+
+    def _map(self: T, move: object) -> T:
+        kept = {}
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor | _Movable) and not item.metadata.get("stays"):
+                value = move(value)  # type: ignore[operator]
+            kept[item.name] = value
+        return type(self)(**kept)
+
+
+@dataclass
+class View(_Movable):
+    """One tokenised rendering of samples: R rows of T positions.
+
+    Decoder-only models see prompt and answer in one sequence, padded on the left, so that rows end together: the last
+    token is position −1, and a row and its variants have their answers at the same last positions. Encoder–decoder
+    models see the prompt in the encoder, padded on the right as absolute positions of BART-like models need it, and
+    the answer in `labels`.
+    """
+
+    input_ids: Tensor
+    """Int64 `[R, T]`."""
+    attention_mask: Tensor
+    """Int64 `[R, T]`, 0 at padding."""
+    labels: Tensor
+    """Int64, `IGNORE` where there is no answer: `[R, T]` for decoder-only models, `[R, A]` for encoder–decoders."""
+    instruction_mask: Tensor
+    """Bool `[R, T]`: tokens of the instruction."""
+    context_mask: Tensor
+    """Bool `[R, T]`: tokens of question, format, options and text."""
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def perturbable(self, scope: Scope) -> Tensor:
+        """Bool `[R, T]` of the positions an adversary may touch.
+
+        `prompt` is instruction and context, `instruction` the instruction alone; neither holds padding, special tokens,
+        template words or the answer. `all` is every position of the sequence (published code of [ANIT]).
+        """
+        if scope == "instruction":
+            return self.instruction_mask
+        if scope == "prompt":
+            return self.instruction_mask | self.context_mask
+        return self.attention_mask.bool()
+
+
+@dataclass
+class InstructionBatch(_Movable):
+    """Samples under several phrasings: what every datamodule emits."""
+
+    raw: View
+    """B rows: each sample under its own instruction."""
+    ids: list[str]
+    """Sample ids, B of them."""
+    variant: View | None = None
+    """Noisy or paraphrased rows, K for each sample, sample by sample (`B·K` rows)."""
+    negative: View | None = None
+    """Rows with the same instruction and another input and target."""
+    beta: Tensor | None = None
+    """Semantic distortion of each variant row in [0, 1], fp32 `[B·K]`."""
+    seeds: Tensor | None = field(default=None, metadata={"stays": True})
+    """Int64 `[B·K]`, on the CPU: hash of (run seed, epoch, sample, variant), for random draws that must not depend on
+    batching, rank or padding."""
+    step_tokens: float | None = None
+    """Answer tokens of raw rows in the whole optimiser step, divided by the number of micro-batches in it (over ranks
+    and accumulation). Dividing summed losses by it makes the step's gradient a mean over all its answer tokens."""
+    prompt: View | None = None
+    """The raw rows without their answers, in evaluation: what `generate` continues."""
+    condition: str = "clean"
+    """Name of the instruction condition, in evaluation."""
+    instruction_ids: list[str] = field(default_factory=list)
+    """Which phrasing each raw row was asked with, in evaluation."""
+    targets: list[str] = field(default_factory=list)
+    """Target texts, in evaluation."""
+    tasks: list[str] = field(default_factory=list)
+    """Task names, in evaluation."""
+    groups: list[str] = field(default_factory=list)
+    """Names of the datasets whose scores the rows count in, in evaluation."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def collate(rows: Sequence[Encoded], *, pad_id: int, encoder_decoder: bool = False, with_answer: bool = True) -> View:
+    """Pad tokenised rows into a view.
+
+    Args:
+        rows: At least one row.
+        pad_id: Token id at padding.
+        encoder_decoder: Whether answers go to decoder labels.
+        with_answer: False leaves answers out of `input_ids` (to generate); labels are then all `IGNORE`.
+
+    Returns:
+        A view of `len(rows)` rows.
+    """
+    inline = with_answer and not encoder_decoder
+    widths = [len(row) if inline else len(row.prompt_ids) for row in rows]
+    count, width = len(rows), max(widths)
+    ids = torch.full((count, width), pad_id, dtype=torch.long)
+    attention = torch.zeros(count, width, dtype=torch.long)
+    instruction = torch.zeros(count, width, dtype=torch.bool)
+    context = torch.zeros(count, width, dtype=torch.bool)
+    labels = torch.full((count, width), IGNORE, dtype=torch.long)
+    for i, (row, length) in enumerate(zip(rows, widths, strict=True)):
+        start = 0 if encoder_decoder else width - length
+        prompt = slice(start, start + len(row.prompt_ids))
+        ids[i, prompt] = torch.tensor(row.prompt_ids)
+        instruction[i, prompt] = torch.tensor(row.instruction)
+        context[i, prompt] = torch.tensor(row.context)
+        attention[i, start : start + length] = 1
+        if inline:
+            ids[i, prompt.stop :] = labels[i, prompt.stop :] = torch.tensor(row.answer_ids)
+    if encoder_decoder:
+        labels = torch.full((count, max(len(row.answer_ids) for row in rows)), IGNORE, dtype=torch.long)
+        for i, row in enumerate(rows):
+            labels[i, : len(row.answer_ids)] = torch.tensor(row.answer_ids)
+    return View(ids, attention, labels, instruction, context)

@@ -1,0 +1,160 @@
+"""From samples to token ids, with the origin of every token, truncating the context alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from robustlm.batch import Encoded
+from robustlm.data.samples import Sample
+from robustlm.data.templates import Origin, Prompt, Template
+
+log = logging.getLogger(__name__)
+
+
+class TooLongError(ValueError):
+    """Instruction and target alone do not fit into the length limit."""
+
+
+class Encoder:
+    """Tokenises prompts and answers.
+
+    Args:
+        tokenizer: A fast tokenizer (offsets are what tells instruction from context).
+        template: How a prompt is written.
+        max_length: Longest row in tokens, prompt and answer together (encoder–decoder models: each of them).
+        encoder_decoder: Whether the answer lives in a decoder of its own.
+    """
+
+    def __init__(self, tokenizer: Any, template: Template, max_length: int, *, encoder_decoder: bool = False) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"tokenizer {type(tokenizer).__name__} gives no character offsets, which tell instruction from "
+                "context; a fast tokenizer (tokenizer.json) is needed"
+            )
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end-of-sequence token, so a model could not learn to stop")
+        if max_length < 2:
+            raise ValueError(f"max_length: {max_length} leaves no room for a prompt and an answer; expected ≥ 2")
+        self.tokenizer = tokenizer
+        self.template = template
+        self.max_length = max_length
+        self.encoder_decoder = encoder_decoder
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self._special = set(tokenizer.all_special_ids)
+
+    def encode(self, samples: Sequence[Sample], instructions: Sequence[str] | None = None) -> list[Encoded]:
+        """Tokenise samples, each under its own instruction or the given one, shortening contexts that are too long.
+
+        Raises:
+            TooLongError: Names the sample whose instruction and target alone exceed `max_length`.
+        """
+        rows = self.encode_untruncated(samples, instructions)
+        return [self.truncate(row, sample.id) for row, sample in zip(rows, samples, strict=True)]
+
+    def encode_untruncated(self, samples: Sequence[Sample], instructions: Sequence[str] | None = None) -> list[Encoded]:
+        """`encode` at full length."""
+        if not samples:
+            return []
+        asked = instructions if instructions is not None else [sample.instruction for sample in samples]
+        prompts = [self.template.render(sample, text) for sample, text in zip(samples, asked, strict=True)]
+        special = prompts[0].add_special_tokens
+        tokens = self.tokenizer(
+            [prompt.text for prompt in prompts], return_offsets_mapping=True, add_special_tokens=special
+        )
+        rows = []
+        answers = self._answers(prompts, [sample.target for sample in samples], tokens["input_ids"], special)
+        for prompt, ids, offsets, answer in zip(
+            prompts, tokens["input_ids"], tokens["offset_mapping"], answers, strict=True
+        ):
+            if not self.encoder_decoder and ids and ids[-1] == self.tokenizer.eos_token_id:
+                ids, offsets = ids[:-1], offsets[:-1]  # an ended prompt would teach to answer after the end
+            origins = _origins(prompt, ids, offsets, self._special)
+            rows.append(
+                Encoded(
+                    prompt_ids=ids,
+                    instruction=[origin is Origin.INSTRUCTION for origin in origins],
+                    context=[origin is Origin.CONTEXT for origin in origins],
+                    answer_ids=answer,
+                )
+            )
+        return rows
+
+    def truncate(self, row: Encoded, name: str) -> Encoded:
+        """Drop the last context tokens until the row fits.
+
+        Raises:
+            TooLongError: Dropping the whole context is not enough.
+        """
+        excess = self.excess(row)
+        if excess <= 0:
+            return row
+        droppable = [i for i, is_context in enumerate(row.context) if is_context]
+        answer_fits = not self.encoder_decoder or len(row.answer_ids) <= self.max_length
+        if len(droppable) < excess or not answer_fits:
+            raise TooLongError(
+                f"{name}: instruction and target alone take {len(row) - len(droppable)} tokens, more than "
+                f"max_length {self.max_length}; raise max_length or shorten the row"
+            )
+        dropped = set(droppable[-excess:])
+        kept = [i for i in range(len(row.prompt_ids)) if i not in dropped]
+        return Encoded(
+            prompt_ids=[row.prompt_ids[i] for i in kept],
+            instruction=[row.instruction[i] for i in kept],
+            context=[row.context[i] for i in kept],
+            answer_ids=row.answer_ids,
+        )
+
+    def excess(self, row: Encoded) -> int:
+        """How many tokens a row is over the limit (≤ 0: it fits)."""
+        if self.encoder_decoder:
+            return max(len(row.prompt_ids), len(row.answer_ids)) - self.max_length
+        return len(row) - self.max_length
+
+    def _answers(
+        self, prompts: Sequence[Prompt], targets: Sequence[str], prompt_ids: Sequence[list[int]], special: bool
+    ) -> list[list[int]]:
+        """Token ids of the targets, as they continue their prompts, ended.
+
+        Tokenisers that mark word starts (SentencePiece) give other tokens to a text that stands alone than to the same
+        text after a prompt, so the whole is tokenised and the prompt taken off; where the seam merges, the answer is
+        tokenised alone.
+        """
+        eos = self.tokenizer.eos_token_id
+        alone = [prompt.answer_prefix + target for prompt, target in zip(prompts, targets, strict=True)]
+        if self.encoder_decoder:
+            return [[*ids, eos] for ids in self._plain([text.strip() for text in alone])]
+        whole = self.tokenizer(
+            [prompt.text + text for prompt, text in zip(prompts, alone, strict=True)], add_special_tokens=special
+        )["input_ids"]
+        separate: list[list[int]] | None = None
+        answers = []
+        for i, (before, full) in enumerate(zip(prompt_ids, whole, strict=True)):
+            stripped = full[:-1] if full and full[-1] == eos else full
+            opening = before[:-1] if before and before[-1] == eos else before
+            if stripped[: len(opening)] == opening:
+                answers.append([*stripped[len(opening) :], eos])
+                continue
+            separate = separate if separate is not None else self._plain(alone)
+            answers.append([*separate[i], eos])
+        return answers
+
+    def _plain(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _origins(prompt: Prompt, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]) -> list[Origin]:
+    """The origin of each token: the first span that it overlaps."""
+    found = []
+    at = 0
+    for token, (start, end) in zip(ids, offsets, strict=True):
+        if token in special or start == end:
+            found.append(Origin.SPECIAL)
+            continue
+        while at < len(prompt.spans) and prompt.spans[at][1] <= start:
+            at += 1
+        inside = at < len(prompt.spans) and prompt.spans[at][0] < end
+        found.append(prompt.spans[at][2] if inside else Origin.SCAFFOLD)
+    return found

@@ -1,0 +1,196 @@
+"""Prompt templates: from a sample and an instruction to the text a model sees, with each piece's origin kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import IntEnum
+from string import Formatter
+from typing import Any
+
+from robustlm.data.samples import Context, Sample
+
+PARTS = ("question", "format", "option", "text")
+
+
+class Origin(IntEnum):
+    """Where a piece of a prompt comes from."""
+
+    SCAFFOLD = 0
+    """Words of the template itself (`Instruction:`, `Answer:`)."""
+    INSTRUCTION = 1
+    CONTEXT = 2
+    SPECIAL = 3
+    """Special tokens of the tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt."""
+
+    text: str
+    spans: tuple[tuple[int, int, Origin], ...]
+    """`(start, end, origin)` of every non-scaffold piece, in characters, in order, not overlapping."""
+    answer_prefix: str
+    """What stands between the prompt and the answer (a space, or nothing)."""
+    add_special_tokens: bool = True
+    """Whether the tokenizer adds its own special tokens; false where the template wrote them."""
+
+
+class _Writer:
+    """Builds a prompt piece by piece."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.spans: list[tuple[int, int, Origin]] = []
+
+    def write(self, piece: str, origin: Origin = Origin.SCAFFOLD) -> None:
+        start = len(self.text)
+        self.text += piece
+        if piece and origin is not Origin.SCAFFOLD:
+            self.spans.append((start, len(self.text), origin))
+
+    def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
+        return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens)
+
+
+class Template(ABC):
+    """Renders a sample under a given instruction."""
+
+    @abstractmethod
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        """The prompt for `sample` when asked with `instruction`."""
+
+
+class PlainTemplate(Template):
+    """`Instruction: … Question: … Format: … Option: … Text: … Answer:`; empty parts drop out ([ANIT])."""
+
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        """See `Template.render`."""
+        out = _Writer()
+        out.write("Instruction: ")
+        out.write(instruction, Origin.INSTRUCTION)
+        for part in PARTS:
+            if value := getattr(sample.context, part):
+                out.write(f" {part.capitalize()}: ")
+                out.write(value, Origin.CONTEXT)
+        out.write(" Answer:")
+        return out.prompt(" ")
+
+
+class AlpacaTemplate(Template):
+    """The headings of Stanford Alpaca, with or without an input section."""
+
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        """See `Template.render`."""
+        out = _Writer()
+        values = _filled(sample.context)
+        out.write(
+            "Below is an instruction that describes a task"
+            + (", paired with an input that provides further context" if values else "")
+            + ". Write a response that appropriately completes the request.\n\n### Instruction:\n"
+        )
+        out.write(instruction, Origin.INSTRUCTION)
+        if values:
+            out.write("\n\n### Input:\n")
+            _write_joined(out, values)
+        out.write("\n\n### Response:\n")
+        return out.prompt("")
+
+
+class ChatTemplate(Template):
+    """The tokenizer's own chat template, with instruction and context as one user message."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(
+                "template: 'chat' was asked for, but this tokenizer has no chat template; "
+                "use 'plain', 'alpaca' or a template string"
+            )
+        self._tokenizer = tokenizer
+
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        """See `Template.render`."""
+        message = _Writer()
+        message.write(instruction.strip(), Origin.INSTRUCTION)
+        if values := _filled(sample.context):
+            message.write("\n\n")
+            _write_joined(message, values)
+        content = message.text.rstrip()
+        rendered: str = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        offset = rendered.rfind(content)
+        if offset < 0:
+            raise ValueError(
+                "template: the tokenizer's chat template rewrites the user message, so instruction and context "
+                "cannot be told apart; use 'plain', 'alpaca' or a template string"
+            )
+        spans = tuple(
+            (start + offset, min(end, len(content)) + offset, origin) for start, end, origin in message.spans
+        )
+        return Prompt(rendered, spans, "", add_special_tokens=False)
+
+
+class StringTemplate(Template):
+    """A format string with `{instruction}` and any of `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
+
+    `{context}` stands for all filled parts, a line each. The prompt ends where the answer starts; white space at the
+    template's end is moved into the answer, so that a generated answer begins as a trained one does.
+    """
+
+    def __init__(self, template: str) -> None:
+        known = ("instruction", "context", *PARTS)
+        try:
+            fields = list(Formatter().parse(template))
+        except ValueError as error:
+            raise ValueError(f"template: {template!r} is not a format string: {error}") from error
+        names = [name for _, name, _, _ in fields if name is not None]
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"template: {template!r} holds unknown fields {unknown}; known: {', '.join(known)}")
+        if names.count("instruction") != 1:
+            raise ValueError(
+                f"template: {template!r} must hold {{instruction}} exactly once; the named templates are "
+                "'plain', 'alpaca' and 'chat'"
+            )
+        body = template.rstrip()
+        self._prefix = template[len(body) :]
+        self._fields = list(Formatter().parse(body))
+
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        """See `Template.render`."""
+        out = _Writer()
+        for literal, name, _, _ in self._fields:
+            out.write(literal)
+            if name == "instruction":
+                out.write(instruction, Origin.INSTRUCTION)
+            elif name == "context":
+                _write_joined(out, _filled(sample.context))
+            elif name is not None:
+                out.write(getattr(sample.context, name), Origin.CONTEXT)
+        return out.prompt(self._prefix)
+
+
+def make_template(name: str, tokenizer: Any) -> Template:
+    """The template called `name`: `plain`, `alpaca`, `chat`, or else a format string.
+
+    Raises:
+        ValueError: The string is no template, or `chat` meets a tokenizer without one.
+    """
+    if name == "plain":
+        return PlainTemplate()
+    if name == "alpaca":
+        return AlpacaTemplate()
+    if name == "chat":
+        return ChatTemplate(tokenizer)
+    return StringTemplate(name)
+
+
+def _filled(context: Context) -> list[str]:
+    return [value for part in PARTS if (value := getattr(context, part))]
+
+
+def _write_joined(out: _Writer, values: list[str]) -> None:
+    for i, value in enumerate(values):
+        out.write("\n" if i else "")
+        out.write(value, Origin.CONTEXT)

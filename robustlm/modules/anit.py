@@ -1,0 +1,73 @@
+"""Adversarial noisy instruction tuning [ANIT]: Bai et al., AAAI 2025."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor
+
+from robustlm.adversaries import NRM, Adversary
+from robustlm.batch import Scope
+from robustlm.modules.base import InstructionTuning
+from robustlm.modules.passes import Passes
+
+
+class ANIT(InstructionTuning):
+    """Tuning on noisy instructions, with an adversary that perturbs their embeddings.
+
+    L = L(f(X_n), y) + λ·L(f(X_n + δ), y) ([ANIT] eq. 7), over the datamodule's noisy variants; its share of clean
+    instructions is `data.noise.phi`.
+
+    Args:
+        adversary: What finds δ: `NRM` (the paper), `FGM`, `FGSM`, `PGD`, `FreeLB`, `FreeAT`, `NEFTune`; null trains on
+            noisy instructions alone.
+        adversarial_weight: λ.
+        perturb: Where δ lands: `prompt` (instruction and context), `instruction`, or `all` positions.
+        kwargs: Arguments of `InstructionTuning`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        adversary: Adversary | None = NRM(),  # noqa: B008 - copied before use
+        adversarial_weight: float = 1.0,
+        perturb: Scope = "prompt",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if adversarial_weight < 0:
+            raise ValueError(f"adversarial_weight: {adversarial_weight} is negative; use null for no adversary")
+        self.adversary = copy.deepcopy(adversary)
+        self.perturb: Scope = perturb
+        self.weights["adversarial"] = adversarial_weight
+
+    def losses(self, passes: Passes) -> dict[str, Tensor]:
+        """[ANIT] eq. 7."""
+        if self.adversary is None:
+            return {"noisy": passes.cross_entropy("variant")}
+        outcome = self.adversary.attack(passes.problem("variant", self.perturb))
+        self.log_dict({f"{self.adversary_name}/{key}": value for key, value in outcome.logs.items()}, batch_size=1)
+        tokens = passes.token_count("variant")
+        terms = {} if outcome.clean is None else {"noisy": outcome.clean.sum() / tokens}
+        return {**terms, "adversarial": outcome.adversarial.sum() / tokens}
+
+    @property
+    def adversary_name(self) -> str:
+        """Prefix of logged quantities (`nrm/loss_gap`)."""
+        return type(self.adversary).__name__.lower()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also keep the adversary's state."""
+        super().on_save_checkpoint(checkpoint)
+        if self.adversary is not None:
+            checkpoint["robustlm"]["adversary"] = self.adversary.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also restore the adversary's state."""
+        super().on_load_checkpoint(checkpoint)
+        state: dict[str, Tensor] = checkpoint["robustlm"].get("adversary", {})
+        if self.adversary is not None and self._trainer is not None and self.trainer.training:
+            self.adversary.load_state_dict(state)
+
+

@@ -1,0 +1,234 @@
+"""Instruction tuning: the step that every objective shares, and the place where new ones hook in."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from robustlm.backbone import Backbone, Loading
+from robustlm.batch import InstructionBatch
+from robustlm.data.tasks import TASKS
+from robustlm.evaluation.scores import Scores
+from robustlm.modules.passes import Passes
+from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
+from robustlm.plain import to_plain
+from robustlm.tuning import LoRA, Tuning
+
+Stage = Literal["val", "test"]
+
+
+class InstructionTuning(LightningModule):
+    """Plain instruction tuning: cross-entropy of the answers under each row's own instruction. The baseline.
+
+    A new objective is a subclass that extends `losses`. The step is one summed loss under automatic optimisation, so
+    that accumulation, clipping, precision and multi-GPU stay Lightning's.
+
+    Args:
+        backbone: Hub name or folder of a transformers model, or of a PEFT adapter.
+        loading: How the model is loaded: type, attention, 4-bit, checkpointing, from scratch.
+        tuning: What is trained: `LoRA`, `PrefixTuning`, `PromptTuning`, `FullTuning`; null uses the model as it is.
+        optimizer: `AdamW` or `Muon`.
+        schedule: Warm-up and decay of the learning rate.
+        max_new_tokens: Longest generated answer, in tokens.
+        generate_in_validation: Also generate and score answers in validation (slower than the loss alone).
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        loading: Loading = Loading(),  # noqa: B008 - read only
+        tuning: Tuning | None = LoRA(),  # noqa: B008
+        optimizer: Optimizer = AdamW(),  # noqa: B008
+        schedule: Schedule = Schedule(),  # noqa: B008
+        max_new_tokens: int = 128,
+        generate_in_validation: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self._keep_plain_hyperparameters()
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: {max_new_tokens} generates nothing; expected ≥ 1")
+        self.backbone = Backbone(backbone, copy.copy(loading), copy.copy(tuning))
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.max_new_tokens = max_new_tokens
+        self.generate_in_validation = generate_in_validation
+        self.weights: dict[str, float] = {}
+        """Factor of each named loss; 1 where not given."""
+        self.scores = Scores()
+        self._seed: int | None = None
+
+    # --- the objective -----------------------------------------------------------------------------------------
+
+    def losses(self, passes: Passes) -> dict[str, Tensor]:
+        """The named losses of a step, each a scalar; the base weights, sums and logs them.
+
+        Extend it in a subclass: `return {**super().losses(passes), "mine": ...}`.
+        """
+        return {"answer": passes.cross_entropy("raw")}
+
+    def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
+        """One summed loss."""
+        terms = self.losses(Passes(self.backbone, batch))
+        parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
+        total = torch.stack(parts).sum()
+        size = len(batch)
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
+        return total
+
+    # --- Lightning's hooks -------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Bring the weights."""
+        self.backbone.load()
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over trained parameters, and its schedule."""
+        groups = parameter_groups(self.backbone.base)
+        grouped = {id(p) for group in groups for p in group["params"]}
+        outside = [p for p in self.parameters() if p.requires_grad and id(p) not in grouped]
+        if outside:  # prefixes and soft prompts live in the PEFT wrapper, a subclass may own a head
+            groups.append({"params": outside, "hidden": False})
+        if not groups:
+            raise ValueError("nothing is trained: set `tuning` (LoRA, PrefixTuning, PromptTuning or FullTuning) to fit")
+        optimizer = self.optimizer.build(groups)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.schedule.build(optimizer, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Fix the seed that every step's random numbers come from."""
+        if self._seed is None:
+            self._seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
+
+    def on_train_batch_start(self, batch: InstructionBatch, batch_idx: int) -> None:
+        """Make the step's random numbers a function of seed, step and rank alone: a resumed run draws the same."""
+        assert self._seed is not None
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed((self._seed * 1_000_003 + step) * 4_099 + self.global_rank)
+
+    def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Loss of the true answers, and scores of generated ones if asked for."""
+        self._log_loss("val", batch)
+        if self.generate_in_validation:
+            self._answer(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of generated answers."""
+        self._log_scores("val")
+
+    def test_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Generate, parse and score; returns rows of the prediction table."""
+        return self._answer(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of each condition and task."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Rows of the prediction table."""
+        return self._answer(batch)
+
+    # --- evaluation --------------------------------------------------------------------------------------------
+
+    def _answer(self, batch: InstructionBatch) -> list[dict[str, Any]]:
+        if batch.prompt is None:
+            raise ValueError("evaluation needs batches with a `prompt` view; use an evaluation loader of the datamodule")
+        texts = self.backbone.generate(batch.prompt, self.max_new_tokens)
+        rows = []
+        for i, text in enumerate(texts):
+            task = TASKS[batch.tasks[i]]
+            answer, gold = task.parse(text), task.parse(batch.targets[i])
+            self.scores.update(batch.condition, batch.groups[i], batch.tasks[i], answer, gold)
+            rows.append(
+                {
+                    "sample_id": batch.ids[i],
+                    "dataset": batch.groups[i],
+                    "task": batch.tasks[i],
+                    "condition": batch.condition,
+                    "instruction_id": batch.instruction_ids[i],
+                    "prediction": text,
+                    "parsed": [list(item) for item in answer.items] if answer.parsed else None,
+                    "target": batch.targets[i],
+                    "correct": task.correct(answer, gold),
+                }
+            )
+        return rows
+
+    def _log_loss(self, stage: Stage, batch: InstructionBatch) -> None:
+        passes = Passes(self.backbone, batch)
+        tokens = int((batch.raw.labels >= 0).sum())
+        self.log(
+            f"{stage}/loss",
+            passes.cross_entropy("raw"),
+            prog_bar=True,
+            batch_size=tokens,
+            sync_dist=True,
+            add_dataloader_idx=False,
+        )
+
+    def _log_scores(self, stage: Stage) -> None:
+        for name, value in self.scores.compute().items():
+            self.log(f"{stage}/{name}", value, rank_zero_only=False)
+        self.scores.reset()
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep trained weights only, and what the next step depends on besides."""
+        trained = self._trained_names()
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+        checkpoint["robustlm"] = {"seed": self._seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what `on_save_checkpoint` kept."""
+        if "robustlm" not in checkpoint:
+            raise ValueError("this checkpoint was not written by robustlm: it lacks the entry 'robustlm'")
+        self._seed = checkpoint["robustlm"]["seed"]
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load trained weights over the frozen ones that are here already.
+
+        Raises:
+            ValueError: A trained weight is missing, an unknown one is there, or shapes differ.
+        """
+        own = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
+        missing = sorted(self._trained_names() - set(state_dict))
+        unexpected = sorted(set(state_dict) - set(own))
+        shapes = [
+            f"{name}: {tuple(state_dict[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in sorted(set(state_dict) & set(own))
+            if state_dict[name].shape != own[name].shape
+        ]
+        if missing or unexpected or shapes:
+            raise ValueError(
+                "the checkpoint does not fit this model; was it trained with another backbone or tuning?"
+                + _listed("missing trained weights", missing)
+                + _listed("unknown weights", unexpected)
+                + _listed("other shapes", shapes)
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def _trained_names(self) -> set[str]:
+        return {name for name, p in self.named_parameters(remove_duplicate=False) if p.requires_grad}
+
+    def _keep_plain_hyperparameters(self) -> None:
+        """Under the command line Lightning keeps the config; built in Python, objects are turned into the same form."""
+        if "_instantiator" in self.hparams:
+            return
+        plain = {name: to_plain(value) for name, value in self.hparams.items()}
+        self.save_hyperparameters({**plain, "_instantiator": "lightning.pytorch.cli.instantiate_module"})
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    shown = "; ".join(names[:3])
+    return f"\n  {what} ({len(names)}): {shown}{' …' if len(names) > 3 else ''}"

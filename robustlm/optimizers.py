@@ -1,0 +1,121 @@
+"""Optimisers and schedules as plain data, so that YAML, `--help`, checkpoints and Python agree."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from robustlm.optim import MuonAdamW
+
+
+@dataclass
+class Optimizer(ABC):
+    """Builds a torch optimiser for a model's trained parameters."""
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser over `groups` as `parameter_groups` makes them."""
+
+
+@dataclass
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    lr: float = 1e-4
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decay of matrices; vectors (norms, biases) never decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """See `Optimizer.build`."""
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
+
+@dataclass
+class Muon(Optimizer):
+    """Muon (Jordan et al., 2024) for hidden matrices, AdamW for the rest: what small models learn fast with."""
+
+    lr: float = 0.01
+    """Peak learning rate of hidden matrices."""
+    weight_decay: float = 0.01
+    """Decay of hidden matrices."""
+    momentum: float = 0.95
+    """Momentum of hidden matrices."""
+    adamw_lr: float = 3e-3
+    """Peak learning rate of everything else."""
+    adamw_betas: tuple[float, float] = (0.9, 0.98)
+    """Moments of everything else."""
+    adamw_weight_decay: float = 0.0
+    """Decay of everything else."""
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """See `Optimizer.build`."""
+        return MuonAdamW(
+            groups,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            adamw_lr=self.adamw_lr,
+            adamw_betas=self.adamw_betas,
+            adamw_weight_decay=self.adamw_weight_decay,
+        )
+
+
+@dataclass
+class Schedule:
+    """Learning rate over a run: linear warm-up, then a decay."""
+
+    warmup: float = 0.04
+    """Steps of warm-up; below 1, their share of the run."""
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """What follows the warm-up."""
+    final: float = 0.0
+    """Learning rate at the end, as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0:
+            raise ValueError(f"schedule.warmup: {self.warmup} is negative; expected steps, or a share below 1")
+        if not 0 <= self.final <= 1:
+            raise ValueError(f"schedule.final: {self.final} is outside [0, 1]")
+
+    def factor(self, step: int, total: int) -> float:
+        """Learning rate at `step` of `total`, as a share of the peak."""
+        warmup = self.warmup * total if self.warmup < 1 else self.warmup
+        if step < warmup:
+            return (step + 1) / (math.ceil(warmup) + 1)
+        if self.decay == "constant":
+            return 1.0
+        progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+        shape = 1 - progress if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return self.final + (1 - self.final) * shape
+
+    def build(self, optimizer: torch.optim.Optimizer, total: int) -> LambdaLR:
+        """The torch scheduler, stepped once an optimiser step."""
+        return LambdaLR(optimizer, lambda step: self.factor(step, total))
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Trained parameters as groups: hidden matrices (`hidden: True`), embeddings and head, and vectors (no decay)."""
+    outer = set()
+    for getter in ("get_input_embeddings", "get_output_embeddings"):
+        layer = getattr(model, getter)()
+        outer |= {id(p) for p in layer.parameters()} if layer is not None else set()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    vectors = [p for p in trained if p.ndim < 2]
+    hidden = [p for p in trained if p.ndim == 2 and id(p) not in outer]
+    taken = {id(p) for p in (*vectors, *hidden)}
+    rest = [p for p in trained if id(p) not in taken]
+    groups = [
+        {"params": hidden, "hidden": True},
+        {"params": rest, "hidden": False},
+        {"params": vectors, "hidden": False, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,35 @@
+"""Arguments as plain data: what checkpoints keep, and what objects are built from again."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+
+def to_plain(value: Any) -> Any:
+    """Turn an argument into strings, numbers, lists and dicts.
+
+    A dataclass whose class has a base among its own package's dataclasses (a strategy) becomes
+    `{"class_path": …, "init_args": {…}}`, as in YAML; a plain dataclass becomes a dict of its fields.
+
+    Raises:
+        TypeError: The value is of no kind that YAML could have given.
+    """
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        values = {item.name: to_plain(getattr(value, item.name)) for item in fields(value) if item.init}
+        cls = type(value)
+        if cls.__bases__ == (object,):
+            return values
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": values}
+    raise TypeError(
+        f"{type(value).__name__} is no plain argument; expected text, numbers, lists, dicts or a dataclass of them"
+    )

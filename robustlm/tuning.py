@@ -1,0 +1,153 @@
+"""What of a model is trained: an adapter, a prefix, a soft prompt, or everything."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import peft
+from torch import nn
+
+
+@dataclass
+class Tuning(ABC):
+    """Chooses the trained parameters of a loaded model."""
+
+    @abstractmethod
+    def apply(self, model: Any) -> Any:
+        """Wrap or mark `model`, a transformers model in train mode, and return the one to use."""
+
+    def check(self, *, gradient_checkpointing: bool) -> None:
+        """Refuse settings that cannot work together. Raises `ValueError`."""
+        del gradient_checkpointing
+
+
+@dataclass
+class LoRA(Tuning):
+    """Low-rank adapters on linear layers (Hu et al., 2021)."""
+
+    r: int = 16
+    """Rank."""
+    alpha: int = 16
+    """Scale: the update is multiplied by alpha / r."""
+    dropout: float = 0.05
+    """Dropout on the adapters' input, in [0, 1)."""
+    target_modules: str | list[str] = "all-linear"
+    """Layers to adapt: `all-linear` (every linear layer but the head), a regular expression, or a list of names."""
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"tuning.r: {self.r} is no rank; expected ≥ 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"tuning.dropout: {self.dropout} is outside [0, 1)")
+
+    def apply(self, model: Any) -> Any:
+        """See `Tuning.apply`."""
+        config = peft.LoraConfig(
+            task_type=_task_type(model),
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.target_modules,
+        )
+        return _wrap(model, config)
+
+
+@dataclass
+class PrefixTuning(Tuning):
+    """Trained keys and values before every layer's own (Li and Liang, 2021)."""
+
+    tokens: int = 10
+    """Length of the prefix."""
+    projection: bool = True
+    """Reparametrise the prefix through a two-layer MLP while training."""
+    hidden_size: int | None = None
+    """Width of that MLP; the model's own where not given."""
+    init_scale: float = 0.1
+    """Factor on peft's N(0, 1) start of the prefix embeddings, which is large beside a model's own keys."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"tuning.tokens: {self.tokens} is no prefix; expected ≥ 1")
+
+    def check(self, *, gradient_checkpointing: bool) -> None:
+        """See `Tuning.check`."""
+        if gradient_checkpointing:
+            raise ValueError(
+                "tuning: PrefixTuning lives in the key-value cache, which gradient checkpointing drops; "
+                "set loading.gradient_checkpointing to false, or choose LoRA or PromptTuning"
+            )
+
+    def apply(self, model: Any) -> Any:
+        """See `Tuning.apply`."""
+        extra = {} if self.hidden_size is None else {"encoder_hidden_size": self.hidden_size}
+        config = peft.PrefixTuningConfig(
+            task_type=_task_type(model),
+            num_virtual_tokens=self.tokens,
+            prefix_projection=self.projection,
+            **extra,
+        )
+        wrapped = _wrap(model, config)
+        encoder = wrapped.prompt_encoder[wrapped.active_adapter]
+        encoder.embedding.weight.data.mul_(self.init_scale)
+        return wrapped
+
+
+@dataclass
+class PromptTuning(Tuning):
+    """Trained input embeddings before the prompt (Lester et al., 2021)."""
+
+    tokens: int = 10
+    """Number of trained embeddings."""
+    init: Literal["random", "text"] = "random"
+    """Start from random token embeddings, or from those of `text`."""
+    text: str = "Do what the instruction asks, however it is worded."
+    """The words to start from with `init: text`."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"tuning.tokens: {self.tokens} is no prompt; expected ≥ 1")
+
+    def apply(self, model: Any) -> Any:
+        """See `Tuning.apply`."""
+        text = self.init == "text"
+        config = peft.PromptTuningConfig(
+            task_type=_task_type(model),
+            num_virtual_tokens=self.tokens,
+            prompt_tuning_init=peft.PromptTuningInit.TEXT if text else peft.PromptTuningInit.RANDOM,
+            prompt_tuning_init_text=self.text if text else None,
+            tokenizer_name_or_path=model.config.name_or_path if text else None,
+        )
+        wrapped = _wrap(model, config)
+        if not text:
+            # peft starts at N(0, 1); a model knows only points near its own embeddings
+            table = model.get_input_embeddings().weight
+            embedding = wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight
+            embedding.data.copy_(embedding.data * table.detach().float().std().to(embedding.dtype))
+        return wrapped
+
+
+@dataclass
+class FullTuning(Tuning):
+    """Every weight is trained."""
+
+    freeze_embeddings: bool = False
+    """Keep the input embeddings (and a head tied to them) as they are."""
+
+    def apply(self, model: Any) -> Any:
+        """See `Tuning.apply`."""
+        if self.freeze_embeddings:
+            model.get_input_embeddings().requires_grad_(False)
+        return model
+
+
+def _task_type(model: Any) -> Any:
+    return peft.TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else peft.TaskType.CAUSAL_LM
+
+
+def _wrap(model: nn.Module, config: Any) -> Any:
+    try:
+        return peft.get_peft_model(model, config)
+    except ValueError as error:
+        raise ValueError(f"tuning: {type(config).__name__} does not fit {type(model).__name__}: {error}") from error
