@@ -1,0 +1,68 @@
+"""Lay out a small model to be trained from scratch: its configuration and tokenizer, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import LlamaConfig
+
+from robustlm.data.tokenizer import train_tokenizer
+
+
+def build(
+    folder: str | Path,
+    texts: Iterable[str],
+    *,
+    vocab_size: int = 1400,
+    hidden_size: int = 128,
+    layers: int = 3,
+    heads: int = 4,
+    intermediate_size: int = 352,
+    initializer_range: float = 0.08,
+) -> Path:
+    """Write a Llama configuration and a tokenizer that `AutoConfig` and `AutoTokenizer` load from `folder`.
+
+    Args:
+        folder: Where to write; made if missing.
+        texts: What the tokenizer is trained on: prompts and answers as the model will see them.
+        vocab_size: Number of tokens, at least 260.
+        hidden_size: Width of the model, a multiple of `heads` with an even quotient.
+        layers: Number of transformer blocks.
+        heads: Number of attention heads.
+        intermediate_size: Width of the MLPs.
+        initializer_range: Standard deviation of the initial weights. So narrow a model learns from wider ones
+            than the usual 0.02.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the heads do not divide the width into even parts.
+        FileExistsError: If the folder already holds a model.
+    """
+    folder = Path(folder)
+    if hidden_size % (2 * heads):
+        raise ValueError(f"hidden_size {hidden_size} is not a multiple of 2 × heads = {2 * heads}")
+    if (folder / "config.json").exists():
+        raise FileExistsError(f"{folder} already holds a model (config.json); choose another folder")
+    tokenizer = train_tokenizer(texts, vocab_size)
+    tokenizer.save_pretrained(folder)
+    LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        # A small corpus may hold fewer merges than asked for.
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=intermediate_size,
+        max_position_embeddings=1024,
+        initializer_range=initializer_range,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        dtype="float32",
+    ).save_pretrained(folder)
+    return folder
