@@ -81,7 +81,7 @@ class CachedEmbedder(Embedder):
     batch_size: int = 256
     """Texts embedded at once."""
     cache_dir: str | None = DEFAULT_CACHE
-    """Folder where vectors are kept, by the embedder's key and a hash of the text; null or empty: not kept."""
+    """Folder where vectors are kept, by embedder key and a hash of the text; null or empty: not kept."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
