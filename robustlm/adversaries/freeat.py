@@ -23,7 +23,9 @@ class FreeAT(BoundedAdversary):
     other rows come (`Problem.seeds` tells) and after K replays: the paper carries it over to the next images,
     but texts of other lengths have no use for it. Step 0 of each K is a clean one. With accumulated batches
     the weights move only after the last of them, so that replays within one accumulation climb at the same
-    weights. A row whose gradient is not finite stays where it is for that step. β is not used.
+    weights. Checkpoints hold the perturbation of the process that writes them: other ranks resume an
+    unfinished round of replays at δ = 0. A row whose gradient is not finite stays where it is for that step.
+    β is not used.
 
     The paper is `norm: linf`. Cost with LoRA, plain tuning = 1: 1 (one forward and one backward pass), but an
     epoch takes K times the steps.
@@ -51,22 +53,25 @@ class FreeAT(BoundedAdversary):
         gradient, broken = drop_nonfinite(gradient)
         step = unit * (self.epsilon if self.alpha is None else self.alpha)
         moved = project(delta + step * steepest(gradient, self.norm), self.norm, self.epsilon * unit)
-        self._state = {"delta": moved, "seeds": problem.seeds, "count": torch.tensor(count + 1)}
+        if torch.is_grad_enabled():  # an attack in evaluation must not disturb the replays
+            self._state = {"delta": moved, "seeds": problem.seeds, "count": torch.tensor(count + 1)}
         logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, rows)
         return Outcome(rows, None, delta, logs)
 
     def _resume(self, problem: Problem) -> tuple[Tensor, int]:
         """The perturbation for these rows, and how often they were seen before."""
-        state = self._state
-        if state and int(state["count"]) < self.replays and torch.equal(state["seeds"], problem.seeds):
-            if state["delta"].shape == problem.embeds.shape:  # padded otherwise: not a replay of the batch
-                return state["delta"].to(problem.embeds.device), int(state["count"])
-        return torch.zeros_like(problem.embeds, dtype=working_dtype(problem.embeds)).detach(), 0
+        embeds, state = problem.embeds, self._state
+        if (
+            state
+            and int(state["count"]) < self.replays
+            and torch.equal(state["seeds"], problem.seeds)
+            and state["delta"].shape == embeds.shape  # otherwise padded, so not the same batch again
+        ):
+            return state["delta"].to(embeds.device), int(state["count"])
+        return torch.zeros_like(embeds, dtype=working_dtype(embeds)), 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The perturbation, whose rows it belongs to and how often they were seen; empty before the first
-        step.
-        """
+        """The perturbation, the rows it belongs to, and how often they were seen."""
         return {name: value.cpu().clone() for name, value in self._state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -77,6 +82,7 @@ class FreeAT(BoundedAdversary):
         """
         if state and set(state) != {"delta", "seeds", "count"}:
             raise ValueError(
-                f"FreeAT has state count, delta and seeds, but the checkpoint holds {sorted(state)}"
+                f"FreeAT has state count, delta and seeds, but the checkpoint holds {sorted(state)}: resume "
+                "with the adversary it was trained with"
             )
         self._state = {name: value.clone() for name, value in state.items()}

@@ -25,9 +25,7 @@ def working_dtype(embeds: Tensor) -> torch.dtype:
 
 
 def perturb(embeds: Tensor, delta: Tensor) -> Tensor:
-    """Add in the precision of `delta` (fp32 or better), then cast back to that of `embeds`; shapes `[R, T,
-    H]`.
-    """
+    """Add in the precision of `delta` (fp32 or better), then cast back to that of `embeds`: `[R, T, H]`."""
     return (embeds.to(delta.dtype) + delta).to(embeds.dtype)
 
 
@@ -68,9 +66,7 @@ def ball_start(embeds: Tensor, mask: Tensor, seeds: Tensor, norm: Norm, radius: 
 
 
 def size(delta: Tensor, norm: Norm) -> Tensor:
-    """Length of each vector, broadcastable to `delta`: `[R, 1, 1]`, `[R, T, 1]` (token) or `[1, 1, 1]`
-    (batch).
-    """
+    """Length of each vector, broadcastable to `delta`: `[R, 1, 1]`, for tokens `[R, T, 1]`."""
     over = {"row": (1, 2), "token": (2,), "linf": (1, 2), "batch": (0, 1, 2)}[norm]
     order = math.inf if norm == "linf" else 2
     length: Tensor = torch.linalg.vector_norm(delta, ord=order, dim=over, keepdim=True)
@@ -92,8 +88,6 @@ def project(delta: Tensor, norm: Norm, radius: Tensor) -> Tensor:
 
 
 def drop_nonfinite(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Zero the rows that hold an inf or NaN; give back the gradient and which rows those were (bool
-    `[R]`).
-    """
+    """Zero the rows that hold an inf or NaN, and say which those were (bool `[R]`)."""
     broken = ~gradient.isfinite().flatten(1).all(1)
     return gradient.masked_fill(broken[:, None, None], 0), broken
