@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from robustlm.data.samples import Context
 
 Item = tuple[str, ...]
-"""One element of an answer: `(type, words)`, `(relation, head, tail)`, `(polarity, aspect, opinion)`, `(label,)`."""
+"""Part of an answer: `(type, words)`, `(relation, head, tail)`, `(polarity, aspect, opinion)`, `(label,)`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a task read out of an answer text.
 
-    A parse failure is a value: pieces that do not follow the task's format are counted in `malformed` and score as
-    predictions that match nothing.
+    A parse failure is a value: pieces that do not follow the task's format are counted in `malformed` and
+    score as predictions that match nothing.
     """
 
     items: tuple[Item, ...]
@@ -35,26 +35,35 @@ class Answer:
 class Task(ABC):
     """Owns the format, the parser and the score of one kind of answer.
 
-    `parse(format(items)).items == items` for every `items` a row can produce: the parser is the formatter's exact
-    inverse, also for words that hold the format's own separators.
+    `parse(format(items)).items == items` for every `items` a row can produce: the parser is the formatter's
+    exact inverse, also for words that hold the format's own separators.
     """
 
     name: ClassVar[str]
     """Key in the registry, and prefix of logged scores."""
     score: ClassVar[str]
     """`f1`: micro-F1 over multisets of items; `accuracy`: all items equal."""
+    keys: ClassVar[str] = ""
+    """The keys of the task's own row shape, for people to read; empty: it has no shape of its own."""
+    labelled: ClassVar[bool] = False
+    """Whether each item's first word comes from a fixed set of labels, which only the whole source shows."""
 
-    @abstractmethod
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """Whether a row's keys are those of this task's own row shape."""
+        return False
 
-    @abstractmethod
+    def bank(self, context: Context, labels: Collection[str]) -> str:
+        """Which instruction bank suits a row of this task's own shape, given all labels of its source."""
+        return self.name
+
     def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Turn a row of this task's own shape into `(context, items, choices)`.
 
         Raises:
-            ValueError: What is wrong with the row, in words that its author understands.
+            ValueError: What is wrong with the row, in words that its author understands. The words before the
+                first colon are the reason under which bad rows are counted.
         """
+        raise ValueError(f"no row shape: the task {self.name!r} has none of its own")
 
     @abstractmethod
     def format(self, items: Sequence[Item]) -> str:
@@ -67,3 +76,22 @@ class Task(ABC):
     def correct(self, answer: Answer, gold: Answer) -> bool:
         """Whether an answer holds exactly the gold items, in any order."""
         return answer.parsed and sorted(answer.items) == sorted(gold.items)
+
+TASKS: dict[str, Task] = {}
+"""All tasks by name; `register` adds to them."""
+
+TaskClass = TypeVar("TaskClass", bound=type[Task])
+
+
+def register(task: TaskClass) -> TaskClass:
+    """Class decorator: make a task known by its `name`.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if task.name in TASKS:
+        raise ValueError(
+            f"found a second task named {task.name!r}; expected another `name` on {task.__qualname__}"
+        )
+    TASKS[task.name] = task()
+    return task

@@ -1,0 +1,67 @@
+"""Checks of single row fields; what they raise begins with the reason under which bad rows are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def required(row: Mapping[str, Any], key: str) -> str:
+    """A field that must be a string with something in it, as it stands.
+
+    Raises:
+        ValueError: It is missing, no string, or blank.
+    """
+    _check_present(row, key)
+    text = optional(row, key)
+    if not text.strip():
+        raise ValueError(f"empty {key}: found {row[key]!r}; expected some text")
+    return text
+
+
+def _check_present(row: Mapping[str, Any], key: str) -> None:
+    if key not in row:
+        raise ValueError(f"no {key}: found keys {', '.join(map(str, row))}; expected {key!r} among them")
+
+
+def optional(row: Mapping[str, Any], key: str) -> str:
+    """A field that may be missing or null, both as good as empty.
+
+    Raises:
+        ValueError: It is there, and no string.
+    """
+    value = row.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is no string: found {shown(value)}; expected a string")
+    return value
+
+
+def elements(row: Mapping[str, Any], key: str, kind: type, expected: str) -> list[Any]:
+    """A field that must be a list whose elements are all of one type.
+
+    Raises:
+        ValueError: It is missing, no list, or an element is of another type.
+    """
+    _check_present(row, key)
+    values = row[key]
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{key} is no list: found {shown(values)}; expected {expected}")
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"wrong element of {key}: element {number} is {shown(value)}; expected {expected}"
+            )
+    return list(values)
+
+
+def squeezed(text: str) -> str:
+    """The words of a text with single spaces between them: two spellings of one span become equal."""
+    return " ".join(text.split())
+
+
+def shown(value: object) -> str:
+    """A value and its type, short enough for an error message."""
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '…'} ({type(value).__name__})"

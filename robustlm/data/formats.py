@@ -1,0 +1,372 @@
+"""From rows to samples: the shapes that rows come in, and the one function that loads a source.
+
+A shape says by which keys it is recognised and how a row of it becomes a `Sample`. Every task with a row
+shape of its own is a shape too. Add your own with `register_shape`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from robustlm.data.fields import elements, optional, required, shown
+from robustlm.data.rows import (
+    SUFFIXES,
+    BadRowsError,
+    Row,
+    RowError,
+    count_reasons,
+    iter_rows,
+    write_rows,
+)
+from robustlm.data.samples import Context, Sample
+from robustlm.data.tasks import TASKS, Task
+
+ReadRow = Callable[[Mapping[str, Any], str], Sample]
+"""Makes a sample of a row and the id it shall have; raises `ValueError` for a row that it cannot use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One way in which rows hold samples."""
+
+    name: str
+    """Key in `SHAPES`, and what `format=` takes."""
+    keys: str
+    """The keys that make it up, for people to read."""
+    recognises: Callable[[Mapping[str, Any]], bool]
+    """Whether a row has this shape, judged by its keys."""
+    read: ReadRow
+    """Turns a row into a sample."""
+
+
+SHAPES: dict[str, Shape] = {}
+"""Shapes by name, besides those of `TASKS`; `register_shape` adds to them."""
+
+
+def register_shape(
+    name: str, needs: tuple[str, ...], unless: tuple[str, ...] = ()
+) -> Callable[[ReadRow], ReadRow]:
+    """Decorator: make a function that reads rows known as a shape.
+
+    Args:
+        name: What `format=` takes.
+        needs: Keys that a row must have to be recognised.
+        unless: Keys of which it must have none.
+
+    Raises:
+        ValueError: The name is taken.
+
+    Example:
+        >>> @register_shape("dialogue", needs=("ask", "reply"))
+        ... def read_dialogue(row, id):
+        ...     return Sample(id, instruction=row["ask"], target=row["reply"])
+        >>> read_dialogue({"ask": "Greet me.", "reply": "Hello."}, "greetings:1").target
+        'Hello.'
+    """
+    if name in SHAPES or name in TASKS:
+        raise ValueError(f"found a second shape named {name!r}; expected another name")
+
+    def add(read: ReadRow) -> ReadRow:
+        def recognises(row: Mapping[str, Any]) -> bool:
+            return all(key in row for key in needs) and not any(key in row for key in unless)
+
+        SHAPES[name] = Shape(name, ", ".join(needs), recognises, read)
+        return read
+
+    return add
+
+
+def known_shapes() -> dict[str, Shape]:
+    """All shapes by name, those of tasks with a row shape of their own included."""
+    own = {name: _task_shape(task) for name, task in TASKS.items() if task.keys}
+    return own | SHAPES
+
+
+# ------------------------------------------------------------------------------------------ the shapes
+
+
+@register_shape("robustlm", needs=("instruction", "target"))
+def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
+    """Fields named as in `Sample`; the context an object, a string (its text), or fields beside the others."""
+    sample = Sample(
+        id,
+        instruction=optional(row, "instruction").strip(),
+        target=required(row, "target").strip(),
+        context=_context_of(row),
+        task=optional(row, "task") or "generation",
+        bank=optional(row, "bank"),
+        variant=optional(row, "variant").strip() or None,
+    )
+    if row.get("choices") is None:
+        return sample
+    choices = tuple(choice.strip() for choice in elements(row, "choices", str, "a list of strings"))
+    if sample.target not in choices:
+        raise ValueError(f"target not among choices: found {sample.target!r}; expected one of {choices!r}")
+    return replace(sample, choices=choices)
+
+
+_PARTS = tuple(part.name for part in fields(Context))
+
+
+def _context_of(row: Mapping[str, Any]) -> Context:
+    context = row.get("context")
+    flat = [key for key in _PARTS if row.get(key) is not None]
+    if context is None:
+        return Context(**{key: optional(row, key) for key in flat})
+    if flat:
+        found = f"context and {', '.join(flat)} beside it"
+        raise ValueError(f"two contexts: found {found}; expected either `context` or its parts")
+    if isinstance(context, str):
+        return Context(text=context)
+    if not isinstance(context, Mapping):
+        raise ValueError(f"context is no object: found {shown(context)}; expected a string or an object")
+    if unknown := sorted(set(context) - set(_PARTS)):
+        raise ValueError(f"unknown part of context: found {', '.join(unknown)}; expected {', '.join(_PARTS)}")
+    return Context(**{key: optional(context, key) for key in context})
+
+
+@register_shape("anit", needs=("instruction", "adv_instruction", "output"))
+def read_anit(row: Mapping[str, Any], id: str) -> Sample:
+    """Rows as released with [ANIT]; the noisy instruction that comes with a row is its variant."""
+    parts = {key: optional(row, key) for key in ("question", "format", "option")}
+    return Sample(
+        id,
+        instruction=required(row, "instruction").strip(),
+        target=required(row, "output").strip(),
+        context=Context(**parts, text=optional(row, "input")),
+        variant=optional(row, "adv_instruction").strip() or None,
+    )
+
+
+@register_shape("alpaca", needs=("instruction", "output"), unless=("adv_instruction",))
+def read_alpaca(row: Mapping[str, Any], id: str) -> Sample:
+    """Alpaca rows; `input` may be empty or missing."""
+    return Sample(
+        id,
+        instruction=required(row, "instruction").strip(),
+        target=required(row, "output").strip(),
+        context=Context(text=optional(row, "input")),
+    )
+
+
+@register_shape("completion", needs=("prompt", "completion"))
+def read_completion(row: Mapping[str, Any], id: str) -> Sample:
+    """A prompt, taken as the instruction, and its completion."""
+    return Sample(
+        id,
+        instruction=required(row, "prompt").strip(),
+        target=required(row, "completion").strip(),
+    )
+
+
+@register_shape("messages", needs=("messages",))
+def read_messages(row: Mapping[str, Any], id: str) -> Sample:
+    """A chat: the first question is the instruction, the last reply the target, all between them the text.
+
+    A system message stands before the instruction. After it, user and assistant must take turns.
+    """
+    turns = elements(row, "messages", Mapping, "a list of objects {role, content}")
+    said = [(required(turn, "role"), required(turn, "content").strip()) for turn in turns]
+    system = said.pop(0)[1] if said and said[0][0] == "system" else ""
+    roles = [role for role, _ in said]
+    if not said or len(said) % 2 or roles != ["user", "assistant"] * (len(said) // 2):
+        found = ", ".join(role for role, _ in said) or "no turns"
+        raise ValueError(f"wrong roles: found {found}; expected user, assistant in turns, the assistant last")
+    (_, first), *history, (_, reply) = said
+    return Sample(
+        id,
+        instruction=f"{system}\n{first}".strip(),
+        target=reply,
+        context=Context(text="\n".join(f"{role.capitalize()}: {content}" for role, content in history)),
+    )
+
+
+def _task_shape(task: Task) -> Shape:
+    def read(row: Mapping[str, Any], id: str) -> Sample:
+        context, items, choices = task.read(row)
+        return Sample(
+            id,
+            instruction=optional(row, "instruction").strip(),
+            target=task.format(items),
+            context=context,
+            task=task.name,
+            bank=optional(row, "bank"),
+            variant=optional(row, "variant").strip() or None,
+            choices=choices,
+        )
+
+    return Shape(task.name, task.keys, task.recognises, read)
+
+
+# ------------------------------------------------------------------------------------------ loading
+
+
+def load_samples(
+    source: str,
+    *,
+    format: str | None = None,
+    task: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    on_bad_row: Literal["strict", "skip"] = "strict",
+    rejected: Path | None = None,
+) -> list[Sample]:
+    """Read a source whole, check every row, and make samples.
+
+    A row's id is its `id` field, or `folder/stem:line` (`conll03/train:17`). Rows of a task's own shape get
+    their instruction from a bank (`Sample.bank`), unless they bring one. Labels are known once all rows are
+    read: they then become `Context.option`, and the `choices` of classification.
+
+    Args:
+        source: A file, folder or hub dataset, as `iter_rows` takes it.
+        format: Name of the rows' shape; recognised by each row's keys when left out.
+        task: Which task's answers the rows hold, for rows that do not say so themselves.
+        split: Split of a folder or hub dataset.
+        limit: How many samples to return; all rows are read and checked nevertheless.
+        on_bad_row: `strict` raises when there is any bad row; `skip` leaves bad rows out and warns.
+        rejected: JSONL file for the rows left out and why (`file`, `line`, `problem`, `found`).
+
+    Raises:
+        SourceError: There is nothing to read, or the file is damaged.
+        BadRowsError: Rows are bad and `on_bad_row` is `strict`, or no row is good.
+        ValueError: `format`, `task` or `limit` is none that there is.
+    """
+    shapes = known_shapes()
+    _check_options(format, shapes, task, limit)
+    samples: dict[str, Sample] = {}
+    places: dict[str, str] = {}
+    errors: list[RowError] = []
+    task_shaped: list[str] = []
+    for row in iter_rows(source, split, on_bad=errors.append):
+        try:
+            shape = shapes[format] if format else _recognised(row.data, shapes, task)
+            sample = _checked(shape.read(row.data, _id_of(row)), task)
+            if not (sample.instruction or sample.bank or shape.name in TASKS):
+                raise ValueError(
+                    "empty instruction: found no text; expected some, or a `bank` to take it from"
+                )
+            if sample.id in samples:
+                raise ValueError(f"duplicate id: found {sample.id!r}, already used at {places[sample.id]}")
+        except ValueError as error:
+            errors.append(RowError(row.file, row.line, str(error), row.data))
+            continue
+        samples[sample.id], places[sample.id] = sample, row.where
+        if shape.name in TASKS:
+            task_shaped.append(sample.id)
+    _settle_errors(source, errors, len(samples), on_bad_row, rejected)
+    _fill_labels(samples, task_shaped)
+    return list(samples.values())[:limit]
+
+
+def _check_options(
+    format: str | None, shapes: Mapping[str, Shape], task: str | None, limit: int | None
+) -> None:
+    if format is not None and format not in shapes:
+        raise ValueError(f"format: found {format!r}; expected one of {', '.join(shapes)}")
+    if task is not None and task not in TASKS:
+        raise ValueError(f"task: found {task!r}; expected one of {', '.join(TASKS)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: found {limit}; expected at least 1")
+
+
+def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str | None) -> Shape:
+    fitting = [shape for shape in shapes.values() if shape.recognises(data)]
+    # a row may hold answers of several tasks; the one that is asked for decides
+    fitting = [shape for shape in fitting if shape.name == task] or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    keys = ", ".join(map(str, data)) or "none"
+    if fitting:
+        names = " and ".join(shape.name for shape in fitting)
+        raise ValueError(f"ambiguous keys: found {keys}, which fit {names}; name the shape with format=…")
+    known = "; ".join(f"{shape.name} ({shape.keys})" for shape in shapes.values())
+    raise ValueError(f"unknown keys: found {keys}; expected those of one of these shapes: {known}")
+
+
+def _id_of(row: Row) -> str:
+    own = row.data.get("id")
+    if own is None:
+        return f"{_stem(row.file)}:{row.line}"
+    if isinstance(own, bool) or not isinstance(own, str | int) or not str(own).strip():
+        raise ValueError(f"unusable id: found {shown(own)}; expected a non-empty string or a number")
+    return str(own)
+
+
+def _stem(file: str) -> str:
+    """Folder and name without ending: telling, and the same wherever the program is started from."""
+    for suffix in SUFFIXES:
+        if file.endswith(suffix):
+            file = os.path.abspath(file.removesuffix(suffix))
+    return "/".join(Path(file).parts[-2:])
+
+
+def _checked(sample: Sample, task: str | None) -> Sample:
+    if task is not None and sample.task not in (task, "generation"):
+        raise ValueError(
+            f"another task: found a row of task {sample.task!r}; expected {task!r}, as asked for"
+        )
+    sample = replace(sample, task=task or sample.task)
+    if sample.task not in TASKS:
+        raise ValueError(f"unknown task: found {sample.task!r}; expected one of {', '.join(TASKS)}")
+    if not TASKS[sample.task].parse(sample.target).parsed:
+        found = f"found {shown(sample.target)}; expected an answer that the task {sample.task!r} can read"
+        raise ValueError(f"unreadable target: {found}")
+    return sample
+
+
+def _settle_errors(
+    source: str, errors: list[RowError], good: int, on_bad_row: str, rejected: Path | None
+) -> None:
+    if not errors:
+        return
+    rows = good + len(errors)
+    if on_bad_row == "strict" or not good:
+        raise BadRowsError(
+            source, errors, rows, hint="Mend the rows, or leave them out with on_bad_row=skip."
+        )
+    if rejected is not None:
+        write_rows(rejected, map(_as_rejected, errors))
+    listed = f"; they are listed in {rejected}" if rejected is not None else ""
+    counted = f"{len(errors)} of {rows} rows ({count_reasons(errors)})"
+    warnings.warn(f"{source}: left out {counted}{listed}", UserWarning, stacklevel=3)
+
+
+def _as_rejected(error: RowError) -> dict[str, Any]:
+    return {"file": error.file, "line": error.line, "problem": error.problem, "found": _plain(error.found)}
+
+
+def _plain(found: object) -> object:
+    """Parquet rows hold values that JSON has no words for."""
+    try:
+        json.dumps(found, allow_nan=False)
+    except (TypeError, ValueError):
+        return repr(found)
+    return found
+
+
+def _fill_labels(samples: dict[str, Sample], ids: Sequence[str]) -> None:
+    """Give samples of task-shaped rows what only the whole source shows: labels, choices, the bank."""
+    labels: dict[str, set[str]] = {}
+    for id in ids:
+        sample = samples[id]
+        items = TASKS[sample.task].parse(sample.target).items
+        labels.setdefault(sample.task, set()).update(item[0] for item in items)
+    for id in ids:
+        samples[id] = _labelled(samples[id], sorted(labels[samples[id].task]))
+
+
+def _labelled(sample: Sample, labels: list[str]) -> Sample:
+    task = TASKS[sample.task]
+    context, choices = sample.context, sample.choices
+    if task.labelled:
+        context = replace(context, option=", ".join(labels))
+        if task.score == "accuracy":
+            choices = tuple(task.format([(label,)]) for label in labels)
+    bank = sample.bank if sample.instruction or sample.bank else task.bank(context, labels)
+    return replace(sample, context=context, choices=choices, bank=bank)

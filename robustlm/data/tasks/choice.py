@@ -1,0 +1,39 @@
+"""Multiple choice: the answer is the text of one option."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from robustlm.data.fields import elements, required
+from robustlm.data.samples import Context
+from robustlm.data.tasks.base import Item, register
+from robustlm.data.tasks.generation import Generation
+
+
+@register
+class MultipleChoice(Generation):
+    """Answer a question with one of the options given."""
+
+    name = "choice"
+    keys = "question, choices, answer"
+
+    def recognises(self, row: Mapping[str, Any]) -> bool:
+        """Rows with `question`, `choices` and `answer`."""
+        return all(key in row for key in ("question", "choices", "answer"))
+
+    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+        """Read question, options and answer; the options are lettered in the prompt, the answer is not."""
+        question = required(row, "question")
+        choices = [choice.strip() for choice in elements(row, "choices", str, "a list of strings")]
+        answer = required(row, "answer").strip()
+        if len(choices) < 2 or not all(choices):
+            raise ValueError(f"unusable choices: found {choices!r}; expected two or more, none empty")
+        if len(choices) > len(string.ascii_uppercase):
+            raise ValueError(f"unusable choices: found {len(choices)}; expected at most 26, one a letter")
+        if answer not in choices:
+            raise ValueError(f"answer not among choices: found {answer!r}; expected one of {choices!r}")
+        option = " ".join(f"({a}) {b}" for a, b in zip(string.ascii_uppercase, choices, strict=False))
+        context = Context(question=question, format="the text of one option", option=option)
+        return context, ((answer,),), tuple(choices)

@@ -1,0 +1,121 @@
+"""Classification of a text or of a pair of texts: `label: class`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from robustlm.data.fields import required, squeezed
+from robustlm.data.samples import Context
+from robustlm.data.tasks.base import Answer, Item, Task, register
+
+_PREFIX = "label:"
+
+_TEXT_KEYS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("sentence",),
+    ("text",),
+    ("question",),
+)
+"""The ways rows hold what is to be classified."""
+
+_BANKS = {
+    "sentiment": {"positive", "negative", "neutral", "very positive", "very negative", "mixed"},
+    "acceptability": {"acceptable", "unacceptable"},
+    "question_type": {"abbreviation", "description", "entity", "human", "location", "numeric"},
+    "topic": {
+        "business",
+        "sci/tech",
+        "science",
+        "technology",
+        "sports",
+        "sport",
+        "world",
+        "politics",
+        "health",
+    }
+    | {"entertainment", "tech", "finance", "travel", "culture"},
+}
+_PAIR_BANKS = {
+    "nli": {"entailment", "neutral", "contradiction", "not_entailment"},
+    "paraphrase": {
+        "equivalent",
+        "not_equivalent",
+        "paraphrase",
+        "not_paraphrase",
+        "duplicate",
+        "not_duplicate",
+    },
+}
+_QUESTION_BANKS = {
+    "yes_no": {"yes", "no", "true", "false"},
+    "answerability": {"entailment", "not_entailment"},
+}
+
+
+@register
+class Classification(Task):
+    """Name the class of a text, of two sentences, or of a question and a text."""
+
+    name = "tc"
+    score = "accuracy"
+    keys = f"label, and {' or '.join(' + '.join(keys) for keys in _TEXT_KEYS)}"
+    labelled = True
+
+    def recognises(self, row: Mapping[str, Any]) -> bool:
+        """Rows with `label` and one of the ways to hold texts."""
+        return "label" in row and bool(_text_keys(row))
+
+    def bank(self, context: Context, labels: Collection[str]) -> str:
+        """The bank that knows all the labels for rows of this make; `tc`, which suits any, when none does."""
+        banks = _QUESTION_BANKS if context.question else _PAIR_BANKS if _is_pair(context) else _BANKS
+        lowered = {label.lower() for label in labels}
+        return next((name for name, known in banks.items() if lowered <= known), self.name)
+
+    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+        """Read texts and label; the choices are empty, as one row does not show the other labels."""
+        found = _text_keys(row)
+        if len(found) != 1:
+            several = " or ".join(" + ".join(keys) for keys in found) or f"keys {', '.join(row)}"
+            raise ValueError(f"unclear text: found {several}; expected one of {self.keys}")
+        texts = [required(row, key) for key in found[0]]
+        label = squeezed(required(row, "label"))
+        return _context(found[0], texts), ((label,),), ()
+
+    def format(self, items: Sequence[Item]) -> str:
+        """Write the class after `label: `."""
+        if len(items) != 1 or len(items[0]) != 1 or not items[0][0] or items[0][0] != squeezed(items[0][0]):
+            raise ValueError(
+                f"{self.name}: found items {items!r}; expected one label, with single spaces only"
+            )
+        return f"{_PREFIX} {items[0][0]}"
+
+    def parse(self, text: str) -> Answer:
+        """Read the class after `label:`; without that word, or without a class, the answer is malformed."""
+        answer = text.strip()
+        label = squeezed(answer.removeprefix(_PREFIX))
+        if not answer.startswith(_PREFIX) or not label:
+            return Answer((), malformed=1)
+        return Answer(((label,),))
+
+
+def _text_keys(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The ways that fit a row, without those that are part of another that fits."""
+    fitting = [keys for keys in _TEXT_KEYS if all(key in row for key in keys)]
+    return [keys for keys in fitting if not any(set(keys) < set(others) for others in fitting)]
+
+
+def _context(keys: tuple[str, ...], texts: list[str]) -> Context:
+    form = "label: class"
+    if keys[0] == "question" and len(keys) == 2:
+        return Context(question=texts[0], format=form, text=texts[1])
+    if len(keys) == 2:
+        return Context(format=form, text=f"Sentence 1: {texts[0]} Sentence 2: {texts[1]}")
+    return Context(format=form, text=texts[0])
+
+
+def _is_pair(context: Context) -> bool:
+    return context.text.startswith("Sentence 1: ") and " Sentence 2: " in context.text
