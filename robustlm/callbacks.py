@@ -1,4 +1,4 @@
-"""What happens beside the steps: predictions to a table, the adapter to take home, a last line that says where all is."""
+"""What happens beside the steps: predictions to a table, the adapter to take home, where everything is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
 
 from robustlm.card import model_card
 from robustlm.evaluation.table import TableWriter
@@ -44,16 +43,17 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write the batch's rows."""
         if self._writer is not None and outputs is not None:
-            self._writer.write(outputs)
+            self._writer.write(outputs["rows"])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the table."""
         assert self._writer is not None
         self._writer.close()
+        folder = run_folder(trainer)
         trainer.strategy.barrier("predictions written")
         if trainer.is_global_zero:
             self._writer.merge()
-            print(f"predictions: {run_folder(trainer) / self.name}")
+            print(f"predictions: {folder / self.name}")
         self._writer = None
 
     on_predict_start = on_test_start
@@ -71,12 +71,11 @@ class AdapterExport(Callback):
     def __init__(self, name: str = "adapter") -> None:
         self.name = name
 
-    @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        target = run_folder(trainer) / self.name  # asked on every rank: the folder is broadcast
+        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
-        target = run_folder(trainer) / self.name
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{self.name}-", dir=target.parent))
         try:
@@ -95,16 +94,18 @@ class AdapterExport(Callback):
 class WhereItIs(Callback):
     """Ends a run with a line for each thing it left behind."""
 
-    @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print where log, checkpoint and adapter lie."""
-        lines = {"log": trainer.log_dir}
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero:
+            return
+        lines: dict[str, str | Path | None] = {"log": folder}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint):
                 best = callback.best_model_path or callback.last_model_path
                 lines["checkpoint"] = best or None
             if isinstance(callback, AdapterExport) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                lines["adapter"] = str(run_folder(trainer) / callback.name)
+                lines["adapter"] = folder / callback.name
         print("\n".join(f"{name}: {path}" for name, path in lines.items() if path))
 
 

@@ -10,7 +10,7 @@ import robustlm
 
 
 def model_card(module: Any, trainer: Any) -> str:
-    """A Hugging Face model card (Markdown with a YAML header) for a tuned module: base, method, settings, how to load."""
+    """A Hugging Face model card for a tuned module: base, method, settings, how to load it."""
     backbone = module.backbone
     peft = hasattr(backbone.model, "peft_config")
     header = {

@@ -12,16 +12,13 @@ shorter one.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Final, Literal, get_args
 
 from robustlm.data.samples import Context, Sample
-from robustlm.data.tasks.base import Item
+from robustlm.data.tasks import TASKS, Item
 
 Split = Literal["pretrain", "train", "validation", "test"]
 
@@ -409,17 +406,11 @@ def sentence(split: Split, number: int, seed: int = 0) -> Sentence:
     return _sentence(random.Random(f"{seed}/{split}/{number}"), _RESIDUES[split])
 
 
-@cache
-def _phrasings(name: str) -> tuple[str, ...]:
-    bank = json.loads((files("robustlm") / f"assets/instructions/quickstart/{name}.json").read_text("utf-8"))
-    return tuple(phrasing for length in ("concise", "detailed") for phrasing in bank[length]["pretrain"])
-
-
 def samples(split: Split, size: int, seed: int = 0, tasks: Sequence[str] | None = None) -> list[Sample]:
     """Generate the first samples of a split: sentence by sentence, every task is asked about each.
 
-    Samples of `pretrain` bring their own instruction, drawn from phrasings that tuning never uses. The others
-    name the bank (`quickstart/<task>`) that supplies it.
+    Instructions come from banks: `quickstart/<task>`, and for `pretrain` from `quickstart/pretrain/<task>`,
+    whose phrasings tuning and testing never use.
 
     Args:
         split: `pretrain` for a model trained from scratch; `train`, `validation` and `test` for tuning it.
@@ -440,29 +431,19 @@ def samples(split: Split, size: int, seed: int = 0, tasks: Sequence[str] | None 
     names = tuple(TASK_OF) if tasks is None else tuple(tasks)
     if not names or not set(names) <= set(TASK_OF):
         raise ValueError(f"unknown quickstart tasks {list(names)}; expected some of {list(TASK_OF)}")
-    made: list[Sample] = []
-    for number in range(-(-size // len(names))):
-        drawn = sentence(split, number, seed)
-        for name in names:
-            identity = f"quickstart/{split}:{number}/{name}"
-            pretrain = split == "pretrain"
-            made.append(
-                Sample(
-                    id=identity,
-                    instruction=random.Random(f"{seed}/{identity}").choice(_phrasings(name))
-                    if pretrain
-                    else "",
-                    target=_format(TASK_OF[name], drawn.items[name]),
-                    context=Context(text=drawn.text),
-                    task=TASK_OF[name],
-                    bank="" if pretrain else f"quickstart/{name}",
-                )
-            )
+    banks = "quickstart/pretrain" if split == "pretrain" else "quickstart"
+    sentences = [sentence(split, number, seed) for number in range(-(-size // len(names)))]
+    made = [
+        Sample(
+            id=f"quickstart/{split}:{number}/{name}",
+            instruction="",
+            target=TASKS[TASK_OF[name]].format(drawn.items[name]),
+            context=Context(text=drawn.text),
+            task=TASK_OF[name],
+            bank=f"{banks}/{name}",
+            dataset=name,
+        )
+        for number, drawn in enumerate(sentences)
+        for name in names
+    ]
     return made[:size]
-
-
-def _format(task: str, items: Sequence[Item]) -> str:
-    """Write an answer; no word of this corpus holds a separator."""
-    if task == "tc":
-        return f"label: {items[0][0]}"
-    return "; ".join(f"{kind}: {', '.join(words)}" for kind, *words in items) or "None"

@@ -299,7 +299,9 @@ class InstructionDataModule(LightningDataModule):
             limit=lambda count: _limited(count, trainer.limit_train_batches if trainer else None),
         )
         if len(sampler) == 0:
-            raise ValueError(f"data.train: {len(rows)} rows are fewer than the {trainer.world_size if trainer else 1} processes to train on")
+            raise ValueError(
+                f"data.train: {len(rows)} rows are fewer than the {trainer.world_size if trainer else 1} processes to train on"
+            )
         return self._loader(dataset, sampler, ResumableLoader)
 
     def val_dataloader(self) -> list[DataLoader[InstructionBatch]]:

@@ -169,4 +169,3 @@ class NLUDataModule(InstructionDataModule):
 def _row_seed(seed: int, epoch: int, sample: str, variant: int) -> int:
     key = f"{seed} {epoch} {variant} {sample} delta".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
-

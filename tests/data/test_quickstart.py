@@ -7,16 +7,13 @@ import pytest
 
 from robustlm.data.quickstart import TASK_OF, Split, samples, sentence
 from robustlm.data.samples import Context
+from robustlm.data.tasks import TASKS
 
 SPLITS = get_args(Split)
 
 
 def bank(name: str) -> dict[str, Any]:
     return json.loads((files("robustlm") / f"assets/instructions/quickstart/{name}.json").read_text("utf-8"))
-
-
-def phrasings(name: str, *splits: str) -> list[str]:
-    return [p for length in ("concise", "detailed") for split in splits for p in bank(name)[length][split]]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -119,24 +116,30 @@ def test_ids_name_split_sentence_and_task() -> None:
     ]
 
 
-def test_pretraining_brings_its_own_phrasings_and_no_others() -> None:
-    for sample in samples("pretrain", 600):
-        name = sample.id.split("/")[-1]
-        assert not sample.bank
-        assert sample.instruction in phrasings(name, "pretrain")
+def test_pretraining_asks_in_phrasings_of_its_own() -> None:
+    assert {s.bank for s in samples("pretrain", 6)} == {f"quickstart/pretrain/{name}" for name in TASK_OF}
+
+
+def test_answers_are_read_back_as_they_were_meant() -> None:
+    for sample in samples("train", 600):
+        number = int(sample.id.split(":")[1].split("/")[0])
+        assert (
+            TASKS[sample.task].parse(sample.target).items == sentence("train", number).items[sample.dataset]
+        )
 
 
 @pytest.mark.parametrize("name", TASK_OF)
 def test_banks_hold_enough_different_phrasings(name: str) -> None:
-    loaded = bank(name)
-    assert loaded["task"] == TASK_OF[name]
-    assert len(phrasings(name, "pretrain", "seen", "unseen")) >= 16
-    assert all(len(loaded["concise"][split]) >= 8 for split in ("pretrain", "seen", "unseen"))
-    assert all(len(loaded["detailed"][split]) >= 3 for split in ("pretrain", "seen", "unseen"))
+    for loaded, split in ((bank(f"pretrain/{name}"), "seen"), (bank(name), "seen"), (bank(name), "unseen")):
+        assert loaded["task"] == TASK_OF[name]
+        assert len(loaded["concise"][split]) >= 8
+        assert len(loaded["detailed"][split]) >= 3
 
 
 def test_no_phrasing_occurs_twice_in_any_bank() -> None:
-    counts = Counter(p.lower() for name in TASK_OF for p in phrasings(name, "pretrain", "seen", "unseen"))
+    banks = [bank(prefix + name) for name in TASK_OF for prefix in ("", "pretrain/")]
+    versions = [each[version] for each in banks for version in ("concise", "detailed")]
+    counts = Counter(p.lower() for version in versions for part in version.values() for p in part)
     assert set(counts.values()) == {1}
 
 

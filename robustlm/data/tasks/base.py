@@ -76,7 +76,10 @@ class Task(ABC):
     def correct(self, answer: Answer, gold: Answer) -> bool:
         """Whether an answer holds exactly the gold items, in any order."""
         return answer.parsed and sorted(answer.items) == sorted(gold.items)
+<<<<<<< HEAD
 
+=======
+>>>>>>> quickstart
 
 TASKS: dict[str, Task] = {}
 """All tasks by name; `register` adds to them."""
