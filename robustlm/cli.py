@@ -124,7 +124,9 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever a broken file makes torch raise
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"ckpt_path: {path} cannot be read as a checkpoint (damaged or of another kind): {reason}") from error
+        raise ValueError(
+            f"ckpt_path: {path} cannot be read as a checkpoint (damaged or of another kind): {reason}"
+        ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"ckpt_path: {path} is no Lightning checkpoint: it holds no state_dict")
     settings = dict(checkpoint.get("hyper_parameters", {}))
