@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import doctest
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from robustlm.data import formats
 from robustlm.data.formats import SHAPES, known_shapes, load_samples, register_shape
@@ -140,6 +144,27 @@ def test_bad_rows_say_what_is_wrong(tmp_path: Path, row: dict[str, Any], problem
     assert problem_of(tmp_path, row).startswith(problem)
 
 
+KEYS = sorted({key for shape in known_shapes().values() for key in re.findall(r"\w+", shape.keys)})
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 1) | st.sampled_from(["", "a", "None", "B-X", "user", "ner"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=st.dictionaries(st.sampled_from([*KEYS, "id", "context"]), VALUES, min_size=1, max_size=6))
+@pytest.mark.parametrize("format", [None, *known_shapes()])
+def test_any_row_is_a_sample_or_a_bad_row(tmp_path: Path, format: str | None, row: dict[str, Any]) -> None:
+    path = put(tmp_path / "x.jsonl", row)
+    try:
+        (sample,) = load_samples(path, format=format)
+    except BadRowsError:
+        return
+    assert sample.target
+    assert sample.instruction or sample.bank
+
+
 def test_unknown_and_ambiguous_keys(tmp_path: Path) -> None:
     problem = problem_of(tmp_path, {"foo": 1, "bar": 2})
     assert problem.startswith("unknown keys: found foo, bar; expected ")
@@ -262,6 +287,13 @@ def test_ids_do_not_depend_on_where_the_program_runs(tmp_path: Path, monkeypatch
     path = put(tmp_path / "set" / "train.jsonl", {"prompt": "I", "completion": "y"})
     monkeypatch.chdir(tmp_path / "set")
     assert load_samples("train.jsonl")[0].id == load_samples(path)[0].id == "set/train:1"
+
+
+def test_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "SHAPES", dict(SHAPES))
+    failed, attempted = doctest.testmod(formats)
+    assert attempted
+    assert not failed
 
 
 def test_own_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import math
 import os
 from collections import Counter
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlm.data.tasks import Answer
+from robustlm.evaluation import metrics
 from robustlm.evaluation.metrics import ExactMatch, MultisetF1, UnparseableRate
 
 ANSWER = st.builds(
@@ -86,6 +88,12 @@ def test_no_answers_give_no_number() -> None:
     assert all(math.isnan(value) for value in f1_of([]).values())
     assert math.isnan(ExactMatch().compute().item())
     assert math.isnan(UnparseableRate().compute().item())
+
+
+def test_examples() -> None:
+    failed, attempted = doctest.testmod(metrics)
+    assert attempted
+    assert not failed
 
 
 def test_every_repeat_needs_a_partner() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlm.data.formats import known_shapes
@@ -43,6 +43,7 @@ def test_every_task_is_covered() -> None:
 
 
 @pytest.mark.parametrize("name", ITEMS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_parse_inverts_format(name: str, data: st.DataObject) -> None:
     items = data.draw(ITEMS[name])
@@ -50,6 +51,7 @@ def test_parse_inverts_format(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", ITEMS)
+@settings(deadline=None)
 @given(text=st.text() | st.text(alphabet="None;:, \\ab\n"))
 def test_parse_reads_any_text_and_only_once(name: str, text: str) -> None:
     answer = TASKS[name].parse(text)
