@@ -300,9 +300,9 @@ def _id_of(row: Row) -> str:
 
 def _stem(file: str) -> str:
     """Folder and name without ending: telling, and the same wherever the program is started from."""
-    for suffix in SUFFIXES:
-        if file.endswith(suffix):
-            file = os.path.abspath(file.removesuffix(suffix))
+    ending = next((suffix for suffix in SUFFIXES if file.lower().endswith(suffix)), "")
+    if ending:
+        file = os.path.abspath(file)[: -len(ending)]
     return "/".join(Path(file).parts[-2:])
 
 

@@ -58,8 +58,7 @@ class InstructionBank:
             if not path.is_file():
                 raise ValueError(f"{path}: no such file; expected an instruction bank, a JSON file")
             data = _parsed(path.read_bytes(), name_or_path)
-            name = _text(data.get("task"), f"{name_or_path}: task")
-            return cls(name, tuple(_instructions(data, name, name_or_path)))
+            return cls(data["task"], tuple(_instructions(data, data["task"], name_or_path)))
         file = _packaged().get(name_or_path)
         if file is None:
             known = ", ".join(known_banks())
@@ -126,7 +125,8 @@ def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
         data = json.loads(raw)
     except ValueError as error:
         raise ValueError(f"{where}: found no UTF-8 JSON ({error}); expected an instruction bank") from None
-    return _keys(data, ("task", *_VERSIONS), where)
+    checked = _keys(data, ("task", *_VERSIONS), where)
+    return {**checked, "task": _text(checked.get("task"), f"{where}: task")}
 
 
 def _instructions(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instruction]:
