@@ -117,6 +117,7 @@ COMMANDS = _verb_rules("do not", "never", "perhaps")
 """Applies where a clause starts: many of these verbs are nouns elsewhere ("the label")."""
 INFINITIVES = _verb_rules("not", "never", "perhaps")
 """Applies after "to"."""
+_KNOWN = frozenset(WORDS) | frozenset(COMMANDS)
 CLAUSE_OPENERS = frozenset({"please", "and", "then", "now", "first,", "kindly", "you"})
 """A command may follow these as it follows the end of a sentence."""
 CONTRADICTIONS = tuple(
@@ -149,13 +150,11 @@ def edits(words: list[str]) -> list[tuple[int, tuple[Phrase, ...]]]:
         Position and admissible phrases of each, in order.
     """
     found = []
-    before = "."
-    for position, word in enumerate(words):
-        core = word.strip(PUNCTUATION)
-        phrases = WORDS.get(core) or (_command(core, before) if core in COMMANDS else None)
+    for position in [place for place, word in enumerate(words) if word.strip(PUNCTUATION) in _KNOWN]:
+        core = words[position].strip(PUNCTUATION)
+        phrases = WORDS.get(core) or _command(core, words[position - 1] if position else ".")
         if phrases:
             found.append((position, phrases))
-        before = word
     return found
 
 

@@ -20,11 +20,14 @@ from robustlm.data.noise import (
     Noise,
     Pools,
     Stream,
+    build_pools,
     build_vocabulary,
+    padding_text,
     register_kind,
     resolve_kind,
     word_budget,
 )
+from robustlm.data.samples import Context, Sample
 from robustlm.data.words import FALLBACK_WORDS
 
 INSTRUCTION = (
@@ -300,7 +303,7 @@ GOLDEN = {
     "random_truncation": "Classify all words of the given text as positive",
     "random_shuffling": "Classify all words of the given text negative positive or . as",
     "in_context_padding": "Classify all words of the given text as positive or negative four five six .",
-    "opposite": "Classify all words of the given text as negative and positive .",
+    "opposite": "Classify all words of the given text as positive and positive . Unless?",
     "random_typos": "Classify all words of the given text ass positive or negatvie ..",
 }
 
@@ -367,6 +370,20 @@ def test_vocabulary_is_ranked_stripped_and_cut() -> None:
     assert build_vocabulary(["b a, a", "(c) b -- a"], size=2) == ("a", "b")
     assert build_vocabulary(iter(["x y"])) == build_vocabulary(["y", "x"]) == ("x", "y")
     assert len(set(FALLBACK_WORDS)) == len(FALLBACK_WORDS) > 300
+
+
+def test_pools_come_from_the_first_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise_module, "_POOLED_SAMPLES", 3)
+    samples = [
+        Sample("0", "name it", "t", Context(text="long " * 1000, question="q")),
+        Sample("1", "name it", "t", Context(question="which one")),
+        Sample("2", "", "only target"),
+        Sample("3", "left out", "t"),
+    ]
+    pools = build_pools(iter(samples))
+    assert pools.contexts == [("long " * 400), "which one", "only target"]
+    assert pools.vocabulary == ("long", "it", "name", "one", "only", "target", "which")
+    assert [padding_text(sample) for sample in samples] == [*pools.contexts, "t"]
 
 
 def test_noise_needs_no_framework() -> None:
