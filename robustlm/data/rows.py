@@ -508,7 +508,8 @@ class _CsvEncoder:
     def __init__(self) -> None:
         self._header: list[str] | None = None
         self._line = io.StringIO()
-        self._writer = csv.writer(self._line, lineterminator="\n")
+        # with "\n" for a line end the csv module leaves "\r" unquoted, and then cannot read it back
+        self._writer = csv.writer(self._line, lineterminator="\r\n")
 
     def write(self, stream: IO[bytes], data: Mapping[str, Any]) -> None:
         if self._header is None:
