@@ -72,9 +72,8 @@ def main() -> int:
     noise, distortion = min((measure(MIXED, raw, ids, pool) for _ in range(3)), key=sum)
     both = noise + distortion
     print(f"{MIXED:<20}{COUNT / noise:>12,.0f}{COUNT / both:>14,.0f}{both:>14.2f}")
-    print(
-        f"required: noise+RBE of {COUNT:,} instructions in under {LIMIT:g} s: {'met' if both < LIMIT else 'MISSED'}"
-    )
+    verdict = "met" if both < LIMIT else "MISSED"
+    print(f"required: noise+RBE of {COUNT:,} instructions in under {LIMIT:g} s: {verdict}")
     return int(both >= LIMIT)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from fractions import Fraction
 from typing import Any
 
+import jsonargparse
 import Levenshtein
 import pytest
 from hypothesis import example, given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from robustlm.data import noise as noise_module
 from robustlm.data import opposites
+from robustlm.data.instructions import InstructionBank
 from robustlm.data.noise import (
     CLEAN,
     KINDS,
@@ -179,6 +181,16 @@ def test_opposite_negates_commands_but_not_nouns() -> None:
     assert {phrase.text for phrase in found[11]} == {"not label", "never label", "perhaps label"}
 
 
+def test_opposite_has_rules_for_most_packaged_instructions() -> None:
+    texts = [
+        text.text
+        for bank in ("ner", "re", "absa", "tc", "nli")
+        for text in InstructionBank.load(bank).instructions
+    ]
+    found = [text for text in texts if opposites.edits(text.split())]
+    assert len(found) > 0.95 * len(texts) > 50
+
+
 def test_rule_costs_bound_the_edit_distance() -> None:
     for table in (opposites.WORDS, opposites.COMMANDS, opposites.INFINITIVES):
         for word, phrases in table.items():
@@ -340,6 +352,13 @@ def test_golden_values(kind: str) -> None:
 def test_bad_settings_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Noise(**arguments)
+
+
+def test_configured_by_a_parser() -> None:
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--noise", type=Noise, default=Noise())
+    parsed = parser.parse_args(["--noise.omega=0.1", '--noise.weights={"opposite": 1, "random_typos": 2}'])
+    assert parser.instantiate(parsed).noise == Noise(omega=0.1, weights={"opposite": 1, "random_typos": 2})
 
 
 def test_bad_lengths_are_named() -> None:
