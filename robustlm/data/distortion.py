@@ -95,12 +95,12 @@ class RBE(Distortion):
 
     def compare(self, raw: Sequence[str], noisy: Sequence[str]) -> Floats:
         """Count word edits: `[n, 2]` with the distance and the length in words of the longer text."""
-        pairs = np.empty((len(raw), 2))
-        for row, (left, right) in enumerate(zip(raw, noisy, strict=True)):
+        pairs = []
+        for left, right in zip(raw, noisy, strict=True):
             a, b = left.split(), right.split()
             # the distance itself runs in C++; a batch call over word lists is no faster and keeps all of them
-            pairs[row] = Levenshtein.distance(a, b), max(len(a), len(b))
-        return pairs
+            pairs.append((Levenshtein.distance(a, b), max(len(a), len(b))))
+        return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
     def normalise(self, pairs: Floats) -> Floats:
         """Stretch distances so that the least is 0 and the greatest 1; where all are equal, see above."""

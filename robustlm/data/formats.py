@@ -246,7 +246,7 @@ def load_samples(
     for row in iter_rows(source, split, on_bad=errors.append):
         try:
             shape = shapes[format] if format else _recognised(row.data, shapes, task)
-            sample = _checked(shape.read(row.data, _id_of(row)), task)
+            sample = _checked(shape.read(row.data, row_id(row)), task)
             if not (sample.instruction or sample.bank or shape.name in TASKS):
                 raise ValueError(
                     "empty instruction: found no text; expected some, or a `bank` to take it from"
@@ -289,7 +289,12 @@ def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str 
     raise ValueError(f"unknown keys: found {keys}; expected those of one of these shapes: {known}")
 
 
-def _id_of(row: Row) -> str:
+def row_id(row: Row) -> str:
+    """A row's own `id`, or `folder/stem:line`: what draws for a row depend on, wherever they are made.
+
+    Raises:
+        ValueError: The row has an `id` that cannot serve as one.
+    """
     own = row.data.get("id")
     if own is None:
         return f"{_stem(row.file)}:{row.line}"

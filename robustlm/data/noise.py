@@ -22,16 +22,18 @@ import math
 import struct
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import accumulate
+from itertools import accumulate, count, islice
 
 from robustlm.data import opposites
+from robustlm.data.samples import Sample
 from robustlm.data.words import FALLBACK_WORDS
 
-_DRAWS = 16
-_unpack = struct.Struct(f"<{_DRAWS}I").unpack
+_POOLED_SAMPLES = 10_000
+_LONGEST_CONTEXT = 2_000  # characters
+_unpack = struct.Struct("<16I").unpack
 
 
 class Stream:
@@ -44,35 +46,33 @@ class Stream:
         key: Whatever the draws are a function of.
     """
 
-    __slots__ = ("_at", "_block", "_draws", "_key")
+    __slots__ = ("_draw",)
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._block = 0
-        self._at = 0
-        self._draws: tuple[int, ...] = _unpack(blake2b(key).digest())
+        self._draw = _draws(key).__next__
 
     def below(self, n: int) -> int:
         """Draw from 0 … n − 1, uniformly up to n / 2³²."""
-        if self._at == _DRAWS:
-            self._block += 1
-            self._at = 0
-            self._draws = _unpack(blake2b(self._key, person=self._block.to_bytes(16, "little")).digest())
-        draw = self._draws[self._at]
-        self._at += 1
-        return draw * n >> 32
+        return self._draw() * n >> 32
 
     def uniform(self) -> float:
         """Draw from [0, 1)."""
-        return self.below(1 << 32) / (1 << 32)
+        return self._draw() / (1 << 32)
 
     def sample(self, n: int, k: int) -> list[int]:
         """Draw k distinct numbers of 0 … n − 1, in random order."""
+        draw = self._draw
         pool = list(range(n))
         for i in range(k):
-            j = i + self.below(n - i)
+            j = i + (draw() * (n - i) >> 32)
             pool[i], pool[j] = pool[j], pool[i]
         return pool[:k]
+
+
+def _draws(key: bytes) -> Iterator[int]:
+    yield from _unpack(blake2b(key).digest())
+    for block in count(1):
+        yield from _unpack(blake2b(key, person=block.to_bytes(16, "little")).digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,22 @@ def build_vocabulary(texts: Iterable[str], size: int = 20_000) -> tuple[str, ...
     del counts[""]
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tuple(word for word, _ in ranked[:size])
+
+
+def padding_text(sample: Sample) -> str:
+    """What a sample lends to others as padding: its context or, where it has none, its target."""
+    return (sample.context.text or sample.context.question or sample.target)[:_LONGEST_CONTEXT]
+
+
+def build_pools(samples: Iterable[Sample]) -> Pools:
+    """Collect foreign words from the first 10,000 training samples, so that memory stays bounded.
+
+    Args:
+        samples: In the order of training data: the same samples give the same noise.
+    """
+    head = list(islice(samples, _POOLED_SAMPLES))
+    contexts = [padding_text(sample) for sample in head]
+    return Pools(build_vocabulary([*(sample.instruction for sample in head), *contexts]), contexts)
 
 
 def _random_word(rng: Stream, pools: Pools, avoid: str = "") -> str:
@@ -256,7 +272,7 @@ def opposite(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[
     left = budget = word_budget(len(words), omega)
     noisy = words.copy()
     rules = opposites.edits(words) if budget else []
-    for rule in rng.sample(len(rules), len(rules)):
+    for rule in rng.sample(len(rules), min(len(rules), budget)):
         position, phrases = rules[rule]
         affordable = [phrase for phrase in phrases if phrase.cost <= left]
         if affordable:

@@ -45,6 +45,7 @@ _ANTONYMS = """
     keep:omit known:unknown least:most less:more long:short explicit:implicit explicitly:implicitly
     following:preceding above:below mentioned:unmentioned negative:positive possible:impossible
     related:unrelated right:wrong same:different supports:contradicts together:apart with:without
+    acceptable:unacceptable available:unavailable everything:nothing proper:improper
     accept:reject add:remove allowed:forbidden beginning:end full:partial increase:decrease
     necessary:unnecessary original:altered accurate:inaccurate accurately:inaccurately
 """
@@ -76,7 +77,14 @@ _ONE_WAY: dict[str, tuple[str, ...]] = {
     "will": ("will not", "might"),
     "is": ("is not", "may be"),
     "are": ("are not", "may be"),
+    "was": ("was not",),
+    "were": ("were not",),
     "does": ("does not",),
+    "did": ("did not",),
+    "would": ("would not", "might"),
+    "could": ("could not",),
+    "which": ("whichever", "no matter which"),
+    "whether": ("why", "as if"),
     "has": ("lacks",),
     "have": ("lack",),
     "not": ("indeed", "not always"),
@@ -87,10 +95,11 @@ _ONE_WAY: dict[str, tuple[str, ...]] = {
 
 _VERBS = """
     analyse analyze annotate answer assign categorise categorize check choose classify combine compare
-    complete convert decide define describe detect determine divide examine explain extract fill find follow
-    format generate give group identify infer judge label list locate look make mark match name output pick
-    predict print provide rank rate read recognise recognize report respond return review rewrite say select
-    separate show sort state summarise summarize tag tell think translate treat use write
+    complete convert copy decide define describe detect determine divide examine explain express extract
+    file fill find follow format generate give group identify infer judge label list locate look make mark
+    match name note output pick predict print provide put rank rate read recognise recognize report respond
+    return review rewrite say search select separate settle show solve sort spell state summarise summarize
+    tag tell think translate treat use write
 """
 
 
@@ -117,6 +126,7 @@ COMMANDS = _verb_rules("do not", "never", "perhaps")
 """Applies where a clause starts: many of these verbs are nouns elsewhere ("the label")."""
 INFINITIVES = _verb_rules("not", "never", "perhaps")
 """Applies after "to"."""
+_KNOWN = frozenset(WORDS) | frozenset(COMMANDS)
 CLAUSE_OPENERS = frozenset({"please", "and", "then", "now", "first,", "kindly", "you"})
 """A command may follow these as it follows the end of a sentence."""
 CONTRADICTIONS = tuple(
@@ -149,13 +159,11 @@ def edits(words: list[str]) -> list[tuple[int, tuple[Phrase, ...]]]:
         Position and admissible phrases of each, in order.
     """
     found = []
-    before = "."
-    for position, word in enumerate(words):
-        core = word.strip(PUNCTUATION)
-        phrases = WORDS.get(core) or (_command(core, before) if core in COMMANDS else None)
+    for position in [place for place, word in enumerate(words) if word.strip(PUNCTUATION) in _KNOWN]:
+        core = words[position].strip(PUNCTUATION)
+        phrases = WORDS.get(core) or _command(core, words[position - 1] if position else ".")
         if phrases:
             found.append((position, phrases))
-        before = word
     return found
 
 

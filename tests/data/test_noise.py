@@ -6,6 +6,7 @@ from collections import Counter
 from fractions import Fraction
 from typing import Any
 
+import jsonargparse
 import Levenshtein
 import pytest
 from hypothesis import example, given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from robustlm.data import noise as noise_module
 from robustlm.data import opposites
+from robustlm.data.instructions import InstructionBank
 from robustlm.data.noise import (
     CLEAN,
     KINDS,
@@ -20,11 +22,14 @@ from robustlm.data.noise import (
     Noise,
     Pools,
     Stream,
+    build_pools,
     build_vocabulary,
+    padding_text,
     register_kind,
     resolve_kind,
     word_budget,
 )
+from robustlm.data.samples import Context, Sample
 from robustlm.data.words import FALLBACK_WORDS
 
 INSTRUCTION = (
@@ -176,6 +181,16 @@ def test_opposite_negates_commands_but_not_nouns() -> None:
     assert {phrase.text for phrase in found[11]} == {"not label", "never label", "perhaps label"}
 
 
+def test_opposite_has_rules_for_most_packaged_instructions() -> None:
+    texts = [
+        text.text
+        for bank in ("ner", "re", "absa", "tc", "nli")
+        for text in InstructionBank.load(bank).instructions
+    ]
+    found = [text for text in texts if opposites.edits(text.split())]
+    assert len(found) > 0.95 * len(texts) > 50
+
+
 def test_rule_costs_bound_the_edit_distance() -> None:
     for table in (opposites.WORDS, opposites.COMMANDS, opposites.INFINITIVES):
         for word, phrases in table.items():
@@ -300,7 +315,7 @@ GOLDEN = {
     "random_truncation": "Classify all words of the given text as positive",
     "random_shuffling": "Classify all words of the given text negative positive or . as",
     "in_context_padding": "Classify all words of the given text as positive or negative four five six .",
-    "opposite": "Classify all words of the given text as negative and positive .",
+    "opposite": "Classify all words of the given text as positive and positive . Unless?",
     "random_typos": "Classify all words of the given text ass positive or negatvie ..",
 }
 
@@ -339,6 +354,13 @@ def test_bad_settings_are_named(arguments: dict[str, Any], message: str) -> None
         Noise(**arguments)
 
 
+def test_configured_by_a_parser() -> None:
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--noise", type=Noise, default=Noise())
+    parsed = parser.parse_args(["--noise.omega=0.1", '--noise.weights={"opposite": 1, "random_typos": 2}'])
+    assert parser.instantiate(parsed).noise == Noise(omega=0.1, weights={"opposite": 1, "random_typos": 2})
+
+
 def test_bad_lengths_are_named() -> None:
     with pytest.raises(ValueError, match="2 instructions need as many ids and own contexts, found 1 ids"):
         Noise().apply(["a b", "c d"], ["x"])
@@ -367,6 +389,20 @@ def test_vocabulary_is_ranked_stripped_and_cut() -> None:
     assert build_vocabulary(["b a, a", "(c) b -- a"], size=2) == ("a", "b")
     assert build_vocabulary(iter(["x y"])) == build_vocabulary(["y", "x"]) == ("x", "y")
     assert len(set(FALLBACK_WORDS)) == len(FALLBACK_WORDS) > 300
+
+
+def test_pools_come_from_the_first_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise_module, "_POOLED_SAMPLES", 3)
+    samples = [
+        Sample("0", "name it", "t", Context(text="long " * 1000, question="q")),
+        Sample("1", "name it", "t", Context(question="which one")),
+        Sample("2", "", "only target"),
+        Sample("3", "left out", "t"),
+    ]
+    pools = build_pools(iter(samples))
+    assert pools.contexts == [("long " * 400), "which one", "only target"]
+    assert pools.vocabulary == ("long", "it", "name", "one", "only", "target", "which")
+    assert [padding_text(sample) for sample in samples] == [*pools.contexts, "t"]
 
 
 def test_noise_needs_no_framework() -> None:

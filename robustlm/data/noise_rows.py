@@ -1,0 +1,178 @@
+"""Noise on files: rows in, the same rows with a noisy instruction and its distortion out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from robustlm.data.distortion import Distortion, Floats
+from robustlm.data.fields import required
+from robustlm.data.formats import Shape, known_shapes, row_id
+from robustlm.data.noise import Noise, NoisyBatch, Pools, build_pools, padding_text
+from robustlm.data.rows import BadRowsError, Row, RowError, RowWriter, SourceError, iter_rows
+from robustlm.data.samples import Sample
+
+_CHUNK = 1000
+_ENOUGH_ERRORS = 1000
+_HINT = (
+    "Noise needs rows with instructions. Rows of a task's own shape (tokens and ner_tags, say) get theirs "
+    "from a bank when they are loaded for training: add a field `instruction`, for example one of "
+    "InstructionBank.load('ner').instructions of robustlm.data.instructions."
+)
+_Chunk = list[tuple[Row, Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `noise_rows` did; `print` it."""
+
+    output: str
+    """The file that was written."""
+    rows: int
+    """Rows read and written."""
+    kinds: dict[str, int]
+    """Rows of each kind of noise, clean ones left out."""
+    mean: float
+    """Mean d' of the noisy rows: β of the data set."""
+    low: float
+    """The least d' of a noisy row."""
+    high: float
+    """The greatest d' of a noisy row."""
+
+    @property
+    def noisy(self) -> int:
+        """Rows that noise has changed."""
+        return sum(self.kinds.values())
+
+    def __str__(self) -> str:
+        share = self.noisy / max(self.rows, 1)
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.kinds.items())) or "none"
+        return (
+            f"{self.output}: {self.rows:,} rows, {self.noisy:,} of them noisy ({share:.1%})\n"
+            f"kinds: {kinds}\n"
+            f"distortion of the noisy rows: mean (β) {self.mean:.3f}, from {self.low:.3f} to {self.high:.3f}"
+        )
+
+
+def noise_rows(
+    input: str, output: str, *, noise: Noise, distortion: Distortion, seed: int = 0, epoch: int = 0
+) -> Summary:
+    """Write a file's rows with the noise that training would put on them.
+
+    The file is read three times (for words, for distances, for writing), so that memory holds a chunk of
+    rows, the pools, and two numbers for each noisy row. A row keeps its fields and gains `variant`
+    (`adv_instruction` where it has that field, as released [ANIT] rows do), `noise_kind` and `distortion`; a
+    clean row's variant is its instruction.
+
+    Args:
+        input: A file, folder or hub dataset, as `iter_rows` takes it, in any shape with instructions.
+        output: File to write; its ending says how. It may be the input.
+        noise: Which noise.
+        distortion: How to measure it.
+        seed: As in training.
+        epoch: As in training: which epoch's noise to write.
+
+    Returns:
+        Counts and the distortion found.
+
+    Raises:
+        SourceError: There is nothing to read, the file changes meanwhile, or the output's ending is unknown.
+        BadRowsError: Rows are unreadable or have no instruction; they are listed, and nothing is written.
+    """
+    with RowWriter(output) as writer:
+        pools = build_pools(sample for _, sample in _samples(input, "collecting words"))
+        kinds, distances = _measure(input, noise, distortion, pools, seed, epoch)
+        _write(input, writer, noise, distances, pools, seed, epoch)
+    spread = distances if distances.size else np.zeros(1)
+    low, mean, high = (float(number) for number in (spread.min(), spread.mean(), spread.max()))
+    return Summary(output, writer.written, dict(kinds), mean, low, high)
+
+
+def _samples(path: str, task: str) -> Iterator[tuple[Row, Sample]]:
+    """Read rows as samples with instructions; all that are none are reported at the end."""
+    shapes = known_shapes()
+    errors: list[RowError] = []
+    good = 0
+    for row in tqdm(iter_rows(path, on_bad=errors.append), desc=task, unit=" rows", disable=None):
+        try:
+            sample = _sample_of(row, shapes)
+        except ValueError as error:
+            errors.append(RowError(row.file, row.line, str(error)))
+            if len(errors) >= _ENOUGH_ERRORS:
+                break
+        else:
+            good += 1
+            yield row, sample
+    if errors:
+        raise BadRowsError(path, errors, good + len(errors), hint=_HINT)
+
+
+def _sample_of(row: Row, shapes: dict[str, Shape]) -> Sample:
+    # rows that fit several shapes have the same instruction in each; rows that fit none may still have one
+    fitting = [shape for shape in shapes.values() if shape.recognises(row.data)]
+    if fitting:
+        sample = fitting[0].read(row.data, row_id(row))
+        if sample.instruction:
+            return sample
+    return Sample(row_id(row), instruction=required(row.data, "instruction").strip(), target="")
+
+
+def _chunks(samples: Iterable[tuple[Row, Sample]]) -> Iterator[_Chunk]:
+    rest = iter(samples)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk
+
+
+def _apply(noise: Noise, chunk: _Chunk, pools: Pools, seed: int, epoch: int) -> NoisyBatch:
+    samples = [sample for _, sample in chunk]
+    return noise.apply(
+        [sample.instruction for sample in samples],
+        [sample.id for sample in samples],
+        seed=seed,
+        epoch=epoch,
+        vocabulary=pools.vocabulary,
+        contexts=pools.contexts,
+        own=[padding_text(sample) for sample in samples],
+    )
+
+
+def _measure(
+    path: str, noise: Noise, distortion: Distortion, pools: Pools, seed: int, epoch: int
+) -> tuple[Counter[str], Floats]:
+    """Count the kinds, and find d' of each noisy row in order: normalising takes all of them."""
+    kinds: Counter[str] = Counter()
+    pairs = [np.empty((0, 2))]
+    for chunk in _chunks(_samples(path, "measuring")):
+        batch = _apply(noise, chunk, pools, seed, epoch)
+        rows = [row for row, noisy in enumerate(batch.noisy) if noisy]
+        kinds.update(batch.kinds[row] for row in rows)
+        raw = [chunk[row][1].instruction for row in rows]
+        pairs.append(distortion.compare(raw, [batch.texts[row] for row in rows]))
+    return kinds, distortion.normalise(np.concatenate(pairs))
+
+
+def _write(
+    path: str, writer: RowWriter, noise: Noise, distances: Floats, pools: Pools, seed: int, epoch: int
+) -> None:
+    left = iter(distances)
+    for chunk in _chunks(_samples(path, "writing")):
+        batch = _apply(noise, chunk, pools, seed, epoch)
+        for (row, _), text, noisy, kind in zip(chunk, batch.texts, batch.noisy, batch.kinds, strict=True):
+            distance = next(left, None) if noisy else 0.0
+            if distance is None:
+                raise _changed(path)
+            field = "adv_instruction" if "adv_instruction" in row.data else "variant"
+            writer.write({**row.data, field: text, "noise_kind": kind, "distortion": float(distance)})
+    if next(left, None) is not None:
+        raise _changed(path)
+
+
+def _changed(path: str) -> SourceError:
+    return SourceError(
+        f"{path}: found other rows than on first reading; expected a file that no one is writing to"
+    )
