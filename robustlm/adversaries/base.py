@@ -43,7 +43,8 @@ class Problem:
     """Int64 `[R]`, on the CPU: what random draws for a row must depend on, so that they do not depend on
     batching."""
     scale: Tensor
-    """Scalar (fp32): mean norm of the model's token embeddings, the unit of `epsilon`."""
+    """Scalar (fp32): mean norm of the model's token embeddings, in the space of `embeds`; unit of
+    `epsilon`."""
     parameters: Sequence[Tensor] = ()
     """Every trained tensor that `loss` depends on, for adversaries whose ascent gradient also serves the
     weights.
@@ -86,7 +87,11 @@ class Adversary(ABC):
 
     @abstractmethod
     def attack(self, problem: Problem) -> Outcome:
-        """Perturb, and return the losses to be trained on."""
+        """Perturb, and return the losses to be trained on.
+
+        Under `torch.no_grad()` it attacks as well, for evaluation, and leaves its state alone; under
+        `torch.inference_mode()` no gradient can be taken.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything besides the fields that the next step depends on; empty for stateless adversaries."""
@@ -168,6 +173,18 @@ def ascent_gradient(problem: Problem, delta: Tensor) -> Tensor:
         rows = row_losses(problem, perturb(problem.embeds.detach(), shift))
         (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [shift])
     return _masked(problem, gradient / problem.loss_scale)
+
+
+def clean_losses(problem: Problem, low_memory: bool) -> Tensor:
+    """Row losses `[R]` at the embeddings; with `low_memory` their backward pass is done at once."""
+    if low_memory:
+        return shared_backward(problem, no_perturbation(problem))[1]
+    return row_losses(problem, problem.embeds)
+
+
+def no_perturbation(problem: Problem) -> Tensor:
+    """δ = 0, `[R, T, H]`."""
+    return torch.zeros_like(problem.embeds, dtype=working_dtype(problem.embeds))
 
 
 def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from robustlm.adversaries.base import (
     BoundedAdversary,
     Outcome,
     Problem,
     measure,
+    no_perturbation,
     row_losses,
     shared_backward,
 )
-from robustlm.adversaries.geometry import drop_nonfinite, perturb, steepest, working_dtype
+from robustlm.adversaries.geometry import drop_nonfinite, perturb, steepest
 
 
 @dataclass
@@ -34,8 +33,7 @@ class FGM(BoundedAdversary):
     def attack(self, problem: Problem) -> Outcome:
         """Step from the clean embeddings to the edge of the ball, and return both losses."""
         unit = self.length(problem)
-        nothing = torch.zeros_like(problem.embeds, dtype=working_dtype(problem.embeds))
-        gradient, clean = shared_backward(problem, nothing)
+        gradient, clean = shared_backward(problem, no_perturbation(problem))
         gradient, broken = drop_nonfinite(gradient)
         delta = self.epsilon * unit * steepest(gradient, self.norm)
         adversarial = row_losses(problem, perturb(problem.embeds, delta))

@@ -7,8 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustlm.adversaries.base import BoundedAdversary, Outcome, Problem, measure, shared_backward
-from robustlm.adversaries.geometry import drop_nonfinite, project, steepest, working_dtype
+from robustlm.adversaries.base import (
+    BoundedAdversary,
+    Outcome,
+    Problem,
+    measure,
+    no_perturbation,
+    shared_backward,
+)
+from robustlm.adversaries.geometry import drop_nonfinite, project, steepest
 
 
 @dataclass
@@ -68,7 +75,7 @@ class FreeAT(BoundedAdversary):
             and state["delta"].shape == embeds.shape  # otherwise padded, so not the same batch again
         ):
             return state["delta"].to(embeds.device), int(state["count"])
-        return torch.zeros_like(embeds, dtype=working_dtype(embeds)), 0
+        return no_perturbation(problem), 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """The perturbation, the rows it belongs to, and how often they were seen."""

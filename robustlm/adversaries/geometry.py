@@ -35,15 +35,14 @@ def uniform(embeds: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
     Each row has its own generator and draws for its perturbed positions in order, so that a row's noise
     depends on its seed alone: not on padding, on the other rows, or on the rank that holds it.
     """
-    draws = torch.zeros(embeds.shape, dtype=working_dtype(embeds), device=embeds.device)
-    generator = torch.Generator(device=embeds.device)
-    counts = mask.sum(1).tolist()
-    for row, (seed, count) in enumerate(zip(seeds.tolist(), counts, strict=True)):
-        shape = (count, embeds.shape[2])
-        noise = torch.rand(
-            shape, generator=generator.manual_seed(seed), dtype=draws.dtype, device=draws.device
-        )
-        draws[row, mask[row]] = 2 * noise - 1
+    dtype, device, hidden = working_dtype(embeds), embeds.device, embeds.shape[2]
+    generator = torch.Generator(device=device)
+    noise = [
+        torch.rand((count, hidden), generator=generator.manual_seed(seed), dtype=dtype, device=device)
+        for seed, count in zip(seeds.tolist(), mask.sum(1).tolist(), strict=True)
+    ]
+    draws = torch.zeros(embeds.shape, dtype=dtype, device=device)
+    draws[mask] = 2 * torch.cat(noise) - 1
     return draws
 
 

@@ -14,7 +14,9 @@ from robustlm.adversaries.base import (
     Outcome,
     Problem,
     ascent_gradient,
+    clean_losses,
     measure,
+    no_perturbation,
     row_losses,
     row_mean,
     shared_backward,
@@ -77,6 +79,11 @@ class NRM(BoundedAdversary):
     gap_rate: float = 0.05
     """The most that log epsilon moves in one step under target_gap."""
 
+    low_memory: bool = False
+    """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
+    are held instead of two: same losses, gradients and time. Other objectives cannot share the clean pass
+    then."""
+
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
@@ -108,10 +115,10 @@ class NRM(BoundedAdversary):
         noise = epsilon * row_unit * uniform(embeds, mask, problem.seeds)
         delta0 = self.init_scale / count.sqrt() * noise * keep
         if self.ascent == "clean":
-            gradient, clean = shared_backward(problem, torch.zeros_like(delta0))
+            gradient, clean = shared_backward(problem, no_perturbation(problem))
         else:
             gradient = ascent_gradient(problem, delta0)
-            clean = row_losses(problem, embeds)
+            clean = clean_losses(problem, self.low_memory)
         gradient, broken = drop_nonfinite(gradient)
         stepped = delta0 + alpha * unit * steepest(gradient, self.norm)
         radius = epsilon * unit * (keep if self.scale_radius_by_beta else 1)

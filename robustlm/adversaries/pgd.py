@@ -9,6 +9,7 @@ from robustlm.adversaries.base import (
     Outcome,
     Problem,
     ascent_gradient,
+    clean_losses,
     measure,
     row_losses,
 )
@@ -37,6 +38,11 @@ class PGD(BoundedAdversary):
     """Start at a random point of the ball: (1/√N) · U(−ε, ε), with N the coordinates that the norm takes
     together (1 for `linf`: uniform in the cube); false starts at the embeddings themselves."""
 
+    low_memory: bool = False
+    """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
+    are held instead of two: same losses, gradients and time. Other objectives cannot share the clean pass
+    then."""
+
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
@@ -53,7 +59,7 @@ class PGD(BoundedAdversary):
         for _ in range(self.steps):
             gradient, broken = drop_nonfinite(ascent_gradient(problem, delta))
             delta = project(delta + step * steepest(gradient, self.norm), self.norm, radius)
-        clean = row_losses(problem, problem.embeds)
+        clean = clean_losses(problem, self.low_memory)
         adversarial = row_losses(problem, perturb(problem.embeds, delta))
         logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, adversarial, clean)
         return Outcome(adversarial, clean, delta, logs)

@@ -379,3 +379,17 @@ def test_perturbation_survives_bf16_rounding(llama: peft.PeftModel) -> None:
     embeds = at.embeds.bfloat16()
     landed = (perturb(embeds, delta).float() - embeds.float()).flatten(1)
     assert torch.cosine_similarity(landed, delta.flatten(1)).min() > 0.99
+
+
+def test_checkpointed_llama_gives_the_same_gradients(llama: peft.PeftModel) -> None:
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            llama.train()
+            llama.gradient_checkpointing_enable({"use_reentrant": False})
+        llama.zero_grad()
+        total(NRM(ascent="clean").attack(llama_problem(llama))).backward()
+        found.append(torch.cat([p.grad.flatten() for p in llama.parameters() if p.grad is not None]))
+    llama.gradient_checkpointing_disable()
+    llama.eval()
+    assert torch.allclose(found[0], found[1], atol=1e-6)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from robustlm.adversaries import FGM, NRM, FreeLB, Problem, shared_backward
-from robustlm.adversaries.base import ascent_gradient
+from robustlm.adversaries import FGM, NRM, PGD, Adversary, FreeLB, Problem, shared_backward
+from robustlm.adversaries.base import ascent_gradient, no_perturbation
 
 from .toy import Toy, problem
 
@@ -29,16 +30,12 @@ def close(ours: dict[str, Tensor], theirs: dict[str, Tensor], atol: float = 1e-1
     )
 
 
-def nothing(at: Problem) -> Tensor:
-    return torch.zeros_like(at.embeds, dtype=torch.promote_types(at.embeds.dtype, torch.float32)).detach()
-
-
 def test_values_and_gradients_are_those_of_the_plain_pass() -> None:
     model = Toy()
     at = problem(model)
-    gradient, rows = shared_backward(at, nothing(at))
+    gradient, rows = shared_backward(at, no_perturbation(at))
     assert torch.equal(rows, at.loss(at.embeds))
-    assert torch.equal(gradient, ascent_gradient(at, nothing(at)))
+    assert torch.equal(gradient, ascent_gradient(at, no_perturbation(at)))
     assert all(p.grad is None for p in model.parameters())
     assert close(gradients(model, rows.mean()), gradients(model, at.loss(at.embeds).mean()))
 
@@ -49,7 +46,7 @@ def test_accumulation() -> None:
     wanted = gradients(model, sum((at.loss(at.embeds).sum() / 4 for at in parts), torch.zeros(())))
     model.zero_grad()
     for at in parts:
-        (shared_backward(at, nothing(at))[1].sum() / 4).backward()
+        (shared_backward(at, no_perturbation(at))[1].sum() / 4).backward()
     assert close({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, wanted)
 
 
@@ -58,7 +55,7 @@ def test_duplicate_tied_and_untouched_parameters() -> None:
     idle = nn.Parameter(torch.ones(3, dtype=torch.float64))
     at = problem(model, train_table=True)
     at = replace(at, parameters=[*at.parameters, model.head, idle, model.inner])
-    ours = gradients(model, shared_backward(at, nothing(at))[1].sum())
+    ours = gradients(model, shared_backward(at, no_perturbation(at))[1].sum())
     plain = problem(model, train_table=True)
     assert close(ours, gradients(model, plain.loss(plain.embeds).sum()))
     assert idle.grad is None
@@ -68,7 +65,7 @@ def test_frozen_tensors_are_left_alone() -> None:
     model = Toy()
     model.inner.requires_grad_(False)
     at = problem(model)
-    shared_backward(at, nothing(at))[1].sum().backward()
+    shared_backward(at, no_perturbation(at))[1].sum().backward()
     assert model.inner.grad is None
     assert model.head.grad is not None
 
@@ -109,7 +106,7 @@ def test_weights_inside_the_loss_are_right() -> None:
     at = problem(model)
     weights = torch.tensor([1.0, 0.0, 3.0, 0.5], dtype=torch.float64)
     weighted = replace(at, loss=lambda embeds: weights * at.loss(embeds))
-    rows = shared_backward(weighted, nothing(at))[1]
+    rows = shared_backward(weighted, no_perturbation(at))[1]
     assert close(gradients(model, rows.sum()), gradients(model, (weights * at.loss(at.embeds)).sum()))
 
 
@@ -129,7 +126,7 @@ def test_a_loss_without_the_embeddings_is_refused() -> None:
 def test_an_overflown_loss_scale_reaches_the_scaler() -> None:
     model = Toy()
     at = problem(model)
-    (shared_backward(at, nothing(at))[1].sum() * math.inf).backward()
+    (shared_backward(at, no_perturbation(at))[1].sum() * math.inf).backward()
     assert model.inner.grad is not None
     assert not model.inner.grad.isfinite().all()
 
@@ -141,7 +138,7 @@ def test_grad_scaler_steps_as_without_the_shared_pass() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
         at = replace(problem(model, dtype=torch.float32), loss_scale=scaler.get_scale())
-        rows = shared_backward(at, nothing(at))[1] if shared else at.loss(at.embeds)
+        rows = shared_backward(at, no_perturbation(at))[1] if shared else at.loss(at.embeds)
         scaler.scale(rows.mean()).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -163,12 +160,12 @@ def test_loss_scale_keeps_fp16_gradients_from_underflowing(scale: float) -> None
         parameters=[weight],
         loss_scale=scale,
     )
-    gradient, rows = shared_backward(at, nothing(at))
+    gradient, rows = shared_backward(at, no_perturbation(at))
     (rows.sum() * 2.0**16).backward()
     assert weight.grad is not None
     wanted = 0.0 if scale == 1 else 1e-9
     assert torch.allclose(gradient, torch.full_like(gradient, wanted), rtol=0.02, atol=0)
-    assert torch.allclose(ascent_gradient(at, nothing(at)), gradient)
+    assert torch.allclose(ascent_gradient(at, no_perturbation(at)), gradient)
     assert torch.allclose(weight.grad, torch.full_like(weight, 6 * wanted * 2.0**16), rtol=0.02, atol=0)
 
 
@@ -195,41 +192,55 @@ def test_autocast_and_its_weight_cache() -> None:
     model = Toy().float()
     at = problem(model, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rows = shared_backward(at, nothing(at))[1] + shared_backward(at, nothing(at))[1]
+        rows = shared_backward(at, no_perturbation(at))[1] + shared_backward(at, no_perturbation(at))[1]
         plain = 2 * at.loss(at.embeds)
     ours, theirs = gradients(model, rows.sum()), gradients(model, plain.sum())
     assert close(ours, theirs, atol=2e-2)
     assert all(g.dtype == torch.float32 for g in ours.values())
 
 
-def test_one_graph_is_alive_at_a_time() -> None:
-    """Each pass of FreeLB finds the activations of the passes before it freed."""
+class Token:
+    """Lives as long as the graph that holds it."""
+
+    alive: ClassVar[set[int]] = set()
+
+    def __init__(self) -> None:
+        self.alive.add(id(self))
+
+    def __del__(self) -> None:
+        self.alive.discard(id(self))
+
+
+class Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        ctx.token = Token()
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+@pytest.mark.parametrize(
+    ("adversary", "graphs"),
+    [
+        (FreeLB(steps=5), [1, 1, 1, 1, 1]),
+        (FGM(), [1, 1]),
+        (NRM(ascent="clean"), [1, 1]),
+        (NRM(), [1, 1, 2]),
+        (NRM(low_memory=True), [1, 1, 1]),
+        (PGD(low_memory=True), [1, 1, 1, 1, 1]),
+    ],
+)
+def test_graphs_alive_after_each_pass(adversary: Adversary, graphs: list[int]) -> None:
     at = problem(Toy(), train_table=True)
-    alive: list[int] = []
-    held: set[int] = set()
-
-    class Activation(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-            token = Token()
-            ctx.token = token
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx: object, gradient: Tensor) -> Tensor:
-            return gradient
-
-    class Token:
-        def __init__(self) -> None:
-            held.add(id(self))
-
-        def __del__(self) -> None:
-            held.discard(id(self))
+    found: list[int] = []
 
     def watched(embeds: Tensor) -> Tensor:
         rows = at.loss(Activation.apply(embeds))
-        alive.append(len(held))
+        found.append(len(Token.alive))
         return rows
 
-    FreeLB(steps=5).attack(replace(at, loss=watched))
-    assert alive == [1] * 5
+    adversary.attack(replace(at, loss=watched))
+    assert found == graphs

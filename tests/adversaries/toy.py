@@ -26,6 +26,8 @@ VARIANTS: list[Adversary] = [cls() for cls in REGISTRY] + [
     NRM(norm="linf"),
     NRM(scale_radius_by_beta=True),
     NRM(target_gap=0.1),
+    NRM(low_memory=True),
+    PGD(low_memory=True),
     NRM(unit="absolute", alpha=1e-3, norm="batch", project=False),
     FGM(norm="token"),
     PGD(norm="linf", random_start=False, steps=2),
