@@ -16,6 +16,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from robustlm.assets import TINY, tiny_model
 from robustlm.batch import IGNORE, View
 from robustlm.tuning import Tuning
 
@@ -64,7 +65,7 @@ class Backbone(nn.Module):
     The constructor reads config and tokenizer only; `load` brings the weights.
 
     Args:
-        name: Hub name, or folder of a model, of a PEFT adapter, or (with `scratch`) of a config and tokenizer.
+        name: `builtin:tiny` (the model that comes with the package), hub name, or folder of a model, of a PEFT adapter, or (with `scratch`) of a config and tokenizer.
         loading: How to load it.
         tuning: What to train; `None` uses the model as it is, all frozen.
 
@@ -76,6 +77,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, loading: Loading | None = None, tuning: Tuning | None = None) -> None:
         super().__init__()
+        name = str(tiny_model()) if name == TINY else name
         self.name = name
         self.loading = loading or Loading()
         self.tuning = tuning
@@ -175,9 +177,7 @@ class Backbone(nn.Module):
 
     def _load_model(self) -> Any:
         loading = self.loading
-        factory = (
-            transformers.AutoModelForSeq2SeqLM if self.is_encoder_decoder else transformers.AutoModelForCausalLM
-        )
+        factory = transformers.AutoModelForSeq2SeqLM if self.is_encoder_decoder else transformers.AutoModelForCausalLM
         extra: dict[str, Any] = {"attn_implementation": loading.attention} if loading.attention else {}
         if loading.scratch:
             dtype = torch.float32 if loading.dtype == "auto" else getattr(torch, loading.dtype)

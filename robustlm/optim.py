@@ -43,9 +43,7 @@ class MuonAdamW(Optimizer):
     ) -> None:
         # One throw-away matrix each: the two want a parameter to be built and are needed for their defaults.
         self._muon = Muon([torch.zeros(1, 1)], lr=lr, weight_decay=weight_decay, momentum=momentum)
-        self._adamw = AdamW(
-            [torch.zeros(1, 1)], lr=adamw_lr, betas=adamw_betas, weight_decay=adamw_weight_decay
-        )
+        self._adamw = AdamW([torch.zeros(1, 1)], lr=adamw_lr, betas=adamw_betas, weight_decay=adamw_weight_decay)
         super().__init__(params, {})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -1,17 +1,24 @@
 """The contract of an adversary: it is given embeddings and a loss, and gives back the losses to train on.
 
-An adversary knows tensors and a callable, never a model class. It takes gradients with `torch.autograd.grad` alone, so no
-`.grad` is touched and the training step stays one summed loss with one backward.
+An adversary knows tensors and a callable, never a model class. It takes gradients with `torch.autograd.grad`
+alone, so no `.grad` is touched and the training step stays one summed loss with one backward.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from robustlm.adversaries.geometry import Norm, perturb, size, working_dtype
+
+Unit = Literal["embedding", "absolute"]
+"""What 1 means in a length: the mean norm of the model's token embeddings, or raw coordinates."""
 
 
 @dataclass
@@ -23,23 +30,42 @@ class Problem:
     mask: Tensor
     """Bool `[R, T]`: the positions that may be perturbed. Never padding, special tokens or answers."""
     loss: Callable[[Tensor], Tensor]
-    """Maps embeddings `[R, T, H]` to the loss of each row `[R]` (fp32).
+    """Maps embeddings `[R, T, H]` to the loss of each row `[R]` (fp32), through a graph of its own.
 
-    Rows are independent, and every call replays the same dropout masks.
+    Rows are independent, and every call replays the same dropout masks. A row that shall weigh more than
+    others is weighted in here: see `Outcome`. An adversary that takes its clean losses without reusing their
+    gradient calls `loss` with the very tensor `embeds`, so that a caller that has run this pass already can
+    recognise it.
     """
     beta: Tensor
     """Semantic distortion of each row in [0, 1], `[R]` (fp32); 0 for rows that are not noisy."""
     seeds: Tensor
-    """Int64 `[R]`, on the CPU: what random draws for a row must depend on, so that they do not depend on batching."""
+    """Int64 `[R]`, on the CPU: what random draws for a row must depend on, so that they do not depend on
+    batching."""
     scale: Tensor
     """Scalar (fp32): mean norm of the model's token embeddings, the unit of `epsilon`."""
     parameters: Sequence[Tensor] = ()
-    """The trained tensors, for adversaries whose ascent gradient also serves the weights."""
+    """Every trained tensor that `loss` depends on, for adversaries whose ascent gradient also serves the
+    weights.
+
+    One that is missing here would silently get no gradient from those adversaries. The embedding table need
+    not be here for the sake of `embeds`, which carries its own graph.
+    """
+    loss_scale: float = 1.0
+    """Factor on the loss while an ascent gradient is taken, and divided out again.
+
+    Give the `GradScaler`'s scale under fp16, where gradients would underflow without it.
+    """
 
 
 @dataclass
 class Outcome:
-    """What an adversary gives back."""
+    """What an adversary gives back.
+
+    The row losses of `clean`, and those of `adversarial`, must enter the total by plain summation with one
+    common factor (`rows.sum()`, `rows.mean()`, `weight * rows.sum() / tokens`): some adversaries have stored
+    the gradient of the sum. Anything else raises in the backward pass.
+    """
 
     adversarial: Tensor
     """Row losses `[R]` under perturbation, differentiable with respect to the weights."""
@@ -54,8 +80,8 @@ class Outcome:
 class Adversary(ABC):
     """A perturbation strategy of the input embeddings.
 
-    Subclasses are dataclasses of plain numbers and strings with a docstring under each field, so that YAML, `--help`,
-    checkpoints and Python agree.
+    Subclasses are dataclasses of plain numbers and strings with a docstring under each field, so that YAML,
+    `--help`, checkpoints and Python agree.
     """
 
     @abstractmethod
@@ -67,47 +93,194 @@ class Adversary(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError: If the checkpoint's adversary was another one.
+        """
         if state:
             raise ValueError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)}")
 
+    def check(self, name: str, ok: bool, expected: str) -> None:
+        """Raise a `ValueError` that names the field, the value found and what was expected, unless `ok`."""
+        if not ok:
+            raise ValueError(f"{type(self).__name__}: {name} is {getattr(self, name)!r}; expected {expected}")
 
-def shared_backward(rows: Tensor, delta: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """One backward pass that serves the perturbation and the weights.
+
+def embedding_unit(problem: Problem, unit: Unit) -> Tensor:
+    """The length that `unit` names: a scalar on the embeddings' device, in the dtype of perturbations."""
+    scale = problem.scale.to(problem.embeds.device, working_dtype(problem.embeds))
+    return scale if unit == "embedding" else torch.ones_like(scale)
+
+
+@dataclass
+class BoundedAdversary(Adversary):
+    """An adversary whose perturbation stays in a ball, `‖δ‖ ≤ epsilon`."""
+
+    epsilon: float = 1.0
+    """Radius of the ball. With norm `row`, the Frobenius norm of a row's whole perturbation, however long the
+    row: 1 lets one token move by the length of an average embedding, or n tokens by 1/√n of it each."""
+    norm: Norm = "row"
+    """What the radius bounds and the step normalises: `row` the perturbation of a whole row, `token` that of
+    each token, `linf` each coordinate, `batch` all rows together (then a row's perturbation depends on its
+    neighbours)."""
+    unit: Unit = "embedding"
+    """What 1 means in lengths: `embedding` the mean norm of the model's token embeddings (for
+    `linf` that norm / √hidden, a typical coordinate), `absolute` the raw embedding coordinates."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        self.check("epsilon", 0 <= self.epsilon < math.inf, "a finite number ≥ 0")
+        self.check("norm", self.norm in get_args(Norm), f"one of {', '.join(get_args(Norm))}")
+        self.check("unit", self.unit in get_args(Unit), f"one of {', '.join(get_args(Unit))}")
+
+    def check_step(self, name: str) -> None:
+        """Check an optional step length."""
+        value = getattr(self, name)
+        self.check(name, value is None or 0 <= value < math.inf, "a finite number ≥ 0, or null")
+
+    def length(self, problem: Problem, norm: Norm | None = None) -> Tensor:
+        """What 1 means in `epsilon`, as a scalar in raw coordinates; `norm` replaces the field's."""
+        unit = embedding_unit(problem, self.unit)
+        per_coordinate = (norm or self.norm) == "linf" and self.unit == "embedding"
+        return unit / math.sqrt(problem.embeds.shape[2]) if per_coordinate else unit
+
+
+def row_losses(problem: Problem, embeds: Tensor) -> Tensor:
+    """`problem.loss(embeds)`, refused unless it is one number a row."""
+    rows = problem.loss(embeds)
+    if rows.shape != embeds.shape[:1]:
+        raise ValueError(
+            f"Problem.loss gave shape {tuple(rows.shape)} for {embeds.shape[0]} rows; expected one loss a "
+            "row, neither summed nor averaged over the batch"
+        )
+    return rows
+
+
+def ascent_gradient(problem: Problem, delta: Tensor) -> Tensor:
+    """∇_δ Σ_rows L(f(X + δ), y), `[R, T, H]`, zero outside the mask; the weights get nothing from this pass.
+
+    Reentrant `torch.utils.checkpoint` (`use_reentrant=True`) raises here, since it cannot serve
+    `torch.autograd.grad`.
+    """
+    shift = delta.detach().requires_grad_()
+    with torch.enable_grad():  # so that a validation loop under no_grad can be attacked too
+        rows = row_losses(problem, perturb(problem.embeds.detach(), shift))
+        (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [shift])
+    return _masked(problem, gradient / problem.loss_scale)
+
+
+def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """One forward and one backward pass that serve the perturbation and the weights; their graph is freed.
 
     Args:
-        rows: Row losses `[R]`, function of `delta` and of `parameters`.
-        delta: The perturbation, a leaf that requires grad.
-        parameters: The trained tensors.
+        problem: What is attacked; `parameters` must hold every trained tensor.
+        delta: The perturbation `[R, T, H]`.
 
     Returns:
-        The gradient of `rows.sum()` for `delta`, and row losses `[R]` of the same values whose gradient for
-        `parameters` is the one just computed. The graph of `rows` is freed. Rows must enter the total loss by plain
-        summation with one common factor, since the gradient is stored for the sum.
+        The gradient of the summed row losses for `delta` (`[R, T, H]`, zero outside the mask), and the row
+        losses `[R]`. Those are leaves of a new, tiny graph that holds the weights' gradients: in the backward
+        pass of the training step they are handed on, times the factor that arrives. So hooks of parameters
+        (DDP's among them) fire once, in that backward pass, and accumulation and gradient scaling work as
+        ever. What is kept is one gradient a trained tensor. Sharded parameters (FSDP) cannot be served, for
+        `torch.autograd.grad` does not see their shards.
+
+    Raises:
+        ValueError: If the loss reaches no trained tensor, so that nothing would be learned from it.
+        RuntimeError: In the backward pass, if the rows do not all arrive with one common factor. With
+            reentrant checkpointing, here.
     """
-    trained = [p for p in parameters if p.requires_grad]
-    found = torch.autograd.grad(rows.sum(), [delta, *trained], allow_unused=True)
-    gradient = found[0] if found[0] is not None else torch.zeros_like(delta)
-    kept = [(p, g) for p, g in zip(trained, found[1:], strict=True) if g is not None]
+    embeds = problem.embeds
+    shift = delta.detach().requires_grad_()
+    trained = list({id(p): p for p in problem.parameters if p.requires_grad}.values())
+    with torch.enable_grad():
+        rows = row_losses(problem, perturb(embeds.detach(), shift))
+        total = rows.sum() * problem.loss_scale
+        gradient, *found = torch.autograd.grad(total, [shift, *trained], allow_unused=True)
+    if gradient is None:
+        raise ValueError("Problem.loss does not depend on the embeddings it is given")
+    kept = [(p, g) for p, g in zip(trained, found, strict=True) if g is not None]
+    if embeds.requires_grad:
+        # d/dδ is d/dX: it carries on into a trained embedding table, whose graph stays whole for other passes
+        kept.append((embeds, gradient.to(embeds.dtype)))
     if not kept:
-        return gradient, rows.detach()
-    injected = _Inject.apply(rows.detach(), len(kept), *(p for p, _ in kept), *(g for _, g in kept))
-    assert isinstance(injected, Tensor)
-    return gradient, injected
+        raise ValueError(
+            f"Problem.loss reaches none of the {len(trained)} trained tensors in Problem.parameters, so the "
+            "gradient shared with the weights would be lost; give every tensor that is trained"
+        )
+    targets, stored = zip(*kept, strict=True)
+    injected: Tensor = _Inject.apply(  # type: ignore[no-untyped-call]
+        rows.detach(), 1 / problem.loss_scale, len(kept), *targets, *stored
+    )
+    return _masked(problem, gradient / problem.loss_scale), injected
+
+
+def _masked(problem: Problem, gradient: Tensor) -> Tensor:
+    return gradient.masked_fill(~problem.mask[:, :, None], 0)
 
 
 class _Inject(torch.autograd.Function):
-    """Identity on its first argument; hands stored gradients to the parameters, times the incoming one."""
+    """Identity on its first argument; hands stored gradients to their tensors, times the incoming factor."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, count: int, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, rows: Tensor, factor: float, count: int, *tensors: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(*tensors[count:])
-        ctx.count = count  # type: ignore[attr-defined]
+        ctx.factor = factor  # type: ignore[attr-defined]
         return rows.clone()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        factor = grads[0].mean()
+        (incoming,) = grads
+        low, high = incoming.aminmax()
+        # an overflowing loss scale arrives as inf or NaN: the GradScaler must see it, so it passes here
+        if bool(high - low > 1e-5 * incoming.abs().amax()):
+            raise RuntimeError(
+                "row losses whose backward pass is already done must enter the total with one common factor, "
+                f"but factors from {low.item():.6g} to {high.item():.6g} arrived; weight rows inside "
+                "Problem.loss instead"
+            )
+        factor = incoming[0] * ctx.factor  # type: ignore[attr-defined]
         stored = ctx.saved_tensors  # type: ignore[attr-defined]
-        count: int = ctx.count  # type: ignore[attr-defined]
-        return (None, None, *(factor.to(g.dtype) * g for g in stored), *([None] * count))
+        return (None, None, None, *(factor.to(g.dtype) * g for g in stored), *([None] * len(stored)))
+
+
+def row_mean(problem: Problem, values: Tensor) -> Tensor:
+    """Mean of `[R]` over the rows that have a position to perturb; 0 where none has."""
+    active = problem.mask.any(1)
+    return (values * active).sum() / active.sum().clamp_min(1)
+
+
+def measure(
+    problem: Problem,
+    unit: Tensor,
+    delta: Tensor,
+    gradient: Tensor,
+    broken: Tensor,
+    adversarial: Tensor,
+    clean: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What every adversary that climbs a gradient logs.
+
+    Args:
+        problem: What was attacked.
+        unit: Length that `delta_norm` is expressed in, a scalar.
+        delta: The final perturbation `[R, T, H]`.
+        gradient: The last ascent gradient `[R, T, H]`, zero in the broken rows.
+        broken: Bool `[R]`: rows whose gradient was not finite.
+        adversarial: Row losses under perturbation `[R]`.
+        clean: Row losses without it `[R]`, where the method has them.
+
+    Returns:
+        `delta_norm` and `gradient_norm` (Frobenius, mean over rows), `nonfinite_rows` (a count), and
+        `loss_gap`, the mean over rows of L(X+δ) − L(X), where the clean losses are known.
+    """
+    logs = {
+        "delta_norm": row_mean(problem, size(delta, "row").flatten()) / unit,
+        "gradient_norm": row_mean(problem, size(gradient, "row").flatten()),
+        "nonfinite_rows": broken.sum(),
+    }
+    if clean is not None:
+        logs["loss_gap"] = (adversarial - clean).detach().mean()
+    return logs

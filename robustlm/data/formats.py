@@ -93,7 +93,7 @@ def known_shapes() -> dict[str, Shape]:
 
 @register_shape("robustlm", needs=("instruction", "target"))
 def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
-    """Fields named as in `Sample`; the context an object, a string (its text), or fields beside the others."""
+    """Fields named as in `Sample`; the context an object, a string (its text), or its parts as fields."""
     sample = Sample(
         id,
         instruction=optional(row, "instruction").strip(),

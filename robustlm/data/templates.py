@@ -126,9 +126,7 @@ class ChatTemplate(Template):
                 "template: the tokenizer's chat template rewrites the user message, so instruction and context "
                 "cannot be told apart; use 'plain', 'alpaca' or a template string"
             )
-        spans = tuple(
-            (start + offset, min(end, len(content)) + offset, origin) for start, end, origin in message.spans
-        )
+        spans = tuple((start + offset, min(end, len(content)) + offset, origin) for start, end, origin in message.spans)
         return Prompt(rendered, spans, "", add_special_tokens=False)
 
 

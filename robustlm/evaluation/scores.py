@@ -20,6 +20,8 @@ class Scores:
 
     def __init__(self) -> None:
         self._metrics: dict[tuple[str, str, str], Metric] = {}
+        self.device = torch.device("cpu")
+        """Where counts live, and ranks exchange them."""
 
     def update(self, condition: str, dataset: str, task: str, answer: Answer, gold: Answer) -> None:
         """Count one answer."""
@@ -46,7 +48,8 @@ class Scores:
 
     def _metric(self, key: tuple[str, str, str]) -> Metric:
         if key not in self._metrics:
-            self._metrics[key] = MultisetF1() if TASKS[key[2]].score == "f1" else ExactMatch()
+            metric = MultisetF1() if TASKS[key[2]].score == "f1" else ExactMatch()
+            self._metrics[key] = metric.to(self.device)
         return self._metrics[key]
 
     def _keys_of_all_ranks(self) -> list[tuple[str, str, str]]:

@@ -69,5 +69,3 @@ class ANIT(InstructionTuning):
         state: dict[str, Tensor] = checkpoint["robustlm"].get("adversary", {})
         if self.adversary is not None and self._trainer is not None and self.trainer.training:
             self.adversary.load_state_dict(state)
-
-

@@ -123,25 +123,28 @@ class InstructionTuning(LightningModule):
         """Log the scores of generated answers."""
         self._log_scores("val")
 
-    def test_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Generate, parse and score; returns rows of the prediction table."""
-        return self._answer(batch)
+    def test_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Generate, parse and score; returns `rows` of the prediction table."""
+        return {"rows": self._answer(batch)}
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of each condition and task."""
         self._log_scores("test")
 
-    def predict_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Rows of the prediction table."""
-        return self._answer(batch)
+    def predict_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """`rows` of the prediction table."""
+        return {"rows": self._answer(batch)}
 
     # --- evaluation --------------------------------------------------------------------------------------------
 
     def _answer(self, batch: InstructionBatch) -> list[dict[str, Any]]:
         if batch.prompt is None:
-            raise ValueError("evaluation needs batches with a `prompt` view; use an evaluation loader of the datamodule")
+            raise ValueError(
+                "evaluation needs batches with a `prompt` view; use an evaluation loader of the datamodule"
+            )
         texts = self.backbone.generate(batch.prompt, self.max_new_tokens)
         rows = []
+        self.scores.device = self.device
         for i, text in enumerate(texts):
             task = TASKS[batch.tasks[i]]
             answer, gold = task.parse(text), task.parse(batch.targets[i])

@@ -77,6 +77,7 @@ class Task(ABC):
         """Whether an answer holds exactly the gold items, in any order."""
         return answer.parsed and sorted(answer.items) == sorted(gold.items)
 
+
 TASKS: dict[str, Task] = {}
 """All tasks by name; `register` adds to them."""
 
@@ -90,8 +91,6 @@ def register(task: TaskClass) -> TaskClass:
         ValueError: The name is taken.
     """
     if task.name in TASKS:
-        raise ValueError(
-            f"found a second task named {task.name!r}; expected another `name` on {task.__qualname__}"
-        )
+        raise ValueError(f"found a second task named {task.name!r}; expected another `name` on {task.__qualname__}")
     TASKS[task.name] = task()
     return task

@@ -1,0 +1,88 @@
+"""FreeAT: one pass a step, on batches that come several times in a row while the perturbation grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustlm.adversaries.base import BoundedAdversary, Outcome, Problem, measure, shared_backward
+from robustlm.adversaries.geometry import drop_nonfinite, project, steepest, working_dtype
+
+
+@dataclass
+class FreeAT(BoundedAdversary):
+    """Free adversarial training, Shafahi et al. 2019 alg. 1.
+
+    Every batch is trained on K times in a row, which the loader must see to (its `replays` option)::
+
+        δ_0 = 0,   δ_{t+1} = Π_{‖δ‖ ≤ ε}(δ_t + α · g_t/‖g_t‖),   g_t = ∇_δ L(f(X + δ_t), y)
+
+    Optimiser step t trains on L(f(X + δ_t), y), and its one backward pass also yields g_t. δ starts anew when
+    other rows come (`Problem.seeds` tells) and after K replays: the paper carries it over to the next images,
+    but texts of other lengths have no use for it. Step 0 of each K is a clean one. With accumulated batches
+    the weights move only after the last of them, so that replays within one accumulation climb at the same
+    weights. Checkpoints hold the perturbation of the process that writes them: other ranks resume an
+    unfinished round of replays at δ = 0. A row whose gradient is not finite stays where it is for that step.
+    β is not used.
+
+    The paper is `norm: linf`. Cost with LoRA, plain tuning = 1: 1 (one forward and one backward pass), but an
+    epoch takes K times the steps.
+    """
+
+    epsilon: float = 0.3
+    alpha: float | None = None
+    """Length of one ascent step, in the unit and norm of epsilon; null: as long as epsilon."""
+    replays: int = 3
+    """K: after so many consecutive steps on the same rows the perturbation starts anew. Same as the
+    loader's."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        self.check_step("alpha")
+        self.check("replays", self.replays >= 2, "an integer ≥ 2: a row seen once is never perturbed")
+        self._state: dict[str, Tensor] = {}
+
+    def attack(self, problem: Problem) -> Outcome:
+        """Train at the perturbation that the replays before have reached, and move it for the next."""
+        unit = self.length(problem)
+        delta, count = self._resume(problem)
+        gradient, rows = shared_backward(problem, delta)
+        gradient, broken = drop_nonfinite(gradient)
+        step = unit * (self.epsilon if self.alpha is None else self.alpha)
+        moved = project(delta + step * steepest(gradient, self.norm), self.norm, self.epsilon * unit)
+        if torch.is_grad_enabled():  # an attack in evaluation must not disturb the replays
+            self._state = {"delta": moved, "seeds": problem.seeds, "count": torch.tensor(count + 1)}
+        logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, rows)
+        return Outcome(rows, None, delta, logs)
+
+    def _resume(self, problem: Problem) -> tuple[Tensor, int]:
+        """The perturbation for these rows, and how often they were seen before."""
+        embeds, state = problem.embeds, self._state
+        if (
+            state
+            and int(state["count"]) < self.replays
+            and torch.equal(state["seeds"], problem.seeds)
+            and state["delta"].shape == embeds.shape  # otherwise padded, so not the same batch again
+        ):
+            return state["delta"].to(embeds.device), int(state["count"])
+        return torch.zeros_like(embeds, dtype=working_dtype(embeds)), 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The perturbation, the rows it belongs to, and how often they were seen."""
+        return {name: value.cpu().clone() for name, value in self._state.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError: If the checkpoint's adversary was another one.
+        """
+        if state and set(state) != {"delta", "seeds", "count"}:
+            raise ValueError(
+                f"FreeAT has state count, delta and seeds, but the checkpoint holds {sorted(state)}: resume "
+                "with the adversary it was trained with"
+            )
+        self._state = {name: value.clone() for name, value in state.items()}

@@ -1,0 +1,62 @@
+"""FreeLB: several steps of ascent, whose backward passes all serve the weights too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from robustlm.adversaries.base import (
+    BoundedAdversary,
+    Outcome,
+    Problem,
+    measure,
+    row_losses,
+    shared_backward,
+)
+from robustlm.adversaries.geometry import ball_start, drop_nonfinite, perturb, project, steepest
+
+
+@dataclass
+class FreeLB(BoundedAdversary):
+    """Free large-batch adversarial training, Zhu et al. 2020 alg. 1.
+
+    With N perturbed tokens × hidden size::
+
+        δ_0 = (1/√N) · U(−ε, ε),   δ_{t+1} = Π_{‖δ‖ ≤ ε}(δ_t + α · g_t/‖g_t‖),   g_t = ∇_δ L(f(X + δ_t), y)
+
+    and the loss is the mean of L(f(X + δ_t), y) over t = 0 … K − 1, without a clean term. The backward pass
+    of a step yields g_t along with the weights' gradient, and only one graph is alive at a time: what is kept
+    of a step is one gradient a trained tensor. A row whose gradient is not finite stays where it is for that
+    step. β is not used.
+
+    Cost with LoRA, plain tuning = 1: K (K forward and backward passes).
+    """
+
+    epsilon: float = 0.3
+    alpha: float | None = None
+    """Length of one ascent step, in the unit and norm of epsilon; null: as long as epsilon."""
+    steps: int = 3
+    """K, the number of points whose losses are averaged; the last one is reached by K − 1 steps."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        self.check_step("alpha")
+        self.check("steps", self.steps >= 2, "an integer ≥ 2, as the first point is random")
+
+    def attack(self, problem: Problem) -> Outcome:
+        """Climb K − 1 steps, and return the mean loss of the points met."""
+        unit = self.length(problem)
+        radius = self.epsilon * unit
+        step = unit * (self.epsilon if self.alpha is None else self.alpha)
+        delta = ball_start(problem.embeds, problem.mask, problem.seeds, self.norm, radius)
+        met = []
+        for _ in range(self.steps - 1):
+            gradient, rows = shared_backward(problem, delta)
+            met.append(rows)
+            gradient, broken = drop_nonfinite(gradient)
+            delta = project(delta + step * steepest(gradient, self.norm), self.norm, radius)
+        met.append(row_losses(problem, perturb(problem.embeds, delta)))
+        logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, met[-1])
+        return Outcome(torch.stack(met).mean(0), None, delta, logs)

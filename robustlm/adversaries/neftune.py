@@ -1,0 +1,48 @@
+"""NEFTune: uniform noise on the embeddings, no ascent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+from robustlm.adversaries.base import Adversary, Outcome, Problem, Unit, embedding_unit, row_losses, row_mean
+from robustlm.adversaries.geometry import dimension, perturb, size, uniform
+
+
+@dataclass
+class NEFTune(Adversary):
+    """Noisy embedding fine-tuning, Jain et al. 2024 alg. 1.
+
+    For a row of L tokens and hidden size H::
+
+        X' = X + (α / √(L · H)) · U(−1, 1),   L(f(X'), y)
+
+    The length of a row's noise is 0.577 · α, however long the row. The paper takes L as the padded length and
+    perturbs the whole sequence, answer included; here L counts a row's perturbed positions, so that padding
+    and the other rows change nothing. There is no clean term, and β is not used.
+
+    Cost with LoRA, plain tuning = 1: 1 (one forward and one backward pass).
+    """
+
+    alpha: float = 5.0
+    """Magnitude of the noise; the paper takes 5, 10 or 15."""
+    unit: Unit = "embedding"
+    """What 1 means in `alpha`: `embedding` the mean norm of the model's token embeddings, `absolute` the raw
+    embedding coordinates (the paper)."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        self.check("alpha", 0 <= self.alpha < math.inf, "a finite number ≥ 0")
+        self.check("unit", self.unit in get_args(Unit), f"one of {', '.join(get_args(Unit))}")
+
+    def attack(self, problem: Problem) -> Outcome:
+        """Draw the noise, and return the loss under it."""
+        embeds = problem.embeds
+        unit = embedding_unit(problem, self.unit)
+        count = dimension(problem.mask, embeds.shape[2], "row")
+        noise = uniform(embeds, problem.mask, problem.seeds)
+        delta = self.alpha * unit / count.sqrt() * noise
+        adversarial = row_losses(problem, perturb(embeds, delta))
+        logs = {"delta_norm": row_mean(problem, size(delta, "row").flatten()) / unit}
+        return Outcome(adversarial, None, delta, logs)

@@ -1,0 +1,150 @@
+"""NRM: one ascent step from a random start whose size shrinks with the noise in the text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustlm.adversaries.base import (
+    BoundedAdversary,
+    Outcome,
+    Problem,
+    ascent_gradient,
+    measure,
+    row_losses,
+    row_mean,
+    shared_backward,
+)
+from robustlm.adversaries.control import GapController
+from robustlm.adversaries.geometry import (
+    TINY,
+    dimension,
+    drop_nonfinite,
+    perturb,
+    project,
+    size,
+    steepest,
+    uniform,
+)
+
+
+@dataclass
+class NRM(BoundedAdversary):
+    """Noise Response Method, Bai et al. 2025 [ANIT] eq. 7.
+
+    For each row, with N its perturbed tokens × hidden size and β its semantic distortion::
+
+        δ0 = (init_scale / √N) · U(−ε, ε) · (1 − β)
+        g  = ∇_δ L(f(X + δ0), y)
+        δ1 = Π_{‖δ‖ ≤ ε}(δ0 + α · g/‖g‖)
+
+    and the model trains on L(f(X), y) + λ · L(f(X + δ1), y), where λ belongs to the caller. A row whose g is
+    not finite takes no step: its δ1 is Π(δ0).
+
+    E‖δ0‖ is 0.577 · init_scale · ε · (1 − β), so at the paper's `init_scale` of 10 δ0 lies outside the ball
+    unless β > 0.83: the projection always binds, and (1 − β) decides how far δ1 points along g, not how long
+    it is. `init_scale: 1` and `scale_radius_by_beta` give (1 − β) the meaning that the text describes.
+
+    Cost with LoRA, plain tuning = 1: 3.0 (`ascent: full`: three forward and three backward passes) or 2.0
+    (`clean`).
+
+    The code that the authors released has no ball, a whole-batch norm, an unscaled unit and a tiny step:
+    `{unit: absolute, epsilon: 1, init_scale: 10, norm: batch, alpha: 1e-3 … 5e-3, project: false}`, with a
+    mask that is true everywhere. Its δ0 has length 5.77 · (1 − β), against which α is nothing: in effect
+    NEFTune at magnitude 10 and a clean term.
+    """
+
+    alpha: float | None = None
+    """Length of the ascent step, in the unit and norm of epsilon; null: as long as epsilon."""
+    init_scale: float = 10.0
+    """Size of the random start δ0 = (init_scale / √N) · U(−ε, ε) · (1 − β), N counted over the row under
+    every norm (and ε taken as a length, under `linf` too); 0 starts the ascent at the embeddings
+    themselves."""
+    scale_radius_by_beta: bool = False
+    """Shrink the ball of each row to ε · (1 − β)."""
+    project: bool = True
+    """Project δ1 onto the ball; false lets it lie where the step took it."""
+    ascent: Literal["full", "clean"] = "full"
+    """Where the gradient is taken: `full` at δ0, by a pass of its own; `clean` at δ = 0, where the clean
+    term's backward pass yields it along with the weights' gradient, a third cheaper."""
+    target_gap: float | None = None
+    """Hold the loss gap L(X+δ1) − L(X) at this share of the clean loss, by moving epsilon (and alpha with
+    it); epsilon is then only the start. null: epsilon is fixed."""
+    gap_rate: float = 0.05
+    """The most that log epsilon moves in one step under target_gap."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        self.check_step("alpha")
+        self.check("init_scale", 0 <= self.init_scale < math.inf, "a finite number ≥ 0")
+        self.check("ascent", self.ascent in ("full", "clean"), "one of full, clean")
+        per_row = not self.scale_radius_by_beta or self.norm != "batch"
+        self.check(
+            "norm", per_row, "row, token or linf with scale_radius_by_beta, as a batch has no β of its own"
+        )
+        binds = not self.scale_radius_by_beta or self.project
+        self.check("project", binds, "true with scale_radius_by_beta, which changes nothing else")
+        gap = self.target_gap
+        self.check("target_gap", gap is None or 0 < gap < math.inf, "a finite number > 0, or null")
+        self.check("epsilon", gap is None or self.epsilon > 0, "a number > 0 for target_gap to start from")
+        self.check("gap_rate", 0 < self.gap_rate <= 1, "a number in (0, 1]")
+        self._controller = None if gap is None else GapController(gap, self.gap_rate)
+
+    def attack(self, problem: Problem) -> Outcome:
+        """Take one step of ascent from the random start, and return both losses."""
+        embeds, mask = problem.embeds, problem.mask
+        unit, row_unit = self.length(problem), self.length(problem, "row")
+        factor = self._controller.factor(unit) if self._controller else torch.ones_like(unit)
+        epsilon = self.epsilon * factor
+        alpha = (self.epsilon if self.alpha is None else self.alpha) * factor
+        keep = (1 - problem.beta).to(unit)[:, None, None]
+
+        count = dimension(mask, embeds.shape[2], "row")
+        noise = epsilon * row_unit * uniform(embeds, mask, problem.seeds)
+        delta0 = self.init_scale / count.sqrt() * noise * keep
+        if self.ascent == "clean":
+            gradient, clean = shared_backward(problem, torch.zeros_like(delta0))
+        else:
+            gradient = ascent_gradient(problem, delta0)
+            clean = row_losses(problem, embeds)
+        gradient, broken = drop_nonfinite(gradient)
+        stepped = delta0 + alpha * unit * steepest(gradient, self.norm)
+        radius = epsilon * unit * (keep if self.scale_radius_by_beta else 1)
+        delta = project(stepped, self.norm, radius) if self.project else stepped
+        adversarial = row_losses(problem, perturb(embeds, delta))
+
+        logs = measure(problem, row_unit, delta, gradient, broken, adversarial, clean)
+        logs["epsilon"] = epsilon
+        reach = (epsilon * row_unit).clamp_min(TINY)
+        logs["init_radius"] = row_mean(problem, size(delta0, "row").flatten() / reach)
+        logs["clipped_share"] = row_mean(problem, (delta != stepped).flatten(1).any(1))
+        logs["gradient_cosine"] = row_mean(
+            problem, torch.cosine_similarity(delta.flatten(1), gradient.flatten(1))
+        )
+        if self._controller and torch.is_grad_enabled():  # an attack in evaluation must not move ε
+            self._controller.update(clean, adversarial)
+        return Outcome(adversarial, clean, delta, logs)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The controller's state under `target_gap`, otherwise nothing."""
+        return {"controller": self._controller.state.cpu().clone()} if self._controller else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError: If the checkpoint was made with another adversary, or without `target_gap` where it is
+                set now, or the other way round.
+        """
+        if set(state) != set(self.state_dict()):
+            raise ValueError(
+                f"NRM with target_gap {self.target_gap} has state {sorted(self.state_dict())}, but the "
+                f"checkpoint holds {sorted(state)}: resume with the adversary it was trained with"
+            )
+        if self._controller:
+            self._controller.state = state["controller"].clone()

@@ -1,0 +1,26 @@
+"""Files that come with the package, found by name wherever it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import robustlm
+
+TINY = "builtin:tiny"
+"""Name of the model that the project trained and ships."""
+
+
+def tiny_model() -> Path:
+    """Folder of the shipped model."""
+    return Path(__file__).parent / "tiny"
+
+
+def config_file(name: str) -> Path | None:
+    """The packaged config called `name` (`anit`, `anit.yaml`, `configs/anit.yaml`, `presets/anit_released`), or `None`."""
+    stem = name.removeprefix("configs/").removesuffix(".yaml")
+    package = Path(robustlm.__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        file = folder / f"{stem}.yaml"
+        if stem and file.is_file():
+            return file
+    return None

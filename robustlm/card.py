@@ -1,0 +1,62 @@
+"""The model card that goes with an exported adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+import robustlm
+
+
+def model_card(module: Any, trainer: Any) -> str:
+    """A Hugging Face model card for a tuned module: base, method, settings, how to load it."""
+    backbone = module.backbone
+    peft = hasattr(backbone.model, "peft_config")
+    header = {
+        "base_model": backbone.base_name,
+        "library_name": "peft" if peft else "transformers",
+        "tags": ["robustlm", type(module).__name__],
+    }
+    plain = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
+    scores = {name: round(float(v), 4) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(header, sort_keys=False).strip(),
+            "---",
+            "",
+            f"# {backbone.base_name}, tuned with {type(module).__name__}",
+            "",
+            f"Tuned by robustlm {robustlm.__version__} for {trainer.global_step} optimiser steps "
+            f"({trainer.current_epoch} epochs) to answer alike however it is asked.",
+            "",
+            "## Load it",
+            "",
+            "```python",
+            _loading_code(backbone, peft),
+            "```",
+            "",
+            "## Settings",
+            "",
+            "```yaml",
+            yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).strip(),
+            "```",
+            "",
+            "## Last validation",
+            "",
+            "\n".join(f"- {name}: {value}" for name, value in scores.items()) or "None was run.",
+            "",
+        ]
+    )
+
+
+def _loading_code(backbone: Any, peft: bool) -> str:
+    kind = "Seq2SeqLM" if backbone.is_encoder_decoder else "CausalLM"
+    auto = f"AutoPeftModelFor{kind}" if peft else f"AutoModelFor{kind}"
+    library = "peft" if peft else "transformers"
+    return (
+        f"from {library} import {auto}\nfrom transformers import AutoTokenizer\n\n"
+        f'model = {auto}.from_pretrained("path/to/this/folder")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
+    )

@@ -1,0 +1,130 @@
+"""Preflight: what a run would train on, with what, and what it would cost, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from robustlm.batch import IGNORE, InstructionBatch, View
+from robustlm.datamodules import InstructionDataModule
+from robustlm.datamodules.base import Rows
+from robustlm.datamodules.sampling import BatchKey
+from robustlm.modules import InstructionTuning
+
+OPEN, CLOSE = "«", "»"
+"""Stand around the tokens that are trained."""
+
+
+def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2) -> None:
+    """Print tokenizer, rows of every view, length statistics, trained parameters and a memory estimate.
+
+    Raises:
+        ValueError: Whatever would stop a run at its start: unknown model, bad rows, rows that do not fit.
+    """
+    datamodule.attach(model.backbone)
+    _show_tokenizer(model)
+    roles = [role for role, sources in datamodule.sources.items() if sources]
+    if not roles:
+        raise ValueError("data: no source is named; expected at least one of data.train, data.validation, data.test")
+    longest = 0
+    for role in roles:
+        found = datamodule.read(role)
+        _show_lengths(role, found, datamodule)
+        longest = max(longest, *found.lengths)
+        if role == "train":
+            datamodule.rows[role] = found
+    model.configure_model()
+    if "train" in datamodule.rows:
+        _show_views(model, datamodule, rows)
+    _show_parameters(model)
+    _show_memory(model, datamodule.batch_size, longest)
+
+
+def _show_tokenizer(model: InstructionTuning) -> None:
+    tokenizer = model.backbone.tokenizer
+    print(f"model       {model.backbone.name} ({model.backbone.config.model_type}), {type(model).__name__}")
+    print(f"tokenizer   {type(tokenizer).__name__}, {len(tokenizer)} tokens, ends with {tokenizer.eos_token!r}")
+
+
+def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> None:
+    encoder = datamodule.encoder
+    assert encoder is not None
+    full = encoder.encode_untruncated(rows.samples)
+    cut = sum(encoder.excess(row) > 0 for row in full)
+    tasks = sorted({sample.dataset or sample.task for sample in rows.samples})
+    print(f"\n{role:<12}{len(rows)} rows of {', '.join(tasks)}")
+    for name, lengths in (
+        ("prompt", [len(row.prompt_ids) for row in full]),
+        ("answer", [len(row.answer_ids) for row in full]),
+        ("row", [len(row) for row in full]),
+    ):
+        least, median, high, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
+        print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  tokens")
+    print(f"  cut       {cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}")
+
+
+def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:
+    rows = datamodule.rows["train"]
+    dataset = datamodule.train_dataset(rows)
+    batch = dataset[BatchKey(0, tuple(range(min(count, len(rows)))))]
+    print(f"\nfirst rows, as trained on ({OPEN}…{CLOSE}: tokens that are trained)")
+    for name in ("raw", "variant", "negative"):
+        view = getattr(batch, name)
+        if view is not None:
+            for line, text in enumerate(rendered(view, model.backbone.tokenizer)):
+                print(f"  {name:<9}{text}{_beta(batch, name, line)}")
+
+
+def _beta(batch: InstructionBatch, name: str, row: int) -> str:
+    return f"  (β = {float(batch.beta[row]):.3f})" if name == "variant" and batch.beta is not None else ""
+
+
+def rendered(view: View, tokenizer: Any) -> list[str]:
+    """Rows of a view as text, trained tokens in « », padding left out."""
+    found = []
+    for ids, attended, labels in zip(
+        view.input_ids.tolist(), view.attention_mask.tolist(), view.labels.tolist(), strict=True
+    ):
+        answer = [label for label in labels if label != IGNORE]
+        inline = len(ids) == len(labels)
+        prompt = [token for i, token in enumerate(ids) if attended[i] and not (inline and labels[i] != IGNORE)]
+        text = tokenizer.decode(prompt, skip_special_tokens=False)
+        found.append(f"{text}{OPEN}{tokenizer.decode(answer, skip_special_tokens=False)}{CLOSE}")
+    return found
+
+
+def _show_parameters(model: InstructionTuning) -> None:
+    every = sum(p.numel() for p in model.backbone.model.parameters())
+    trained = sum(p.numel() for p in model.backbone.trained)
+    tuning = type(model.backbone.tuning).__name__ if model.backbone.tuning else "nothing"
+    print(f"\nparameters  {trained:,} of {every:,} are trained ({trained / every:.2%}, {tuning})")
+
+
+def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> None:
+    """Weights, gradients and two moments are counted; activations are about 34·T·H + 5·heads·T² bytes a layer and row
+    at 16 bit (Korthikanti et al., 2022), twice that at 32 bit, and one layer's with checkpointing."""
+    backbone = model.backbone
+    config = backbone.config.get_text_config()
+    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+    state = sum(p.numel() * (p.element_size() + 8) for p in backbone.trained)
+    layers, hidden, heads = (getattr(config, name, 0) or 0 for name in _SIZES)
+    width = 2 if backbone.base.dtype.itemsize == 4 else 1
+    layer = width * batch_size * (34 * longest * hidden + 5 * heads * longest**2)
+    kept = 1 + layers / 34 if backbone.loading.gradient_checkpointing else layers
+    activations = int(layer * kept)
+    print(
+        f"memory      about {_size(weights + state + activations)} on a device at batch_size {batch_size}: "
+        f"weights {_size(weights)}, gradients and optimiser {_size(state)}, activations {_size(activations)}"
+    )
+
+
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

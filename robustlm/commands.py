@@ -1,0 +1,82 @@
+"""The small commands beside training and testing; each is a typed function, whose arguments become options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from robustlm.data.distortion import RBE, Distortion
+from robustlm.data.noise import Noise
+
+
+def noise(
+    input: str,
+    output: str,
+    kind: str = "mixed",
+    omega: float = 0.2,
+    phi: float = 1.0,
+    distortion: Distortion = RBE(),  # noqa: B008 - read only
+    seed: int = 0,
+    epoch: int = 0,
+) -> None:
+    """Write rows with noisy variants of their instructions, and how distorted those are.
+
+    Args:
+        input: Rows with instructions, in any file format.
+        output: Where they go, with `variant`, `noise_kind` and `distortion` added; the ending says the format.
+        kind: Kind of noise, or `mixed`.
+        omega: Share of an instruction's words that noise touches, in [0, 1].
+        phi: Share of rows that get noise, in [0, 1].
+        distortion: `RBE` (word edits) or `LME` (embeddings).
+        seed: Seed of the noise.
+        epoch: Noise differs from epoch to epoch.
+    """
+    from robustlm.data.noise_rows import noise_rows
+
+    print(noise_rows(input, output, noise=Noise(kind, omega, phi), distortion=distortion, seed=seed, epoch=epoch))
+
+
+def init(
+    folder: str,
+    rows: list[str],
+    vocab_size: int = 4096,
+    hidden_size: int = 256,
+    layers: int = 4,
+    heads: int = 4,
+    intermediate_size: int = 704,
+    initializer_range: float = 0.08,
+) -> None:
+    """Make a tokenizer and a model config from rows, to be trained from scratch.
+
+    Args:
+        folder: Where they go; `robustlm fit --model.backbone FOLDER --model.loading.scratch true` trains it.
+        rows: Files, folders with a train split, or `builtin:quickstart`, whose texts the tokenizer learns.
+        vocab_size: Tokens of the tokenizer.
+        hidden_size: Width of the model.
+        layers: Its layers.
+        heads: Attention heads of a layer.
+        intermediate_size: Width of the MLPs.
+        initializer_range: Standard deviation of random weights.
+    """
+    from robustlm.data.scratch import build
+    from robustlm.data.sources import load_all
+    from robustlm.data.templates import PlainTemplate
+
+    template = PlainTemplate()
+    samples = load_all(list(rows), "train")
+    texts = [template.render(sample, sample.instruction).text + " " + sample.target for sample in samples]
+    build(
+        folder,
+        texts,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        layers=layers,
+        heads=heads,
+        intermediate_size=intermediate_size,
+        initializer_range=initializer_range,
+    )
+    print(f"tokenizer and config: {folder}")
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"noise": noise, "init": init}
+"""Commands by name; `robustlm NAME --help` shows the arguments."""

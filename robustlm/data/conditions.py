@@ -1,0 +1,52 @@
+"""Instruction conditions of an evaluation: the same rows, asked in another way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from robustlm.data.noise import Noise
+
+CLEAN = "clean"
+UNSEEN = "unseen"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How instructions are put in one pass over the test rows."""
+
+    name: str
+    """As written in the config; prefix of its scores."""
+    split: Literal["seen", "unseen"] = "seen"
+    """Which phrasings of an instruction bank are asked with."""
+    noise: Noise | None = None
+    """Noise on every instruction."""
+
+
+def parse_condition(text: str) -> Condition:
+    """Read `clean`, `unseen`, `<kind>@<ω>` (`random_truncation@0.3`), or `unseen+<kind>@<ω>`.
+
+    Raises:
+        ValueError: The text is none of these; says what is expected.
+    """
+    split: Literal["seen", "unseen"] = "seen"
+    noise = None
+    for part in text.split("+"):
+        if part == UNSEEN:
+            split = "unseen"
+        elif part != CLEAN:
+            if noise is not None:
+                raise ValueError(f"conditions: {text!r} names two kinds of noise; expected at most one")
+            noise = _noise(part, text)
+    return Condition(text, split, noise)
+
+
+def _noise(part: str, text: str) -> Noise:
+    kind, at, share = part.partition("@")
+    try:
+        return Noise(kind=kind, omega=float(share) if at else 0.2)
+    except ValueError as error:
+        raise ValueError(
+            f"conditions: {text!r} is no condition; expected clean, unseen, <noise kind>@<omega>, or "
+            f"unseen+<noise kind>@<omega> ({error})"
+        ) from error

@@ -1,0 +1,418 @@
+"""Word-level noise for instructions, reproducible sample by sample ([ANIT], *Noise*).
+
+A kind of noise is a plain function `(words, omega, rng, pools) -> words`. It draws from `rng` alone, so that
+`Noise.apply` is a pure function of (seed, epoch, variant, sample id): workers, ranks, batches and restarts do
+not matter. Adding a kind takes a few lines:
+
+    @register_kind("reversed")
+    def reversed_words(words, omega, rng, pools):
+        return words[::-1]
+
+after which `kind: reversed` works wherever a kind is named, and `mixed` can weight it. A function that nobody
+registered is named by its import path, `kind: my_package.my_noise.reversed_words`.
+
+Words are split on white space and joined by single spaces: line breaks in an instruction do not survive
+noise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import struct
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import accumulate
+
+from robustlm.data import opposites
+from robustlm.data.words import FALLBACK_WORDS
+
+_DRAWS = 16
+_unpack = struct.Struct(f"<{_DRAWS}I").unpack
+
+
+class Stream:
+    """Random draws from a hash in counter mode: BLAKE2b of the key, 16 draws of 32 bits a block.
+
+    A `random.Random` costs 4 µs to seed, this 0.6 µs, which is what one instruction may cost in all; and its
+    values are fixed by this file instead of by a Python version.
+
+    Args:
+        key: Whatever the draws are a function of.
+    """
+
+    __slots__ = ("_at", "_block", "_draws", "_key")
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._block = 0
+        self._at = 0
+        self._draws: tuple[int, ...] = _unpack(blake2b(key).digest())
+
+    def below(self, n: int) -> int:
+        """Draw from 0 … n − 1, uniformly up to n / 2³²."""
+        if self._at == _DRAWS:
+            self._block += 1
+            self._at = 0
+            self._draws = _unpack(blake2b(self._key, person=self._block.to_bytes(16, "little")).digest())
+        draw = self._draws[self._at]
+        self._at += 1
+        return draw * n >> 32
+
+    def uniform(self) -> float:
+        """Draw from [0, 1)."""
+        return self.below(1 << 32) / (1 << 32)
+
+    def sample(self, n: int, k: int) -> list[int]:
+        """Draw k distinct numbers of 0 … n − 1, in random order."""
+        pool = list(range(n))
+        for i in range(k):
+            j = i + self.below(n - i)
+            pool[i], pool[j] = pool[j], pool[i]
+        return pool[:k]
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Where foreign words come from."""
+
+    vocabulary: Sequence[str] = ()
+    """Words for replacement and insertion (see `build_vocabulary`); empty: a small built-in list."""
+    contexts: Sequence[str] = ()
+    """Contexts and targets of samples, for padding; empty or blank: vocabulary words instead."""
+    own: str = ""
+    """The context of the sample at hand, which must not pad itself."""
+
+
+Kind = Callable[[list[str], float, Stream, Pools], list[str]]
+"""Takes (words, omega, rng, pools), leaves `words` as they are and returns the noisy ones."""
+
+KINDS: dict[str, Kind] = {}
+"""Every registered kind by name; `mixed` is no kind but a draw among them."""
+MIXED = "mixed"
+CLEAN = "clean"
+
+
+def register_kind(name: str) -> Callable[[Kind], Kind]:
+    """Make a function available as a kind of noise.
+
+    Args:
+        name: What configurations call it.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if name in KINDS or name in (MIXED, CLEAN):
+        raise ValueError(f"noise kind {name!r} exists already; choose another name")
+
+    def register(kind: Kind) -> Kind:
+        KINDS[name] = kind
+        return kind
+
+    return register
+
+
+def resolve_kind(name: str) -> Kind:
+    """Look a kind up by its registered name or import path.
+
+    Raises:
+        ValueError: Neither a registered name nor the path of a callable.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    module, _, attribute = name.rpartition(".")
+    try:
+        kind: Kind | None = getattr(importlib.import_module(module), attribute, None) if module else None
+    except ImportError as error:
+        raise ValueError(f"noise kind {name!r}: cannot import {module!r} ({error})") from error
+    if not callable(kind):
+        known = ", ".join([*KINDS, MIXED])
+        raise ValueError(
+            f"unknown noise kind {name!r}: expected one of {known}, or an import path like my.module.fn"
+        )
+    return kind
+
+
+def word_budget(n: int, omega: float) -> int:
+    """How many of n words noise of strength ω touches: k = ceil(ω·n).
+
+    Rounded at the ninth decimal first, so that 0.07 · 100 = 7.000000000000001 gives 7.
+    """
+    if omega == 0 or n == 0:
+        return 0
+    return max(1, math.ceil(round(omega * n, 9)))
+
+
+def build_vocabulary(texts: Iterable[str], size: int = 20_000) -> tuple[str, ...]:
+    """Collect the words of training instructions and contexts, the most frequent first.
+
+    Args:
+        texts: Any text; read once, in any order, with the same result.
+        size: How many words to keep.
+
+    Returns:
+        Distinct words without the punctuation around them.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(word.strip(opposites.PUNCTUATION) for word in text.split())
+    del counts[""]
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(word for word, _ in ranked[:size])
+
+
+def _random_word(rng: Stream, pools: Pools, avoid: str = "") -> str:
+    """Draw a word other than `avoid`; a vocabulary without one gives way to the built-in list."""
+    for words in (pools.vocabulary, FALLBACK_WORDS):
+        for _ in range(4 if words else 0):
+            word = words[rng.below(len(words))]
+            if word != avoid and len(word.split()) == 1:
+                return word
+    return FALLBACK_WORDS[FALLBACK_WORDS[0] == avoid]
+
+
+@register_kind("random_replacement")
+def random_replacement(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
+    """Replace k distinct words by other words of the vocabulary."""
+    noisy = words.copy()
+    for position in rng.sample(len(words), word_budget(len(words), omega)):
+        noisy[position] = _random_word(rng, pools, avoid=words[position])
+    return noisy
+
+
+@register_kind("random_insertion")
+def random_insertion(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
+    """Insert k words of the vocabulary at random places."""
+    noisy = words.copy()
+    for _ in range(word_budget(len(words), omega)):
+        noisy.insert(rng.below(len(noisy) + 1), _random_word(rng, pools))
+    return noisy
+
+
+@register_kind("random_truncation")
+def random_truncation(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
+    """Remove a run of k words, of k − 1 where those would be all."""
+    removed = min(word_budget(len(words), omega), max(len(words) - 1, 0))
+    start = rng.below(len(words) - removed + 1)
+    return words[:start] + words[start + removed :]
+
+
+@register_kind("random_shuffling")
+def random_shuffling(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
+    """Move k words (two at least) to each other's positions.
+
+    The chosen positions pass their words on in one cycle. Thus each word moves, and if two of them differ,
+    the text does too: somewhere along the cycle one follows the other. An instruction that repeats one word
+    has no other order; its words are replaced instead.
+    """
+    budget = word_budget(len(words), omega)
+    if budget == 0 or len(words) < 2:
+        return words.copy()
+    chosen = rng.sample(len(words), max(2, budget))
+    first = words[chosen[0]]
+    if all(words[position] == first for position in chosen):
+        others = [position for position, word in enumerate(words) if word != first]
+        if not others:
+            return random_replacement(words, omega, rng, pools)
+        chosen[-1] = others[rng.below(len(others))]
+    noisy = words.copy()
+    for position, source in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
+        noisy[position] = words[source]
+    return noisy
+
+
+@register_kind("in_context_padding")
+def in_context_padding(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
+    """Embed a run of k words of another sample's context at a random place (of all its words if fewer)."""
+    budget = word_budget(len(words), omega)
+    if budget == 0:
+        return words.copy()
+    padding = _context_run(budget, rng, pools)
+    place = rng.below(len(words) + 1)
+    return [*words[:place], *padding, *words[place:]]
+
+
+def _context_run(length: int, rng: Stream, pools: Pools) -> list[str]:
+    for _ in range(8 if pools.contexts else 0):
+        context = pools.contexts[rng.below(len(pools.contexts))]
+        if context != pools.own and (found := context.split()):
+            start = rng.below(max(len(found) - length, 0) + 1)
+            return found[start : start + length]
+    return [_random_word(rng, pools) for _ in range(length)]
+
+
+@register_kind("opposite")
+def opposite(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
+    """Negate, contradict or blur the instruction by the rules of `robustlm.data.opposites`.
+
+    A replaced and an inserted word each count as one touched word, and no more than k are touched: "classify"
+    → "perhaps classify" takes k ≥ 1, "do not classify" k ≥ 2, and "Classify" → "Do not classify" k ≥ 3, as
+    its capital goes. What the rules leave of the budget goes, half of the time, to an appended contradiction;
+    all of it does where no rule applies.
+    """
+    left = budget = word_budget(len(words), omega)
+    noisy = words.copy()
+    rules = opposites.edits(words) if budget else []
+    for rule in rng.sample(len(rules), len(rules)):
+        position, phrases = rules[rule]
+        affordable = [phrase for phrase in phrases if phrase.cost <= left]
+        if affordable:
+            phrase = affordable[rng.below(len(affordable))]
+            noisy[position] = opposites.replace_core(words[position], phrase.text)
+            left -= phrase.cost
+    if left and (left == budget or rng.below(2)):
+        affordable = [phrase for phrase in opposites.CONTRADICTIONS if phrase.cost <= left]
+        noisy.append(affordable[rng.below(len(affordable))].text)
+    return " ".join(noisy).split()
+
+
+_NEIGHBOURS = {
+    key: row[max(i - 1, 0) : i] + row[i + 1 : i + 2]
+    for row in ("qwertyuiop", "asdfghjkl", "zxcvbnm", "1234567890")
+    for i, key in enumerate(row)
+}
+
+
+@register_kind("random_typos")
+def random_typos(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
+    """Mistype k words, one edit each: swap two characters, drop one, double one or hit the key beside it."""
+    noisy = words.copy()
+    for position in rng.sample(len(words), word_budget(len(words), omega)):
+        noisy[position] = _mistype(words[position], rng)
+    return noisy
+
+
+def _mistype(word: str, rng: Stream) -> str:
+    edit, i = rng.below(4), rng.below(len(word))
+    char, rest = word[i], word[i + 1 :]
+    if edit == 0 and rest and rest[0] != char:
+        return word[:i] + rest[0] + char + rest[1:]
+    if edit == 1 and len(word) > 1:
+        return word[:i] + rest
+    if edit == 2 and (keys := _NEIGHBOURS.get(char.lower())):
+        key = keys[rng.below(len(keys))]
+        return word[:i] + (key.upper() if char.isupper() else key) + rest
+    # doubling works on every word, so it stands in where the drawn edit would change nothing
+    return word[:i] + char + char + rest
+
+
+MIXED_KINDS = (
+    "random_replacement",
+    "random_insertion",
+    "random_truncation",
+    "random_shuffling",
+    "in_context_padding",
+    "opposite",
+)
+"""What `mixed` draws from where no weights are given."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoisyBatch:
+    """Instructions after noise, in the order they came."""
+
+    texts: list[str]
+    """The instructions; clean ones are the very strings that came in."""
+    noisy: list[bool]
+    """Whether noise changed the words of the row."""
+    kinds: list[str]
+    """The kind drawn for each row; `clean` where nothing changed."""
+
+
+@dataclass
+class Noise:
+    """Noise on instructions: which kind, how much of an instruction, how many of the samples ([ANIT])."""
+
+    kind: str = MIXED
+    """`mixed`, a registered kind such as `random_insertion`, or the import path of a function."""
+    omega: float = 0.2
+    """ω: share of an instruction's words that noise touches, in [0, 1]; 0 changes nothing."""
+    phi: float = 1.0
+    """φ: share of samples that get noise, in [0, 1]; decided for each sample, afresh every epoch."""
+    weights: dict[str, float] | None = None
+    """For `mixed`: how often each kind is drawn, relative to the sum; null: six kinds equally."""
+
+    def __post_init__(self) -> None:
+        for name, share in (("omega", self.omega), ("phi", self.phi)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"noise.{name}: expected a number from 0 to 1, found {share}")
+        if self.weights is not None:
+            self._check_weights(self.weights)
+        self._mixture()
+
+    def _check_weights(self, weights: dict[str, float]) -> None:
+        if self.kind != MIXED:
+            raise ValueError(
+                f"noise.weights: only for noise.kind=mixed, which is {self.kind}; set weights to null"
+            )
+        bad = {name: weight for name, weight in weights.items() if not 0 <= weight < math.inf}
+        if bad or not any(weights.values()):
+            raise ValueError(f"noise.weights: expected numbers ≥ 0 with one above 0, found {bad or weights}")
+
+    def _mixture(self) -> tuple[list[str], list[Kind], list[float]]:
+        """Names, functions and cumulative shares of the kinds to draw from."""
+        weights = self.weights or dict.fromkeys(MIXED_KINDS if self.kind == MIXED else [self.kind], 1.0)
+        names = [name for name, weight in weights.items() if weight > 0]
+        total = math.fsum(weights.values())
+        shares = [share / total for share in accumulate(weights[name] for name in names)]
+        return names, [resolve_kind(name) for name in names], shares
+
+    def apply(
+        self,
+        instructions: Sequence[str],
+        ids: Sequence[str],
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        variant: int = 0,
+        vocabulary: Sequence[str] = (),
+        contexts: Sequence[str] = (),
+        own: Sequence[str] | None = None,
+    ) -> NoisyBatch:
+        """Make the noisy variant of each instruction.
+
+        The result for a sample depends on (seed, epoch, variant, its id) and the arguments it is made from;
+        not on the other samples, their order or their number. Any string is a valid instruction. With ω > 0 a
+        noisy instruction of two words or more always differs from the raw one.
+
+        Args:
+            instructions: Raw instructions, n of them.
+            ids: Stable sample ids, n of them.
+            seed: Of the run.
+            epoch: Counts from 0.
+            variant: Number of the noisy variant, where a sample has several.
+            vocabulary: Single words for replacement and insertion; empty: a small built-in list.
+            contexts: Contexts and targets of the training samples, for padding.
+            own: Each sample's own context, n of them, kept out of its padding; None: not known.
+
+        Returns:
+            Texts, flags and kinds, n of each.
+
+        Raises:
+            ValueError: `ids` or `own` differ in number from `instructions`.
+        """
+        if len(ids) != len(instructions) or (own is not None and len(own) != len(instructions)):
+            raise ValueError(
+                f"{len(instructions)} instructions need as many ids and own contexts, found {len(ids)} ids"
+                + ("" if own is None else f" and {len(own)} own contexts")
+            )
+        names, kinds, shares = self._mixture()
+        batch = NoisyBatch(list(instructions), [False] * len(ids), [CLEAN] * len(ids))
+        pools = Pools(vocabulary, contexts)
+        for row, (text, sample_id) in enumerate(zip(instructions, ids, strict=True)):
+            rng = Stream(f"{seed} {epoch} {variant} {sample_id}".encode("utf-8", "surrogatepass"))
+            if rng.uniform() >= self.phi or self.omega == 0:
+                continue
+            drawn = min(bisect_right(shares, rng.uniform()), len(names) - 1)
+            if own is not None:
+                pools = Pools(vocabulary, contexts, own[row])
+            words = text.split()
+            noisy = kinds[drawn](words, self.omega, rng, pools)
+            if noisy != words:
+                batch.texts[row] = " ".join(noisy)
+                batch.noisy[row] = True
+                batch.kinds[row] = names[drawn]
+        return batch

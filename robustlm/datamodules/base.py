@@ -1,0 +1,364 @@
+"""From sources to batches: what every datamodule shares."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from robustlm.batch import Encoded, InstructionBatch, collate
+from robustlm.data.conditions import Condition, parse_condition
+from robustlm.data.encoding import Encoder, TooLongError
+from robustlm.data.instructions import InstructionBank, Version
+from robustlm.data.rows import write_rows
+from robustlm.data.samples import Sample
+from robustlm.data.sources import Role, Source, load_all
+from robustlm.data.templates import make_template
+from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, ResumableLoader, StepSampler
+
+log = logging.getLogger(__name__)
+
+Sources = str | list[str | Source] | None
+
+
+@dataclass
+class Rows:
+    """Samples of one role, tokenised under their own instructions."""
+
+    samples: list[Sample]
+    encoded: list[Encoded]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(row) for row in self.encoded]
+
+    @property
+    def answer_tokens(self) -> list[int]:
+        """Answer tokens of each row."""
+        return [len(row.answer_ids) for row in self.encoded]
+
+
+class TrainRows(Dataset[InstructionBatch]):
+    """Training batches by key: the raw view. Subclasses add views."""
+
+    def __init__(self, rows: Rows, encoder: Encoder) -> None:
+        self.rows = rows
+        self.encoder = encoder
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def prepare(self, epoch: int) -> None:
+        """Called in the training process before an epoch's first batch, and before worker processes start."""
+
+    def __getitem__(self, key: BatchKey) -> InstructionBatch:
+        return InstructionBatch(
+            raw=self.view([self.rows.encoded[i] for i in key.indices]),
+            ids=[self.rows.samples[i].id for i in key.indices],
+            step_tokens=key.step_tokens,
+        )
+
+    def view(self, rows: Sequence[Encoded]) -> Any:
+        """Pad rows with their answers."""
+        return collate(rows, pad_id=self.encoder.pad_id, encoder_decoder=self.encoder.encoder_decoder)
+
+
+class EvaluationRows(Dataset[InstructionBatch]):
+    """Evaluation batches by key: rows with and without their answers, and what scoring needs."""
+
+    def __init__(self, rows: Rows, encoder: Encoder, condition: str) -> None:
+        self.rows = rows
+        self.encoder = encoder
+        self.condition = condition
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: BatchKey) -> InstructionBatch:
+        samples = [self.rows.samples[i] for i in key.indices]
+        encoded = [self.rows.encoded[i] for i in key.indices]
+        pad: dict[str, Any] = {"pad_id": self.encoder.pad_id, "encoder_decoder": self.encoder.encoder_decoder}
+        return InstructionBatch(
+            raw=collate(encoded, **pad),
+            prompt=collate(encoded, with_answer=False, **pad),
+            ids=[sample.id for sample in samples],
+            condition=self.condition,
+            instruction_ids=[sample.instruction_id for sample in samples],
+            targets=[sample.target for sample in samples],
+            tasks=[sample.task for sample in samples],
+            groups=[sample.dataset or sample.task for sample in samples],
+        )
+
+
+class InstructionDataModule(LightningDataModule):
+    """Rows from any source, one loader to train from and one test loader for each instruction condition.
+
+    Args:
+        train: Rows to train on: a path, or a list of paths and sources.
+        validation: Rows whose loss is watched while training.
+        test: Rows to score, under every condition.
+        template: How prompts are written: `plain`, `alpaca`, `chat` (the tokenizer's own), or a format string with
+            `{instruction}`, `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
+        instructions: Which phrasings of an instruction bank are used: `concise`, `detailed` or `both`. Rows with an
+            instruction of their own keep it.
+        bank: A bank (name or JSON file) to take instructions from in place of the rows' own banks.
+        conditions: Instruction conditions of a test: `clean`, `unseen` (phrasings kept from training),
+            `<noise kind>@<omega>`, `unseen+<noise kind>@<omega>`.
+        batch_size: Rows of a training batch on one device.
+        eval_batch_size: Rows of an evaluation batch; twice `batch_size` where not given.
+        max_length: Longest row in tokens. Longer contexts are cut; instruction and target never are.
+        group_by_length: Train on batches of rows of like length.
+        replays: Serve each training batch this many times in a row (what `FreeAT` needs).
+        num_workers: Processes that prepare batches; 0 prepares them in the training process.
+        seed: Seed of the order of rows, of phrasings and of noise.
+        on_bad_row: `strict` stops at bad rows, after finding them all; `skip` leaves them out.
+        rejected: File for the rows that `skip` leaves out, with reasons (JSONL).
+    """
+
+    def __init__(
+        self,
+        train: Sources = None,
+        validation: Sources = None,
+        test: Sources = None,
+        template: str = "plain",
+        instructions: Version = "both",
+        bank: str | None = None,
+        conditions: list[str] = ["clean"],  # noqa: B006 - read only
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        max_length: int = 512,
+        group_by_length: bool = True,
+        replays: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        on_bad_row: Literal["strict", "skip"] = "strict",
+        rejected: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name}: {value} makes no batch; expected ≥ 1")
+        self.sources: dict[Role, list[str | Source]] = {
+            "train": _listed(train),
+            "validation": _listed(validation),
+            "test": _listed(test),
+        }
+        self.template = template
+        self.instructions: Version = instructions
+        self.bank = bank
+        self.conditions = [parse_condition(text) for text in conditions]
+        if len({condition.name for condition in self.conditions}) < len(self.conditions):
+            raise ValueError(f"data.conditions: {conditions} names a condition twice")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or 2 * batch_size
+        self.max_length = max_length
+        self.group_by_length = group_by_length
+        self.replays = replays
+        self.num_workers = num_workers
+        self.seed = seed
+        self.on_bad_row: Literal["strict", "skip"] = on_bad_row
+        self.rejected = Path(rejected) if rejected else None
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a test may have fewer batches than ranks
+        self.encoder: Encoder | None = None
+        self.rows: dict[Role, Rows] = {}
+        self.conditioned: dict[str, Rows] = {}
+        self.backbone: Any = None
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Read, check and tokenise the rows that a stage needs."""
+        if self.encoder is None:
+            if self.trainer is None:
+                raise RuntimeError("setup outside a Trainer: call `attach(backbone)` first")
+            self.attach(self.trainer.lightning_module.backbone)
+        roles: dict[str, tuple[Role, ...]] = {
+            "fit": ("train", "validation"),
+            "validate": ("validation",),
+            "test": ("test",),
+            "predict": ("test",),
+        }
+        for role in roles[stage]:
+            if role not in self.rows and (self.sources[role] or role != "validation"):
+                self.rows[role] = self.read(role)
+        if "test" in roles[stage] and not self.conditioned:
+            self.conditioned = {c.name: self.under(c, self.rows["test"]) for c in self.conditions}
+
+    def attach(self, backbone: Any) -> None:
+        """Take tokenizer and prompt form from a model."""
+        self.backbone = backbone
+        template = make_template(self.template, backbone.tokenizer)
+        self.encoder = Encoder(
+            backbone.tokenizer, template, self.max_length, encoder_decoder=backbone.is_encoder_decoder
+        )
+
+    def read(self, role: Role) -> Rows:
+        """Samples of a role under their phrasings, tokenised.
+
+        Raises:
+            SourceError: No source is named for the role, or there is nothing to read.
+            BadRowsError: Rows are bad, or too long.
+        """
+        sources = self.sources[role]
+        if not sources:
+            raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
+        samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
+        asked = [self.phrased(sample, "seen") for sample in samples]
+        return self.tokenised(asked, role)
+
+    def phrased(self, sample: Sample, split: Literal["seen", "unseen"]) -> Sample:
+        """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
+        name = self.bank or sample.bank
+        if not name or (sample.instruction and not sample.instruction_id and not self.bank):
+            return sample
+        return InstructionBank.load(name).assign(sample, self.instructions, split, self.seed)
+
+    def tokenised(self, samples: list[Sample], role: str) -> Rows:
+        """Tokenise samples; those too long are bad rows."""
+        assert self.encoder is not None
+        full = self.encoder.encode_untruncated(samples)
+        rows = Rows([], [])
+        bad: list[tuple[Sample, str]] = []
+        cut = 0
+        for sample, row in zip(samples, full, strict=True):
+            cut += self.encoder.excess(row) > 0
+            try:
+                rows.encoded.append(self.encoder.truncate(row, sample.id))
+                rows.samples.append(sample)
+            except TooLongError as error:
+                bad.append((sample, str(error)))
+        if bad:
+            self._settle_too_long(bad, role, len(samples))
+        if cut > len(bad):
+            log.warning(
+                "data.%s: the context of %d of %d rows was cut to max_length %d", role, cut - len(bad), len(samples),
+                self.max_length,
+            )  # fmt: skip
+        return rows
+
+    def _settle_too_long(self, bad: list[tuple[Sample, str]], role: str, count: int) -> None:
+        listed = "\n  ".join(text for _, text in bad[:20]) + ("\n  …" if len(bad) > 20 else "")
+        message = f"data.{role}: {len(bad)} of {count} rows are too long:\n  {listed}"
+        if self.on_bad_row == "strict" or len(bad) == count:
+            raise TooLongError(message)
+        log.warning(message)
+        if self.rejected:
+            file = self.rejected.with_name(f"{self.rejected.stem}-{role}-too-long{self.rejected.suffix}")
+            write_rows(file, ({"id": sample.id, "problem": text} for sample, text in bad))
+
+    def under(self, condition: Condition, rows: Rows) -> Rows:
+        """The same rows, asked as a condition says."""
+        samples = [self.phrased(sample, condition.split) for sample in rows.samples]
+        if condition.split == "unseen" and all(a is b for a, b in zip(samples, rows.samples, strict=True)):
+            raise ValueError(
+                f"conditions: {condition.name!r} needs phrasings kept from training, but the rows bring their own "
+                "instructions and name no bank; set data.bank, or leave the condition out"
+            )
+        if condition.noise is not None:
+            noisy = condition.noise.apply(
+                [sample.instruction for sample in samples],
+                [sample.id for sample in samples],
+                seed=self.seed,
+                **noise_pools(rows.samples),
+            )
+            samples = [replace(s, instruction=text) for s, text in zip(samples, noisy.texts, strict=True)]
+        return self.tokenised(samples, f"test ({condition.name})")
+
+    # --- loaders -----------------------------------------------------------------------------------------------
+
+    def train_dataset(self, rows: Rows) -> TrainRows:
+        """What training batches are taken from; subclasses add views."""
+        assert self.encoder is not None
+        return TrainRows(rows, self.encoder)
+
+    def train_dataloader(self) -> DataLoader[InstructionBatch]:
+        """Batches grouped by length, in an order that depends on the seed and the epoch alone."""
+        rows, trainer = self.rows["train"], self.trainer
+        dataset = self.train_dataset(rows)
+        sampler = StepSampler(
+            rows.lengths,
+            rows.answer_tokens,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world=trainer.world_size if trainer else 1,
+            accumulate=lambda: trainer.accumulate_grad_batches if trainer else 1,
+            group_by_length=self.group_by_length,
+            replays=self.replays,
+            limit=lambda count: _limited(count, trainer.limit_train_batches if trainer else None),
+        )
+        if len(sampler) == 0:
+            raise ValueError(
+                f"data.train: {len(rows)} rows are fewer than the {trainer.world_size if trainer else 1} processes to train on"
+            )
+        return self._loader(dataset, sampler, ResumableLoader)
+
+    def val_dataloader(self) -> list[DataLoader[InstructionBatch]]:
+        """The validation rows, if there are any."""
+        rows = self.rows.get("validation")
+        return [] if rows is None else [self._evaluation_loader(rows, "clean")]
+
+    def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
+        """One loader for each condition."""
+        return [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
+
+    def predict_dataloader(self) -> list[DataLoader[InstructionBatch]]:
+        """As for a test."""
+        return self.test_dataloader()
+
+    def _evaluation_loader(self, rows: Rows, condition: str) -> DataLoader[InstructionBatch]:
+        assert self.encoder is not None
+        trainer = self.trainer
+        sampler = EvaluationSampler(
+            rows.lengths,
+            batch_size=self.eval_batch_size,
+            rank=trainer.global_rank if trainer else 0,
+            world=trainer.world_size if trainer else 1,
+        )
+        return self._loader(EvaluationRows(rows, self.encoder, condition), sampler, DataLoader)
+
+    def _loader(self, dataset: Any, sampler: Any, kind: type[DataLoader[Any]]) -> DataLoader[Any]:
+        return kind(
+            dataset,
+            batch_size=None,  # a key is a batch already
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def noise_pools(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Words and contexts that noise draws from."""
+    from robustlm.data.noise import build_vocabulary
+
+    own = [_text(sample) for sample in samples]
+    words = build_vocabulary([sample.instruction for sample in samples] + own)
+    return {"vocabulary": words, "contexts": own, "own": own}
+
+
+def _text(sample: Sample) -> str:
+    context = sample.context
+    return " ".join(part for part in (context.question, context.text, sample.target) if part)
+
+
+def _listed(sources: Sources) -> list[str | Source]:
+    if sources is None:
+        return []
+    return [sources] if isinstance(sources, str) else list(sources)
+
+
+def _limited(count: int, limit: int | float | None) -> int:
+    if limit is None:
+        return count
+    return min(count, limit) if isinstance(limit, int) else math.floor(count * limit)

@@ -1,0 +1,171 @@
+"""Noisy instructions for language-understanding rows: the data side of [ANIT]."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from robustlm.batch import Encoded, InstructionBatch
+from robustlm.data.distortion import LME, RBE, Distortion, beta
+from robustlm.data.embedders import TokenEmbedder
+from robustlm.data.encoding import Encoder
+from robustlm.data.noise import Noise
+from robustlm.datamodules.base import InstructionDataModule, Rows, TrainRows, noise_pools
+from robustlm.datamodules.sampling import BatchKey
+
+log = logging.getLogger(__name__)
+
+BetaScope = Literal["dataset", "sample"]
+
+
+@dataclass
+class _Epoch:
+    """The variants of one epoch, K lists of n."""
+
+    number: int
+    texts: list[list[str]]
+    beta: np.ndarray[Any, np.dtype[np.float32]]
+    """`[K, n]`."""
+
+
+class NoisyRows(TrainRows):
+    """Training batches with a raw and a noisy view; noise is fresh every epoch."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        encoder: Encoder,
+        *,
+        noise: Noise | None,
+        distortion: Distortion,
+        scope: BetaScope,
+        variants: int,
+        seed: int,
+    ) -> None:
+        super().__init__(rows, encoder)
+        self._noise = noise
+        self._distortion = distortion
+        self._scope: BetaScope = scope
+        self._variants = variants
+        self._seed = seed
+        self._pools = noise_pools(rows.samples) if noise is not None else {}
+        self._raw = [sample.instruction for sample in rows.samples]
+        self._epoch: _Epoch | None = None
+        self._fallbacks = 0
+
+    def prepare(self, epoch: int) -> None:
+        """Noise and distortion of all rows in an epoch."""
+        self._variants_of(epoch)
+
+    def _variants_of(self, number: int) -> _Epoch:
+        """A pure function of the seed and the epoch, kept until another epoch is asked for."""
+        if self._epoch is None or self._epoch.number != number:
+            texts, betas = [], []
+            for k in range(self._variants):
+                varied = self._varied(number, k)
+                noisy = [text != raw for text, raw in zip(varied, self._raw, strict=True)]
+                distances = self._distortion.measure(self._raw, varied, noisy)
+                texts.append(varied)
+                betas.append(beta(distances, noisy, self._scope))
+            self._epoch = _Epoch(number, texts, np.stack(betas).astype(np.float32))
+        return self._epoch
+
+    def __getitem__(self, key: BatchKey) -> InstructionBatch:
+        batch = super().__getitem__(key)
+        epoch = self._variants_of(key.epoch)
+        order = [(i, k) for i in key.indices for k in range(self._variants)]
+        samples = [self.rows.samples[i] for i, _ in order]
+        encoded = self.encoder.encode_untruncated(samples, [epoch.texts[k][i] for i, k in order])
+        fitting = [self._fitting(row, i) for row, (i, _) in zip(encoded, order, strict=True)]
+        batch.variant = self.view(fitting)
+        batch.beta = torch.tensor([float(epoch.beta[k, i]) for i, k in order])
+        batch.seeds = torch.tensor(
+            [_row_seed(self._seed, key.epoch, sample.id, k) for sample, (_, k) in zip(samples, order, strict=True)]
+        )
+        return batch
+
+    def _varied(self, number: int, k: int) -> list[str]:
+        """Variant k of every instruction: the one that came with its row, or else a noisy one."""
+        own = [sample.variant for sample in self.rows.samples]
+        if self._noise is None:
+            return [text if text is not None else raw for text, raw in zip(own, self._raw, strict=True)]
+        ids = [sample.id for sample in self.rows.samples]
+        noisy = self._noise.apply(self._raw, ids, seed=self._seed, epoch=number, variant=k, **self._pools)
+        return [given if given is not None else text for given, text in zip(own, noisy.texts, strict=True)]
+
+    def _fitting(self, row: Encoded, index: int) -> Encoded:
+        """The row cut to length; noise that lengthens an instruction beyond all room gives way to the raw row."""
+        if self.encoder.excess(row) > sum(row.context):
+            self._fallbacks += 1
+            if self._fallbacks == 1:
+                log.warning("a noisy variant of %s does not fit into max_length; its raw instruction is used",
+                            self.rows.samples[index].id)  # fmt: skip
+            return self.rows.encoded[index]
+        return self.encoder.truncate(row, self.rows.samples[index].id)
+
+
+class NLUDataModule(InstructionDataModule):
+    """Rows with noisy variants of their instructions, and how distorted those are.
+
+    Emits batches with the views `raw` and `variant`, and β for each variant row ([ANIT]).
+
+    Args:
+        noise: Kind, strength ω and share φ of noise; null gives only the variants that rows bring themselves.
+        distortion: How noise is measured: `RBE` (word edits) or `LME` (embeddings).
+        beta: `dataset` gives every noisy row the mean distortion of the epoch (the paper), `sample` its own.
+        variants: Noisy variants of each sample, K.
+        kwargs: Arguments of `InstructionDataModule`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        noise: Noise | None = Noise(),  # noqa: B008 - read only
+        distortion: Distortion = RBE(),  # noqa: B008 - read only
+        beta: BetaScope = "dataset",
+        variants: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if variants < 1:
+            raise ValueError(f"data.variants: {variants} is no number of variants; expected ≥ 1")
+        self.noise = noise
+        self.distortion = distortion
+        self.beta: BetaScope = beta
+        self.variants = variants
+
+    def train_dataset(self, rows: Rows) -> TrainRows:
+        """Rows with noisy variants."""
+        assert self.encoder is not None
+        if isinstance(self.distortion, LME) and isinstance(self.distortion.embedder, TokenEmbedder):
+            self.distortion.embedder.bind(self._embed)
+        return NoisyRows(
+            rows,
+            self.encoder,
+            noise=self.noise,
+            distortion=self.distortion,
+            scope=self.beta,
+            variants=self.variants,
+            seed=self.seed,
+        )
+
+    @torch.no_grad()
+    def _embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Mean token embedding of each text, `[n, H]`, in the tuned model."""
+        ids = self.backbone.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        device = self.backbone.base.get_input_embeddings().weight.device
+        rows = [self.backbone.embed(torch.tensor(row, device=device)).float().mean(0) for row in ids if row]
+        width = rows[0].shape[0] if rows else 1
+        found = iter(rows)
+        return np.stack([next(found).cpu().numpy() if row else np.zeros(width, np.float32) for row in ids])
+
+
+def _row_seed(seed: int, epoch: int, sample: str, variant: int) -> int:
+    key = f"{seed} {epoch} {variant} {sample} delta".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1

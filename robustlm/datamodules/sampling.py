@@ -1,0 +1,158 @@
+"""Which rows make a batch: the same optimiser steps on any number of ranks and accumulated micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, DistributedSampler
+
+GROUPED_BATCHES = 50
+"""Rows are sorted by length within this many shuffled batches: little padding, much randomness."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """Everything a batch is a function of."""
+
+    epoch: int
+    indices: tuple[int, ...]
+    step_tokens: float | None = None
+    """See `InstructionBatch.step_tokens`."""
+
+
+class StepSampler(DistributedSampler[Any]):
+    """Training batches, dealt to ranks round by round.
+
+    The epoch's micro-batches form one sequence that depends on neither ranks nor accumulation; rank r of W takes every
+    W-th. So two ranks with one micro-batch a step see, step for step, the rows of one rank that accumulates two.
+
+    Args:
+        lengths: Row lengths in tokens, to group by.
+        answer_tokens: Answer tokens of each row.
+        batch_size: Rows of a micro-batch.
+        seed: Seed of the order.
+        rank: This process.
+        world: Number of processes.
+        accumulate: Gives the micro-batches of an optimiser step on one rank, asked when an epoch begins.
+        group_by_length: Whether batches hold rows of like length.
+        replays: How many times each batch is served in a row (`FreeAT`).
+        limit: Gives the number of batches of an epoch on one rank that training uses, of as many as there are.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        answer_tokens: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: Callable[[], int] = lambda: 1,
+        group_by_length: bool = True,
+        replays: int = 1,
+        limit: Callable[[int], int] = lambda count: count,
+    ) -> None:
+        self._lengths = np.asarray(lengths)
+        self._tokens = np.asarray(answer_tokens)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank = rank
+        self._world = world
+        self._accumulate = accumulate
+        self._group = group_by_length
+        self._replays = replays
+        self._limit = limit
+        self.epoch = 0
+        self.offset = 0
+        """Batches of this epoch to leave out, because an interrupted run had them."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; a new one starts at its first batch."""
+        if epoch != self.epoch:
+            self.offset = 0
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        rows, size, world = len(self._lengths), self._batch_size, self._world
+        full, rest = divmod(rows, size * world)
+        return (full + (rest >= world)) * self._replays
+
+    def rounds(self, epoch: int) -> list[list[list[int]]]:
+        """The epoch's micro-batches, W at a time. At most W − 1 rows are left out, others each epoch."""
+        random = np.random.default_rng((self._seed, epoch, 0x5EED))
+        order = random.permutation(len(self._lengths))
+        size, world = self._batch_size, self._world
+        if self._group:
+            span = size * GROUPED_BATCHES
+            chunks = [order[at : at + span] for at in range(0, len(order), span)]
+            order = np.concatenate([chunk[np.argsort(-self._lengths[chunk], kind="stable")] for chunk in chunks])
+        full = len(order) // (size * world)
+        body = order[: full * size * world].reshape(full, world, size)
+        if self._group:
+            flat = body.reshape(-1, size)
+            body = flat[random.permutation(len(flat))].reshape(full, world, size)
+        found = [[batch.tolist() for batch in batches] for batches in body]
+        rest = order[full * size * world :]
+        if len(rest) >= world:
+            found.append([part.tolist() for part in np.array_split(rest, world)])
+        return [batches for batches in found for _ in range(self._replays)]
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        rounds = self.rounds(self.epoch)
+        rounds = rounds[: self._limit(len(rounds))]
+        window = self._accumulate()
+        for at in range(self.offset, len(rounds)):
+            start = at - at % window
+            rows = [row for batches in rounds[start : start + window] for batch in batches for row in batch]
+            tokens = float(self._tokens[rows].sum()) / (window * self._world)
+            yield BatchKey(self.epoch, tuple(rounds[at][self._rank]), tokens)
+
+
+class EvaluationSampler(DistributedSampler[Any]):
+    """Every row exactly once over all ranks, longest rows first so that memory problems show at once."""
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+        batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        self._own = batches[rank::world]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing depends on the epoch."""
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        return (BatchKey(0, tuple(batch)) for batch in self._own)
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader that goes on where a checkpoint left it, in the middle of an epoch."""
+
+    _served = 0
+
+    def __iter__(self) -> Any:
+        sampler = self.sampler
+        assert isinstance(sampler, StepSampler)
+        self._served = sampler.offset
+        self.dataset.prepare(sampler.epoch)  # type: ignore[attr-defined]
+        for batch in super().__iter__():
+            self._served += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and number of batches served in it."""
+        sampler = self.sampler
+        assert isinstance(sampler, StepSampler)
+        return {"epoch": sampler.epoch, "batches": self._served}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the batches that `state` counts."""
+        sampler = self.sampler
+        assert isinstance(sampler, StepSampler)
+        sampler.epoch, sampler.offset = state["epoch"], state["batches"]
+        self._served = state["batches"]

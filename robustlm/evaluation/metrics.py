@@ -1,0 +1,151 @@
+"""Scores of answers: counts that add up over batches and processes, divided once at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from robustlm.data.tasks.base import Answer
+
+
+class MultisetF1(Metric):
+    """Micro-averaged F1, precision and recall over multisets of items.
+
+    Within each answer an item counts as often as it occurs: of an item predicted m times and expected n
+    times, min(m, n) are true positives. Order does not matter. A malformed piece of a prediction is a
+    prediction that matches nothing, and one of a gold answer an item that nothing matches.
+
+    With P predicted items, G gold items and T true positives, summed over all answers: precision T/P, recall
+    T/G, F1 2T/(P + G). Where nothing is expected and nothing predicted anywhere (P = G = 0) all three are 1.
+    Where only one of P and G is 0, nothing can match and all three are 0. With no answers they are NaN.
+
+    Example:
+        >>> metric = MultisetF1()
+        >>> predicted = Answer((("LOC", "Oslo"), ("LOC", "Oslo")), malformed=1)
+        >>> metric.update([predicted], [Answer((("LOC", "Oslo"), ("PER", "Ada")))])
+        >>> {name: round(value.item(), 2) for name, value in metric.compute().items()}
+        {'f1': 0.4, 'precision': 0.33, 'recall': 0.5}
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    tp: Tensor
+    n_pred: Tensor
+    n_gold: Tensor
+    n_answers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("tp", "n_pred", "n_gold", "n_answers"):
+            _add_count(self, state)
+
+    def update(self, preds: Sequence[Answer], golds: Sequence[Answer]) -> None:
+        """Count one batch of answers. Raises `ValueError` for lists of different lengths."""
+        _check_lengths(preds, golds)
+        for pred, gold in zip(preds, golds, strict=True):
+            self.tp += (Counter(pred.items) & Counter(gold.items)).total()
+            self.n_pred += len(pred.items) + pred.malformed
+            self.n_gold += len(gold.items) + gold.malformed
+        self.n_answers += len(preds)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars (fp32) `f1`, `precision` and `recall`."""
+        agreed = (self.n_pred == 0) & (self.n_gold == 0)
+
+        def ratio(part: Tensor, whole: Tensor) -> Tensor:
+            value = torch.where(agreed, 1.0, part / whole.clamp(min=1))
+            return torch.where(self.n_answers == 0, torch.nan, value)
+
+        return {
+            "f1": ratio(2 * self.tp, self.n_pred + self.n_gold),
+            "precision": ratio(self.tp, self.n_pred),
+            "recall": ratio(self.tp, self.n_gold),
+        }
+
+
+class ExactMatch(Metric):
+    """Share of answers that have exactly the gold items, as multisets, and no malformed piece.
+
+    Without answers it is NaN.
+
+    Example:
+        >>> metric = ExactMatch()
+        >>> metric.update([Answer((("yes",),)), Answer(())], [Answer((("yes",),)), Answer((("no",),))])
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    correct: Tensor
+    n_answers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        _add_count(self, "correct")
+        _add_count(self, "n_answers")
+
+    def update(self, preds: Sequence[Answer], golds: Sequence[Answer]) -> None:
+        """Count one batch of answers. Raises `ValueError` for lists of different lengths."""
+        _check_lengths(preds, golds)
+        self.correct += sum(map(_equal, preds, golds))
+        self.n_answers += len(preds)
+
+    def compute(self) -> Tensor:
+        """Scalar (fp32)."""
+        return self.correct / self.n_answers
+
+
+class UnparseableRate(Metric):
+    """Share of answers in which at least one piece could not be read; NaN without answers.
+
+    Example:
+        >>> metric = UnparseableRate()
+        >>> metric.update([Answer(()), Answer((), malformed=2)])
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    unparseable: Tensor
+    n_answers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        _add_count(self, "unparseable")
+        _add_count(self, "n_answers")
+
+    def update(self, preds: Sequence[Answer]) -> None:
+        """Count one batch of answers."""
+        self.unparseable += sum(not pred.parsed for pred in preds)
+        self.n_answers += len(preds)
+
+    def compute(self) -> Tensor:
+        """Scalar (fp32)."""
+        return self.unparseable / self.n_answers
+
+
+def _add_count(metric: Metric, name: str) -> None:
+    metric.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
+
+
+def _check_lengths(preds: Sequence[Answer], golds: Sequence[Answer]) -> None:
+    if len(preds) != len(golds):
+        raise ValueError(
+            f"found {len(preds)} predictions for {len(golds)} gold answers; expected one for each"
+        )
+
+
+def _equal(pred: Answer, gold: Answer) -> bool:
+    return pred.parsed and gold.parsed and Counter(pred.items) == Counter(gold.items)

@@ -1,0 +1,77 @@
+"""The prediction table: one row for each sample, condition and instruction. Every score can be made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("condition", pa.string(), nullable=False),
+        pa.field("instruction_id", pa.string(), nullable=False),
+        pa.field("prediction", pa.string(), nullable=False),
+        pa.field("parsed", pa.list_(pa.list_(pa.string()))),  # null: could not be read
+        pa.field("target", pa.string(), nullable=False),
+        pa.field("correct", pa.bool_(), nullable=False),
+    ]
+)
+"""Columns of the table; `sample_id`, `condition` and `instruction_id` together are its key."""
+
+
+class TableWriter:
+    """Collects rows into a file of its own process, and the processes' files into one table.
+
+    Args:
+        path: The table to be (Parquet). Until `merge` there are only `<path>.part-<rank>` files, a JSON row a line.
+        rank: This process.
+    """
+
+    def __init__(self, path: Path, rank: int = 0) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = path.with_name(f"{path.name}.part-{rank}").open("w", encoding="utf-8")
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows."""
+        self._part.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._part.flush()
+
+    def close(self) -> None:
+        """No more rows from this process."""
+        self._part.close()
+
+    def merge(self) -> int:
+        """Make the table from all processes' parts, in the order of condition and sample; returns its row count."""
+        parts = sorted(self._path.parent.glob(f"{self._path.name}.part-*"))
+        rows = [json.loads(line) for part in parts for line in part.read_text(encoding="utf-8").splitlines()]
+        order: dict[str, int] = {}
+        for row in rows:
+            order.setdefault(row["condition"], len(order))
+        rows.sort(key=lambda row: (order[row["condition"]], row["dataset"], row["sample_id"]))
+        unfinished = self._path.with_name(self._path.name + ".tmp")
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), unfinished)
+        os.replace(unfinished, self._path)
+        for part in parts:
+            part.unlink()
+        return len(rows)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Rows of a table. Raises `ValueError` for a file that is none."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{path}: no prediction table: {error}") from error
+    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+        raise ValueError(f"{path}: the columns {missing} of a prediction table are missing; found {table.column_names}")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

@@ -1,0 +1,378 @@
+"""Noise kinds: exact counts, no input that breaks them, and the same noise wherever it is computed."""
+
+import subprocess
+import sys
+from collections import Counter
+from fractions import Fraction
+from typing import Any
+
+import Levenshtein
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from robustlm.data import noise as noise_module
+from robustlm.data import opposites
+from robustlm.data.noise import (
+    CLEAN,
+    KINDS,
+    MIXED_KINDS,
+    Noise,
+    Pools,
+    Stream,
+    build_vocabulary,
+    register_kind,
+    resolve_kind,
+    word_budget,
+)
+from robustlm.data.words import FALLBACK_WORDS
+
+INSTRUCTION = (
+    "Please extract all named entities from the given text and classify each of them as one of the "
+    "following types: person, organization, location or miscellaneous."
+)
+VOCABULARY = ["alpha", "beta", "gamma", "delta", "epsilon"]
+CONTEXTS = ["one two three four five six seven", "", "   ", "short one"]
+
+Case = tuple[list[str], float, bytes, Pools]
+
+instructions = st.one_of(
+    st.text(st.characters(), max_size=60),
+    st.lists(
+        st.sampled_from(["a", "b", "not", "Classify", "all.", "to", "İ", "«é»", "..."]), max_size=12
+    ).map(" ".join),
+)
+omegas = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0]))
+keys = st.binary(max_size=12)
+
+
+def pools_of(words: list[str]) -> st.SearchStrategy[Pools]:
+    return st.builds(
+        Pools,
+        vocabulary=st.sampled_from([(), VOCABULARY, tuple(words), ("",), ("two words", " ")]),
+        contexts=st.sampled_from([(), CONTEXTS, ("", " "), (" ".join(words),)]),
+        own=st.sampled_from(["", " ".join(words), CONTEXTS[0]]),
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    words = draw(instructions).split()
+    return words, draw(omegas), draw(keys), draw(pools_of(words))
+
+
+def run(kind: str, case: Case) -> tuple[list[str], list[str], int]:
+    words, omega, key, pools = case
+    before = list(words)
+    noisy = KINDS[kind](words, omega, Stream(key), pools)
+    assert words == before, "a kind must not change its argument"
+    return words, noisy, word_budget(len(words), omega)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@given(case=cases())
+@example(case=(["a", "a"], 0.1, b"", Pools()))
+@example(case=(["a", "a"], 1.0, b"", Pools(("a",), ("a",), "a")))
+@example(case=(["a"], 1.0, b"", Pools()))
+@example(case=([], 1.0, b"", Pools()))
+def test_kind_always_changes_the_words_and_never_empties_them(kind: str, case: Case) -> None:
+    words, noisy, budget = run(kind, case)
+    assert all(len(word.split()) == 1 for word in noisy), "the result must survive joining and splitting"
+    if budget == 0:
+        assert noisy == words
+    elif len(words) >= 2:
+        assert noisy != words
+        assert noisy
+    elif words:
+        assert noisy
+
+
+@given(case=cases())
+def test_replacement_changes_exactly_k_positions(case: Case) -> None:
+    words, noisy, budget = run("random_replacement", case)
+    assert len(noisy) == len(words)
+    assert sum(a != b for a, b in zip(words, noisy, strict=True)) == budget
+
+
+@given(case=cases())
+def test_insertion_adds_exactly_k_words_around_the_raw_ones(case: Case) -> None:
+    words, noisy, budget = run("random_insertion", case)
+    assert len(noisy) == len(words) + budget
+    rest = iter(noisy)
+    assert all(word in rest for word in words)
+
+
+@given(case=cases())
+def test_truncation_removes_one_run_and_keeps_a_word(case: Case) -> None:
+    words, noisy, budget = run("random_truncation", case)
+    removed = len(words) - len(noisy)
+    assert removed == min(budget, max(len(words) - 1, 0))
+    assert any(words[:i] + words[i + removed :] == noisy for i in range(len(noisy) + 1))
+
+
+@given(case=cases(), distinct=st.booleans())
+def test_shuffling_moves_every_chosen_word(case: Case, distinct: bool) -> None:
+    words, omega, key, pools = case
+    if distinct:
+        words = [f"{word}{i}" for i, word in enumerate(words)]
+    words, noisy, budget = run("random_shuffling", (words, omega, key, pools))
+    assert len(noisy) == len(words)
+    if len(set(words)) > 1 or budget == 0:
+        assert Counter(noisy) == Counter(words)
+    moved = sum(a != b for a, b in zip(words, noisy, strict=True))
+    if distinct and budget and len(words) > 1:
+        assert moved == max(2, budget)
+    elif len(set(words)) > 1:
+        assert moved <= max(2, budget)
+
+
+@given(case=cases())
+def test_padding_embeds_one_run_of_at_most_k_words(case: Case) -> None:
+    words, noisy, budget = run("in_context_padding", case)
+    added = len(noisy) - len(words)
+    assert min(budget, 1) <= added <= budget
+    assert any(noisy[:i] + noisy[i + added :] == words for i in range(len(words) + 1))
+
+
+def test_padding_comes_from_another_sample() -> None:
+    words = INSTRUCTION.split()
+    pools = Pools(
+        VOCABULARY, ["own own own own own own own", "red green blue"], own="own own own own own own own"
+    )
+    for i in range(50):
+        noisy = KINDS["in_context_padding"](words, 0.2, Stream(bytes([i])), pools)
+        added = Counter(noisy) - Counter(words)
+        assert added == Counter(["red", "green", "blue"])
+
+
+@given(case=cases())
+@example(case=(INSTRUCTION.split(), 0.1, b"x", Pools()))
+@example(case=(["Do", "NOT", "list", "All", "of", "them."], 1.0, b"x", Pools()))
+def test_opposite_touches_at_most_k_words(case: Case) -> None:
+    words, noisy, budget = run("opposite", case)
+    assert Levenshtein.distance(words, noisy) <= budget
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("Include", {"Exclude"}),
+        ("(NEGATIVE),", {"(POSITIVE),"}),
+        ("always", {"never"}),
+        ("gibberish", {"gibberish Conversely.", "gibberish Unless?"}),
+        ("classify:", {"perhaps classify:", "never classify:"}),
+    ],
+)
+def test_opposite_keeps_capitals_and_punctuation(raw: str, expected: set[str]) -> None:
+    found = {" ".join(KINDS["opposite"]([raw], 1.0, Stream(bytes([i])), Pools())) for i in range(60)}
+    assert found == expected
+
+
+def test_opposite_negates_commands_but_not_nouns() -> None:
+    label = "Label the text. The label is here. It is hard to label"
+    found = dict(opposites.edits(label.split()))
+    assert 0 in found
+    assert 4 not in found
+    assert {phrase.text for phrase in found[11]} == {"not label", "never label", "perhaps label"}
+
+
+def test_rule_costs_bound_the_edit_distance() -> None:
+    for table in (opposites.WORDS, opposites.COMMANDS, opposites.INFINITIVES):
+        for word, phrases in table.items():
+            for phrase in phrases:
+                assert phrase.text != word
+                assert Levenshtein.distance([word], phrase.text.split()) <= phrase.cost
+    assert min(phrase.cost for phrase in opposites.CONTRADICTIONS) == 1
+
+
+@given(case=cases())
+def test_typos_edit_exactly_k_words_by_one_character_edit(case: Case) -> None:
+    words, noisy, budget = run("random_typos", case)
+    assert len(noisy) == len(words)
+    edited = [(a, b) for a, b in zip(words, noisy, strict=True) if a != b]
+    assert len(edited) == budget
+    for a, b in edited:
+        assert Levenshtein.distance(a, b) <= 2, "a swap counts as two"
+        assert Levenshtein.distance(a, b) == 1 or sorted(a) == sorted(b)
+
+
+@given(n=st.integers(0, 300), percent=st.integers(0, 100))
+def test_word_budget_is_the_exact_ceiling(n: int, percent: int) -> None:
+    assert word_budget(n, percent / 100) == -(-Fraction(percent, 100) * n // 1)
+
+
+def test_word_budget_of_the_smallest_omega_is_one() -> None:
+    assert word_budget(10, 5e-324) == 1
+
+
+@given(n=st.integers(1, 50), data=st.data(), key=keys)
+def test_stream_samples_distinct_numbers(n: int, data: st.DataObject, key: bytes) -> None:
+    k = data.draw(st.integers(0, n))
+    drawn = Stream(key).sample(n, k)
+    assert len(set(drawn)) == k
+    assert all(0 <= number < n for number in drawn)
+
+
+def test_stream_is_uniform_across_blocks() -> None:
+    rng = Stream(b"key")
+    counts = Counter(rng.below(10) for _ in range(20_000))
+    assert all(abs(count - 2000) < 5 * (20_000 * 0.1 * 0.9) ** 0.5 for count in counts.values())
+
+
+texts_and_ids = st.lists(instructions, max_size=8).map(
+    lambda texts: (texts, [f"s:{i}" for i in range(len(texts))])
+)
+
+
+@given(
+    rows=texts_and_ids,
+    kind=st.sampled_from(["mixed", *KINDS]),
+    phi=st.sampled_from([0.0, 0.5, 1.0]),
+    data=st.data(),
+)
+def test_noise_does_not_depend_on_order_or_batching(
+    rows: tuple[list[str], list[str]], kind: str, phi: float, data: st.DataObject
+) -> None:
+    texts, ids = rows
+    noise = Noise(kind=kind, phi=phi)
+    fixed = {"seed": 3, "epoch": 2, "vocabulary": VOCABULARY, "contexts": CONTEXTS}
+    whole = noise.apply(texts, ids, **fixed)
+    order = data.draw(st.permutations(range(len(texts))))
+    for row in order:
+        alone = Noise(kind=kind, phi=phi).apply([texts[row]], [ids[row]], **fixed)
+        assert (alone.texts[0], alone.noisy[0], alone.kinds[0]) == (
+            whole.texts[row],
+            whole.noisy[row],
+            whole.kinds[row],
+        )
+    for text, noisy_text, noisy, name in zip(texts, whole.texts, whole.noisy, whole.kinds, strict=True):
+        assert (text.split() != noisy_text.split()) == noisy == (name != CLEAN)
+        assert noisy or text is noisy_text
+
+
+def test_noise_takes_any_string_including_lone_surrogates() -> None:
+    assert Noise(omega=1.0).apply(["\ud800 \udfff x"], ["id\ud800"]).noisy == [True]
+
+
+@pytest.mark.parametrize("argument", ["seed", "epoch", "variant"])
+def test_noise_is_fresh_for_every(argument: str) -> None:
+    ids = [f"s:{i}" for i in range(50)]
+    first, second = (Noise().apply([INSTRUCTION] * 50, ids, **{argument: value}).texts for value in (0, 1))
+    assert sum(a != b for a, b in zip(first, second, strict=True)) >= 45
+
+
+@settings(max_examples=20)
+@given(phi=st.floats(0, 1), epoch=st.integers(0, 1000))
+def test_phi_is_the_share_of_noisy_samples(phi: float, epoch: int) -> None:
+    n = 2000
+    batch = Noise(phi=phi, kind="random_truncation").apply(
+        ["a b c"] * n, [str(i) for i in range(n)], epoch=epoch
+    )
+    assert abs(sum(batch.noisy) - phi * n) <= 6 * (n * phi * (1 - phi)) ** 0.5 + 1e-9
+
+
+def test_phi_is_decided_afresh_every_epoch() -> None:
+    ids = [str(i) for i in range(200)]
+    flags = [Noise(phi=0.5).apply([INSTRUCTION] * 200, ids, epoch=epoch).noisy for epoch in range(2)]
+    assert flags[0] != flags[1]
+
+
+def test_omega_zero_changes_nothing() -> None:
+    batch = Noise(omega=0).apply(["a  b\n"], ["x"])
+    assert (batch.texts, batch.noisy, batch.kinds) == (["a  b\n"], [False], [CLEAN])
+
+
+def test_mixed_draws_by_weight() -> None:
+    n = 3000
+    ids = [str(i) for i in range(n)]
+    counts = Counter(Noise().apply([INSTRUCTION] * n, ids).kinds)
+    assert set(counts) == set(MIXED_KINDS)
+    assert all(abs(count - n / 6) < 6 * (n * 5 / 36) ** 0.5 for count in counts.values())
+    weighted = Noise(weights={"random_typos": 3, "opposite": 1, "random_insertion": 0})
+    counts = Counter(weighted.apply([INSTRUCTION] * n, ids).kinds)
+    assert set(counts) == {"random_typos", "opposite"}
+    assert abs(counts["opposite"] - n / 4) < 6 * (n * 3 / 16) ** 0.5
+
+
+GOLDEN = {
+    "random_replacement": "Classify all words of the given text alpha positive or epsilon alpha",
+    "random_insertion": "epsilon Classify all words of the given text as positive or negative . alpha delta",
+    "random_truncation": "Classify all words of the given text as positive",
+    "random_shuffling": "Classify all words of the given text negative positive or . as",
+    "in_context_padding": "Classify all words of the given text as positive or negative four five six .",
+    "opposite": "Classify all words of the given text as negative and positive .",
+    "random_typos": "Classify all words of the given text ass positive or negatvie ..",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_golden_values(kind: str) -> None:
+    # changing these changes the noise of every run that names a seed: say so in the changelog
+    fixed = {"seed": 7, "epoch": 1, "vocabulary": VOCABULARY, "contexts": CONTEXTS[:1]}
+    batch = Noise(kind=kind).apply(
+        ["Classify all words of the given text as positive or negative ."], ["gold:0"], **fixed
+    )
+    assert batch.texts == [GOLDEN[kind]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"omega": 1.5}, r"noise\.omega: .* found 1\.5"),
+        ({"omega": float("nan")}, r"noise\.omega"),
+        ({"phi": -0.1}, r"noise\.phi: .* found -0\.1"),
+        (
+            {"kind": "random_inserton"},
+            r"unknown noise kind 'random_inserton': expected one of random_replacement, ",
+        ),
+        ({"kind": "robustlm.data.noise.missing"}, "unknown noise kind"),
+        ({"kind": "no_such_module.fn"}, "cannot import 'no_such_module'"),
+        ({"kind": "opposite", "weights": {"opposite": 1}}, r"noise\.weights: only for noise\.kind=mixed"),
+        ({"weights": {"opposite": 0}}, r"noise\.weights: expected numbers"),
+        ({"weights": {}}, r"noise\.weights: expected numbers"),
+        ({"weights": {"opposite": -1}}, r"noise\.weights: .*'opposite': -1"),
+        ({"weights": {"typo": 1}}, "unknown noise kind 'typo'"),
+    ],
+)
+def test_bad_settings_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Noise(**arguments)
+
+
+def test_bad_lengths_are_named() -> None:
+    with pytest.raises(ValueError, match="2 instructions need as many ids and own contexts, found 1 ids"):
+        Noise().apply(["a b", "c d"], ["x"])
+    with pytest.raises(ValueError, match="and 1 own contexts"):
+        Noise().apply(["a b", "c d"], ["x", "y"], own=["z"])
+
+
+def reversed_words(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
+    return words[::-1]
+
+
+def test_a_kind_is_added_by_name_or_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise_module, "KINDS", dict(KINDS))
+    register_kind("reversed")(reversed_words)
+    assert Noise(kind="reversed").apply(["a b c"], ["x"]).texts == ["c b a"]
+    assert Noise(weights={"reversed": 1}).apply(["a b c"], ["x"]).kinds == ["reversed"]
+    path = f"{__name__}.reversed_words"
+    assert Noise(kind=path).apply(["a b c", "a a"], ["x", "y"]).kinds == [path, CLEAN]
+    assert resolve_kind(path) is reversed_words
+    for taken in ("reversed", "mixed", "clean"):
+        with pytest.raises(ValueError, match="exists already"):
+            register_kind(taken)
+
+
+def test_vocabulary_is_ranked_stripped_and_cut() -> None:
+    assert build_vocabulary(["b a, a", "(c) b -- a"], size=2) == ("a", "b")
+    assert build_vocabulary(iter(["x y"])) == build_vocabulary(["y", "x"]) == ("x", "y")
+    assert len(set(FALLBACK_WORDS)) == len(FALLBACK_WORDS) > 300
+
+
+def test_noise_needs_no_framework() -> None:
+    frameworks = "{'torch', 'lightning', 'transformers'}"
+    code = f"import sys, robustlm.data.noise; print({frameworks} & set(sys.modules) or [])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
