@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -65,7 +65,8 @@ class Backbone(nn.Module):
     The constructor reads config and tokenizer only; `load` brings the weights.
 
     Args:
-        name: `builtin:tiny` (the model that comes with the package), hub name, or folder of a model, of a PEFT adapter, or (with `scratch`) of a config and tokenizer.
+        name: `builtin:tiny` (the model that comes with the package), a hub name, or the folder of a model, of a PEFT
+            adapter, or (with `scratch`) of a config and tokenizer.
         loading: How to load it.
         tuning: What to train; `None` uses the model as it is, all frozen.
 
@@ -181,7 +182,7 @@ class Backbone(nn.Module):
         extra: dict[str, Any] = {"attn_implementation": loading.attention} if loading.attention else {}
         if loading.scratch:
             dtype = torch.float32 if loading.dtype == "auto" else getattr(torch, loading.dtype)
-            return factory.from_config(self.config, dtype=dtype, **extra)
+            return cast(Any, factory).from_config(self.config, dtype=dtype, **extra)
         if loading.four_bit:
             extra["quantization_config"] = _four_bit()
         return self._pretrained(factory, self.base_name, dtype=loading.dtype, use_safetensors=True, **extra)
@@ -192,7 +193,7 @@ class Backbone(nn.Module):
         if self.tuning is not None:
             log.info("backbone %s is an adapter: it is trained on as it is, `tuning` is not applied", self.name)
         try:
-            return peft.PeftModel.from_pretrained(model, self.adapter, is_trainable=self.tuning is not None)
+            return peft.PeftModel.from_pretrained(model, str(self.adapter), is_trainable=self.tuning is not None)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ValueError(f"backbone: cannot load the adapter in {self.adapter!r}: {error}") from error
 
@@ -254,7 +255,7 @@ class Backbone(nn.Module):
         """Greedy answers to the prompts of a view without answers, one string a row."""
         tokenizer = self.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        config = transformers.GenerationConfig(
+        config = cast(Any, transformers.GenerationConfig)(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -407,6 +408,6 @@ def _four_bit() -> Any:
         raise ValueError(
             "loading.four_bit: bitsandbytes is not installed; pip install 'robustlm[quantization]'"
         ) from error
-    return transformers.BitsAndBytesConfig(
+    return cast(Any, transformers.BitsAndBytesConfig)(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )

@@ -102,8 +102,11 @@ def _show_parameters(model: InstructionTuning) -> None:
 
 
 def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> None:
-    """Weights, gradients and two moments are counted; activations are about 34·T·H + 5·heads·T² bytes a layer and row
-    at 16 bit (Korthikanti et al., 2022), twice that at 32 bit, and one layer's with checkpointing."""
+    """Count weights, gradients and two moments, and estimate activations.
+
+    Those are about 34·T·H + 5·heads·T² bytes a layer and row at 16 bit (Korthikanti et al., 2022), twice that at 32
+    bit; with checkpointing, one layer's and every layer's input.
+    """
     backbone = model.backbone
     config = backbone.config.get_text_config()
     weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())

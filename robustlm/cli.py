@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonargparse
 import torch
@@ -20,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+import robustlm
 from robustlm.assets import config_file
 from robustlm.callbacks import AdapterExport, PredictionWriter, WhereItIs
 from robustlm.commands import COMMANDS
@@ -46,6 +49,18 @@ class CheckingTrainer(Trainer):
         check(model, datamodule, rows)
 
 
+class Parser(LightningArgumentParser):
+    """Errors of nested settings without the dump of everything around them."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong and end with status 2."""
+        noise = re.compile(
+            r"\s*-?\s*(Given value( type)?:|Subtypes:|Does not validate|Expected a <class 'NoneType'>|Errors:$)"
+        )
+        lines = [line for line in message.split("\n") if not noise.match(line)]
+        super().error("\n".join(lines), ex)
+
+
 class RobustLMCLI(LightningCLI):
     """LightningCLI over any `InstructionTuning` and any `InstructionDataModule`, named by their class.
 
@@ -62,7 +77,8 @@ class RobustLMCLI(LightningCLI):
             trainer_defaults={"max_epochs": 1, "callbacks": [PredictionWriter(), WhereItIs()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_kwargs={"prog": "robustlm", "epilog": _epilog()},
+            parser_class=Parser,
+            parser_kwargs={"prog": "robustlm", "description": robustlm.__doc__, "epilog": _epilog()},
             args=list(args),
         )
 
@@ -78,29 +94,22 @@ class RobustLMCLI(LightningCLI):
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; where a checkpoint is named, again with its settings between config files and flags."""
+        """Parse; where a checkpoint is named, with its settings between config files and flags."""
         given = [_known_config(arg) for arg in args]
-        self.config = parser.parse_args(given)
-        command = self.config.get("subcommand")
-        path = self.config[command].get("ckpt_path") if command else None
-        if path and path not in ("best", "last", "hpc", "registry"):
-            self._settings_of(parser, given, str(path))
-
-    def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
-
-    def _settings_of(self, parser: LightningArgumentParser, given: list[str], path: str) -> None:
-        stored = checkpoint_settings(path)
+        path = _value_of(given, "--ckpt_path")
+        stored = {} if path in (None, "best", "last", "hpc", "registry", "null") else checkpoint_settings(str(path))
         if not stored:
+            self.config = parser.parse_args(given)
             return
-        command = self.config["subcommand"]
-        before = _flat(_plain_model(parser, self.config, command))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint.yaml"
             file.write_text(yaml.safe_dump({"model": stored}), encoding="utf-8")
             self.config = parser.parse_args(_after_configs(given, str(file)))
-        after = _flat(_plain_model(parser, self.config, command))
-        _report_differences(path, _flat(stored), before, after)
+        used = yaml.safe_load(parser.dump(self.config, skip_none=False))[self.config["subcommand"]]["model"]
+        _report_differences(str(path), _flat(stored), _flat(used), _flat(_configured_model(given)))
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add TensorBoard and CSV logs in one folder, unless a logger is configured."""
@@ -185,8 +194,26 @@ def _after_configs(args: list[str], file: str) -> list[str]:
     return [command, *configs, "--config", file, *flags]
 
 
-def _plain_model(parser: Any, config: Any, command: str) -> Any:
-    return (yaml.safe_load(parser.dump(config, skip_none=False)) or {})[command].get("model") or {}
+def _value_of(args: list[str], flag: str) -> str | None:
+    """The value of a flag, written `--flag VALUE` or `--flag=VALUE`; the last one counts."""
+    value = None
+    for i, arg in enumerate(args):
+        if arg == flag and i + 1 < len(args):
+            value = args[i + 1]
+        elif arg.startswith(f"{flag}="):
+            value = arg.partition("=")[2]
+    return value
+
+
+def _configured_model(args: list[str]) -> dict[str, Any]:
+    """The model section of the config files among the arguments; the last one counts."""
+    found: dict[str, Any] = {}
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag in ("-c", "--config"):
+            config = yaml.safe_load(Path(value if equals else args[i + 1]).read_text(encoding="utf-8"))
+            found = (config or {}).get("model") or found
+    return found
 
 
 def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
@@ -197,17 +224,17 @@ def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
 
 
 @rank_zero_only
-def _report_differences(path: str, stored: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> None:
-    flags = [f"  {k}: {after[k]!r} (checkpoint: {stored[k]!r})" for k in stored if k in after and after[k] != stored[k]]
+def _report_differences(path: str, stored: dict[str, Any], used: dict[str, Any], configured: dict[str, Any]) -> None:
+    flags = [f"  {k}: {used[k]!r} (checkpoint: {stored[k]!r})" for k in stored if k in used and used[k] != stored[k]]
     configs = [
-        f"  {k}: {after[k]!r} (config or default: {before[k]!r})"
-        for k in after
-        if k in before and k in stored and before[k] != after[k]
+        f"  {k}: {used[k]!r} (config file: {configured[k]!r})"
+        for k in stored
+        if k in configured and used.get(k) == stored[k] != configured[k]
     ]
     if flags:
-        print(f"settings given by flag instead of those of {path}:\n" + "\n".join(flags))
+        print(f"flags overrule the settings stored in {path}:\n" + "\n".join(flags))
     if configs:
-        print(f"settings taken from {path}:\n" + "\n".join(configs))
+        print(f"the settings stored in {path} overrule config files:\n" + "\n".join(configs))
 
 
 def _first_line(function: Any) -> str:
@@ -223,8 +250,12 @@ def _quiet() -> None:
     """Silence what a user can do nothing about."""
     for pattern in (
         ".*does not have many workers.*",
+        ".*is_gradient_checkpointing.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Checkpoint directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not re.search(r"litlogger|available: False|^Loading `train_dataloader`", record.getMessage())
+    )

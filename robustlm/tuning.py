@@ -81,7 +81,7 @@ class PrefixTuning(Tuning):
 
     def apply(self, model: Any) -> Any:
         """See `Tuning.apply`."""
-        extra = {} if self.hidden_size is None else {"encoder_hidden_size": self.hidden_size}
+        extra: dict[str, Any] = {} if self.hidden_size is None else {"encoder_hidden_size": self.hidden_size}
         config = peft.PrefixTuningConfig(
             task_type=_task_type(model),
             num_virtual_tokens=self.tokens,

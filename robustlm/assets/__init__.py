@@ -16,7 +16,7 @@ def tiny_model() -> Path:
 
 
 def config_file(name: str) -> Path | None:
-    """The packaged config called `name` (`anit`, `anit.yaml`, `configs/anit.yaml`, `presets/anit_released`), or `None`."""
+    """The packaged config called `name` (`anit`, `configs/anit.yaml`, `presets/anit_released`), or `None`."""
     stem = name.removeprefix("configs/").removesuffix(".yaml")
     package = Path(robustlm.__file__).parent
     for folder in (package / "configs", package.parent / "configs"):

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -222,7 +223,7 @@ class InstructionDataModule(LightningDataModule):
         name = self.bank or sample.bank
         if not name or (sample.instruction and not sample.instruction_id and not self.bank):
             return sample
-        return InstructionBank.load(name).assign(sample, self.instructions, split, self.seed)
+        return _bank(name).assign(sample, self.instructions, split, self.seed)
 
     def tokenised(self, samples: list[Sample], role: str) -> Rows:
         """Tokenise samples; those too long are bad rows."""
@@ -300,7 +301,7 @@ class InstructionDataModule(LightningDataModule):
         )
         if len(sampler) == 0:
             raise ValueError(
-                f"data.train: {len(rows)} rows are fewer than the {trainer.world_size if trainer else 1} processes to train on"
+                f"data.train: {len(rows)} rows are fewer than the processes to train on"
             )
         return self._loader(dataset, sampler, ResumableLoader)
 
@@ -336,6 +337,11 @@ class InstructionDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+@lru_cache
+def _bank(name: str) -> InstructionBank:
+    return InstructionBank.load(name)
 
 
 def noise_pools(samples: Sequence[Sample]) -> dict[str, Any]:

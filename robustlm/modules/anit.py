@@ -47,7 +47,8 @@ class ANIT(InstructionTuning):
         if self.adversary is None:
             return {"noisy": passes.cross_entropy("variant")}
         outcome = self.adversary.attack(passes.problem("variant", self.perturb))
-        self.log_dict({f"{self.adversary_name}/{key}": value for key, value in outcome.logs.items()}, batch_size=1)
+        logs = {f"{self.adversary_name}/{name}": value.float() for name, value in outcome.logs.items()}
+        self.log_dict(logs, batch_size=1)
         tokens = passes.token_count("variant")
         terms = {} if outcome.clean is None else {"noisy": outcome.clean.sum() / tokens}
         return {**terms, "adversarial": outcome.adversarial.sum() / tokens}

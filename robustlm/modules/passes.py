@@ -37,7 +37,7 @@ class Passes:
         view = getattr(self.batch, name)
         if view is None:
             raise ValueError(
-                f"this objective needs a {name!r} view, but the datamodule emits none; for noisy variants set data.noise"
+                f"this objective needs a {name!r} view, but the datamodule emits none; NLUDataModule emits 'variant'"
             )
         assert isinstance(view, View)
         return view
