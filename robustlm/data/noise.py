@@ -39,8 +39,8 @@ _unpack = struct.Struct("<16I").unpack
 class Stream:
     """Random draws from a hash in counter mode: BLAKE2b of the key, 16 draws of 32 bits a block.
 
-    A `random.Random` costs 4 µs to seed, this 0.6 µs, which is what one instruction may cost in all; and its
-    values are fixed by this file instead of by a Python version.
+    Noise and distortion of one instruction may take 20 µs together; a `random.Random` costs 4 µs to seed,
+    this less than one. Its values are fixed by this file instead of by a Python version.
 
     Args:
         key: Whatever the draws are a function of.
