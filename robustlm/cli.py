@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jsonargparse
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -27,6 +26,7 @@ from robustlm.assets import config_file
 from robustlm.callbacks import AdapterExport, PredictionWriter, WhereItIs
 from robustlm.commands import COMMANDS
 from robustlm.datamodules import InstructionDataModule
+from robustlm.explain import explain
 from robustlm.modules import InstructionTuning
 
 USER_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException, ImportError)
@@ -50,15 +50,16 @@ class CheckingTrainer(Trainer):
 
 
 class Parser(LightningArgumentParser):
-    """Errors of nested settings without the dump of everything around them."""
+    """Errors in a few lines: what is wrong and where, without every option and every other value."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and end with status 2."""
-        noise = re.compile(
-            r"\s*-?\s*(Given value( type)?:|Subtypes:|Does not validate|Expected a <class 'NoneType'>|Errors:$)"
-        )
-        lines = [line for line in message.split("\n") if not noise.match(line)]
-        super().error("\n".join(lines), ex)
+        if not self.exit_on_error:  # of a nested class: the parser around it says where
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        program = parser.prog.replace(" [options]", "")
+        text = explain(message, re.findall(r"--[\w.]+", parser.format_usage()))
+        self.exit(2, f"robustlm: error: {text}\n(`{program} --help` shows the options)\n")
 
 
 class RobustLMCLI(LightningCLI):
@@ -149,7 +150,7 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
     if args and args[0] in COMMANDS:
-        parser = jsonargparse.ArgumentParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]))
+        parser = Parser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]))
         parser.add_function_arguments(COMMANDS[args[0]])
         values = parser.instantiate_classes(parser.parse_args(list(args[1:])))
         COMMANDS[args[0]](**values.as_dict() if hasattr(values, "as_dict") else vars(values))
@@ -166,6 +167,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if os.environ.get("ROBUSTLM_TRACEBACK"):
             raise
         text = str(error).strip() or type(error).__name__
+        text = explain(text) if text.startswith("Does not validate") else text  # raised in making what was parsed
         print(f"robustlm: error: {text}\n(ROBUSTLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         raise SystemExit(2) from error
 
