@@ -146,6 +146,7 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
 
 def run(args: Sequence[str]) -> RobustLMCLI | None:
     """Run a command, raising what goes wrong. `main` is for shells, this is for Python."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
     if args and args[0] in COMMANDS:
