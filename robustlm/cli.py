@@ -48,6 +48,27 @@ class CheckingTrainer(Trainer):
 
         check(model, datamodule, rows)
 
+    def test(
+        self,
+        model: Any = None,
+        dataloaders: Any = None,
+        ckpt_path: str | None = None,
+        verbose: bool = False,
+        datamodule: Any = None,
+        weights_only: bool | None = None,
+    ) -> Any:
+        """Score answers under every instruction condition, and write them to a table.
+
+        Args:
+            model: The module.
+            dataloaders: Loaders in place of a datamodule's.
+            ckpt_path: Checkpoint with the trained weights.
+            verbose: Also print every single metric.
+            datamodule: The data.
+            weights_only: Refuse checkpoints that hold more than weights and plain data.
+        """
+        return super().test(model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+
 
 class Parser(LightningArgumentParser):
     """Errors of nested settings without the dump of everything around them."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from robustlm.data.distortion import RBE, Distortion
 from robustlm.data.noise import Noise
+from robustlm.quickstart import quickstart
 
 
 def noise(
@@ -78,5 +79,29 @@ def init(
     print(f"tokenizer and config: {folder}")
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"noise": noise, "init": init}
+def compare(runs: list[str], output: str | None = None, title: str = "mean score over tasks, %") -> None:
+    """Print the scores of several runs side by side, and draw them.
+
+    Args:
+        runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
+        output: Folder for `comparison.md` and `comparison.png`; none is written where not given.
+        title: Heading of the table.
+    """
+    from pathlib import Path
+
+    from robustlm.report.comparison import draw, load_runs
+    from robustlm.report.tables import markdown
+
+    found = load_runs(runs)
+    table = markdown(title, found)
+    print(table)
+    if output is not None:
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
+        draw(found, folder / "comparison.png")
+        print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"noise": noise, "init": init, "compare": compare, "quickstart": quickstart}
 """Commands by name; `robustlm NAME --help` shows the arguments."""
