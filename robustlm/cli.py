@@ -48,7 +48,7 @@ class CheckingTrainer(Trainer):
 
         check(model, datamodule, rows)
 
-    def test(
+    def test(  # type: ignore[override]
         self,
         model: Any = None,
         dataloaders: Any = None,
