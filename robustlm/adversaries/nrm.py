@@ -72,13 +72,12 @@ class NRM(BoundedAdversary):
     """Project δ1 onto the ball; false lets it lie where the step took it."""
     ascent: Literal["full", "clean"] = "full"
     """Where the gradient is taken: `full` at δ0, by a pass of its own; `clean` at δ = 0, where the clean
-    term's backward pass yields it along with the weights' gradient, a third cheaper."""
+    term's backward pass yields it along with the weights' gradient: a third cheaper, and low in memory."""
     target_gap: float | None = None
     """Hold the loss gap L(X+δ1) − L(X) at this share of the clean loss, by moving epsilon (and alpha with
     it); epsilon is then only the start. null: epsilon is fixed."""
     gap_rate: float = 0.05
     """The most that log epsilon moves in one step under target_gap."""
-
     low_memory: bool = False
     """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
     are held instead of two: same losses, gradients and time. Other objectives cannot share the clean pass

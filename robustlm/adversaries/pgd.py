@@ -37,7 +37,6 @@ class PGD(BoundedAdversary):
     random_start: bool = True
     """Start at a random point of the ball: (1/√N) · U(−ε, ε), with N the coordinates that the norm takes
     together (1 for `linf`: uniform in the cube); false starts at the embeddings themselves."""
-
     low_memory: bool = False
     """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
     are held instead of two: same losses, gradients and time. Other objectives cannot share the clean pass
