@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from robustlm.adversaries.base import (
     BoundedAdversary,
@@ -28,7 +29,8 @@ class PGD(BoundedAdversary):
     Cost with LoRA, plain tuning = 1: K + 2 (K + 2 forward and backward passes).
     """
 
-    epsilon: float = 0.3
+    default_epsilon: ClassVar[float] = 0.3
+
     alpha: float | None = None
     """Length of one ascent step, in the unit and norm of epsilon; null: 2.5 · epsilon / steps, so that the
     edge is reached from any start and there are steps left to move along it."""
@@ -51,8 +53,8 @@ class PGD(BoundedAdversary):
     def attack(self, problem: Problem) -> Outcome:
         """Climb K steps, and return both losses."""
         unit = self.length(problem)
-        radius = self.epsilon * unit
-        step = unit * (2.5 * self.epsilon / self.steps if self.alpha is None else self.alpha)
+        radius = self.radius * unit
+        step = unit * (2.5 * self.radius / self.steps if self.alpha is None else self.alpha)
         start = radius if self.random_start else 0 * radius
         delta = ball_start(problem.embeds, problem.mask, problem.seeds, self.norm, start)
         for _ in range(self.steps):

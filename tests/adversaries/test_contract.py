@@ -203,7 +203,7 @@ def test_half_precision_embeddings(adversary: Adversary, dtype: torch.dtype) -> 
     assert delta_of(outcome).dtype == torch.float32
     assert delta_of(outcome).isfinite().all()
     if hasattr(adversary, "norm") and getattr(adversary, "project", True):
-        radius = adversary.epsilon * at.scale / (math.sqrt(6) if adversary.norm == "linf" else 1)
+        radius = adversary.radius * at.scale / (math.sqrt(6) if adversary.norm == "linf" else 1)
         assert size(delta_of(outcome), adversary.norm).max() <= radius * (1 + 1e-6)
     total(outcome).backward()
 

@@ -121,7 +121,7 @@ def test_released_form_is_neftune_at_ten() -> None:
     released = NRM(unit="absolute", epsilon=1, init_scale=10, norm="batch", alpha=5e-3, project=False).attack(
         at
     )
-    noise = NEFTune(alpha=10, unit="absolute").attack(at)
+    noise = NEFTune(magnitude=10, unit="absolute").attack(at)
     assert released.delta is not None
     assert noise.delta is not None
     step = released.delta - noise.delta
