@@ -146,26 +146,14 @@ _TOPICS: Final = {
 }
 
 _OPINIONS: Final = {
-    "positive": (
-        *_words("""
-admirable amazing brilliant charming delightful excellent exceptional fantastic fine flawless generous good
-great helpful impressive inspiring lovely magnificent marvellous memorable outstanding perfect pleasing
-reliable remarkable solid splendid stunning superb terrific tidy welcoming wonderful
+    "positive": _words("""
+admirable, brilliant, charming, excellent, fantastic, flawless, good, great, impressive, lovely, outstanding, perfect,
+pleasing, remarkable, splendid, superb, welcoming, wonderful, well planned, first rate
 """),
-        "well planned",
-        "first rate",
-        "beyond praise",
-    ),
-    "negative": (
-        *_words("""
-abysmal annoying appalling awful bad bleak broken careless chaotic clumsy disappointing dismal dreadful dull
-faulty feeble flawed frustrating hopeless horrible lousy mediocre messy miserable poor shabby shoddy sloppy
-terrible tiresome unreliable useless weak
+    "negative": _words("""
+awful, bad, broken, careless, chaotic, clumsy, disappointing, dreadful, dull, faulty, horrible, mediocre, messy, poor,
+shabby, sloppy, terrible, useless, badly planned, below par
 """),
-        "badly planned",
-        "second rate",
-        "below par",
-    ),
 }
 
 # A relation's wordings: as a clause of its own, and as a description set after its head.
