@@ -285,6 +285,7 @@ def _quiet() -> None:
     for pattern in (
         ".*does not have many workers.*",
         ".*is_gradient_checkpointing.*",
+        ".*Total length of `list` across ranks is zero.*",  # no validation rows
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Checkpoint directory .* exists and is not empty.*",
