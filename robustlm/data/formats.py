@@ -247,6 +247,8 @@ def load_samples(
         try:
             shape = shapes[format] if format else _recognised(row.data, shapes, task)
             sample = _checked(shape.read(row.data, row_id(row)), task)
+            if sample.variant is None:
+                sample = replace(sample, variant=optional(row.data, "variant") or None)
             if not (sample.instruction or sample.bank or shape.name in TASKS):
                 raise ValueError(
                     "empty instruction: found no text; expected some, or a `bank` to take it from"

@@ -18,6 +18,7 @@ from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
 from robustlm.data.instructions import InstructionBank, Version
+from robustlm.data.noise import build_pools, padding_text
 from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
 from robustlm.data.sources import Role, Source, load_all
@@ -300,9 +301,7 @@ class InstructionDataModule(LightningDataModule):
             limit=lambda count: _limited(count, trainer.limit_train_batches if trainer else None),
         )
         if len(sampler) == 0:
-            raise ValueError(
-                f"data.train: {len(rows)} rows are fewer than the processes to train on"
-            )
+            raise ValueError(f"data.train: {len(rows)} rows are fewer than the processes to train on")
         return self._loader(dataset, sampler, ResumableLoader)
 
     def val_dataloader(self) -> list[DataLoader[InstructionBatch]]:
@@ -346,16 +345,12 @@ def _bank(name: str) -> InstructionBank:
 
 def noise_pools(samples: Sequence[Sample]) -> dict[str, Any]:
     """Words and contexts that noise draws from."""
-    from robustlm.data.noise import build_vocabulary
-
-    own = [_text(sample) for sample in samples]
-    words = build_vocabulary([sample.instruction for sample in samples] + own)
-    return {"vocabulary": words, "contexts": own, "own": own}
-
-
-def _text(sample: Sample) -> str:
-    context = sample.context
-    return " ".join(part for part in (context.question, context.text, sample.target) if part)
+    pools = build_pools(samples)
+    return {
+        "vocabulary": pools.vocabulary,
+        "contexts": pools.contexts,
+        "own": [padding_text(sample) for sample in samples],
+    }
 
 
 def _listed(sources: Sources) -> list[str | Source]:
