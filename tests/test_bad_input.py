@@ -674,8 +674,14 @@ def config_nothing_to_train(site: Site) -> list[str]:
 
 
 @kind()
-def config_everything_frozen(site: Site) -> list[str]:
-    return site.command("fit", "--model.tuning", "null", "--data.batch_size", "1")
+def config_nothing_to_train_checked(site: Site) -> list[str]:
+    return site.check("--model.tuning", "null")
+
+
+@kind()
+def config_template_unquoted(site: Site) -> list[str]:
+    data = "data: {class_path: NLUDataModule, init_args: {template: {instruction: }}}"
+    return ["check", "--model", "ANIT", "--model.backbone", str(site.tiny), "-c", site.config(data)]
 
 
 @kind()
@@ -812,6 +818,14 @@ def model_adapter_without_weights(site: Site) -> list[str]:
 def model_adapter_of_unknown_type(site: Site) -> list[str]:
     content = json.dumps({"peft_type": "LORAX", "base_model_name_or_path": str(site.tiny)})
     return site.check(model=Path(site.write("adapter/adapter_config.json", content)).parent)
+
+
+@kind()
+def model_adapter_truncated(site: Site) -> list[str]:
+    content = json.dumps({"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(site.tiny)})
+    folder = Path(site.write("adapter/adapter_config.json", content)).parent
+    site.write("adapter/adapter_model.safetensors", (site.tiny / "model.safetensors").read_bytes()[:999])
+    return site.check(model=folder)
 
 
 @kind()
@@ -952,11 +966,6 @@ def checkpoint_best_without_one_fit(site: Site) -> list[str]:
     return resumed(site, "best")
 
 
-@kind()
-def checkpoint_last_without_one(site: Site) -> list[str]:
-    return resumed(site, "last")
-
-
 # --------------------------------------------------------------------------------------------------- flags
 
 
@@ -1061,6 +1070,12 @@ def flag_root_is_a_file(site: Site) -> list[str]:
 
 
 @kind()
+def flag_monitor_misspelt(site: Site) -> list[str]:
+    rows = site.rows(name="validation.jsonl")
+    return site.command("fit", "--data.validation", rows, "--checkpoint.monitor", "val/los", "--trainer.max_steps", "1")
+
+
+@kind()
 def flag_monitor_without_validation(site: Site) -> list[str]:
     return site.command("fit", "--checkpoint.monitor", "val/los", "--trainer.max_steps", "1")
 
@@ -1150,8 +1165,8 @@ def noise_lists_into_csv(site: Site) -> list[str]:
 
 
 @kind()
-def init_no_rows(site: Site) -> list[str]:
-    return ["init", "new", "[]"]
+def init_empty_rows(site: Site) -> list[str]:
+    return ["init", "new", site.write("rows.jsonl", "")]
 
 
 @kind()
@@ -1161,44 +1176,44 @@ def init_rows_not_given(site: Site) -> list[str]:
 
 @kind()
 def init_missing_rows(site: Site) -> list[str]:
-    return ["init", "new", '["nowhere.jsonl"]']
+    return ["init", "new", "nowhere.jsonl"]
 
 
 @kind()
 def init_small_vocabulary(site: Site) -> list[str]:
-    return ["init", "new", f'["{site.rows()}"]', "--vocab_size", "100"]
+    return ["init", "new", site.rows(), "--vocab_size", "100"]
 
 
 @kind()
 def init_heads_do_not_divide(site: Site) -> list[str]:
-    return ["init", "new", f'["{site.rows()}"]', "--hidden_size", "30", "--vocab_size", "300"]
+    return ["init", "new", site.rows(), "--hidden_size", "30", "--vocab_size", "300"]
 
 
 @kind()
 def init_no_heads(site: Site) -> list[str]:
-    return ["init", "new", f'["{site.rows()}"]', "--heads", "0", "--vocab_size", "300"]
+    return ["init", "new", site.rows(), "--heads", "0", "--vocab_size", "300"]
 
 
 @kind()
 def init_no_layers(site: Site) -> list[str]:
-    return ["init", "new", f'["{site.rows()}"]', "--layers", "0", "--vocab_size", "300"]
+    return ["init", "new", site.rows(), "--layers", "0", "--vocab_size", "300"]
 
 
 @kind()
 def init_folder_with_a_model(site: Site) -> list[str]:
     site.model("new")
-    return ["init", "new", f'["{site.rows()}"]', "--vocab_size", "300"]
+    return ["init", "new", site.rows(), "--vocab_size", "300"]
 
 
 @kind()
 def init_folder_with_something_else(site: Site) -> list[str]:
     site.write("new/notes.txt", "mine")
-    return ["init", "new", f'["{site.rows()}"]', "--vocab_size", "300"]
+    return ["init", "new", site.rows(), "--vocab_size", "300"]
 
 
 @kind()
 def init_folder_is_a_file(site: Site) -> list[str]:
-    return ["init", site.write("new", "x"), f'["{site.rows()}"]', "--vocab_size", "300"]
+    return ["init", site.write("new", "x"), site.rows(), "--vocab_size", "300"]
 
 
 # ------------------------------------------------------------------------------------------------------ the test
