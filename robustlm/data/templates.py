@@ -104,7 +104,7 @@ class ChatTemplate(Template):
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
-                "template: 'chat' was asked for, but this tokenizer has no chat template; "
+                "data.template: 'chat' was asked for, but this tokenizer has no chat template; "
                 "use 'plain', 'alpaca' or a template string"
             )
         self._tokenizer = tokenizer
@@ -123,7 +123,7 @@ class ChatTemplate(Template):
         offset = rendered.rfind(content)
         if offset < 0:
             raise ValueError(
-                "template: the tokenizer's chat template rewrites the user message, so instruction and context "
+                "data.template: the tokenizer's chat template rewrites the user message, so instruction and context "
                 "cannot be told apart; use 'plain', 'alpaca' or a template string"
             )
         spans = tuple((start + offset, min(end, len(content)) + offset, origin) for start, end, origin in message.spans)
@@ -142,13 +142,13 @@ class StringTemplate(Template):
         try:
             fields = list(Formatter().parse(template))
         except ValueError as error:
-            raise ValueError(f"template: {template!r} is not a format string: {error}") from error
+            raise ValueError(f"data.template: {template!r} is not a format string: {error}") from error
         names = [name for _, name, _, _ in fields if name is not None]
         if unknown := sorted(set(names) - set(known)):
-            raise ValueError(f"template: {template!r} holds unknown fields {unknown}; known: {', '.join(known)}")
+            raise ValueError(f"data.template: {template!r} holds unknown fields {unknown}; known: {', '.join(known)}")
         if names.count("instruction") != 1:
             raise ValueError(
-                f"template: {template!r} must hold {{instruction}} exactly once; the named templates are "
+                f"data.template: {template!r} must hold {{instruction}} exactly once; the named templates are "
                 "'plain', 'alpaca' and 'chat'"
             )
         body = template.rstrip()
