@@ -72,6 +72,10 @@ class Site:
         """A copy of the tiny model, to be broken."""
         return Path(shutil.copytree(self.tiny, self.folder / name))
 
+    def read(self, rows: str) -> list[str]:
+        """The command that reads rows and needs no model: the same reader as everywhere, in a twentieth of the time."""
+        return ["init", "new", rows, "--vocab_size", "300"]
+
     def check(self, *flags: str, train: str | None = None, model: str | Path | None = None) -> list[str]:
         return self.command("check", *flags, train=train, model=model)
 
@@ -135,134 +139,134 @@ def kind(*says: str) -> Callable[[Make], Make]:
 
 @kind("nowhere.jsonl", "no such file", ".jsonl")
 def rows_missing_file(site: Site) -> list[str]:
-    return site.check(train="nowhere.jsonl")
+    return site.read("nowhere.jsonl")
 
 
 @kind("rows.jsonl", "no rows", "at least one")
 def rows_empty_file(site: Site) -> list[str]:
-    return site.check(train=site.write("rows.jsonl", ""))
+    return site.read(site.write("rows.jsonl", ""))
 
 
 @kind("data: no file for split 'train'", "train.jsonl", "found test.jsonl")
 def rows_folder_without_split(site: Site) -> list[str]:
     site.rows(name="data/test.jsonl")
-    return site.check(train="data")
+    return site.read("data")
 
 
 @kind("train.jsonl, train.json", "name one")
 def rows_folder_with_two_files_for_a_split(site: Site) -> list[str]:
     site.rows(name="data/train.jsonl")
     site.rows(name="data/train.json")
-    return site.check(train="data")
+    return site.read("data")
 
 
 @kind("rows.txt", "unknown kind of file", ".parquet")
 def rows_unknown_ending(site: Site) -> list[str]:
-    return site.check(train=site.write("rows.txt", "hello\n"))
+    return site.read(site.write("rows.txt", "hello\n"))
 
 
 @kind("rows.jsonl:2", "not UTF-8", "0xf6", "convert")
 def rows_not_utf8(site: Site) -> list[str]:
     good = json.dumps(ROW).encode()
-    return site.check(train=site.write("rows.jsonl", good + b"\n" + good.replace(b"hot", b"h\xf6t") + b"\n"))
+    return site.read(site.write("rows.jsonl", good + b"\n" + good.replace(b"hot", b"h\xf6t") + b"\n"))
 
 
 @kind("rows.jsonl.gz:", "ends too early", "again")
 def rows_truncated_gzip(site: Site) -> list[str]:
     whole = gzip.compress(b"".join(json.dumps({**ROW, "id": str(n)}).encode() + b"\n" for n in range(999)))
-    return site.check(train=site.write("rows.jsonl.gz", whole[:-200]))
+    return site.read(site.write("rows.jsonl.gz", whole[:-200]))
 
 
 @kind("rows.jsonl.gz:1", "expected gzip")
 def rows_not_gzip(site: Site) -> list[str]:
-    return site.check(train=site.write("rows.jsonl.gz", json.dumps(ROW)))
+    return site.read(site.write("rows.jsonl.gz", json.dumps(ROW)))
 
 
 @kind("1 of 3 rows", "rows.jsonl:3: broken JSON", "column", "on_bad_row=skip")
 def rows_broken_json(site: Site) -> list[str]:
     good = json.dumps(ROW)
-    return site.check(train=site.write("rows.jsonl", f"{good}\n{good}\n{good[:-9]}\n"))
+    return site.read(site.write("rows.jsonl", f"{good}\n{good}\n{good[:-9]}\n"))
 
 
 @kind("rows.jsonl:2", "found a list", "expected an object")
 def rows_lists_for_objects(site: Site) -> list[str]:
-    return site.check(train=site.write("rows.jsonl", f"{json.dumps(ROW)}\n[1, 2]\n"))
+    return site.read(site.write("rows.jsonl", f"{json.dumps(ROW)}\n[1, 2]\n"))
 
 
 @kind("rows.json:1", "found '{'", "expected '['")
 def rows_json_object_for_list(site: Site) -> list[str]:
-    return site.check(train=site.write("rows.json", json.dumps(ROW)))
+    return site.read(site.write("rows.json", json.dumps(ROW)))
 
 
 @kind("rows.json:1", ".jsonl")
 def rows_lines_named_json(site: Site) -> list[str]:
-    return site.check(train=site.write("rows.json", f"{json.dumps(ROW)}\n{json.dumps(ROW)}\n"))
+    return site.read(site.write("rows.json", f"{json.dumps(ROW)}\n{json.dumps(ROW)}\n"))
 
 
 @kind("rows.jsonl:2", "found ask, reply", "alpaca (instruction, output)")
 def rows_unknown_keys(site: Site) -> list[str]:
-    return site.check(train=site.rows(ROW, {"ask": "Say it.", "reply": "it"}))
+    return site.read(site.rows(ROW, {"ask": "Say it.", "reply": "it"}))
 
 
 @kind("rows.jsonl:1", "alpaca and messages", "format=")
 def rows_ambiguous_keys(site: Site) -> list[str]:
-    return site.check(train=site.rows({**ROW, "messages": []}))
+    return site.read(site.rows({**ROW, "messages": []}))
 
 
 @kind("rows.jsonl:2", "output is no string", "7 (int)")
 def rows_wrong_type(site: Site) -> list[str]:
-    return site.check(train=site.rows(ROW, {**ROW, "output": 7}))
+    return site.read(site.rows(ROW, {**ROW, "output": 7}))
 
 
 @kind("rows.jsonl:2", "empty instruction", "' '")
 def rows_empty_instruction(site: Site) -> list[str]:
-    return site.check(train=site.rows(ROW, {**ROW, "instruction": " "}))
+    return site.read(site.rows(ROW, {**ROW, "instruction": " "}))
 
 
 @kind("rows.jsonl:1", "empty output")
 def rows_empty_target(site: Site) -> list[str]:
-    return site.check(train=site.rows({**ROW, "output": ""}))
+    return site.read(site.rows({**ROW, "output": ""}))
 
 
 @kind("rows.jsonl:1", "label is no string", "1 (int)")
 def rows_label_not_text(site: Site) -> list[str]:
-    return site.check(train=site.rows({"text": "Nice.", "label": 1}))
+    return site.read(site.rows({"text": "Nice.", "label": 1}))
 
 
 @kind("rows.jsonl:1", "found 1 tags", "expected 2")
 def rows_tags_and_tokens_differ_in_number(site: Site) -> list[str]:
-    return site.check(train=site.rows({"tokens": ["Anna", "left"], "ner_tags": ["B-PER"]}))
+    return site.read(site.rows({"tokens": ["Anna", "left"], "ner_tags": ["B-PER"]}))
 
 
 @kind("rows.jsonl:1", "'PERSON'", "B-<type>")
 def rows_tags_that_are_no_bio(site: Site) -> list[str]:
-    return site.check(train=site.rows({"tokens": ["Anna", "left"], "ner_tags": ["PERSON", "O"]}))
+    return site.read(site.rows({"tokens": ["Anna", "left"], "ner_tags": ["PERSON", "O"]}))
 
 
 @kind("rows.jsonl:2", "'a'", "rows.jsonl:1")
 def rows_same_id(site: Site) -> list[str]:
-    return site.check(train=site.rows({**ROW, "id": "a"}, {**ROW, "id": "a"}))
+    return site.read(site.rows({**ROW, "id": "a"}, {**ROW, "id": "a"}))
 
 
 @kind("rows.jsonl:1", "found assistant, user", "assistant last")
 def rows_chat_roles(site: Site) -> list[str]:
     said = [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Well?"}]
-    return site.check(train=site.rows({"messages": said}))
+    return site.read(site.rows({"messages": said}))
 
 
 @kind("rows.jsonl:1", "'maybe'", "('yes', 'no')")
 def rows_choices_without_target(site: Site) -> list[str]:
-    return site.check(train=site.rows({"instruction": "Say.", "target": "maybe", "choices": ["yes", "no"]}))
+    return site.read(site.rows({"instruction": "Say.", "target": "maybe", "choices": ["yes", "no"]}))
 
 
 @kind("rows.jsonl:1", "'nerr'", "ner, re, tc")
 def rows_unknown_task(site: Site) -> list[str]:
-    return site.check(train=site.rows({"instruction": "Say.", "target": "maybe", "task": "nerr"}))
+    return site.read(site.rows({"instruction": "Say.", "target": "maybe", "task": "nerr"}))
 
 
 @kind("rows.jsonl:1", "'nerr'", "ner, nli")
 def rows_unknown_bank(site: Site) -> list[str]:
-    return site.check(train=site.rows({"instruction": "", "target": "maybe", "bank": "nerr"}))
+    return site.read(site.rows({"instruction": "", "target": "maybe", "bank": "nerr"}))
 
 
 @kind("data.train", "2 of 2 rows", "/rows:2", "50 tokens", "max_length 16")
@@ -272,17 +276,17 @@ def rows_too_long(site: Site) -> list[str]:
 
 @kind("rows.csv:3", "found 3 fields", "expected 2 (instruction, output)")
 def rows_ragged_csv(site: Site) -> list[str]:
-    return site.check(train=site.write("rows.csv", "instruction,output\nSay it.,it\nSay, it,it\n"))
+    return site.read(site.write("rows.csv", "instruction,output\nSay it.,it\nSay, it,it\n"))
 
 
 @kind("rows.csv:2", "found Say it., it", "instruction")
 def rows_csv_without_header(site: Site) -> list[str]:
-    return site.check(train=site.write("rows.csv", "Say it.,it\nSay this.,this\n"))
+    return site.read(site.write("rows.csv", "Say it.,it\nSay this.,this\n"))
 
 
 @kind("rows.parquet", "not readable as Parquet")
 def rows_broken_parquet(site: Site) -> list[str]:
-    return site.check(train=site.write("rows.parquet", b"PAR1 and then nothing"))
+    return site.read(site.write("rows.parquet", b"PAR1 and then nothing"))
 
 
 @kind("'dev'", "pretrain, train, validation, test")
