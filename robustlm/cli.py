@@ -254,7 +254,7 @@ def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
     if isinstance(value, dict):
         inner = {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}").items()}
         return {name.replace(".init_args", ""): item for name, item in inner.items()}
-    return {prefix: value}
+    return {prefix: value.rpartition(".")[2] if prefix.endswith(".class_path") else value}
 
 
 @rank_zero_only
@@ -285,6 +285,7 @@ def _quiet() -> None:
     for pattern in (
         ".*does not have many workers.*",
         ".*is_gradient_checkpointing.*",
+        "The dirpath has changed from .*",
         ".*Total length of `list` across ranks is zero.*",  # no validation rows
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Experiment logs directory .* exists and is not empty.*",
