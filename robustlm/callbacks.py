@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from robustlm.card import model_card
 from robustlm.evaluation.table import TableWriter
+from robustlm.report.tables import by_condition, markdown
 
 
 class PredictionWriter(Callback):
@@ -53,6 +54,9 @@ class PredictionWriter(Callback):
         trainer.strategy.barrier("predictions written")
         if trainer.is_global_zero:
             self._writer.merge()
+            scores = by_condition({name: float(value) for name, value in trainer.callback_metrics.items()})
+            if scores:
+                print("\n" + markdown("F1 or accuracy, %", scores))
             print(f"predictions: {folder / self.name}")
         self._writer = None
 

@@ -1,0 +1,36 @@
+# `make quickstart` and `make test` set up everything they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# tests on two processes with one thread each: tiny models gain nothing from more threads
+TEST_FLAGS ?= -n 2
+
+.PHONY: quickstart test lint types clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/robustlm quickstart
+
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS)
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.tested
+	$(BIN)/mypy
+
+# A CPU build of torch where the index or the machine offers one; any torch that is there already is kept.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[test,openai]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs

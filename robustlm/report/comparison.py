@@ -1,0 +1,93 @@
+"""Several runs side by side, from their prediction tables alone: a table and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robustlm.data.tasks import TASKS
+from robustlm.evaluation.scores import Scores
+from robustlm.evaluation.table import read_table
+
+TABLE = "predictions.parquet"
+
+
+def mean_scores(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean over datasets of their main score, in per cent, for each condition of a prediction table."""
+    scores = Scores()
+    for row in rows:
+        task = TASKS[row["task"]]
+        answer, gold = task.parse(row["prediction"]), task.parse(row["target"])
+        scores.update(row["condition"], row["dataset"], row["task"], answer, gold)
+    return {
+        name.removesuffix("/mean"): 100 * float(v) for name, v in scores.compute().items() if name.endswith("/mean")
+    }
+
+
+def find_table(run: str) -> Path:
+    """The prediction table of a run: a Parquet file, or the newest one below a folder.
+
+    Raises:
+        ValueError: There is none.
+    """
+    path = Path(run)
+    if path.is_file():
+        return path
+    found = sorted(path.rglob(TABLE), key=lambda file: file.stat().st_mtime) if path.is_dir() else []
+    if not found:
+        raise ValueError(f"{run}: no {TABLE} there; expected a table, or a folder of a run that `robustlm test` wrote")
+    return found[-1]
+
+
+def load_runs(runs: list[str]) -> dict[str, dict[str, float]]:
+    """Scores by run and condition. A run is a path, or `name=path`.
+
+    Raises:
+        ValueError: A table is missing, or the runs did not answer the same rows.
+    """
+    found: dict[str, dict[str, float]] = {}
+    asked: dict[str, set[tuple[str, str]]] = {}
+    for run in runs:
+        name, equals, path = run.partition("=")
+        name, path = (name, path) if equals else (Path(run).name, run)
+        if name in found:
+            raise ValueError(f"{run}: a second run called {name!r}; name it, as in name={path}")
+        rows = read_table(find_table(path))
+        found[name] = mean_scores(rows)
+        asked[name] = {(row["sample_id"], row["condition"]) for row in rows}
+    first = next(iter(asked))
+    for name, keys in asked.items():
+        if keys != asked[first]:
+            raise ValueError(
+                f"{name} and {first} answered different rows ({len(keys)} and {len(asked[first])}); "
+                "scores compare only over the same samples and conditions"
+            )
+    return found
+
+
+def draw(runs: dict[str, dict[str, float]], file: Path) -> None:
+    """Draw a bar for each run and condition."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    conditions = list(next(iter(runs.values())))
+    figure, axes = plt.subplots(figsize=(1.8 + 1.5 * len(conditions), 4.2), layout="constrained")
+    thickness = 0.8 / len(runs)
+    colours = ["#9aa0a6", "#4e79a7", "#59a14f", "#e15759", "#b07aa1", "#f28e2b"]
+    for i, (name, scores) in enumerate(runs.items()):
+        places = [at + (i - (len(runs) - 1) / 2) * thickness for at in range(len(conditions))]
+        values = [scores[condition] for condition in conditions]
+        bars = axes.bar(places, values, thickness * 0.92, label=name, color=colours[i % len(colours)])
+        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+    axes.set_xticks(range(len(conditions)), [condition.replace("+", "\n+ ") for condition in conditions])
+    axes.set_ylabel("mean score over tasks (%)")
+    axes.set_ylim(0, 108)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=len(runs), frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+    plt.close(figure)

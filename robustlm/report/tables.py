@@ -1,0 +1,41 @@
+"""Scores as Markdown tables, aligned to be read in a terminal too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MAIN_SCORES = ("f1", "accuracy")
+
+
+def markdown(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of per cent: a line for each row, a column for each key of the rows, `-` where a row lacks one.
+
+    Args:
+        corner: Heading of the first column.
+        rows: Scores in per cent by row and column.
+    """
+    columns = list(dict.fromkeys(column for scores in rows.values() for column in scores))
+    width = max(len(corner), *(len(name) for name in rows))
+    widths = [max(len(column), 5) for column in columns]
+    lines = [
+        f"| {corner:<{width}} | " + " | ".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True)) + " |",
+        f"|{'-' * (width + 2)}|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|",
+    ]
+    for name, scores in rows.items():
+        cells = (f"{scores[c]:>{w}.1f}" if c in scores else f"{'-':>{w}}" for c, w in zip(columns, widths, strict=True))
+        lines.append(f"| {name:<{width}} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Main scores in per cent by condition and dataset, out of logged metrics `test/<condition>/<dataset>/<score>`."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        stage, _, rest = name.partition("/")
+        condition, _, scored = rest.partition("/")
+        dataset, _, score = scored.rpartition("/")
+        if stage == "test" and (score in MAIN_SCORES or scored == "mean"):
+            found.setdefault(condition, {})[dataset or "mean"] = 100 * float(value)
+    return {
+        c: {**{k: v for k, v in s.items() if k != "mean"}, "mean": s["mean"]} for c, s in found.items() if "mean" in s
+    }
