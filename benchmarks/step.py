@@ -133,7 +133,7 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
         module.backbone = backbone  # one model for all
     everything = sum(p.numel() for p in backbone.model.parameters())
     trained = sum(p.numel() for p in backbone.trained)
-    print(f"{everything / 1e6:.1f} M parameters, {trained / 1e6:.2f} M of them trained (LoRA r {size.rank})", flush=True)
+    print(f"{everything / 1e6:.1f} M parameters, {trained / 1e6:.2f} M of them trained by LoRA", flush=True)
     optimizer = torch.optim.AdamW(parameter_groups(backbone.base), lr=1e-4)
     batch = random_batch(size)
     order = list(modules)

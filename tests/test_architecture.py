@@ -33,6 +33,7 @@ ROOMS = (
     "card",
     "callbacks",
     "check",
+    "quickstart",
     "commands",
     "cli",
     "__main__",

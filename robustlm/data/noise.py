@@ -17,7 +17,6 @@ noise.
 
 from __future__ import annotations
 
-import importlib
 import math
 import struct
 from bisect import bisect_right
@@ -28,6 +27,7 @@ from hashlib import blake2b
 from itertools import accumulate, count, islice
 
 from robustlm.data import opposites
+from robustlm.data.lookup import imported
 from robustlm.data.samples import Sample
 from robustlm.data.words import FALLBACK_WORDS
 
@@ -123,11 +123,10 @@ def resolve_kind(name: str) -> Kind:
     """
     if name in KINDS:
         return KINDS[name]
-    module, _, attribute = name.rpartition(".")
     try:
-        kind: Kind | None = getattr(importlib.import_module(module), attribute, None) if module else None
-    except ImportError as error:
-        raise ValueError(f"noise kind {name!r}: cannot import {module!r} ({error})") from error
+        kind: Kind | None = imported(name)
+    except ValueError as error:
+        raise ValueError(f"noise kind {error}") from error
     if not callable(kind):
         known = ", ".join([*KINDS, MIXED])
         raise ValueError(
