@@ -87,7 +87,9 @@ class AdapterExport(Callback):
             backbone.model.save_pretrained(unfinished)
             backbone.tokenizer.save_pretrained(unfinished)
             (unfinished / "README.md").write_text(model_card(pl_module, trainer), encoding="utf-8")
-            unfinished.chmod(0o755)
+            unfinished.chmod(0o755)  # temporary folders, and what safetensors writes, are the owner's alone
+            for file in unfinished.iterdir():
+                file.chmod(0o644)
             if target.exists():
                 shutil.rmtree(target)
             os.replace(unfinished, target)
