@@ -73,9 +73,7 @@ METHODS = (
     Method(PLAIN, 2, lambda folder, lora: InstructionTuning(folder, _SCRATCH, lora)),
     Method("FGM", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FGM())),
     Method("NRM", 6, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM())),
-    Method(
-        "NRM, ascent: clean", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM(ascent="clean"))
-    ),
+    Method("NRM, ascent: clean", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM(ascent="clean"))),
     Method("FreeLB-3", 6, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FreeLB(steps=3))),
     Method("PGD-3", 10, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=PGD(steps=3))),
     Method(FULL, None, lambda folder, lora: FullLogits(folder, _SCRATCH, lora)),
@@ -142,7 +140,7 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
         shuffle(order)
         for name in order:
             wall, cpu = time.perf_counter(), time.process_time()
-            modules[name].training_step(batch, 0).backward()
+            torch.autograd.backward(modules[name].training_step(batch, 0))
             optimizer.step()
             optimizer.zero_grad()
             if number:

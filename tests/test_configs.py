@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     rows = [{**row, "question": "", "format": "type: word", "option": "PER, LOC", "output": "None"} for row in ROWS]
     Path("rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    main("init model rows.jsonl --vocab_size 300 --hidden_size 16 --layers 1 --heads 2 --intermediate_size 32".split())
+    sizes = "--vocab_size 300 --hidden_size 16 --layers 1 --heads 2 --intermediate_size 32"
+    main(shlex.split(f"init model rows.jsonl {sizes}"))
     return tmp_path
 
 
@@ -47,13 +49,12 @@ def test_every_config_says_what_it_is_and_how_to_start_it(name: str) -> None:
 
 
 def test_the_released_preset_trains_as_the_released_code_does(folder: Path) -> None:
-    main(
-        [
-            *"fit -c presets/anit_released --model.backbone model --model.loading.scratch true".split(),
-            *"--data.train rows.jsonl --data.batch_size 3 --trainer.max_epochs 2 --trainer.accelerator cpu".split(),
-            *"--trainer.log_every_n_steps 1 --trainer.enable_progress_bar false".split(),
-        ]
-    )
+    command = """
+        fit -c presets/anit_released --model.backbone model --model.loading.scratch true
+        --data.train rows.jsonl --data.batch_size 3 --trainer.max_epochs 2 --trainer.accelerator cpu
+        --trainer.log_every_n_steps 1 --trainer.enable_progress_bar false
+    """
+    main(shlex.split(command))
     lines = (folder / "runs/version_0/metrics.csv").read_text(encoding="utf-8").splitlines()
     names = lines[0].split(",")
     steps = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]

@@ -50,9 +50,7 @@ SHAPES: dict[str, Shape] = {}
 """Shapes by name, besides those of `TASKS`; `register_shape` adds to them."""
 
 
-def register_shape(
-    name: str, needs: tuple[str, ...], unless: tuple[str, ...] = ()
-) -> Callable[[ReadRow], ReadRow]:
+def register_shape(name: str, needs: tuple[str, ...], unless: tuple[str, ...] = ()) -> Callable[[ReadRow], ReadRow]:
     """Decorator: make a function that reads rows known as a shape.
 
     Args:
@@ -274,9 +272,7 @@ def load_samples(
             if sample.variant is None:
                 sample = replace(sample, variant=optional(row.data, "variant") or None)
             if not (sample.instruction or sample.bank or shape.name in TASKS):
-                raise ValueError(
-                    "empty instruction: found no text; expected some, or a `bank` to take it from"
-                )
+                raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
             if sample.id in samples:
                 raise ValueError(f"duplicate id: found {sample.id!r}, already used at {places[sample.id]}")
         except ValueError as error:
@@ -328,9 +324,7 @@ def _stem(file: str) -> str:
 
 def _checked(sample: Sample, task: str | None) -> Sample:
     if task is not None and sample.task not in (task, "generation"):
-        raise ValueError(
-            f"another task: found a row of task {sample.task!r}; expected {task!r}, as asked for"
-        )
+        raise ValueError(f"another task: found a row of task {sample.task!r}; expected {task!r}, as asked for")
     sample = replace(sample, task=task or sample.task)
     if sample.task not in TASKS:
         raise ValueError(f"unknown task: found {sample.task!r}; expected one of {', '.join(TASKS)}")
@@ -340,16 +334,12 @@ def _checked(sample: Sample, task: str | None) -> Sample:
     return sample
 
 
-def _settle_errors(
-    source: str, errors: list[RowError], good: int, on_bad_row: str, rejected: Path | None
-) -> None:
+def _settle_errors(source: str, errors: list[RowError], good: int, on_bad_row: str, rejected: Path | None) -> None:
     if not errors:
         return
     rows = good + len(errors)
     if on_bad_row == "strict" or not good:
-        raise BadRowsError(
-            source, errors, rows, hint="Mend the rows, or leave them out with on_bad_row=skip."
-        )
+        raise BadRowsError(source, errors, rows, hint="Mend the rows, or leave them out with on_bad_row=skip.")
     if rejected is not None:
         write_rows(rejected, map(_as_rejected, errors))
     listed = f"; they are listed in {rejected}" if rejected is not None else ""

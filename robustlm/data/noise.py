@@ -129,9 +129,7 @@ def resolve_kind(name: str) -> Kind:
         raise ValueError(f"noise kind {error}") from error
     if not callable(kind):
         known = ", ".join([*KINDS, MIXED])
-        raise ValueError(
-            f"unknown noise kind {name!r}: expected one of {known}, or an import path like my.module.fn"
-        )
+        raise ValueError(f"unknown noise kind {name!r}: expected one of {known}, or an import path like my.module.fn")
     return kind
 
 
@@ -360,9 +358,7 @@ class Noise:
 
     def _check_weights(self, weights: dict[str, float]) -> None:
         if self.kind != MIXED:
-            raise ValueError(
-                f"noise.weights: only for noise.kind=mixed, which is {self.kind}; set weights to null"
-            )
+            raise ValueError(f"noise.weights: only for noise.kind=mixed, which is {self.kind}; set weights to null")
         bad = {name: weight for name, weight in weights.items() if not 0 <= weight < math.inf}
         if bad or not any(weights.values()):
             raise ValueError(f"noise.weights: expected numbers ≥ 0 with one above 0, found {bad or weights}")

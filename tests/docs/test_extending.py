@@ -43,8 +43,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(formats, "SHAPES", formats.SHAPES.copy())
     known = tasks.TASKS.copy()
-    main([*"init model rows.jsonl --vocab_size 300 --hidden_size 16 --layers 1 --heads 2".split(),
-          *"--intermediate_size 32".split()])  # fmt: skip
+    sizes = "--vocab_size 300 --hidden_size 16 --layers 1 --heads 2 --intermediate_size 32"
+    main(shlex.split(f"init model rows.jsonl {sizes}"))
     yield tmp_path
     tasks.TASKS.clear()
     tasks.TASKS.update(known)
