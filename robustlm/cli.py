@@ -100,6 +100,7 @@ class RobustLMCLI(LightningCLI):
             trainer_defaults={"max_epochs": 1, "callbacks": [PredictionWriter(), WhereItIs()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
             parser_class=Parser,
             parser_kwargs={"prog": "robustlm", "description": robustlm.__doc__, "epilog": _epilog()},
             args=list(args),
@@ -170,13 +171,16 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
 def run(args: Sequence[str]) -> RobustLMCLI | None:
     """Run a command, raising what goes wrong. `main` is for shells, this is for Python."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # a class of your own, beside the config; last, so that it hides nothing
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
     if args and args[0] in COMMANDS:
         parser = jsonargparse.ArgumentParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]))
         _add_arguments(parser, COMMANDS[args[0]])
         values = parser.instantiate_classes(parser.parse_args(list(args[1:])))
-        COMMANDS[args[0]](**vars(values))
+        for command in COMMANDS[args[0]](**vars(values)) or ():
+            run(command)
         return None
     return RobustLMCLI(args)
 
