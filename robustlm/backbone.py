@@ -12,15 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import peft
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.models.auto import modeling_auto
 
 from robustlm.assets import TINY, tiny_model
 from robustlm.batch import IGNORE, View
 from robustlm.tuning import Tuning
 
 log = logging.getLogger(__name__)
+
+_PIECES = {"AutoConfig": "config", "AutoTokenizer": "tokenizer"}
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass
@@ -78,6 +84,8 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, loading: Loading | None = None, tuning: Tuning | None = None) -> None:
         super().__init__()
+        if name.startswith("builtin:") and name != TINY:
+            raise ValueError(f"backbone: {name!r} does not come with the package; expected {TINY!r}")
         name = str(tiny_model()) if name == TINY else name
         self.name = name
         self.loading = loading or Loading()
@@ -89,6 +97,7 @@ class Backbone(nn.Module):
         self.config = self._pretrained(transformers.AutoConfig, self.base_name)
         self.tokenizer = self._load_tokenizer()
         self.is_encoder_decoder = bool(self.config.is_encoder_decoder)
+        self._check_writes()
         self.model = None
         self._scale: Tensor | None = None
         self._select: Tensor | None = None
@@ -146,10 +155,14 @@ class Backbone(nn.Module):
         if not name:
             raise ValueError("backbone: expected a hub name or a folder, found an empty string")
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-        if looks_local and not Path(name).expanduser().is_dir():
+        path = Path(name).expanduser()
+        if path.is_file() or (looks_local and not path.is_dir()):
             raise ValueError(f"backbone: {name!r} is not a folder; expected a model folder or a hub name")
-        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-            raise ValueError(f"backbone: folder {name!r} holds no config.json")
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise ValueError(
+                f"backbone: folder {name!r} holds no config.json; expected a folder that `save_pretrained` or "
+                "`robustlm init` wrote"
+            )
         try:
             return factory.from_pretrained(
                 str(Path(name).expanduser()) if looks_local else name,
@@ -157,12 +170,11 @@ class Backbone(nn.Module):
                 trust_remote_code=self.loading.trust_remote_code,
                 **kwargs,
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
-            raise ValueError(
-                f"backbone: cannot load {factory.__name__} of {name!r} (neither a folder with the right files nor a "
-                f"hub model that can be reached or found in the cache): {reason}"
-            ) from error
+            what = _PIECES.get(factory.__name__, "model")
+            place = "" if path.is_dir() else " (no folder, and no hub model that is in the cache or within reach)"
+            raise ValueError(f"backbone: cannot load the {what} of {name!r}{place}: {reason}") from error
 
     def _load_tokenizer(self) -> Any:
         own = self.adapter if self.adapter and (Path(self.adapter) / "tokenizer_config.json").is_file() else None
@@ -176,6 +188,25 @@ class Backbone(nn.Module):
             )
         return tokenizer
 
+    def _check_writes(self) -> None:
+        """Refuse models without a text decoder, before their weights are brought."""
+        config = self.config
+        kind = str(config.model_type)
+        names = modeling_auto
+        writes = kind in (
+            names.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+            if self.is_encoder_decoder
+            else names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        )
+        # BERT and its kin are listed as decoders too, which they are only when configured so
+        fills = kind in names.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not self.is_encoder_decoder
+        own_code = self.loading.trust_remote_code and getattr(config, "auto_map", None)
+        if not own_code and (not writes or (fills and not getattr(config, "is_decoder", False))):
+            raise ValueError(
+                f"backbone: {self.base_name!r} is a {kind!r} model, which does not write text; expected a decoder "
+                "(Llama, Qwen, Gemma, …) or an encoder–decoder (T5, BART, …)"
+            )
+
     def _load_model(self) -> Any:
         loading = self.loading
         factory = transformers.AutoModelForSeq2SeqLM if self.is_encoder_decoder else transformers.AutoModelForCausalLM
@@ -185,17 +216,36 @@ class Backbone(nn.Module):
             return cast(Any, factory).from_config(self.config, dtype=dtype, **extra)
         if loading.four_bit:
             extra["quantization_config"] = _four_bit()
-        return self._pretrained(factory, self.base_name, dtype=loading.dtype, use_safetensors=True, **extra)
+        model, found = self._pretrained(
+            factory,
+            self.base_name,
+            dtype=loading.dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are listed, and refused here
+            output_loading_info=True,
+            **extra,
+        )
+        problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+        problems += [f"{name}: {tuple(a)} instead of {tuple(b)}" for name, a, b in sorted(found["mismatched_keys"])]
+        if problems:  # transformers would start them at random
+            shown = "; ".join(problems[:3]) + (" …" if len(problems) > 3 else "")
+            raise ValueError(
+                f"backbone: {len(problems)} weights of {self.base_name!r} do not fit its config ({shown}); expected "
+                "a whole model, with a language-model head"
+            )
+        return model
 
     def _load_adapter(self, model: Any) -> Any:
-        import peft
-
         if self.tuning is not None:
             log.info("backbone %s is an adapter: it is trained on as it is, `tuning` is not applied", self.name)
         try:
             return peft.PeftModel.from_pretrained(model, str(self.adapter), is_trainable=self.tuning is not None)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ValueError(f"backbone: cannot load the adapter in {self.adapter!r}: {error}") from error
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+            reason = "; ".join(str(error).strip().split("\n")[:3])
+            raise ValueError(
+                f"backbone: cannot load the adapter in {self.adapter!r}: {reason}\nIs it an adapter of "
+                f"{self.base_name!r}, and whole?"
+            ) from error
 
     # --- the contract ------------------------------------------------------------------------------------------
 
@@ -390,11 +440,16 @@ class Backbone(nn.Module):
 def _adapter_base(folder: Path) -> str:
     file = folder / "adapter_config.json"
     try:
-        name = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"backbone: {file} is no PEFT adapter config: {error}") from error
+    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(name, str) or not name:
-        raise ValueError(f"backbone: {file} names no base model (base_model_name_or_path)")
+        raise ValueError(f"backbone: {file} names no base model; expected the key base_model_name_or_path")
+    if config.get("peft_type") not in list(peft.PeftType):
+        raise ValueError(f"backbone: {file}: unknown peft_type {config.get('peft_type')!r}; is peft too old for it?")
+    if not (folder / _ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"backbone: adapter folder {str(folder)!r} holds no {_ADAPTER_WEIGHTS}")
     beside = folder / name
     return str(beside) if not Path(name).exists() and re.match(r"\.{1,2}/", name) and beside.is_dir() else name
 

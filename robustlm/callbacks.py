@@ -115,6 +115,62 @@ class WhereItIs(Callback):
         print("\n".join(f"{name}: {path}" for name, path in lines.items() if path))
 
 
+class KnownMonitor(Callback):
+    """Refuses a checkpoint to watch a validation value that there is none of, before the first training step."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Without validation rows there is nothing to watch."""
+        for monitor in self._monitors(trainer):
+            if not trainer.datamodule.sources["validation"]:  # type: ignore[attr-defined]
+                raise ValueError(f"checkpoint.monitor: {monitor!r} needs validation rows; set data.validation")
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The check before the first epoch shows which values there are."""
+        known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        for monitor in self._monitors(trainer):
+            if monitor not in known:
+                raise ValueError(f"checkpoint.monitor: found {monitor!r}; expected one of {', '.join(known)}")
+
+    def _monitors(self, trainer: Trainer) -> list[str]:
+        found = [c.monitor for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+        return [monitor for monitor in found if monitor and monitor.startswith("val/")]
+
+
+class FalseStart(Callback):
+    """Removes the log folder of a run that failed before its first batch: it holds nothing but the settings.
+
+    Args:
+        folder: The folder, made for this run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._new = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._began = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run has begun."""
+        self._began = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run has begun, unless this is but the check before it."""
+        self._began = self._began or not trainer.sanity_checking
+
+    on_test_start = on_train_start
+    on_predict_start = on_train_start
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove what the loggers have opened already."""
+        if self._began or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.finalize("failed")  # closes its files
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for path in self._new:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
 def run_folder(trainer: Trainer) -> Path:
     """Where a run's files go: the logger's folder, or the trainer's root. The same on every rank."""
     return Path(trainer.log_dir or trainer.default_root_dir)

@@ -20,13 +20,16 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
     """Print tokenizer, rows of every view, length statistics, trained parameters and a memory estimate.
 
     Raises:
-        ValueError: Whatever would stop a run at its start: unknown model, bad rows, rows that do not fit.
+        ValueError: Whatever would stop a run at its start: unknown model, bad rows, rows that do not fit, conditions
+            that they cannot be asked under.
     """
-    datamodule.attach(model.backbone)
-    _show_tokenizer(model)
     roles = [role for role, sources in datamodule.sources.items() if sources]
     if not roles:
         raise ValueError("data: no source is named; expected at least one of data.train, data.validation, data.test")
+    if "train" in roles:
+        model.check_data(datamodule)
+    datamodule.attach(model.backbone)
+    _show_tokenizer(model)
     longest = 0
     for role in roles:
         found = datamodule.read(role)
@@ -34,8 +37,12 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         longest = max(longest, *found.lengths)
         if role == "train":
             datamodule.rows[role] = found
+        if role == "test":
+            for condition in datamodule.conditions:
+                datamodule.under(condition, found)
     model.configure_model()
     if "train" in datamodule.rows:
+        model.check_trained()
         _show_views(model, datamodule, rows)
     _show_parameters(model)
     _show_memory(model, datamodule.batch_size, longest)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
+import pickle
 import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import docstring_parser
 import jsonargparse
+import jsonargparse.typing
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -25,14 +29,26 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import robustlm
-from robustlm.assets import config_file
-from robustlm.callbacks import AdapterExport, PredictionWriter, WhereItIs
+from robustlm.assets import config_file, known_configs
+from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, WhereItIs
 from robustlm.commands import COMMANDS
+from robustlm.data.embedders import EmbeddingError
+from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
+from robustlm.explain import explain, nearest
 from robustlm.modules import InstructionTuning
 
-USER_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException, ImportError)
+USER_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException, ImportError, EmbeddingError)
 """What wrong input raises; anything else is a bug and keeps its traceback."""
+
+TRAINER_COMMANDS = {
+    "fit": "Tune a model; leaves a log, a checkpoint and an adapter.",
+    "validate": "Measure the loss on the validation rows.",
+    "test": "Score answers under every instruction condition, and write them to a table.",
+    "predict": "Write answers to a table, without scores.",
+    "check": "Show what a run would do, and find what would stop it; trains nothing.",
+}
+"""The commands that take a model and data, and what they do."""
 
 
 class CheckingTrainer(Trainer):
@@ -72,16 +88,21 @@ class CheckingTrainer(Trainer):
         return super().test(model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
 
 
-class Parser(LightningArgumentParser):
-    """Errors of nested settings without the dump of everything around them."""
+class BriefParser(jsonargparse.ArgumentParser):
+    """Errors in a few lines: what is wrong and where, without every option and every other value."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and end with status 2."""
-        noise = re.compile(
-            r"\s*-?\s*(Given value( type)?:|Subtypes:|Does not validate|Expected a <class 'NoneType'>|Errors:$)"
-        )
-        lines = [line for line in message.split("\n") if not noise.match(line)]
-        super().error("\n".join(lines), ex)
+        if not self.exit_on_error:  # of a nested class: the parser around it says where
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        program = parser.prog.replace(" [options]", "")
+        text = explain(message, re.findall(r"(?<=\s)--[\w.]+", parser.format_help()))
+        self.exit(2, f"robustlm: error: {text}\n(`{program} --help` shows the options)\n")
+
+
+class Parser(BriefParser, LightningArgumentParser):
+    """Parser of the commands that run a trainer."""
 
 
 class RobustLMCLI(LightningCLI):
@@ -97,12 +118,12 @@ class RobustLMCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=CheckingTrainer,
-            trainer_defaults={"max_epochs": 1, "callbacks": [PredictionWriter(), WhereItIs()]},
+            trainer_defaults={"max_epochs": 1, "callbacks": [PredictionWriter(), WhereItIs(), KnownMonitor()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
             parser_class=Parser,
-            parser_kwargs={"prog": "robustlm", "description": robustlm.__doc__, "epilog": _epilog()},
+            parser_kwargs={"prog": "robustlm", **{name: _options_of(name) for name in TRAINER_COMMANDS}},
             args=list(args),
         )
 
@@ -119,7 +140,9 @@ class RobustLMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
-        given = [_known_config(arg) for arg in args]
+        given = _quoted([_known_config(arg) for arg in args])
+        for file in _configs(given):
+            _check_config(file)
         path = _value_of(given, "--ckpt_path")
         stored = {} if path in (None, "best", "last", "hpc", "registry", "null") else checkpoint_settings(str(path))
         if not stored:
@@ -138,10 +161,17 @@ class RobustLMCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add TensorBoard and CSV logs in one folder, unless a logger is configured."""
         config = self.config_init[self.config_init["subcommand"]]["trainer"]
+        root = config.get("default_root_dir")
+        if root and Path(root).exists() and not Path(root).is_dir():
+            raise ValueError(f"trainer.default_root_dir: {root} is a file; expected a folder, or a name for a new one")
         if config.get("logger") in (None, True) and "logger" not in kwargs:
             board = TensorBoardLogger(config.get("default_root_dir") or "runs", name="")
             kwargs["logger"] = [board, CSVLogger(board.save_dir, name="", version=board.version)]
-            config["callbacks"] = [*(config.get("callbacks") or []), LearningRateMonitor()]
+            config["callbacks"] = [
+                *(config.get("callbacks") or []),
+                LearningRateMonitor(),
+                FalseStart(Path(board.log_dir)),
+            ]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -151,17 +181,25 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
     Raises:
         ValueError: There is no such file, or it is no checkpoint (truncated, of another program, not weights only).
     """
+    expected = "expected a .ckpt file that `robustlm fit` wrote"
     if not Path(path).is_file():
-        raise ValueError(f"ckpt_path: {path} is not a file; expected a .ckpt file that a run wrote")
+        raise ValueError(f"ckpt_path: {path} is not a file; {expected}")
+    if not Path(path).stat().st_size:
+        raise ValueError(f"ckpt_path: {path} is empty; {expected}")
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # whatever a broken file makes torch raise
-        reason = str(error).strip().split("\n")[0]
+        with warnings.catch_warnings(action="ignore"):
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:  # torch's own message advises to trust the file
         raise ValueError(
-            f"ckpt_path: {path} cannot be read as a checkpoint (damaged or of another kind): {reason}"
+            f"ckpt_path: {path} is no pickle of weights and plain data, and whatever else it holds is not run; {expected}"
         ) from error
+    except Exception as error:  # whatever a broken file makes torch raise
+        reason = str(error).strip().split("\n")[0].partition(". ")[0] or type(error).__name__
+        raise ValueError(f"ckpt_path: {path} is damaged or of another kind ({reason}); {expected}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"ckpt_path: {path} is no Lightning checkpoint: it holds no state_dict")
+        raise ValueError(f"ckpt_path: {path} is no Lightning checkpoint, as it holds no state_dict; {expected}")
+    if "robustlm" not in checkpoint:
+        raise ValueError(f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}")
     settings = dict(checkpoint.get("hyper_parameters", {}))
     settings.pop("_instantiator", None)
     class_path = settings.pop("_class_path", None)
@@ -176,12 +214,21 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
     if args and args[0] in COMMANDS:
-        parser = jsonargparse.ArgumentParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]))
+        parser = BriefParser(
+            prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]), allow_abbrev=False
+        )
         _add_arguments(parser, COMMANDS[args[0]])
         values = parser.instantiate_classes(parser.parse_args(list(args[1:])))
         for command in COMMANDS[args[0]](**vars(values)) or ():
             run(command)
         return None
+    if list(args) in (["-h"], ["--help"]):
+        print(_overview())
+        return None
+    known = [*TRAINER_COMMANDS, *COMMANDS]
+    if not args or args[0] not in known:
+        found = f"{args[0]!r} is no command{nearest(args[0], known)}" if args else "no command"
+        raise ValueError(f"{found}; expected one of {', '.join(known)} first. `robustlm --help` explains them")
     return RobustLMCLI(args)
 
 
@@ -198,12 +245,16 @@ def _add_arguments(parser: jsonargparse.ArgumentParser, function: Any) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of `robustlm` and `python -m robustlm`. Wrong input ends with a message and exit status 2."""
     given = sys.argv[1:] if args is None else list(args)
+    if not given:
+        print(_overview(), file=sys.stderr)
+        raise SystemExit(2)
     try:
         run(given)
     except USER_ERRORS as error:
         if os.environ.get("ROBUSTLM_TRACEBACK"):
             raise
         text = str(error).strip() or type(error).__name__
+        text = explain(text) if text.startswith("Does not validate") else text  # raised in making what was parsed
         print(f"robustlm: error: {text}\n(ROBUSTLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         raise SystemExit(2) from error
 
@@ -243,14 +294,58 @@ def _value_of(args: list[str], flag: str) -> str | None:
     return value
 
 
+def _quoted(args: list[str]) -> list[str]:
+    """The arguments with free text in quotes: `Task: {instruction}` is no mapping, though YAML takes it for one."""
+    flags = ("--data.template", "--data.init_args.template", "--model.tuning.text")
+    quoted = []
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if equals and flag in flags:
+            quoted.append(f"{flag}={json.dumps(value)}")
+        else:
+            quoted.append(json.dumps(arg) if i and args[i - 1] in flags else arg)
+    return quoted
+
+
+def _configs(args: list[str]) -> list[str]:
+    """The config files among the arguments."""
+    found = []
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag in ("-c", "--config") and (equals or i + 1 < len(args)):
+            found.append(value if equals else args[i + 1])
+    return found
+
+
+def _check_config(file: str) -> None:
+    """Refuse what is no config file, by name and line, which the parser leaves out."""
+    if not Path(file).is_file():
+        known = known_configs()
+        raise ValueError(
+            f"config: {file} is not a file{nearest(file, known)}; expected a YAML file, or one that comes along: "
+            f"{', '.join(known)}"
+        )
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config: {file} is not UTF-8 (byte {error.start + 1}); convert the file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ValueError(f"config: {file}{line}: broken YAML: {getattr(error, 'problem', None) or error}") from error
+    if content is not None and not isinstance(content, dict):
+        raise ValueError(
+            f"config: {file}: found a {type(content).__name__}; expected keys and values such as `trainer:`, `model:`, "
+            "`data:`"
+        )
+
+
 def _configured_model(args: list[str]) -> dict[str, Any]:
     """The model section of the config files among the arguments; the last one counts."""
     found: dict[str, Any] = {}
-    for i, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if flag in ("-c", "--config"):
-            config = yaml.safe_load(Path(value if equals else args[i + 1]).read_text(encoding="utf-8"))
-            found = (config or {}).get("model") or found
+    for file in _configs(args):
+        config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        found = (config or {}).get("model") or found
     return found
 
 
@@ -279,9 +374,45 @@ def _first_line(function: Any) -> str:
     return (function.__doc__ or "").strip().split("\n")[0]
 
 
-def _epilog() -> str:
-    small = "; ".join(f"`robustlm {name}`: {_first_line(function)}" for name, function in COMMANDS.items())
-    return f"Besides: {small} Each has its own --help."
+def _overview() -> str:
+    lines = {**TRAINER_COMMANDS, **{name: _first_line(function) for name, function in COMMANDS.items()}}
+    return "\n".join(
+        [
+            "usage: robustlm COMMAND [arguments]",
+            "",
+            str(robustlm.__doc__),
+            "",
+            *(f"  {name:<12}{text}" for name, text in lines.items()),
+            "",
+            "Each has its own --help. Start from a config that comes along with `-c NAME`: "
+            f"{', '.join(known_configs())}.",
+        ]
+    )
+
+
+def _options_of(command: str) -> dict[str, Any]:
+    """How a command's parser is made; no abbreviations, so that no misspelt flag means another."""
+    usage = f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARGUMENT VALUE] [--data.ARGUMENT VALUE] …"
+    return {"usage": usage, "description": TRAINER_COMMANDS[command], "allow_abbrev": False}
+
+
+def _source(value: Any) -> Source:
+    """Rows named in a config, either by path or as the fields of a `Source`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a path, or an object with the key path, found {value!r}")
+    known = [field.name for field in fields(Source)]
+    for key in value:
+        if key not in known:
+            raise ValueError(f"a source has no {key!r}{nearest(str(key), known)}. It has: {', '.join(known)}")
+    if not isinstance(value.get("path"), str):
+        raise ValueError(f"path: expected a file, folder or name of a data set, found {value.get('path')!r}")
+    if not isinstance(value.get("limit"), int | None):
+        raise ValueError(f"limit: expected an integer or null, found {value['limit']!r}")
+    return Source(**value)
+
+
+# as a type of its own, since the parser opens the file that a path names where it expects a dataclass
+jsonargparse.typing.register_type(Source, asdict, _source)
 
 
 def _quiet() -> None:

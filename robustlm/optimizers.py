@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,17 @@ from robustlm.optim import MuonAdamW
 @dataclass
 class Optimizer(ABC):
     """Builds a torch optimiser for a model's trained parameters."""
+
+    def __post_init__(self) -> None:
+        """Check the fields: rates are finite and not negative, momenta in [0, 1)."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name.endswith(("lr", "weight_decay")) and not 0 <= value < math.inf:
+                raise ValueError(f"optimizer.{item.name}: {value} is no rate; expected a finite number ≥ 0")
+            if item.name.endswith(("betas", "momentum")):
+                values = value if isinstance(value, tuple | list) else (value,)
+                if not all(0 <= share < 1 for share in values):
+                    raise ValueError(f"optimizer.{item.name}: {value} is outside [0, 1)")
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

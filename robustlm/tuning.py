@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,8 +40,18 @@ class LoRA(Tuning):
     def __post_init__(self) -> None:
         if self.r < 1:
             raise ValueError(f"tuning.r: {self.r} is no rank; expected ≥ 1")
+        if self.alpha < 1:
+            raise ValueError(f"tuning.alpha: {self.alpha} leaves nothing of the update; expected ≥ 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"tuning.dropout: {self.dropout} is outside [0, 1)")
+        if isinstance(self.target_modules, str):
+            try:
+                re.compile(self.target_modules)
+            except re.error as error:
+                raise ValueError(
+                    f"tuning.target_modules: {self.target_modules!r} is no regular expression ({error}); expected one, "
+                    "`all-linear`, or a list of names"
+                ) from error
 
     def apply(self, model: Any) -> Any:
         """See `Tuning.apply`."""
@@ -150,4 +161,5 @@ def _wrap(model: nn.Module, config: Any) -> Any:
     try:
         return peft.get_peft_model(model, config)
     except ValueError as error:
-        raise ValueError(f"tuning: {type(config).__name__} does not fit {type(model).__name__}: {error}") from error
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"tuning: {type(config).__name__} does not fit {type(model).__name__}: {reason}") from error

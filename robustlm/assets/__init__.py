@@ -15,6 +15,13 @@ def tiny_model() -> Path:
     return Path(__file__).parent / "tiny"
 
 
+def known_configs() -> list[str]:
+    """Names of the packaged configs, as `config_file` takes them."""
+    package = Path(robustlm.__file__).parent
+    folder = next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+    return sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
+
+
 def config_file(name: str) -> Path | None:
     """The packaged config called `name` (`anit`, `configs/anit.yaml`, `presets/anit_released`), or `None`."""
     stem = name.removeprefix("configs/").removesuffix(".yaml")

@@ -34,9 +34,12 @@ class Encoder:
                 "context; a fast tokenizer (tokenizer.json) is needed"
             )
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end-of-sequence token, so a model could not learn to stop")
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token, so a model could not learn "
+                "to stop; set eos_token in its tokenizer_config.json, or name another by loading.tokenizer"
+            )
         if max_length < 2:
-            raise ValueError(f"max_length: {max_length} leaves no room for a prompt and an answer; expected ≥ 2")
+            raise ValueError(f"data.max_length: {max_length} leaves no room for a prompt and an answer; expected ≥ 2")
         self.tokenizer = tokenizer
         self.template = template
         self.max_length = max_length

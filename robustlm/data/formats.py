@@ -11,10 +11,12 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from robustlm.data.fields import elements, optional, required, shown
+from robustlm.data.instructions import InstructionBank
 from robustlm.data.lookup import imported
 from robustlm.data.rows import (
     SUFFIXES,
@@ -271,6 +273,8 @@ def load_samples(
             sample = _checked(shape.read(row.data, row_id(row)), task)
             if sample.variant is None:
                 sample = replace(sample, variant=optional(row.data, "variant") or None)
+            if sample.bank:
+                _known_bank(sample.bank)
             if not (sample.instruction or sample.bank or shape.name in TASKS):
                 raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
             if sample.id in samples:
@@ -284,6 +288,11 @@ def load_samples(
     _settle_errors(source, errors, len(samples), on_bad_row, rejected)
     _fill_labels(samples, task_shaped)
     return list(samples.values())[:limit]
+
+
+@lru_cache
+def _known_bank(name: str) -> InstructionBank:
+    return InstructionBank.load(name)
 
 
 def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str | None) -> Shape:

@@ -109,7 +109,8 @@ def _samples(path: str, task: str) -> Iterator[tuple[Row, Sample]]:
             good += 1
             yield row, sample
     if errors:
-        raise BadRowsError(path, errors, good + len(errors), hint=_HINT)
+        without = any("instruction" in error.reason for error in errors)
+        raise BadRowsError(path, errors, good + len(errors), hint=_HINT if without else "")
 
 
 def _sample_of(row: Row, shapes: dict[str, Shape]) -> Sample:

@@ -424,7 +424,12 @@ class RowWriter:
             raise SourceError(f"{self.path}: found a folder; expected the name of a file to write")
         if not self._target.parent.is_dir():
             raise SourceError(f"{self.path}: no folder {self._target.parent}; create it first")
-        self._file = open(self._temporary, "xb")
+        try:
+            self._file = open(self._temporary, "xb")
+        except OSError as error:
+            raise SourceError(
+                f"{self.path}: cannot be written ({error.strerror}); expected a folder that may be written to"
+            ) from error
         self._encoder = _ENCODERS[self._suffix.removesuffix(".gz")]()
         # no time stamp and no name in the gzip header: the same rows give the same bytes
         self._stream: IO[bytes] = (

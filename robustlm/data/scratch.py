@@ -38,14 +38,23 @@ def build(
         The folder.
 
     Raises:
-        ValueError: If the heads do not divide the width into even parts.
-        FileExistsError: If the folder already holds a model.
+        ValueError: If a size is less than 1, or the heads do not divide the width into even parts.
+        FileExistsError: If the folder already holds something.
     """
     folder = Path(folder)
+    sizes = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "intermediate_size": intermediate_size}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: {size} makes no model; expected ≥ 1")
     if hidden_size % (2 * heads):
-        raise ValueError(f"hidden_size {hidden_size} is not a multiple of 2 × heads = {2 * heads}")
-    if (folder / "config.json").exists():
-        raise FileExistsError(f"{folder} already holds a model (config.json); choose another folder")
+        raise ValueError(f"hidden_size: {hidden_size} is not a multiple of 2 × heads = {2 * heads}")
+    if initializer_range < 0:
+        raise ValueError(f"initializer_range: {initializer_range} is negative; expected a standard deviation")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; expected a new or empty folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        what = "a model (config.json)" if (folder / "config.json").exists() else "other files"
+        raise FileExistsError(f"{folder} already holds {what}; choose a new or empty folder")
     tokenizer = train_tokenizer(texts, vocab_size)
     tokenizer.save_pretrained(folder)
     LlamaConfig(

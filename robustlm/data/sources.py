@@ -58,6 +58,8 @@ def load(
     wanted = Source(source) if isinstance(source, str) else source
     if wanted.path == BUILTIN:
         return _builtin(wanted, role)
+    if wanted.path.startswith("builtin:"):
+        raise SourceError(f"data.{role}: {wanted.path!r} does not come with the package; expected {BUILTIN!r}")
     path, split = wanted.path, wanted.split or role
     if Path(path).is_dir():
         path = _split_file(Path(path), split)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -128,6 +128,9 @@ class InstructionDataModule(LightningDataModule):
         rejected: File for the rows that `skip` leaves out, with reasons (JSONL).
     """
 
+    views: ClassVar[tuple[str, ...]] = ("raw",)
+    """The views that training batches hold."""
+
     def __init__(
         self,
         train: Sources = None,
@@ -151,6 +154,10 @@ class InstructionDataModule(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
             if value is not None and value < 1:
                 raise ValueError(f"data.{name}: {value} makes no batch; expected ≥ 1")
+        if num_workers < 0:
+            raise ValueError(f"data.num_workers: {num_workers} is negative; expected ≥ 0")
+        if not conditions:
+            raise ValueError("data.conditions: found none; expected at least one, such as clean")
         self.sources: dict[Role, list[str | Source]] = {
             "train": _listed(train),
             "validation": _listed(validation),
@@ -184,6 +191,8 @@ class InstructionDataModule(LightningDataModule):
         if self.encoder is None:
             if self.trainer is None:
                 raise RuntimeError("setup outside a Trainer: call `attach(backbone)` first")
+            if stage == "fit" and hasattr(self.trainer.lightning_module, "check_data"):
+                self.trainer.lightning_module.check_data(self)
             self.attach(self.trainer.lightning_module.backbone)
         roles: dict[str, tuple[Role, ...]] = {
             "fit": ("train", "validation"),
@@ -200,10 +209,20 @@ class InstructionDataModule(LightningDataModule):
     def attach(self, backbone: Any) -> None:
         """Take tokenizer and prompt form from a model."""
         self.backbone = backbone
+        if self.bank:
+            try:
+                _bank(self.bank)
+            except ValueError as error:
+                raise ValueError(f"data.bank: {error}") from error
         template = make_template(self.template, backbone.tokenizer)
-        self.encoder = Encoder(
-            backbone.tokenizer, template, self.max_length, encoder_decoder=backbone.is_encoder_decoder
-        )
+        positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", None) or self.max_length
+        if positions < self.max_length:
+            log.warning(
+                "data.max_length: %d is more than the %d positions of the model, which count instead",
+                self.max_length, positions,
+            )  # fmt: skip
+        length = min(self.max_length, positions)
+        self.encoder = Encoder(backbone.tokenizer, template, length, encoder_decoder=backbone.is_encoder_decoder)
 
     def read(self, role: Role) -> Rows:
         """Samples of a role under their phrasings, tokenised.
@@ -245,7 +264,7 @@ class InstructionDataModule(LightningDataModule):
         if cut > len(bad):
             log.warning(
                 "data.%s: the context of %d of %d rows was cut to max_length %d", role, cut - len(bad), len(samples),
-                self.max_length,
+                self.encoder.max_length,
             )  # fmt: skip
         return rows
 

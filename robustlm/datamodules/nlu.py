@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -122,6 +122,8 @@ class NLUDataModule(InstructionDataModule):
         variants: Noisy variants of each sample, K.
         kwargs: Arguments of `InstructionDataModule`.
     """
+
+    views: ClassVar[tuple[str, ...]] = ("raw", "variant")
 
     def __init__(
         self,

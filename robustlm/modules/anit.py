@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustlm.adversaries import NRM, Adversary
+from robustlm.adversaries import NRM, Adversary, FreeAT
 from robustlm.batch import Scope
 from robustlm.modules.base import InstructionTuning
 from robustlm.modules.passes import Passes
@@ -41,6 +41,20 @@ class ANIT(InstructionTuning):
         self.adversary = copy.deepcopy(adversary)
         self.perturb: Scope = perturb
         self.weights["adversarial"] = adversarial_weight
+
+    def check_data(self, datamodule: Any) -> None:
+        """Refuse data without noisy variants, and without the replays that `FreeAT` needs."""
+        super().check_data(datamodule)
+        if "variant" not in datamodule.views:
+            raise ValueError(
+                f"data: {type(datamodule).__name__} makes no noisy variants, which {type(self).__name__} trains on; "
+                "expected NLUDataModule"
+            )
+        if isinstance(self.adversary, FreeAT) and datamodule.replays != self.adversary.replays:
+            raise ValueError(
+                f"data.replays: found {datamodule.replays}; expected {self.adversary.replays} as in "
+                "model.adversary.replays, since FreeAT's perturbation grows while the same batch comes again"
+            )
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
         """[ANIT] eq. 7."""

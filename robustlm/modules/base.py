@@ -63,6 +63,20 @@ class InstructionTuning(LightningModule):
         self.scores = Scores()
         self._seed: int | None = None
 
+    def check_data(self, datamodule: Any) -> None:
+        """Refuse data that cannot serve this objective, before anything is read. Subclasses extend it.
+
+        Raises:
+            ValueError: Says which setting of the datamodule is wrong.
+        """
+
+    def check_trained(self) -> None:
+        """Refuse a loaded model of which nothing is trained. Raises `ValueError`."""
+        if not any(p.requires_grad for p in self.parameters()):
+            raise ValueError(
+                "model.tuning: nothing is trained; expected LoRA, PrefixTuning, PromptTuning or FullTuning to fit"
+            )
+
     # --- the objective -----------------------------------------------------------------------------------------
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
@@ -95,8 +109,7 @@ class InstructionTuning(LightningModule):
         outside = [p for p in self.parameters() if p.requires_grad and id(p) not in grouped]
         if outside:  # prefixes and soft prompts live in the PEFT wrapper, a subclass may own a head
             groups.append({"params": outside, "hidden": False})
-        if not groups:
-            raise ValueError("nothing is trained: set `tuning` (LoRA, PrefixTuning, PromptTuning or FullTuning) to fit")
+        self.check_trained()
         optimizer = self.optimizer.build(groups)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = self.schedule.build(optimizer, total)

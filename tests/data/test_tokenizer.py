@@ -83,7 +83,7 @@ def test_the_folder_makes_a_model(folder: Path, tokenizer: Any) -> None:
 
 
 def test_bad_sizes_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least 260 are needed"):
+    with pytest.raises(ValueError, match="expected ≥ 260"):
         train_tokenizer(TEXTS, 259)
     with pytest.raises(ValueError, match="not a multiple of 2 × heads"):
         build(tmp_path, TEXTS, hidden_size=36)
