@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import docstring_parser
 import jsonargparse
 import torch
 import yaml
@@ -172,11 +174,21 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
     _quiet()
     if args and args[0] in COMMANDS:
         parser = jsonargparse.ArgumentParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]))
-        parser.add_function_arguments(COMMANDS[args[0]])
+        _add_arguments(parser, COMMANDS[args[0]])
         values = parser.instantiate_classes(parser.parse_args(list(args[1:])))
-        COMMANDS[args[0]](**values.as_dict() if hasattr(values, "as_dict") else vars(values))
+        COMMANDS[args[0]](**vars(values))
         return None
     return RobustLMCLI(args)
+
+
+def _add_arguments(parser: jsonargparse.ArgumentParser, function: Any) -> None:
+    """Make a function's arguments those of a command; required ones go without a flag, lists take all that comes."""
+    required = [p for p in inspect.signature(function).parameters.values() if p.default is inspect.Parameter.empty]
+    help_of = {found.arg_name: found.description for found in docstring_parser.parse(function.__doc__ or "").params}
+    for parameter in required:
+        many: Any = {"nargs": "+"} if str(parameter.annotation).startswith("list") else {}
+        parser.add_argument(parameter.name, type=str, help=help_of.get(parameter.name), **many)
+    parser.add_function_arguments(function, skip={p.name for p in required})
 
 
 def main(args: Sequence[str] | None = None) -> None:

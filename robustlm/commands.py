@@ -40,6 +40,7 @@ def noise(
 def init(
     folder: str,
     rows: list[str],
+    split: str = "train",
     vocab_size: int = 4096,
     hidden_size: int = 256,
     layers: int = 4,
@@ -51,7 +52,8 @@ def init(
 
     Args:
         folder: Where they go; `robustlm fit --model.backbone FOLDER --model.loading.scratch true` trains it.
-        rows: Files, folders with a train split, or `builtin:quickstart`, whose texts the tokenizer learns.
+        rows: Files, folders with splits, or `builtin:quickstart`, whose texts and instructions the tokenizer learns.
+        split: Which split of folders and of the built-in corpus (`pretrain` for a model that shall be tuned later).
         vocab_size: Tokens of the tokenizer.
         hidden_size: Width of the model.
         layers: Its layers.
@@ -59,12 +61,17 @@ def init(
         intermediate_size: Width of the MLPs.
         initializer_range: Standard deviation of random weights.
     """
+    from robustlm.data.instructions import InstructionBank
     from robustlm.data.scratch import build
-    from robustlm.data.sources import load_all
+    from robustlm.data.sources import Source, load_all
     from robustlm.data.templates import PlainTemplate
 
     template = PlainTemplate()
-    samples = load_all(list(rows), "train")
+    samples = load_all([Source(row, split=split) for row in rows], "train")
+    banks = {name: InstructionBank.load(name) for name in {sample.bank for sample in samples} if name}
+    samples = [
+        sample if sample.instruction or not sample.bank else banks[sample.bank].assign(sample) for sample in samples
+    ]
     texts = [template.render(sample, sample.instruction).text + " " + sample.target for sample in samples]
     build(
         folder,

@@ -41,11 +41,15 @@ class AdamW(Optimizer):
 
 @dataclass
 class Muon(Optimizer):
-    """Muon (Jordan et al., 2024) for hidden matrices, AdamW for the rest: what small models learn fast with."""
+    """Muon (Jordan et al., 2024) for hidden matrices, AdamW for the rest: what small models learn fast with.
 
-    lr: float = 0.01
+    No field is called as one of `AdamW`: on the command line, fields of the same name keep their value when the class
+    is switched.
+    """
+
+    muon_lr: float = 0.01
     """Peak learning rate of hidden matrices."""
-    weight_decay: float = 0.01
+    muon_weight_decay: float = 0.01
     """Decay of hidden matrices."""
     momentum: float = 0.95
     """Momentum of hidden matrices."""
@@ -60,8 +64,8 @@ class Muon(Optimizer):
         """See `Optimizer.build`."""
         return MuonAdamW(
             groups,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
+            lr=self.muon_lr,
+            weight_decay=self.muon_weight_decay,
             momentum=self.momentum,
             adamw_lr=self.adamw_lr,
             adamw_betas=self.adamw_betas,

@@ -83,9 +83,7 @@ def test_works_where_all_groups_are_of_one_kind(hidden: bool) -> None:
     weight.sum().backward()
     optimizer.step()
     assert not torch.equal(weight, torch.ones(3, 3))
-    assert set(optimizer.state[weight]) == (
-        {"momentum_buffer"} if hidden else {"step", "exp_avg", "exp_avg_sq"}
-    )
+    assert set(optimizer.state[weight]) == ({"momentum_buffer"} if hidden else {"step", "exp_avg", "exp_avg_sq"})
 
 
 def test_groups_are_not_hidden_unless_they_say_so_and_may_set_options() -> None:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -122,9 +122,12 @@ def embedding_unit(problem: Problem, unit: Unit) -> Tensor:
 class BoundedAdversary(Adversary):
     """An adversary whose perturbation stays in a ball, `‖δ‖ ≤ epsilon`."""
 
-    epsilon: float = 1.0
-    """Radius of the ball. With norm `row`, the Frobenius norm of a row's whole perturbation, however long the
-    row: 1 lets one token move by the length of an average embedding, or n tokens by 1/√n of it each."""
+    default_epsilon: ClassVar[float] = 1.0
+
+    epsilon: float | None = None
+    """Radius of the ball; null: the method's own (NRM 1; FGM, PGD, FreeLB and FreeAT 0.3; FGSM 0.03). With norm
+    `row`, the Frobenius norm of a row's whole perturbation, however long the row: 1 lets one token move by the
+    length of an average embedding, or n tokens by 1/√n of it each."""
     norm: Norm = "row"
     """What the radius bounds and the step normalises: `row` the perturbation of a whole row, `token` that of
     each token, `linf` each coordinate, `batch` all rows together (then a row's perturbation depends on its
@@ -135,9 +138,18 @@ class BoundedAdversary(Adversary):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        self.check("epsilon", 0 <= self.epsilon < math.inf, "a finite number ≥ 0")
+        self.check("epsilon", 0 <= self.radius < math.inf, "a finite number ≥ 0, or null")
         self.check("norm", self.norm in get_args(Norm), f"one of {', '.join(get_args(Norm))}")
         self.check("unit", self.unit in get_args(Unit), f"one of {', '.join(get_args(Unit))}")
+
+    @property
+    def radius(self) -> float:
+        """Epsilon, or the method's own where none is given.
+
+        Null and not a number in the signature, because the command line keeps the value of a field when it
+        switches to another class that has it too.
+        """
+        return self.default_epsilon if self.epsilon is None else self.epsilon
 
     def check_step(self, name: str) -> None:
         """Check an optional step length."""

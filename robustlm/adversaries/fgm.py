@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from robustlm.adversaries.base import (
     BoundedAdversary,
@@ -28,14 +29,14 @@ class FGM(BoundedAdversary):
     Cost with LoRA, plain tuning = 1: 2.0 (two forward and two backward passes).
     """
 
-    epsilon: float = 0.3
+    default_epsilon: ClassVar[float] = 0.3
 
     def attack(self, problem: Problem) -> Outcome:
         """Step from the clean embeddings to the edge of the ball, and return both losses."""
         unit = self.length(problem)
         gradient, clean = shared_backward(problem, no_perturbation(problem))
         gradient, broken = drop_nonfinite(gradient)
-        delta = self.epsilon * unit * steepest(gradient, self.norm)
+        delta = self.radius * unit * steepest(gradient, self.norm)
         adversarial = row_losses(problem, perturb(problem.embeds, delta))
         logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, adversarial, clean)
         return Outcome(adversarial, clean, delta, logs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from robustlm.adversaries.fgm import FGM
 from robustlm.adversaries.geometry import Norm
@@ -18,5 +19,6 @@ class FGSM(FGM):
     Cost with LoRA, plain tuning = 1: 2.0 (two forward and two backward passes).
     """
 
-    epsilon: float = 0.03
+    default_epsilon: ClassVar[float] = 0.03
+
     norm: Norm = field(default="linf", init=False)

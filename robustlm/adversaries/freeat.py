@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,7 +39,8 @@ class FreeAT(BoundedAdversary):
     epoch takes K times the steps.
     """
 
-    epsilon: float = 0.3
+    default_epsilon: ClassVar[float] = 0.3
+
     alpha: float | None = None
     """Length of one ascent step, in the unit and norm of epsilon; null: as long as epsilon."""
     replays: int = 3
@@ -58,8 +60,8 @@ class FreeAT(BoundedAdversary):
         delta, count = self._resume(problem)
         gradient, rows = shared_backward(problem, delta)
         gradient, broken = drop_nonfinite(gradient)
-        step = unit * (self.epsilon if self.alpha is None else self.alpha)
-        moved = project(delta + step * steepest(gradient, self.norm), self.norm, self.epsilon * unit)
+        step = unit * (self.radius if self.alpha is None else self.alpha)
+        moved = project(delta + step * steepest(gradient, self.norm), self.norm, self.radius * unit)
         if torch.is_grad_enabled():  # an attack in evaluation must not disturb the replays
             self._state = {"delta": moved, "seeds": problem.seeds, "count": torch.tensor(count + 1)}
         logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -33,7 +34,8 @@ class FreeLB(BoundedAdversary):
     Cost with LoRA, plain tuning = 1: K (K forward and backward passes).
     """
 
-    epsilon: float = 0.3
+    default_epsilon: ClassVar[float] = 0.3
+
     alpha: float | None = None
     """Length of one ascent step, in the unit and norm of epsilon; null: as long as epsilon."""
     steps: int = 3
@@ -48,8 +50,8 @@ class FreeLB(BoundedAdversary):
     def attack(self, problem: Problem) -> Outcome:
         """Climb K − 1 steps, and return the mean loss of the points met."""
         unit = self.length(problem)
-        radius = self.epsilon * unit
-        step = unit * (self.epsilon if self.alpha is None else self.alpha)
+        radius = self.radius * unit
+        step = unit * (self.radius if self.alpha is None else self.alpha)
         delta = ball_start(problem.embeds, problem.mask, problem.seeds, self.norm, radius)
         met = []
         for _ in range(self.steps - 1):

@@ -25,15 +25,15 @@ class NEFTune(Adversary):
     Cost with LoRA, plain tuning = 1: 1 (one forward and one backward pass).
     """
 
-    alpha: float = 5.0
-    """Magnitude of the noise; the paper takes 5, 10 or 15."""
+    magnitude: float = 5.0
+    """α, the size of the noise; the paper takes 5, 10 or 15."""
     unit: Unit = "embedding"
-    """What 1 means in `alpha`: `embedding` the mean norm of the model's token embeddings, `absolute` the raw
+    """What 1 means in `magnitude`: `embedding` the mean norm of the model's token embeddings, `absolute` the raw
     embedding coordinates (the paper)."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        self.check("alpha", 0 <= self.alpha < math.inf, "a finite number ≥ 0")
+        self.check("magnitude", 0 <= self.magnitude < math.inf, "a finite number ≥ 0")
         self.check("unit", self.unit in get_args(Unit), f"one of {', '.join(get_args(Unit))}")
 
     def attack(self, problem: Problem) -> Outcome:
@@ -42,7 +42,7 @@ class NEFTune(Adversary):
         unit = embedding_unit(problem, self.unit)
         count = dimension(problem.mask, embeds.shape[2], "row")
         noise = uniform(embeds, problem.mask, problem.seeds)
-        delta = self.alpha * unit / count.sqrt() * noise
+        delta = self.magnitude * unit / count.sqrt() * noise
         adversarial = row_losses(problem, perturb(embeds, delta))
         logs = {"delta_norm": row_mean(problem, size(delta, "row").flatten()) / unit}
         return Outcome(adversarial, None, delta, logs)

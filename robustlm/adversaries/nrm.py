@@ -72,13 +72,12 @@ class NRM(BoundedAdversary):
     """Project δ1 onto the ball; false lets it lie where the step took it."""
     ascent: Literal["full", "clean"] = "full"
     """Where the gradient is taken: `full` at δ0, by a pass of its own; `clean` at δ = 0, where the clean
-    term's backward pass yields it along with the weights' gradient, a third cheaper."""
+    term's backward pass yields it along with the weights' gradient: a third cheaper, and low in memory."""
     target_gap: float | None = None
     """Hold the loss gap L(X+δ1) − L(X) at this share of the clean loss, by moving epsilon (and alpha with
     it); epsilon is then only the start. null: epsilon is fixed."""
     gap_rate: float = 0.05
     """The most that log epsilon moves in one step under target_gap."""
-
     low_memory: bool = False
     """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
     are held instead of two: same losses, gradients and time. Other objectives cannot share the clean pass
@@ -91,14 +90,12 @@ class NRM(BoundedAdversary):
         self.check("init_scale", 0 <= self.init_scale < math.inf, "a finite number ≥ 0")
         self.check("ascent", self.ascent in ("full", "clean"), "one of full, clean")
         per_row = not self.scale_radius_by_beta or self.norm != "batch"
-        self.check(
-            "norm", per_row, "row, token or linf with scale_radius_by_beta, as a batch has no β of its own"
-        )
+        self.check("norm", per_row, "row, token or linf with scale_radius_by_beta, as a batch has no β of its own")
         binds = not self.scale_radius_by_beta or self.project
         self.check("project", binds, "true with scale_radius_by_beta, which changes nothing else")
         gap = self.target_gap
         self.check("target_gap", gap is None or 0 < gap < math.inf, "a finite number > 0, or null")
-        self.check("epsilon", gap is None or self.epsilon > 0, "a number > 0 for target_gap to start from")
+        self.check("epsilon", gap is None or self.radius > 0, "a number > 0 for target_gap to start from")
         self.check("gap_rate", 0 < self.gap_rate <= 1, "a number in (0, 1]")
         self._controller = None if gap is None else GapController(gap, self.gap_rate)
 
@@ -107,8 +104,8 @@ class NRM(BoundedAdversary):
         embeds, mask = problem.embeds, problem.mask
         unit, row_unit = self.length(problem), self.length(problem, "row")
         factor = self._controller.factor(unit) if self._controller else torch.ones_like(unit)
-        epsilon = self.epsilon * factor
-        alpha = (self.epsilon if self.alpha is None else self.alpha) * factor
+        epsilon = self.radius * factor
+        alpha = (self.radius if self.alpha is None else self.alpha) * factor
         keep = (1 - problem.beta).to(unit)[:, None, None]
 
         count = dimension(mask, embeds.shape[2], "row")
@@ -130,9 +127,7 @@ class NRM(BoundedAdversary):
         reach = (epsilon * row_unit).clamp_min(TINY)
         logs["init_radius"] = row_mean(problem, size(delta0, "row").flatten() / reach)
         logs["clipped_share"] = row_mean(problem, (delta != stepped).flatten(1).any(1))
-        logs["gradient_cosine"] = row_mean(
-            problem, torch.cosine_similarity(delta.flatten(1), gradient.flatten(1))
-        )
+        logs["gradient_cosine"] = row_mean(problem, torch.cosine_similarity(delta.flatten(1), gradient.flatten(1)))
         if self._controller and torch.is_grad_enabled():  # an attack in evaluation must not move ε
             self._controller.update(clean, adversarial)
         return Outcome(adversarial, clean, delta, logs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from robustlm.adversaries.base import (
     BoundedAdversary,
@@ -28,7 +29,8 @@ class PGD(BoundedAdversary):
     Cost with LoRA, plain tuning = 1: K + 2 (K + 2 forward and backward passes).
     """
 
-    epsilon: float = 0.3
+    default_epsilon: ClassVar[float] = 0.3
+
     alpha: float | None = None
     """Length of one ascent step, in the unit and norm of epsilon; null: 2.5 · epsilon / steps, so that the
     edge is reached from any start and there are steps left to move along it."""
@@ -37,7 +39,6 @@ class PGD(BoundedAdversary):
     random_start: bool = True
     """Start at a random point of the ball: (1/√N) · U(−ε, ε), with N the coordinates that the norm takes
     together (1 for `linf`: uniform in the cube); false starts at the embeddings themselves."""
-
     low_memory: bool = False
     """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
     are held instead of two: same losses, gradients and time. Other objectives cannot share the clean pass
@@ -52,8 +53,8 @@ class PGD(BoundedAdversary):
     def attack(self, problem: Problem) -> Outcome:
         """Climb K steps, and return both losses."""
         unit = self.length(problem)
-        radius = self.epsilon * unit
-        step = unit * (2.5 * self.epsilon / self.steps if self.alpha is None else self.alpha)
+        radius = self.radius * unit
+        step = unit * (2.5 * self.radius / self.steps if self.alpha is None else self.alpha)
         start = radius if self.random_start else 0 * radius
         delta = ball_start(problem.embeds, problem.mask, problem.seeds, self.norm, start)
         for _ in range(self.steps):

@@ -31,6 +31,7 @@ TASK_OF: Final = {
     "aspects": "ner",
 }
 """What can be asked about a sentence → key of `robustlm.data.tasks.TASKS`, which owns the answer's format."""
+_COPY: Final = "copy"
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -83,8 +84,7 @@ _TOPICS: Final = {
     "food": _Topic(
         organisations=_words("Kitchen, Bakery, Bistro, Diner, Grill"),
         aspects=_words(
-            "soup, bread, coffee, dessert, menu, seafood, breakfast, wine list, salad, pasta, cheese "
-            "board, sauce"
+            "soup, bread, coffee, dessert, menu, seafood, breakfast, wine list, salad, pasta, cheese board, sauce"
         ),
         tags=_words("over lunch, after the tasting, at the food fair, during the cooking class"),
     ),
@@ -99,8 +99,7 @@ _TOPICS: Final = {
     "music": _Topic(
         organisations=_words("Records, Orchestra, Choir, Quartet, Opera"),
         aspects=_words(
-            "melody, drummer, chorus, lyrics, singer, acoustics, encore, guitar solo, rhythm, violins, "
-            "album, sound mix"
+            "melody, drummer, chorus, lyrics, singer, acoustics, encore, guitar solo, rhythm, violins, album, sound mix"
         ),
         tags=_words("after the concert, at the rehearsal, during the festival tour, before the premiere"),
     ),
@@ -110,15 +109,12 @@ _TOPICS: Final = {
             "battery, screen, keyboard, camera, processor, interface, app, charger, speaker, touchpad, "
             "firmware, search box"
         ),
-        tags=_words(
-            "at the gadget show, after the software update, during the product demo, before the launch"
-        ),
+        tags=_words("at the gadget show, after the software update, during the product demo, before the launch"),
     ),
     "travel": _Topic(
         organisations=_words("Airways, Cruises, Tours, Hotels, Railways"),
         aspects=_words(
-            "room, cabin, check-in, luggage service, shuttle, pool, view, guide, seat, balcony, "
-            "itinerary, front desk"
+            "room, cabin, check-in, luggage service, shuttle, pool, view, guide, seat, balcony, itinerary, front desk"
         ),
         tags=_words("on the night train, during the holiday, after the flight, on the guided tour"),
     ),
@@ -133,8 +129,7 @@ _TOPICS: Final = {
     "education": _Topic(
         organisations=_words("College, Academy, School, University, Institute"),
         aspects=_words(
-            "lecture, library, syllabus, tutor, classroom, textbook, seminar, homework, exam, campus, "
-            "workshop, teacher"
+            "lecture, library, syllabus, tutor, classroom, textbook, seminar, homework, exam, campus, workshop, teacher"
         ),
         tags=_words("at the open day, after the semester, during the graduation, before term began"),
     ),
@@ -145,33 +140,20 @@ _TOPICS: Final = {
             "plan, profit, bond"
         ),
         tags=_words(
-            "after the quarterly report, at the shareholder meeting, during the merger, before the tax "
-            "year ended"
+            "after the quarterly report, at the shareholder meeting, during the merger, before the tax year ended"
         ),
     ),
 }
 
 _OPINIONS: Final = {
-    "positive": (
-        *_words("""
-admirable amazing brilliant charming delightful excellent exceptional fantastic fine flawless generous good
-great helpful impressive inspiring lovely magnificent marvellous memorable outstanding perfect pleasing
-reliable remarkable solid splendid stunning superb terrific tidy welcoming wonderful
+    "positive": _words("""
+admirable, brilliant, charming, excellent, fantastic, flawless, good, great, impressive, lovely, outstanding, perfect,
+pleasing, remarkable, splendid, superb, welcoming, wonderful, well planned, first rate
 """),
-        "well planned",
-        "first rate",
-        "beyond praise",
-    ),
-    "negative": (
-        *_words("""
-abysmal annoying appalling awful bad bleak broken careless chaotic clumsy disappointing dismal dreadful dull
-faulty feeble flawed frustrating hopeless horrible lousy mediocre messy miserable poor shabby shoddy sloppy
-terrible tiresome unreliable useless weak
+    "negative": _words("""
+awful, bad, broken, careless, chaotic, clumsy, disappointing, dreadful, dull, faulty, horrible, mediocre, messy, poor,
+shabby, sloppy, terrible, useless, badly planned, below par
 """),
-        "badly planned",
-        "second rate",
-        "below par",
-    ),
 }
 
 # A relation's wordings: as a clause of its own, and as a description set after its head.
@@ -410,7 +392,8 @@ def samples(split: Split, size: int, seed: int = 0, tasks: Sequence[str] | None 
     """Generate the first samples of a split: sentence by sentence, every task is asked about each.
 
     Instructions come from banks: `quickstart/<task>`, and for `pretrain` from `quickstart/pretrain/<task>`,
-    whose phrasings tuning and testing never use.
+    whose phrasings tuning and testing never use. `pretrain` also asks for a copy of each sentence, unless tasks
+    are chosen: a model from scratch learns to quote names from a text much sooner by copying whole texts.
 
     Args:
         split: `pretrain` for a model trained from scratch; `train`, `validation` and `test` for tuning it.
@@ -419,31 +402,36 @@ def samples(split: Split, size: int, seed: int = 0, tasks: Sequence[str] | None 
         tasks: Which tasks to ask for, keys of `TASK_OF`; all of them by default.
 
     Returns:
-        Samples with ids such as `quickstart/train:17/entities`.
+        Samples without instruction, with ids such as `quickstart/train:17/entities`.
 
     Raises:
         ValueError: If a split or task is unknown.
     """
     if split not in get_args(Split):
-        raise ValueError(
-            f"unknown split {split!r} of the quickstart corpus; expected one of {get_args(Split)}"
-        )
-    names = tuple(TASK_OF) if tasks is None else tuple(tasks)
-    if not names or not set(names) <= set(TASK_OF):
-        raise ValueError(f"unknown quickstart tasks {list(names)}; expected some of {list(TASK_OF)}")
-    banks = "quickstart/pretrain" if split == "pretrain" else "quickstart"
-    sentences = [sentence(split, number, seed) for number in range(-(-size // len(names)))]
+        raise ValueError(f"unknown split {split!r} of the quickstart corpus; expected one of {get_args(Split)}")
+    chosen = tuple(TASK_OF) if tasks is None else tuple(tasks)
+    if not chosen or not set(chosen) <= set(TASK_OF):
+        raise ValueError(f"unknown quickstart tasks {list(chosen)}; expected some of {list(TASK_OF)}")
+    banks = "quickstart"
+    if split == "pretrain":
+        banks += "/pretrain"
+        chosen += (_COPY,) if tasks is None else ()
+    sentences = [sentence(split, number, seed) for number in range(-(-size // len(chosen)))]
     made = [
         Sample(
             id=f"quickstart/{split}:{number}/{name}",
             instruction="",
-            target=TASKS[TASK_OF[name]].format(drawn.items[name]),
+            target=_target(name, drawn),
             context=Context(text=drawn.text),
-            task=TASK_OF[name],
+            task=TASK_OF.get(name, "generation"),
             bank=f"{banks}/{name}",
             dataset=name,
         )
         for number, drawn in enumerate(sentences)
-        for name in names
+        for name in chosen
     ]
     return made[:size]
+
+
+def _target(name: str, drawn: Sentence) -> str:
+    return drawn.text if name == _COPY else TASKS[TASK_OF[name]].format(drawn.items[name])

@@ -34,9 +34,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     specials = list(SPECIAL_TOKENS.values())
     smallest = 256 + len(specials)
     if vocab_size < smallest:
-        raise ValueError(
-            f"vocab_size is {vocab_size}; at least {smallest} are needed: bytes and special tokens"
-        )
+        raise ValueError(f"vocab_size is {vocab_size}; at least {smallest} are needed: bytes and special tokens")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

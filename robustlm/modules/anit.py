@@ -46,7 +46,9 @@ class ANIT(InstructionTuning):
         """[ANIT] eq. 7."""
         if self.adversary is None:
             return {"noisy": passes.cross_entropy("variant")}
-        outcome = self.adversary.attack(passes.problem("variant", self.perturb))
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
+        scale = 1.0 if scaler is None else float(scaler.get_scale())
+        outcome = self.adversary.attack(passes.problem("variant", self.perturb, scale))
         logs = {f"{self.adversary_name}/{name}": value.float() for name, value in outcome.logs.items()}
         self.log_dict(logs, batch_size=1)
         tokens = passes.token_count("variant")

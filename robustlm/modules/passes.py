@@ -67,8 +67,14 @@ class Passes:
         rows = answer_cross_entropy(answers.logits, answers.targets, answers.rows, len(self.view(name)))
         return rows.sum() / self.token_count(name)
 
-    def problem(self, name: str, scope: Scope) -> Problem:
-        """A view as an adversary sees it; row losses are summed over each row's answer tokens."""
+    def problem(self, name: str, scope: Scope, loss_scale: float = 1.0) -> Problem:
+        """A view as an adversary sees it; row losses are summed over each row's answer tokens.
+
+        Args:
+            name: Of the view.
+            scope: Positions that may be perturbed.
+            loss_scale: What fp16 gradients are scaled by.
+        """
         view = self.view(name)
         rows = len(view)
         device = view.input_ids.device
@@ -86,6 +92,7 @@ class Passes:
             seeds=seeds if seeds is not None else torch.randint(2**62, (rows,)),
             scale=self.backbone.embedding_scale,
             parameters=self.backbone.trained,
+            loss_scale=loss_scale,
         )
 
 

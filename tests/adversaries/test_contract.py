@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from robustlm import adversaries
-from robustlm.adversaries import FGSM, NRM, Adversary, FreeAT, FreeLB, NEFTune, Outcome, Problem
+from robustlm.adversaries import FGM, FGSM, NRM, PGD, Adversary, FreeAT, FreeLB, NEFTune, Outcome, Problem
 from robustlm.adversaries.geometry import perturb, size
 
 from .toy import LENGTHS, REGISTRY, VARIANTS, Toy, fresh, problem
@@ -203,7 +203,7 @@ def test_half_precision_embeddings(adversary: Adversary, dtype: torch.dtype) -> 
     assert delta_of(outcome).dtype == torch.float32
     assert delta_of(outcome).isfinite().all()
     if hasattr(adversary, "norm") and getattr(adversary, "project", True):
-        radius = adversary.epsilon * at.scale / (math.sqrt(6) if adversary.norm == "linf" else 1)
+        radius = adversary.radius * at.scale / (math.sqrt(6) if adversary.norm == "linf" else 1)
         assert size(delta_of(outcome), adversary.norm).max() <= radius * (1 + 1e-6)
     total(outcome).backward()
 
@@ -281,6 +281,27 @@ def test_fields_have_help_and_plain_types(cls: type[Adversary]) -> None:
             assert isinstance(entry.default, (int, float, str, bool, type(None)))
     made = parser.instantiate(parser.parse_args([])).adversary
     assert made == cls()
+
+
+def test_one_step_of_pgd_from_the_clean_embeddings_is_fgm() -> None:
+    at = problem(Toy())
+    pgd = PGD(epsilon=0.3, alpha=0.3, steps=1, random_start=False).attack(at)
+    assert torch.allclose(delta_of(pgd), delta_of(FGM(epsilon=0.3).attack(at)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("adversary", [PGD(epsilon=0.3), FreeLB(epsilon=0.3)])
+def test_random_start_has_the_length_of_the_paper(adversary: PGD | FreeLB) -> None:
+    at = replace(problem(Toy(), lengths=[40] * 16), beta=torch.zeros(16))
+    visited: list[torch.Tensor] = []
+
+    def watched(embeds: torch.Tensor) -> torch.Tensor:
+        visited.append(embeds - at.embeds)
+        return at.loss(embeds)
+
+    adversary.attack(replace(at, loss=watched))
+    lengths = size(visited[0].detach(), "row").flatten() / at.scale
+    assert lengths.mean().item() == pytest.approx(0.3 / math.sqrt(3), rel=0.02)
+    assert (lengths <= 0.3).all()
 
 
 def test_fgsm_is_always_linf() -> None:

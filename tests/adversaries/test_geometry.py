@@ -60,6 +60,10 @@ def test_projection_and_steps(norm: Norm) -> None:
     assert torch.equal(geometry.project(inside, norm, radius), inside)
     assert longest(geometry.steepest(delta, norm), norm) == pytest.approx(1, rel=1e-12)
     assert torch.equal(geometry.steepest(0 * delta, norm), 0 * delta)
+    rise = (geometry.steepest(delta, norm) * delta).sum()
+    lengths = {"row": geometry.size(delta, "row"), "token": geometry.size(delta, "token")}
+    most = {"linf": delta.abs(), "batch": delta.norm(), **lengths}[norm].sum()
+    assert rise.item() == pytest.approx(most.item(), rel=1e-12), "the dual norm, which no unit step exceeds"
     assert torch.equal(geometry.project(delta, norm, 0 * radius), 0 * delta)
 
 
@@ -89,6 +93,6 @@ def test_nonfinite_rows_are_zeroed_and_named() -> None:
 
 def test_sum_is_rounded_once_to_the_embeddings_dtype() -> None:
     embeds = torch.tensor([[[1.0]]], dtype=torch.bfloat16)
-    delta = torch.tensor([[[0.00397]]])  # rounds to bf16's next after 1, where bf16(delta) + 1 would be a tie
+    delta = torch.tensor([[[0.003916]]])  # just over half a step at 1: a tie, and lost, if rounded first
     assert geometry.perturb(embeds, delta).dtype == torch.bfloat16
     assert geometry.perturb(embeds, delta).item() == (1 + delta).to(torch.bfloat16).item() > 1

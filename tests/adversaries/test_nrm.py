@@ -121,7 +121,7 @@ def test_released_form_is_neftune_at_ten() -> None:
     released = NRM(unit="absolute", epsilon=1, init_scale=10, norm="batch", alpha=5e-3, project=False).attack(
         at
     )
-    noise = NEFTune(alpha=10, unit="absolute").attack(at)
+    noise = NEFTune(magnitude=10, unit="absolute").attack(at)
     assert released.delta is not None
     assert noise.delta is not None
     step = released.delta - noise.delta
@@ -130,13 +130,13 @@ def test_released_form_is_neftune_at_ten() -> None:
     assert released.logs["clipped_share"] == 0
 
 
-def steady(strength: float) -> Problem:
-    """Rows whose loss is 2 + strength · the mean coordinate along one direction: the gap is linear in ε."""
+def steady(strength: float, level: float = 2.0) -> Problem:
+    """Rows whose loss is level + strength · the sum along one coordinate: the gap is linear in ε."""
     embeds = torch.zeros(8, 6, 4)
     return Problem(
         embeds=embeds,
         mask=torch.ones(8, 6, dtype=torch.bool),
-        loss=lambda e: 2 + strength * e[:, :, 0].sum(1),
+        loss=lambda e: level + strength * e[:, :, 0].sum(1),
         beta=torch.zeros(8),
         seeds=torch.arange(8),
         scale=torch.tensor(1.0),
@@ -150,6 +150,13 @@ def test_controller_reaches_the_target(strength: float) -> None:
     shares = [(o.logs["loss_gap"] / 2).item() for o in outcomes[-30:]]
     assert sum(shares) / 30 == pytest.approx(0.15, rel=0.03)
     assert outcomes[0].logs["epsilon"] == 1
+
+
+def test_controller_holds_the_ratio_of_means_when_losses_vary() -> None:
+    adversary = NRM(target_gap=0.15, init_scale=1.0)
+    levels = [0.1, 3.9] * 100
+    gaps = [adversary.attack(steady(0.1, level)).logs["loss_gap"].item() for level in levels]
+    assert sum(gaps[-60:]) / 60 / 2 == pytest.approx(0.15, rel=0.05)
 
 
 def test_controller_moves_a_given_alpha_along() -> None:

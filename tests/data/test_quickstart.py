@@ -116,16 +116,18 @@ def test_ids_name_split_sentence_and_task() -> None:
     ]
 
 
-def test_pretraining_asks_in_phrasings_of_its_own() -> None:
-    assert {s.bank for s in samples("pretrain", 6)} == {f"quickstart/pretrain/{name}" for name in TASK_OF}
+def test_pretraining_asks_in_phrasings_of_its_own_and_for_copies() -> None:
+    asked = samples("pretrain", 7)
+    assert [s.bank for s in asked] == [f"quickstart/pretrain/{name}" for name in (*TASK_OF, "copy")]
+    assert asked[-1].target == asked[-1].context.text
+    assert {s.dataset for s in samples("pretrain", 4, tasks=["topic"])} == {"topic"}
+    assert "copy" not in {s.dataset for s in samples("train", 14)}
 
 
 def test_answers_are_read_back_as_they_were_meant() -> None:
     for sample in samples("train", 600):
         number = int(sample.id.split(":")[1].split("/")[0])
-        assert (
-            TASKS[sample.task].parse(sample.target).items == sentence("train", number).items[sample.dataset]
-        )
+        assert TASKS[sample.task].parse(sample.target).items == sentence("train", number).items[sample.dataset]
 
 
 @pytest.mark.parametrize("name", TASK_OF)

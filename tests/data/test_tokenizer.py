@@ -10,17 +10,12 @@ from robustlm.data.quickstart import samples
 from robustlm.data.scratch import build
 from robustlm.data.tokenizer import train_tokenizer
 
-TEXTS = [
-    f"Instruction: {s.instruction} Text: {s.context.text} Answer: {s.target}"
-    for s in samples("pretrain", 600)
-]
+TEXTS = [f"Instruction: {s.instruction} Text: {s.context.text} Answer: {s.target}" for s in samples("pretrain", 600)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(
-        tmp_path_factory.mktemp("scratch") / "model", TEXTS, vocab_size=700, hidden_size=32, layers=1
-    )
+    return build(tmp_path_factory.mktemp("scratch") / "model", TEXTS, vocab_size=700, hidden_size=32, layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +43,7 @@ def test_prompt_ids_are_a_prefix(tokenizer: Any, context: str, answer: str) -> N
     assert answered == tokenizer(prompt)["input_ids"] + tokenizer(f" {answer}")["input_ids"]
 
 
-@pytest.mark.parametrize(
-    "text", [TEXTS[0], "Zoë's naïve café: 1,204 € — 你好 🙂!", "two  blanks\n\nand lines "]
-)
+@pytest.mark.parametrize("text", [TEXTS[0], "Zoë's naïve café: 1,204 € — 你好 🙂!", "two  blanks\n\nand lines "])
 def test_offsets_tile_the_text(tokenizer: Any, text: str) -> None:
     tokens = tokenizer(text, return_offsets_mapping=True)
     covered = [False] * len(text)

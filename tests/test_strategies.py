@@ -1,0 +1,27 @@
+"""What holds for every family of strategies that YAML chooses from."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from robustlm import adversaries
+from robustlm.optimizers import AdamW, Muon
+from robustlm.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
+
+FAMILIES: list[list[type]] = [
+    [getattr(adversaries, name) for name in ("NRM", "FGM", "FGSM", "PGD", "FreeLB", "FreeAT", "NEFTune")],
+    [AdamW, Muon],
+    [LoRA, PrefixTuning, PromptTuning, FullTuning],
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=["adversaries", "optimizers", "tunings"])
+def test_fields_that_siblings_share_have_one_default(family: list[type]) -> None:
+    """The command line keeps a field's value when it switches classes; a differing default would travel along."""
+    found: dict[str, object] = {}
+    for cls in family:
+        for item in fields(cls):
+            if item.init:
+                assert found.setdefault(item.name, item.default) == item.default, f"{cls.__name__}.{item.name}"
