@@ -181,10 +181,10 @@ class InstructionDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read, check and tokenise the rows that a stage needs."""
-        if self.encoder is None:
-            if self.trainer is None:
-                raise RuntimeError("setup outside a Trainer: call `attach(backbone)` first")
+        if self.trainer is not None:
             self.attach(self.trainer.lightning_module.backbone)
+        elif self.encoder is None:
+            raise RuntimeError("setup outside a Trainer: call `attach(backbone)` first")
         roles: dict[str, tuple[Role, ...]] = {
             "fit": ("train", "validation"),
             "validate": ("validation",),
@@ -198,8 +198,12 @@ class InstructionDataModule(LightningDataModule):
             self.conditioned = {c.name: self.under(c, self.rows["test"]) for c in self.conditions}
 
     def attach(self, backbone: Any) -> None:
-        """Take tokenizer and prompt form from a model."""
+        """Take tokenizer and prompt form from a model; rows tokenised for another model are read anew."""
+        if backbone is self.backbone:
+            return
         self.backbone = backbone
+        self.rows.clear()
+        self.conditioned.clear()
         template = make_template(self.template, backbone.tokenizer)
         self.encoder = Encoder(
             backbone.tokenizer, template, self.max_length, encoder_decoder=backbone.is_encoder_decoder
@@ -299,6 +303,7 @@ class InstructionDataModule(LightningDataModule):
             group_by_length=self.group_by_length,
             replays=self.replays,
             limit=lambda count: _limited(count, trainer.limit_train_batches if trainer else None),
+            reshuffle=not (trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
         )
         if len(sampler) == 0:
             raise ValueError(f"data.train: {len(rows)} rows are fewer than the processes to train on")
