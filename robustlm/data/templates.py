@@ -158,6 +158,8 @@ class StringTemplate(Template):
         names = [name for _, name, _, _ in fields if name is not None]
         if unknown := sorted(set(names) - set(known)):
             raise ValueError(f"template: {template!r} holds unknown fields {unknown}; known: {', '.join(known)}")
+        if any(spec or conversion for _, _, spec, conversion in fields):
+            raise ValueError(f"template: {template!r} holds a conversion or format (`!r`, `:>9`); expected plain names")
         if names.count("instruction") != 1:
             raise ValueError(
                 f"template: {template!r} must hold {{instruction}} exactly once; the named templates are "
