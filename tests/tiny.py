@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from torch import Tensor
 
 from robustlm.backbone import Backbone, Loading
 from robustlm.batch import View, collate
@@ -64,3 +67,47 @@ def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def trainer(folder: Path, **settings: Any) -> Trainer:
+    """A trainer that is quick and quiet; `seed` is what everything random comes from."""
+    seed_everything(settings.pop("seed", 7), verbose=False)
+    wanted: dict[str, Any] = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+    }
+    return Trainer(**(wanted | settings))
+
+
+def weights_of(module: Any) -> dict[str, Tensor]:
+    """Trained weights."""
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+class Record(Callback):
+    """Keeps what every training step logged."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.steps.append({name: float(value) for name, value in trainer.logged_metrics.items()})
+
+
+class Slow(Callback):
+    """Takes its time at every training batch.
+
+    Args:
+        seconds: How much.
+    """
+
+    def __init__(self, seconds: float = 0.5) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(self.seconds)

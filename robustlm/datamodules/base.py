@@ -176,6 +176,8 @@ class InstructionDataModule(LightningDataModule):
         self.rows: dict[Role, Rows] = {}
         self.conditioned: dict[str, Rows] = {}
         self.backbone: Any = None
+        self._train_loader: ResumableLoader | None = None
+        self._position: dict[str, int] | None = None
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -307,7 +309,29 @@ class InstructionDataModule(LightningDataModule):
         )
         if len(sampler) == 0:
             raise ValueError(f"data.train: {len(rows)} rows are fewer than the processes to train on")
-        return self._loader(dataset, sampler, ResumableLoader)
+        loader = self._loader(dataset, sampler, ResumableLoader)
+        assert isinstance(loader, ResumableLoader)
+        if self._position is not None:
+            loader.load_state_dict(self._position)
+            self._position = None
+        self._train_loader = loader
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training is in its epoch.
+
+        Lightning keeps the state of loaders too, but restores it into loaders that are made after the optimiser; ours
+        are made before, when the schedule asks for the number of steps.
+        """
+        return {} if self._train_loader is None else dict(self._train_loader.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there, if a `fit` is resumed."""
+        if self.trainer is None or not self.trainer.training or not state:
+            return
+        self._position = dict(state)
+        if self._train_loader is not None:  # strategies that restore late have made it already
+            self._train_loader.load_state_dict(self._position)
 
     def val_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """The validation rows, if there are any."""
