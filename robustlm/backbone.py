@@ -21,7 +21,7 @@ from transformers.models.auto import modeling_auto
 
 from robustlm.assets import TINY, tiny_model
 from robustlm.batch import IGNORE, View
-from robustlm.tuning import Tuning
+from robustlm.tuning import Tuning, resume_prompt
 
 log = logging.getLogger(__name__)
 
@@ -238,16 +238,24 @@ class Backbone(nn.Module):
         return model
 
     def _load_adapter(self, model: Any) -> Any:
-        if self.tuning is not None:
+        trained = self.tuning is not None
+        if trained:
             log.info("backbone %s is an adapter: it is trained on as it is, `tuning` is not applied", self.name)
         try:
-            return peft.PeftModel.from_pretrained(model, str(self.adapter), is_trainable=self.tuning is not None)
+            config = peft.PeftConfig.from_pretrained(str(self.adapter))
+            # peft refuses to train a loaded prefix or soft prompt
+            loaded = peft.PeftModel.from_pretrained(
+                model, str(self.adapter), is_trainable=trained and not config.is_prompt_learning
+            )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             reason = "; ".join(str(error).strip().split("\n")[:3])
             raise ValueError(
                 f"backbone: cannot load the adapter in {self.adapter!r}: {reason}\nIs it an adapter of "
                 f"{self.base_name!r}, and whole?"
             ) from error
+        if config.is_prompt_learning:
+            resume_prompt(loaded, trained=trained, gradient_checkpointing=self.loading.gradient_checkpointing)
+        return loaded
 
     # --- the contract ------------------------------------------------------------------------------------------
 
@@ -376,6 +384,8 @@ class Backbone(nn.Module):
             if self.is_encoder_decoder:
                 start = ids.new_full((rows, count + 1), self._decoder_start or 0)
                 inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": start}
+                # a mask as wide as the ids tells generate that the cache holds the first `count` of them
+                inputs["decoder_attention_mask"] = torch.ones_like(start)
                 return {**inputs, "past_key_values": past}, count + 1
             # generate takes the first `count` tokens for those that the cache already holds
             ids = torch.cat([ids.new_full((rows, count), ids[0, -1].item()), ids], dim=1)

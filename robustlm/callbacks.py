@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from robustlm.card import model_card
-from robustlm.evaluation.table import TableWriter
+from robustlm.evaluation.table import TableWriter, clear_parts
 from robustlm.report.tables import by_condition, markdown
 
 
@@ -29,9 +29,11 @@ class PredictionWriter(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
-        folder = run_folder(trainer)
+        table = run_folder(trainer) / self.name
+        if trainer.is_global_zero:
+            clear_parts(table)
         trainer.strategy.barrier("predictions")
-        self._writer = TableWriter(folder / self.name, trainer.global_rank)
+        self._writer = TableWriter(table, trainer.global_rank)
 
     def on_test_batch_end(
         self,
@@ -87,7 +89,9 @@ class AdapterExport(Callback):
             backbone.model.save_pretrained(unfinished)
             backbone.tokenizer.save_pretrained(unfinished)
             (unfinished / "README.md").write_text(model_card(pl_module, trainer), encoding="utf-8")
-            unfinished.chmod(0o755)
+            unfinished.chmod(0o755)  # temporary folders, and what safetensors writes, are the owner's alone
+            for file in unfinished.iterdir():
+                file.chmod(0o644)
             if target.exists():
                 shutil.rmtree(target)
             os.replace(unfinished, target)

@@ -79,7 +79,8 @@ def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, cou
     for name in ("raw", "variant", "negative"):
         view = getattr(batch, name)
         if view is not None:
-            for line, text in enumerate(rendered(view, model.backbone.tokenizer)):
+            separate = model.backbone.is_encoder_decoder
+            for line, text in enumerate(rendered(view, model.backbone.tokenizer, encoder_decoder=separate)):
                 print(f"  {name:<9}{text}{_beta(batch, name, line)}")
 
 
@@ -87,15 +88,15 @@ def _beta(batch: InstructionBatch, name: str, row: int) -> str:
     return f"  (β = {float(batch.beta[row]):.3f})" if name == "variant" and batch.beta is not None else ""
 
 
-def rendered(view: View, tokenizer: Any) -> list[str]:
+def rendered(view: View, tokenizer: Any, *, encoder_decoder: bool = False) -> list[str]:
     """Rows of a view as text, trained tokens in « », padding left out."""
     found = []
     for ids, attended, labels in zip(
         view.input_ids.tolist(), view.attention_mask.tolist(), view.labels.tolist(), strict=True
     ):
         answer = [label for label in labels if label != IGNORE]
-        inline = len(ids) == len(labels)
-        prompt = [token for i, token in enumerate(ids) if attended[i] and not (inline and labels[i] != IGNORE)]
+        trained = [False] * len(ids) if encoder_decoder else [label != IGNORE for label in labels]
+        prompt = [token for token, seen, target in zip(ids, attended, trained, strict=True) if seen and not target]
         text = tokenizer.decode(prompt, skip_special_tokens=False)
         found.append(f"{text}{OPEN}{tokenizer.decode(answer, skip_special_tokens=False)}{CLOSE}")
     return found

@@ -121,6 +121,7 @@ class RobustLMCLI(LightningCLI):
             trainer_defaults={"max_epochs": 1, "callbacks": [PredictionWriter(), WhereItIs(), KnownMonitor()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
             parser_class=Parser,
             parser_kwargs={"prog": "robustlm", "allow_abbrev": False, args[0]: _options_of(args[0])},
             args=list(args),
@@ -211,13 +212,16 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
 def run(args: Sequence[str]) -> RobustLMCLI | None:
     """Run a command, raising what goes wrong. `main` is for shells, this is for Python."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # a class of your own, beside the config; last, so that it hides nothing
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
     if args and args[0] in COMMANDS:
         parser = BriefParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]), allow_abbrev=False)
         _add_arguments(parser, COMMANDS[args[0]])
         values = parser.instantiate_classes(parser.parse_args(list(args[1:])))
-        COMMANDS[args[0]](**vars(values))
+        for command in COMMANDS[args[0]](**vars(values)) or ():
+            run(command)
         return None
     if list(args) in (["-h"], ["--help"]):
         print(_overview())
@@ -337,7 +341,7 @@ def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
     if isinstance(value, dict):
         inner = {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}").items()}
         return {name.replace(".init_args", ""): item for name, item in inner.items()}
-    return {prefix: value}
+    return {prefix: value.rpartition(".")[2] if prefix.endswith(".class_path") else value}
 
 
 @rank_zero_only
@@ -418,6 +422,7 @@ def _quiet() -> None:
     for pattern in (
         ".*does not have many workers.*",
         ".*is_gradient_checkpointing.*",
+        "The dirpath has changed from .*",
         ".*Total length of `list` across ranks is zero.*",  # no validation rows
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Experiment logs directory .* exists and is not empty.*",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from robustlm.data.distortion import RBE, Distortion
 from robustlm.data.noise import Noise
@@ -88,19 +87,28 @@ def init(
     print(f"tokenizer and config: {folder}")
 
 
-def compare(runs: list[str], output: str | None = None, title: str = "mean score over tasks, %") -> None:
+def compare(
+    runs: list[str],
+    output: str | None = None,
+    title: str = "mean score over tasks, %",
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
     """Print the scores of several runs side by side, and draw them.
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
         output: Folder for `comparison.md` and `comparison.png`; none is written where not given.
         title: Heading of the table.
+        tasks: Import paths of tasks of your own among the answers.
     """
     from pathlib import Path
 
+    from robustlm.data.tasks import resolve_task
     from robustlm.report.comparison import draw, load_runs
     from robustlm.report.tables import markdown
 
+    for task in tasks:
+        resolve_task(task)
     found = load_runs(runs)
     table = markdown(title, found)
     print(table)
@@ -112,5 +120,10 @@ def compare(runs: list[str], output: str | None = None, title: str = "mean score
         print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"noise": noise, "init": init, "compare": compare, "quickstart": quickstart}
-"""Commands by name; `robustlm NAME --help` shows the arguments."""
+COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
+    "noise": noise,
+    "init": init,
+    "compare": compare,
+    "quickstart": quickstart,
+}
+"""Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields their arguments."""

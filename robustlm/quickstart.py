@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterator
 
 ARMS = {
     "plain": ["--model", "InstructionTuning"],
@@ -13,7 +14,7 @@ ARMS = {
 """Tuned alike but for the objective: on clean instructions, on noisy ones, on noisy ones with an adversary."""
 
 
-def quickstart(output: str = "runs/quickstart", seed: int = 0) -> None:
+def quickstart(output: str = "runs/quickstart", seed: int = 0) -> Iterator[list[str]]:
     """Tune the shipped model in three ways, test all on other phrasings and noise, and show the effect.
 
     Every command is printed before it runs, as you would type it.
@@ -21,9 +22,10 @@ def quickstart(output: str = "runs/quickstart", seed: int = 0) -> None:
     Args:
         output: Folder of the runs, the table and the picture.
         seed: Seed of training.
-    """
-    from robustlm.cli import run
 
+    Yields:
+        The arguments of each command, to be run before the next is asked for.
+    """
     began = time.monotonic()
     runs = {"untuned": f"{output}/untuned"}
     common = ["-c", "quickstart", "--seed_everything", str(seed)]
@@ -36,5 +38,5 @@ def quickstart(output: str = "runs/quickstart", seed: int = 0) -> None:
     commands.append(["compare", *(f"{name}={path}" for name, path in runs.items()), "--output", output])
     for i, command in enumerate(commands, start=1):
         print(f"\n[{i}/{len(commands)}, {time.monotonic() - began:.0f} s] $ robustlm {shlex.join(command)}", flush=True)
-        run(command)
+        yield command
     print(f"\nall of it took {time.monotonic() - began:.0f} s; watch the curves with: tensorboard --logdir {output}")

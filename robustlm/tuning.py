@@ -84,11 +84,7 @@ class PrefixTuning(Tuning):
 
     def check(self, *, gradient_checkpointing: bool) -> None:
         """See `Tuning.check`."""
-        if gradient_checkpointing:
-            raise ValueError(
-                "tuning: PrefixTuning lives in the key-value cache, which gradient checkpointing drops; "
-                "set loading.gradient_checkpointing to false, or choose LoRA or PromptTuning"
-            )
+        _check_prefix(gradient_checkpointing)
 
     def apply(self, model: Any) -> Any:
         """See `Tuning.apply`."""
@@ -151,6 +147,28 @@ class FullTuning(Tuning):
         if self.freeze_embeddings:
             model.get_input_embeddings().requires_grad_(False)
         return model
+
+
+def resume_prompt(model: Any, *, trained: bool, gradient_checkpointing: bool) -> None:
+    """Make a prefix or soft prompt that was loaded from a folder trainable, or check that it can be used.
+
+    What peft saves of a prefix is the prefix itself, without the MLP that it was reparametrised through: from there on
+    it is trained as it is.
+    """
+    config = model.active_peft_config
+    if config.peft_type == peft.PeftType.PREFIX_TUNING:
+        _check_prefix(gradient_checkpointing)
+        config.prefix_projection = model.prompt_encoder[model.active_adapter].prefix_projection = False
+    config.inference_mode = not trained
+    model.prompt_encoder.requires_grad_(trained)
+
+
+def _check_prefix(gradient_checkpointing: bool) -> None:
+    if gradient_checkpointing:
+        raise ValueError(
+            "tuning: PrefixTuning lives in the key-value cache, which gradient checkpointing drops; "
+            "set loading.gradient_checkpointing to false, or choose LoRA or PromptTuning"
+        )
 
 
 def _task_type(model: Any) -> Any:

@@ -153,11 +153,12 @@ def _origins(prompt: Prompt, ids: Sequence[int], offsets: Sequence[tuple[int, in
     found = []
     at = 0
     for token, (start, end) in zip(ids, offsets, strict=True):
-        if token in special or start == end:
+        if token in special:
             found.append(Origin.SPECIAL)
             continue
         while at < len(prompt.spans) and prompt.spans[at][1] <= start:
             at += 1
+        # some tokenizers give a lone blank an empty extent, which belongs to the span that it lies within
         inside = at < len(prompt.spans) and prompt.spans[at][0] < end
         found.append(prompt.spans[at][2] if inside else Origin.SCAFFOLD)
     return found

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from robustlm.data.fields import elements, optional, required, shown
 from robustlm.data.instructions import InstructionBank
+from robustlm.data.lookup import imported
 from robustlm.data.rows import (
     SUFFIXES,
     BadRowsError,
@@ -27,7 +28,7 @@ from robustlm.data.rows import (
     write_rows,
 )
 from robustlm.data.samples import Context, Sample
-from robustlm.data.tasks import TASKS, Task
+from robustlm.data.tasks import TASKS, Task, resolve_task
 
 ReadRow = Callable[[Mapping[str, Any], str], Sample]
 """Makes a sample of a row and the id it shall have; raises `ValueError` for a row that it cannot use."""
@@ -51,9 +52,7 @@ SHAPES: dict[str, Shape] = {}
 """Shapes by name, besides those of `TASKS`; `register_shape` adds to them."""
 
 
-def register_shape(
-    name: str, needs: tuple[str, ...], unless: tuple[str, ...] = ()
-) -> Callable[[ReadRow], ReadRow]:
+def register_shape(name: str, needs: tuple[str, ...], unless: tuple[str, ...] = ()) -> Callable[[ReadRow], ReadRow]:
     """Decorator: make a function that reads rows known as a shape.
 
     Args:
@@ -88,6 +87,24 @@ def known_shapes() -> dict[str, Shape]:
     """All shapes by name, those of tasks with a row shape of their own included."""
     own = {name: _task_shape(task) for name, task in TASKS.items() if task.keys}
     return own | SHAPES
+
+
+def resolve_shape(name: str) -> str:
+    """The name of a shape: of one called so, or of the function at an import path, which `register_shape` made one.
+
+    Raises:
+        ValueError: There is no such shape.
+    """
+    if name in known_shapes():
+        return name
+    found = imported(name)
+    for shape in SHAPES.values():
+        if shape.read is found:
+            return shape.name
+    known = ", ".join(known_shapes())
+    raise ValueError(
+        f"format: found {name!r}; expected one of {known}, or the import path of a function under register_shape"
+    )
 
 
 # ------------------------------------------------------------------------------------------ the shapes
@@ -227,8 +244,10 @@ def load_samples(
 
     Args:
         source: A file, folder or hub dataset, as `iter_rows` takes it.
-        format: Name of the rows' shape; recognised by each row's keys when left out.
-        task: Which task's answers the rows hold, for rows that do not say so themselves.
+        format: The rows' shape, by name or by the import path of its function; recognised by each row's keys when
+            left out.
+        task: Which task's answers the rows hold, for rows that do not say so themselves; by name or by the import
+            path of its class.
         split: Split of a folder or hub dataset.
         limit: How many samples to return; all rows are read and checked nevertheless.
         on_bad_row: `strict` raises when there is any bad row; `skip` leaves bad rows out and warns.
@@ -239,8 +258,11 @@ def load_samples(
         BadRowsError: Rows are bad and `on_bad_row` is `strict`, or no row is good.
         ValueError: `format`, `task` or `limit` is none that there is.
     """
+    task = task and resolve_task(task)
+    format = format and resolve_shape(format)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: found {limit}; expected at least 1")
     shapes = known_shapes()
-    _check_options(format, shapes, task, limit)
     samples: dict[str, Sample] = {}
     places: dict[str, str] = {}
     errors: list[RowError] = []
@@ -254,9 +276,7 @@ def load_samples(
             if sample.bank:
                 _known_bank(sample.bank)
             if not (sample.instruction or sample.bank or shape.name in TASKS):
-                raise ValueError(
-                    "empty instruction: found no text; expected some, or a `bank` to take it from"
-                )
+                raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
             if sample.id in samples:
                 raise ValueError(f"duplicate id: found {sample.id!r}, already used at {places[sample.id]}")
         except ValueError as error:
@@ -273,17 +293,6 @@ def load_samples(
 @lru_cache
 def _known_bank(name: str) -> InstructionBank:
     return InstructionBank.load(name)
-
-
-def _check_options(
-    format: str | None, shapes: Mapping[str, Shape], task: str | None, limit: int | None
-) -> None:
-    if format is not None and format not in shapes:
-        raise ValueError(f"format: found {format!r}; expected one of {', '.join(shapes)}")
-    if task is not None and task not in TASKS:
-        raise ValueError(f"task: found {task!r}; expected one of {', '.join(TASKS)}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: found {limit}; expected at least 1")
 
 
 def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str | None) -> Shape:
@@ -324,9 +333,7 @@ def _stem(file: str) -> str:
 
 def _checked(sample: Sample, task: str | None) -> Sample:
     if task is not None and sample.task not in (task, "generation"):
-        raise ValueError(
-            f"another task: found a row of task {sample.task!r}; expected {task!r}, as asked for"
-        )
+        raise ValueError(f"another task: found a row of task {sample.task!r}; expected {task!r}, as asked for")
     sample = replace(sample, task=task or sample.task)
     if sample.task not in TASKS:
         raise ValueError(f"unknown task: found {sample.task!r}; expected one of {', '.join(TASKS)}")
@@ -336,16 +343,12 @@ def _checked(sample: Sample, task: str | None) -> Sample:
     return sample
 
 
-def _settle_errors(
-    source: str, errors: list[RowError], good: int, on_bad_row: str, rejected: Path | None
-) -> None:
+def _settle_errors(source: str, errors: list[RowError], good: int, on_bad_row: str, rejected: Path | None) -> None:
     if not errors:
         return
     rows = good + len(errors)
     if on_bad_row == "strict" or not good:
-        raise BadRowsError(
-            source, errors, rows, hint="Mend the rows, or leave them out with on_bad_row=skip."
-        )
+        raise BadRowsError(source, errors, rows, hint="Mend the rows, or leave them out with on_bad_row=skip.")
     if rejected is not None:
         write_rows(rejected, map(_as_rejected, errors))
     listed = f"; they are listed in {rejected}" if rejected is not None else ""

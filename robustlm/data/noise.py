@@ -17,7 +17,6 @@ noise.
 
 from __future__ import annotations
 
-import importlib
 import math
 import struct
 from bisect import bisect_right
@@ -28,6 +27,7 @@ from hashlib import blake2b
 from itertools import accumulate, count, islice
 
 from robustlm.data import opposites
+from robustlm.data.lookup import imported
 from robustlm.data.samples import Sample
 from robustlm.data.words import FALLBACK_WORDS
 
@@ -123,16 +123,13 @@ def resolve_kind(name: str) -> Kind:
     """
     if name in KINDS:
         return KINDS[name]
-    module, _, attribute = name.rpartition(".")
     try:
-        kind: Kind | None = getattr(importlib.import_module(module), attribute, None) if module else None
-    except ImportError as error:
-        raise ValueError(f"noise kind {name!r}: cannot import {module!r} ({error})") from error
+        kind: Kind | None = imported(name)
+    except ValueError as error:
+        raise ValueError(f"noise kind {error}") from error
     if not callable(kind):
         known = ", ".join([*KINDS, MIXED])
-        raise ValueError(
-            f"unknown noise kind {name!r}: expected one of {known}, or an import path like my.module.fn"
-        )
+        raise ValueError(f"unknown noise kind {name!r}: expected one of {known}, or an import path like my.module.fn")
     return kind
 
 
@@ -361,9 +358,7 @@ class Noise:
 
     def _check_weights(self, weights: dict[str, float]) -> None:
         if self.kind != MIXED:
-            raise ValueError(
-                f"noise.weights: only for noise.kind=mixed, which is {self.kind}; set weights to null"
-            )
+            raise ValueError(f"noise.weights: only for noise.kind=mixed, which is {self.kind}; set weights to null")
         bad = {name: weight for name, weight in weights.items() if not 0 <= weight < math.inf}
         if bad or not any(weights.values()):
             raise ValueError(f"noise.weights: expected numbers ≥ 0 with one above 0, found {bad or weights}")

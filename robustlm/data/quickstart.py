@@ -304,11 +304,13 @@ def _relation(rng: random.Random, names: dict[str, str]) -> tuple[tuple[Item, ..
 
 def _opinions(rng: random.Random, topic: _Topic) -> tuple[tuple[Item, ...], str]:
     """Draw what is judged and how, as `(polarity, aspect, opinion)`, and the clause that says so."""
-    count = rng.choices((0, 1, 2), (1, 4, 5))[0]
+    count = rng.choices((0, 1, 2), (1, 5, 4))[0]
     if count == 0:
         return (), rng.choice(_NO_ASPECT)
     aspects = rng.sample(topic.aspects, count)
-    polarities = [rng.choice(list(_OPINIONS)) for _ in aspects]
+    first, other = rng.sample(list(_OPINIONS), 2)
+    # Most sentences are of one mind, as texts are: a model learns the words' polarity from the whole sentence first.
+    polarities = [first, first if rng.random() < 0.7 else other][:count]
     words = [rng.choice(_OPINIONS[polarity]) for polarity in polarities]
     items = tuple(zip(polarities, aspects, words, strict=True))
     if count == 1:

@@ -24,9 +24,10 @@ class Source:
     """A file (`.jsonl`, `.json`, `.csv`, `.parquet`, also `.gz`), a folder that holds `<split>.<ending>`, a Hugging
     Face dataset name, or `builtin:quickstart`, the corpus that the project generates."""
     format: str | None = None
-    """Shape of the rows (`robustlm`, `alpaca`, `messages`, …); recognised by its keys where not given."""
+    """Shape of the rows (`robustlm`, `alpaca`, `messages`, …, or the import path of your own); recognised by its keys
+    where not given."""
     task: str | None = None
-    """Task of the rows, where their shape does not say it."""
+    """Task of the rows, where their shape does not say it; a name, or the import path of a class of your own."""
     split: str | None = None
     """Which split of a folder, a hub dataset or the built-in corpus; the role the source is used in where not given."""
     limit: int | None = None

@@ -98,6 +98,14 @@ class AlpacaTemplate(Template):
         return out.prompt("")
 
 
+_MARK = "{the user message}"
+"""Stands for the message when a chat template is asked what it writes around it."""
+_REWRITTEN = (
+    "data.template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
+    "apart; use 'plain', 'alpaca' or a template string"
+)
+
+
 class ChatTemplate(Template):
     """The tokenizer's own chat template, with instruction and context as one user message."""
 
@@ -108,26 +116,30 @@ class ChatTemplate(Template):
                 "use 'plain', 'alpaca' or a template string"
             )
         self._tokenizer = tokenizer
+        self._before, found, self._after = self._rendered(_MARK).partition(_MARK)
+        if not found:
+            raise ValueError(_REWRITTEN)
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
         message = _Writer()
         message.write(instruction.strip(), Origin.INSTRUCTION)
-        if values := _filled(sample.context):
-            message.write("\n\n")
+        # many templates strip the message, so it must have nothing to strip
+        if values := [value for value in (part.strip() for part in _filled(sample.context)) if value]:
+            message.write("\n\n" if message.text else "")
             _write_joined(message, values)
-        content = message.text.rstrip()
-        rendered: str = self._tokenizer.apply_chat_template(
+        rendered = self._rendered(message.text)
+        if rendered != self._before + message.text + self._after:
+            raise ValueError(_REWRITTEN)
+        offset = len(self._before)
+        spans = tuple((start + offset, end + offset, origin) for start, end, origin in message.spans)
+        return Prompt(rendered, spans, "", add_special_tokens=False)
+
+    def _rendered(self, content: str) -> str:
+        text: str = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        offset = rendered.rfind(content)
-        if offset < 0:
-            raise ValueError(
-                "data.template: the tokenizer's chat template rewrites the user message, so instruction and context "
-                "cannot be told apart; use 'plain', 'alpaca' or a template string"
-            )
-        spans = tuple((start + offset, min(end, len(content)) + offset, origin) for start, end, origin in message.spans)
-        return Prompt(rendered, spans, "", add_special_tokens=False)
+        return text
 
 
 class StringTemplate(Template):
@@ -146,6 +158,10 @@ class StringTemplate(Template):
         names = [name for _, name, _, _ in fields if name is not None]
         if unknown := sorted(set(names) - set(known)):
             raise ValueError(f"data.template: {template!r} holds unknown fields {unknown}; known: {', '.join(known)}")
+        if any(spec or conversion for _, _, spec, conversion in fields):
+            raise ValueError(
+                f"data.template: {template!r} holds a conversion or format (`!r`, `:>9`); expected plain names"
+            )
         if names.count("instruction") != 1:
             raise ValueError(
                 f"data.template: {template!r} must hold {{instruction}} exactly once; the named templates are "

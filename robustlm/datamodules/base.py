@@ -183,17 +183,20 @@ class InstructionDataModule(LightningDataModule):
         self.rows: dict[Role, Rows] = {}
         self.conditioned: dict[str, Rows] = {}
         self.backbone: Any = None
+        self._train_loader: ResumableLoader | None = None
+        self._position: dict[str, int] | None = None
 
     # --- reading -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Read, check and tokenise the rows that a stage needs."""
-        if self.encoder is None:
-            if self.trainer is None:
-                raise RuntimeError("setup outside a Trainer: call `attach(backbone)` first")
-            if stage == "fit" and hasattr(self.trainer.lightning_module, "check_data"):
-                self.trainer.lightning_module.check_data(self)
+        if self.trainer is not None:
+            check = getattr(self.trainer.lightning_module, "check_data", None)
+            if stage == "fit" and callable(check):
+                check(self)
             self.attach(self.trainer.lightning_module.backbone)
+        elif self.encoder is None:
+            raise RuntimeError("setup outside a Trainer: call `attach(backbone)` first")
         roles: dict[str, tuple[Role, ...]] = {
             "fit": ("train", "validation"),
             "validate": ("validation",),
@@ -207,8 +210,12 @@ class InstructionDataModule(LightningDataModule):
             self.conditioned = {c.name: self.under(c, self.rows["test"]) for c in self.conditions}
 
     def attach(self, backbone: Any) -> None:
-        """Take tokenizer and prompt form from a model."""
+        """Take tokenizer and prompt form from a model; rows tokenised for another model are read anew."""
+        if backbone is self.backbone:
+            return
         self.backbone = backbone
+        self.rows.clear()
+        self.conditioned.clear()
         if self.bank:
             try:
                 _bank(self.bank)
@@ -318,10 +325,33 @@ class InstructionDataModule(LightningDataModule):
             group_by_length=self.group_by_length,
             replays=self.replays,
             limit=lambda count: _limited(count, trainer.limit_train_batches if trainer else None),
+            reshuffle=not (trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
         )
         if len(sampler) == 0:
             raise ValueError(f"data.train: {len(rows)} rows are fewer than the processes to train on")
-        return self._loader(dataset, sampler, ResumableLoader)
+        loader = self._loader(dataset, sampler, ResumableLoader)
+        assert isinstance(loader, ResumableLoader)
+        if self._position is not None:
+            loader.load_state_dict(self._position)
+            self._position = None
+        self._train_loader = loader
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training is in its epoch.
+
+        Lightning keeps the state of loaders too, but restores it into loaders that are made after the optimiser; ours
+        are made before, when the schedule asks for the number of steps.
+        """
+        return {} if self._train_loader is None else dict(self._train_loader.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there, if a `fit` is resumed."""
+        if self.trainer is None or not self.trainer.training or not state:
+            return
+        self._position = dict(state)
+        if self._train_loader is not None:  # strategies that restore late have made it already
+            self._train_loader.load_state_dict(self._position)
 
     def val_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """The validation rows, if there are any."""

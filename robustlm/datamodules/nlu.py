@@ -83,8 +83,10 @@ class NoisyRows(TrainRows):
         samples = [self.rows.samples[i] for i, _ in order]
         encoded = self.encoder.encode_untruncated(samples, [epoch.texts[k][i] for i, k in order])
         fitting = [self._fitting(row, i) for row, (i, _) in zip(encoded, order, strict=True)]
-        batch.variant = self.view(fitting)
-        batch.beta = torch.tensor([float(epoch.beta[k, i]) for i, k in order])
+        batch.variant = self.view([row for row, _ in fitting])
+        batch.beta = torch.tensor(
+            [float(epoch.beta[k, i]) * varied for (i, k), (_, varied) in zip(order, fitting, strict=True)]
+        )
         batch.seeds = torch.tensor(
             [_row_seed(self._seed, key.epoch, sample.id, k) for sample, (_, k) in zip(samples, order, strict=True)]
         )
@@ -99,15 +101,15 @@ class NoisyRows(TrainRows):
         noisy = self._noise.apply(self._raw, ids, seed=self._seed, epoch=number, variant=k, **self._pools)
         return [given if given is not None else text for given, text in zip(own, noisy.texts, strict=True)]
 
-    def _fitting(self, row: Encoded, index: int) -> Encoded:
-        """The row cut to length; noise that lengthens an instruction beyond all room gives way to the raw row."""
+    def _fitting(self, row: Encoded, index: int) -> tuple[Encoded, bool]:
+        """The row cut to length, and whether it is the variant: one too long for all room gives way to the raw row."""
         if self.encoder.excess(row) > sum(row.context):
             self._fallbacks += 1
             if self._fallbacks == 1:
                 log.warning("a noisy variant of %s does not fit into max_length; its raw instruction is used",
                             self.rows.samples[index].id)  # fmt: skip
-            return self.rows.encoded[index]
-        return self.encoder.truncate(row, self.rows.samples[index].id)
+            return self.rows.encoded[index], False
+        return self.encoder.truncate(row, self.rows.samples[index].id), True
 
 
 class NLUDataModule(InstructionDataModule):

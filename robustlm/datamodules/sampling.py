@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 GROUPED_BATCHES = 50
 """Rows are sorted by length within this many shuffled batches: little padding, much randomness."""
@@ -23,11 +23,17 @@ class BatchKey:
     """See `InstructionBatch.step_tokens`."""
 
 
-class StepSampler(DistributedSampler[Any]):
+class _Kept(DistributedSampler[Any], SequentialSampler):
+    """A sampler that Lightning leaves in place: it replaces others under DDP, and others under `overfit_batches`."""
+
+
+class StepSampler(_Kept):
     """Training batches, dealt to ranks round by round.
 
     The epoch's micro-batches form one sequence that depends on neither ranks nor accumulation; rank r of W takes every
-    W-th. So two ranks with one micro-batch a step see, step for step, the rows of one rank that accumulates two.
+    W-th, and what does not fill a last round is split among the ranks. So W ranks that accumulate A micro-batches see,
+    optimiser step for optimiser step, the rows of one rank that accumulates A·W, but for at most W − 1 rows of the
+    epoch that a last round too small to split leaves out.
 
     Args:
         lengths: Row lengths in tokens, to group by.
@@ -40,6 +46,7 @@ class StepSampler(DistributedSampler[Any]):
         group_by_length: Whether batches hold rows of like length.
         replays: How many times each batch is served in a row (`FreeAT`).
         limit: Gives the number of batches of an epoch on one rank that training uses, of as many as there are.
+        reshuffle: False gives every epoch the order of the first.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class StepSampler(DistributedSampler[Any]):
         group_by_length: bool = True,
         replays: int = 1,
         limit: Callable[[int], int] = lambda count: count,
+        reshuffle: bool = True,
     ) -> None:
         self._lengths = np.asarray(lengths)
         self._tokens = np.asarray(answer_tokens)
@@ -66,6 +74,7 @@ class StepSampler(DistributedSampler[Any]):
         self._group = group_by_length
         self._replays = replays
         self._limit = limit
+        self._reshuffle = reshuffle
         self.epoch = 0
         self.offset = 0
         """Batches of this epoch to leave out, because an interrupted run had them."""
@@ -83,25 +92,26 @@ class StepSampler(DistributedSampler[Any]):
 
     def rounds(self, epoch: int) -> list[list[list[int]]]:
         """The epoch's micro-batches, W at a time. At most W − 1 rows are left out, others each epoch."""
-        random = np.random.default_rng((self._seed, epoch, 0x5EED))
+        random = np.random.default_rng((self._seed, epoch if self._reshuffle else 0, 0x5EED))
         order = random.permutation(len(self._lengths))
         size, world = self._batch_size, self._world
         if self._group:
             span = size * GROUPED_BATCHES
             chunks = [order[at : at + span] for at in range(0, len(order), span)]
             order = np.concatenate([chunk[np.argsort(-self._lengths[chunk], kind="stable")] for chunk in chunks])
+        if self._group:  # in random order again, which must not know how many ranks there are
+            whole = len(order) // size
+            batches = order[: whole * size].reshape(whole, size)
+            order = np.concatenate([batches[random.permutation(whole)].reshape(-1), order[whole * size :]])
         full = len(order) // (size * world)
         body = order[: full * size * world].reshape(full, world, size)
-        if self._group:
-            flat = body.reshape(-1, size)
-            body = flat[random.permutation(len(flat))].reshape(full, world, size)
         found = [[batch.tolist() for batch in batches] for batches in body]
         rest = order[full * size * world :]
         if len(rest) >= world:
             found.append([part.tolist() for part in np.array_split(rest, world)])
         return [batches for batches in found for _ in range(self._replays)]
 
-    def __iter__(self) -> Iterator[BatchKey]:
+    def __iter__(self) -> Iterator[Any]:  # of BatchKey, though SequentialSampler promises int
         rounds = self.rounds(self.epoch)
         rounds = rounds[: self._limit(len(rounds))]
         window = self._accumulate()
@@ -112,7 +122,7 @@ class StepSampler(DistributedSampler[Any]):
             yield BatchKey(self.epoch, tuple(rounds[at][self._rank]), tokens)
 
 
-class EvaluationSampler(DistributedSampler[Any]):
+class EvaluationSampler(_Kept):
     """Every row exactly once over all ranks, longest rows first so that memory problems show at once."""
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, rank: int = 0, world: int = 1) -> None:
@@ -126,7 +136,7 @@ class EvaluationSampler(DistributedSampler[Any]):
     def __len__(self) -> int:
         return len(self._own)
 
-    def __iter__(self) -> Iterator[BatchKey]:
+    def __iter__(self) -> Iterator[Any]:
         return (BatchKey(0, tuple(batch)) for batch in self._own)
 
 

@@ -27,6 +27,12 @@ SCHEMA = pa.schema(
 """Columns of the table; `sample_id`, `condition` and `instruction_id` together are its key."""
 
 
+def clear_parts(path: Path) -> None:
+    """Remove what an earlier run that did not end well has left for the table at `path`."""
+    for part in path.parent.glob(f"{path.name}.part-*"):
+        part.unlink()
+
+
 class TableWriter:
     """Collects rows into a file of its own process, and the processes' files into one table.
 
@@ -56,7 +62,7 @@ class TableWriter:
         order: dict[str, int] = {}
         for row in rows:
             order.setdefault(row["condition"], len(order))
-        rows.sort(key=lambda row: (order[row["condition"]], row["dataset"], row["sample_id"]))
+        rows.sort(key=lambda row: (order[row["condition"]], row["dataset"], row["sample_id"], row["instruction_id"]))
         unfinished = self._path.with_name(self._path.name + ".tmp")
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), unfinished)
         os.replace(unfinished, self._path)

@@ -57,14 +57,21 @@ class ANIT(InstructionTuning):
             )
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """[ANIT] eq. 7."""
+        """[ANIT] eq. 7.
+
+        Logs what the adversary measured under its name, and `loss_gap`, L(f(X_n + δ), y) − L(f(X_n), y) for each
+        answer token.
+        """
         if self.adversary is None:
             return {"noisy": passes.cross_entropy("variant")}
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         outcome = self.adversary.attack(passes.problem("variant", self.perturb, scale))
-        logs = {f"{self.adversary_name}/{name}": value.float() for name, value in outcome.logs.items()}
-        self.log_dict(logs, batch_size=1)
+        logs = dict(outcome.logs)
+        if outcome.clean is not None:  # for each answer token, as the losses are
+            answers = (passes.view("variant").labels >= 0).sum().clamp(min=1)
+            logs["loss_gap"] = (outcome.adversarial - outcome.clean).detach().sum() / answers
+        self.log_dict({f"{self.adversary_name}/{name}": value.float() for name, value in logs.items()}, batch_size=1)
         tokens = passes.token_count("variant")
         terms = {} if outcome.clean is None else {"noisy": outcome.clean.sum() / tokens}
         return {**terms, "adversarial": outcome.adversarial.sum() / tokens}
@@ -84,5 +91,5 @@ class ANIT(InstructionTuning):
         """Also restore the adversary's state."""
         super().on_load_checkpoint(checkpoint)
         state: dict[str, Tensor] = checkpoint["robustlm"].get("adversary", {})
-        if self.adversary is not None and self._trainer is not None and self.trainer.training:
+        if self.adversary is not None and self._resuming:
             self.adversary.load_state_dict(state)

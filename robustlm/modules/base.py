@@ -14,6 +14,7 @@ from robustlm.backbone import Backbone, Loading
 from robustlm.batch import InstructionBatch
 from robustlm.data.tasks import TASKS
 from robustlm.evaluation.scores import Scores
+from robustlm.losses import answer_cross_entropy
 from robustlm.modules.passes import Passes
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.plain import to_plain
@@ -61,6 +62,7 @@ class InstructionTuning(LightningModule):
         self.weights: dict[str, float] = {}
         """Factor of each named loss; 1 where not given."""
         self.scores = Scores()
+        self._answer_loss: Tensor | None = None
         self._seed: int | None = None
 
     def check_data(self, datamodule: Any) -> None:
@@ -118,7 +120,8 @@ class InstructionTuning(LightningModule):
     def on_fit_start(self) -> None:
         """Fix the seed that every step's random numbers come from."""
         if self._seed is None:
-            self._seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
+            own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
+            self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint keeps one seed for all ranks
 
     def on_train_batch_start(self, batch: InstructionBatch, batch_idx: int) -> None:
         """Make the step's random numbers a function of seed, step and rank alone: a resumed run draws the same."""
@@ -128,12 +131,20 @@ class InstructionTuning(LightningModule):
 
     def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss of the true answers, and scores of generated ones if asked for."""
-        self._log_loss("val", batch)
+        answers = self.backbone(batch.raw)
+        loss = answer_cross_entropy(answers.logits, answers.targets, answers.rows, len(batch.raw)).sum()
+        seen = torch.stack([loss, loss.new_tensor(len(answers.targets))])
+        self._answer_loss = seen if self._answer_loss is None else self._answer_loss + seen
         if self.generate_in_validation:
             self._answer(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of generated answers."""
+        """Log the loss for each answer token, and the scores of generated answers."""
+        # by hand, as `log(sync_dist=True)` would leave out a rank that has no batch, and hang the others
+        own = torch.zeros(2, device=self.device) if self._answer_loss is None else self._answer_loss
+        total = self.trainer.strategy.reduce(own, reduce_op="sum")
+        self._answer_loss = None
+        self.log("val/loss", total[0] / total[1], prog_bar=True)
         self._log_scores("val")
 
     def test_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
@@ -177,18 +188,6 @@ class InstructionTuning(LightningModule):
             )
         return rows
 
-    def _log_loss(self, stage: Stage, batch: InstructionBatch) -> None:
-        passes = Passes(self.backbone, batch)
-        tokens = int((batch.raw.labels >= 0).sum())
-        self.log(
-            f"{stage}/loss",
-            passes.cross_entropy("raw"),
-            prog_bar=True,
-            batch_size=tokens,
-            sync_dist=True,
-            add_dataloader_idx=False,
-        )
-
     def _log_scores(self, stage: Stage) -> None:
         for name, value in self.scores.compute().items():
             self.log(f"{stage}/{name}", value, rank_zero_only=False)
@@ -207,7 +206,13 @@ class InstructionTuning(LightningModule):
         """Restore what `on_save_checkpoint` kept."""
         if "robustlm" not in checkpoint:
             raise ValueError("this checkpoint was not written by robustlm: it lacks the entry 'robustlm'")
-        self._seed = checkpoint["robustlm"]["seed"]
+        if self._resuming:  # a loaded module that is tuned on in a new run takes that run's seed
+            self._seed = checkpoint["robustlm"]["seed"]
+
+    @property
+    def _resuming(self) -> bool:
+        """Whether a `fit` is going on (and not: weights are loaded for use)."""
+        return self._trainer is not None and self._trainer.training
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights over the frozen ones that are here already.
@@ -239,7 +244,12 @@ class InstructionTuning(LightningModule):
         """Under the command line Lightning keeps the config; built in Python, objects are turned into the same form."""
         if "_instantiator" in self.hparams:
             return
-        plain = {name: to_plain(value) for name, value in self.hparams.items()}
+        plain = {}
+        for name, value in self.hparams.items():
+            try:
+                plain[name] = to_plain(value)
+            except TypeError as error:
+                raise TypeError(f"{type(self).__name__}: argument {name!r}: {error}") from error
         self.save_hyperparameters({**plain, "_instantiator": "lightning.pytorch.cli.instantiate_module"})
 
 

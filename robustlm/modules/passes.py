@@ -106,7 +106,7 @@ class _RandomState:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Random numbers drawn inside are those drawn the first time; the state outside moves on."""
+        """Random numbers drawn inside are the same every time; the state outside stays as it is."""
         with torch.random.fork_rng(devices=self._devices):
             torch.set_rng_state(self._cpu)
             for device, state in zip(self._devices, self._cuda, strict=True):

@@ -13,7 +13,13 @@ TABLE = "predictions.parquet"
 
 
 def mean_scores(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean over datasets of their main score, in per cent, for each condition of a prediction table."""
+    """Mean over datasets of their main score, in per cent, for each condition of a prediction table.
+
+    Raises:
+        ValueError: Answers are of a task that is not known here.
+    """
+    if unknown := sorted({row["task"] for row in rows} - set(TASKS)):
+        raise ValueError(f"unknown task {unknown[0]!r} in the table; name its class with --tasks '[module.Class]'")
     scores = Scores()
     for row in rows:
         task = TASKS[row["task"]]

@@ -1,7 +1,7 @@
 """Tasks: one kind of answer a file. `TASKS` maps names to tasks."""
 
 from robustlm.data.tasks.absa import AspectSentiment
-from robustlm.data.tasks.base import TASKS, Answer, Item, Task, register
+from robustlm.data.tasks.base import TASKS, Answer, Item, Task, register, resolve_task
 from robustlm.data.tasks.choice import MultipleChoice
 from robustlm.data.tasks.generation import Generation
 from robustlm.data.tasks.ner import NamedEntities
@@ -20,4 +20,5 @@ __all__ = [
     "Relations",
     "Task",
     "register",
+    "resolve_task",
 ]

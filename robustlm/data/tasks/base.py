@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from robustlm.data.lookup import imported
 from robustlm.data.samples import Context
 
 Item = tuple[str, ...]
@@ -94,3 +95,22 @@ def register(task: TaskClass) -> TaskClass:
         raise ValueError(f"found a second task named {task.name!r}; expected another `name` on {task.__qualname__}")
     TASKS[task.name] = task()
     return task
+
+
+def resolve_task(name: str) -> str:
+    """The registered name of a task: of one called so, or of the `Task` class at an import path, which it registers.
+
+    Only configurations name import paths; a row names registered tasks, so that data never decides what is imported.
+
+    Raises:
+        ValueError: There is no such task, or its name is taken.
+    """
+    if name in TASKS:
+        return name
+    found = imported(name)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        known = ", ".join(TASKS)
+        raise ValueError(f"task: found {name!r}; expected one of {known}, or the import path of a Task class")
+    if type(TASKS.get(found.name)) is not found:
+        register(found)
+    return found.name

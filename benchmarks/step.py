@@ -1,0 +1,193 @@
+"""What a training step of each method costs: `python benchmarks/step.py`.
+
+Times whole steps (forward, backward, optimiser) of the project's own modules on a model made from scratch, all methods
+in every round, in an order that is shuffled each round, so that other load on the machine falls on all of them. Prints
+medians over rounds as ratios to plain tuning, by wall clock and by CPU time of this process, beside the ratio that
+counting passes predicts: a pass forward is F, and a pass backward through frozen weights is F too, so that a plain
+LoRA step takes 2 F.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+
+from robustlm.adversaries import FGM, NRM, PGD, FreeLB
+from robustlm.backbone import Loading
+from robustlm.batch import Encoded, InstructionBatch, collate
+from robustlm.data.tokenizer import train_tokenizer
+from robustlm.modules import ANIT, InstructionTuning, Passes
+from robustlm.optimizers import parameter_groups
+from robustlm.tuning import LoRA
+
+PLAIN = "plain"
+FULL = "plain, logits everywhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large model and batch are."""
+
+    vocab: int
+    hidden: int
+    layers: int
+    rows: int
+    tokens: int
+    answer: int
+    rank: int
+
+
+class FullLogits(InstructionTuning):
+    """Plain tuning as transformers does it: logits of all positions, of which the loss then ignores most."""
+
+    def losses(self, passes: Passes) -> dict[str, Tensor]:
+        """The loss that the model itself computes from labels."""
+        view = passes.view("raw")
+        out = self.backbone.model(input_ids=view.input_ids, attention_mask=view.attention_mask, labels=view.labels)
+        return {"answer": out.loss}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row of the table."""
+
+    name: str
+    passes: float | None
+    """Forward and backward passes by the formulae, in F; null where they say nothing."""
+    build: Callable[[str, LoRA], InstructionTuning]
+    """Makes the module for a model folder."""
+
+
+_SCRATCH = Loading(scratch=True)
+METHODS = (
+    Method(PLAIN, 2, lambda folder, lora: InstructionTuning(folder, _SCRATCH, lora)),
+    Method("FGM", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FGM())),
+    Method("NRM", 6, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM())),
+    Method("NRM, ascent: clean", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM(ascent="clean"))),
+    Method("FreeLB-3", 6, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FreeLB(steps=3))),
+    Method("PGD-3", 10, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=PGD(steps=3))),
+    Method(FULL, None, lambda folder, lora: FullLogits(folder, _SCRATCH, lora)),
+)
+
+
+def lay_out(folder: str, size: Size) -> None:
+    """Write config and tokenizer of a Llama model with tied embeddings."""
+    tokenizer = train_tokenizer(["Instruction: say it again. Answer: it"], 300)
+    tokenizer.save_pretrained(folder)
+    LlamaConfig(
+        vocab_size=size.vocab,
+        hidden_size=size.hidden,
+        intermediate_size=8 * size.hidden // 3,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.hidden // 64,
+        num_key_value_heads=size.hidden // 64,
+        max_position_embeddings=2 * size.tokens,
+        tie_word_embeddings=True,
+    ).save_pretrained(folder)
+
+
+def random_batch(size: Size) -> InstructionBatch:
+    """Rows of one length, half instruction and half context, the same as raw rows and as variants."""
+    draw = random.Random(0)
+    prompt = size.tokens - size.answer
+    first = prompt // 2
+    rows = [
+        Encoded(
+            prompt_ids=[draw.randrange(4, size.vocab) for _ in range(prompt)],
+            instruction=[i < first for i in range(prompt)],
+            context=[i >= first for i in range(prompt)],
+            answer_ids=[draw.randrange(4, size.vocab) for _ in range(size.answer)],
+        )
+        for _ in range(size.rows)
+    ]
+    return InstructionBatch(
+        raw=collate(rows, pad_id=0),
+        ids=[str(i) for i in range(size.rows)],
+        variant=collate(rows, pad_id=0),
+        beta=torch.full((size.rows,), 0.2),
+        seeds=torch.arange(size.rows),
+    )
+
+
+def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds of each method's steps, one a round; the first round only warms up."""
+    times: dict[str, list[tuple[float, float]]] = {method.name: [] for method in METHODS}
+    with tempfile.TemporaryDirectory() as folder:
+        lay_out(folder, size)
+        modules = {m.name: m.build(folder, LoRA(r=size.rank, alpha=size.rank, dropout=0.0)) for m in METHODS}
+        backbone = modules[PLAIN].backbone
+        backbone.load()
+    for module in modules.values():
+        module.backbone = backbone  # one model for all
+    everything = sum(p.numel() for p in backbone.model.parameters())
+    trained = sum(p.numel() for p in backbone.trained)
+    print(f"{everything / 1e6:.1f} M parameters, {trained / 1e6:.2f} M of them trained by LoRA", flush=True)
+    optimizer = torch.optim.AdamW(parameter_groups(backbone.base), lr=1e-4)
+    batch = random_batch(size)
+    order = list(modules)
+    shuffle = random.Random(1).shuffle
+    for number in range(rounds + 1):
+        shuffle(order)
+        for name in order:
+            wall, cpu = time.perf_counter(), time.process_time()
+            torch.autograd.backward(modules[name].training_step(batch, 0))
+            optimizer.step()
+            optimizer.zero_grad()
+            if number:
+                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return times
+
+
+def table(times: dict[str, list[tuple[float, float]]]) -> str:
+    """Medians and their ratios to plain tuning, in Markdown."""
+    wall = {name: statistics.median(seconds for seconds, _ in found) for name, found in times.items()}
+    cpu = {name: statistics.median(seconds for _, seconds in found) for name, found in times.items()}
+    passes = {method.name: method.passes for method in METHODS}
+    plain = passes[PLAIN]
+    assert plain is not None
+    lines = ["| method | s a step | ÷ plain | ÷ plain, CPU time | expected |", "|---|---|---|---|---|"]
+    for name in times:
+        count = passes[name]
+        expected = "" if count is None else f"{count / plain:.2f} ({count:g} F)"
+        ratios = f"{wall[name] / wall[PLAIN]:.2f} | {cpu[name] / cpu[PLAIN]:.2f}"
+        lines.append(f"| {name} | {wall[name]:.3f} | {ratios} | {expected} |")
+    saved = f"{wall[PLAIN] / wall[FULL]:.2f} by wall clock, {cpu[PLAIN] / cpu[FULL]:.2f} by CPU time"
+    return "\n".join([*lines, "", f"Logits at the answers alone ÷ logits everywhere, plain tuning: {saved}."])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    for option, default, text in (
+        ("vocab", 32_000, "tokens of the vocabulary"),
+        ("hidden", 384, "width of the model, a multiple of 64"),
+        ("layers", 6, "its layers"),
+        ("rows", 8, "rows of a batch"),
+        ("tokens", 192, "tokens of a row, answer included"),
+        ("answer", 24, "answer tokens of a row"),
+        ("rank", 8, "rank of the adapters"),
+        ("rounds", 9, "steps of each method that are timed"),
+        ("threads", 2, "threads"),
+    ):
+        parser.add_argument(f"--{option}", type=int, default=default, help=f"{text} (%(default)s)")
+    args = vars(parser.parse_args())
+    torch.set_num_threads(args.pop("threads"))
+    rounds = args.pop("rounds")
+    warnings.filterwarnings("ignore", ".*self.log.*")  # there is no trainer to log to
+    size = Size(**args)
+    print(f"{size.rows} rows × {size.tokens} tokens, {size.answer} of them answer, {rounds} rounds")
+    print(table(measure(size, rounds)))
+
+
+if __name__ == "__main__":
+    main()

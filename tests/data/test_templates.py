@@ -1,0 +1,113 @@
+"""Prompts and the spans of their pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from robustlm.data.samples import Context, Sample
+from robustlm.data.templates import ChatTemplate, Origin, Prompt, make_template
+
+FULL = Sample("a", "Do it.", "yes", Context(question="q?", format="one word", option="yes, no", text="the text"))
+BARE = Sample("b", "Do it.", "yes")
+
+
+class Chat:
+    """A tokenizer, as far as chat templates go."""
+
+    chat_template = "present"
+
+    def __init__(self, trim: bool = True, upper: bool = False) -> None:
+        self.trim = trim
+        self.upper = upper
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+        text = messages[0]["content"].strip() if self.trim else messages[0]["content"]
+        return f"<user>{text.upper() if self.upper else text}<assistant>"
+
+
+def pieces(prompt: Prompt, origin: Origin) -> list[str]:
+    return [prompt.text[start:end] for start, end, found in prompt.spans if found is origin]
+
+
+@pytest.mark.parametrize("name", ["plain", "alpaca", "chat", "{context} {instruction} "])
+def test_spans(name: str) -> None:
+    template = make_template(name, Chat())
+    for sample in (FULL, BARE):
+        prompt = template.render(sample, "Other words.")
+        assert pieces(prompt, Origin.INSTRUCTION) == ["Other words."]
+        context = sample.context
+        filled = [part for part in (context.question, context.format, context.option, context.text) if part]
+        assert pieces(prompt, Origin.CONTEXT) == filled
+        ends = [0, *(at for start, end, _ in prompt.spans for at in (start, end))]
+        assert ends == sorted(ends)
+
+
+def test_plain_text() -> None:
+    template = make_template("plain", None)
+    assert template.render(FULL, FULL.instruction).text == (
+        "Instruction: Do it. Question: q? Format: one word Option: yes, no Text: the text Answer:"
+    )
+    assert template.render(BARE, BARE.instruction).text == "Instruction: Do it. Answer:"
+    assert template.render(BARE, "").answer_prefix == " "
+
+
+def test_alpaca_text() -> None:
+    template = make_template("alpaca", None)
+    assert "### Input:\nq?\none word\nyes, no\nthe text\n\n### Response:\n" in template.render(FULL, "Do it.").text
+    bare = template.render(BARE, "Do it.")
+    assert "Input" not in bare.text
+    assert bare.text.endswith("### Instruction:\nDo it.\n\n### Response:\n")
+    assert bare.answer_prefix == ""
+
+
+def test_chat_message_is_found_where_it_is_and_not_where_the_template_says_the_same() -> None:
+    for instruction in ("assistant", "a", "user", "<", " assistant \n"):
+        prompt = ChatTemplate(Chat()).render(BARE, instruction)
+        assert prompt.text == f"<user>{instruction.strip()}<assistant>"
+        assert prompt.spans == ((6, 6 + len(instruction.strip()), Origin.INSTRUCTION),)
+        assert not prompt.add_special_tokens
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_chat_with_blank_pieces(trim: bool) -> None:
+    template = ChatTemplate(Chat(trim=trim))
+    sample = Sample("a", "", "yes", Context(question="  ", text=" the text\n"))
+    prompt = template.render(sample, "")
+    assert prompt.text == "<user>the text<assistant>"
+    assert pieces(prompt, Origin.CONTEXT) == ["the text"]
+    assert template.render(BARE, "").text == "<user><assistant>"
+
+
+def test_chat_templates_that_hide_the_message() -> None:
+    with pytest.raises(ValueError, match="rewrites the user message"):
+        ChatTemplate(Chat(upper=True))
+
+    class Sneaky(Chat):
+        def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+            return "<user>" + messages[0]["content"].replace("it", "that") + "<assistant>"
+
+    with pytest.raises(ValueError, match="rewrites the user message"):
+        ChatTemplate(Sneaky()).render(BARE, "Do it.")
+    with pytest.raises(ValueError, match="no chat template"):
+        make_template("chat", object())
+
+
+def test_string_templates() -> None:
+    template = make_template("{{x}} {instruction}: {text}\n> ", None)
+    prompt = template.render(FULL, "Do it.")
+    assert prompt.text == "{x} Do it.: the text\n>"
+    assert prompt.answer_prefix == " "
+    for bad, word in (
+        ("{instruction", "format string"),
+        ("no field", "exactly once"),
+        ("{instruction}{instruction}", "exactly once"),
+        ("{instruction} {txt}", "txt"),
+        ("{instruction} {}", "unknown"),
+        ("{instruction!r}", "conversion"),
+        ("{instruction:>10}", "conversion"),
+        ("plane", "'plain'"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            make_template(bad, None)

@@ -1,0 +1,262 @@
+"""From rows to batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robustlm.batch import IGNORE, InstructionBatch, View
+from robustlm.data.distortion import LME
+from robustlm.data.embedders import TokenEmbedder
+from robustlm.data.encoding import TooLongError
+from robustlm.data.noise import Noise
+from robustlm.data.sources import Source
+from robustlm.datamodules import InstructionDataModule, NLUDataModule
+from robustlm.datamodules.sampling import BatchKey
+from robustlm.tuning import LoRA
+from tests.tiny import load, make_rows, write_rows
+
+
+def ready(datamodule: InstructionDataModule, folder: str, stage: str = "fit") -> Any:
+    datamodule.attach(load(folder, LoRA(r=2)))
+    datamodule.setup(stage)
+    return datamodule
+
+
+def epoch_of(loader: Any, epoch: int) -> list[InstructionBatch]:
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def tensors(batch: InstructionBatch) -> dict[str, torch.Tensor]:
+    found = {"beta": batch.beta, "seeds": batch.seeds}
+    for name in ("raw", "variant", "prompt"):
+        view = getattr(batch, name)
+        if view is not None:
+            found |= {f"{name}.{key}": getattr(view, key) for key in View.__dataclass_fields__}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def same(a: list[InstructionBatch], b: list[InstructionBatch]) -> bool:
+    return [x.ids for x in a] == [y.ids for y in b] and all(
+        x.step_tokens == y.step_tokens
+        and tensors(x).keys() == tensors(y).keys()
+        and all(torch.equal(tensors(x)[key], tensors(y)[key]) for key in tensors(x))
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_worker_processes_change_nothing(kind: str, models: dict[str, str], train_file: str) -> None:
+    settings: dict[str, Any] = {"train": train_file, "batch_size": 4, "variants": 2, "noise": Noise(phi=0.7)}
+    loaders = [ready(NLUDataModule(num_workers=n, **settings), models[kind]).train_dataloader() for n in (0, 2)]
+    epochs = [[epoch_of(loader, epoch) for epoch in (0, 1)] for loader in loaders]
+    for ours, theirs in zip(*epochs, strict=True):
+        assert same(ours, theirs)
+    assert not same(*epochs[0])
+
+
+def texts(datamodule: Any, batches: list[InstructionBatch], name: str = "variant") -> dict[str, list[str]]:
+    """The instructions of each sample, as the model sees them."""
+    found: dict[str, list[str]] = {}
+    for batch in batches:
+        view = getattr(batch, name)
+        each = len(view) // len(batch)
+        for row in range(len(view)):
+            ids = view.input_ids[row][view.instruction_mask[row]]
+            found.setdefault(batch.ids[row // each], []).append(datamodule.backbone.tokenizer.decode(ids).strip())
+    return found
+
+
+def test_noise_is_of_seed_epoch_and_sample(llama: str, train_file: str, tmp_path: Path) -> None:
+    def noisy(epoch: int, **settings: Any) -> dict[str, list[str]]:
+        wanted = {"train": train_file, "batch_size": 4, "noise": Noise(omega=0.4), "variants": 3} | settings
+        datamodule = ready(NLUDataModule(**wanted), llama)
+        return texts(datamodule, epoch_of(datamodule.train_dataloader(), epoch))
+
+    first = noisy(0)
+    assert first == noisy(0, batch_size=7, group_by_length=False)
+    fresh, other = noisy(1), noisy(0, seed=1)
+    raw = {row["id"]: row["instruction"] for row in make_rows(26)}
+    for found in (first, fresh, other):
+        assert len(found) == 26
+    changed = [sum(first[key] != found[key] for key in first) for found in (fresh, other)]
+    assert min(changed) > 20
+    assert all(text != raw[key] for key, rows in first.items() for text in rows)
+    assert sum(len(set(rows)) == 3 for rows in first.values()) > 20  # variants differ
+
+
+def test_variants_come_sample_by_sample_with_their_beta(llama: str, train_file: str) -> None:
+    def batches(scope: Any, phi: float = 0.6) -> list[InstructionBatch]:
+        made = NLUDataModule(train=train_file, batch_size=5, variants=2, noise=Noise(phi=phi), beta=scope)
+        return epoch_of(ready(made, llama).train_dataloader(), 0)
+
+    own, shared = batches("sample"), batches("dataset")
+    values = []
+    for a, b in zip(own, shared, strict=True):
+        assert a.variant is not None
+        assert len(a.variant) == 2 * len(a.raw) == len(a.beta) == len(a.seeds)  # type: ignore[arg-type]
+        for i in range(len(a.variant)):
+            at = i // 2
+            answer = a.raw.labels[at][a.raw.labels[at] != IGNORE]
+            assert torch.equal(a.variant.labels[i][a.variant.labels[i] != IGNORE], answer)
+            raw, variant = (v.input_ids[j][v.attention_mask[j] == 1] for v, j in ((a.raw, at), (a.variant, i)))
+            clean = torch.equal(raw, variant)
+            assert a.beta is not None
+            assert b.beta is not None
+            assert not clean or float(a.beta[i]) == float(b.beta[i]) == 0
+            values.append((i % 2, clean, float(a.beta[i]), float(b.beta[i])))
+    assert 0.3 < np.mean([not clean for _, clean, _, _ in values]) < 0.9
+    for k in (0, 1):  # the mean over the noisy rows of one variant
+        mine = [(own_, all_) for j, clean, own_, all_ in values if j == k and not clean]
+        assert np.mean([a for a, _ in mine]) == pytest.approx(mine[0][1], abs=1e-6)
+        assert len({b for _, b in mine}) == 1
+    seeds = torch.cat([batch.seeds for batch in own if batch.seeds is not None])
+    assert len(set(seeds.tolist())) == len(seeds)
+    assert seeds.device.type == "cpu"
+
+
+def test_variants_that_come_with_rows(llama: str, tmp_path: Path) -> None:
+    rows = [
+        {
+            "instruction": "find the words",
+            "adv_instruction": f"findd the {i} wrods",
+            "question": "",
+            "format": "",
+            "option": "",
+            "input": "hello",
+            "output": "yes",
+        }
+        for i in range(4)
+    ]
+    file = write_rows(tmp_path / "train.jsonl", rows)
+    for noise in (None, Noise()):
+        made = ready(NLUDataModule(train=file, batch_size=4, noise=noise, beta="sample"), llama)
+        (batch,) = epoch_of(made.train_dataloader(), 0)
+        found = texts(made, [batch])
+        assert sorted(text for (text,) in found.values()) == sorted(row["adv_instruction"] for row in rows)
+        assert {text for (text,) in texts(made, [batch], "raw").values()} == {"find the words"}
+    plain = write_rows(tmp_path / "plain.jsonl", make_rows(4))
+    (batch,) = epoch_of(ready(NLUDataModule(train=plain, batch_size=4, noise=None), llama).train_dataloader(), 0)
+    assert batch.variant is not None
+    assert torch.equal(batch.variant.input_ids, batch.raw.input_ids)
+    assert batch.beta is not None
+    assert not batch.beta.any()
+
+
+def test_a_variant_without_room_gives_way_to_the_raw_row_with_beta_zero(llama: str, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "train.jsonl", make_rows(20))
+    made = NLUDataModule(train=file, batch_size=20, noise=Noise("random_insertion", omega=1.0), max_length=60)
+    (batch,) = epoch_of(ready(made, llama).train_dataloader(), 0)
+    assert batch.variant is not None
+    assert batch.beta is not None
+    assert batch.variant.input_ids.shape[1] <= 60
+    found, raw = texts(made, [batch]), texts(made, [batch], "raw")
+    given = [found[key] == raw[key] for key in batch.ids]
+    assert 0 < sum(given) < 20
+    assert [beta == 0 for beta in batch.beta.tolist()] == given
+
+
+def test_language_model_distortion_with_the_models_own_embeddings(llama: str, train_file: str) -> None:
+    made = NLUDataModule(train=train_file, batch_size=26, distortion=LME(TokenEmbedder()), beta="sample")
+    (batch,) = epoch_of(ready(made, llama).train_dataloader(), 0)
+    assert batch.beta is not None
+    backbone, found, raw = made.backbone, texts(made, [batch]), texts(made, [batch], "raw")
+    for i, key in enumerate(batch.ids):
+        mean = [
+            backbone.embed(torch.tensor(backbone.tokenizer(text)["input_ids"])).mean(0)
+            for text in (*raw[key], *found[key])
+        ]
+        wanted = (1 - torch.cosine_similarity(*mean, dim=0)).clamp(0, 1)
+        assert float(batch.beta[i]) == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_conditions_ask_the_same_rows(llama: str, test_file: str) -> None:
+    names = ["clean", "random_typos@0.5", "random_shuffling"]
+    made = ready(InstructionDataModule(test=test_file, conditions=names, eval_batch_size=3), llama, "test")
+    asked = {}
+    for name, loader in zip(names, made.test_dataloader(), strict=True):
+        batches = list(loader)
+        assert {batch.condition for batch in batches} == {name}
+        rows = {
+            key: (target, made.backbone.tokenizer.decode(view.input_ids[i][view.context_mask[i]]))
+            for batch in batches
+            for view in [batch.prompt]
+            for i, (key, target) in enumerate(zip(batch.ids, batch.targets, strict=True))
+        }
+        asked[name] = (rows, texts(made, batches, "prompt"))
+        for batch in batches:
+            assert batch.prompt is not None
+            assert (batch.prompt.labels == IGNORE).all()
+            assert (batch.raw.labels != IGNORE).any(1).all()
+    assert len(asked["clean"][0]) == 7
+    for name in names[1:]:
+        assert asked[name][0] == asked["clean"][0]
+        assert all(asked[name][1][key] != asked["clean"][1][key] for key in asked["clean"][1])
+
+
+def test_phrasings_of_a_bank(llama: str) -> None:
+    source = Source("builtin:quickstart", limit=20)
+    made = InstructionDataModule(test=[source], conditions=["clean", "unseen", "unseen+random_typos@0.2"])
+    ready(made, llama, "test")
+    rows = {name: [s.instruction for s in part.samples] for name, part in made.conditioned.items()}
+    assert not set(rows["clean"]) & set(rows["unseen"])
+    assert all(a != b for a, b in zip(rows["unseen"], rows["unseen+random_typos@0.2"], strict=True))
+
+
+def test_rows_are_tokenised_anew_for_another_model(llama: str, t5: str, train_file: str) -> None:
+    made = ready(InstructionDataModule(train=train_file, batch_size=4), llama)
+    first = made.rows["train"]
+    made.setup("fit")
+    assert made.rows["train"] is first
+    ready(made, t5)
+    assert made.rows["train"] is not first
+    assert made.encoder.encoder_decoder
+
+
+def test_long_rows(llama: str, tmp_path: Path) -> None:
+    rows = [*make_rows(3), {"instruction": "find " * 80, "target": "yes"}]
+    file = write_rows(tmp_path / "train.jsonl", rows)
+    with pytest.raises(TooLongError, match=r"1 of 4 rows.*(\n.*)*:4"):
+        ready(InstructionDataModule(train=file, max_length=80), llama)
+    rejected = tmp_path / "bad.jsonl"
+    made = InstructionDataModule(train=file, max_length=80, on_bad_row="skip", rejected=str(rejected))
+    assert len(ready(made, llama).rows["train"]) == 3
+    assert ":4" in (tmp_path / "bad-train-too-long.jsonl").read_text()
+
+
+def test_bad_settings(train_file: str, llama: str) -> None:
+    for settings, word in (
+        ({"batch_size": 0}, "batch_size"),
+        ({"eval_batch_size": -1}, "eval_batch_size"),
+        ({"replays": 0}, "replays"),
+        ({"conditions": ["clean", "clean"]}, "twice"),
+        ({"conditions": ["cleen"]}, "cleen"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            InstructionDataModule(train=train_file, **settings)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="variants"):
+        NLUDataModule(train=train_file, variants=0)
+    with pytest.raises(ValueError, match=r"data\.train"):
+        ready(InstructionDataModule(), llama)
+    with pytest.raises(RuntimeError, match="attach"):
+        InstructionDataModule(train=train_file).setup("fit")
+    with pytest.raises(ValueError, match="unseen"):
+        ready(InstructionDataModule(test=train_file, conditions=["unseen"]), llama, "test")
+
+
+def test_perturbable_positions(llama: str, train_file: str) -> None:
+    made = ready(NLUDataModule(train=train_file, batch_size=26), llama)
+    view = made.train_dataset(made.rows["train"])[BatchKey(0, tuple(range(26)))].variant
+    special = torch.isin(view.input_ids, torch.tensor(made.backbone.tokenizer.all_special_ids))
+    answer, pad = view.labels != IGNORE, view.attention_mask == 0
+    assert pad.any()
+    for scope in ("prompt", "instruction"):
+        assert not (view.perturbable(scope) & (special | answer | pad)).any()
+    assert view.perturbable("instruction").any(1).all()
+    assert (view.perturbable("prompt") >= view.perturbable("instruction")).all()
+    assert torch.equal(view.perturbable("all"), ~pad)

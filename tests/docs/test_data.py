@@ -1,0 +1,50 @@
+"""The examples of `docs/data.md` are rows of the shapes they stand for, and the names it lists are all there are."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from robustlm.data.formats import known_shapes, load_samples
+from robustlm.data.instructions import InstructionBank, known_banks
+from robustlm.data.noise import KINDS
+from robustlm.data.sources import Source
+from robustlm.data.tasks import TASKS
+
+PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```json shape=(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("shape", "row"), EXAMPLES, ids=[shape for shape, _ in EXAMPLES])
+def test_an_example_is_recognised_and_read(shape: str, row: str, tmp_path: Path) -> None:
+    found = [name for name, known in known_shapes().items() if known.recognises(json.loads(row))]
+    assert found == [shape]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(row, encoding="utf-8")
+    (sample,) = load_samples(str(file))
+    assert sample.target
+    assert sample.instruction or sample.bank in known_banks()
+
+
+def test_every_shape_has_an_example() -> None:
+    documented = {"dialogue"} | {shape for shape, _ in EXAMPLES}  # docs/extending.md registers one more
+    assert set(known_shapes()) <= documented
+
+
+def test_the_bank_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```json bank\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "bank.json"
+    file.write_text(text, encoding="utf-8")
+    assert len(InstructionBank.load(str(file)).phrasings("both", "seen")) == 3
+
+
+def test_all_names_are_listed() -> None:
+    banks = {name for name in known_banks() if "/" not in name}
+    kinds = set(KINDS) - {name for name in KINDS if "." in name}
+    names = banks | kinds | {item.name for item in fields(Source)} - {"path"}
+    assert [name for name in sorted(names) if f"`{name}" not in PAGE] == []
+    assert [name for name in TASKS if f"({name})" not in PAGE and f"`{name}`" not in PAGE] == []

@@ -1,0 +1,267 @@
+"""The walls of `docs/architecture.md`, checked on the import graph; imports inside functions count."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "robustlm"
+
+ROOMS = (
+    "losses",
+    "plain",
+    "optim",
+    "optimizers",
+    "assets",
+    "batch",
+    "adversaries",
+    "data",
+    "tuning",
+    "backbone",
+    "evaluation",
+    "datamodules",
+    "modules",
+    "report",
+    "card",
+    "callbacks",
+    "check",
+    "quickstart",
+    "commands",
+    "cli",
+    "__main__",
+)
+"""From left to right: a room knows only rooms to its left. Files and folders directly under the package."""
+
+FOREIGN = {
+    "robustlm.losses": ("lightning", "transformers", "peft"),
+    "robustlm.batch": ("lightning", "transformers", "peft"),
+    "robustlm.data": ("lightning", "peft"),
+    "robustlm.data.noise": ("lightning", "transformers", "peft", "torch"),
+    "robustlm.evaluation.metrics": ("lightning", "transformers", "peft"),
+    "robustlm.tuning": ("lightning",),
+    "robustlm.backbone": ("lightning",),
+}
+"""What a module, or any module under it, may not reach, directly or through modules of the package."""
+
+ONLY = {"robustlm.adversaries": ("torch", "robustlm.adversaries")}
+"""All that a module may import besides the standard library."""
+
+FILELESS = ("robustlm.modules", "robustlm.losses", "robustlm.batch", "robustlm.adversaries")
+"""Modules that never open a file."""
+
+OPENERS = ("pathlib", "io", "shutil", "tempfile", "glob", "pickle", "pyarrow", "pandas", "sqlite3")
+READERS = ("open", "read_text", "read_bytes", "write_text", "write_bytes", "torch.load", "torch.save")
+
+
+class Walls:
+    """Every module's imports, and what is wrong with them.
+
+    Args:
+        sources: Source texts by module name.
+    """
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        self.trees = {name: ast.parse(text) for name, text in sources.items()}
+        self.imports = {name: set(self._imports(tree)) for name, tree in self.trees.items()}
+
+    def _imports(self, tree: ast.AST) -> Iterator[str]:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"line {node.lineno}: a relative import; the package uses absolute ones"
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    yield full if full in self.trees else str(node.module)
+
+    def reached(self, name: str) -> set[str]:
+        """What importing a module brings in: its imports, theirs, and the packages around them all.
+
+        The package's own `__init__` is left out: it hands out public names, and its rules are those of the rooms.
+        """
+        found: set[str] = set()
+        left = [name]
+        while left:
+            module = left.pop()
+            if module in found or module == PACKAGE:
+                continue
+            found.add(module)
+            parents = [module.rsplit(".", i)[0] for i in range(1, module.count(".") + 1)]
+            left += [parent for parent in parents if parent in self.trees]
+            left += self.imports.get(module, ())
+        return found
+
+    def problems(self) -> list[str]:
+        """One line for each broken wall."""
+        return [*self._rooms(), *self._foreign(), *self._strangers(), *self._files()]
+
+    def _rooms(self) -> Iterator[str]:
+        for name, imported in self.imports.items():
+            own = _room(name)
+            if own is None:
+                continue
+            if own not in ROOMS:
+                yield f"{name}: a room without a place; put {own!r} into ROOMS and into docs/architecture.md"
+                continue
+            for other in sorted(imported):
+                room = _room(other) if _is_under(other, PACKAGE) else None
+                if room in ROOMS and ROOMS.index(room) > ROOMS.index(own):
+                    yield f"{name}: knows {other}, a room to its right"
+        yield from (f"{PACKAGE}: knows cli" for other in self.imports.get(PACKAGE, ()) if _room(other) == "cli")
+
+    def _foreign(self) -> Iterator[str]:
+        for wall, unwanted in FOREIGN.items():
+            for name in self._under(wall):
+                for other in sorted(self.reached(name)):
+                    if any(_is_under(other, package) for package in unwanted):
+                        yield f"{name}: reaches {other}, which {wall} must not"
+
+    def _strangers(self) -> Iterator[str]:
+        for wall, wanted in ONLY.items():
+            for name in self._under(wall):
+                for other in sorted(self.imports[name]):
+                    standard = other.partition(".")[0] in sys.stdlib_module_names
+                    if not standard and not any(_is_under(other, package) for package in wanted):
+                        yield f"{name}: imports {other}; {wall} knows only {', '.join(wanted)}"
+
+    def _files(self) -> Iterator[str]:
+        for name in (name for wall in FILELESS for name in self._under(wall)):
+            for other in sorted(self.imports[name]):
+                if any(_is_under(other, package) for package in OPENERS):
+                    yield f"{name}: imports {other}, but opens no files"
+            for node in ast.walk(self.trees[name]):
+                if isinstance(node, ast.Call):
+                    called = ast.unparse(node.func)
+                    if called in READERS or called.rpartition(".")[2] in READERS:
+                        yield f"{name}: line {node.lineno} calls {called}, but opens no files"
+
+    def _under(self, wall: str) -> list[str]:
+        return [name for name in self.trees if _is_under(name, wall)]
+
+
+def _is_under(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def _room(name: str) -> str | None:
+    """`robustlm.data.noise` → `data`; the package itself is no room."""
+    return name.split(".")[1] if "." in name else None
+
+
+def project_sources() -> dict[str, str]:
+    found = {}
+    for file in sorted((ROOT / PACKAGE).rglob("*.py")):
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = file.read_text(encoding="utf-8")
+    return found
+
+
+def tracked_files() -> list[Path]:
+    """Files under version control; in a source archive, all files."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode == 0 and listed.stdout:
+        return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+    return [path for path in ROOT.rglob("*") if path.is_file() and not set(path.parts) & {".git", "build", ".venv"}]
+
+
+def test_walls_stand() -> None:
+    assert Walls(project_sources()).problems() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "expected"),
+    [
+        ("robustlm.losses", "import lightning", "robustlm.losses: reaches lightning"),
+        ("robustlm.batch", "def f():\n    from transformers import AutoModel", "robustlm.batch: reaches transformers"),
+        ("robustlm.data.noise", "from robustlm.data import tokenizer", "robustlm.data.noise: reaches transformers"),
+        ("robustlm.data.noise", "from robustlm.data.tokenizer import train_tokenizer", "data.noise: reaches tran"),
+        ("robustlm.data.rows", "def f():\n    import robustlm.modules.anit", "data.rows: knows robustlm.modules.anit"),
+        ("robustlm.data.rows", "import lightning.pytorch", "robustlm.data.rows: reaches lightning.pytorch"),
+        ("robustlm.adversaries.nrm", "from robustlm.backbone import Backbone", "nrm: imports robustlm.backbone"),
+        ("robustlm.adversaries.nrm", "import numpy", "robustlm.adversaries.nrm: imports numpy"),
+        ("robustlm.modules.anit", "from pathlib import Path", "robustlm.modules.anit: imports pathlib"),
+        ("robustlm.modules.anit", "x = open('y')", "robustlm.modules.anit: line"),
+        ("robustlm.modules.anit", "import torch\ntorch.save(1, 'y')", "calls torch.save"),
+        ("robustlm.evaluation.metrics", "from robustlm.tuning import LoRA", "metrics: reaches peft"),
+        ("robustlm.evaluation.metrics", "from robustlm.modules import ANIT", "metrics: knows robustlm.modules"),
+        ("robustlm.callbacks", "from robustlm import cli", "robustlm.callbacks: knows robustlm.cli"),
+        ("robustlm", "from robustlm.cli import main", "robustlm: knows cli"),
+        ("robustlm.newroom", "import torch", "robustlm.newroom: a room without a place"),
+    ],
+)
+def test_a_broken_wall_is_found(name: str, line: str, expected: str) -> None:
+    sources = project_sources()
+    sources[name] = f"{sources.get(name, '')}\n{line}\n"
+    problems = Walls(sources).problems()
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_rooms_are_in_the_picture() -> None:
+    picture = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    assert [room for room in ROOMS if f"`{room}`" not in picture] == []
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(comment_prefixes=(), inline_comment_prefixes=None)
+    parser.read_string(re.sub(r"(?m)^[ \t]*#.*\n", "", (ROOT / "setup.cfg").read_text(encoding="utf-8")))
+    return parser
+
+
+def test_every_package_folder_is_installed() -> None:
+    listed = setup_cfg()["options"]["packages"].split()
+    folders = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / PACKAGE).rglob("__init__.py")}
+    assert sorted(listed) == sorted({*folders, "robustlm.configs"})
+
+
+def bounds_without_reason(text: str) -> list[str]:
+    """Requirement lines with a version bound and no comment line right above."""
+    lines = text.splitlines()
+    bound = re.compile(r"^\s+[A-Za-z][\w.\-]*(\[[\w,\-]+\])?\s*(>=|<=|==|~=|!=|<|>)")
+    return [
+        line.strip()
+        for above, line in zip(["", *lines], lines, strict=False)
+        if bound.match(line) and not above.lstrip().startswith("#")
+    ]
+
+
+def test_every_bound_says_why() -> None:
+    assert bounds_without_reason((ROOT / "setup.cfg").read_text(encoding="utf-8")) == []
+
+
+def test_a_bound_without_a_reason_is_found() -> None:
+    assert bounds_without_reason("install_requires =\n    # why\n    a>=1\n    b[c]>=2\n") == ["b[c]>=2"]
+
+
+ABSOLUTE = re.compile(r"(?<![\w.:/)}\]~*!-])/(?!dev/null|v\d/)[A-Za-z][\w.-]*/[\w.-]|\b[A-Z]:\\+Users")
+"""Paths that exist on one machine only."""
+
+
+def test_no_file_names_a_place_on_one_machine() -> None:
+    found = []
+    for file in tracked_files():
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
+            if file != Path(__file__) and (match := ABSOLUTE.search(line)):
+                found.append(f"{file.relative_to(ROOT)}:{number}: {match[0]}")
+    assert found == []
+
+
+@pytest.mark.parametrize("line", ["see /home/ada/x", "cd /mnt/disk", 'Path("/tmp/y")', "C:\\Users\\ada"])
+def test_a_machine_path_is_recognised(line: str) -> None:
+    assert ABSOLUTE.search(line)
+
+
+@pytest.mark.parametrize("line", ["https://a.org/b/c", "#!/usr/bin/env bash", "sci/tech", "ner/data/x", "../tmp/x"])
+def test_other_text_is_left_alone(line: str) -> None:
+    assert not ABSOLUTE.search(line)
