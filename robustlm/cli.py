@@ -141,8 +141,8 @@ class RobustLMCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
         given = [_known_config(arg) for arg in args]
-        for file in _configs(given):
-            _check_config(file)
+        for config in _configs(given):
+            _check_config(config)
         path = _value_of(given, "--ckpt_path")
         stored = {} if path in (None, "best", "last", "hpc", "registry", "null") else checkpoint_settings(str(path))
         if not stored:
@@ -399,8 +399,8 @@ def _source(value: Any) -> Source:
     return Source(**value)
 
 
-_SECTIONS = {"seed_everything", "trainer", "model", "data", "checkpoint", "export", "class_path", "init_args"}
-
+_SETTINGS = {"trainer", "model", "data", "class_path", "init_args", "template", "tokens"}
+"""Of these keys, every mapping has one that is settings and holds a prompt template or text somewhere."""
 
 _yaml_load = jsonargparse.get_loader("yaml")
 
@@ -408,7 +408,7 @@ _yaml_load = jsonargparse.get_loader("yaml")
 def _load(text: str) -> Any:
     """Read YAML, but take a prompt template given by flag (`Task: {instruction}`) for text and not for a mapping."""
     value = _yaml_load(text)
-    template = isinstance(value, dict) and not _SECTIONS & value.keys() and re.search(r"\{\w+\}", text)
+    template = isinstance(value, dict) and not _SETTINGS & value.keys() and re.search(r"\{\w+\}", text)
     return text if template else value
 
 
