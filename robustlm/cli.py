@@ -141,8 +141,8 @@ class RobustLMCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
         given = [_known_config(arg) for arg in args]
-        for file in _configs(given):
-            _check_config(file)
+        for config in _configs(given):
+            _check_config(config)
         path = _value_of(given, "--ckpt_path")
         stored = {} if path in (None, "best", "last", "hpc", "registry", "null") else checkpoint_settings(str(path))
         if not stored:
