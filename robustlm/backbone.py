@@ -163,6 +163,8 @@ class Backbone(nn.Module):
                 f"backbone: folder {name!r} holds no config.json; expected a folder that `save_pretrained` or "
                 "`robustlm init` wrote"
             )
+        if path.is_dir() and factory is transformers.AutoTokenizer and not any(path.glob("tokenizer*")):
+            raise ValueError(f"backbone: folder {name!r} holds no tokenizer.json; expected one, or loading.tokenizer")
         try:
             return factory.from_pretrained(
                 str(Path(name).expanduser()) if looks_local else name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
 import pickle
@@ -38,7 +37,7 @@ from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
 from robustlm.modules import InstructionTuning
 
-USER_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException, ImportError, EmbeddingError)
+USER_ERRORS = (ValueError, OSError, MisconfigurationException, ImportError, EmbeddingError)
 """What wrong input raises; anything else is a bug and keeps its traceback."""
 
 TRAINER_COMMANDS = {
@@ -112,6 +111,7 @@ class RobustLMCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str]) -> None:
+        self._command = args[0]
         super().__init__(
             InstructionTuning,
             InstructionDataModule,
@@ -123,14 +123,14 @@ class RobustLMCLI(LightningCLI):
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
             parser_class=Parser,
-            parser_kwargs={"prog": "robustlm", **{name: _options_of(name) for name in TRAINER_COMMANDS}},
+            parser_kwargs={"prog": "robustlm", "allow_abbrev": False, args[0]: _options_of(args[0])},
             args=list(args),
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands, and `check`."""
-        return {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command at hand, one of Lightning's or `check`: the parser of each one takes a while to build."""
+        known = {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
+        return {self._command: known[self._command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that every run has, with options of their own."""
@@ -140,7 +140,7 @@ class RobustLMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
-        given = _quoted([_known_config(arg) for arg in args])
+        given = [_known_config(arg) for arg in args]
         for config in _configs(given):
             _check_config(config)
         path = _value_of(given, "--ckpt_path")
@@ -191,7 +191,8 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
             checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:  # torch's own message advises to trust the file
         raise ValueError(
-            f"ckpt_path: {path} is no pickle of weights and plain data, and whatever else it holds is not run; {expected}"
+            f"ckpt_path: {path} holds more than weights and plain data, which is not loaded, as it could run code; "
+            f"{expected}"
         ) from error
     except Exception as error:  # whatever a broken file makes torch raise
         reason = str(error).strip().split("\n")[0].partition(". ")[0] or type(error).__name__
@@ -199,7 +200,9 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"ckpt_path: {path} is no Lightning checkpoint, as it holds no state_dict; {expected}")
     if "robustlm" not in checkpoint:
-        raise ValueError(f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}")
+        raise ValueError(
+            f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}"
+        )
     settings = dict(checkpoint.get("hyper_parameters", {}))
     settings.pop("_instantiator", None)
     class_path = settings.pop("_class_path", None)
@@ -214,9 +217,7 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
     if args and args[0] in COMMANDS:
-        parser = BriefParser(
-            prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]), allow_abbrev=False
-        )
+        parser = BriefParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]), allow_abbrev=False)
         _add_arguments(parser, COMMANDS[args[0]])
         values = parser.instantiate_classes(parser.parse_args(list(args[1:])))
         for command in COMMANDS[args[0]](**vars(values)) or ():
@@ -292,19 +293,6 @@ def _value_of(args: list[str], flag: str) -> str | None:
         elif arg.startswith(f"{flag}="):
             value = arg.partition("=")[2]
     return value
-
-
-def _quoted(args: list[str]) -> list[str]:
-    """The arguments with free text in quotes: `Task: {instruction}` is no mapping, though YAML takes it for one."""
-    flags = ("--data.template", "--data.init_args.template", "--model.tuning.text")
-    quoted = []
-    for i, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if equals and flag in flags:
-            quoted.append(f"{flag}={json.dumps(value)}")
-        else:
-            quoted.append(json.dumps(arg) if i and args[i - 1] in flags else arg)
-    return quoted
 
 
 def _configs(args: list[str]) -> list[str]:
@@ -391,9 +379,9 @@ def _overview() -> str:
 
 
 def _options_of(command: str) -> dict[str, Any]:
-    """How a command's parser is made; no abbreviations, so that no misspelt flag means another."""
-    usage = f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARGUMENT VALUE] [--data.ARGUMENT VALUE] …"
-    return {"usage": usage, "description": TRAINER_COMMANDS[command], "allow_abbrev": False}
+    """How a command's parser is made."""
+    usage = f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARG VALUE] [--data.ARG VALUE] …"
+    return {"usage": usage, "description": TRAINER_COMMANDS[command]}
 
 
 def _source(value: Any) -> Source:
@@ -411,6 +399,20 @@ def _source(value: Any) -> Source:
     return Source(**value)
 
 
+_SECTIONS = {"seed_everything", "trainer", "model", "data", "checkpoint", "export", "class_path", "init_args"}
+
+
+_yaml_load = jsonargparse.get_loader("yaml")
+
+
+def _load(text: str) -> Any:
+    """Read YAML, but take a prompt template given by flag (`Task: {instruction}`) for text and not for a mapping."""
+    value = _yaml_load(text)
+    template = isinstance(value, dict) and not _SECTIONS & value.keys() and re.search(r"\{\w+\}", text)
+    return text if template else value
+
+
+jsonargparse.set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
 # as a type of its own, since the parser opens the file that a path names where it expects a dataclass
 jsonargparse.typing.register_type(Source, asdict, _source)
 

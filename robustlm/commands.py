@@ -60,13 +60,15 @@ def init(
         intermediate_size: Width of the MLPs.
         initializer_range: Standard deviation of random weights.
     """
+    from pathlib import Path
+
     from robustlm.data.instructions import InstructionBank
     from robustlm.data.scratch import build
     from robustlm.data.sources import Source, load_all
     from robustlm.data.templates import PlainTemplate
 
     template = PlainTemplate()
-    samples = load_all([Source(row, split=split) for row in rows], "train")
+    samples = load_all([Source(row, split=None if Path(row).is_file() else split) for row in rows], "train")
     banks = {name: InstructionBank.load(name) for name in {sample.bank for sample in samples} if name}
     samples = [
         sample if sample.instruction or not sample.bank else banks[sample.bank].assign(sample) for sample in samples

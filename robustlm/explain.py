@@ -12,7 +12,9 @@ from typing import Any
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"(?P<element> element \d+)?:\s*(?P<rest>.*)')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':\s*(?P<rest>.*)")
-_EXPECTED = re.compile(r"Expected an? (?P<type><class '[^']+'>|typing\.\S.*?|[A-Z]\w+\[.*?\])(\. Got value: (?P<found>.*))?$")
+_EXPECTED = re.compile(
+    r"Expected an? (?P<type><class '[^']+'>|typing\.\S.*?|[A-Z]\w+\[.*?\])(\. Got value: (?P<found>.*))?$"
+)
 _SUBTYPES = re.compile(r"Subtypes: (?P<types>.*)")
 _GIVEN = re.compile(r"Given value: (?P<found>.*)")
 _NOISE = re.compile(r"(Does not validate against|Errors:$|Given value type:|Expected a path but)")
@@ -88,7 +90,7 @@ def _read_leaf(text: str, reading: _Reading) -> None:
     elif match := _SUBTYPES.match(text):
         reading.types = match["types"] if reading.found is None else reading.types
     elif not _NOISE.match(text):
-        reading.others.append(text)
+        reading.others.append(text.removeprefix("Not of type Source: "))
 
 
 def _type_name(text: str) -> str:
@@ -114,6 +116,7 @@ def _problem(text: str, reading: _Reading, options: list[str]) -> str:
     if _BAD_CLASS.match(text):
         known = sorted({name.rpartition(".")[2] for name in _subclasses(reading.types)})
         found = reading.found or text.rpartition(": ")[2]
+        found = re.sub(r"(Namespace\(|\{')class_path'?[=:] ?'([^']+)'.*", r"\2", found)
         expected = f". Expected one of {_listed(known)}, or the import path of your own" if known else ""
         return f"{found!r} is no class that fits here{nearest(found, known)}{expected}"
     return text

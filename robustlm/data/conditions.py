@@ -36,7 +36,7 @@ def parse_condition(text: str) -> Condition:
             split = "unseen"
         elif part != CLEAN:
             if noise is not None:
-                raise ValueError(f"conditions: {text!r} names two kinds of noise; expected at most one")
+                raise ValueError(f"data.conditions: {text!r} names two kinds of noise; expected at most one")
             noise = _noise(part, text)
     return Condition(text, split, noise)
 
@@ -47,6 +47,6 @@ def _noise(part: str, text: str) -> Noise:
         return Noise(kind=kind, omega=float(share) if at else 0.2)
     except ValueError as error:
         raise ValueError(
-            f"conditions: {text!r} is no condition; expected clean, unseen, <noise kind>@<omega>, or "
+            f"data.conditions: {text!r} is no condition; expected clean, unseen, <noise kind>@<omega>, or "
             f"unseen+<noise kind>@<omega> ({error})"
         ) from error

@@ -157,9 +157,7 @@ def _measure(
     return kinds, distortion.normalise(np.concatenate(pairs))
 
 
-def _write(
-    path: str, writer: RowWriter, noise: Noise, distances: Floats, pools: Pools, seed: int, epoch: int
-) -> None:
+def _write(path: str, writer: RowWriter, noise: Noise, distances: Floats, pools: Pools, seed: int, epoch: int) -> None:
     left = iter(distances)
     for chunk in _chunks(_samples(path, "writing")):
         batch = _apply(noise, chunk, pools, seed, epoch)
@@ -174,6 +172,4 @@ def _write(
 
 
 def _changed(path: str) -> SourceError:
-    return SourceError(
-        f"{path}: found other rows than on first reading; expected a file that no one is writing to"
-    )
+    return SourceError(f"{path}: found other rows than on first reading; expected a file that no one is writing to")

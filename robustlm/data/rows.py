@@ -92,9 +92,7 @@ def count_reasons(errors: Iterable[RowError]) -> str:
     return "; ".join(f"{reason}: {n}" for reason, n in Counter(e.reason for e in errors).most_common())
 
 
-def iter_rows(
-    path: str, split: str | None = None, on_bad: Callable[[RowError], object] | None = None
-) -> Iterator[Row]:
+def iter_rows(path: str, split: str | None = None, on_bad: Callable[[RowError], object] | None = None) -> Iterator[Row]:
     """Read the rows of a file or of a Hugging Face dataset, one at a time.
 
     Args:
@@ -133,9 +131,7 @@ def _watched(
 def _reader(path: str, split: str | None) -> Iterator[Row | RowError]:
     if os.path.isfile(path):
         if split is not None:
-            raise SourceError(
-                f"{path}: found split={split!r} for a single file; a file is one split, leave it out"
-            )
+            raise SourceError(f"{path}: found split={split!r} for a single file; a file is one split, leave it out")
         return _FILE_READERS[suffix_of(path).removesuffix(".gz")](path)
     if os.path.isdir(path):
         if not any(name.endswith(SUFFIXES) for name in os.listdir(path)):
@@ -143,9 +139,7 @@ def _reader(path: str, split: str | None) -> Iterator[Row | RowError]:
         return _read_hub(path, None, split)
     name = _HUB_NAME.fullmatch(path)
     if name is None or _FILE_LIKE.search(path):
-        raise SourceError(
-            f"{path}: no such file; expected a file ({_kinds()}) or a Hugging Face dataset's name"
-        )
+        raise SourceError(f"{path}: no such file; expected a file ({_kinds()}) or a Hugging Face dataset's name")
     return _read_hub(name["name"], name["config"], split)
 
 
@@ -180,9 +174,7 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
             found = "the gzip file ends too early; expected its end marker. Copy the file again"
             raise SourceError(f"{path}:{number + 1}: {found}") from None
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise SourceError(
-                f"{path}:{number + 1}: damaged gzip file ({error}); expected gzip data"
-            ) from None
+            raise SourceError(f"{path}:{number + 1}: damaged gzip file ({error}); expected gzip data") from None
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -302,18 +294,14 @@ def _read_csv(path: str) -> Iterator[Row | RowError]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield RowError(
-                path, start, f"broken CSV: {error}; expected comma-separated fields, quotes doubled"
-            )
+            yield RowError(path, start, f"broken CSV: {error}; expected comma-separated fields, quotes doubled")
             continue
         if not record:
             continue
         if header is None:
             header = _checked_header(path, start, record)
         elif any("\udc80" <= character <= "\udcff" for field in record for character in field):
-            yield RowError(
-                path, start, "not UTF-8: found bytes of another encoding; convert the file", repr(record)
-            )
+            yield RowError(path, start, "not UTF-8: found bytes of another encoding; convert the file", repr(record))
         elif len(record) != len(header):
             found = f"found {len(record)} fields; expected {len(header)} ({', '.join(header)})"
             yield RowError(path, start, f"wrong number of fields: {found}", record)
@@ -524,9 +512,7 @@ class _CsvEncoder:
             raise ValueError(f"found fields {', '.join(data)}; the header has {', '.join(self._header)}")
         for key, value in data.items():
             if isinstance(value, list | dict | tuple):
-                raise ValueError(
-                    f"field {key!r} holds {_kind(value)}; CSV holds text only, write .jsonl instead"
-                )
+                raise ValueError(f"field {key!r} holds {_kind(value)}; CSV holds text only, write .jsonl instead")
         stream.write(self._encoded([data[key] for key in self._header]))
 
     def close(self, stream: IO[bytes]) -> None:
@@ -569,9 +555,7 @@ class _ParquetEncoder:
             self._writer = pq.ParquetWriter(stream, self._schema)
         for row in self._batch:
             if unknown := set(row) - set(self._schema.names):
-                raise ValueError(
-                    f"fields {', '.join(sorted(unknown))} are not in the first {_PARQUET_BATCH} rows"
-                )
+                raise ValueError(f"fields {', '.join(sorted(unknown))} are not in the first {_PARQUET_BATCH} rows")
         self._writer.write_table(pa.Table.from_pylist(self._batch, schema=self._schema))
         self._batch = []
 

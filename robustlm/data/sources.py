@@ -67,7 +67,7 @@ def load(
         path,
         format=wanted.format,
         task=wanted.task,
-        split=None if Path(path).is_file() else split,
+        split=wanted.split if Path(wanted.path).is_file() else None if Path(path).is_file() else split,
         limit=wanted.limit,
         on_bad_row=on_bad_row,
         rejected=rejected,

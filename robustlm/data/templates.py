@@ -101,7 +101,7 @@ class AlpacaTemplate(Template):
 _MARK = "{the user message}"
 """Stands for the message when a chat template is asked what it writes around it."""
 _REWRITTEN = (
-    "template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
+    "data.template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
     "apart; use 'plain', 'alpaca' or a template string"
 )
 
@@ -112,7 +112,7 @@ class ChatTemplate(Template):
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
-                "template: 'chat' was asked for, but this tokenizer has no chat template; "
+                "data.template: 'chat' was asked for, but this tokenizer has no chat template; "
                 "use 'plain', 'alpaca' or a template string"
             )
         self._tokenizer = tokenizer
@@ -154,15 +154,17 @@ class StringTemplate(Template):
         try:
             fields = list(Formatter().parse(template))
         except ValueError as error:
-            raise ValueError(f"template: {template!r} is not a format string: {error}") from error
+            raise ValueError(f"data.template: {template!r} is not a format string: {error}") from error
         names = [name for _, name, _, _ in fields if name is not None]
         if unknown := sorted(set(names) - set(known)):
-            raise ValueError(f"template: {template!r} holds unknown fields {unknown}; known: {', '.join(known)}")
+            raise ValueError(f"data.template: {template!r} holds unknown fields {unknown}; known: {', '.join(known)}")
         if any(spec or conversion for _, _, spec, conversion in fields):
-            raise ValueError(f"template: {template!r} holds a conversion or format (`!r`, `:>9`); expected plain names")
+            raise ValueError(
+                f"data.template: {template!r} holds a conversion or format (`!r`, `:>9`); expected plain names"
+            )
         if names.count("instruction") != 1:
             raise ValueError(
-                f"template: {template!r} must hold {{instruction}} exactly once; the named templates are "
+                f"data.template: {template!r} must hold {{instruction}} exactly once; the named templates are "
                 "'plain', 'alpaca' and 'chat'"
             )
         body = template.rstrip()

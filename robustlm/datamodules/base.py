@@ -290,7 +290,7 @@ class InstructionDataModule(LightningDataModule):
         samples = [self.phrased(sample, condition.split) for sample in rows.samples]
         if condition.split == "unseen" and all(a is b for a, b in zip(samples, rows.samples, strict=True)):
             raise ValueError(
-                f"conditions: {condition.name!r} needs phrasings kept from training, but the rows bring their own "
+                f"data.conditions: {condition.name!r} needs phrasings kept from training, but the rows bring their own "
                 "instructions and name no bank; set data.bank, or leave the condition out"
             )
         if condition.noise is not None:
