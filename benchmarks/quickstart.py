@@ -2,8 +2,8 @@
 
     python benchmarks/quickstart.py --seeds 0 1 2 --output runs/seeds
 
-Besides the quickstart's own runs there is `noisy, longer`: tuned on noisy instructions alone for as much computing as
-ANIT takes. A seed takes about half as long again as `robustlm quickstart`. Seeds that are there already are not repeated.
+Besides the quickstart's own runs there is `noisy, longer`: noisy instructions alone, for as much computing as ANIT
+takes. A seed takes about half as long again as `robustlm quickstart`; seeds that are there already are not repeated.
 """
 
 from __future__ import annotations
