@@ -33,8 +33,10 @@ def main() -> None:
     found = []
     for seed in options.seeds:
         folder = f"{options.output}/{seed}"
+        if not Path(folder, "comparison.md").exists():
+            for command in quickstart(folder, seed):
+                run(command)
         if not Path(folder, LONGER).exists():
-            quickstart(folder, seed)
             for command in arm(f"{folder}/{LONGER}", [*ARMS["noisy"], "--trainer.max_steps", "610"], seed):
                 run(command)
         found.append(load_runs([f"{name}={folder}/{name}" for name in ("untuned", *ARMS, LONGER)]))
