@@ -260,13 +260,22 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from error
 
 
-def _known_config(arg: str) -> str:
-    """Turn the name of a packaged config into its file; anything else stays."""
-    flag, equals, value = arg.rpartition("=")
-    if equals and flag in ("-c", "--config"):
-        return f"{flag}={_known_config(value)}"
-    found = None if Path(arg).exists() or arg.startswith("-") else config_file(arg)
-    return arg if found is None else str(found)
+def _named_configs(args: Sequence[str]) -> list[str]:
+    """The arguments, with names of packaged configs turned into their files."""
+    found = []
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if equals and flag in ("-c", "--config"):
+            arg = f"{flag}={_config_path(value)}"
+        elif i and args[i - 1] in ("-c", "--config"):
+            arg = _config_path(arg)
+        found.append(arg)
+    return found
+
+
+def _config_path(name: str) -> str:
+    packaged = None if Path(name).exists() else config_file(name)
+    return name if packaged is None else str(packaged)
 
 
 def _after_configs(args: list[str], file: str) -> list[str]:
