@@ -140,7 +140,7 @@ class RobustLMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
-        given = [_known_config(arg) for arg in args]
+        given = _named_configs(args)
         for config in _configs(given):
             _check_config(config)
         path = _value_of(given, "--ckpt_path")
