@@ -9,6 +9,7 @@ import pickle
 import re
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -157,6 +158,13 @@ class RobustLMCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
+
+    def check(self, **kwargs: Any) -> None:
+        """Print the settings that are not defaults, then what the trainer finds."""
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_default=True))["check"]
+        print("settings\n" + textwrap.indent(yaml.safe_dump(settings, sort_keys=False), "  "))
+        assert isinstance(self.trainer, CheckingTrainer)
+        self.trainer.check(**kwargs)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add TensorBoard and CSV logs in one folder, unless a logger is configured."""
