@@ -161,8 +161,8 @@ class RobustLMCLI(LightningCLI):
 
     def check(self, **kwargs: Any) -> None:
         """Print the settings that are not defaults, then what the trainer finds."""
-        settings = yaml.safe_load(self.parser.dump(self.config, skip_default=True))["check"]
-        print("settings\n" + textwrap.indent(yaml.safe_dump(settings, sort_keys=False), "  "))
+        settings = self._parser("check").dump(self.config["check"], skip_default=True)
+        print("settings\n" + textwrap.indent(settings, "  "))
         assert isinstance(self.trainer, CheckingTrainer)
         self.trainer.check(**kwargs)
 
