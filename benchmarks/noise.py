@@ -49,9 +49,7 @@ def measure(kind: str, raw: Sequence[str], ids: Sequence[str], pool: Sequence[st
     vocabulary = build_vocabulary([*raw[:1000], *pool])
     noise = Noise(kind)
     start = time.process_time()
-    batch = noise.apply(
-        raw, ids, vocabulary=vocabulary, contexts=pool, own=[pool[i % 50] for i in range(len(raw))]
-    )
+    batch = noise.apply(raw, ids, vocabulary=vocabulary, contexts=pool, own=[pool[i % 50] for i in range(len(raw))])
     middle = time.process_time()
     RBE().measure(raw, batch.texts, batch.noisy)
     return middle - start, time.process_time() - middle

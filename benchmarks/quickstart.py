@@ -2,7 +2,8 @@
 
     python benchmarks/quickstart.py --seeds 0 1 2 --output runs/seeds
 
-A seed takes as long as `robustlm quickstart`. Runs that are there already are not repeated.
+Besides the quickstart's own runs there is `noisy, longer`: noisy instructions alone, for as much computing as ANIT
+takes. A seed takes about half as long again as `robustlm quickstart`; seeds that are there already are not repeated.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from robustlm.quickstart import ARMS, quickstart
+from robustlm.cli import run
+from robustlm.quickstart import ARMS, arm, quickstart
 from robustlm.report.comparison import load_runs
 from robustlm.report.tables import markdown
+
+LONGER = "noisy, longer"
+"""610 steps, in the time of ANIT's 250."""
 
 Scores = dict[str, dict[str, float]]
 
@@ -29,12 +34,16 @@ def main() -> None:
     for seed in options.seeds:
         folder = f"{options.output}/{seed}"
         if not Path(folder, "comparison.md").exists():
-            quickstart(folder, seed)
-        found.append(load_runs([f"{arm}={folder}/{arm}" for arm in ("untuned", *ARMS)]))
+            for command in quickstart(folder, seed):
+                run(command)
+        if not Path(folder, LONGER).exists():
+            for command in arm(f"{folder}/{LONGER}", [*ARMS["noisy"], "--trainer.max_steps", "610"], seed):
+                run(command)
+        found.append(load_runs([f"{name}={folder}/{name}" for name in ("untuned", *ARMS, LONGER)]))
     print(f"\n{len(found)} seeds\n")
     print(spread(found))
     print()
-    for better, baseline in (("noisy", "plain"), ("ANIT", "noisy"), ("ANIT", "plain")):
+    for better, baseline in (("noisy", "plain"), ("ANIT", "plain"), ("ANIT", "noisy"), ("ANIT", LONGER)):
         print(differences(found, better, baseline))
         print()
 
@@ -43,10 +52,10 @@ def spread(found: list[Scores]) -> str:
     """Mean ± standard deviation over seeds."""
     conditions = list(found[0]["untuned"])
     lines = ["| run | " + " | ".join(conditions) + " |", "|---" * (len(conditions) + 1) + "|"]
-    for arm in found[0]:
-        values = np.array([[scores[arm][c] for c in conditions] for scores in found])
+    for name in found[0]:
+        values = np.array([[scores[name][c] for c in conditions] for scores in found])
         cells = (f"{m:.1f} ± {s:.1f}" for m, s in zip(values.mean(0), values.std(0, ddof=len(found) > 1), strict=True))
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

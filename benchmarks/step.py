@@ -136,15 +136,20 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     batch = random_batch(size)
     order = list(modules)
     shuffle = random.Random(1).shuffle
-    for number in range(rounds + 1):
-        shuffle(order)
-        for name in order:
-            wall, cpu = time.perf_counter(), time.process_time()
-            torch.autograd.backward(modules[name].training_step(batch, 0))
-            optimizer.step()
-            optimizer.zero_grad()
-            if number:
-                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    try:
+        for number in range(rounds + 1):
+            shuffle(order)
+            for name in order:
+                wall, cpu = time.perf_counter(), time.process_time()
+                torch.autograd.backward(modules[name].training_step(batch, 0))
+                optimizer.step()
+                optimizer.zero_grad()
+                if number:
+                    times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    except KeyboardInterrupt:
+        if not all(times.values()):
+            raise
+        print(f"stopped in round {number}; medians of what there is")
     return times
 
 

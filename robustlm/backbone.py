@@ -158,7 +158,8 @@ class Backbone(nn.Module):
         path = Path(name).expanduser()
         if path.is_file() or (looks_local and not path.is_dir()):
             raise ValueError(f"backbone: {name!r} is not a folder; expected a model folder or a hub name")
-        if path.is_dir() and not (path / "config.json").is_file():
+        needed = factory is not transformers.AutoTokenizer  # an exported adapter has a tokenizer, and no config
+        if needed and path.is_dir() and not (path / "config.json").is_file():
             raise ValueError(
                 f"backbone: folder {name!r} holds no config.json; expected a folder that `save_pretrained` or "
                 "`robustlm init` wrote"

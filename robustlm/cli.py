@@ -9,6 +9,7 @@ import pickle
 import re
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -140,7 +141,7 @@ class RobustLMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
-        given = [_known_config(arg) for arg in args]
+        given = _named_configs(args)
         for config in _configs(given):
             _check_config(config)
         path = _value_of(given, "--ckpt_path")
@@ -157,6 +158,13 @@ class RobustLMCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
+
+    def check(self, **kwargs: Any) -> None:
+        """Print the settings that are not defaults, then what the trainer finds."""
+        settings = self._parser("check").dump(self.config["check"], skip_default=True)
+        print("settings\n" + textwrap.indent(settings, "  "))
+        assert isinstance(self.trainer, CheckingTrainer)
+        self.trainer.check(**kwargs)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add TensorBoard and CSV logs in one folder, unless a logger is configured."""
@@ -260,13 +268,22 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from error
 
 
-def _known_config(arg: str) -> str:
-    """Turn the name of a packaged config into its file; anything else stays."""
-    flag, equals, value = arg.rpartition("=")
-    if equals and flag in ("-c", "--config"):
-        return f"{flag}={_known_config(value)}"
-    found = None if Path(arg).exists() or arg.startswith("-") else config_file(arg)
-    return arg if found is None else str(found)
+def _named_configs(args: Sequence[str]) -> list[str]:
+    """The arguments, with names of packaged configs turned into their files."""
+    found = []
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if equals and flag in ("-c", "--config"):
+            arg = f"{flag}={_config_path(value)}"
+        elif i and args[i - 1] in ("-c", "--config"):
+            arg = _config_path(arg)
+        found.append(arg)
+    return found
+
+
+def _config_path(name: str) -> str:
+    packaged = None if Path(name).exists() else config_file(name)
+    return name if packaged is None else str(packaged)
 
 
 def _after_configs(args: list[str], file: str) -> list[str]:

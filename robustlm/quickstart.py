@@ -27,16 +27,40 @@ def quickstart(output: str = "runs/quickstart", seed: int = 0) -> Iterator[list[
         The arguments of each command, to be run before the next is asked for.
     """
     began = time.monotonic()
-    runs = {"untuned": f"{output}/untuned"}
-    common = ["-c", "quickstart", "--seed_everything", str(seed)]
-    commands = [["test", *common, "--model.tuning", "null", "--trainer.default_root_dir", runs["untuned"]]]
-    for name, arm in ARMS.items():
-        runs[name] = f"{output}/{name}"
-        folder = ["--trainer.default_root_dir", runs[name]]
-        commands.append(["fit", *common, *arm, *folder, "--checkpoint.dirpath", f"{runs[name]}/weights"])
-        commands.append(["test", *common, *folder, "--ckpt_path", f"{runs[name]}/weights/last.ckpt"])
-    commands.append(["compare", *(f"{name}={path}" for name, path in runs.items()), "--output", output])
+    commands = [["test", *_common(f"{output}/untuned", seed), "--model.tuning", "null"]]
+    for name, flags in ARMS.items():
+        commands += arm(f"{output}/{name}", flags, seed)
+    runs = [f"{name}={output}/{name}" for name in ("untuned", *ARMS)]
+    commands.append(["compare", *runs, "--output", output])
     for i, command in enumerate(commands, start=1):
         print(f"\n[{i}/{len(commands)}, {time.monotonic() - began:.0f} s] $ robustlm {shlex.join(command)}", flush=True)
         yield command
     print(f"\nall of it took {time.monotonic() - began:.0f} s; watch the curves with: tensorboard --logdir {output}")
+
+
+def arm(folder: str, flags: list[str], seed: int) -> list[list[str]]:
+    """The commands that tune the shipped model as `flags` say, and test it.
+
+    Args:
+        folder: Where the runs go.
+        flags: Options of `fit` beside those of the config `quickstart`.
+        seed: Seed of training.
+    """
+    common = _common(folder, seed)
+    return [
+        ["fit", *common, *flags, "--checkpoint.dirpath", f"{folder}/weights"],
+        ["test", *common, "--ckpt_path", f"{folder}/weights/last.ckpt"],
+    ]
+
+
+def _common(folder: str, seed: int) -> list[str]:
+    return [
+        "-c",
+        "quickstart",
+        "--seed_everything",
+        str(seed),
+        "--data.seed",
+        str(seed),
+        "--trainer.default_root_dir",
+        folder,
+    ]

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor
 
+from robustlm.adversaries import FGM, NRM, Adversary, FreeLB
 from robustlm.backbone import Backbone, Loading
 from robustlm.batch import View, collate
 from robustlm.data.encoding import Encoder
@@ -47,6 +48,13 @@ def view_of(backbone: Backbone, samples: Sequence[Sample], *, with_answer: bool 
         with_answer=with_answer,
     )
 
+
+ADVERSARIES: dict[str, Adversary | None] = {
+    "noisy": None,
+    "nrm": NRM(),
+    "fgm": FGM(),
+    "freelb": FreeLB(steps=2),
+}
 
 WORDS = ("find", "name", "list", "all", "every", "words", "text", "people", "places", "good", "bad", "in", "and")
 

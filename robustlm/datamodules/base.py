@@ -178,7 +178,6 @@ class InstructionDataModule(LightningDataModule):
         self.seed = seed
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # a test may have fewer batches than ranks
         self.encoder: Encoder | None = None
         self.rows: dict[Role, Rows] = {}
         self.conditioned: dict[str, Rows] = {}

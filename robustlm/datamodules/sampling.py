@@ -123,9 +123,19 @@ class StepSampler(_Kept):
 
 
 class EvaluationSampler(_Kept):
-    """Every row exactly once over all ranks, longest rows first so that memory problems show at once."""
+    """Every row exactly once over all ranks, longest rows first so that memory problems show at once.
+
+    Batches are smaller where there would be too few for every rank to have one: Lightning leaves a rank without batches
+    out of the loop, and the others would wait for it.
+
+    Raises:
+        ValueError: There are fewer rows than ranks.
+    """
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        if len(lengths) < world:
+            raise ValueError(f"{len(lengths)} rows to evaluate are fewer than the {world} processes; use fewer devices")
+        batch_size = min(batch_size, max(1, len(lengths) // world))
         order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
         batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
         self._own = batches[rank::world]

@@ -58,7 +58,8 @@ class TableWriter:
     def merge(self) -> int:
         """Make the table from all processes' parts, in the order of condition and sample; returns its row count."""
         parts = sorted(self._path.parent.glob(f"{self._path.name}.part-*"))
-        rows = [json.loads(line) for part in parts for line in part.read_text(encoding="utf-8").splitlines()]
+        # not `splitlines`, which also splits at U+2028 and others that JSON leaves inside of texts
+        rows = [json.loads(line) for part in parts for line in part.read_text(encoding="utf-8").split("\n") if line]
         order: dict[str, int] = {}
         for row in rows:
             order.setdefault(row["condition"], len(order))

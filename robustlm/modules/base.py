@@ -14,7 +14,6 @@ from robustlm.backbone import Backbone, Loading
 from robustlm.batch import InstructionBatch
 from robustlm.data.tasks import TASKS
 from robustlm.evaluation.scores import Scores
-from robustlm.losses import answer_cross_entropy
 from robustlm.modules.passes import Passes
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.plain import to_plain
@@ -62,7 +61,6 @@ class InstructionTuning(LightningModule):
         self.weights: dict[str, float] = {}
         """Factor of each named loss; 1 where not given."""
         self.scores = Scores()
-        self._answer_loss: Tensor | None = None
         self._seed: int | None = None
 
     def check_data(self, datamodule: Any) -> None:
@@ -131,20 +129,14 @@ class InstructionTuning(LightningModule):
 
     def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss of the true answers, and scores of generated ones if asked for."""
-        answers = self.backbone(batch.raw)
-        loss = answer_cross_entropy(answers.logits, answers.targets, answers.rows, len(batch.raw)).sum()
-        seen = torch.stack([loss, loss.new_tensor(len(answers.targets))])
-        self._answer_loss = seen if self._answer_loss is None else self._answer_loss + seen
+        tokens = int((batch.raw.labels >= 0).sum())
+        loss = Passes(self.backbone, batch).cross_entropy("raw")
+        self.log("val/loss", loss, prog_bar=True, batch_size=tokens, sync_dist=True, add_dataloader_idx=False)
         if self.generate_in_validation:
             self._answer(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss for each answer token, and the scores of generated answers."""
-        # by hand, as `log(sync_dist=True)` would leave out a rank that has no batch, and hang the others
-        own = torch.zeros(2, device=self.device) if self._answer_loss is None else self._answer_loss
-        total = self.trainer.strategy.reduce(own, reduce_op="sum")
-        self._answer_loss = None
-        self.log("val/loss", total[0] / total[1], prog_bar=True)
+        """Log the scores of generated answers."""
         self._log_scores("val")
 
     def test_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:

@@ -140,9 +140,14 @@ def test_grouping_saves_padding_and_does_not_order_batches_by_length() -> None:
 @given(rows=st.integers(1, 40), size=st.integers(1, 7), world=st.integers(1, 5))
 def test_evaluation_sees_every_row_once(rows: int, size: int, world: int) -> None:
     sizes = lengths(rows)[0]
+    if rows < world:
+        with pytest.raises(ValueError, match="fewer than the"):
+            EvaluationSampler(sizes, batch_size=size, world=world)
+        return
     shares = [EvaluationSampler(sizes, batch_size=size, rank=rank, world=world) for rank in range(world)]
     served = [i for share in shares for key in share for i in key.indices]
     assert sorted(served) == list(range(rows))
-    assert all(len(list(share)) == len(share) for share in shares)
+    assert all(len(list(share)) == len(share) > 0 for share in shares)
+    assert all(len(key.indices) <= size for share in shares for key in share)
     first = next(iter(shares[0]))
     assert sizes[first.indices[0]] == max(sizes)

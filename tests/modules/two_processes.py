@@ -1,0 +1,47 @@
+"""A script: fits, scores and validates as one process of several, and keeps what came of it.
+
+`python -m tests.modules.two_processes FOLDER BACKBONE TRAIN TEST`, started with `devices: 2`, starts the second itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustlm.callbacks import AdapterExport, PredictionWriter
+from robustlm.datamodules import NLUDataModule
+from robustlm.modules import ANIT
+from robustlm.optimizers import AdamW
+from robustlm.tuning import LoRA
+from tests.tiny import ADVERSARIES, trainer, weights_of
+
+
+def results(folder: Path, backbone: str, train: str, test: str, **settings: Any) -> dict[str, Any]:
+    """Weights after a fit with each adversary; scores, and the loss, of seven rows in batches of 4 and of 8."""
+    found: dict[str, Any] = {}
+    for name, adversary in ADVERSARIES.items():
+        run = trainer(folder / name, max_epochs=2, gradient_clip_val=0.5, callbacks=[AdapterExport()], **settings)
+        module = ANIT(
+            backbone, tuning=LoRA(r=2, dropout=0.0), adversary=adversary, optimizer=AdamW(lr=1e-3), max_new_tokens=5
+        )
+        data = {"train": train, "validation": test, "test": test, "batch_size": 4}
+        run.fit(module, NLUDataModule(**data))
+        found[name] = weights_of(module)
+    settings.pop("accumulate_grad_batches", None)
+    for size in (4, 8):
+        run = trainer(folder / f"test-{size}", callbacks=[PredictionWriter()], **settings)
+        more = {"eval_batch_size": size, "conditions": ["clean", "random_typos@0.5"]}
+        (*_, scores) = run.test(module, NLUDataModule(**data, **more), verbose=False)
+        (checked,) = run.validate(module, NLUDataModule(**data, **more), verbose=False)
+        found[f"scores-{size}"] = {**scores, **checked}
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _folder, *_names = sys.argv[1:]
+    _found = results(Path(_folder), *_names, devices=2, strategy="ddp")
+    torch.save(_found, Path(_folder) / f"rank-{torch.distributed.get_rank()}.pt")

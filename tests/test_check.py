@@ -1,0 +1,52 @@
+"""The preflight shows what would be trained, and trains nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from robustlm.batch import Encoded, collate
+from robustlm.check import check, rendered
+from robustlm.data.noise import Noise
+from robustlm.datamodules import InstructionDataModule, NLUDataModule
+from robustlm.modules import ANIT, InstructionTuning
+from robustlm.tuning import LoRA
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_it_shows_rows_lengths_parameters_and_memory(
+    kind: str, models: dict[str, str], train_file: str, test_file: str, capsys: Any
+) -> None:
+    module = ANIT(models[kind], tuning=LoRA(r=2))
+    data = NLUDataModule(train=train_file, test=test_file, noise=Noise("random_typos", omega=0.5), max_length=60)
+    check(module, data, rows=3)
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    assert f"parameters  {trained:,} of" in shown
+    assert any(line.startswith("train") and "26 rows" in line for line in lines)
+    assert any(line.startswith("test") and "7 rows" in line for line in lines)
+    raw, noisy = ([line for line in lines if line.strip().startswith(name)] for name in ("raw", "variant"))
+    assert len(raw) == len(noisy) == 3
+    assert all("Instruction: " in line and line.endswith("</s>»") for line in raw)
+    assert all("(β = " in line for line in noisy)
+    assert "memory      about" in shown
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_answers_of_a_decoder_as_wide_as_the_prompt(t5: str) -> None:
+    tokenizer = InstructionTuning(t5).backbone.tokenizer
+    prompt, answer = tokenizer("find the words")["input_ids"], tokenizer("good text in")["input_ids"]
+    size = min(len(prompt), len(answer))
+    row = Encoded(prompt[:size], [True] * size, [False] * size, answer[:size])
+    view = collate([row], pad_id=0, encoder_decoder=True)
+    (text,) = rendered(view, tokenizer, encoder_decoder=True)
+    assert text == f"{tokenizer.decode(prompt[:size])}«{tokenizer.decode(answer[:size])}»"
+
+
+def test_what_would_stop_a_run_stops_the_check(llama: str, train_file: str) -> None:
+    with pytest.raises(ValueError, match="no source"):
+        check(InstructionTuning(llama), InstructionDataModule())
+    with pytest.raises(ValueError, match="too long"):
+        check(InstructionTuning(llama), InstructionDataModule(train=train_file, max_length=10))
