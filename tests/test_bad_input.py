@@ -958,7 +958,7 @@ def checkpoint_with_unknown_settings(site: Site) -> list[str]:
     return resumed(site, site.checkpoint(settings={"no_such_argument": 1}))
 
 
-@kind("'another.package.Module'", "ANIT")
+@kind("ckpt_path: x.ckpt", "another.package.Module", "--model")
 def checkpoint_of_unknown_class(site: Site) -> list[str]:
     return resumed(site, site.checkpoint(settings={"_class_path": "another.package.Module"}))
 
