@@ -149,6 +149,7 @@ class RobustLMCLI(LightningCLI):
         if not stored:
             self.config = parser.parse_args(given)
             return
+        _refuse_foreign_classes(str(path), stored, given)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint.yaml"
             file.write_text(yaml.safe_dump({"model": stored}), encoding="utf-8")
@@ -215,6 +216,17 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
     settings.pop("_instantiator", None)
     class_path = settings.pop("_class_path", None)
     return {"class_path": class_path, "init_args": settings} if class_path else {}
+
+
+def _refuse_foreign_classes(path: str, stored: dict[str, Any], args: list[str]) -> None:
+    """A checkpoint may name classes of this package, and those that the user names too: a file decides no imports."""
+    named = " ".join([*args, *(Path(file).read_text(encoding="utf-8") for file in _configs(args))])
+    for found in re.findall(r"class_path: (\S+)", yaml.safe_dump(stored)):
+        if found.partition(".")[0] != "robustlm" and found not in named:
+            raise ValueError(
+                f"ckpt_path: {path} asks for the class {found}, which is not imported on a file's word; name it in a "
+                "config or by flag (--model, --model.adversary, …) if you trust it"
+            )
 
 
 def run(args: Sequence[str]) -> RobustLMCLI | None:

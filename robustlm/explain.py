@@ -112,7 +112,8 @@ def _problem(text: str, reading: _Reading, options: list[str]) -> str:
         flag = match[1].split()[0].partition("=")[0]
         return f"unknown argument {flag!r}{nearest(flag, options)}"
     if match := re.match(r"the following arguments are required: (.*)", text):
-        return f"missing: {match[1]}"
+        names = [re.sub(r"^\w+\.(?=data$|model$)", "--", name) for name in match[1].split(", ")]  # of the command
+        return f"missing: {', '.join(names)}"
     if _BAD_CLASS.match(text):
         known = sorted({name.rpartition(".")[2] for name in _subclasses(reading.types)})
         found = reading.found or text.rpartition(": ")[2]

@@ -6,6 +6,8 @@ import shlex
 import time
 from collections.abc import Iterator
 
+import torch
+
 ARMS = {
     "plain": ["--model", "InstructionTuning"],
     "noisy": ["--model", "ANIT", "--model.adversary", "null"],
@@ -26,6 +28,7 @@ def quickstart(output: str = "runs/quickstart", seed: int = 0) -> Iterator[list[
     Yields:
         The arguments of each command, to be run before the next is asked for.
     """
+    torch.set_num_threads(1)  # so small a model gains nothing from more, and loses much where cores are shared
     began = time.monotonic()
     commands = [["test", *_common(f"{output}/untuned", seed), "--model.tuning", "null"]]
     for name, flags in ARMS.items():

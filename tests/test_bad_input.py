@@ -1016,6 +1016,11 @@ def flag_no_command(site: Site) -> list[str]:
     return []
 
 
+@kind("missing: --data, --model", "--help")
+def flag_neither_model_nor_data(site: Site) -> list[str]:
+    return ["check"]
+
+
 @kind("'--model' is no command", "fit, validate")
 def flag_before_command(site: Site) -> list[str]:
     return ["--model", "ANIT", "fit"]

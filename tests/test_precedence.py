@@ -42,3 +42,15 @@ def test_flags_before_checkpoint_before_config(
     said = capsys.readouterr().out
     assert "model.max_new_tokens: 5 (checkpoint: 7)" in said
     assert "model.adversarial_weight: 2.0 (config file: 3)" in said
+
+
+def test_a_checkpoint_decides_no_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("planted.py").write_text("raise RuntimeError('imported')\n", encoding="utf-8")
+    stored = {"_class_path": "robustlm.ANIT", "backbone": "m", "adversary": {"class_path": "planted.Adversary"}}
+    torch.save({"state_dict": {}, "robustlm": {}, "hyper_parameters": stored}, "foreign.ckpt")
+    with pytest.raises(SystemExit):
+        main(["test", "--ckpt_path", "foreign.ckpt", "--data", "NLUDataModule", "--data.test", "rows.jsonl"])
+    assert "asks for the class planted.Adversary" in capsys.readouterr().err

@@ -241,9 +241,7 @@ class OpenAIEmbedder(CachedEmbedder):
             return f"no answer in {self.timeout:g} s, {self.max_retries} retries; raise embedder.timeout"
         if isinstance(error, openai.APIConnectionError):
             return "cannot reach the endpoint; check embedder.base_url and the network"
-        return (
-            f"malformed answer ({str(error).replace(secret, '***')[:200]}); is this an embeddings endpoint?"
-        )
+        return f"malformed answer ({str(error).replace(secret, '***')[:200]}); is this an embeddings endpoint?"
 
 
 def _in_order(data: list[Any], n: int) -> list[Any]:

@@ -50,9 +50,7 @@ def elements(row: Mapping[str, Any], key: str, kind: type, expected: str) -> lis
         raise ValueError(f"{key} is no list: found {shown(values)}; expected {expected}")
     for number, value in enumerate(values, start=1):
         if not isinstance(value, kind):
-            raise ValueError(
-                f"wrong element of {key}: element {number} is {shown(value)}; expected {expected}"
-            )
+            raise ValueError(f"wrong element of {key}: element {number} is {shown(value)}; expected {expected}")
     return list(values)
 
 

@@ -62,9 +62,7 @@ class InstructionBank:
         file = _packaged().get(name_or_path)
         if file is None:
             known = ", ".join(known_banks())
-            raise ValueError(
-                f"instruction bank: found {name_or_path!r}; expected a JSON file or one of {known}"
-            )
+            raise ValueError(f"instruction bank: found {name_or_path!r}; expected a JSON file or one of {known}")
         data = _parsed(file.read_bytes(), str(file))
         return cls(name_or_path, tuple(_instructions(data, name_or_path, str(file))))
 
@@ -81,14 +79,10 @@ class InstructionBank:
         prefixes = tuple(f"{self.name}/{one}/{other}/" for one in versions for other in splits)
         found = [instruction for instruction in self.instructions if instruction.id.startswith(prefixes)]
         if not found:
-            raise ValueError(
-                f"instruction bank {self.name!r}: no {split} phrasings of version {version}; add some"
-            )
+            raise ValueError(f"instruction bank {self.name!r}: no {split} phrasings of version {version}; add some")
         return found
 
-    def assign(
-        self, sample: Sample, version: Version = "both", split: Split = "seen", seed: int = 0
-    ) -> Sample:
+    def assign(self, sample: Sample, version: Version = "both", split: Split = "seen", seed: int = 0) -> Sample:
         """Give a sample one of the phrasings, each with the same chance.
 
         The choice depends on `seed` and the sample's id alone: it is the same in every process and every run.
@@ -143,18 +137,14 @@ def _instructions(data: Mapping[str, Any], name: str, where: str) -> Iterator[In
                 text = _text(phrasing, f"{where}: {place}")
                 same = " ".join(text.casefold().split())
                 if same in texts:
-                    raise ValueError(
-                        f"{where}: {place}: found the phrasing of {texts[same]} again; expected another"
-                    )
+                    raise ValueError(f"{where}: {place}: found the phrasing of {texts[same]} again; expected another")
                 texts[same] = place
                 yield Instruction(f"{name}/{version}/{split}/{number}", text)
 
 
 def _keys(data: object, known: tuple[str, ...], where: str) -> Mapping[str, Any]:
     if not isinstance(data, dict):
-        raise ValueError(
-            f"{where}: found {type(data).__name__}; expected an object with keys {', '.join(known)}"
-        )
+        raise ValueError(f"{where}: found {type(data).__name__}; expected an object with keys {', '.join(known)}")
     if unknown := sorted(set(data) - set(known)):
         raise ValueError(f"{where}: found key {unknown[0]!r}; expected {', '.join(known)}")
     return data

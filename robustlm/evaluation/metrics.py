@@ -142,9 +142,7 @@ def _add_count(metric: Metric, name: str) -> None:
 
 def _check_lengths(preds: Sequence[Answer], golds: Sequence[Answer]) -> None:
     if len(preds) != len(golds):
-        raise ValueError(
-            f"found {len(preds)} predictions for {len(golds)} gold answers; expected one for each"
-        )
+        raise ValueError(f"found {len(preds)} predictions for {len(golds)} gold answers; expected one for each")
 
 
 def _equal(pred: Answer, gold: Answer) -> bool:

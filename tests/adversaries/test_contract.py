@@ -46,9 +46,7 @@ def total(outcome: Outcome) -> torch.Tensor:
 @each
 @pytest.mark.parametrize("train_table", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-def test_weights_get_the_gradient_of_separate_passes(
-    adversary: Adversary, train_table: bool, tied: bool
-) -> None:
+def test_weights_get_the_gradient_of_separate_passes(adversary: Adversary, train_table: bool, tied: bool) -> None:
     model = Toy(tied)
     at = problem(model, train_table=train_table)
     visited: list[torch.Tensor] = []
@@ -374,9 +372,7 @@ def llama_problem(model: peft.PeftModel) -> Problem:
 
 
 @each
-def test_delta_changes_the_loss_and_the_gradient_under_lora(
-    adversary: Adversary, llama: peft.PeftModel
-) -> None:
+def test_delta_changes_the_loss_and_the_gradient_under_lora(adversary: Adversary, llama: peft.PeftModel) -> None:
     at = llama_problem(llama)
     llama.zero_grad()
     outcome = settled(adversary, at)

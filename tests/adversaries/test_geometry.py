@@ -75,9 +75,7 @@ def test_random_start_lies_in_the_ball(norm: Norm) -> None:
     assert (start[~MASK] == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("norm", "expected"), [("row", [15, 10, 5]), ("token", 5), ("linf", 1), ("batch", 25)]
-)
+@pytest.mark.parametrize(("norm", "expected"), [("row", [15, 10, 5]), ("token", 5), ("linf", 1), ("batch", 25)])
 def test_dimension_counts_what_the_norm_takes_together(norm: Norm, expected: object) -> None:
     assert geometry.dimension(MASK, 5, norm).squeeze().tolist() == expected
 

@@ -86,9 +86,7 @@ def test_delta_lies_in_the_ball(norm: Norm, init_scale: float) -> None:
 
 def test_gradient_against_finite_differences() -> None:
     at = problem(Toy())
-    delta = 0.1 * torch.randn(
-        at.embeds.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    )
+    delta = 0.1 * torch.randn(at.embeds.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     gradient = ascent_gradient(at, delta)
     for row, place, coordinate in at.mask[:, :, None].expand_as(gradient).nonzero().tolist():
         nudge = torch.zeros_like(delta)
@@ -107,9 +105,7 @@ def test_equation_seven_by_hand() -> None:
         generator = torch.Generator().manual_seed(int(at.seeds[row]))
         noise = 2 * torch.rand((count, 6), generator=generator, dtype=torch.float64) - 1
         start = torch.zeros_like(at.embeds)
-        start[row, at.mask[row]] = (
-            10 / math.sqrt(count * 6) * 0.5 * at.scale * noise * (1 - at.beta[row].double())
-        )
+        start[row, at.mask[row]] = 10 / math.sqrt(count * 6) * 0.5 * at.scale * noise * (1 - at.beta[row].double())
         gradient = ascent_gradient(at, start)[row]
         step = start[row] + 0.2 * at.scale * gradient / gradient.norm()
         expected = step * min(1.0, 0.5 * at.scale.item() / step.norm().item())
@@ -118,9 +114,7 @@ def test_equation_seven_by_hand() -> None:
 
 def test_released_form_is_neftune_at_ten() -> None:
     at = replace(wide(0.0), mask=torch.ones(64, 44, dtype=torch.bool))
-    released = NRM(unit="absolute", epsilon=1, init_scale=10, norm="batch", alpha=5e-3, project=False).attack(
-        at
-    )
+    released = NRM(unit="absolute", epsilon=1, init_scale=10, norm="batch", alpha=5e-3, project=False).attack(at)
     noise = NEFTune(magnitude=10, unit="absolute").attack(at)
     assert released.delta is not None
     assert noise.delta is not None

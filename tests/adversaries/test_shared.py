@@ -25,9 +25,7 @@ def gradients(model: nn.Module, total: Tensor) -> dict[str, Tensor]:
 
 
 def close(ours: dict[str, Tensor], theirs: dict[str, Tensor], atol: float = 1e-12) -> bool:
-    return set(ours) == set(theirs) and all(
-        torch.allclose(ours[n], theirs[n], rtol=0, atol=atol) for n in ours
-    )
+    return set(ours) == set(theirs) and all(torch.allclose(ours[n], theirs[n], rtol=0, atol=atol) for n in ours)
 
 
 def test_values_and_gradients_are_those_of_the_plain_pass() -> None:
@@ -92,9 +90,7 @@ def test_hooks_fire_once_in_the_backward_pass_of_the_step() -> None:
     ],
 )
 @pytest.mark.parametrize("adversary", [FGM(), NRM(ascent="clean"), FreeLB()])
-def test_rows_of_unequal_weight_are_refused(
-    adversary: FGM | NRM | FreeLB, combine: Callable[[Tensor], Tensor]
-) -> None:
+def test_rows_of_unequal_weight_are_refused(adversary: FGM | NRM | FreeLB, combine: Callable[[Tensor], Tensor]) -> None:
     outcome = adversary.attack(problem(Toy()))
     rows = outcome.adversarial if outcome.clean is None else outcome.clean
     with pytest.raises(RuntimeError, match="one common factor, but factors from"):

@@ -68,9 +68,7 @@ def test_rbe_of_noise_grows_with_omega() -> None:
 
 def test_every_kind_of_noise_is_measured() -> None:
     for kind in KINDS:
-        batch = Noise(kind).apply(
-            ["Tell what the given text is about in one word", "Name all of them"], ["x", "y"]
-        )
+        batch = Noise(kind).apply(["Tell what the given text is about in one word", "Name all of them"], ["x", "y"])
         assert RBE().measure(["a b c d e f", "g h i"], batch.texts, batch.noisy).max() > 0
 
 
@@ -103,9 +101,7 @@ def test_lme_is_clamped_cosine_distance_of_noisy_rows(table: Table) -> None:
 
 def test_lme_works_in_chunks(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("robustlm.data.distortion._CHUNK", 2)
-    assert np.allclose(
-        LME(table).measure(["x", "y", "x"], ["y", "y", "xy"], [True] * 3), [1, 0, 1 - 0.5**0.5]
-    )
+    assert np.allclose(LME(table).measure(["x", "y", "x"], ["y", "y", "xy"], [True] * 3), [1, 0, 1 - 0.5**0.5])
     assert len(table.calls) == 2
 
 

@@ -164,9 +164,7 @@ def test_tries_again(endpoint: Endpoint, make: Make, status: int) -> None:
 
 def test_gives_up_after_the_retries(endpoint: Endpoint, make: Make) -> None:
     endpoint.answers = [fail(500, f"crashed on {SECRET}")] * 9
-    with pytest.raises(
-        EmbeddingError, match=r"failed \(HTTP 500\) after 2 retries: .*crashed on \*\*\*"
-    ) as caught:
+    with pytest.raises(EmbeddingError, match=r"failed \(HTTP 500\) after 2 retries: .*crashed on \*\*\*") as caught:
         make().embed(["a"])
     assert len(endpoint.requests) == 3
     assert caught.value.__suppress_context__
@@ -278,9 +276,7 @@ def test_odd_keys_and_settings(make: Make, monkeypatch: pytest.MonkeyPatch, endp
         assert SECRET not in str(refused.value)
 
 
-def test_base_url_from_the_environment(
-    endpoint: Endpoint, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_base_url_from_the_environment(endpoint: Endpoint, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert OpenAIEmbedder().key.startswith("https://api.openai.com/v1 ")
     monkeypatch.setenv("OPENAI_BASE_URL", f"{endpoint.url}/")
     make(base_url=None).embed(["a"])
@@ -297,9 +293,7 @@ def test_missing_client_says_what_to_install(make: Make, monkeypatch: pytest.Mon
 def test_a_model_that_changed_its_size_is_noticed(endpoint: Endpoint, make: Make) -> None:
     endpoint.answers = [with_vectors([1.0, 2.0])]
     make().embed(["a"])
-    with pytest.raises(
-        EmbeddingError, match=r"found vectors of \[2, 3\] dimensions; has the model changed\? Remove"
-    ):
+    with pytest.raises(EmbeddingError, match=r"found vectors of \[2, 3\] dimensions; has the model changed\? Remove"):
         make().embed(["a", "b"])
 
 
@@ -324,9 +318,7 @@ def test_many_processes_may_write_at_once(tmp_path: Path) -> None:
 
 
 def test_a_broken_cache_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "embeddings.sqlite3").write_text(
-        "this is no database, but long enough to be taken for one" * 99
-    )
+    (tmp_path / "embeddings.sqlite3").write_text("this is no database, but long enough to be taken for one" * 99)
     with pytest.raises(EmbeddingError, match="remove the file, or set the embedder's cache_dir"):
         VectorCache(str(tmp_path), "key").get(["a"])
     (tmp_path / "file").touch()
@@ -363,9 +355,7 @@ def test_sentence_transformer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     fake = types.SimpleNamespace(SentenceTransformer=FakeModel)
     monkeypatch.setitem(sys.modules, "sentence_transformers", fake)
     for _ in range(2):
-        embedder = SentenceTransformerEmbedder(
-            model="tiny", device="cpu", batch_size=2, cache_dir=str(tmp_path)
-        )
+        embedder = SentenceTransformerEmbedder(model="tiny", device="cpu", batch_size=2, cache_dir=str(tmp_path))
         assert embedder.embed(["a", "b", "cc"]).tolist() == [vector_of("a"), vector_of("b"), vector_of("cc")]
     assert FakeModel.loaded == [("tiny", "cpu")]
     embedders._sentence_transformer.cache_clear()

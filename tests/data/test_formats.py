@@ -170,9 +170,7 @@ def test_unknown_and_ambiguous_keys(tmp_path: Path) -> None:
     assert problem.startswith("unknown keys: found foo, bar; expected ")
     assert all(f"{name} ({shape.keys})" in problem for name, shape in known_shapes().items())
     both = {"text": "a", "relations": [], "triplets": []}
-    assert problem_of(tmp_path, both).startswith(
-        "ambiguous keys: found text, relations, triplets, which fit "
-    )
+    assert problem_of(tmp_path, both).startswith("ambiguous keys: found text, relations, triplets, which fit ")
     assert load_one(tmp_path, both, format="re").task == "re"
     assert load_one(tmp_path, both, task="absa").task == "absa"
 
@@ -197,9 +195,7 @@ def test_task_says_what_generic_rows_answer(tmp_path: Path) -> None:
 
 
 def test_labels_come_from_the_whole_source(tmp_path: Path) -> None:
-    rows = [
-        {"sentence": str(i), "label": label} for i, label in enumerate(["positive", "negative", "positive"])
-    ]
+    rows = [{"sentence": str(i), "label": label} for i, label in enumerate(["positive", "negative", "positive"])]
     (first,) = load_samples(put(tmp_path / "set" / "train.jsonl", *rows), limit=1)
     assert first == Sample(
         "set/train:1",
@@ -217,12 +213,12 @@ def test_span_tasks_list_their_types_as_options(tmp_path: Path) -> None:
         {"tokens": ["Oslo"], "ner_tags": ["B-LOC"]},
         {"tokens": ["hm"], "ner_tags": ["O"]},
         {"tokens": ["Ada"], "ner_tags": ["B-PER"], "instruction": "Own words."},
-        {"tokens": ["Ada"], "ner_tags": ["B-PER"], "bank": "quickstart/ner"},
+        {"tokens": ["Ada"], "ner_tags": ["B-PER"], "bank": "quickstart/entities"},
     ]
     samples = load_samples(put(tmp_path / "x.jsonl", *rows))
     assert {sample.context.option for sample in samples} == {"LOC, PER"}
     assert [sample.target for sample in samples] == ["LOC: Oslo", "None", "PER: Ada", "PER: Ada"]
-    assert [sample.bank for sample in samples] == ["ner", "ner", "", "quickstart/ner"]
+    assert [sample.bank for sample in samples] == ["ner", "ner", "", "quickstart/entities"]
     assert {sample.choices for sample in samples} == {()}
 
 
@@ -234,9 +230,7 @@ def test_choice_rows_keep_their_own_choices(tmp_path: Path) -> None:
 
 def test_all_bad_rows_are_found_at_once(tmp_path: Path) -> None:
     good = {"instruction": "I", "target": "y"}
-    path = put(
-        tmp_path / "x.jsonl", good, "{", good | {"target": ""}, good | {"id": "a"}, good | {"id": "a"}, "[]"
-    )
+    path = put(tmp_path / "x.jsonl", good, "{", good | {"target": ""}, good | {"id": "a"}, good | {"id": "a"}, "[]")
     with pytest.raises(BadRowsError) as caught:
         load_samples(path)
     assert [(error.line, error.reason) for error in caught.value.errors] == [
@@ -254,9 +248,7 @@ def test_skipped_rows_are_listed_and_counted(tmp_path: Path) -> None:
     good = {"instruction": "I", "target": "y"}
     path = put(tmp_path / "x.jsonl", good, "{", {"foo": 1}, good | {"id": "own"})
     rejected = tmp_path / "rejected.jsonl"
-    with pytest.warns(
-        UserWarning, match=r"left out 2 of 4 rows \(broken JSON: 1; unknown keys: 1\).*rejected.jsonl"
-    ):
+    with pytest.warns(UserWarning, match=r"left out 2 of 4 rows \(broken JSON: 1; unknown keys: 1\).*rejected.jsonl"):
         samples = load_samples(path, on_bad_row="skip", rejected=rejected)
     assert [sample.id for sample in samples] == [f"{tmp_path.name}/x:1", "own"]
     listed = [row.data for row in iter_rows(str(rejected))]
@@ -277,9 +269,7 @@ def test_nothing_good_is_an_error_even_when_skipping(tmp_path: Path) -> None:
 def test_a_source_without_bad_rows_warns_of_nothing(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_one(
-            tmp_path, {"prompt": "I", "completion": "y"}, on_bad_row="skip", rejected=tmp_path / "no.jsonl"
-        )
+        load_one(tmp_path, {"prompt": "I", "completion": "y"}, on_bad_row="skip", rejected=tmp_path / "no.jsonl")
     assert not (tmp_path / "no.jsonl").exists()
 
 

@@ -43,9 +43,9 @@ Case = tuple[list[str], float, bytes, Pools]
 
 instructions = st.one_of(
     st.text(st.characters(), max_size=60),
-    st.lists(
-        st.sampled_from(["a", "b", "not", "Classify", "all.", "to", "İ", "«é»", "..."]), max_size=12
-    ).map(" ".join),
+    st.lists(st.sampled_from(["a", "b", "not", "Classify", "all.", "to", "İ", "«é»", "..."]), max_size=12).map(
+        " ".join
+    ),
 )
 omegas = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0]))
 keys = st.binary(max_size=12)
@@ -141,9 +141,7 @@ def test_padding_embeds_one_run_of_at_most_k_words(case: Case) -> None:
 
 def test_padding_comes_from_another_sample() -> None:
     words = INSTRUCTION.split()
-    pools = Pools(
-        VOCABULARY, ["own own own own own own own", "red green blue"], own="own own own own own own own"
-    )
+    pools = Pools(VOCABULARY, ["own own own own own own own", "red green blue"], own="own own own own own own own")
     for i in range(50):
         noisy = KINDS["in_context_padding"](words, 0.2, Stream(bytes([i])), pools)
         added = Counter(noisy) - Counter(words)
@@ -183,9 +181,7 @@ def test_opposite_negates_commands_but_not_nouns() -> None:
 
 def test_opposite_has_rules_for_most_packaged_instructions() -> None:
     texts = [
-        text.text
-        for bank in ("ner", "re", "absa", "tc", "nli")
-        for text in InstructionBank.load(bank).instructions
+        text.text for bank in ("ner", "re", "absa", "tc", "nli") for text in InstructionBank.load(bank).instructions
     ]
     found = [text for text in texts if opposites.edits(text.split())]
     assert len(found) > 0.95 * len(texts) > 50
@@ -234,9 +230,7 @@ def test_stream_is_uniform_across_blocks() -> None:
     assert all(abs(count - 2000) < 5 * (20_000 * 0.1 * 0.9) ** 0.5 for count in counts.values())
 
 
-texts_and_ids = st.lists(instructions, max_size=8).map(
-    lambda texts: (texts, [f"s:{i}" for i in range(len(texts))])
-)
+texts_and_ids = st.lists(instructions, max_size=8).map(lambda texts: (texts, [f"s:{i}" for i in range(len(texts))]))
 
 
 @given(
@@ -280,9 +274,7 @@ def test_noise_is_fresh_for_every(argument: str) -> None:
 @given(phi=st.floats(0, 1), epoch=st.integers(0, 1000))
 def test_phi_is_the_share_of_noisy_samples(phi: float, epoch: int) -> None:
     n = 2000
-    batch = Noise(phi=phi, kind="random_truncation").apply(
-        ["a b c"] * n, [str(i) for i in range(n)], epoch=epoch
-    )
+    batch = Noise(phi=phi, kind="random_truncation").apply(["a b c"] * n, [str(i) for i in range(n)], epoch=epoch)
     assert abs(sum(batch.noisy) - phi * n) <= 6 * (n * phi * (1 - phi)) ** 0.5 + 1e-9
 
 
@@ -408,7 +400,4 @@ def test_pools_come_from_the_first_samples(monkeypatch: pytest.MonkeyPatch) -> N
 def test_noise_needs_no_framework() -> None:
     frameworks = "{'torch', 'lightning', 'transformers'}"
     code = f"import sys, robustlm.data.noise; print({frameworks} & set(sys.modules) or [])"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "[]\n"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -103,9 +103,7 @@ def test_the_noise_is_the_one_of_training(tmp_path: Path) -> None:
 )
 def test_every_shape_with_an_instruction(tmp_path: Path, row: dict[str, Any], field: str) -> None:
     output = tmp_path / "out.jsonl"
-    noise_rows(
-        write(tmp_path / "in.jsonl", [row]), str(output), noise=Noise("random_typos"), distortion=RBE()
-    )
+    noise_rows(write(tmp_path / "in.jsonl", [row]), str(output), noise=Noise("random_typos"), distortion=RBE())
     [written] = read(output)
     assert set(written) == set(row) | {field, "noise_kind", "distortion"}
     assert written[field] not in ("old", "Say it all again")
@@ -127,14 +125,10 @@ def test_messages(tmp_path: Path) -> None:
 def test_every_kind_of_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / "in.csv"
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [["instruction", "output"], ["Say it all again", "x"], ["And now once more", "y"]]
-        )
+        csv.writer(file).writerows([["instruction", "output"], ["Say it all again", "x"], ["And now once more", "y"]])
     output = tmp_path / f"out.{ending}"
     assert noise_rows(str(path), str(output), noise=Noise(), distortion=RBE()).rows == 2
-    assert [list(row) for row in read(output)] == [
-        ["instruction", "output", "variant", "noise_kind", "distortion"]
-    ] * 2
+    assert [list(row) for row in read(output)] == [["instruction", "output", "variant", "noise_kind", "distortion"]] * 2
 
 
 def test_output_may_be_the_input(tmp_path: Path) -> None:
@@ -181,9 +175,7 @@ def test_many_bad_rows_end_the_reading(tmp_path: Path) -> None:
 
 def test_unknown_ending_is_refused_before_reading(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="unknown kind of file"):
-        noise_rows(
-            str(tmp_path / "missing.jsonl"), str(tmp_path / "out.txt"), noise=Noise(), distortion=RBE()
-        )
+        noise_rows(str(tmp_path / "missing.jsonl"), str(tmp_path / "out.txt"), noise=Noise(), distortion=RBE())
 
 
 @pytest.mark.parametrize("rows_after", [5, 9])

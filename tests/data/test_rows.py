@@ -164,9 +164,7 @@ def test_without_a_handler_all_bad_rows_are_raised_at_the_end(tmp_path: Path) ->
         ("x.txt", b"hello", "unknown kind of file"),
     ],
 )
-def test_an_unusable_file_is_an_error_that_names_it(
-    tmp_path: Path, name: str, content: bytes, says: str
-) -> None:
+def test_an_unusable_file_is_an_error_that_names_it(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     path = put(tmp_path / name, content)
     with pytest.raises(SourceError) as caught:
         list(iter_rows(path))

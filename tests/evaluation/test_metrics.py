@@ -121,9 +121,7 @@ MINUTE = timedelta(minutes=1)
 
 def run_rank(rank: int, folder: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=MINUTE
-    )
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=MINUTE)
     for cut in (3, 2, 0):  # the other rank has no answers, one, or all
         mine = SHARDED[:cut] if rank == 0 else SHARDED[cut:]
         results = []

@@ -431,7 +431,7 @@ def test_settings_that_cannot_be(llama: str, train_file: str, tmp_path: Path) ->
         trainer(tmp_path).fit(ANIT(llama), InstructionDataModule(train=train_file))
     with pytest.raises(ValueError, match="nothing is trained"):
         trainer(tmp_path).fit(InstructionTuning(llama, tuning=None), InstructionDataModule(train=train_file))
-    with pytest.raises(ValueError, match=r"data\.replays to 3"):
+    with pytest.raises(ValueError, match=r"data\.replays: found 1; expected 3"):
         trainer(tmp_path).fit(ANIT(llama, adversary=FreeAT(replays=3)), NLUDataModule(train=train_file))
     with pytest.raises(TypeError, match="argument 'penalty'"):
         Extended(llama, penalty=torch.ones(2))  # type: ignore[arg-type]

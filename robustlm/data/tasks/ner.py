@@ -35,9 +35,7 @@ class NamedEntities(SpanTask):
         if not text:
             raise ValueError(f"empty tokens: found {tokens!r}; expected words")
         if len(tokens) != len(tags):
-            raise ValueError(
-                f"tags do not fit tokens: found {len(tags)} tags; expected {len(tokens)}, one a token"
-            )
+            raise ValueError(f"tags do not fit tokens: found {len(tags)} tags; expected {len(tokens)}, one a token")
         context = Context(format="type: words; type: words (None if there is nothing)", text=text)
         return context, _entities(tokens, tags), ()
 

@@ -88,9 +88,7 @@ class Classification(Task):
     def format(self, items: Sequence[Item]) -> str:
         """Write the class after `label: `."""
         if len(items) != 1 or len(items[0]) != 1 or not items[0][0] or items[0][0] != squeezed(items[0][0]):
-            raise ValueError(
-                f"{self.name}: found items {items!r}; expected one label, with single spaces only"
-            )
+            raise ValueError(f"{self.name}: found items {items!r}; expected one label, with single spaces only")
         return f"{_PREFIX} {items[0][0]}"
 
     def parse(self, text: str) -> Answer:

@@ -15,8 +15,7 @@ from robustlm.data.tasks import TASKS, Answer, Generation, Item, Task, register
 
 # words made of the separators and of what might be taken for an answer's own words, besides any text
 WORDS = st.lists(
-    st.sampled_from(["None", ";", ":", ",", "\\", "\\;", "label:", "a:", "b,", "; ", ": "])
-    | st.text(max_size=5),
+    st.sampled_from(["None", ";", ":", ",", "\\", "\\;", "label:", "a:", "b,", "; ", ": "]) | st.text(max_size=5),
     min_size=1,
     max_size=4,
 ).map(lambda parts: " ".join("".join(parts).split()) or "x")
