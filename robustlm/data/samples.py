@@ -43,3 +43,8 @@ class Sample:
     """Whose score the row counts in (`conll03`); the task's where empty."""
     choices: tuple[str, ...] = ()
     """The admissible targets of a classification or multiple-choice row; empty for free text."""
+    fields: tuple[tuple[str, str], ...] = ()
+    """Name and text of each field that an instruction with placeholders (`{premise} … {hypothesis}`) shows; empty where
+    instructions have none."""
+    group: str = ""
+    """Rows of one group are in one batch, in the rows' order (a sample and its hard negatives); empty: free."""
