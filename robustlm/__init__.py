@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from robustlm.data.distortion import LME, RBE
     from robustlm.data.noise import Noise
     from robustlm.data.sources import Source
-    from robustlm.datamodules import InstructionDataModule, NLUDataModule
-    from robustlm.modules import ANIT, InstructionTuning, Passes
+    from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
+    from robustlm.modules import (
+        ANIT,
+        Alignment,
+        Contrast,
+        ContrastiveTuning,
+        InstructionTuning,
+        Passes,
+        PrefixAlignment,
+        RobustTuning,
+    )
     from robustlm.optimizers import AdamW, Muon, Schedule
     from robustlm.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 
@@ -24,8 +33,17 @@ _HOMES = {
     "data.distortion": ("LME", "RBE"),
     "data.noise": ("Noise",),
     "data.sources": ("Source",),
-    "datamodules": ("InstructionDataModule", "NLUDataModule"),
-    "modules": ("ANIT", "InstructionTuning", "Passes"),
+    "datamodules": ("ContrastiveDataModule", "InstructionDataModule", "NLUDataModule", "ParaphraseDataModule"),
+    "modules": (
+        "ANIT",
+        "Alignment",
+        "Contrast",
+        "ContrastiveTuning",
+        "InstructionTuning",
+        "Passes",
+        "PrefixAlignment",
+        "RobustTuning",
+    ),
     "optimizers": ("AdamW", "Muon", "Schedule"),
     "tuning": ("FullTuning", "LoRA", "PrefixTuning", "PromptTuning"),
 }
@@ -40,7 +58,11 @@ __all__ = [
     "PGD",
     "RBE",
     "AdamW",
+    "Alignment",
     "Backbone",
+    "Contrast",
+    "ContrastiveDataModule",
+    "ContrastiveTuning",
     "FreeAT",
     "FreeLB",
     "FullTuning",
@@ -52,9 +74,12 @@ __all__ = [
     "NEFTune",
     "NLUDataModule",
     "Noise",
+    "ParaphraseDataModule",
     "Passes",
+    "PrefixAlignment",
     "PrefixTuning",
     "PromptTuning",
+    "RobustTuning",
     "Schedule",
     "Source",
 ]

@@ -51,6 +51,12 @@ class Loading:
     """Run code that comes with the model. Leave it off unless you have read that code."""
 
 
+Pooling = Literal["last", "prompt_end", "mean", "max"]
+"""Which final hidden state stands for a row: that of the last token of prompt + answer, of the prompt's last token, or
+the mean or maximum over all tokens, padding left out. An encoder–decoder's are the states of its decoder, so
+`prompt_end` is the state that has read the prompt and no answer."""
+
+
 @dataclass
 class Answers:
     """What a model says at the answer positions of a view with R rows."""
@@ -61,8 +67,8 @@ class Answers:
     """Int64 `[n]`: the trained tokens there."""
     rows: Tensor
     """Int64 `[n]`: the row each belongs to."""
-    last_state: Tensor
-    """`[R, H]`: final hidden state of the last token (encoder–decoders: of the decoder)."""
+    state: Tensor
+    """`[R, H]`: the row's final hidden states (after the last norm), pooled as asked."""
 
 
 class Backbone(nn.Module):
@@ -101,7 +107,8 @@ class Backbone(nn.Module):
         self.model = None
         self._scale: Tensor | None = None
         self._select: Tensor | None = None
-        self._last_state: Tensor | None = None
+        self._pool: tuple[Pooling, Tensor] = ("last", torch.empty(0))
+        self._state: Tensor | None = None
 
     # --- loading -----------------------------------------------------------------------------------------------
 
@@ -283,19 +290,20 @@ class Backbone(nn.Module):
         out: Tensor = self.base.get_input_embeddings()(input_ids)
         return out
 
-    def forward(self, view: View, inputs_embeds: Tensor | None = None) -> Answers:
+    def forward(self, view: View, inputs_embeds: Tensor | None = None, pooling: Pooling = "last") -> Answers:
         """Run a view, and compute logits at its answer positions only.
 
         Args:
             view: R rows of T positions.
             inputs_embeds: `[R, T, H]` in place of the embeddings of `view.input_ids`.
+            pooling: Which state stands for a row.
 
         Returns:
-            Logits of the answer tokens and the last states; the tensor of all positions × vocabulary never exists.
+            Logits of the answer tokens and a state a row; the tensor of all positions × vocabulary never exists.
         """
         embeds = self.embed(view.input_ids) if inputs_embeds is None else inputs_embeds
         if self.is_encoder_decoder:
-            keep = view.labels != IGNORE
+            keep = mask = view.labels != IGNORE
             inputs = self._seq2seq_inputs(view, embeds)
         else:
             keep = torch.zeros_like(view.labels, dtype=torch.bool)
@@ -303,13 +311,15 @@ class Backbone(nn.Module):
             inputs = self._causal_inputs(view, embeds)
             extra = inputs["inputs_embeds"].shape[1] - keep.shape[1]
             keep = nn.functional.pad(keep, (extra, 0))
+            mask = nn.functional.pad(view.attention_mask.bool(), (extra, 0))
+        self._pool = (pooling, mask)
         with self._answers_only(keep):
             runner = self.model if self._is_peft and not self._prompt_learning else self.base
             logits = runner(**inputs).logits[0]
-            last, self._last_state = self._last_state, None
-        assert last is not None
+            state, self._state = self._state, None
+        assert state is not None
         targets = view.labels[view.labels != IGNORE]
-        return Answers(logits, targets, keep.nonzero()[:, 0], last)
+        return Answers(logits, targets, keep.nonzero()[:, 0], state)
 
     @torch.no_grad()
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
@@ -413,20 +423,29 @@ class Backbone(nn.Module):
         return int(pad) if pad is not None else 0
 
     def _keep_answers(self, head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Before the head: take the last states, and hand on the answer positions alone."""
+        """Before the head: pool the states, and hand on the answer positions alone."""
         if self._select is None:
             return None
         states = args[0]
-        last = self._select_last(states)
-        self._last_state = last
+        self._state = self._pooled(states)
         return (states[self._select].unsqueeze(0), *args[1:])
 
-    def _select_last(self, states: Tensor) -> Tensor:
-        """`[R, H]`: rows of decoder-only models end together; a decoder's last token is its row's last answer token."""
-        if not self.is_encoder_decoder:
-            return states[:, -1]
+    def _pooled(self, states: Tensor) -> Tensor:
+        """`[R, H]` of final hidden states `[R, T, H]`."""
+        pooling, mask = self._pool
+        if pooling == "mean":
+            kept = mask[:, :, None].to(states.dtype)
+            return (states * kept).sum(1) / kept.sum(1).clamp_min(1)
+        if pooling == "max":
+            return states.masked_fill(~mask[:, :, None], -torch.inf).amax(1)
         assert self._select is not None
-        at = self._select.long().sum(1).sub(1).clamp(min=0)
+        answers = self._select.long()
+        if pooling == "prompt_end":  # the position whose logits give the answer's first token
+            at = answers.argmax(1) if self.is_encoder_decoder else _first(answers)
+        elif self.is_encoder_decoder:
+            at = answers.sum(1).sub(1).clamp(min=0)
+        else:  # rows of decoder-only models end together
+            return states[:, -1]
         return states[torch.arange(states.shape[0], device=states.device), at]
 
     @contextmanager
@@ -448,6 +467,11 @@ class Backbone(nn.Module):
             yield
         finally:
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _first(answers: Tensor) -> Tensor:
+    """The first answer position of each row `[R]`; the last position of rows without an answer."""
+    return torch.where(answers.any(1), answers.argmax(1), answers.shape[1] - 1)
 
 
 def _adapter_base(folder: Path) -> str:

@@ -106,6 +106,10 @@ class InstructionBatch(_Movable):
     """Rows with the same instruction and another input and target."""
     beta: Tensor | None = None
     """Semantic distortion of each variant row in [0, 1], fp32 `[B·K]`."""
+    keys: Tensor | None = None
+    """Int64 `[B]`: equal for samples that are asked the same thing (in whatever phrasing) and have the same target."""
+    negative_keys: Tensor | None = None
+    """Int64: the same for the rows of `negative`."""
     seeds: Tensor | None = field(default=None, metadata={"stays": True})
     """Int64 `[B·K]`, on the CPU: hash of (run seed, epoch, sample, variant), for random draws that must not depend on
     batching, rank or padding."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Direction = Literal["forward", "reverse", "js"]
+"""Of a divergence between a model's answers to a paraphrase (P) and to the reference (Q): KL(P‖Q), KL(Q‖P), or JS."""
 
 
 def answer_cross_entropy(logits: Tensor, targets: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -19,6 +24,81 @@ def answer_cross_entropy(logits: Tensor, targets: Tensor, rows: Tensor, count: i
     Returns:
         `[R]`, fp32 (or fp64): zero, still differentiable, for rows without answer tokens.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    tokens = F.cross_entropy(wide, targets, reduction="none")
-    return tokens.new_zeros(count).index_add(0, rows, tokens)
+    return row_sums(F.cross_entropy(_wide(logits), targets, reduction="none"), rows, count)
+
+
+def row_sums(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Sums `[count]` of values `[n]` within rows, `rows` Int64 `[n]` saying whose each is."""
+    return values.new_zeros(count).index_add(0, rows, values)
+
+
+def divergence(
+    logits: Tensor,
+    reference: Tensor,
+    direction: Direction = "forward",
+    *,
+    temperature: float = 1.0,
+    detach_reference: bool = False,
+) -> Tensor:
+    """Divergence between two predictions of each token ([ALIGN] eq. 2: `forward`, paraphrase first).
+
+    Args:
+        logits: `[n, V]` under the paraphrase; computed on in fp32 (fp64 stays).
+        reference: `[n, V]` under the reference instruction.
+        direction: `forward` KL(paraphrase‖reference), `reverse` KL(reference‖paraphrase), `js` the mean of both
+            distributions' KL to their middle.
+        temperature: Divides both logits; the divergence is multiplied by its square, so that gradients keep their
+            size (Hinton et al., 2015).
+        detach_reference: Whether the reference is a target that learns nothing from this loss.
+
+    Returns:
+        `[n]`, fp32 (or fp64), in nats, ≥ 0.
+    """
+    if detach_reference:
+        reference = reference.detach()
+    log_p = F.log_softmax(_wide(logits) / temperature, dim=-1)
+    log_q = F.log_softmax(_wide(reference) / temperature, dim=-1)
+    if direction == "js":
+        middle = torch.logaddexp(log_p, log_q) - torch.log(log_p.new_tensor(2.0))
+        found = (_kl(log_p, middle) + _kl(log_q, middle)) / 2
+    elif direction == "forward":
+        found = _kl(log_p, log_q)
+    else:
+        found = _kl(log_q, log_p)
+    return found * temperature**2
+
+
+def cosine_similarity(anchors: Tensor, candidates: Tensor) -> Tensor:
+    """`[n, m]` of states `[n, H]` and `[m, H]`, in fp32 (fp64 stays)."""
+    return F.normalize(_wide(anchors), dim=-1) @ F.normalize(_wide(candidates), dim=-1).T
+
+
+def info_nce(similarity: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    """Contrastive loss of each anchor: which of the candidates is its own ([CoIN] eq. 1).
+
+    Args:
+        similarity: `[n, m]` of anchors and candidates; −∞ where an anchor is not compared with a candidate.
+        positives: Int64 `[n]`, the candidate that belongs to each anchor.
+        temperature: τ, divides the similarities.
+
+    Returns:
+        `[n]`: −log of the softmax weight of the positive. Zero where nothing else is left to compare with.
+    """
+    return F.cross_entropy(similarity / temperature, positives, reduction="none")
+
+
+def balance(reference: Tensor, loss: Tensor, limit: float) -> Tensor:
+    """The weight that brings a loss to the size of another one: min(limit, reference / loss), a detached scalar.
+
+    [CoIN] eq. 2 prints a maximum, describes an upper bound, and its published code takes the minimum.
+    """
+    ratio = reference.detach() / loss.detach().clamp_min(torch.finfo(loss.dtype).tiny)
+    return ratio.clamp(max=limit)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

@@ -54,7 +54,7 @@ def test_batch_is_its_rows_and_the_library_agrees(backbone: Backbone) -> None:
         assert torch.allclose(found[i], losses(alone, 1)[0], atol=1e-5, rtol=1e-5)
         assert torch.allclose(theirs.loss * count, losses(alone, 1)[0], atol=1e-5, rtol=1e-5)
         assert torch.allclose(together.logits[at : at + count], alone.logits, atol=1e-4)
-        assert torch.allclose(together.last_state[i], alone.last_state[0], atol=1e-4)
+        assert torch.allclose(together.state[i], alone.state[0], atol=1e-4)
         assert together.rows[at : at + count].tolist() == [i] * count
         at += count
 
@@ -144,7 +144,7 @@ def test_embeddings_are_another_way_in_to_the_bit(backbone: Backbone) -> None:
     view = view_of(backbone, SAMPLES)
     by_ids, by_embeds = backbone(view), backbone(view, backbone.embed(view.input_ids))
     assert torch.equal(by_ids.logits, by_embeds.logits)
-    assert torch.equal(by_ids.last_state, by_embeds.last_state)
+    assert torch.equal(by_ids.state, by_embeds.state)
 
 
 def test_last_state_is_the_final_hidden_state_of_the_last_token(models: dict[str, str]) -> None:
@@ -159,7 +159,7 @@ def test_last_state_is_the_final_hidden_state_of_the_last_token(models: dict[str
                 output_hidden_states=True,
             )
             states = out.decoder_hidden_states if backbone.is_encoder_decoder else out.hidden_states
-            found = backbone(view).last_state
+            found = backbone(view).state
             wanted = states[-1][:, -1]
             if kind == "t5":
                 # head input of a tied T5 is scaled

@@ -1,6 +1,8 @@
 """LightningDataModules: which rows, which views, which loaders."""
 
 from robustlm.datamodules.base import InstructionDataModule
+from robustlm.datamodules.contrastive import ContrastiveDataModule
 from robustlm.datamodules.nlu import NLUDataModule
+from robustlm.datamodules.paraphrase import ParaphraseDataModule
 
-__all__ = ["InstructionDataModule", "NLUDataModule"]
+__all__ = ["ContrastiveDataModule", "InstructionDataModule", "NLUDataModule", "ParaphraseDataModule"]

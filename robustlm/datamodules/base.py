@@ -23,7 +23,8 @@ from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
 from robustlm.data.sources import Role, Source, load_all
 from robustlm.data.templates import make_template
-from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, ResumableLoader, StepSampler
+from robustlm.datamodules.phrasing import Phrasings, meaning
+from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, Order, ResumableLoader, StepSampler
 
 log = logging.getLogger(__name__)
 
@@ -52,24 +53,75 @@ class Rows:
 
 
 class TrainRows(Dataset[InstructionBatch]):
-    """Training batches by key: the raw view. Subclasses add views."""
+    """Training batches by key: the raw view. Subclasses add views.
 
-    def __init__(self, rows: Rows, encoder: Encoder) -> None:
+    Args:
+        rows: Tokenised under their own instructions.
+        encoder: Made them.
+        phrasings: Where each epoch's instructions are drawn from; null keeps the rows' own.
+    """
+
+    def __init__(self, rows: Rows, encoder: Encoder, phrasings: Phrasings | None = None) -> None:
         self.rows = rows
         self.encoder = encoder
+        self.phrasings = phrasings
+        self.keys = torch.tensor([meaning(sample) for sample in rows.samples], dtype=torch.long)
+        self._own = [sample.instruction for sample in rows.samples]
+        self._asked: tuple[int, list[str]] | None = None
+        self._unfit = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def prepare(self, epoch: int) -> None:
         """Called in the training process before an epoch's first batch, and before worker processes start."""
+        self.asked(epoch)
+
+    def asked(self, epoch: int) -> list[str]:
+        """The raw instruction of every row in an epoch, a pure function of the epoch."""
+        if self.phrasings is None:
+            return self._own
+        if self._asked is None or self._asked[0] != epoch:
+            leaders = self.leaders(epoch)
+            texts = [self.phrasings.drawn(i, epoch, leader) for i, leader in enumerate(leaders)]
+            self._asked = epoch, texts
+        return self._asked[1]
+
+    def leaders(self, epoch: int) -> Sequence[int]:
+        """The row whose drawn phrasings each row shares; its own unless rows are grouped."""
+        return range(len(self.rows))
 
     def __getitem__(self, key: BatchKey) -> InstructionBatch:
+        asked = self.asked(key.epoch)
         return InstructionBatch(
-            raw=self.view([self.rows.encoded[i] for i in key.indices]),
+            raw=self.view([row for row, _ in self.encoded(key.indices, [asked[i] for i in key.indices])]),
             ids=[self.rows.samples[i].id for i in key.indices],
+            keys=self.keys[list(key.indices)],
             step_tokens=key.step_tokens,
         )
+
+    def encoded(self, indices: Sequence[int], texts: Sequence[str]) -> list[tuple[Encoded, bool]]:
+        """Rows under given instructions, and whether each fits.
+
+        A row that is longer than `max_length` with all its context cut gives way to the row under its own instruction.
+        The answer's tokens are the row's own in any case, also where a tokenizer would cut the seam to another prompt
+        in another way.
+        """
+        samples, own = self.rows.samples, self.rows.encoded
+        other = [at for at, (i, text) in enumerate(zip(indices, texts, strict=True)) if text != self._own[i]]
+        found = [(own[i], True) for i in indices]
+        rows = self.encoder.encode_untruncated([samples[indices[at]] for at in other], [texts[at] for at in other])
+        for at, row in zip(other, rows, strict=True):
+            i = indices[at]
+            row = replace(row, answer_ids=own[i].answer_ids)
+            fits = self.encoder.excess(row) <= sum(row.context)
+            found[at] = (self.encoder.truncate(row, samples[i].id), True) if fits else (own[i], False)
+            if not fits:
+                self._unfit += 1
+                if self._unfit == 1:
+                    log.warning("a variant of %s does not fit into max_length; its own instruction is used",
+                                samples[i].id)  # fmt: skip
+        return found
 
     def view(self, rows: Sequence[Encoded]) -> Any:
         """Pad rows with their answers."""
@@ -115,6 +167,9 @@ class InstructionDataModule(LightningDataModule):
         instructions: Which phrasings of an instruction bank are used: `concise`, `detailed` or `both`. Rows with an
             instruction of their own keep it.
         bank: A bank (name or JSON file) to take instructions from in place of the rows' own banks.
+        phrasing: `fixed` asks a row with one phrasing in all of training, `fresh` with another one every epoch (PAFT).
+        paraphrases: File of paraphrases (JSONL, `{"instruction": …, "paraphrases": […]}`): more phrasings for rows that
+            bring their own instructions.
         conditions: Instruction conditions of a test: `clean`, `unseen` (phrasings kept from training),
             `<noise kind>@<omega>`, `unseen+<noise kind>@<omega>`.
         batch_size: Rows of a training batch on one device.
@@ -139,6 +194,8 @@ class InstructionDataModule(LightningDataModule):
         template: str = "plain",
         instructions: Version = "both",
         bank: str | None = None,
+        phrasing: Literal["fixed", "fresh"] = "fixed",
+        paraphrases: str | None = None,
         conditions: list[str] = ["clean"],  # noqa: B006 - read only
         batch_size: int = 32,
         eval_batch_size: int | None = None,
@@ -166,6 +223,8 @@ class InstructionDataModule(LightningDataModule):
         self.template = template
         self.instructions: Version = instructions
         self.bank = bank
+        self.phrasing: Literal["fixed", "fresh"] = phrasing
+        self.paraphrases = paraphrases
         self.conditions = [parse_condition(text) for text in conditions]
         if len({condition.name for condition in self.conditions}) < len(self.conditions):
             raise ValueError(f"data.conditions: {conditions} names a condition twice")
@@ -306,8 +365,21 @@ class InstructionDataModule(LightningDataModule):
 
     def train_dataset(self, rows: Rows) -> TrainRows:
         """What training batches are taken from; subclasses add views."""
+        return TrainRows(rows, self._encoder(), self.phrasings(rows) if self.phrasing == "fresh" else None)
+
+    def _encoder(self) -> Encoder:
         assert self.encoder is not None
-        return TrainRows(rows, self.encoder)
+        return self.encoder
+
+    def phrasings(self, rows: Rows) -> Phrasings:
+        """Every way that training rows may be asked."""
+        banks = {name: _bank(name) for name in {self.bank or sample.bank for sample in rows.samples} if name}
+        given: dict[str, tuple[str, ...]] = {}
+        return Phrasings(rows.samples, banks, self.instructions, self.bank, given, self.seed)
+
+    def train_order(self, dataset: TrainRows) -> Order | None:
+        """How an epoch's rows are arranged; null shuffles them, grouped by length if so set."""
+        return None
 
     def train_dataloader(self) -> DataLoader[InstructionBatch]:
         """Batches grouped by length, in an order that depends on the seed and the epoch alone."""
@@ -325,6 +397,7 @@ class InstructionDataModule(LightningDataModule):
             replays=self.replays,
             limit=lambda count: _limited(count, trainer.limit_train_batches if trainer else None),
             reshuffle=not (trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
+            order=self.train_order(dataset),
         )
         if len(sampler) == 0:
             raise ValueError(f"data.train: {len(rows)} rows are fewer than the processes to train on")

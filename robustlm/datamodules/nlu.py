@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from robustlm.batch import Encoded, InstructionBatch
+from robustlm.batch import InstructionBatch
 from robustlm.data.distortion import LME, RBE, Distortion, beta
 from robustlm.data.embedders import TokenEmbedder
 from robustlm.data.encoding import Encoder
 from robustlm.data.noise import Noise
 from robustlm.datamodules.base import InstructionDataModule, Rows, TrainRows, noise_pools
+from robustlm.datamodules.phrasing import Phrasings
 from robustlm.datamodules.sampling import BatchKey
 
 log = logging.getLogger(__name__)
@@ -34,13 +35,25 @@ class _Epoch:
     """`[K, n]`."""
 
 
-class NoisyRows(TrainRows):
-    """Training batches with a raw and a noisy view; noise is fresh every epoch."""
+class VariedRows(TrainRows):
+    """Training batches with a raw view and one of noisy variants; noise is fresh every epoch.
+
+    Args:
+        rows: See `TrainRows`.
+        encoder: See `TrainRows`.
+        phrasings: See `TrainRows`.
+        noise: On the instructions; null for none.
+        distortion: Measures what noise did.
+        scope: Of β.
+        variants: K.
+        seed: Of noise.
+    """
 
     def __init__(
         self,
         rows: Rows,
         encoder: Encoder,
+        phrasings: Phrasings | None = None,
         *,
         noise: Noise | None,
         distortion: Distortion,
@@ -48,29 +61,27 @@ class NoisyRows(TrainRows):
         variants: int,
         seed: int,
     ) -> None:
-        super().__init__(rows, encoder)
+        super().__init__(rows, encoder, phrasings)
         self._noise = noise
         self._distortion = distortion
         self._scope: BetaScope = scope
         self._variants = variants
         self._seed = seed
         self._pools = noise_pools(rows.samples) if noise is not None else {}
-        self._raw = [sample.instruction for sample in rows.samples]
         self._epoch: _Epoch | None = None
-        self._fallbacks = 0
 
     def prepare(self, epoch: int) -> None:
-        """Noise and distortion of all rows in an epoch."""
+        """Phrasings, noise and distortion of all rows in an epoch."""
         self._variants_of(epoch)
 
     def _variants_of(self, number: int) -> _Epoch:
         """A pure function of the seed and the epoch, kept until another epoch is asked for."""
         if self._epoch is None or self._epoch.number != number:
             texts, betas = [], []
-            for k in range(self._variants):
-                varied = self._varied(number, k)
-                noisy = [text != raw for text, raw in zip(varied, self._raw, strict=True)]
-                distances = self._distortion.measure(self._raw, varied, noisy)
+            for k, phrased in enumerate(self.rephrased(number)):
+                varied = self._varied(phrased, number, k)
+                noisy = [text != before for text, before in zip(varied, phrased, strict=True)]
+                distances = self._distortion.measure(phrased, varied, noisy)
                 texts.append(varied)
                 betas.append(beta(distances, noisy, self._scope))
             self._epoch = _Epoch(number, texts, np.stack(betas).astype(np.float32))
@@ -80,36 +91,31 @@ class NoisyRows(TrainRows):
         batch = super().__getitem__(key)
         epoch = self._variants_of(key.epoch)
         order = [(i, k) for i in key.indices for k in range(self._variants)]
-        samples = [self.rows.samples[i] for i, _ in order]
-        encoded = self.encoder.encode_untruncated(samples, [epoch.texts[k][i] for i, k in order])
-        fitting = [self._fitting(row, i) for row, (i, _) in zip(encoded, order, strict=True)]
+        fitting = self.encoded([i for i, _ in order], [epoch.texts[k][i] for i, k in order])
         batch.variant = self.view([row for row, _ in fitting])
         batch.beta = torch.tensor(
             [float(epoch.beta[k, i]) * varied for (i, k), (_, varied) in zip(order, fitting, strict=True)]
         )
-        batch.seeds = torch.tensor(
-            [_row_seed(self._seed, key.epoch, sample.id, k) for sample, (_, k) in zip(samples, order, strict=True)]
-        )
+        samples = self.rows.samples
+        batch.seeds = torch.tensor([_row_seed(self._seed, key.epoch, samples[i].id, k) for i, k in order])
         return batch
 
-    def _varied(self, number: int, k: int) -> list[str]:
-        """Variant k of every instruction: the one that came with its row, or else a noisy one."""
-        own = [sample.variant for sample in self.rows.samples]
-        if self._noise is None:
-            return [text if text is not None else raw for text, raw in zip(own, self._raw, strict=True)]
-        ids = [sample.id for sample in self.rows.samples]
-        noisy = self._noise.apply(self._raw, ids, seed=self._seed, epoch=number, variant=k, **self._pools)
-        return [given if given is not None else text for given, text in zip(own, noisy.texts, strict=True)]
+    def rephrased(self, epoch: int) -> list[list[str]]:
+        """What noise is applied to: the instruction of every row, K times."""
+        return [self.asked(epoch)] * self._variants
 
-    def _fitting(self, row: Encoded, index: int) -> tuple[Encoded, bool]:
-        """The row cut to length, and whether it is the variant: one too long for all room gives way to the raw row."""
-        if self.encoder.excess(row) > sum(row.context):
-            self._fallbacks += 1
-            if self._fallbacks == 1:
-                log.warning("a noisy variant of %s does not fit into max_length; its raw instruction is used",
-                            self.rows.samples[index].id)  # fmt: skip
-            return self.rows.encoded[index], False
-        return self.encoder.truncate(row, self.rows.samples[index].id), True
+    def _varied(self, phrased: list[str], number: int, k: int) -> list[str]:
+        """Variant k of every instruction: the one that came with its row, or else a noisy one."""
+        own = self.given()
+        if self._noise is None:
+            return [text if text is not None else before for text, before in zip(own, phrased, strict=True)]
+        ids = [sample.id for sample in self.rows.samples]
+        noisy = self._noise.apply(phrased, ids, seed=self._seed, epoch=number, variant=k, **self._pools)
+        return [text if text is not None else varied for text, varied in zip(own, noisy.texts, strict=True)]
+
+    def given(self) -> list[str | None]:
+        """Noisy instructions that came with the rows."""
+        return [sample.variant for sample in self.rows.samples]
 
 
 class NLUDataModule(InstructionDataModule):
@@ -146,18 +152,20 @@ class NLUDataModule(InstructionDataModule):
 
     def train_dataset(self, rows: Rows) -> TrainRows:
         """Rows with noisy variants."""
-        assert self.encoder is not None
+        fresh = self.phrasings(rows) if self.phrasing == "fresh" else None
+        return VariedRows(rows, self._encoder(), fresh, **self.variation())
+
+    def variation(self) -> dict[str, Any]:
+        """Arguments of `VariedRows` besides rows, encoder and phrasings."""
         if isinstance(self.distortion, LME) and isinstance(self.distortion.embedder, TokenEmbedder):
             self.distortion.embedder.bind(self._embed)
-        return NoisyRows(
-            rows,
-            self.encoder,
-            noise=self.noise,
-            distortion=self.distortion,
-            scope=self.beta,
-            variants=self.variants,
-            seed=self.seed,
-        )
+        return {
+            "noise": self.noise,
+            "distortion": self.distortion,
+            "scope": self.beta,
+            "variants": self.variants,
+            "seed": self.seed,
+        }
 
     @torch.no_grad()
     def _embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
@@ -27,6 +27,16 @@ class _Kept(DistributedSampler[Any], SequentialSampler):
     """A sampler that Lightning leaves in place: it replaces others under DDP, and others under `overfit_batches`."""
 
 
+class Order(Protocol):
+    """Arranges the rows of an epoch."""
+
+    unit: int
+    """Rows that follow each other in runs of this length share a micro-batch."""
+
+    def __call__(self, epoch: int) -> list[int]:
+        """All rows, in the order they are trained on; runs are counted from the first row."""
+
+
 class StepSampler(_Kept):
     """Training batches, dealt to ranks round by round.
 
@@ -47,6 +57,7 @@ class StepSampler(_Kept):
         replays: How many times each batch is served in a row (`FreeAT`).
         limit: Gives the number of batches of an epoch on one rank that training uses, of as many as there are.
         reshuffle: False gives every epoch the order of the first.
+        order: Arranges the rows, in place of shuffling and grouping by length; its unit divides `batch_size`.
     """
 
     def __init__(
@@ -63,7 +74,10 @@ class StepSampler(_Kept):
         replays: int = 1,
         limit: Callable[[int], int] = lambda count: count,
         reshuffle: bool = True,
+        order: Order | None = None,
     ) -> None:
+        self._order = order
+        self._unit = 1 if order is None else order.unit
         self._lengths = np.asarray(lengths)
         self._tokens = np.asarray(answer_tokens)
         self._batch_size = batch_size
@@ -88,13 +102,28 @@ class StepSampler(_Kept):
     def __len__(self) -> int:
         rows, size, world = len(self._lengths), self._batch_size, self._world
         full, rest = divmod(rows, size * world)
-        return (full + (rest >= world)) * self._replays
+        return (full + (-(-rest // self._unit) >= world)) * self._replays
 
     def rounds(self, epoch: int) -> list[list[list[int]]]:
-        """The epoch's micro-batches, W at a time. At most W − 1 rows are left out, others each epoch."""
-        random = np.random.default_rng((self._seed, epoch if self._reshuffle else 0, 0x5EED))
+        """The epoch's micro-batches, W at a time. At most W − 1 rows (or units) are left out, others each epoch."""
+        size, world, unit = self._batch_size, self._world, self._unit
+        order = self._arranged(epoch if self._reshuffle else 0)
+        full = len(order) // (size * world)
+        body = order[: full * size * world].reshape(full, world, size)
+        found = [[batch.tolist() for batch in batches] for batches in body]
+        rest = order[full * size * world :].tolist()
+        units = [rest[at : at + unit] for at in range(0, len(rest), unit)]
+        if len(units) >= world:
+            shares = np.array_split(np.arange(len(units)), world)
+            found.append([[row for at in share for row in units[at]] for share in shares])
+        return [batches for batches in found for _ in range(self._replays)]
+
+    def _arranged(self, epoch: int) -> np.ndarray[Any, Any]:
+        if self._order is not None:
+            return np.asarray(self._order(epoch), dtype=np.int64)
+        random = np.random.default_rng((self._seed, epoch, 0x5EED))
         order = random.permutation(len(self._lengths))
-        size, world = self._batch_size, self._world
+        size = self._batch_size
         if self._group:
             span = size * GROUPED_BATCHES
             chunks = [order[at : at + span] for at in range(0, len(order), span)]
@@ -103,13 +132,7 @@ class StepSampler(_Kept):
             whole = len(order) // size
             batches = order[: whole * size].reshape(whole, size)
             order = np.concatenate([batches[random.permutation(whole)].reshape(-1), order[whole * size :]])
-        full = len(order) // (size * world)
-        body = order[: full * size * world].reshape(full, world, size)
-        found = [[batch.tolist() for batch in batches] for batches in body]
-        rest = order[full * size * world :]
-        if len(rest) >= world:
-            found.append([part.tolist() for part in np.array_split(rest, world)])
-        return [batches for batches in found for _ in range(self._replays)]
+        return order
 
     def __iter__(self) -> Iterator[Any]:  # of BatchKey, though SequentialSampler promises int
         rounds = self.rounds(self.epoch)

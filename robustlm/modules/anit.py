@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from robustlm.adversaries import NRM, Adversary, FreeAT
 from robustlm.batch import Scope
-from robustlm.modules.base import InstructionTuning
+from robustlm.modules.base import VIEWS, InstructionTuning, TrainOn
 from robustlm.modules.passes import Passes
 
 
@@ -27,6 +27,8 @@ class ANIT(InstructionTuning):
         kwargs: Arguments of `InstructionTuning`.
     """
 
+    own_views: ClassVar[TrainOn] = "variant"
+
     def __init__(
         self,
         *args: Any,
@@ -43,13 +45,10 @@ class ANIT(InstructionTuning):
         self.weights["adversarial"] = adversarial_weight
 
     def check_data(self, datamodule: Any) -> None:
-        """Refuse data without noisy variants, and without the replays that `FreeAT` needs."""
+        """Refuse data without variants, and without the replays that `FreeAT` needs."""
         super().check_data(datamodule)
-        if "variant" not in datamodule.views:
-            raise ValueError(
-                f"data: {type(datamodule).__name__} makes no noisy variants, which {type(self).__name__} trains on; "
-                "expected NLUDataModule"
-            )
+        if self.adversary is not None:
+            self.check_variants(datamodule, f"{self.adversary_name} perturbs")
         if isinstance(self.adversary, FreeAT) and datamodule.replays != self.adversary.replays:
             raise ValueError(
                 f"data.replays: found {datamodule.replays}; expected {self.adversary.replays} as in "
@@ -57,24 +56,31 @@ class ANIT(InstructionTuning):
             )
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """[ANIT] eq. 7.
+        """[ANIT] eq. 7."""
+        return self.supervised(passes)
+
+    def supervised(self, passes: Passes) -> dict[str, Tensor]:
+        """`answer` and `adversarial`: the cross-entropies of true answers, without and with perturbation.
 
         Logs what the adversary measured under its name, and `loss_gap`, L(f(X_n + δ), y) − L(f(X_n), y) for each
-        answer token.
+        answer token. An adversary without a clean term (FreeLB) stands in for the variants' own.
         """
+        views = VIEWS[self.answer_views]
         if self.adversary is None:
-            return {"noisy": passes.cross_entropy("variant")}
+            return {"answer": passes.cross_entropy(*views)}
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         outcome = self.adversary.attack(passes.problem("variant", self.perturb, scale))
         logs = dict(outcome.logs)
         if outcome.clean is not None:  # for each answer token, as the losses are
+            passes.keep_row_losses("variant", outcome.clean)
             answers = (passes.view("variant").labels >= 0).sum().clamp(min=1)
             logs["loss_gap"] = (outcome.adversarial - outcome.clean).detach().sum() / answers
+        elif self.train_on is None:
+            views = tuple(name for name in views if name != "variant")
         self.log_dict({f"{self.adversary_name}/{name}": value.float() for name, value in logs.items()}, batch_size=1)
-        tokens = passes.token_count("variant")
-        terms = {} if outcome.clean is None else {"noisy": outcome.clean.sum() / tokens}
-        return {**terms, "adversarial": outcome.adversarial.sum() / tokens}
+        terms = {"answer": passes.cross_entropy(*views)} if views else {}
+        return {**terms, "adversarial": outcome.adversarial.sum() / passes.token_count("variant")}
 
     @property
     def adversary_name(self) -> str:

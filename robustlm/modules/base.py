@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from robustlm.backbone import Backbone, Loading
+from robustlm.backbone import Backbone, Loading, Pooling
 from robustlm.batch import InstructionBatch
 from robustlm.data.tasks import TASKS
 from robustlm.evaluation.scores import Scores
-from robustlm.modules.passes import Passes
+from robustlm.modules.passes import Passes, ViewName
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.plain import to_plain
 from robustlm.tuning import LoRA, Tuning
 
 Stage = Literal["val", "test"]
+TrainOn = Literal["raw", "variant", "both"]
+VIEWS: dict[TrainOn, tuple[ViewName, ...]] = {"raw": ("raw",), "variant": ("variant",), "both": ("raw", "variant")}
+"""The views that each choice of `train_on` names."""
 
 
 class InstructionTuning(LightningModule):
@@ -36,7 +39,15 @@ class InstructionTuning(LightningModule):
         schedule: Warm-up and decay of the learning rate.
         max_new_tokens: Longest generated answer, in tokens.
         generate_in_validation: Also generate and score answers in validation (slower than the loss alone).
+        train_on: Views whose answers are trained by cross-entropy: `raw` (each row under its own instruction),
+            `variant` (under its noisy or paraphrased ones), `both`; null is the method's own choice, `raw` for plain
+            tuning.
+        chunk_rows: Run larger views this many rows at a time, twice, so that the activations of one chunk are held at a
+            time: batches larger than memory (many candidates for a contrast) at a third more cost.
     """
+
+    own_views: ClassVar[TrainOn] = "raw"
+    """What `train_on: null` means."""
 
     def __init__(
         self,
@@ -47,17 +58,25 @@ class InstructionTuning(LightningModule):
         schedule: Schedule = Schedule(),  # noqa: B008
         max_new_tokens: int = 128,
         generate_in_validation: bool = False,
+        train_on: TrainOn | None = None,
+        chunk_rows: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self._keep_plain_hyperparameters()
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: {max_new_tokens} generates nothing; expected ≥ 1")
+        if chunk_rows is not None and chunk_rows < 1:
+            raise ValueError(f"chunk_rows: {chunk_rows} runs nothing; expected ≥ 1, or null for all rows at once")
         self.backbone = Backbone(backbone, copy.copy(loading), copy.copy(tuning))
         self.optimizer = optimizer
         self.schedule = schedule
         self.max_new_tokens = max_new_tokens
         self.generate_in_validation = generate_in_validation
+        self.train_on: TrainOn | None = train_on
+        self.chunk_rows = chunk_rows
+        self.pooling: Pooling = "last"
+        """Which state `Passes.answers` gives for a row."""
         self.weights: dict[str, float] = {}
         """Factor of each named loss; 1 where not given."""
         self.scores = Scores()
@@ -69,6 +88,21 @@ class InstructionTuning(LightningModule):
         Raises:
             ValueError: Says which setting of the datamodule is wrong.
         """
+        if "variant" in VIEWS[self.answer_views]:
+            self.check_variants(datamodule, "train_on: " + self.answer_views + " trains on")
+
+    def check_variants(self, datamodule: Any, why: str) -> None:
+        """Refuse data without variants. `why` ends on a verb whose object they are."""
+        if "variant" not in datamodule.views:
+            raise ValueError(
+                f"data: {type(datamodule).__name__} makes no noisy or paraphrased variants, which {why}; expected "
+                "NLUDataModule (noise), ParaphraseDataModule or ContrastiveDataModule"
+            )
+
+    @property
+    def answer_views(self) -> TrainOn:
+        """The views whose answers are trained."""
+        return self.train_on or self.own_views
 
     def check_trained(self) -> None:
         """Refuse a loaded model of which nothing is trained. Raises `ValueError`."""
@@ -84,17 +118,28 @@ class InstructionTuning(LightningModule):
 
         Extend it in a subclass: `return {**super().losses(passes), "mine": ...}`.
         """
-        return {"answer": passes.cross_entropy("raw")}
+        return {"answer": passes.cross_entropy(*VIEWS[self.answer_views])}
 
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """One summed loss."""
-        terms = self.losses(Passes(self.backbone, batch))
+        terms = self.losses(self.passes(batch))
         parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
         total = torch.stack(parts).sum()
         size = len(batch)
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
         return total
+
+    def passes(self, batch: InstructionBatch) -> Passes:
+        """The forward passes over a batch, as this module's settings have them."""
+        alone = self._trainer is None or self._trainer.world_size == 1
+        gather = None if alone else self._gather
+        return Passes(self.backbone, batch, pooling=self.pooling, all_gather=gather, chunk_rows=self.chunk_rows)
+
+    def _gather(self, values: Tensor) -> Tensor:
+        """Stack over ranks, with gradient where there is one."""
+        found: Tensor = self.all_gather(values, sync_grads=values.requires_grad)  # type: ignore[assignment]
+        return found
 
     # --- Lightning's hooks -------------------------------------------------------------------------------------
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from robustlm.adversaries import Problem
-from robustlm.backbone import Answers, Backbone
+from robustlm.backbone import Answers, Backbone, Pooling
 from robustlm.batch import InstructionBatch, Scope, View
 from robustlm.losses import answer_cross_entropy
+
+ViewName = Literal["raw", "variant", "negative"]
 
 
 class Passes:
@@ -20,15 +25,32 @@ class Passes:
     Args:
         backbone: A loaded model.
         batch: The rows of this micro-batch.
+        pooling: Which state stands for a row.
+        all_gather: Stacks a tensor over ranks, `[W, …]`, with gradient; null where there is one process.
+        chunk_rows: Longer views run this many rows at a time, and run again in the backward pass.
     """
 
-    def __init__(self, backbone: Backbone, batch: InstructionBatch) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        batch: InstructionBatch,
+        *,
+        pooling: Pooling = "last",
+        all_gather: Callable[[Tensor], Tensor] | None = None,
+        chunk_rows: int | None = None,
+    ) -> None:
         self.backbone = backbone
         self.batch = batch
+        self.pooling: Pooling = pooling
+        self._all_gather = all_gather
+        self._chunk_rows = chunk_rows
         self._answers: dict[str, Answers] = {}
+        self._row_losses: dict[str, Tensor] = {}
         self._rng = _RandomState(batch.raw.input_ids.device)
 
-    def view(self, name: str) -> View:
+    # --- views -------------------------------------------------------------------------------------------------
+
+    def view(self, name: ViewName) -> View:
         """The view called `raw`, `variant` or `negative`.
 
         Raises:
@@ -37,13 +59,14 @@ class Passes:
         view = getattr(self.batch, name)
         if view is None:
             raise ValueError(
-                f"this objective needs a {name!r} view, but the datamodule emits none; NLUDataModule emits 'variant'"
+                f"this objective needs a {name!r} view, but the datamodule emits none; NLUDataModule emits 'variant', "
+                "ContrastiveDataModule with negatives > 0 also 'negative'"
             )
         assert isinstance(view, View)
         return view
 
-    def answers(self, name: str) -> Answers:
-        """Answer logits and last states of a view, run once."""
+    def answers(self, name: ViewName) -> Answers:
+        """Answer logits and states of a view, run once."""
         if name not in self._answers:
             self._answers[name] = self.run(self.view(name))
         return self._answers[name]
@@ -51,24 +74,94 @@ class Passes:
     def run(self, view: View, inputs_embeds: Tensor | None = None) -> Answers:
         """One forward pass. All passes of a step see the same dropout masks."""
         with self._rng.replayed():
-            answers: Answers = self.backbone(view, inputs_embeds)
-        return answers
+            if self._chunk_rows is None or len(view) <= self._chunk_rows or not torch.is_grad_enabled():
+                answers: Answers = self.backbone(view, inputs_embeds, self.pooling)
+                return answers
+            return self._in_chunks(view, inputs_embeds, self._chunk_rows)
 
-    def token_count(self, name: str) -> Tensor:
-        """What summed losses of a view are divided by: see `InstructionBatch.step_tokens` (scalar, fp32)."""
-        view, raw = self.view(name), self.batch.raw
+    def _in_chunks(self, view: View, embeds: Tensor | None, size: int) -> Answers:
+        """The same answers, holding the activations of one chunk at a time.
+
+        Each chunk is run without a graph now and again, with the same dropout masks, in the backward pass. So losses
+        over all rows of a batch that is too large for memory (a contrast with many candidates) have their exact
+        gradient: gradient caching (Gao et al., 2021), for every objective at once.
+        """
+
+        def part(embeds: Tensor, at: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            found = self.backbone(_rows(view, at), embeds, self.pooling)
+            return found.logits, found.targets, found.rows + at.start, found.state
+
+        embeds = self.backbone.embed(view.input_ids) if embeds is None else embeds
+        slices = [slice(start, start + size) for start in range(0, len(view), size)]
+        parts = [checkpoint(part, embeds[at], at, use_reentrant=False) for at in slices]
+        return Answers(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+    # --- what losses are made of -------------------------------------------------------------------------------
+
+    def token_count(self, *names: ViewName) -> Tensor:
+        """What summed losses of views are divided by: see `InstructionBatch.step_tokens` (scalar, fp32)."""
+        views, raw = [self.view(name) for name in names], self.batch.raw
         if self.batch.step_tokens is None:
-            return (view.labels >= 0).sum().clamp(min=1).float()
-        return torch.tensor(self.batch.step_tokens * len(view) / len(raw), device=view.labels.device)
+            return torch.stack([(view.labels >= 0).sum() for view in views]).sum().clamp(min=1).float()
+        rows = sum(len(view) for view in views)
+        return torch.tensor(self.batch.step_tokens * rows / len(raw), device=raw.labels.device)
 
-    def cross_entropy(self, name: str) -> Tensor:
-        """Answer cross-entropy of a view: its share of the mean over all answer tokens of the optimiser step."""
-        answers = self.answers(name)
-        rows = answer_cross_entropy(answers.logits, answers.targets, answers.rows, len(self.view(name)))
-        return rows.sum() / self.token_count(name)
+    def row_losses(self, name: ViewName) -> Tensor:
+        """Answer cross-entropy `[R]` of a view, summed over each row's answer tokens; computed once."""
+        if name not in self._row_losses:
+            answers = self.answers(name)
+            found = answer_cross_entropy(answers.logits, answers.targets, answers.rows, len(self.view(name)))
+            self._row_losses[name] = found
+        return self._row_losses[name]
 
-    def problem(self, name: str, scope: Scope, loss_scale: float = 1.0) -> Problem:
+    def keep_row_losses(self, name: ViewName, losses: Tensor) -> None:
+        """Take row losses `[R]` of a view that are known already, from an adversary's clean term."""
+        self._row_losses.setdefault(name, losses)
+
+    def cross_entropy(self, *names: ViewName) -> Tensor:
+        """Answer cross-entropy of views: their share of the mean over all answer tokens of the optimiser step."""
+        return torch.stack([self.row_losses(name).sum() for name in names]).sum() / self.token_count(*names)
+
+    def reference_logits(self, name: ViewName) -> Tensor:
+        """Raw logits `[n, V]`, line by line what belongs to the logits of a view with K rows for each raw row.
+
+        Raises:
+            ValueError: The answers of a row and its variants are not the same tokens.
+        """
+        raw, other = self.answers("raw"), self.answers(name)
+        count = len(self.batch.raw)
+        many = len(self.view(name)) // count
+        lengths = torch.bincount(raw.rows, minlength=count)
+        others = torch.bincount(other.rows, minlength=count * many)
+        if not torch.equal(lengths.repeat_interleave(many), others):
+            raise ValueError(
+                f"rows of the {name!r} view have answers of another length than their raw rows; an alignment compares "
+                "answers token by token, so both views must hold the same answer tokens"
+            )
+        starts = (lengths.cumsum(0) - lengths)[other.rows // many]
+        within = torch.arange(len(other.rows), device=starts.device) - (others.cumsum(0) - others)[other.rows]
+        return raw.logits[starts + within]
+
+    def gathered(self, values: Tensor) -> tuple[Tensor, int]:
+        """Rows `[n, …]` of all ranks, with gradient, and the place where this rank's begin; ranks may differ in n."""
+        if self._all_gather is None:
+            return values, 0
+        counts = self._all_gather(torch.tensor(len(values), device=values.device)).flatten().tolist()
+        if len(counts) == 1:
+            return values, 0
+        longest = max(counts)
+        padded = torch.cat([values, values.new_zeros(longest - len(values), *values.shape[1:])])
+        stacked = self._all_gather(padded)
+        return torch.cat([own[:count] for own, count in zip(stacked, counts, strict=True)]), sum(counts[: self._rank])
+
+    @property
+    def _rank(self) -> int:
+        return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+    def problem(self, name: ViewName, scope: Scope, loss_scale: float = 1.0) -> Problem:
         """A view as an adversary sees it; row losses are summed over each row's answer tokens.
+
+        Its clean pass is shared: `loss` of the very tensor `embeds` gives this object's own `row_losses`.
 
         Args:
             name: Of the view.
@@ -79,13 +172,16 @@ class Passes:
         rows = len(view)
         device = view.input_ids.device
         beta, seeds = (self.batch.beta, self.batch.seeds) if name == "variant" else (None, None)
+        own = self.backbone.embed(view.input_ids)
 
         def loss(embeds: Tensor) -> Tensor:
+            if embeds is own:
+                return self.row_losses(name)
             answers = self.run(view, embeds)
             return answer_cross_entropy(answers.logits, answers.targets, answers.rows, rows)
 
         return Problem(
-            embeds=self.backbone.embed(view.input_ids),
+            embeds=own,
             mask=view.perturbable(scope),
             loss=loss,
             beta=beta if beta is not None else torch.zeros(rows, device=device),
@@ -94,6 +190,10 @@ class Passes:
             parameters=self.backbone.trained,
             loss_scale=loss_scale,
         )
+
+
+def _rows(view: View, at: slice) -> View:
+    return replace(view, **{item.name: getattr(view, item.name)[at] for item in fields(view)})
 
 
 class _RandomState:

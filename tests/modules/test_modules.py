@@ -122,9 +122,9 @@ def test_every_adversary_changes_the_loss_and_reaches_the_adapter(
     for _ in range(2):  # FreeAT's first replay is clean
         terms = module.losses(Passes(module.backbone, batch))
     assert abs(float(terms["adversarial"]) - clean) > 1e-3 * clean
-    assert ("noisy" in terms) is (name in ("nrm", "nrm_clean", "nrm_low", "fgm", "fgsm", "pgd"))
-    if "noisy" in terms:
-        assert float(terms["noisy"]) == pytest.approx(clean, rel=1e-5)
+    assert ("answer" in terms) is (name in ("nrm", "nrm_clean", "nrm_low", "fgm", "fgsm", "pgd"))
+    if "answer" in terms:
+        assert float(terms["answer"]) == pytest.approx(clean, rel=1e-5)
     assert all(p.grad is None for p in module.parameters())  # nothing but the step's own backward writes there
     sum(terms.values()).backward()  # type: ignore[union-attr]
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in module.backbone.trained)
@@ -152,8 +152,8 @@ def test_no_perturbation_is_the_clean_loss_to_the_bit(name: str, tuning: Any, ll
     torch.rand(3)  # what others draw between passes changes nothing
     terms = module.losses(passes)
     assert torch.equal(terms["adversarial"], clean)
-    if "noisy" in terms:
-        assert torch.equal(terms["noisy"], clean)
+    if "answer" in terms:
+        assert torch.equal(terms["answer"], clean)
     if not isinstance(tuning, PrefixTuning):
         torch.manual_seed(99)  # another step has other masks
         assert not torch.equal(Passes(module.backbone, batch).cross_entropy("variant"), clean)
@@ -210,9 +210,9 @@ def test_what_nrm_logs(llama: str, train_file: str, tmp_path: Path) -> None:
     assert logged["spy/epsilon"] == 1
     gap = outcome.adversarial.sum() - outcome.clean.sum()
     # without accumulation a step's losses are means over its answer tokens, and so is the gap
-    assert logged["spy/loss_gap"] == pytest.approx(logged["train/adversarial"] - logged["train/noisy"], abs=1e-5)
+    assert logged["spy/loss_gap"] == pytest.approx(logged["train/adversarial"] - logged["train/answer"], abs=1e-5)
     assert logged["spy/loss_gap"] < 0.9 * float(gap) / len(delta)
-    assert logged["train/loss"] == pytest.approx(logged["train/noisy"] + 0.5 * logged["train/adversarial"], rel=1e-6)
+    assert logged["train/loss"] == pytest.approx(logged["train/answer"] + 0.5 * logged["train/adversarial"], rel=1e-6)
 
 
 def test_nonfinite_gradients_are_counted_and_harmless(llama: str, train_file: str) -> None:
@@ -230,7 +230,9 @@ def test_nonfinite_gradients_are_counted_and_harmless(llama: str, train_file: st
 
     run_ = Passes.run
     try:
-        Passes.run = lambda self, view, embeds=None: run_(self, view, Break.apply(embeds))  # type: ignore[method-assign]
+        Passes.run = lambda self, view, embeds=None: run_(  # type: ignore[method-assign]
+            self, view, None if embeds is None else Break.apply(embeds)
+        )
         terms = module.losses(Passes(module.backbone, batch))
     finally:
         Passes.run = run_  # type: ignore[method-assign]
@@ -264,7 +266,7 @@ class Extended(ANIT):
         self.other = other
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        return {**super().losses(passes), "norm": passes.answers("variant").last_state.square().mean()}
+        return {**super().losses(passes), "norm": passes.answers("variant").state.square().mean()}
 
 
 def test_one_more_loss(llama: str, train_file: str, tmp_path: Path) -> None:
@@ -274,7 +276,7 @@ def test_one_more_loss(llama: str, train_file: str, tmp_path: Path) -> None:
     data = NLUDataModule(train=train_file, batch_size=6)
     trainer(tmp_path, callbacks=[record], limit_train_batches=2, log_every_n_steps=1).fit(module, data)
     logged = record.steps[-1]
-    total = logged["train/noisy"] + 2 * logged["train/adversarial"] + 0.25 * logged["train/norm"]
+    total = logged["train/answer"] + 2 * logged["train/adversarial"] + 0.25 * logged["train/norm"]
     assert logged["train/loss"] == pytest.approx(total, rel=1e-5)
     assert logged["train/norm"] > 0
 
@@ -427,7 +429,7 @@ def test_settings_that_cannot_be(llama: str, train_file: str, tmp_path: Path) ->
         ANIT(llama, adversarial_weight=-1)
     with pytest.raises(ValueError, match="max_new_tokens"):
         InstructionTuning(llama, max_new_tokens=0)
-    with pytest.raises(ValueError, match="noisy variants"):
+    with pytest.raises(ValueError, match="paraphrased variants"):
         trainer(tmp_path).fit(ANIT(llama), InstructionDataModule(train=train_file))
     with pytest.raises(ValueError, match="nothing is trained"):
         trainer(tmp_path).fit(InstructionTuning(llama, tuning=None), InstructionDataModule(train=train_file))

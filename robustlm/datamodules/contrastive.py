@@ -1,0 +1,256 @@
+"""Rows with another phrasing and hard negatives: the data side of [CoIN]."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from robustlm.batch import InstructionBatch
+from robustlm.data.samples import Sample
+from robustlm.datamodules.base import Rows, TrainRows
+from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedRows
+from robustlm.datamodules.sampling import BatchKey, Order
+
+
+class HardNegativeGroups:
+    """Groups of rows that are asked the same thing about different inputs, with different targets.
+
+    Each epoch forms new groups and deals them evenly over tasks: tasks with equally many groups take turns. Rows that
+    find no group of their own task are packed together at random. Rows that bring groups (`Sample.group`) keep them.
+
+    Args:
+        samples: The rows.
+        size: Rows of a group.
+        seed: Of the draws.
+    """
+
+    def __init__(self, samples: Sequence[Sample], size: int, seed: int) -> None:
+        self.unit = size
+        self._seed = seed
+        self._inputs = [(sample.context, sample.fields) for sample in samples]
+        self._targets = [sample.target for sample in samples]
+        self._tasks: dict[str, list[int]] = defaultdict(list)
+        self._given: dict[str, list[int]] = defaultdict(list)
+        for i, sample in enumerate(samples):
+            if sample.group:
+                self._given[sample.group].append(i)
+            else:
+                self._tasks[task_of(sample)].append(i)
+        large = next((name for name, rows in self._given.items() if len(rows) > size), None)
+        if large is not None:
+            raise ValueError(
+                f"data.group_size: found {size}, but the group {large!r} of the rows holds {len(self._given[large])}; "
+                "expected at least that"
+            )
+        self._epoch: tuple[int, list[int], list[int]] | None = None
+
+    def __call__(self, epoch: int) -> list[int]:
+        """All rows, group by group."""
+        return self._arranged(epoch)[0]
+
+    def leaders(self, epoch: int) -> list[int]:
+        """For each row, the first of its group."""
+        return self._arranged(epoch)[1]
+
+    def _arranged(self, epoch: int) -> tuple[list[int], list[int]]:
+        if self._epoch is None or self._epoch[0] != epoch:
+            random = np.random.default_rng((self._seed, epoch, 0xC01))
+            placed: list[tuple[float, list[int]]] = []
+            single: list[int] = []
+            for task in sorted(self._tasks):
+                groups, alone = self._formed(random.permutation(self._tasks[task]).tolist(), random)
+                placed += self._spread(groups, random)
+                single += alone
+            whole = [rows for rows in self._given.values() if len(rows) == self.unit]
+            packed = _packed([rows for rows in self._given.values() if len(rows) < self.unit], self.unit)
+            packed += _packed([[row] for row in random.permutation(single).tolist()], self.unit)
+            placed += self._spread(whole + packed, random)
+            groups = [rows for _, rows in sorted(placed)]
+            groups.sort(key=lambda rows: len(rows) < self.unit)  # those that are not full end the epoch
+            leaders = list(range(len(self._targets)))
+            for rows in groups:
+                for row in rows:
+                    leaders[row] = rows[0]
+            self._epoch = epoch, [row for rows in groups for row in rows], leaders
+        return self._epoch[1], self._epoch[2]
+
+    def _spread(self, groups: list[list[int]], random: np.random.Generator) -> list[tuple[float, list[int]]]:
+        """Places in [0, 1) at equal distances, so that every task is met throughout the epoch."""
+        start = random.random()
+        order = random.permutation(len(groups)).tolist()
+        return [((at + start) / len(groups), groups[which]) for at, which in enumerate(order)]
+
+    def _formed(self, rows: list[int], random: np.random.Generator) -> tuple[list[list[int]], list[int]]:
+        """As many groups of different targets as there are, the frequent targets first, and the rows left over."""
+        of: dict[str, list[int]] = defaultdict(list)
+        for row in rows:
+            of[self._targets[row]].append(row)
+        ties = random.permutation(len(of)).tolist()
+        heap = [(-len(found), tie, target) for (target, found), tie in zip(of.items(), ties, strict=True)]
+        heapq.heapify(heap)
+        groups, single = [], []
+        while heap:
+            taken: list[tuple[int, int, str]] = []
+            group: list[int] = []
+            passed: list[tuple[int, int, str]] = []
+            while heap and len(group) < self.unit:
+                item = heapq.heappop(heap)
+                row = of[item[2]][-1]
+                if any(self._inputs[row] == self._inputs[other] for other in group):
+                    passed.append(item)
+                    continue
+                group.append(of[item[2]].pop())
+                taken.append(item)
+            (groups.append(group) if len(group) == self.unit else single.extend(group))
+            for count, tie, target in taken:
+                if count < -1:
+                    heapq.heappush(heap, (count + 1, tie, target))
+            for item in passed:
+                heapq.heappush(heap, item)
+        return groups, single
+
+
+class _FileOrder:
+    """Rows in the order they are read."""
+
+    def __init__(self, count: int, unit: int) -> None:
+        self.unit = unit
+        self._count = count
+
+    def __call__(self, epoch: int) -> list[int]:
+        return list(range(self._count))
+
+
+class ContrastiveRows(ParaphrasedRows):
+    """Training batches of groups, and explicit negatives if asked for.
+
+    Args:
+        groups: Arranges rows into groups; null leaves them in their order.
+        negatives: Explicit negatives of each row.
+        args: See `ParaphrasedRows`.
+        kwargs: See `ParaphrasedRows`.
+    """
+
+    def __init__(self, *args: Any, groups: HardNegativeGroups | None, negatives: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.groups = groups
+        self._negatives = negatives
+        self._pools: dict[str, list[int]] = defaultdict(list)
+        for i, sample in enumerate(self.rows.samples):
+            self._pools[task_of(sample)].append(i)
+
+    def leaders(self, epoch: int) -> Sequence[int]:
+        """The first row of each group: all of its rows are asked alike."""
+        return super().leaders(epoch) if self.groups is None else self.groups.leaders(epoch)
+
+    def __getitem__(self, key: BatchKey) -> InstructionBatch:
+        batch = super().__getitem__(key)
+        if self._negatives:
+            asked = self.asked(key.epoch)
+            pairs = [(other, asked[i]) for i in key.indices for other in self._drawn(i, key.epoch)]
+            batch.negative = self.view([row for row, _ in self.encoded(*zip(*pairs, strict=True))])
+            batch.negative_keys = self.keys[[other for other, _ in pairs]]
+        return batch
+
+    def _drawn(self, index: int, epoch: int) -> list[int]:
+        """Rows of the same task with another input and target; where it has none, rows of any other kind."""
+        sample = self.rows.samples[index]
+        random = np.random.default_rng((self._seed, epoch, index, 0x4E6))
+        found: list[int] = []
+        for pool in (self._pools[task_of(sample)], range(len(self.rows))):
+            tries = _shuffled(pool, random)
+            for other in tries:
+                if len(found) == self._negatives:
+                    return found
+                if other not in found and _differs(sample, self.rows.samples[other]):
+                    found.append(other)
+        if not found:
+            raise ValueError(
+                f"data.train: no row can be a negative of {sample.id}; expected rows with other inputs and targets"
+            )
+        return [found[k % len(found)] for k in range(self._negatives)]
+
+
+class ContrastiveDataModule(ParaphraseDataModule):
+    """Batches in which a sample meets itself under another phrasing, and rows that are easily confused with it.
+
+    Emits the views `raw` and `variant`, and `negative` where `negatives` > 0. A batch is made of groups: a sample and
+    its hard negatives, asked the same thing in the same phrasing about other inputs and with other targets. A group
+    stays together on one rank; groups are shuffled and dealt evenly over tasks.
+
+    Args:
+        group_size: Rows of a group, a sample and its hard negatives; 1 for none. It divides `batch_size`.
+        negatives: Explicit negatives of each sample, in a view (and a forward pass) of their own: the same instruction,
+            another input and target.
+        shuffle: False keeps the rows in the order they are read, every epoch.
+        kwargs: Arguments of `ParaphraseDataModule`.
+    """
+
+    views: ClassVar[tuple[str, ...]] = ("raw", "variant")
+
+    def __init__(
+        self, *args: Any, group_size: int = 2, negatives: int = 0, shuffle: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if group_size < 1 or self.batch_size % group_size:
+            raise ValueError(
+                f"data.group_size: found {group_size}; expected a divisor of data.batch_size {self.batch_size}, since "
+                "a group stays in one batch"
+            )
+        if negatives < 0:
+            raise ValueError(f"data.negatives: {negatives} is negative; expected ≥ 0")
+        self.group_size = group_size
+        self.negatives = negatives
+        self.shuffle = shuffle
+
+    def train_dataset(self, rows: Rows) -> TrainRows:
+        """Rows in groups."""
+        phrasings = self.paraphrasings(rows)
+        given = any(sample.group for sample in rows.samples)
+        groups = HardNegativeGroups(rows.samples, self.group_size, self.seed) if self.shuffle else None
+        drawn = self.phrasing == "fresh" or (groups is not None and self.group_size > 1 and not given)
+        return ContrastiveRows(
+            rows,
+            self._encoder(),
+            phrasings if drawn else None,
+            others=phrasings,
+            groups=groups,
+            negatives=self.negatives,
+            **self.variation(),
+        )
+
+    def train_order(self, dataset: TrainRows) -> Order | None:
+        """Group by group, or as read."""
+        assert isinstance(dataset, ContrastiveRows)
+        return dataset.groups or _FileOrder(len(dataset), self.group_size)
+
+
+def task_of(sample: Sample) -> str:
+    """What a hard negative has in common with a sample: its data set and the instruction that is meant."""
+    return f"{sample.dataset}\t{sample.bank or sample.instruction}"
+
+
+def _differs(sample: Sample, other: Sample) -> bool:
+    return sample.target != other.target and (sample.context, sample.fields) != (other.context, other.fields)
+
+
+def _shuffled(pool: Sequence[int], random: np.random.Generator) -> Iterable[int]:
+    """A pool in random order; its first few without ordering the whole."""
+    yield from (pool[at] for at in random.integers(len(pool), size=32))
+    yield from (pool[at] for at in random.permutation(len(pool)))
+
+
+def _packed(parts: list[list[int]], size: int) -> list[list[int]]:
+    """Small groups put together into full ones, none split."""
+    packs: list[list[int]] = []
+    for part in sorted(parts, key=len, reverse=True):
+        home = next((pack for pack in packs[-64:] if len(pack) + len(part) <= size), None)
+        if home is None:
+            packs.append(list(part))
+        else:
+            home.extend(part)
+    return packs
