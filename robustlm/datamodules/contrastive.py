@@ -139,9 +139,9 @@ class ContrastiveRows(ParaphrasedRows):
         super().__init__(*args, **kwargs)
         self.groups = groups
         self._negatives = negatives
-        self._pools: dict[str, list[int]] = defaultdict(list)
+        self._alike: dict[str, list[int]] = defaultdict(list)
         for i, sample in enumerate(self.rows.samples):
-            self._pools[task_of(sample)].append(i)
+            self._alike[task_of(sample)].append(i)
 
     def leaders(self, epoch: int) -> Sequence[int]:
         """The first row of each group: all of its rows are asked alike."""
@@ -161,7 +161,7 @@ class ContrastiveRows(ParaphrasedRows):
         sample = self.rows.samples[index]
         random = np.random.default_rng((self._seed, epoch, index, 0x4E6))
         found: list[int] = []
-        for pool in (self._pools[task_of(sample)], range(len(self.rows))):
+        for pool in (self._alike[task_of(sample)], range(len(self.rows))):
             tries = _shuffled(pool, random)
             for other in tries:
                 if len(found) == self._negatives:
