@@ -71,9 +71,15 @@ class Passes:
             self._answers[name] = self.run(self.view(name))
         return self._answers[name]
 
-    def run(self, view: View, inputs_embeds: Tensor | None = None) -> Answers:
-        """One forward pass. All passes of a step see the same dropout masks."""
-        with self._rng.replayed():
+    def run(self, view: View, inputs_embeds: Tensor | None = None, *, masks: int = 0) -> Answers:
+        """One forward pass.
+
+        Args:
+            view: What to run.
+            inputs_embeds: `[R, T, H]` in place of the view's own embeddings.
+            masks: Which dropout masks: all passes of a step see the same ones, unless they ask for others here.
+        """
+        with self._rng.replayed(masks):
             if self._chunk_rows is None or len(view) <= self._chunk_rows or not torch.is_grad_enabled():
                 answers: Answers = self.backbone(view, inputs_embeds, self.pooling)
                 return answers
@@ -205,10 +211,12 @@ class _RandomState:
         self._cuda = [torch.cuda.get_rng_state(d) for d in self._devices]
 
     @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Random numbers drawn inside are the same every time; the state outside stays as it is."""
+    def replayed(self, number: int = 0) -> Iterator[None]:
+        """Random numbers drawn inside are the same every time for a number; the state outside stays as it is."""
         with torch.random.fork_rng(devices=self._devices):
             torch.set_rng_state(self._cpu)
             for device, state in zip(self._devices, self._cuda, strict=True):
                 torch.cuda.set_rng_state(state, device)
+            if number:
+                torch.manual_seed(int(torch.randint(2**62, (1,))) + number)
             yield
