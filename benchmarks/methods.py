@@ -145,7 +145,7 @@ HEADING = """# Every method on the built-in corpus
 Written by `python benchmarks/methods.py --jobs 2 --table docs/comparison.md`; what it means is in
 [results.md](results.md). The shipped model, 250 steps of 32 samples each, six tasks, 600 test rows under each
 condition. Runs that look at a second phrasing of a sample (`+ paraphrases`, CoIN, KL, PT, FT, combined) train on 64
-rows a step. Bold differences exclude zero. The intervals come from drawing seeds and rows anew, the same for both sides.
+rows a step. Bold differences exclude zero. The intervals come from drawing seeds and rows anew, alike for both sides.
 
 """
 

@@ -26,11 +26,22 @@ from robustlm.adversaries import FGM, NRM, PGD, FreeLB
 from robustlm.backbone import Loading
 from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.tokenizer import train_tokenizer
-from robustlm.modules import ANIT, InstructionTuning, Passes
+from robustlm.modules import (
+    ANIT,
+    Alignment,
+    Contrast,
+    ContrastiveTuning,
+    InstructionTuning,
+    Passes,
+    PrefixAlignment,
+    RobustTuning,
+)
 from robustlm.optimizers import parameter_groups
 from robustlm.tuning import LoRA
 
 PLAIN = "plain"
+BOTH = "plain, raw + variant"
+TOGETHER = "CoIN + KL"
 FULL = "plain, logits everywhere"
 
 
@@ -76,6 +87,21 @@ METHODS = (
     Method("NRM, ascent: clean", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM(ascent="clean"))),
     Method("FreeLB-3", 6, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FreeLB(steps=3))),
     Method("PGD-3", 10, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=PGD(steps=3))),
+    Method(BOTH, 4, lambda folder, lora: InstructionTuning(folder, _SCRATCH, lora, train_on="both")),
+    Method("CoIN", 4, lambda folder, lora: ContrastiveTuning(folder, _SCRATCH, lora)),
+    Method("KL", 4, lambda folder, lora: PrefixAlignment(folder, _SCRATCH, lora)),
+    Method(
+        TOGETHER,
+        4,
+        lambda folder, lora: RobustTuning(folder, _SCRATCH, lora, contrast=Contrast(), alignment=Alignment()),
+    ),
+    Method(
+        "NRM + CoIN + KL",
+        8,
+        lambda folder, lora: RobustTuning(
+            folder, _SCRATCH, lora, adversary=NRM(), contrast=Contrast(), alignment=Alignment()
+        ),
+    ),
     Method(FULL, None, lambda folder, lora: FullLogits(folder, _SCRATCH, lora)),
 )
 
@@ -167,7 +193,15 @@ def table(times: dict[str, list[tuple[float, float]]]) -> str:
         ratios = f"{wall[name] / wall[PLAIN]:.2f} | {cpu[name] / cpu[PLAIN]:.2f}"
         lines.append(f"| {name} | {wall[name]:.3f} | {ratios} | {expected} |")
     saved = f"{wall[PLAIN] / wall[FULL]:.2f} by wall clock, {cpu[PLAIN] / cpu[FULL]:.2f} by CPU time"
-    return "\n".join([*lines, "", f"Logits at the answers alone ÷ logits everywhere, plain tuning: {saved}."])
+    added = f"{wall[TOGETHER] / wall[BOTH]:.2f} by wall clock, {cpu[TOGETHER] / cpu[BOTH]:.2f} by CPU time"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Logits at the answers alone ÷ logits everywhere, plain tuning: {saved}.",
+            f"Contrast and KL ÷ plain tuning on the same raw and variant rows: {added}.",
+        ]
+    )
 
 
 def main() -> None:
