@@ -18,7 +18,7 @@ from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
 from robustlm.data.instructions import InstructionBank, Version
-from robustlm.data.noise import build_pools, padding_text
+from robustlm.data.noise import build_pools, padding_text, slots_of
 from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
 from robustlm.data.sources import Role, Source, load_all
@@ -392,12 +392,13 @@ def _bank(name: str) -> InstructionBank:
 
 
 def noise_pools(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Words and contexts that noise draws from."""
+    """Words and contexts that noise draws from, and the slots that it leaves alone."""
     pools = build_pools(samples)
     return {
         "vocabulary": pools.vocabulary,
         "contexts": pools.contexts,
         "own": [padding_text(sample) for sample in samples],
+        "slots": [slots_of(sample) for sample in samples] if any(sample.fields for sample in samples) else None,
     }
 
 
