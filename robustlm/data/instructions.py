@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -40,8 +40,8 @@ class Instruction:
 class InstructionBank:
     """The phrasings of one task.
 
-    A bank is a JSON file: `{"task": "ner", "concise": {"seen": [...], "unseen": [...]}, "detailed": {...}}`; or an entry
-    of a JSON file that holds many, `{"rte": [...], "cola": [...]}`, each a list of templates or
+    A bank is a JSON file: `{"task": "ner", "concise": {"seen": [...], "unseen": [...]}, "detailed": {...}}`; or an
+    entry of a JSON file that holds many, `{"rte": [...], "cola": [...]}`, each a list of templates or
     `{"seen": [...], "unseen": [...]}` of them. A template is a string or, as in [FLAN], `{"input": …, "target": …}`.
 
     Args:
@@ -57,9 +57,9 @@ class InstructionBank:
     def load(cls, name_or_path: str) -> Self:
         """Read a packaged bank by name (`ner`, `quickstart/ner`), or one of your own from a file.
 
-        `file.json` is a bank, `file.json#name` an entry of a file with many. All templates of an entry are `concise`; the
-        last quarter of a list of four or more, rounded up, is `unseen`. Templates for another target than `{answer}` (write
-        a premise, say) ask for another task and are left out, as is a template that a list holds twice.
+        `file.json` is a bank, `file.json#name` an entry of a file with many. All templates of an entry are `concise`;
+        the last quarter of a list of four or more, rounded up, is `unseen`. Templates for another target than
+        `{answer}` (write a premise, say) ask for another task and are left out, as is one that a list holds twice.
 
         Raises:
             ValueError: There is no such bank, file or entry, or it is no bank.
@@ -239,7 +239,7 @@ def _same(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _say_once(message: str) -> None:
     log.info(message)
 

@@ -114,7 +114,8 @@ class InstructionDataModule(LightningDataModule):
             `{instruction}`, `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
         instructions: Which phrasings of an instruction bank are used: `concise`, `detailed` or `both`. Rows with an
             instruction of their own keep it.
-        bank: A bank (name or JSON file) to take instructions from in place of the rows' own banks.
+        bank: A bank (name, JSON file, or `file.json#name`) to take instructions from in place of the rows' own, for
+            sources that name none themselves.
         conditions: Instruction conditions of a test: `clean`, `unseen` (phrasings kept from training),
             `<noise kind>@<omega>`, `unseen+<noise kind>@<omega>`.
         batch_size: Rows of a training batch on one device.
@@ -240,13 +241,15 @@ class InstructionDataModule(LightningDataModule):
         sources = self.sources[role]
         if not sources:
             raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
+        if self.bank:
+            sources = [_asked_by(source, self.bank) for source in sources]
         samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
         asked = [self.phrased(sample, "seen") for sample in samples]
         return self.tokenised(asked, role)
 
     def phrased(self, sample: Sample, split: Literal["seen", "unseen"]) -> Sample:
         """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
-        name = self.bank or sample.bank
+        name = sample.bank or self.bank
         if not name or (sample.instruction and not sample.instruction_id and not self.bank):
             return sample
         return _bank(name).assign(sample, self.instructions, split, self.seed)
@@ -406,6 +409,12 @@ def _listed(sources: Sources) -> list[str | Source]:
     if sources is None:
         return []
     return [sources] if isinstance(sources, str) else list(sources)
+
+
+def _asked_by(source: str | Source, bank: str) -> Source:
+    """A source under a bank, unless it names one itself."""
+    wanted = Source(source) if isinstance(source, str) else source
+    return wanted if wanted.bank else replace(wanted, bank=bank)
 
 
 def _limited(count: int, limit: int | float | None) -> int:
