@@ -51,7 +51,7 @@ class Summary:
         datasets = ", ".join(f"{name} {count:,}" for name, count in sorted(self.datasets.items()))
         return (
             f"{self.output}: {self.rows:,} rows, each with a variant\n"
-            f"groups: {self.groups:,}, with {self.negatives:,} hard negatives; {self.short:,} have fewer than asked for\n"
+            f"groups: {self.groups:,} with {self.negatives:,} hard negatives; {self.short:,} of them have too few\n"
             f"without a negative: {self.alone:,} rows, each a group of its own\n"
             f"data sets: {datasets}"
         )
