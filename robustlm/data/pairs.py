@@ -87,6 +87,7 @@ def write_pairs(
     """
     if form not in _FORMS:
         raise ValueError(f"form: found {form!r}; expected one of {', '.join(_FORMS)}")
+    _check_negatives(negatives)
     with RowWriter(output) as writer:
         groups = contrasted(phrased(samples, version, paraphrases or {}, seed), negatives, seed)
         for group in groups:
@@ -187,8 +188,7 @@ def contrasted(samples: Sequence[Sample], negatives: int, seed: int) -> list[lis
     Raises:
         ValueError: `negatives` is below 1.
     """
-    if negatives < 1:
-        raise ValueError(f"negatives: found {negatives}; expected at least 1")
+    _check_negatives(negatives)
     alike: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
     for sample in sorted(samples, key=lambda sample: _draw(seed, "order", sample.id)):
         alike[_dataset(sample), sample.task, sample.bank, sample.instruction].append(sample)
@@ -202,6 +202,11 @@ def contrasted(samples: Sequence[Sample], negatives: int, seed: int) -> list[lis
     while piles := [pile for pile in piles if pile]:
         dealt += [pile.popleft() for pile in piles]
     return dealt
+
+
+def _check_negatives(negatives: int) -> None:
+    if negatives < 1:
+        raise ValueError(f"negatives: found {negatives}; expected at least 1")
 
 
 def _groups(bucket: Sequence[Sample], negatives: int) -> Iterator[list[Sample]]:
