@@ -436,7 +436,7 @@ class Noise:
             words = text.split() if kept is None else kept.words
             noisy = kinds[drawn](words, self.omega, rng, pools)
             if kept is not None and slots is not None:
-                noisy = [defused(word, slots[row]) for word in noisy]
+                noisy = [defused(word, slots[row]) if "{" in word else word for word in noisy]
             if noisy != words:
                 batch.texts[row] = " ".join(noisy) if kept is None else kept.filled(noisy)
                 batch.noisy[row] = True

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 OPTIONS = "options_"
 """The slot for the answer options, as [FLAN] templates name it."""
 
+_SPACE = re.compile(r"(\s+)")
 _SLOT = re.compile(r"\{([^\W\d]\w*)\}")
 
 
@@ -46,6 +47,8 @@ def literal(text: str, names: Collection[str]) -> str:
 
 def defused(word: str, names: Collection[str]) -> str:
     """A word in which nothing is a slot: `{name}` has lost its braces wherever it was one."""
+    if "{" not in word:
+        return word  # nearly all of them
     while (bare := _SLOT.sub(lambda match: match[1] if match[1] in names else match[0], word)) != word:
         word = bare  # `{{name}}` holds another slot then
     return word
@@ -72,9 +75,9 @@ class Skeleton:
         self.words: list[str] = []
         """The words without slots."""
         self._held: list[tuple[int, str, str, str]] = []
-        chunks = re.split(r"(\s+)", text.strip())
+        chunks = _SPACE.split(text.strip())
         for i in range(0, len(chunks), 2):
-            if is_slotted(chunks[i], names):
+            if "{" in chunks[i] and is_slotted(chunks[i], names):
                 before, after = chunks[i - 1] if i else " ", chunks[i + 1] if i + 1 < len(chunks) else " "
                 self._held.append((len(self.words), before, chunks[i], after))
             elif chunks[i]:
