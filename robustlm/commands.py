@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from robustlm.data.distortion import RBE, Distortion
+from robustlm.data.instructions import Version
 from robustlm.data.noise import Noise
+from robustlm.data.sources import Source
 from robustlm.quickstart import quickstart
 
 
@@ -36,6 +39,54 @@ def noise(
     print(noise_rows(input, output, noise=Noise(kind, omega, phi), distortion=distortion, seed=seed, epoch=epoch))
 
 
+def pairs(
+    input: str,
+    output: str,
+    more: list[str | Source] = [],  # noqa: B006 - read only
+    split: str = "train",
+    negatives: int = 1,
+    bank: str | None = None,
+    fields: dict[str, str] | None = None,
+    version: Version = "both",
+    paraphrases: str | None = None,
+    form: Literal["robustlm", "coin"] = "robustlm",
+    limit: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Write rows with two phrasings each, grouped with hard negatives, for contrastive tuning.
+
+    Args:
+        input: Rows: a file, a folder with splits, a hub name, or `builtin:quickstart`.
+        output: Where they go; the ending says the format.
+        more: More sources like `input`, with settings of their own, such as `[{path: rte, bank: templates.json#rte}]`.
+        split: Which split of folders and of the built-in corpus.
+        negatives: Rows in a group that have the same instruction, another input and another target.
+        bank: Bank that phrasings are taken from, in place of the rows' own (name, JSON file, or `file.json#name`).
+        fields: Keys of the rows for placeholders of the bank that have other names, `{premise: sentence1}`.
+        version: Which phrasings of banks are used.
+        paraphrases: Rows `{"instruction": …, "paraphrases": […]}`, for instructions that no bank has others for.
+        form: `robustlm` rows, or `coin`: whole prompts in three columns, as released with CoIN.
+        limit: Use the first rows of each source only.
+        seed: Seed of phrasings, groups and their order.
+    """
+    from robustlm.data.pairs import read_paraphrases, write_pairs
+    from robustlm.data.sources import load_all
+
+    sources = [Source(input, bank=bank, fields=fields), *(Source(one) if isinstance(one, str) else one for one in more)]
+    samples = load_all([_narrowed(source, split, limit) for source in sources], "train")
+    others = read_paraphrases(paraphrases) if paraphrases else None
+    print(write_pairs(samples, output, negatives=negatives, version=version, paraphrases=others, form=form, seed=seed))
+
+
+def _narrowed(source: Source, split: str, limit: int | None) -> Source:
+    """A source with a split, unless it is a single file or names one, and a limit, unless it has its own."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    whole = Path(source.path).is_file()
+    return replace(source, split=source.split or (None if whole else split), limit=source.limit or limit)
+
+
 def init(
     folder: str,
     rows: list[str],
@@ -64,7 +115,7 @@ def init(
 
     from robustlm.data.instructions import InstructionBank
     from robustlm.data.scratch import build
-    from robustlm.data.sources import Source, load_all
+    from robustlm.data.sources import load_all
     from robustlm.data.templates import PlainTemplate
 
     template = PlainTemplate()
@@ -122,6 +173,7 @@ def compare(
 
 COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "noise": noise,
+    "pairs": pairs,
     "init": init,
     "compare": compare,
     "quickstart": quickstart,

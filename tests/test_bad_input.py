@@ -1141,6 +1141,22 @@ def noise_omega_no_number(site: Site) -> list[str]:
     return ["noise", site.rows(), "out.jsonl", "--omega", "much"]
 
 
+@kind("negatives", "found 0", "at least 1")
+def pairs_without_negatives(site: Site) -> list[str]:
+    return ["pairs", site.rows(), "out.jsonl", "--negatives", "0"]
+
+
+@kind("1 of 1 rows have no second phrasing", "--bank", "--paraphrases")
+def pairs_of_single_phrasings(site: Site) -> list[str]:
+    return ["pairs", site.write("one.jsonl", json.dumps(ROW)), "out.jsonl"]
+
+
+@kind("one.json", "no bank 'rte'", "expected one of cola")
+def pairs_unknown_bank(site: Site) -> list[str]:
+    site.write("one.json", '{"cola": []}')
+    return ["pairs", site.rows(), "out.jsonl", "--bank", "one.json#rte"]
+
+
 @kind("noise.phi", "from 0 to 1", "-1.0")
 def noise_negative_phi(site: Site) -> list[str]:
     return ["noise", site.rows(), "out.jsonl", "--phi", "-1"]

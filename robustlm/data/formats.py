@@ -28,6 +28,7 @@ from robustlm.data.rows import (
     write_rows,
 )
 from robustlm.data.samples import Context, Sample
+from robustlm.data.slots import OPTIONS, option_lines
 from robustlm.data.tasks import TASKS, Task, resolve_task
 
 ReadRow = Callable[[Mapping[str, Any], str], Sample]
@@ -121,6 +122,9 @@ def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
         task=optional(row, "task") or "generation",
         bank=optional(row, "bank"),
         variant=optional(row, "variant").strip() or None,
+        dataset=_name_in(row, "dataset"),
+        fields=_fields_of(row),
+        group=_name_in(row, "group"),
     )
     if row.get("choices") is None:
         return sample
@@ -128,6 +132,42 @@ def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
     if sample.target not in choices:
         raise ValueError(f"target not among choices: found {sample.target!r}; expected one of {choices!r}")
     return replace(sample, choices=choices)
+
+
+def _name_in(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    return str(value) if isinstance(value, int) else optional(row, key).strip()
+
+
+def _fields_of(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    given = row.get("fields")
+    if given is None:
+        return ()
+    if not isinstance(given, Mapping):
+        raise ValueError(f"fields is no object: found {shown(given)}; expected an object of texts by name")
+    if unusable := [name for name in given if not str(name).isidentifier()]:
+        raise ValueError(f"unusable field: found the name {unusable[0]!r}; expected letters, digits and _")
+    # Parquet fills in the fields that other rows have
+    return tuple((str(name), optional(given, name)) for name, text in given.items() if text is not None)
+
+
+def robustlm_row(sample: Sample) -> dict[str, Any]:
+    """A sample as a row of the `robustlm` shape, from which `read_robustlm` makes the same sample.
+
+    Only `instruction_id` is left out: the row's instruction is its own from now on.
+    """
+    context = {part: text for part in _PARTS if (text := getattr(sample.context, part))}
+    row: dict[str, Any] = {"id": sample.id, "instruction": sample.instruction}
+    optional_parts = {
+        "variant": sample.variant,
+        "context": context,
+        "fields": dict(sample.fields),
+        "choices": list(sample.choices),
+    }
+    row |= {key: value for key, value in optional_parts.items() if value}
+    row |= {"target": sample.target, "task": sample.task}
+    names = {"dataset": sample.dataset, "bank": sample.bank, "group": sample.group}
+    return row | {key: value for key, value in names.items() if value}
 
 
 _PARTS = tuple(part.name for part in fields(Context))
@@ -184,6 +224,17 @@ def read_completion(row: Mapping[str, Any], id: str) -> Sample:
     )
 
 
+@register_shape("coin", needs=("original_instruction", "paraphrased_instruction", "targets"))
+def read_coin(row: Mapping[str, Any], id: str) -> Sample:
+    """Rows as released with [CoIN]: two whole prompts that differ in the phrasing of the instruction alone."""
+    return Sample(
+        id,
+        instruction=required(row, "original_instruction").strip(),
+        target=required(row, "targets").strip(),
+        variant=required(row, "paraphrased_instruction").strip(),
+    )
+
+
 @register_shape("messages", needs=("messages",))
 def read_messages(row: Mapping[str, Any], id: str) -> Sample:
     """A chat: the first question is the instruction, the last reply the target, all between them the text.
@@ -235,6 +286,8 @@ def load_samples(
     limit: int | None = None,
     on_bad_row: Literal["strict", "skip"] = "strict",
     rejected: Path | None = None,
+    bank: str | None = None,
+    fields: Mapping[str, str] | None = None,
 ) -> list[Sample]:
     """Read a source whole, check every row, and make samples.
 
@@ -253,15 +306,20 @@ def load_samples(
         on_bad_row: `strict` raises when there is any bad row; `skip` leaves bad rows out and warns.
         rejected: JSONL file for the rows left out and why (`file`, `line`, `problem`, `found`).
 
+        bank: Bank that all rows take their phrasings from, in place of banks and instructions of their own. Slots of
+            its phrasings become the samples' `fields`: `{name}` is the row's `name`, `{options_}` its choices.
+        fields: Keys of the rows for the slots that have other names.
+
     Raises:
         SourceError: There is nothing to read, or the file is damaged.
         BadRowsError: Rows are bad and `on_bad_row` is `strict`, or no row is good.
-        ValueError: `format`, `task` or `limit` is none that there is.
+        ValueError: `format`, `task`, `limit`, `bank` or `fields` is none that there is.
     """
     task = task and resolve_task(task)
     format = format and resolve_shape(format)
     if limit is not None and limit < 1:
         raise ValueError(f"limit: found {limit}; expected at least 1")
+    slots = bank_slots(bank, fields) if bank else []
     shapes = known_shapes()
     samples: dict[str, Sample] = {}
     places: dict[str, str] = {}
@@ -273,8 +331,10 @@ def load_samples(
             sample = _checked(shape.read(row.data, row_id(row)), task)
             if sample.variant is None:
                 sample = replace(sample, variant=optional(row.data, "variant") or None)
-            if sample.bank:
-                _known_bank(sample.bank)
+            if bank:
+                sample = _asked_by(sample, bank, slots, row.data, fields or {}, shape)
+            elif sample.bank:
+                sample = _asked_by_its_own(sample, row.data, shape)
             if not (sample.instruction or sample.bank or shape.name in TASKS):
                 raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
             if sample.id in samples:
@@ -287,12 +347,82 @@ def load_samples(
             task_shaped.append(sample.id)
     _settle_errors(source, errors, len(samples), on_bad_row, rejected)
     _fill_labels(samples, task_shaped)
+    _fill_options(samples)
     return list(samples.values())[:limit]
 
 
 @lru_cache
 def _known_bank(name: str) -> InstructionBank:
     return InstructionBank.load(name)
+
+
+def bank_slots(bank: str, fields: Mapping[str, str] | None) -> list[str]:
+    """The slots in a bank's phrasings.
+
+    Raises:
+        ValueError: There is no such bank, or `fields` names a slot that it does not have.
+    """
+    slots = _known_bank(bank).slots
+    if unknown := [name for name in fields or {} if name not in slots]:
+        known = ", ".join(slots) or "none, as its phrasings have no {placeholders}"
+        raise ValueError(f"fields: found {unknown[0]!r}; expected placeholders of the bank {bank}: {known}")
+    return slots
+
+
+_LATER = "\0"
+"""Stands for options that are known once all rows are read; no text field can be this."""
+
+
+def _asked_by(
+    sample: Sample, bank: str, slots: Sequence[str], row: Mapping[str, Any], keys: Mapping[str, str], shape: Shape
+) -> Sample:
+    """The sample, to be asked by phrasings of a bank, with the fields that these need."""
+    filled = {slot: _slot(slot, sample, row, keys, shape) for slot in slots}
+    return replace(sample, bank=bank, instruction="", fields=tuple(filled.items()))
+
+
+def _asked_by_its_own(sample: Sample, row: Mapping[str, Any], shape: Shape) -> Sample:
+    """The same for a bank that the row names: braces that no field is for are text, unless another one has a field."""
+    slots = _known_bank(sample.bank).slots
+    if sample.instruction or not any(slot in dict(sample.fields) or slot in row for slot in slots):
+        return sample
+    return _asked_by(sample, sample.bank, slots, row, {}, shape)
+
+
+def _slot(slot: str, sample: Sample, row: Mapping[str, Any], keys: Mapping[str, str], shape: Shape) -> str:
+    key = keys.get(slot, slot)
+    context = row.get("context")
+    places = [dict(sample.fields), row, context if isinstance(context, Mapping) else {}]
+    value = next((place[key] for place in places if place.get(key) is not None), None)
+    if value is None and slot == OPTIONS and slot not in keys:
+        if sample.choices:
+            return option_lines(sample.choices)
+        task = TASKS.get(shape.name)
+        if task is not None and task.labelled and task.score == "accuracy":
+            return _LATER
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return option_lines(value) if slot == OPTIONS else " ".join(value)
+    if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return str(value).strip()
+    if value is not None:
+        raise ValueError(f"{key} is no text: found {shown(value)}; expected text for the placeholder {{{slot}}}")
+    found = f"found keys {', '.join(map(str, row))}"
+    if slot == OPTIONS and slot not in keys:
+        raise ValueError(
+            f"no field for {{{slot}}}: {found}, and no choices; expected choices, or a key named by `fields`"
+        )
+    raise ValueError(
+        f"no field for {{{slot}}}: {found}; expected {key!r} among them, or another key named by `fields` of the source"
+    )
+
+
+def _fill_options(samples: dict[str, Sample]) -> None:
+    """Give samples the options that were left for later."""
+    for id, sample in samples.items():
+        if (OPTIONS, _LATER) in sample.fields:
+            lines = option_lines(sample.choices)
+            fields = tuple((name, lines if text == _LATER else text) for name, text in sample.fields)
+            samples[id] = replace(sample, fields=fields)
 
 
 def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str | None) -> Shape:

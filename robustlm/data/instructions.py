@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from robustlm.data.samples import Sample
+from robustlm.data.slots import slots
+
+log = logging.getLogger(__name__)
 
 Version = Literal["concise", "detailed", "both"]
 """How long a phrasing is: one short sentence, or several."""
@@ -35,10 +40,12 @@ class Instruction:
 class InstructionBank:
     """The phrasings of one task.
 
-    A bank is a JSON file: `{"task": "ner", "concise": {"seen": [...], "unseen": [...]}, "detailed": {...}}`.
+    A bank is a JSON file: `{"task": "ner", "concise": {"seen": [...], "unseen": [...]}, "detailed": {...}}`; or an
+    entry of a JSON file that holds many, `{"rte": [...], "cola": [...]}`, each a list of templates or
+    `{"seen": [...], "unseen": [...]}` of them. A template is a string or, as in [FLAN], `{"input": …, "target": …}`.
 
     Args:
-        name: What ids begin with; the name of a packaged bank, or the `task` of a file of your own.
+        name: What ids begin with; the name of a packaged bank, of an entry, or the `task` of a file of your own.
         instructions: All phrasings, in the order concise before detailed, seen before unseen.
     """
 
@@ -48,11 +55,19 @@ class InstructionBank:
 
     @classmethod
     def load(cls, name_or_path: str) -> Self:
-        """Read a packaged bank by name (`ner`, `quickstart/ner`), or a file of your own by path (`*.json`).
+        """Read a packaged bank by name (`ner`, `quickstart/ner`), or one of your own from a file.
+
+        `file.json` is a bank, `file.json#name` an entry of a file with many. All templates of an entry are `concise`;
+        the last quarter of a list of four or more, rounded up, is `unseen`. Templates for another target than
+        `{answer}` (write a premise, say) ask for another task and are left out, as is one that a list holds twice.
 
         Raises:
-            ValueError: There is no such bank or file, or the file is no bank.
+            ValueError: There is no such bank, file or entry, or it is no bank.
         """
+        file_name, ending, entry = name_or_path.rpartition(".json#")
+        if ending:
+            file_name += ".json"
+            return cls(entry, tuple(_entry(_many(file_name, entry), entry, file_name)))
         if name_or_path.endswith(".json"):
             path = Path(name_or_path)
             if not path.is_file():
@@ -65,6 +80,11 @@ class InstructionBank:
             raise ValueError(f"instruction bank: found {name_or_path!r}; expected a JSON file or one of {known}")
         data = _parsed(file.read_bytes(), str(file))
         return cls(name_or_path, tuple(_instructions(data, name_or_path, str(file))))
+
+    @property
+    def slots(self) -> list[str]:
+        """Names that stand in braces in any of the phrasings, in order of first appearance."""
+        return slots("\n".join(instruction.text for instruction in self.instructions))
 
     def phrasings(self, version: Version = "both", split: Split = "all") -> list[Instruction]:
         """The phrasings of some length and split, in the bank's order.
@@ -135,11 +155,93 @@ def _instructions(data: Mapping[str, Any], name: str, where: str) -> Iterator[In
             for number, phrasing in enumerate(phrasings):
                 place = f"{version}.{split}[{number}]"
                 text = _text(phrasing, f"{where}: {place}")
-                same = " ".join(text.casefold().split())
+                same = _same(text)
                 if same in texts:
                     raise ValueError(f"{where}: {place}: found the phrasing of {texts[same]} again; expected another")
                 texts[same] = place
                 yield Instruction(f"{name}/{version}/{split}/{number}", text)
+
+
+def _many(path: str, name: str) -> object:
+    """The entry of that name in a file that holds many."""
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise ValueError(f"{path}: {problem}; expected a JSON object of instruction banks by name") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: found no UTF-8 JSON ({error}); expected an object of instruction banks") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: found {type(data).__name__}; expected an object of instruction banks by name")
+    if name not in data:
+        raise ValueError(f"{path}: found no bank {name!r}; expected one of {', '.join(data) or 'none, as it is empty'}")
+    found: object = data[name]
+    return found
+
+
+_ANSWER = "{answer}"
+
+
+def _entry(entry: object, name: str, path: str) -> Iterator[Instruction]:
+    where = f"{path}#{name}"
+    if isinstance(entry, list):
+        texts = _templates(entry, where)
+        held_back = -(-len(texts) // 4) if len(texts) >= 4 else 0
+        splits = {"seen": texts[: len(texts) - held_back], "unseen": texts[len(texts) - held_back :]}
+    elif isinstance(entry, dict):
+        given = _keys(entry, _SPLITS, where)
+        splits = {split: _templates(given.get(split, []), f"{where}: {split}") for split in _SPLITS}
+    else:
+        expected = "a list of templates, or an object with keys seen, unseen"
+        raise ValueError(f"{where}: found {type(entry).__name__}; expected {expected}")
+    if not any(splits.values()):
+        raise ValueError(f"{where}: found no template for the target {_ANSWER}; expected at least one")
+    seen = {_same(text) for text in splits["seen"]}
+    if both := [text for text in splits["unseen"] if _same(text) in seen]:
+        raise ValueError(f"{where}: found {both[0]!r} among seen and unseen; expected it in one of them")
+    for split in _SPLITS:
+        for number, text in enumerate(splits[split]):
+            yield Instruction(f"{name}/concise/{split}/{number}", text)
+
+
+def _templates(given: object, where: str) -> list[str]:
+    """The texts of a list of templates, without inverse tasks and repetitions."""
+    if not isinstance(given, list):
+        raise ValueError(f"{where}: found {type(given).__name__}; expected a list of templates")
+    texts: dict[str, str] = {}
+    inverse = twice = 0
+    for number, template in enumerate(given):
+        text = _template(template, f"{where}[{number}]")
+        if text is None:
+            inverse += 1
+        elif _same(text) in texts:
+            twice += 1
+        else:
+            texts[_same(text)] = text
+    if inverse:
+        _say_once(f"{where}: left out {inverse} of {len(given)} templates, whose target is not {_ANSWER}")
+    if twice:
+        _say_once(f"{where}: left out {twice} of {len(given)} templates, which repeat another")
+    return list(texts.values())
+
+
+def _template(template: object, where: str) -> str | None:
+    """A template's text; None where it asks for something else than the answer."""
+    if not isinstance(template, dict):
+        return _text(template, where)
+    pair = _keys(template, ("input", "target"), where)
+    text, target = (_text(pair.get(key), f"{where}.{key}") for key in ("input", "target"))
+    return text if target == _ANSWER else None
+
+
+def _same(text: str) -> str:
+    """Equal for phrasings that differ in case and white space alone."""
+    return " ".join(text.casefold().split())
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.info(message)
 
 
 def _keys(data: object, known: tuple[str, ...], where: str) -> Mapping[str, Any]:

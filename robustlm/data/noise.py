@@ -12,7 +12,7 @@ after which `kind: reversed` works wherever a kind is named, and `mixed` can wei
 registered is named by its import path, `kind: my_package.my_noise.reversed_words`.
 
 Words are split on white space and joined by single spaces: line breaks in an instruction do not survive
-noise.
+noise. Slots (`{premise}`) do, with the white space around them, where a sample has fields of these names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import math
 import struct
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate, count, islice
@@ -29,6 +29,7 @@ from itertools import accumulate, count, islice
 from robustlm.data import opposites
 from robustlm.data.lookup import imported
 from robustlm.data.samples import Sample
+from robustlm.data.slots import Skeleton, defused, literal
 from robustlm.data.words import FALLBACK_WORDS
 
 _POOLED_SAMPLES = 10_000
@@ -174,7 +175,13 @@ def build_pools(samples: Iterable[Sample]) -> Pools:
     """
     head = list(islice(samples, _POOLED_SAMPLES))
     contexts = [padding_text(sample) for sample in head]
-    return Pools(build_vocabulary([*(sample.instruction for sample in head), *contexts]), contexts)
+    asked = [literal(sample.instruction, slots_of(sample)) for sample in head]
+    return Pools(build_vocabulary([*asked, *contexts]), contexts)
+
+
+def slots_of(sample: Sample) -> tuple[str, ...]:
+    """Names of a sample's fields: what noise must take for slots in its instruction."""
+    return tuple(name for name, _ in sample.fields)
 
 
 def _random_word(rng: Stream, pools: Pools, avoid: str = "") -> str:
@@ -382,12 +389,13 @@ class Noise:
         vocabulary: Sequence[str] = (),
         contexts: Sequence[str] = (),
         own: Sequence[str] | None = None,
+        slots: Sequence[Collection[str]] | None = None,
     ) -> NoisyBatch:
         """Make the noisy variant of each instruction.
 
         The result for a sample depends on (seed, epoch, variant, its id) and the arguments it is made from;
         not on the other samples, their order or their number. Any string is a valid instruction. With ω > 0 a
-        noisy instruction of two words or more always differs from the raw one.
+        noisy instruction of two words or more always differs from the raw one (only words without slots count).
 
         Args:
             instructions: Raw instructions, n of them.
@@ -398,18 +406,22 @@ class Noise:
             vocabulary: Single words for replacement and insertion; empty: a small built-in list.
             contexts: Contexts and targets of the training samples, for padding.
             own: Each sample's own context, n of them, kept out of its padding; None: not known.
+            slots: Names of each sample's fields, n of them: `{name}` of these names is kept, once and at its place,
+                and noise brings no other in. None: no sample has fields.
 
         Returns:
             Texts, flags and kinds, n of each.
 
         Raises:
-            ValueError: `ids` or `own` differ in number from `instructions`.
+            ValueError: `ids`, `own` or `slots` differ in number from `instructions`.
         """
         if len(ids) != len(instructions) or (own is not None and len(own) != len(instructions)):
             raise ValueError(
                 f"{len(instructions)} instructions need as many ids and own contexts, found {len(ids)} ids"
                 + ("" if own is None else f" and {len(own)} own contexts")
             )
+        if slots is not None and len(slots) != len(instructions):
+            raise ValueError(f"{len(instructions)} instructions need as many tuples of slots, found {len(slots)}")
         names, kinds, shares = self._mixture()
         batch = NoisyBatch(list(instructions), [False] * len(ids), [CLEAN] * len(ids))
         pools = Pools(vocabulary, contexts)
@@ -420,10 +432,13 @@ class Noise:
             drawn = min(bisect_right(shares, rng.uniform()), len(names) - 1)
             if own is not None:
                 pools = Pools(vocabulary, contexts, own[row])
-            words = text.split()
+            kept = Skeleton(text, slots[row]) if slots is not None and slots[row] else None
+            words = text.split() if kept is None else kept.words
             noisy = kinds[drawn](words, self.omega, rng, pools)
+            if kept is not None and slots is not None:
+                noisy = [defused(word, slots[row]) if "{" in word else word for word in noisy]
             if noisy != words:
-                batch.texts[row] = " ".join(noisy)
+                batch.texts[row] = " ".join(noisy) if kept is None else kept.filled(noisy)
                 batch.noisy[row] = True
                 batch.kinds[row] = names[drawn]
         return batch

@@ -13,7 +13,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from robustlm.data.distortion import Distortion, Floats
 from robustlm.data.fields import required
 from robustlm.data.formats import Shape, known_shapes, row_id
-from robustlm.data.noise import Noise, NoisyBatch, Pools, build_pools, padding_text
+from robustlm.data.noise import Noise, NoisyBatch, Pools, build_pools, padding_text, slots_of
 from robustlm.data.rows import BadRowsError, Row, RowError, RowWriter, SourceError, iter_rows
 from robustlm.data.samples import Sample
 
@@ -139,6 +139,7 @@ def _apply(noise: Noise, chunk: _Chunk, pools: Pools, seed: int, epoch: int) -> 
         vocabulary=pools.vocabulary,
         contexts=pools.contexts,
         own=[padding_text(sample) for sample in samples],
+        slots=[slots_of(sample) for sample in samples],
     )
 
 

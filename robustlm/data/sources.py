@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from robustlm.data import quickstart
-from robustlm.data.formats import load_samples
+from robustlm.data.formats import bank_slots, load_samples
 from robustlm.data.rows import SUFFIXES, SourceError
 from robustlm.data.samples import Sample
 
@@ -34,10 +34,26 @@ class Source:
     """Use the first rows only."""
     name: str | None = None
     """Name the scores are reported under; the folder's or file's where not given."""
+    bank: str | None = None
+    """Bank the rows take their phrasings from, in place of banks and instructions of their own: a packaged name, a JSON
+    file, or one of several banks in a file (`templates.json#rte`)."""
+    fields: dict[str, str] | None = None
+    """Keys of the rows for placeholders of the bank that have other names: `{premise: sentence1}` fills `{premise}`
+    with the row's `sentence1`."""
 
     def __post_init__(self) -> None:
+        if self.bank is not None and not isinstance(self.bank, str):
+            raise ValueError(f"{self.path}: bank: found {self.bank!r}; expected a bank's name or file")
+        if self.fields is not None:
+            self._check_fields(self.fields)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"{self.path}: limit {self.limit} leaves no rows; expected ≥ 1")
+
+    def _check_fields(self, fields: object) -> None:
+        if not isinstance(fields, dict) or not all(isinstance(text, str) for pair in fields.items() for text in pair):
+            raise ValueError(f"{self.path}: fields: found {fields!r}; expected keys of rows by placeholder")
+        if not self.bank:
+            raise ValueError(f"{self.path}: fields: found {fields!r} without a bank, whose placeholders it would fill")
 
 
 def load(
@@ -56,6 +72,11 @@ def load(
         BadRowsError: There are bad rows.
     """
     wanted = Source(source) if isinstance(source, str) else source
+    if wanted.bank:
+        try:
+            bank_slots(wanted.bank, wanted.fields)
+        except ValueError as error:
+            raise SourceError(f"data.{role}: {wanted.path}: {error}") from error
     if wanted.path == BUILTIN:
         return _builtin(wanted, role)
     if wanted.path.startswith("builtin:"):
@@ -71,6 +92,8 @@ def load(
         limit=wanted.limit,
         on_bad_row=on_bad_row,
         rejected=rejected,
+        bank=wanted.bank,
+        fields=wanted.fields,
     )
     name = wanted.name or _name(Path(path))
     return [sample if sample.dataset else replace(sample, dataset=name) for sample in samples]
@@ -107,7 +130,15 @@ def _builtin(source: Source, role: Role) -> list[Sample]:
     if split not in splits:
         raise SourceError(f"{BUILTIN}: unknown split {split!r}; known: {', '.join(splits)}")
     default = {"pretrain": 12_000, "train": 3_600, "validation": 300, "test": 600}
-    return quickstart.samples(splits[split], source.limit or default[split])
+    samples = quickstart.samples(splits[split], source.limit or default[split])
+    if source.bank is None:
+        return samples
+    if slots := bank_slots(source.bank, None):
+        raise SourceError(
+            f"{BUILTIN}: found the placeholder {{{slots[0]}}} in the bank {source.bank}; expected a bank without, as "
+            "the built-in corpus has no rows to fill it from"
+        )
+    return [replace(sample, bank=source.bank, instruction="", instruction_id="") for sample in samples]
 
 
 def _split_file(folder: Path, split: str) -> str:

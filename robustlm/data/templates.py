@@ -9,6 +9,7 @@ from string import Formatter
 from typing import Any
 
 from robustlm.data.samples import Context, Sample
+from robustlm.data.slots import is_slotted, pieces
 
 PARTS = ("question", "format", "option", "text")
 
@@ -50,12 +51,23 @@ class _Writer:
         if piece and origin is not Origin.SCAFFOLD:
             self.spans.append((start, len(self.text), origin))
 
+    def strip(self) -> None:
+        """Take white space off both ends, out of the spans too."""
+        start, end = len(self.text) - len(self.text.lstrip()), len(self.text.rstrip())
+        self.text = self.text.strip()
+        cut = [(max(a, start) - start, min(b, end) - start, origin) for a, b, origin in self.spans]
+        self.spans = [(a, b, origin) for a, b, origin in cut if a < b]
+
     def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
         return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens)
 
 
 class Template(ABC):
-    """Renders a sample under a given instruction."""
+    """Renders a sample under a given instruction.
+
+    An instruction with slots (`{premise} … {hypothesis}`) for fields of the sample is filled with them. It brings the
+    context along then, and the context's parts are not written again.
+    """
 
     @abstractmethod
     def render(self, sample: Sample, instruction: str) -> Prompt:
@@ -69,9 +81,9 @@ class PlainTemplate(Template):
         """See `Template.render`."""
         out = _Writer()
         out.write("Instruction: ")
-        out.write(instruction, Origin.INSTRUCTION)
+        context = _write_instruction(out, sample, instruction)
         for part in PARTS:
-            if value := getattr(sample.context, part):
+            if value := getattr(context, part):
                 out.write(f" {part.capitalize()}: ")
                 out.write(value, Origin.CONTEXT)
         out.write(" Answer:")
@@ -84,13 +96,13 @@ class AlpacaTemplate(Template):
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
         out = _Writer()
-        values = _filled(sample.context)
+        values = _filled(_remaining(sample, instruction))
         out.write(
             "Below is an instruction that describes a task"
             + (", paired with an input that provides further context" if values else "")
             + ". Write a response that appropriately completes the request.\n\n### Instruction:\n"
         )
-        out.write(instruction, Origin.INSTRUCTION)
+        _write_instruction(out, sample, instruction)
         if values:
             out.write("\n\n### Input:\n")
             _write_joined(out, values)
@@ -123,9 +135,10 @@ class ChatTemplate(Template):
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
         message = _Writer()
-        message.write(instruction.strip(), Origin.INSTRUCTION)
+        context = _write_instruction(message, sample, instruction.strip())
         # many templates strip the message, so it must have nothing to strip
-        if values := [value for value in (part.strip() for part in _filled(sample.context)) if value]:
+        message.strip()
+        if values := [value for value in (part.strip() for part in _filled(context)) if value]:
             message.write("\n\n" if message.text else "")
             _write_joined(message, values)
         rendered = self._rendered(message.text)
@@ -174,14 +187,15 @@ class StringTemplate(Template):
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
         out = _Writer()
+        context = _remaining(sample, instruction)
         for literal, name, _, _ in self._fields:
             out.write(literal)
             if name == "instruction":
-                out.write(instruction, Origin.INSTRUCTION)
+                _write_instruction(out, sample, instruction)
             elif name == "context":
-                _write_joined(out, _filled(sample.context))
+                _write_joined(out, _filled(context))
             elif name is not None:
-                out.write(getattr(sample.context, name), Origin.CONTEXT)
+                out.write(getattr(context, name), Origin.CONTEXT)
         return out.prompt(self._prefix)
 
 
@@ -198,6 +212,21 @@ def make_template(name: str, tokenizer: Any) -> Template:
     if name == "chat":
         return ChatTemplate(tokenizer)
     return StringTemplate(name)
+
+
+def _remaining(sample: Sample, instruction: str) -> Context:
+    """The context that an instruction leaves to be written: all of it, or nothing where slots bring it."""
+    return Context() if is_slotted(instruction, dict(sample.fields)) else sample.context
+
+
+def _write_instruction(out: _Writer, sample: Sample, instruction: str) -> Context:
+    """Write an instruction, slots filled, and return the context that is still to be written."""
+    fields = dict(sample.fields)
+    for literal, name in pieces(instruction, fields):
+        out.write(literal, Origin.INSTRUCTION)
+        if name is not None:
+            out.write(fields[name], Origin.CONTEXT)
+    return _remaining(sample, instruction)
 
 
 def _filled(context: Context) -> list[str]:

@@ -18,7 +18,7 @@ from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
 from robustlm.data.instructions import InstructionBank, Version
-from robustlm.data.noise import build_pools, padding_text
+from robustlm.data.noise import build_pools, padding_text, slots_of
 from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
 from robustlm.data.sources import Role, Source, load_all
@@ -166,7 +166,8 @@ class InstructionDataModule(LightningDataModule):
             `{instruction}`, `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
         instructions: Which phrasings of an instruction bank are used: `concise`, `detailed` or `both`. Rows with an
             instruction of their own keep it.
-        bank: A bank (name or JSON file) to take instructions from in place of the rows' own banks.
+bank: A bank (name, JSON file, or `file.json#name`) to take instructions from in place of the rows' own, for
+            sources that name none themselves.
         phrasing: `fixed` asks a row with one phrasing in all of training, `fresh` with another one every epoch (PAFT).
         paraphrases: File of paraphrases (JSONL, `{"instruction": …, "paraphrases": […]}`): more phrasings for rows that
             bring their own instructions.
@@ -299,13 +300,15 @@ class InstructionDataModule(LightningDataModule):
         sources = self.sources[role]
         if not sources:
             raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
+        if self.bank:
+            sources = [_asked_by(source, self.bank) for source in sources]
         samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
         asked = [self.phrased(sample, "seen") for sample in samples]
         return self.tokenised(asked, role)
 
     def phrased(self, sample: Sample, split: Literal["seen", "unseen"]) -> Sample:
         """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
-        name = self.bank or sample.bank
+        name = sample.bank or self.bank
         if not name or (sample.instruction and not sample.instruction_id and not self.bank):
             return sample
         return _bank(name).assign(sample, self.instructions, split, self.seed)
@@ -465,12 +468,13 @@ def _bank(name: str) -> InstructionBank:
 
 
 def noise_pools(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Words and contexts that noise draws from."""
+    """Words and contexts that noise draws from, and the slots that it leaves alone."""
     pools = build_pools(samples)
     return {
         "vocabulary": pools.vocabulary,
         "contexts": pools.contexts,
         "own": [padding_text(sample) for sample in samples],
+        "slots": [slots_of(sample) for sample in samples] if any(sample.fields for sample in samples) else None,
     }
 
 
@@ -478,6 +482,12 @@ def _listed(sources: Sources) -> list[str | Source]:
     if sources is None:
         return []
     return [sources] if isinstance(sources, str) else list(sources)
+
+
+def _asked_by(source: str | Source, bank: str) -> Source:
+    """A source under a bank, unless it names one itself."""
+    wanted = Source(source) if isinstance(source, str) else source
+    return wanted if wanted.bank else replace(wanted, bank=bank)
 
 
 def _limited(count: int, limit: int | float | None) -> int:

@@ -65,6 +65,14 @@ CONTEXT = Context(**PARTS)
             Sample("set/train:1", "", "a: b", task="ner", bank="ner", choices=("a: b", "None")),
         ),
         (
+            {"instruction": "{a}?", "target": "y", "fields": {"a": " x", "b": None}, "group": 3, "dataset": "set"},
+            Sample("set/train:1", "{a}?", "y", fields=(("a", " x"),), group="3", dataset="set"),
+        ),
+        (
+            {"original_instruction": "Is it? ", "paraphrased_instruction": "Or not?", "targets": "y"},
+            Sample("set/train:1", "Is it?", "y", variant="Or not?"),
+        ),
+        (
             {"instruction": "I", "input": "t", "output": "y"},
             Sample("set/train:1", "I", "y", Context(text="t")),
         ),
@@ -314,3 +322,34 @@ def test_every_dataset_loads_whole() -> None:
         for sample in samples:
             assert TASKS[sample.task].parse(sample.target).parsed
             assert not sample.choices or sample.target in sample.choices
+
+
+@given(
+    sample=st.builds(
+        Sample,
+        id=st.just("mine"),
+        instruction=st.just("{a} so {b}?"),
+        target=st.just("y"),
+        context=st.sampled_from([Context(), CONTEXT, Context(text="x\n")]),
+        task=st.sampled_from(["generation", "choice"]),
+        bank=st.sampled_from(["", "ner"]),
+        variant=st.sampled_from([None, "So {b} {a}"]),
+        dataset=st.sampled_from(["", "set"]),
+        choices=st.sampled_from([(), ("x", "y")]),
+        fields=st.dictionaries(st.sampled_from(["a", "b", "options_"]), st.text("xyz \n")).map(
+            lambda fields: tuple(fields.items())
+        ),
+        group=st.sampled_from(["", "a:1"]),
+    )
+)
+def test_a_sample_becomes_a_row_and_the_same_sample_again(sample: Sample) -> None:
+    row = json.loads(json.dumps(formats.robustlm_row(sample)))
+    assert formats.read_robustlm(row, row["id"]) == sample
+
+
+def test_fields_must_be_texts_by_name(tmp_path: Path) -> None:
+    row = {"instruction": "I", "target": "y"}
+    assert problem_of(tmp_path, row | {"fields": ["a"]}).startswith("fields is no object: found ['a'] (list)")
+    assert problem_of(tmp_path, row | {"fields": {"a b": "x"}}).startswith("unusable field: found the name 'a b'")
+    assert problem_of(tmp_path, row | {"fields": {"a": 3}}).startswith("a is no string: found 3 (int)")
+    assert problem_of(tmp_path, row | {"group": ["a"]}).startswith("group is no string")

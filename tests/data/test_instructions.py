@@ -115,8 +115,76 @@ def test_malformed_banks_name_file_and_key(tmp_path: Path, data: Any, says: str)
     assert "bank.json" in str(caught.value)
 
 
+MANY: dict[str, Any] = {
+    "rte": [
+        "{premise} So {hypothesis}?",
+        {"input": "Does {premise} mean {hypothesis}?", "target": "{answer}"},
+        {"input": "Make up a premise.", "target": "{premise}"},
+        {"input": "does {premise} mean\n{hypothesis}?", "target": "{answer}"},
+        "Third. {options_}",
+        "Fourth.",
+        "Fifth.",
+    ],
+    "few": ["One.", "Two.", "Three."],
+    "split": {"seen": ["One.", {"input": "Two.", "target": "{answer}"}], "unseen": ["Three."]},
+}
+
+
+def test_a_file_of_many_banks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    path = put(tmp_path, MANY)
+    for _ in range(2):
+        bank = InstructionBank.load(f"{path}#rte")
+    assert [(i.id, i.text) for i in bank.phrasings()] == [
+        ("rte/concise/seen/0", "{premise} So {hypothesis}?"),
+        ("rte/concise/seen/1", "Does {premise} mean {hypothesis}?"),
+        ("rte/concise/seen/2", "Third. {options_}"),
+        ("rte/concise/unseen/0", "Fourth."),
+        ("rte/concise/unseen/1", "Fifth."),
+    ]
+    assert bank.slots == ["premise", "hypothesis", "options_"]
+    assert bank.assign(Sample("a", "", "y"), "concise", "unseen").instruction in ("Fourth.", "Fifth.")
+    with pytest.raises(ValueError, match="'rte': no all phrasings of version detailed"):
+        bank.phrasings("detailed")
+    messages = [record.message for record in caplog.records]
+    assert messages == [
+        f"{path}#rte: left out 1 of 7 templates, whose target is not {{answer}}",
+        f"{path}#rte: left out 1 of 7 templates, which repeat another",
+    ], "said once"
+    few = InstructionBank.load(f"{path}#few")
+    assert [i.id for i in few.phrasings()] == [f"few/concise/seen/{i}" for i in range(3)]
+    with pytest.raises(ValueError, match="'few': no unseen phrasings"):
+        few.phrasings("both", "unseen")
+    ids = [i.id for i in InstructionBank.load(f"{path}#split").phrasings()]
+    assert ids == ["split/concise/seen/0", "split/concise/seen/1", "split/concise/unseen/0"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("{", "no UTF-8 JSON"),
+        ([1], "found list; expected an object of instruction banks by name"),
+        ({"a": [], "c": []}, "found no bank 'b'; expected one of a, c"),
+        ({"b": 3}, "#b: found int; expected a list of templates, or an object with keys seen, unseen"),
+        ({"b": {"train": []}}, "#b: found key 'train'; expected seen, unseen"),
+        ({"b": {"seen": "x"}}, "#b: seen: found str; expected a list of templates"),
+        ({"b": ["x", 3]}, r"#b\[1\]: found 3; expected a non-empty string"),
+        ({"b": [{"input": "x"}]}, r"#b\[0\].target: found None; expected a non-empty string"),
+        ({"b": [{"input": "x", "output": "y"}]}, r"#b\[0\]: found key 'output'; expected input, target"),
+        ({"b": [{"input": "x", "target": "y"}]}, "#b: found no template for the target {answer}"),
+        ({"b": {"seen": ["x"], "unseen": ["X "]}}, "#b: found 'X' among seen and unseen"),
+    ],
+)
+def test_malformed_files_of_banks_name_file_and_key(tmp_path: Path, data: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        InstructionBank.load(put(tmp_path, data) + "#b")
+    assert "bank.json" in str(caught.value)
+
+
 def test_unknown_banks() -> None:
     with pytest.raises(ValueError, match=r"found 'poetry'; expected a JSON file or one of absa, .*yes_no"):
         InstructionBank.load("poetry")
     with pytest.raises(ValueError, match=r"poetry.json: no such file"):
         InstructionBank.load("poetry.json")
+    with pytest.raises(ValueError, match=r"poetry.json: cannot be read \(No such file"):
+        InstructionBank.load("poetry.json#haiku")

@@ -30,6 +30,7 @@ from robustlm.data.noise import (
     word_budget,
 )
 from robustlm.data.samples import Context, Sample
+from robustlm.data.slots import Skeleton, pieces
 from robustlm.data.words import FALLBACK_WORDS
 
 INSTRUCTION = (
@@ -278,6 +279,87 @@ def test_phi_is_the_share_of_noisy_samples(phi: float, epoch: int) -> None:
     assert abs(sum(batch.noisy) - phi * n) <= 6 * (n * phi * (1 - phi)) ** 0.5 + 1e-9
 
 
+SLOTS = ("premise", "hypothesis", "options_")
+slotted = st.lists(
+    st.sampled_from(
+        [
+            "{premise}",
+            '"{hypothesis}"?',
+            "{options_}",
+            "{{premise}}",
+            "{other}",
+            "Does",
+            "this",
+            "follow",
+            "{premise",
+            "{}",
+        ]
+    ),
+    max_size=12,
+).flatmap(
+    lambda words: st.lists(st.sampled_from([" ", "\n", "\n\n"]), min_size=len(words), max_size=len(words)).map(
+        lambda gaps: "".join(part for pair in zip(words, gaps, strict=True) for part in pair)
+    )
+)
+
+
+@given(
+    text=slotted,
+    kind=st.sampled_from(["mixed", *KINDS]),
+    omega=omegas,
+    vocabulary=st.sampled_from([VOCABULARY, ["{premise}", "{{options_}}"], ["{other}"]]),
+    contexts=st.sampled_from([CONTEXTS, ["a {hypothesis} b {premise} c"]]),
+    key=st.integers(0, 1000),
+)
+def test_slots_stay_once_and_in_order_under_any_kind(
+    text: str, kind: str, omega: float, vocabulary: list[str], contexts: list[str], key: int
+) -> None:
+    fixed = {"vocabulary": vocabulary, "contexts": contexts, "slots": [SLOTS]}
+    batch = Noise(kind=kind, omega=omega).apply([text], [str(key)], **fixed)
+
+    def held(text: str) -> list[str | None]:
+        return [name for _, name in pieces(text, SLOTS)]
+
+    assert held(batch.texts[0]) == held(text)
+    words = Skeleton(text, SLOTS).words
+    changed = Skeleton(batch.texts[0], SLOTS).words != words
+    assert changed == batch.noisy[0] == (batch.kinds[0] != CLEAN)
+    if vocabulary is VOCABULARY and contexts is CONTEXTS and len(words) > 1:
+        assert changed == (omega > 0)
+
+
+@given(text=instructions, kind=st.sampled_from(["mixed", *KINDS]), key=st.integers(0, 1000))
+def test_fields_that_an_instruction_does_not_show_change_nothing(text: str, kind: str, key: int) -> None:
+    plain, aware = (
+        Noise(kind=kind).apply([text], [str(key)], vocabulary=VOCABULARY, contexts=CONTEXTS, slots=slots)
+        for slots in (None, [("premise",)])
+    )
+    assert plain == aware
+
+
+@given(kind=st.sampled_from([*KINDS]), key=st.integers(0, 1000))
+def test_slots_stay_where_they_were_among_the_words(kind: str, key: int) -> None:
+    words = [f"w{i}" for i in range(20)]
+    text = " ".join([*words[:5], "{premise}", *words[5:15], "{hypothesis}", *words[15:]])
+    batch = Noise(kind=kind).apply([text], [str(key)], vocabulary=VOCABULARY, slots=[SLOTS])
+    found = batch.texts[0].split()
+    share = [found.index(slot) / (len(found) - 2) for slot in ("{premise}", "{hypothesis}")]
+    assert share == pytest.approx([0.25, 0.8], abs=0.06)
+
+
+def test_the_white_space_around_slots_survives_noise() -> None:
+    text = "Review:\n{premise}\nIs this review good or bad ?\n\n{options_}"
+    batch = Noise("random_typos").apply([text], ["x"], slots=[SLOTS])
+    assert batch.noisy == [True]
+    assert "\n{premise}\n" in batch.texts[0]
+    assert batch.texts[0].endswith("\n\n{options_}")
+
+
+def test_slots_are_no_vocabulary() -> None:
+    sample = Sample("0", "{premise} so {hypothesis}", "t", Context(text="c"), fields=(("premise", "p"),))
+    assert build_pools([sample]).vocabulary == ("c", "hypothesis", "so")
+
+
 def test_phi_is_decided_afresh_every_epoch() -> None:
     ids = [str(i) for i in range(200)]
     flags = [Noise(phi=0.5).apply([INSTRUCTION] * 200, ids, epoch=epoch).noisy for epoch in range(2)]
@@ -356,6 +438,8 @@ def test_configured_by_a_parser() -> None:
 def test_bad_lengths_are_named() -> None:
     with pytest.raises(ValueError, match="2 instructions need as many ids and own contexts, found 1 ids"):
         Noise().apply(["a b", "c d"], ["x"])
+    with pytest.raises(ValueError, match="as many tuples of slots, found 1"):
+        Noise().apply(["a b", "c d"], ["x", "y"], slots=[()])
     with pytest.raises(ValueError, match="and 1 own contexts"):
         Noise().apply(["a b", "c d"], ["x", "y"], own=["z"])
 

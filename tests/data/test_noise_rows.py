@@ -190,3 +190,13 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path, rows_after: in
     write(path, alpaca(7))
     with pytest.raises(SourceError, match="found other rows than on first reading"):
         noise_rows(str(path), str(tmp_path / "out.jsonl"), noise=Noise(), distortion=Meddling())
+
+
+def test_slots_are_kept(tmp_path: Path) -> None:
+    row = {"instruction": "{a}\nDoes it follow that {b} ?", "fields": {"a": "x", "b": "y"}, "target": "z"}
+    output = tmp_path / "out.jsonl"
+    noise_rows(write(tmp_path / "in.jsonl", [row] * 20), str(output), noise=Noise(omega=0.9), distortion=RBE())
+    for written in read(output):
+        assert written["variant"].startswith("{a}\n")
+        assert written["variant"].count("{b}") == 1
+        assert written["variant"] != row["instruction"]

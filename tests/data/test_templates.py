@@ -80,6 +80,45 @@ def test_chat_with_blank_pieces(trim: bool) -> None:
     assert template.render(BARE, "").text == "<user><assistant>"
 
 
+NLI = Sample(
+    "c",
+    "",
+    "yes",
+    FULL.context,
+    fields=(("premise", "It {hypothesis} rains. "), ("hypothesis", "It is wet."), ("unused", "never shown")),
+)
+ASKED = ' {premise}\nCan we "infer" {other} {}: "{hypothesis}"'
+
+
+@pytest.mark.parametrize("name", ["plain", "alpaca", "chat", "{context} {instruction}|{text} {question}"])
+def test_slots_are_filled_and_bring_the_context(name: str) -> None:
+    prompt = make_template(name, Chat()).render(NLI, ASKED)
+    filled = 'It {hypothesis} rains. \nCan we "infer" {other} {}: "It is wet."'
+    assert filled in prompt.text
+    literal = ['\nCan we "infer" {other} {}: "', '"']
+    assert [piece for piece in pieces(prompt, Origin.INSTRUCTION) if piece != " "] == literal
+    assert pieces(prompt, Origin.CONTEXT) == ["It {hypothesis} rains. ", "It is wet."]
+    for text in ("the text", "q?", "yes, no", "never shown", "Option", "further context"):
+        assert text not in prompt.text
+    ends = [0, *(at for start, end, _ in prompt.spans for at in (start, end))]
+    assert ends == sorted(ends)
+
+
+@pytest.mark.parametrize("name", ["plain", "alpaca", "chat", "{context} {instruction}|{text} {question}"])
+def test_other_braces_are_text(name: str) -> None:
+    template = make_template(name, Chat())
+    for text in ("Answer as {json}: {0} {}", "{premise", "{ premise }", "{hypothesis.x}"):
+        assert template.render(NLI, text) == template.render(FULL, text)
+
+
+def test_chat_has_nothing_to_strip_where_slots_are_at_the_ends() -> None:
+    sample = Sample("d", "", "yes", fields=(("a", " one\n"), ("b", " ")))
+    prompt = ChatTemplate(Chat(trim=True)).render(sample, "{a} and\n{b}")
+    assert prompt.text == "<user>one\n and<assistant>"
+    assert pieces(prompt, Origin.CONTEXT) == ["one\n"]
+    assert pieces(prompt, Origin.INSTRUCTION) == [" and"]
+
+
 def test_chat_templates_that_hide_the_message() -> None:
     with pytest.raises(ValueError, match="rewrites the user message"):
         ChatTemplate(Chat(upper=True))

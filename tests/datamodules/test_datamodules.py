@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,46 @@ def test_phrasings_of_a_bank(llama: str) -> None:
     rows = {name: [s.instruction for s in part.samples] for name, part in made.conditioned.items()}
     assert not set(rows["clean"]) & set(rows["unseen"])
     assert all(a != b for a, b in zip(rows["unseen"], rows["unseen+random_typos@0.2"], strict=True))
+
+
+TEMPLATES = [
+    "{a}\nSo is it {b}?",
+    "Given that {a}, we ask: {b}?\n{options_}",
+    "Say whether {a} is {b}",
+    "What of {b}, {a}",
+]
+
+
+@pytest.mark.parametrize("named_by", ["source", "data"])
+def test_slotted_phrasings_of_a_bank(named_by: str, llama: str, tmp_path: Path) -> None:
+    bank = tmp_path / "banks.json"
+    bank.write_text(json.dumps({"mine": TEMPLATES}))
+    rows = [
+        {"text": f"left {i}", "a": f"left {i}", "b": f"right {i}", "label": "no" if i % 2 else "yes"} for i in range(9)
+    ]
+    path, spec = write_rows(tmp_path / "rows.jsonl", rows), f"{bank}#mine"
+    source, given = (Source(path, bank=spec), None) if named_by == "source" else (Source(path), spec)
+    conditions = ["clean", "unseen", "mixed@0.5", "unseen+random_shuffling@0.9", "unseen+random_typos@0.3"]
+    made = NLUDataModule(train=[source], test=[source], bank=given, conditions=conditions, noise=Noise(omega=0.5))
+    ready(made, llama, "test")
+    for name, part in made.conditioned.items():
+        for i, (sample, row) in enumerate(zip(part.samples, part.encoded, strict=True)):
+            asked = sample.instruction
+            assert (asked in TEMPLATES) == (name in ("clean", "unseen"))
+            assert asked.count("{a}") == asked.count("{b}") == 1
+            shown = made.backbone.tokenizer.decode(row.prompt_ids)
+            assert f"left {i}" in shown
+            assert f"right {i}" in shown
+            assert "{" not in shown
+            assert shown.count("OPTIONS:\n- label: no\n- label: yes") == asked.count("{options_}")
+            assert shown.count(f"left {i}") == 1, "the context is not written again"
+    ready(made, llama, "fit")
+    for batch in epoch_of(made.train_dataloader(), 0):
+        assert batch.variant is not None
+        for at, id in enumerate(batch.ids):
+            i = int(id.rpartition(":")[2]) - 1
+            shown = made.backbone.tokenizer.decode(batch.variant.input_ids[at])
+            assert shown.count(f"left {i}") == shown.count(f"right {i}") == 1
 
 
 def test_rows_are_tokenised_anew_for_another_model(llama: str, t5: str, train_file: str) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
+from robustlm.cli import main
 from robustlm.data.formats import known_shapes, load_samples
 from robustlm.data.instructions import InstructionBank, known_banks
 from robustlm.data.noise import KINDS
-from robustlm.data.sources import Source
+from robustlm.data.rows import write_rows
+from robustlm.data.sources import Source, load_all
 from robustlm.data.tasks import TASKS
 
 PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
@@ -40,6 +44,33 @@ def test_the_bank_is_one(tmp_path: Path) -> None:
     file = tmp_path / "bank.json"
     file.write_text(text, encoding="utf-8")
     assert len(InstructionBank.load(str(file)).phrasings("both", "seen")) == 3
+
+
+def test_the_file_of_banks_holds_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```json banks\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "templates.json").write_text(text, encoding="utf-8")
+    bank = InstructionBank.load(str(tmp_path / "templates.json#rte"))
+    assert [instruction.id for instruction in bank.instructions] == ["rte/concise/seen/0", "rte/concise/seen/1"]
+    assert bank.slots == ["premise", "hypothesis", "options_"]
+
+
+def test_the_sources_with_banks_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = re.findall(r"^```json banks\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (sources,) = re.findall(r"^```yaml sources\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("templates.json").write_text(text, encoding="utf-8")
+    rows = {
+        "rte": [{"sentence1": f"a{i}", "sentence2": f"b{i}", "label": "yes" if i % 2 else "no"} for i in range(8)],
+        "sst2": [{"sentence": "fine", "label": "positive"}],
+    }
+    for name, data in rows.items():
+        Path(name).mkdir()
+        write_rows(f"{name}/train.jsonl", data)
+    train = [Source(**fields) for fields in yaml.safe_load(sources)["data"]["init_args"]["train"]]
+    assert [sample.bank for sample in load_all(train, "train")] == ["templates.json#rte"] * 8 + ["sentiment"]
+    (command,) = re.findall(r"^robustlm (pairs .*)$", PAGE, re.MULTILINE)
+    main(shlex.split(command))
+    assert len({sample.group for sample in load_samples("pairs.jsonl")}) < 8
 
 
 def test_all_names_are_listed() -> None:
