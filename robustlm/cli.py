@@ -33,12 +33,13 @@ from robustlm.assets import config_file, known_configs
 from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, WhereItIs
 from robustlm.commands import COMMANDS
 from robustlm.data.embedders import EmbeddingError
+from robustlm.data.endpoint import EndpointError
 from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
 from robustlm.modules import InstructionTuning
 
-USER_ERRORS = (ValueError, OSError, MisconfigurationException, ImportError, EmbeddingError)
+USER_ERRORS = (ValueError, OSError, MisconfigurationException, ImportError, EmbeddingError, EndpointError)
 """What wrong input raises; anything else is a bug and keeps its traceback."""
 
 TRAINER_COMMANDS = {
