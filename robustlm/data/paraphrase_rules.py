@@ -45,11 +45,14 @@ def parse_answer(text: str) -> list[str]:
         if candidates:
             return candidates
     items: list[str] = []
-    for line in text.splitlines():
-        if items and line[:2].isspace() and line.strip() and not _MARKER.match(line.strip()):
+    numbered = False
+    for line in filter(str.strip, text.splitlines()):
+        marked = _MARKER.match(line.strip())
+        if numbered and not marked and line[:2].isspace():
             items[-1] += "\n" + line.strip()
-        elif line.strip():
-            items.append(_MARKER.sub("", line.strip(), count=1) if _MARKER.match(line.strip()) else line.strip())
+        else:
+            items.append(line.strip()[marked.end() :] if marked else line.strip())
+            numbered = bool(marked)
     return [item for item in map(_bare, items) if item]
 
 
@@ -345,7 +348,8 @@ _NEGATION = re.compile(
     r"|excluding|ignore|ignoring|disregard|skip|leave out|leaving out|leave \w+ out|fail|lack|lacks|lacking|instead of"
     r"|rather than|stop|forbidden|prohibited|unless|except)\b|n['’]t\b"
 )
-_OPPOSITES = {word: other for pair in ANTONYMS for word, other in (pair, pair[::-1])}
+# "with" comes and goes without a meaning of its own, and "without" counts as a negation
+_OPPOSITES = {word: other for pair in ANTONYMS if "with" not in pair for word, other in (pair, pair[::-1])}
 
 
 def _plain(text: str) -> str:
@@ -379,6 +383,7 @@ _ASKING = """
     discern do draw edit enumerate establish evaluate explore figure fix get go help highlight indicate insert keep
     let mention need offer outline pinpoint point produce propose recall replace report reorder request required
     scan share single sketch specify spot submit suggest supply take try turn underline uncover want work
+    assess avoid consider ensure exclude hold ignore inspect leave omit put refrain study sum write
     please task goal job aim objective your you me us must should
 """
 _QUESTION = "is are does do did can could would will shall what which who whom whose where when why how"

@@ -232,7 +232,12 @@ class Paraphraser:
         for attempt in range(self._question.rounds):
             if len(outcome.kept) >= self._question.count or self._stopped.is_set():
                 break
-            self._sort(self._candidates(outcome, attempt), outcome)
+            try:
+                self._sort(self._candidates(outcome, attempt), outcome)
+            except BaseException:
+                # here, and not where it is noticed: another thread may begin with the next instruction meanwhile
+                self.stop()
+                raise
         return outcome
 
     def _sort(self, candidates: list[tuple[str, str]], outcome: Outcome) -> None:
