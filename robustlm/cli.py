@@ -262,6 +262,8 @@ def _add_arguments(parser: jsonargparse.ArgumentParser, function: Any) -> None:
         many: Any = {"nargs": "+"} if str(parameter.annotation).startswith("list") else {}
         parser.add_argument(parameter.name, type=str, help=help_of.get(parameter.name), **many)
     parser.add_function_arguments(function, skip={p.name for p in required})
+    # the options follow one by one with what they mean
+    parser.usage = " ".join([parser.prog, *(p.name for p in required), "[--OPTION VALUE ...]"])
 
 
 def main(args: Sequence[str] | None = None) -> None:

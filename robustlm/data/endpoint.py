@@ -19,11 +19,16 @@ T = TypeVar("T")
 
 
 class EndpointError(RuntimeError):
-    """No answer: a package or key is missing, the endpoint cannot be reached, or it answers with an error."""
+    """No answer: a package or key is missing, the endpoint cannot be reached, or it answers with an error.
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    Args:
+        message: What is wrong, where, and what to do.
+        refused: What the endpoint says of a request that it finds wrong (HTTP 400 and 422), in full.
+    """
+
+    def __init__(self, message: str, refused: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.refused = refused
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,9 @@ class Endpoint:
                 return ask(client)
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as error:
             # without its cause: an endpoint may repeat the key in its answer
-            status = error.status_code if isinstance(error, openai.APIStatusError) else None
-            raise EndpointError(f"{self.key}: {self._problem(openai, error, secret)}", status) from None
+            wrong = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
+            refused = str(error).replace(secret, "***") if wrong else ""
+            raise EndpointError(f"{self.key}: {self._problem(openai, error, secret)}", refused) from None
 
     def _secret(self) -> str:
         secret = os.environ.get(self.api_key_env, "").strip()
@@ -116,7 +122,9 @@ class Endpoint:
             return f"the endpoint refused the key in ${self.api_key_env} (HTTP {error.status_code})"
         if isinstance(error, openai.APIStatusError):
             said = str(error).replace(secret, "***")[:200]
-            return f"the endpoint failed (HTTP {error.status_code}) after {self.max_retries} retries: {said}"
+            retried = error.status_code in (408, 409, 429) or error.status_code >= 500
+            tried = f" after {self.max_retries} retries" if retried else ""
+            return f"the endpoint failed (HTTP {error.status_code}){tried}: {said}"
         if isinstance(error, openai.APITimeoutError):
             return f"no answer in {self.timeout:g} s, {self.max_retries} retries; raise {self.settings}timeout"
         if isinstance(error, openai.APIConnectionError):

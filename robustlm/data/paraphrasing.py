@@ -5,6 +5,7 @@ Answers are kept on disk as they come, so that neither a killed run nor a change
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -275,12 +276,11 @@ class Paraphraser:
         try:
             return self._endpoint.call(lambda client: _said(client.chat.completions.create(**body)))
         except EndpointError as error:
-            if error.status not in (400, 422):
-                raise
-            said = str(error)
-            refused = [name for name in ("seed", "temperature") if name in body and re.search(rf"\b{name}\b", said)]
-            hint = "".join(f"; where the endpoint takes no {name}, leave it out with --{name} null" for name in refused)
-            raise EndpointError(said + hint, error.status) from None
+            named = [
+                name for name in ("seed", "temperature") if name in body and re.search(rf"\b{name}\b", error.refused)
+            ]
+            hint = "".join(f"; where the endpoint takes no {name}, leave it out with --{name} null" for name in named)
+            raise EndpointError(f"{error}{hint}") from None
 
 
 def _said(completion: Any) -> dict[str, Any]:
@@ -386,6 +386,10 @@ def paraphrase(
     return Summary(output, question.count, outcomes)
 
 
+class _TriedError(Exception):
+    """Ends a writer that was only to show whether it could write."""
+
+
 def _check_targets(input: str, targets: list[str], overwrite: bool) -> None:
     """Find what would keep files from being written before anything is paid for."""
     used = {os.path.realpath(input): "the input"} if os.path.exists(input) else {}
@@ -395,14 +399,10 @@ def _check_targets(input: str, targets: list[str], overwrite: bool) -> None:
         if path in used:
             raise SourceError(f"{target}: found {used[path]} there; expected another name for what is written")
         used[path] = "another file to write"
-        if os.path.isdir(path):
-            raise SourceError(f"{target}: found a folder; expected the name of a file to write")
-        if not os.path.isdir(os.path.dirname(path)):
-            raise SourceError(f"{target}: no folder {os.path.dirname(path)}; create it first")
-        if not os.access(os.path.dirname(path), os.W_OK):
-            raise SourceError(f"{target}: cannot be written; expected a folder that may be written to")
-        if os.path.exists(path) and not overwrite:
+        if os.path.isfile(path) and not overwrite:
             raise SourceError(f"{target}: found a file; expected none. Choose another name, or add --overwrite true")
+        with contextlib.suppress(_TriedError), RowWriter(target):
+            raise _TriedError
 
 
 def _all(paraphraser: Paraphraser, instructions: list[str], concurrency: int) -> list[Outcome]:

@@ -47,7 +47,6 @@ def test_nothing_to_read(answer: str) -> None:
 
 
 def test_what_belongs_to_a_candidate_stays() -> None:
-    text = '1. Choose from ["PER", "LOC"].\n2. Say "yes" or "no"\n3. {name} is who?\n4. 3.5 is what?\n5. Keep **this** word'
     wanted = [
         'Choose from ["PER", "LOC"].',
         'Say "yes" or "no"',
@@ -55,7 +54,7 @@ def test_what_belongs_to_a_candidate_stays() -> None:
         "3.5 is what?",
         "Keep **this** word",
     ]
-    assert parse_answer(text) == wanted
+    assert parse_answer("\n".join(f"{number}. {text}" for number, text in enumerate(wanted))) == wanted
     assert parse_answer(wanted[-1]) == wanted[-1:]
 
 

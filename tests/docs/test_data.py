@@ -12,6 +12,7 @@ import pytest
 from robustlm.data.formats import known_shapes, load_samples
 from robustlm.data.instructions import InstructionBank, known_banks
 from robustlm.data.noise import KINDS
+from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.sources import Source
 from robustlm.data.tasks import TASKS
 
@@ -40,6 +41,13 @@ def test_the_bank_is_one(tmp_path: Path) -> None:
     file = tmp_path / "bank.json"
     file.write_text(text, encoding="utf-8")
     assert len(InstructionBank.load(str(file)).phrasings("both", "seen")) == 3
+
+
+def test_the_paraphrase_file_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```jsonl paraphrases\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "paraphrases.jsonl"
+    file.write_text(text, encoding="utf-8")
+    assert [len(found) for found in load_paraphrases(str(file)).values()] == [2, 0]
 
 
 def test_all_names_are_listed() -> None:
