@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -37,8 +38,9 @@ class LocalEndpoint:
                 self.send_header("content-type", "text/html" if isinstance(body, str) else "application/json")
                 self.send_header("content-length", str(len(raw)))
                 self.send_header("retry-after-ms", "1")
-                self.end_headers()
-                self.wfile.write(raw)
+                with contextlib.suppress(ConnectionError):  # who asked may be gone
+                    self.end_headers()
+                    self.wfile.write(raw)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,32 +82,12 @@ class Endpoint:
         return f"{self.url} {self.model}"
 
     def call(self, ask: Callable[[Any], T]) -> T:
-        """Ask the endpoint once.
+        """Ask the endpoint once, over a connection of its own; see `Connection.call`."""
+        with contextlib.closing(Connection(self)) as connection:
+            return connection.call(ask)
 
-        Args:
-            ask: Gets an `openai.OpenAI` client and returns what is wanted of the answer; what it raises because the
-                answer has another shape is reported as that.
-
-        Raises:
-            EndpointError: There is no usable answer; the message names the endpoint and says what to do.
-        """
-        try:
-            import openai
-        except ImportError as error:
-            raise EndpointError(f"{self.key}: {error}; pip install 'robustlm[openai]'") from None
-        secret = self._secret()
-        try:
-            with openai.OpenAI(
-                api_key=secret, base_url=self.url, timeout=self.timeout, max_retries=self.max_retries
-            ) as client:
-                return ask(client)
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as error:
-            # without its cause: an endpoint may repeat the key in its answer
-            wrong = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
-            refused = str(error).replace(secret, "***") if wrong else ""
-            raise EndpointError(f"{self.key}: {self._problem(openai, error, secret)}", refused) from None
-
-    def _secret(self) -> str:
+    def secret(self) -> str:
+        """The key, from the environment."""
         secret = os.environ.get(self.api_key_env, "").strip()
         if not secret:
             raise EndpointError(
@@ -117,7 +98,8 @@ class Endpoint:
             raise EndpointError(f"{self.key}: ${self.api_key_env} holds characters that no key has")
         return secret
 
-    def _problem(self, openai: Any, error: Exception, secret: str) -> str:
+    def problem(self, openai: Any, error: Exception, secret: str) -> str:
+        """What went wrong, without the key."""
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             return f"the endpoint refused the key in ${self.api_key_env} (HTTP {error.status_code})"
         if isinstance(error, openai.APIStatusError):
@@ -130,6 +112,60 @@ class Endpoint:
         if isinstance(error, openai.APIConnectionError):
             return f"cannot reach the endpoint; check {self.settings}base_url and the network"
         return f"malformed answer ({str(error).replace(secret, '***')[:200]}); is this {self.kind}?"
+
+
+class Connection:
+    """A client for many requests, from many threads: to make one takes longer than many a request.
+
+    It is made, and the key read, for the first request. Close it at the end.
+
+    Args:
+        endpoint: Whom to ask.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._client: Any = None
+        self._secret = ""
+        self._lock = threading.Lock()
+
+    def call(self, ask: Callable[[Any], T]) -> T:
+        """Ask once.
+
+        Args:
+            ask: Gets an `openai.OpenAI` client and returns what is wanted of the answer; what it raises because the
+                answer has another shape is reported as that.
+
+        Raises:
+            EndpointError: There is no usable answer; the message names the endpoint and says what to do.
+        """
+        try:
+            import openai
+        except ImportError as error:
+            raise EndpointError(f"{self._endpoint.key}: {error}; pip install 'robustlm[openai]'") from None
+        try:
+            return ask(self._opened(openai))
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as error:
+            # without its cause: an endpoint may repeat the key in its answer
+            problem = self._endpoint.problem(openai, error, self._secret)
+            wrong = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
+            refused = str(error).replace(self._secret, "***") if wrong else ""
+            raise EndpointError(f"{self._endpoint.key}: {problem}", refused) from None
+
+    def close(self) -> None:
+        """Give the client back."""
+        if self._client is not None:
+            self._client.close()
+
+    def _opened(self, openai: Any) -> Any:
+        with self._lock:
+            if self._client is None:
+                whom = self._endpoint
+                self._secret = whom.secret()
+                self._client = openai.OpenAI(
+                    api_key=self._secret, base_url=whom.url, timeout=whom.timeout, max_retries=whom.max_retries
+                )
+        return self._client
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import Levenshtein
 
@@ -29,6 +30,7 @@ _MARKER = re.compile(
     rf"(?:\*\*)?(?:[-*•–—+]\s|\(?\d{{1,3}}[.):\]](?!\d)|#\d+\b[.):]?|\(?[a-z][.)]\s|{_HEADING})(?:\*\*)?\s*",
     re.IGNORECASE,
 )
+_STARTS = 50  # places where JSON may begin
 _QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»", "„": "“"}
 
 
@@ -39,8 +41,8 @@ def parse_answer(text: str) -> list[str]:
     candidate, without its number, bullet, quotes and emphasis; indented lines go on with the item above. Talk between
     the items is not told from candidates here: `Rules` rejects it, so that it is counted.
     """
-    text = _FENCE.sub("", _THOUGHT.sub("", text)).strip()
-    for start in _JSON_START.finditer(text):
+    text = _FENCE.sub("", _THOUGHT.sub("", text) if "</think" in text else text).strip()
+    for start in islice(_JSON_START.finditer(text), _STARTS):
         candidates = _json_candidates(text, start.end())
         if candidates:
             return candidates
@@ -297,14 +299,15 @@ def _number(instruction: str, candidate: str) -> str:
     return f"numbers: {'; '.join(parts)}" if parts else ""
 
 
-_KEY_VALUE = r"[\w-]+\s?:\s?[\w-]+"
+_KEY_VALUE = r"(?<![\w-])[\w-]+\s?:\s?[\w-]+"  # from the start of a word: quadratic otherwise
 _FORMAT = re.compile(
     rf"\b(?:as|form|format|like|pattern|style|schema|template|shape|exactly|with|in)\s(?P<a>{_KEY_VALUE})"
-    rf"|(?P<b>{_KEY_VALUE})(?=[^.;\n]*;)|(?<=;)\s*(?P<c>{_KEY_VALUE})|\b(?P<d>[A-Za-z_-]+:[A-Za-z_-]+)\b",
+    rf"|(?P<b>{_KEY_VALUE})(?=[^.;\n]*;)|(?<=;)\s*(?P<c>{_KEY_VALUE})|(?P<d>(?<![\w-])[A-Za-z_-]+:[A-Za-z_-]+)\b",
     re.IGNORECASE,
 )
-_LABEL = re.compile(r"\b(?:[A-Z][A-Z\d]+(?:[-/][A-Z\d]+)*|[A-Z](?:-[A-Z\d]+)+|\w*[a-z\d]_[\w]+|[A-Z]+[a-z]*\d\w*)\b")
-_NAME = re.compile(r"(?<![.!?:;\"“'‘(\[\n*-])[ \t]+(?P<name>[A-Z][a-z]+)\b")
+_TOKEN = re.compile(r"\w+(?:[-/]\w+)*")
+_LABEL = re.compile(r"[A-Z][A-Z\d]+(?:[-/][A-Z\d]+)*|[A-Z](?:-[A-Z\d]+)+|\w*[a-z\d]_\w+|[A-Z]+[a-z]*\d\w*")
+_NAME = re.compile(r"(?<![.!?:;\"“'‘(\[\n*-]) (?P<name>[A-Z][a-z]+)\b")
 
 
 def _formats(text: str) -> set[str]:
@@ -320,13 +323,14 @@ def _format(instruction: str, candidate: str) -> str:
     plain = _PLACEHOLDER.sub(" ", _QUOTED.sub(" ", instruction))
     words = re.findall(r"[^\W\d_]+", plain)
     if sum(word[0].isupper() for word in words) * 2 <= len(words):  # elsewhere capitals are a style
-        lost |= {label for label in _LABEL.findall(plain) if label not in WORDS and label not in candidate}
+        labels = {token for token in _TOKEN.findall(plain) if _LABEL.fullmatch(token)}
+        lost |= {label for label in labels if label not in WORDS and label not in candidate}
         lost |= {name for name in _names(plain) if not _names_again(name, candidate)}
     return f"format: lost {', '.join(sorted(lost))}" if lost else ""
 
 
 def _names(text: str) -> set[str]:
-    return {match["name"] for match in _NAME.finditer(text)} - {"I", "Please"}
+    return {match["name"] for match in _NAME.finditer(re.sub(r"[ \t]+", " ", text))} - {"I", "Please"}
 
 
 def _names_again(name: str, candidate: str) -> bool:
@@ -355,7 +359,7 @@ _OPPOSITES = {word: other for pair in ANTONYMS if "with" not in pair for word, o
 def _plain(text: str) -> str:
     """Without quoted labels and without what looks like a negation and is none."""
     text = _PLACEHOLDER.sub(" ", _QUOTED.sub(" ", text)).casefold()
-    return re.sub(r"\bneither\b(.*?)\bnor\b", r"neither\1", _IDIOMS.sub(" ", text), flags=re.DOTALL)
+    return re.sub(r"\bneither\b(.{0,200}?)\bnor\b", r"neither\1", _IDIOMS.sub(" ", text), flags=re.DOTALL)
 
 
 def _negation(instruction: str, candidate: str) -> str:

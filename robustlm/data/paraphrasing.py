@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from robustlm.data.endpoint import Endpoint, EndpointError, opened
+from robustlm.data.endpoint import Connection, Endpoint, EndpointError, opened
 from robustlm.data.instructions import InstructionBank, known_banks
 from robustlm.data.noise_rows import instructed_rows
 from robustlm.data.paraphrase_rules import Rules, parse_answer
@@ -215,6 +215,7 @@ class Paraphraser:
 
     def __init__(self, endpoint: Endpoint, question: Question, cache: AnswerCache | None) -> None:
         self._endpoint = endpoint
+        self._connection = Connection(endpoint)
         self._question = question
         self._cache = cache
         self._stopped = threading.Event()
@@ -222,6 +223,10 @@ class Paraphraser:
     def stop(self) -> None:
         """Send no further requests; those on their way are waited for, and their answers kept."""
         self._stopped.set()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.close()
 
     def paraphrase(self, instruction: str) -> Outcome:
         """Ask about one instruction; many threads may do so.
@@ -274,7 +279,7 @@ class Paraphraser:
 
     def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            return self._endpoint.call(lambda client: _said(client.chat.completions.create(**body)))
+            return self._connection.call(lambda client: _said(client.chat.completions.create(**body)))
         except EndpointError as error:
             named = [
                 name for name in ("seed", "temperature") if name in body and re.search(rf"\b{name}\b", error.refused)
@@ -369,7 +374,8 @@ def paraphrase(
     instructions = instructions_of(input, split)
     cache = AnswerCache(cache_dir) if cache_dir else None
     try:
-        outcomes = _all(Paraphraser(endpoint, question, cache), instructions, concurrency)
+        with contextlib.closing(Paraphraser(endpoint, question, cache)) as paraphraser:
+            outcomes = _all(paraphraser, instructions, concurrency)
     except EndpointError as error:
         progress = f"answers so far are kept in {cache.path}; the same command goes on from there" if cache else ""
         raise EndpointError(

@@ -1,6 +1,7 @@
 """Reading answers, and each rule with what it rejects and what it must let through."""
 
 import itertools
+import time
 
 import pytest
 
@@ -182,6 +183,16 @@ def test_problems_say_what_was_found() -> None:
 def test_settings_are_checked(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"^rules.*expected .* found"):
         Rules(**settings)
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 20000, "a_" * 10000, "A-" * 10000, "neither " * 3000, " " * 20000 + "x", "\n[ " * 5000]
+)
+def test_long_texts_take_no_quadratic_time(text: str) -> None:
+    started = time.process_time()
+    Rules().problem(text, text + "b")
+    parse_answer(text)
+    assert time.process_time() - started < 5  # seconds; a fifth of one is usual, and 15 where a pattern backtracks
 
 
 def test_most_phrasings_of_the_packaged_banks_pass_for_paraphrases_of_each_other() -> None:
