@@ -33,12 +33,13 @@ from robustlm.assets import config_file, known_configs
 from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, WhereItIs
 from robustlm.commands import COMMANDS
 from robustlm.data.embedders import EmbeddingError
+from robustlm.data.endpoint import EndpointError
 from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
 from robustlm.modules import InstructionTuning
 
-USER_ERRORS = (ValueError, OSError, MisconfigurationException, ImportError, EmbeddingError)
+USER_ERRORS = (ValueError, OSError, MisconfigurationException, ImportError, EmbeddingError, EndpointError)
 """What wrong input raises; anything else is a bug and keeps its traceback."""
 
 TRAINER_COMMANDS = {
@@ -261,6 +262,8 @@ def _add_arguments(parser: jsonargparse.ArgumentParser, function: Any) -> None:
         many: Any = {"nargs": "+"} if str(parameter.annotation).startswith("list") else {}
         parser.add_argument(parameter.name, type=str, help=help_of.get(parameter.name), **many)
     parser.add_function_arguments(function, skip={p.name for p in required})
+    # the options follow one by one with what they mean
+    parser.usage = " ".join([parser.prog, *(p.name for p in required), "[--OPTION VALUE ...]"])
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from robustlm.data.distortion import RBE, Distortion
 from robustlm.data.instructions import Version
 from robustlm.data.noise import Noise
+from robustlm.data.paraphrase_rules import Rules
 from robustlm.data.sources import Source
 from robustlm.quickstart import quickstart
 
@@ -69,12 +70,13 @@ def pairs(
         limit: Use the first rows of each source only.
         seed: Seed of phrasings, groups and their order.
     """
-    from robustlm.data.pairs import read_paraphrases, write_pairs
+    from robustlm.data.pairs import write_pairs
+    from robustlm.data.paraphrases import load_paraphrases
     from robustlm.data.sources import load_all
 
     sources = [Source(input, bank=bank, fields=fields), *(Source(one) if isinstance(one, str) else one for one in more)]
     samples = load_all([_narrowed(source, split, limit) for source in sources], "train")
-    others = read_paraphrases(paraphrases) if paraphrases else None
+    others = load_paraphrases(paraphrases) if paraphrases else None
     print(write_pairs(samples, output, negatives=negatives, version=version, paraphrases=others, form=form, seed=seed))
 
 
@@ -85,6 +87,66 @@ def _narrowed(source: Source, split: str, limit: int | None) -> Source:
 
     whole = Path(source.path).is_file()
     return replace(source, split=source.split or (None if whole else split), limit=source.limit or limit)
+
+
+def paraphrase(
+    input: str,
+    output: str,
+    model: str = "gpt-4o-mini",
+    base_url: str | None = None,
+    count: int = 8,
+    temperature: float | None = 1.0,
+    seed: int | None = 0,
+    prompt: str | None = None,
+    rounds: int = 3,
+    rules: Rules = Rules(),  # noqa: B008 - read only
+    concurrency: int = 4,
+    max_retries: int = 5,
+    timeout: float = 60.0,
+    cache_dir: str | None = "~/.cache/robustlm/paraphrases",
+    rejected: str | None = None,
+    overwrite: bool = False,
+    split: str | None = None,
+) -> None:
+    """Ask an OpenAI-compatible chat endpoint for other wordings of instructions, and keep the good ones in a file.
+
+    Args:
+        input: Rows with instructions, in any file format; or an instruction bank, by file or packaged name.
+        output: Paraphrase file to write, `.jsonl` or `.jsonl.gz`.
+        model: The model's name at the endpoint.
+        base_url: The endpoint, up to `/v1`; `$OPENAI_BASE_URL` or OpenAI's where not given. The key is in
+            `$OPENAI_API_KEY`.
+        count: Paraphrases wanted of each instruction.
+        temperature: Sampling temperature; null leaves it to the endpoint.
+        seed: Seed sent along, counted up when asking again; null sends none.
+        prompt: What to ask, with `{instruction}` and `{count}` in it; a prompt of robustlm's where not given.
+        rounds: How often to ask about an instruction until enough good paraphrases are there.
+        rules: What a paraphrase has to keep.
+        concurrency: Requests at once.
+        max_retries: How often a failed request is tried again.
+        timeout: Seconds that a request may take.
+        cache_dir: Folder where answers are kept, so that nothing is paid for twice; null keeps none.
+        rejected: File for what was rejected, with reasons.
+        overwrite: Replace files that are there.
+        split: Which split of a folder or hub dataset.
+    """
+    from robustlm.data import paraphrasing
+    from robustlm.data.endpoint import Endpoint
+
+    endpoint = Endpoint(model, base_url, max_retries, timeout)
+    prompt = paraphrasing.PROMPT if prompt is None else prompt
+    summary = paraphrasing.paraphrase(
+        input,
+        output,
+        endpoint=endpoint,
+        question=paraphrasing.Question(count, prompt, temperature, seed, rounds, rules),
+        concurrency=concurrency,
+        cache_dir=cache_dir,
+        rejected=rejected,
+        overwrite=overwrite,
+        split=split,
+    )
+    print(summary)
 
 
 def init(
@@ -174,6 +236,7 @@ def compare(
 COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "noise": noise,
     "pairs": pairs,
+    "paraphrase": paraphrase,
     "init": init,
     "compare": compare,
     "quickstart": quickstart,

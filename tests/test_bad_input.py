@@ -1192,6 +1192,41 @@ def noise_lists_into_csv(site: Site) -> list[str]:
     return ["noise", site.rows({**ROW, "tags": ["a"]}), "out.csv"]
 
 
+@kind("nowhere.jsonl", "no such file")
+def paraphrase_missing_input(site: Site) -> list[str]:
+    return ["paraphrase", "nowhere.jsonl", "out.jsonl"]
+
+
+@kind("out.jsonl", "found a file", "--overwrite")
+def paraphrase_over_a_file(site: Site) -> list[str]:
+    return ["paraphrase", site.rows(), site.rows(name="out.jsonl")]
+
+
+@kind("out.csv", "another ending", ".jsonl")
+def paraphrase_into_csv(site: Site) -> list[str]:
+    return ["paraphrase", site.rows(), "out.csv"]
+
+
+@kind("/proc/out.jsonl", "cannot be written")
+def paraphrase_into_unwritable_folder(site: Site) -> list[str]:
+    return ["paraphrase", site.rows(), "/proc/out.jsonl"]
+
+
+@kind("--prompt", "{instruction}", "Again!")
+def paraphrase_prompt_without_instruction(site: Site) -> list[str]:
+    return ["paraphrase", site.rows(), "out.jsonl", "--prompt", "Again!"]
+
+
+@kind("--count", "1 or more", "0")
+def paraphrase_count_zero(site: Site) -> list[str]:
+    return ["paraphrase", site.rows(), "out.jsonl", "--count", "0"]
+
+
+@kind("rows.jsonl:1", "no instruction", "bank")
+def paraphrase_without_instructions(site: Site) -> list[str]:
+    return ["paraphrase", site.rows({"tokens": ["Anna"], "ner_tags": ["B-PER"]}), "out.jsonl"]
+
+
 @kind("rows.jsonl", "no rows")
 def init_empty_rows(site: Site) -> list[str]:
     return ["init", "new", site.write("rows.jsonl", "")]

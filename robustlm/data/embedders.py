@@ -7,7 +7,6 @@ configurations, checkpoints and processes. Vectors that cost time or money are k
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +15,11 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from robustlm.data.endpoint import Endpoint, EndpointError, opened
 
 Vectors = NDArray[np.float32]
 DEFAULT_CACHE = "~/.cache/robustlm/embeddings"
@@ -138,14 +138,9 @@ class VectorCache:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """Open for one transaction: a connection kept open would not survive a fork."""
+        table = "vectors (embedder TEXT, text BLOB, vector BLOB, PRIMARY KEY (embedder, text))"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS vectors"
-                    " (embedder TEXT, text BLOB, vector BLOB, PRIMARY KEY (embedder, text)) WITHOUT ROWID"
-                )
+            with opened(self.path, table) as connection:
                 yield connection
         except (sqlite3.Error, OSError) as error:
             raise EmbeddingError(
@@ -180,68 +175,36 @@ class OpenAIEmbedder(CachedEmbedder):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_retries < 0:
-            raise ValueError(f"embedder.max_retries: expected 0 or more, found {self.max_retries}")
-        if not self.timeout > 0:
-            raise ValueError(f"embedder.timeout: expected seconds above 0, found {self.timeout}")
-        if "@" in urlsplit(self.base_url or "").netloc:
-            raise ValueError(f"embedder.base_url: found credentials in it; set ${self.api_key_env} instead")
-        if not self.api_key_env.isidentifier():
-            # not shown: whoever confuses name and key puts the key here
-            raise ValueError(
-                "embedder.api_key_env: expected the name of an environment variable such as OPENAI_API_KEY"
-            )
+        self._endpoint()
 
     @property
     def key(self) -> str:
         """Endpoint and model."""
-        return f"{self._endpoint()} {self.model}"
+        return self._endpoint().key
 
-    def _endpoint(self) -> str:
-        url = self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        return url.rstrip("/")
-
-    def _secret(self) -> str:
-        secret = os.environ.get(self.api_key_env, "").strip()
-        if not secret:
-            raise EmbeddingError(
-                f"{self.key}: no API key; set the environment variable {self.api_key_env} "
-                "(to any word, where the endpoint asks for none)"
-            )
-        if not (secret.isascii() and secret.isprintable()):
-            raise EmbeddingError(f"{self.key}: ${self.api_key_env} holds characters that no key has")
-        return secret
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(
+            model=self.model,
+            base_url=self.base_url,
+            max_retries=self.max_retries,
+            timeout=self.timeout,
+            api_key_env=self.api_key_env,
+            settings="embedder.",
+            kind="an embeddings endpoint",
+        )
 
     def compute(self, texts: list[str]) -> ArrayLike:
         """Ask the endpoint once."""
-        try:
-            import openai
-        except ImportError as error:
-            raise EmbeddingError(f"{self.key}: {error}; pip install 'robustlm[openai]'") from None
-        secret = self._secret()
         # an empty text and half a character are refused by the endpoint
         inputs = [text.encode("utf-8", "replace").decode() or " " for text in texts]
-        try:
-            with openai.OpenAI(
-                api_key=secret, base_url=self._endpoint(), timeout=self.timeout, max_retries=self.max_retries
-            ) as client:
-                answer = client.embeddings.create(model=self.model, input=inputs)
-                return _in_order(answer.data, len(texts))
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
-            # without its cause: an endpoint may repeat the key in its answer
-            raise EmbeddingError(f"{self.key}: {self._problem(openai, error, secret)}") from None
 
-    def _problem(self, openai: Any, error: Exception, secret: str) -> str:
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return f"the endpoint refused the key in ${self.api_key_env} (HTTP {error.status_code})"
-        if isinstance(error, openai.APIStatusError):
-            said = str(error).replace(secret, "***")[:200]
-            return f"the endpoint failed (HTTP {error.status_code}) after {self.max_retries} retries: {said}"
-        if isinstance(error, openai.APITimeoutError):
-            return f"no answer in {self.timeout:g} s, {self.max_retries} retries; raise embedder.timeout"
-        if isinstance(error, openai.APIConnectionError):
-            return "cannot reach the endpoint; check embedder.base_url and the network"
-        return f"malformed answer ({str(error).replace(secret, '***')[:200]}); is this an embeddings endpoint?"
+        def ask(client: Any) -> list[Any]:
+            return _in_order(client.embeddings.create(model=self.model, input=inputs).data, len(texts))
+
+        try:
+            return self._endpoint().call(ask)
+        except EndpointError as error:
+            raise EmbeddingError(str(error)) from None
 
 
 def _in_order(data: list[Any], n: int) -> list[Any]:

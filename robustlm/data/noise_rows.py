@@ -20,7 +20,7 @@ from robustlm.data.samples import Sample
 _CHUNK = 1000
 _ENOUGH_ERRORS = 1000
 _HINT = (
-    "Noise needs rows with instructions. Rows of a task's own shape (tokens and ner_tags, say) get theirs "
+    "Rows with instructions are needed here. Rows of a task's own shape (tokens and ner_tags, say) get theirs "
     "from a bank when they are loaded for training: add a field `instruction`, for example one of "
     "InstructionBank.load('ner').instructions of robustlm.data.instructions."
 )
@@ -85,7 +85,7 @@ def noise_rows(
         BadRowsError: Rows are unreadable or have no instruction; they are listed, and nothing is written.
     """
     with RowWriter(output) as writer:
-        pools = build_pools(sample for _, sample in _samples(input, "collecting words"))
+        pools = build_pools(sample for _, sample in instructed_rows(input, "collecting words"))
         kinds, distances = _measure(input, noise, distortion, pools, seed, epoch)
         _write(input, writer, noise, distances, pools, seed, epoch)
     spread = distances if distances.size else np.zeros(1)
@@ -93,12 +93,22 @@ def noise_rows(
     return Summary(output, writer.written, dict(kinds), mean, low, high)
 
 
-def _samples(path: str, task: str) -> Iterator[tuple[Row, Sample]]:
-    """Read rows as samples with instructions; all that are none are reported at the end."""
+def instructed_rows(path: str, task: str, split: str | None = None) -> Iterator[tuple[Row, Sample]]:
+    """Read rows as samples with instructions.
+
+    Args:
+        path: A file, folder or hub dataset, as `iter_rows` takes it.
+        task: What is being done, for the progress bar.
+        split: Which split of a folder or hub dataset.
+
+    Raises:
+        SourceError: There is nothing to read.
+        BadRowsError: After the last row, when rows are unreadable or have no instruction; they are listed.
+    """
     shapes = known_shapes()
     errors: list[RowError] = []
     good = 0
-    for row in tqdm(iter_rows(path, on_bad=errors.append), desc=task, unit=" rows", disable=None):
+    for row in tqdm(iter_rows(path, split, errors.append), desc=task, unit=" rows", disable=None):
         try:
             sample = _sample_of(row, shapes)
         except ValueError as error:
@@ -149,7 +159,7 @@ def _measure(
     """Count the kinds, and find d' of each noisy row in order: normalising takes all of them."""
     kinds: Counter[str] = Counter()
     pairs = [np.empty((0, 2))]
-    for chunk in _chunks(_samples(path, "measuring")):
+    for chunk in _chunks(instructed_rows(path, "measuring")):
         batch = _apply(noise, chunk, pools, seed, epoch)
         rows = [row for row, noisy in enumerate(batch.noisy) if noisy]
         kinds.update(batch.kinds[row] for row in rows)
@@ -160,7 +170,7 @@ def _measure(
 
 def _write(path: str, writer: RowWriter, noise: Noise, distances: Floats, pools: Pools, seed: int, epoch: int) -> None:
     left = iter(distances)
-    for chunk in _chunks(_samples(path, "writing")):
+    for chunk in _chunks(instructed_rows(path, "writing")):
         batch = _apply(noise, chunk, pools, seed, epoch)
         for (row, _), text, noisy, kind in zip(chunk, batch.texts, batch.noisy, batch.kinds, strict=True):
             distance = next(left, None) if noisy else 0.0

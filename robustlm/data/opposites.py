@@ -37,7 +37,7 @@ def _rules(word: str, *texts: str) -> _Rules:
     return rules
 
 
-_ANTONYMS = """
+_PAIRS = """
     absent:present after:before agree:disagree always:never best:worst both:neither brief:lengthy
     clear:unclear concise:verbose consider:ignore contain:lack containing:lacking contains:lacks
     correct:incorrect correctly:incorrectly detailed:vague exclude:include excluded:included
@@ -49,6 +49,9 @@ _ANTONYMS = """
     accept:reject add:remove allowed:forbidden beginning:end full:partial increase:decrease
     necessary:unnecessary original:altered accurate:inaccurate accurately:inaccurately
 """
+
+ANTONYMS = tuple((pair.partition(":")[0], pair.partition(":")[2]) for pair in _PAIRS.split())
+"""Pairs of words in lower case, each the opposite of the other."""
 
 _ONE_WAY: dict[str, tuple[str, ...]] = {
     # how many
@@ -102,11 +105,13 @@ _VERBS = """
     tag tell think translate treat use write
 """
 
+VERBS = frozenset(_VERBS.split())
+"""What instructions command, in lower case."""
+
 
 def _word_rules() -> _Rules:
     texts: dict[str, tuple[str, ...]] = dict(_ONE_WAY)
-    for pair in _ANTONYMS.split():
-        left, right = pair.split(":")
+    for left, right in ANTONYMS:
         texts[left] = (*texts.get(left, ()), right)
         texts[right] = (*texts.get(right, ()), left)
     return _merged(_rules(word, *others) for word, others in texts.items())

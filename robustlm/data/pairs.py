@@ -10,10 +10,9 @@ from functools import cache
 from hashlib import blake2b
 from typing import Any, Literal
 
-from robustlm.data.fields import elements, required
 from robustlm.data.formats import robustlm_row
 from robustlm.data.instructions import InstructionBank, Version
-from robustlm.data.rows import BadRowsError, RowError, RowWriter, SourceError, iter_rows
+from robustlm.data.rows import RowWriter, SourceError
 from robustlm.data.samples import Sample
 from robustlm.data.templates import StringTemplate
 
@@ -105,32 +104,6 @@ def write_pairs(
 
 
 # ---------------------------------------------------------------------------------------- two phrasings
-
-
-def read_paraphrases(path: str) -> dict[str, list[str]]:
-    """Read rows `{"instruction": …, "paraphrases": […, …]}`.
-
-    Raises:
-        SourceError: There is nothing to read.
-        BadRowsError: Rows are no such rows, or two are for the same instruction.
-    """
-    found: dict[str, list[str]] = {}
-    errors: list[RowError] = []
-    for row in iter_rows(path, on_bad=errors.append):
-        try:
-            instruction = required(row.data, "instruction").strip()
-            others = [text.strip() for text in elements(row.data, "paraphrases", str, "a list of strings")]
-            others = [text for text in dict.fromkeys(others) if text and text != instruction]
-            if not others:
-                raise ValueError(f"no paraphrases: found none of {instruction!r} but itself; expected another phrasing")
-            if instruction in found:
-                raise ValueError(f"duplicate instruction: found {instruction!r} again; expected one row for each")
-            found[instruction] = others
-        except ValueError as error:
-            errors.append(RowError(row.file, row.line, str(error), row.data))
-    if errors:
-        raise BadRowsError(path, errors, len(found) + len(errors))
-    return found
 
 
 def phrased(samples: Sequence[Sample], version: Version, paraphrases: Paraphrases, seed: int) -> list[Sample]:

@@ -19,6 +19,7 @@ from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
 from robustlm.data.instructions import InstructionBank, Version
 from robustlm.data.noise import build_pools, padding_text, slots_of
+from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
 from robustlm.data.sources import Role, Source, load_all
@@ -166,7 +167,7 @@ class InstructionDataModule(LightningDataModule):
             `{instruction}`, `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
         instructions: Which phrasings of an instruction bank are used: `concise`, `detailed` or `both`. Rows with an
             instruction of their own keep it.
-bank: A bank (name, JSON file, or `file.json#name`) to take instructions from in place of the rows' own, for
+        bank: A bank (name, JSON file, or `file.json#name`) to take instructions from in place of the rows' own, for
             sources that name none themselves.
         phrasing: `fixed` asks a row with one phrasing in all of training, `fresh` with another one every epoch (PAFT).
         paraphrases: File of paraphrases (JSONL, `{"instruction": …, "paraphrases": […]}`): more phrasings for rows that
@@ -308,10 +309,13 @@ bank: A bank (name, JSON file, or `file.json#name`) to take instructions from in
 
     def phrased(self, sample: Sample, split: Literal["seen", "unseen"]) -> Sample:
         """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
-        name = sample.bank or self.bank
-        if not name or (sample.instruction and not sample.instruction_id and not self.bank):
-            return sample
-        return _bank(name).assign(sample, self.instructions, split, self.seed)
+        name = self.bank_of(sample)
+        return _bank(name).assign(sample, self.instructions, split, self.seed) if name else sample
+
+    def bank_of(self, sample: Sample) -> str | None:
+        """The bank that a sample's phrasings come from; null for one that is asked by an instruction of its own."""
+        own = sample.instruction and not sample.instruction_id and not self.bank
+        return None if own else sample.bank or self.bank
 
     def tokenised(self, samples: list[Sample], role: str) -> Rows:
         """Tokenise samples; those too long are bad rows."""
@@ -376,9 +380,11 @@ bank: A bank (name, JSON file, or `file.json#name`) to take instructions from in
 
     def phrasings(self, rows: Rows) -> Phrasings:
         """Every way that training rows may be asked."""
-        banks = {name: _bank(name) for name in {self.bank or sample.bank for sample in rows.samples} if name}
-        given: dict[str, tuple[str, ...]] = {}
-        return Phrasings(rows.samples, banks, self.instructions, self.bank, given, self.seed)
+        names = [self.bank_of(sample) for sample in rows.samples]
+        seen = {name: _bank(name).phrasings(self.instructions, "seen") for name in set(names) if name}
+        given = load_paraphrases(self.paraphrases) if self.paraphrases else {}
+        banked = [tuple(found.text for found in seen[name]) if name else () for name in names]
+        return Phrasings(rows.samples, banked, given, self.seed)
 
     def train_order(self, dataset: TrainRows) -> Order | None:
         """How an epoch's rows are arranged; null shuffles them, grouped by length if so set."""

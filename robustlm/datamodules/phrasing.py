@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from robustlm.data.instructions import InstructionBank, Version
 from robustlm.data.samples import Sample
 
 
 class Phrasings:
     """Every way that each of some samples may be asked in training.
 
-    A sample's phrasings are the `seen` ones of its bank; those of a sample that brings its own instruction are that,
-    its paraphrases in a file, and the variant that came with the row.
+    Those are the phrasings of its bank or, of a sample that brings its own instruction, that and the variant that came
+    with it; and the paraphrases of all these.
 
     Args:
         samples: Under their own phrasings.
-        banks: By name.
-        version: Of the banks' phrasings.
-        bank: Name of the bank that replaces all the rows' own.
+        banked: The phrasings of each sample's bank; none for a sample that has no bank.
         paraphrases: By instruction.
         seed: Of all draws.
     """
@@ -27,29 +24,20 @@ class Phrasings:
     def __init__(
         self,
         samples: Sequence[Sample],
-        banks: Mapping[str, InstructionBank],
-        version: Version,
-        bank: str | None,
+        banked: Sequence[tuple[str, ...]],
         paraphrases: Mapping[str, tuple[str, ...]],
         seed: int,
     ) -> None:
         self._seed = seed
         self._samples = samples
-        seen = {name: tuple(found.text for found in one.phrasings(version, "seen")) for name, one in banks.items()}
+        found: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._of: list[tuple[str, ...]] = []
-        own: dict[tuple[str, str | None], tuple[str, ...]] = {}
-        for sample in samples:
-            name = bank or sample.bank
-            if name and (sample.instruction_id or bank):
-                self._of.append(seen[name])
-                continue
-            key = (sample.instruction, sample.variant)
-            if key not in own:
-                given = paraphrases.get(sample.instruction.strip(), ())
-                own[key] = tuple(
-                    dict.fromkeys((sample.instruction, *given, *([sample.variant] if sample.variant else [])))
-                )
-            self._of.append(own[key])
+        for sample, seen in zip(samples, banked, strict=True):
+            own = seen or tuple(text for text in (sample.instruction, sample.variant) if text)
+            if own not in found:
+                others = [other for text in own for other in paraphrases.get(text.strip(), ())]
+                found[own] = tuple(dict.fromkeys([*own, *others]))
+            self._of.append(found[own])
 
     def of(self, index: int) -> tuple[str, ...]:
         """All phrasings of a sample, its own among them."""

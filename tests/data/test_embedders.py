@@ -3,7 +3,6 @@
 import base64
 import copy
 import dataclasses
-import json
 import logging
 import multiprocessing
 import pickle
@@ -12,7 +11,6 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,9 +25,7 @@ from robustlm.data.embedders import (
     TokenEmbedder,
     VectorCache,
 )
-
-SECRET = "sk-very-secret-0123456789"
-Answer = Callable[[dict[str, Any]], tuple[int, Any]]
+from tests.endpoint import SECRET, Answer, LocalEndpoint, fail
 
 
 def vector_of(text: str) -> list[float]:
@@ -47,50 +43,17 @@ def embeddings(request: dict[str, Any]) -> tuple[int, Any]:
     return 200, {"object": "list", "data": data, "model": request["model"], "usage": usage}
 
 
-class Endpoint:
-    """An embeddings endpoint that answers as told, then well, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.answers: list[Answer] = []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                endpoint.requests.append(request | {"path": self.path})
-                endpoint.headers.append({name.lower(): value for name, value in self.headers.items()})
-                answer = endpoint.answers.pop(0) if endpoint.answers else embeddings
-                status, body = answer(request)
-                raw = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("content-type", "text/html" if isinstance(body, str) else "application/json")
-                self.send_header("content-length", str(len(raw)))
-                self.send_header("retry-after-ms", "1")
-                self.end_headers()
-                self.wfile.write(raw)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEndpoint]:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    running = Endpoint()
+    running = LocalEndpoint(embeddings)
     yield running
-    running.server.shutdown()
-    running.server.server_close()
+    running.close()
 
 
 @pytest.fixture
-def make(endpoint: Endpoint, tmp_path: Path) -> Callable[..., OpenAIEmbedder]:
+def make(endpoint: LocalEndpoint, tmp_path: Path) -> Callable[..., OpenAIEmbedder]:
     def build(**changes: Any) -> OpenAIEmbedder:
         settings = {"base_url": endpoint.url, "cache_dir": str(tmp_path), "max_retries": 2, "timeout": 5.0}
         return OpenAIEmbedder(**{**settings, **changes})
@@ -101,11 +64,7 @@ def make(endpoint: Endpoint, tmp_path: Path) -> Callable[..., OpenAIEmbedder]:
 Make = Callable[..., OpenAIEmbedder]
 
 
-def fail(status: int, message: str = "not now") -> Answer:
-    return lambda request: (status, {"error": {"message": message, "type": "x"}})
-
-
-def test_speaks_the_protocol(endpoint: Endpoint, make: Make) -> None:
+def test_speaks_the_protocol(endpoint: LocalEndpoint, make: Make) -> None:
     vectors = make().embed(["ab", "c", "ab"])
     assert vectors.dtype == np.float32
     assert vectors.tolist() == [vector_of("ab"), vector_of("c"), vector_of("ab")]
@@ -117,7 +76,7 @@ def test_speaks_the_protocol(endpoint: Endpoint, make: Make) -> None:
     assert endpoint.headers[0]["authorization"] == f"Bearer {SECRET}"
 
 
-def test_batches_and_order(endpoint: Endpoint, make: Make) -> None:
+def test_batches_and_order(endpoint: LocalEndpoint, make: Make) -> None:
     def reversed_data(request: dict[str, Any]) -> tuple[int, Any]:
         status, body = embeddings(request)
         body["data"].reverse()
@@ -129,7 +88,7 @@ def test_batches_and_order(endpoint: Endpoint, make: Make) -> None:
     assert [len(request["input"]) for request in endpoint.requests] == [3, 3, 1]
 
 
-def test_cache_survives_a_restart_and_is_kept_by_model(endpoint: Endpoint, make: Make) -> None:
+def test_cache_survives_a_restart_and_is_kept_by_model(endpoint: LocalEndpoint, make: Make) -> None:
     first = make().embed(["a", "bb"])
     again = make().embed(["bb", "a", "ccc"])
     assert again[[1, 0]].tolist() == first.tolist()
@@ -139,7 +98,7 @@ def test_cache_survives_a_restart_and_is_kept_by_model(endpoint: Endpoint, make:
     assert len(endpoint.requests) == 4
 
 
-def test_cached_vectors_need_no_key(endpoint: Endpoint, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_vectors_need_no_key(endpoint: LocalEndpoint, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     make().embed(["a"])
     monkeypatch.delenv("OPENAI_API_KEY")
     assert make().embed(["a"]).tolist() == [vector_of("a")]
@@ -147,7 +106,7 @@ def test_cached_vectors_need_no_key(endpoint: Endpoint, make: Make, monkeypatch:
         make().embed(["b"])
 
 
-def test_finished_batches_are_kept_when_a_later_one_fails(endpoint: Endpoint, make: Make) -> None:
+def test_finished_batches_are_kept_when_a_later_one_fails(endpoint: LocalEndpoint, make: Make) -> None:
     endpoint.answers = [embeddings, fail(400)]
     with pytest.raises(EmbeddingError, match="HTTP 400"):
         make(batch_size=1).embed(["a", "b"])
@@ -156,13 +115,13 @@ def test_finished_batches_are_kept_when_a_later_one_fails(endpoint: Endpoint, ma
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_tries_again(endpoint: Endpoint, make: Make, status: int) -> None:
+def test_tries_again(endpoint: LocalEndpoint, make: Make, status: int) -> None:
     endpoint.answers = [fail(status), fail(status)]
     assert make().embed(["a"]).tolist() == [vector_of("a")]
     assert len(endpoint.requests) == 3
 
 
-def test_gives_up_after_the_retries(endpoint: Endpoint, make: Make) -> None:
+def test_gives_up_after_the_retries(endpoint: LocalEndpoint, make: Make) -> None:
     endpoint.answers = [fail(500, f"crashed on {SECRET}")] * 9
     with pytest.raises(EmbeddingError, match=r"failed \(HTTP 500\) after 2 retries: .*crashed on \*\*\*") as caught:
         make().embed(["a"])
@@ -206,7 +165,7 @@ def with_vectors(*vectors: Any) -> Answer:
         with_vectors(None, [1.0]),
     ],
 )
-def test_malformed_answers_are_errors_and_not_cached(endpoint: Endpoint, make: Make, answer: Answer) -> None:
+def test_malformed_answers_are_errors_and_not_cached(endpoint: LocalEndpoint, make: Make, answer: Answer) -> None:
     endpoint.answers = [answer]
     with pytest.raises(EmbeddingError, match=f"^{endpoint.url} text-embedding-3-large: "):
         make().embed(["a", "b"])
@@ -214,13 +173,13 @@ def test_malformed_answers_are_errors_and_not_cached(endpoint: Endpoint, make: M
     assert len(endpoint.requests) == 2
 
 
-def test_a_refused_key_is_named_by_its_variable(endpoint: Endpoint, make: Make) -> None:
+def test_a_refused_key_is_named_by_its_variable(endpoint: LocalEndpoint, make: Make) -> None:
     endpoint.answers = [fail(401, f"Incorrect API key provided: {SECRET}")]
     with pytest.raises(EmbeddingError, match=r"refused the key in \$OPENAI_API_KEY \(HTTP 401\)$"):
         make().embed(["a"])
 
 
-def test_unreachable_and_silent_endpoints(make: Make, endpoint: Endpoint) -> None:
+def test_unreachable_and_silent_endpoints(make: Make, endpoint: LocalEndpoint) -> None:
     with pytest.raises(EmbeddingError, match=r"cannot reach the endpoint; check embedder\.base_url"):
         make(base_url="http://127.0.0.1:9/v1", max_retries=0).embed(["a"])
     silence = threading.Event()
@@ -230,7 +189,7 @@ def test_unreachable_and_silent_endpoints(make: Make, endpoint: Endpoint) -> Non
     silence.set()
 
 
-def test_the_key_shows_nowhere(endpoint: Endpoint, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_key_shows_nowhere(endpoint: LocalEndpoint, make: Make, caplog: pytest.LogCaptureFixture) -> None:
     embedder = make()
     with caplog.at_level(logging.DEBUG):
         embedder.embed(["a"])
@@ -248,13 +207,13 @@ def test_the_key_shows_nowhere(endpoint: Endpoint, make: Make, caplog: pytest.Lo
     assert SECRET.encode() not in database.read_bytes()
 
 
-def test_any_text_can_be_asked_for(endpoint: Endpoint, make: Make) -> None:
+def test_any_text_can_be_asked_for(endpoint: LocalEndpoint, make: Make) -> None:
     assert make().embed(["", "\ud800", "é\n"]).shape == (3, 3)
     assert endpoint.requests[0]["input"] == [" ", "?", "é\n"]
     assert make().embed([]).shape == (0, 0)
 
 
-def test_odd_keys_and_settings(make: Make, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint) -> None:
+def test_odd_keys_and_settings(make: Make, monkeypatch: pytest.MonkeyPatch, endpoint: LocalEndpoint) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\n")
     make().embed(["a"])
     assert endpoint.headers[0]["authorization"] == f"Bearer {SECRET}"
@@ -276,7 +235,7 @@ def test_odd_keys_and_settings(make: Make, monkeypatch: pytest.MonkeyPatch, endp
         assert SECRET not in str(refused.value)
 
 
-def test_base_url_from_the_environment(endpoint: Endpoint, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_url_from_the_environment(endpoint: LocalEndpoint, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert OpenAIEmbedder().key.startswith("https://api.openai.com/v1 ")
     monkeypatch.setenv("OPENAI_BASE_URL", f"{endpoint.url}/")
     make(base_url=None).embed(["a"])
@@ -290,7 +249,7 @@ def test_missing_client_says_what_to_install(make: Make, monkeypatch: pytest.Mon
         make().embed(["a"])
 
 
-def test_a_model_that_changed_its_size_is_noticed(endpoint: Endpoint, make: Make) -> None:
+def test_a_model_that_changed_its_size_is_noticed(endpoint: LocalEndpoint, make: Make) -> None:
     endpoint.answers = [with_vectors([1.0, 2.0])]
     make().embed(["a"])
     with pytest.raises(EmbeddingError, match=r"found vectors of \[2, 3\] dimensions; has the model changed\? Remove"):

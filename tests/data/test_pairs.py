@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 from robustlm.cli import main
 from robustlm.data.formats import load_samples
 from robustlm.data.instructions import InstructionBank
-from robustlm.data.pairs import Summary, contrasted, phrased, read_paraphrases, write_pairs
-from robustlm.data.rows import BadRowsError, SourceError, iter_rows, write_rows
+from robustlm.data.pairs import Summary, contrasted, phrased, write_pairs
+from robustlm.data.rows import SourceError, iter_rows, write_rows
 from robustlm.data.samples import Context, Sample
 from robustlm.data.sources import load
 from tests.data.test_sources import DATA, FLAN, flan
@@ -172,23 +171,6 @@ def test_summary() -> None:
         "without a negative: 1 rows, each a group of its own",
         "data sets: a 2, b 4",
     ]
-
-
-def test_paraphrases_are_checked(tmp_path: Path) -> None:
-    path = tmp_path / "p.jsonl"
-    good: dict[str, Any] = {"instruction": " A ", "paraphrases": ["B ", "A", "C", "B"]}
-    write_rows(path, [good])
-    assert read_paraphrases(str(path)) == {"A": ["B", "C"]}
-    bad = [{"instruction": "A", "paraphrases": ["x"]}, {"instruction": "B", "paraphrases": ["B"]}, {"instruction": "C"}]
-    write_rows(path, [good, *bad])
-    with pytest.raises(BadRowsError) as caught:
-        read_paraphrases(str(path))
-    assert [error.reason for error in caught.value.errors] == [
-        "duplicate instruction",
-        "no paraphrases",
-        "no paraphrases",
-    ]
-    assert [error.line for error in caught.value.errors] == [2, 3, 4]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

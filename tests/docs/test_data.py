@@ -15,6 +15,7 @@ from robustlm.cli import main
 from robustlm.data.formats import known_shapes, load_samples
 from robustlm.data.instructions import InstructionBank, known_banks
 from robustlm.data.noise import KINDS
+from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.rows import write_rows
 from robustlm.data.sources import Source, load_all
 from robustlm.data.tasks import TASKS
@@ -71,6 +72,13 @@ def test_the_sources_with_banks_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (command,) = re.findall(r"^robustlm (pairs .*)$", PAGE, re.MULTILINE)
     main(shlex.split(command))
     assert len({sample.group for sample in load_samples("pairs.jsonl")}) < 8
+
+
+def test_the_paraphrase_file_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```jsonl paraphrases\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "paraphrases.jsonl"
+    file.write_text(text, encoding="utf-8")
+    assert [len(found) for found in load_paraphrases(str(file)).values()] == [2, 0]
 
 
 def test_all_names_are_listed() -> None:

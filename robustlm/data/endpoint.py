@@ -1,0 +1,184 @@
+"""OpenAI-compatible endpoints, and the SQLite files in which their answers are kept.
+
+An endpoint is plain data: no client and no key is kept in it. The key comes from the environment at each request, and
+what an endpoint says of it is blotted out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+T = TypeVar("T")
+
+
+class EndpointError(RuntimeError):
+    """No answer: a package or key is missing, the endpoint cannot be reached, or it answers with an error.
+
+    Args:
+        message: What is wrong, where, and what to do.
+        refused: What the endpoint says of a request that it finds wrong (HTTP 400 and 422), in full.
+    """
+
+    def __init__(self, message: str, refused: str = "") -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to ask, and how patiently.
+
+    Answers 408, 409, 429, 5xx and lost connections are tried again, after waits that double from half a second to
+    eight, or that the endpoint asks for.
+    """
+
+    model: str
+    """The model's name at the endpoint."""
+    base_url: str | None = None
+    """The endpoint, up to `/v1`; null: `$OPENAI_BASE_URL`, else OpenAI's."""
+    max_retries: int = 5
+    """How often a failed request is tried again."""
+    timeout: float = 60.0
+    """Seconds that a request may take."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; not the key."""
+    settings: str = "--"
+    """What stands before the names of these settings where they are set, for messages."""
+    kind: str = "a chat endpoint"
+    """What it should be, for messages."""
+
+    def __post_init__(self) -> None:
+        if self.max_retries < 0:
+            raise ValueError(f"{self.settings}max_retries: expected 0 or more, found {self.max_retries}")
+        if not self.timeout > 0:
+            raise ValueError(f"{self.settings}timeout: expected seconds above 0, found {self.timeout}")
+        if "@" in urlsplit(self.base_url or "").netloc:
+            raise ValueError(f"{self.settings}base_url: found credentials in it; set ${self.api_key_env} instead")
+        if not self.api_key_env.isidentifier():
+            # not shown: whoever confuses name and key puts the key here
+            raise ValueError(
+                f"{self.settings}api_key_env: expected the name of an environment variable such as OPENAI_API_KEY"
+            )
+
+    @property
+    def url(self) -> str:
+        """The endpoint, up to `/v1`."""
+        url = self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        if "@" in urlsplit(url).netloc:
+            raise ValueError(f"$OPENAI_BASE_URL: found credentials in it; set ${self.api_key_env} instead")
+        return url.rstrip("/")
+
+    @property
+    def key(self) -> str:
+        """Endpoint and model; never a secret."""
+        return f"{self.url} {self.model}"
+
+    def call(self, ask: Callable[[Any], T]) -> T:
+        """Ask the endpoint once, over a connection of its own; see `Connection.call`."""
+        with contextlib.closing(Connection(self)) as connection:
+            return connection.call(ask)
+
+    def secret(self) -> str:
+        """The key, from the environment."""
+        secret = os.environ.get(self.api_key_env, "").strip()
+        if not secret:
+            raise EndpointError(
+                f"{self.key}: no API key; set the environment variable {self.api_key_env} "
+                "(to any word, where the endpoint asks for none)"
+            )
+        if not (secret.isascii() and secret.isprintable()):
+            raise EndpointError(f"{self.key}: ${self.api_key_env} holds characters that no key has")
+        return secret
+
+    def problem(self, openai: Any, error: Exception, secret: str) -> str:
+        """What went wrong, without the key."""
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return f"the endpoint refused the key in ${self.api_key_env} (HTTP {error.status_code})"
+        if isinstance(error, openai.APIStatusError):
+            said = str(error).replace(secret, "***")[:200]
+            retried = error.status_code in (408, 409, 429) or error.status_code >= 500
+            tried = f" after {self.max_retries} retries" if retried else ""
+            return f"the endpoint failed (HTTP {error.status_code}){tried}: {said}"
+        if isinstance(error, openai.APITimeoutError):
+            return f"no answer in {self.timeout:g} s, {self.max_retries} retries; raise {self.settings}timeout"
+        if isinstance(error, openai.APIConnectionError):
+            return f"cannot reach the endpoint; check {self.settings}base_url and the network"
+        return f"malformed answer ({str(error).replace(secret, '***')[:200]}); is this {self.kind}?"
+
+
+class Connection:
+    """A client for many requests, from many threads: to make one takes longer than many a request.
+
+    It is made, and the key read, for the first request. Close it at the end.
+
+    Args:
+        endpoint: Whom to ask.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._client: Any = None
+        self._secret = ""
+        self._lock = threading.Lock()
+
+    def call(self, ask: Callable[[Any], T]) -> T:
+        """Ask once.
+
+        Args:
+            ask: Gets an `openai.OpenAI` client and returns what is wanted of the answer; what it raises because the
+                answer has another shape is reported as that.
+
+        Raises:
+            EndpointError: There is no usable answer; the message names the endpoint and says what to do.
+        """
+        try:
+            import openai
+        except ImportError as error:
+            raise EndpointError(f"{self._endpoint.key}: {error}; pip install 'robustlm[openai]'") from None
+        try:
+            return ask(self._opened(openai))
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as error:
+            # without its cause: an endpoint may repeat the key in its answer
+            problem = self._endpoint.problem(openai, error, self._secret)
+            wrong = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
+            refused = str(error).replace(self._secret, "***") if wrong else ""
+            raise EndpointError(f"{self._endpoint.key}: {problem}", refused) from None
+
+    def close(self) -> None:
+        """Give the client back."""
+        if self._client is not None:
+            self._client.close()
+
+    def _opened(self, openai: Any) -> Any:
+        with self._lock:
+            if self._client is None:
+                whom = self._endpoint
+                self._secret = whom.secret()
+                self._client = openai.OpenAI(
+                    api_key=self._secret, base_url=whom.url, timeout=whom.timeout, max_retries=whom.max_retries
+                )
+        return self._client
+
+
+@contextlib.contextmanager
+def opened(path: Path, table: str) -> Iterator[sqlite3.Connection]:
+    """Open an SQLite file for one transaction, which is kept whole or not at all.
+
+    Many threads and processes may do so at once. A connection kept open would not survive a fork.
+
+    Args:
+        path: The file; it and missing folders are made.
+        table: Name and columns of a table, made where it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection, connection:
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
+        yield connection
