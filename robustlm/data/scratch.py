@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from transformers import LlamaConfig, T5Config
 
@@ -96,7 +96,8 @@ def _llama(
 
 
 def _t5(tokenizer: Any, *, hidden_size: int, layers: int, heads: int, intermediate_size: int) -> T5Config:
-    return T5Config(
+    # a keyword of every config, which this one's signature does not show
+    config: T5Config = cast(Any, T5Config)(
         architectures=["T5ForConditionalGeneration"],
         d_model=hidden_size,
         d_kv=hidden_size // heads,
@@ -108,6 +109,7 @@ def _t5(tokenizer: Any, *, hidden_size: int, layers: int, heads: int, intermedia
         decoder_start_token_id=tokenizer.pad_token_id,
         **_common(tokenizer),
     )
+    return config
 
 
 def _common(tokenizer: Any) -> dict[str, Any]:
