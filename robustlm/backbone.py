@@ -68,7 +68,7 @@ class Answers:
 
 @dataclass
 class OptionScores:
-    """How likely a model finds each of O options, each after its prompt."""
+    """How likely a model finds each of O options, each after its prompt; tensors on the CPU."""
 
     log_likelihood: Tensor
     """fp32 (or fp64) `[O]`: summed over the option's tokens, end of sequence among them."""
@@ -378,7 +378,8 @@ class Backbone(nn.Module):
                 found.append(-answer_cross_entropy(said.logits, said.targets, said.rows, len(part)))
         finally:
             self.model.train(was_training)
-        return OptionScores(torch.cat(found)[order.argsort()], (options.labels != IGNORE).sum(1), rows)
+        sums, counts = torch.cat(found)[order.argsort()], (options.labels != IGNORE).sum(1)
+        return OptionScores(sums.cpu(), counts.cpu(), rows.cpu())
 
     # --- inside ------------------------------------------------------------------------------------------------
 
