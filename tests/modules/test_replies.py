@@ -44,7 +44,6 @@ def scored(folder: Path, backbone: str, file: str, **settings: Any) -> list[dict
     wanted = {
         "model": "InstructionTuning",
         "model.tuning": "null",
-        "data": "InstructionDataModule",
         "data.test": file,
         "data.scoring": "options",
         **settings,
