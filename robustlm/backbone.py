@@ -21,6 +21,7 @@ from transformers.models.auto import modeling_auto
 
 from robustlm.assets import TINY, tiny_model
 from robustlm.batch import IGNORE, View
+from robustlm.losses import answer_cross_entropy
 from robustlm.tuning import Tuning, resume_prompt
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,23 @@ class Answers:
     """Int64 `[n]`: the row each belongs to."""
     state: Tensor
     """`[R, H]`: the row's final hidden states (after the last norm), pooled as asked."""
+
+
+@dataclass
+class OptionScores:
+    """How likely a model finds each of O options, each after its prompt; tensors on the CPU."""
+
+    log_likelihood: Tensor
+    """fp32 (or fp64) `[O]`: summed over the option's tokens, end of sequence among them."""
+    tokens: Tensor
+    """Int64 `[O]`: how many those are."""
+    rows: Tensor
+    """Int64 `[O]`: the row each option belongs to."""
+
+    def best(self, row: int) -> int:
+        """Which of a row's options has the highest log-likelihood a token; the first of equals."""
+        mean = (self.log_likelihood / self.tokens)[self.rows == row].tolist()
+        return max(range(len(mean)), key=mean.__getitem__)
 
 
 class Backbone(nn.Module):
@@ -345,6 +363,33 @@ class Backbone(nn.Module):
             self.model.train(was_training)
         texts: list[str] = tokenizer.batch_decode(out[:, skipped:], skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    @torch.no_grad()
+    def option_scores(self, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
+        """Log-likelihood of every option under teacher forcing, without dropout.
+
+        End of sequence counts, as it is trained: the score is that of the whole answer and not of one that begins so.
+        Options that differ in one token are told apart by that token, what follows it and their ends.
+
+        Args:
+            options: O rows, a prompt with an option for its answer; those of one row share the prompt.
+            rows: Int64 `[O]`: the row each option belongs to.
+            pass_rows: How many options one forward pass may have; those of like length run together.
+        """
+        order = options.attention_mask.sum(1).argsort(descending=True, stable=True)
+        found = []
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for start in range(0, len(order), pass_rows):
+                chosen = order[start : start + pass_rows]
+                part = options.select(chosen, encoder_decoder=self.is_encoder_decoder)
+                said: Answers = self(part)
+                found.append(-answer_cross_entropy(said.logits, said.targets, said.rows, len(part)))
+        finally:
+            self.model.train(was_training)
+        sums, counts = torch.cat(found)[order.argsort()], (options.labels != IGNORE).sum(1)
+        return OptionScores(sums.cpu(), counts.cpu(), rows.cpu())
 
     # --- inside ------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,19 @@ class View(_Movable):
             return self.instruction_mask | self.context_mask
         return self.attention_mask.bool()
 
+    def select(self, rows: Tensor, *, encoder_decoder: bool = False) -> View:
+        """Some rows (int64 `[n]`, in this order), without the columns that are padding in all of them."""
+        attended, labels = self.attention_mask[rows], self.labels[rows]
+        kept = attended.bool().any(0)
+        answered = (labels != IGNORE).any(0) if encoder_decoder else kept
+        return View(
+            self.input_ids[rows][:, kept],
+            attended[:, kept],
+            labels[:, answered],
+            self.instruction_mask[rows][:, kept],
+            self.context_mask[rows][:, kept],
+        )
+
 
 @dataclass
 class InstructionBatch(_Movable):
@@ -128,6 +141,14 @@ class InstructionBatch(_Movable):
     """Task names, in evaluation."""
     groups: list[str] = field(default_factory=list)
     """Names of the datasets whose scores the rows count in, in evaluation."""
+    choices: list[tuple[str, ...]] = field(default_factory=list)
+    """The admissible targets of each raw row where options are scored; empty for rows whose answer is generated."""
+    options: View | None = None
+    """A row for each choice of each raw row: the prompt, which a raw row's choices share, and the choice as answer."""
+    option_rows: Tensor | None = None
+    """Int64: which raw row each row of `options` belongs to, in ascending order."""
+    pass_rows: int | None = None
+    """How many rows of `options` one forward pass may have."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -12,6 +12,9 @@ from robustlm.data.paraphrase_rules import Rules
 from robustlm.data.sources import Source
 from robustlm.quickstart import quickstart
 
+Architecture = Literal["llama", "t5"]
+"""As in `robustlm.data.scratch`, which would bring transformers along for `--help`."""
+
 
 def noise(
     input: str,
@@ -158,7 +161,8 @@ def init(
     layers: int = 4,
     heads: int = 4,
     intermediate_size: int = 704,
-    initializer_range: float = 0.08,
+    initializer_range: float | None = None,
+    architecture: Architecture = "llama",
 ) -> None:
     """Make a tokenizer and a model config from rows, to be trained from scratch.
 
@@ -168,10 +172,11 @@ def init(
         split: Which split of folders and of the built-in corpus (`pretrain` for a model that shall be tuned later).
         vocab_size: Tokens of the tokenizer.
         hidden_size: Width of the model.
-        layers: Its layers.
+        layers: Its layers; T5 has as many in the encoder as in the decoder.
         heads: Attention heads of a layer.
         intermediate_size: Width of the MLPs.
-        initializer_range: Standard deviation of random weights.
+        initializer_range: Standard deviation of random weights, 0.08 where not given; T5 has rules of its own.
+        architecture: `llama` (decoder only) or `t5` (encoder–decoder).
     """
     from pathlib import Path
 
@@ -196,6 +201,7 @@ def init(
         heads=heads,
         intermediate_size=intermediate_size,
         initializer_range=initializer_range,
+        architecture=architecture,
     )
     print(f"tokenizer and config: {folder}")
 

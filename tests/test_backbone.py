@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustlm.adversaries import NRM
-from robustlm.backbone import Answers, Backbone, Loading
+from robustlm.backbone import Answers, Backbone, Loading, OptionScores
 from robustlm.batch import IGNORE, InstructionBatch
 from robustlm.losses import answer_cross_entropy
 from robustlm.modules.passes import Passes
@@ -78,6 +79,58 @@ def greedy(backbone: Backbone, view: Any, steps: int) -> list[int]:
         if ids[-1] == eos:
             break
     return ids
+
+
+PAIRS = [(0, "yes no"), (0, "yes"), (0, "no hello world and more of it"), (1, "é"), (2, "good"), (2, "bad"), (2, "bad")]
+
+
+def test_option_scores_are_log_softmax_in_a_plain_loop(backbone: Backbone) -> None:
+    exact = "gemma" not in backbone.config.model_type  # whose attention is of fp32 always
+    if exact:
+        backbone.model.double()
+    samples = [replace(SAMPLES[row], target=text) for row, text in PAIRS]
+    rows = torch.tensor([row for row, _ in PAIRS])
+    wanted, counts = [], []
+    for sample in samples:
+        view = view_of(backbone, [sample])
+        answer = view.labels[view.labels != IGNORE]
+        extra = {"labels": view.labels} if backbone.is_encoder_decoder else {}
+        with torch.no_grad():
+            out = backbone.model(input_ids=view.input_ids, attention_mask=view.attention_mask, **extra)
+        logits = out.logits[0].double()
+        said = logits[-len(answer) :] if backbone.is_encoder_decoder else logits[-len(answer) - 1 : -1]
+        wanted.append(sum(float(torch.log_softmax(at, -1)[token]) for at, token in zip(said, answer, strict=True)))
+        counts.append(len(answer))
+        assert int(answer[-1]) == backbone.tokenizer.eos_token_id
+    together = view_of(backbone, samples)
+    for pass_rows in (1, 3, len(samples), 100):
+        found = backbone.option_scores(together, rows, pass_rows)
+        assert found.log_likelihood.tolist() == pytest.approx(wanted, abs=1e-9 if exact else 1e-4)
+        assert found.tokens.tolist() == counts
+    mean = [a / b for a, b in zip(wanted, counts, strict=True)]
+    assert found.best(0) == max(range(3), key=mean.__getitem__)
+    assert found.best(1) == 0
+    assert found.best(2) == max(range(2), key=mean[4:6].__getitem__)
+
+
+def test_option_scores_leave_modes_as_they_are(llama: str) -> None:
+    backbone = load(llama, LoRA(r=4, dropout=0.9))
+    view, rows = view_of(backbone, SAMPLES), torch.arange(len(SAMPLES))
+    wanted = backbone.option_scores(view, rows, 2)
+    assert not backbone.model.training
+    backbone.train()
+    again = backbone.option_scores(view, rows, 2)
+    assert backbone.model.training
+    assert torch.equal(wanted.log_likelihood, again.log_likelihood)
+    assert not again.log_likelihood.requires_grad
+
+
+def test_of_equal_options_the_first_is_best() -> None:
+    scores = OptionScores(
+        torch.tensor([-2.0, -1.0, -2.0, -4.0]), torch.tensor([2, 1, 2, 2]), torch.tensor([0, 0, 0, 1])
+    )
+    assert scores.best(0) == 0
+    assert scores.best(1) == 0
 
 
 def test_generation(backbone: Backbone) -> None:

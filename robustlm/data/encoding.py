@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from robustlm.batch import Encoded
@@ -11,6 +12,9 @@ from robustlm.data.samples import Sample
 from robustlm.data.templates import Origin, Prompt, Template
 
 log = logging.getLogger(__name__)
+
+_TOGETHER = 256
+"""Samples whose choices are tokenised at once: what the tokenizer returns is many times the size of the ids."""
 
 
 class TooLongError(ValueError):
@@ -108,6 +112,37 @@ class Encoder:
             context=[row.context[i] for i in kept],
             answer_ids=row.answer_ids,
         )
+
+    def choice_ids(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
+        """Token ids of every choice of every sample as they continue its prompt, ended, as those of targets are."""
+        found: list[list[list[int]]] = []
+        for start in range(0, len(samples), _TOGETHER):
+            found += self._choice_ids(samples[start : start + _TOGETHER])
+        return found
+
+    def _choice_ids(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
+        prompts = [self.template.render(sample, sample.instruction) for sample in samples]
+        special = prompts[0].add_special_tokens
+        ids = self.tokenizer([prompt.text for prompt in prompts], add_special_tokens=special)["input_ids"]
+        pairs = [(i, choice) for i, sample in enumerate(samples) for choice in sample.choices]
+        found: list[list[list[int]]] = [[] for _ in samples]
+        if pairs:
+            asked = [prompts[i] for i, _ in pairs]
+            answers = self._answers(asked, [choice for _, choice in pairs], [ids[i] for i, _ in pairs], special)
+            for (i, _), answer in zip(pairs, answers, strict=True):
+                found[i].append(answer)
+        return found
+
+    def options(self, row: Encoded, choices: Sequence[list[int]], name: str) -> list[Encoded]:
+        """A row with each of the choices (token ids) for its answer, under one prompt cut for the longest of them.
+
+        Raises:
+            TooLongError: Instruction and longest choice alone exceed `max_length`.
+        """
+        if not choices:
+            return []
+        longest = self.truncate(replace(row, answer_ids=max(choices, key=len)), name)
+        return [replace(longest, answer_ids=ids) for ids in choices]
 
     def excess(self, row: Encoded) -> int:
         """How many tokens a row is over the limit (≤ 0: it fits)."""

@@ -470,6 +470,10 @@ def _checked(sample: Sample, task: str | None) -> Sample:
     if not TASKS[sample.task].parse(sample.target).parsed:
         found = f"found {shown(sample.target)}; expected an answer that the task {sample.task!r} can read"
         raise ValueError(f"unreadable target: {found}")
+    for choice in sample.choices:
+        if not TASKS[sample.task].parse(choice).parsed:
+            found = f"found {shown(choice)}; expected an answer that the task {sample.task!r} can read"
+            raise ValueError(f"unreadable choice: {found}")
     return sample
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
-from transformers import LlamaConfig
+from transformers import LlamaConfig, T5Config
 
 from robustlm.data.tokenizer import train_tokenizer
+
+Architecture = Literal["llama", "t5"]
+"""Decoder alone, or encoder and decoder."""
 
 
 def build(
@@ -19,26 +23,29 @@ def build(
     layers: int = 3,
     heads: int = 4,
     intermediate_size: int = 352,
-    initializer_range: float = 0.08,
+    initializer_range: float | None = None,
+    architecture: Architecture = "llama",
 ) -> Path:
-    """Write a Llama configuration and a tokenizer that `AutoConfig` and `AutoTokenizer` load from `folder`.
+    """Write a model configuration and a tokenizer that `AutoConfig` and `AutoTokenizer` load from `folder`.
 
     Args:
         folder: Where to write; made if missing.
         texts: What the tokenizer is trained on: prompts and answers as the model will see them.
         vocab_size: Number of tokens, at least 260.
         hidden_size: Width of the model, a multiple of `heads` with an even quotient.
-        layers: Number of transformer blocks.
+        layers: Number of transformer blocks (T5: of the encoder, and as many of the decoder).
         heads: Number of attention heads.
         intermediate_size: Width of the MLPs.
-        initializer_range: Standard deviation of the initial weights. So narrow a model learns from wider ones
-            than the usual 0.02.
+        initializer_range: Standard deviation of the initial weights; 0.08 where not given, as so narrow a model
+            learns from wider ones than the usual 0.02. T5 has a rule of its own for each kind of weight instead.
+        architecture: `llama` (decoder only) or `t5` (encoder–decoder).
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If a size is less than 1, or the heads do not divide the width into even parts.
+        ValueError: If a size is less than 1, the heads do not divide the width into even parts, or the architecture is
+            unknown or has no such setting.
         FileExistsError: If the folder already holds something.
     """
     folder = Path(folder)
@@ -48,7 +55,11 @@ def build(
             raise ValueError(f"{name}: {size} makes no model; expected ≥ 1")
     if hidden_size % (2 * heads):
         raise ValueError(f"hidden_size: {hidden_size} is not a multiple of 2 × heads = {2 * heads}")
-    if initializer_range < 0:
+    if architecture not in get_args(Architecture):
+        raise ValueError(f"architecture: found {architecture!r}; expected one of {', '.join(get_args(Architecture))}")
+    if architecture == "t5" and initializer_range is not None:
+        raise ValueError("initializer_range: T5 draws each kind of weight by a rule of its own; leave it out")
+    if initializer_range is not None and initializer_range < 0:
         raise ValueError(f"initializer_range: {initializer_range} is negative; expected a standard deviation")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; expected a new or empty folder")
@@ -57,21 +68,57 @@ def build(
         raise FileExistsError(f"{folder} already holds {what}; choose a new or empty folder")
     tokenizer = train_tokenizer(texts, vocab_size)
     tokenizer.save_pretrained(folder)
-    LlamaConfig(
+    config = _llama(tokenizer, initializer_range, **sizes) if architecture == "llama" else _t5(tokenizer, **sizes)
+    config.save_pretrained(folder)
+    return folder
+
+
+def _llama(
+    tokenizer: Any,
+    initializer_range: float | None,
+    *,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    intermediate_size: int,
+) -> LlamaConfig:
+    return LlamaConfig(
         architectures=["LlamaForCausalLM"],
-        # A small corpus may hold fewer merges than asked for.
-        vocab_size=len(tokenizer),
         hidden_size=hidden_size,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
         intermediate_size=intermediate_size,
         max_position_embeddings=1024,
-        initializer_range=initializer_range,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        dtype="float32",
-    ).save_pretrained(folder)
-    return folder
+        initializer_range=0.08 if initializer_range is None else initializer_range,
+        **_common(tokenizer),
+    )
+
+
+def _t5(tokenizer: Any, *, hidden_size: int, layers: int, heads: int, intermediate_size: int) -> T5Config:
+    # a keyword of every config, which this one's signature does not show
+    config: T5Config = cast(Any, T5Config)(
+        architectures=["T5ForConditionalGeneration"],
+        d_model=hidden_size,
+        d_kv=hidden_size // heads,
+        d_ff=intermediate_size,
+        num_layers=layers,
+        num_decoder_layers=layers,
+        num_heads=heads,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=tokenizer.pad_token_id,
+        **_common(tokenizer),
+    )
+    return config
+
+
+def _common(tokenizer: Any) -> dict[str, Any]:
+    return {
+        # A small corpus may hold fewer merges than asked for.
+        "vocab_size": len(tokenizer),
+        "tie_word_embeddings": True,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "dtype": "float32",
+    }

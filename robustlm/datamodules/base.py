@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -29,6 +29,9 @@ from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, Order, Re
 
 log = logging.getLogger(__name__)
 
+Scoring = Literal["generation", "options"]
+"""How answers come about in evaluation."""
+
 Sources = str | list[str | Source] | None
 
 
@@ -38,6 +41,8 @@ class Rows:
 
     samples: list[Sample]
     encoded: list[Encoded]
+    options: list[list[Encoded]] = field(default_factory=list)
+    """Each sample's choices as answers to one prompt, where options are scored; empty where answers are generated."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -132,10 +137,11 @@ class TrainRows(Dataset[InstructionBatch]):
 class EvaluationRows(Dataset[InstructionBatch]):
     """Evaluation batches by key: rows with and without their answers, and what scoring needs."""
 
-    def __init__(self, rows: Rows, encoder: Encoder, condition: str) -> None:
+    def __init__(self, rows: Rows, encoder: Encoder, condition: str, pass_rows: int | None = None) -> None:
         self.rows = rows
         self.encoder = encoder
         self.condition = condition
+        self.pass_rows = pass_rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -144,7 +150,7 @@ class EvaluationRows(Dataset[InstructionBatch]):
         samples = [self.rows.samples[i] for i in key.indices]
         encoded = [self.rows.encoded[i] for i in key.indices]
         pad: dict[str, Any] = {"pad_id": self.encoder.pad_id, "encoder_decoder": self.encoder.encoder_decoder}
-        return InstructionBatch(
+        batch = InstructionBatch(
             raw=collate(encoded, **pad),
             prompt=collate(encoded, with_answer=False, **pad),
             ids=[sample.id for sample in samples],
@@ -154,6 +160,13 @@ class EvaluationRows(Dataset[InstructionBatch]):
             tasks=[sample.task for sample in samples],
             groups=[sample.dataset or sample.task for sample in samples],
         )
+        if self.rows.options:
+            options = [(at, row) for at, i in enumerate(key.indices) for row in self.rows.options[i]]
+            batch.choices = [sample.choices for sample in samples]
+            batch.options = collate([row for _, row in options], **pad) if options else None
+            batch.option_rows = torch.tensor([at for at, _ in options], dtype=torch.long)
+            batch.pass_rows = self.pass_rows
+        return batch
 
 
 class InstructionDataModule(LightningDataModule):
@@ -183,6 +196,8 @@ class InstructionDataModule(LightningDataModule):
         seed: Seed of the order of rows, of phrasings and of noise.
         on_bad_row: `strict` stops at bad rows, after finding them all; `skip` leaves them out.
         rejected: File for the rows that `skip` leaves out, with reasons (JSONL).
+        scoring: How evaluation finds answers: `generation`, or `options`, which takes the likeliest of a row's choices
+            (rows without choices are generated all the same).
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -208,6 +223,7 @@ class InstructionDataModule(LightningDataModule):
         seed: int = 0,
         on_bad_row: Literal["strict", "skip"] = "strict",
         rejected: str | None = None,
+        scoring: Scoring = "generation",
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -217,6 +233,8 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"data.num_workers: {num_workers} is negative; expected ≥ 0")
         if not conditions:
             raise ValueError("data.conditions: found none; expected at least one, such as clean")
+        if scoring not in get_args(Scoring):
+            raise ValueError(f"data.scoring: found {scoring!r}; expected one of {', '.join(get_args(Scoring))}")
         self.sources: dict[Role, list[str | Source]] = {
             "train": _listed(train),
             "validation": _listed(validation),
@@ -239,6 +257,7 @@ class InstructionDataModule(LightningDataModule):
         self.seed = seed
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
+        self.scoring: Scoring = scoring
         self.encoder: Encoder | None = None
         self.rows: dict[Role, Rows] = {}
         self.conditioned: dict[str, Rows] = {}
@@ -305,7 +324,8 @@ class InstructionDataModule(LightningDataModule):
             sources = [_asked_by(source, self.bank) for source in sources]
         samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
         asked = [self.phrased(sample, "seen") for sample in samples]
-        return self.tokenised(asked, role)
+        rows = self.tokenised(asked, role)
+        return self.with_options(rows, role) if role == "validation" else rows
 
     def phrased(self, sample: Sample, split: Literal["seen", "unseen"]) -> Sample:
         """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
@@ -366,7 +386,36 @@ class InstructionDataModule(LightningDataModule):
                 **noise_pools(rows.samples),
             )
             samples = [replace(s, instruction=text) for s, text in zip(samples, noisy.texts, strict=True)]
-        return self.tokenised(samples, f"test ({condition.name})")
+        role = f"test ({condition.name})"
+        found = self.with_options(self.tokenised(samples, role), role)
+        if self.scoring == "options" and not any(found.options):
+            raise ValueError(
+                f"data.scoring: 'options' chooses among the choices of rows, but none of the {len(found)} rows of "
+                "data.test has any; expected rows with `choices`, or of classification or multiple choice, or the "
+                "scoring 'generation'"
+            )
+        return found
+
+    def with_options(self, rows: Rows, role: str) -> Rows:
+        """Tokenise the rows' choices, if options are scored; rows with choices that are too long are bad rows."""
+        if self.scoring != "options":
+            return rows
+        assert self.encoder is not None
+        found = Rows([], [])
+        bad: list[tuple[Sample, str]] = []
+        choices = self.encoder.choice_ids(rows.samples)
+        for sample, row, ids in zip(rows.samples, rows.encoded, choices, strict=True):
+            try:
+                found.options.append(self.encoder.options(row, ids, sample.id))
+                found.samples.append(sample)
+                found.encoded.append(row)
+            except TooLongError as error:
+                bad.append((sample, f"with the longest of its choices, {error}"))
+        if bad:
+            self._settle_too_long(bad, f"{role} options", len(rows))
+        if free := sum(not options for options in found.options):
+            log.info("data.%s: %d of %d rows have no choices; their answers are generated", role, free, len(found))
+        return found
 
     # --- loaders -----------------------------------------------------------------------------------------------
 
@@ -456,7 +505,7 @@ class InstructionDataModule(LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
         )
-        return self._loader(EvaluationRows(rows, self.encoder, condition), sampler, DataLoader)
+        return self._loader(EvaluationRows(rows, self.encoder, condition, self.eval_batch_size), sampler, DataLoader)
 
     def _loader(self, dataset: Any, sampler: Any, kind: type[DataLoader[Any]]) -> DataLoader[Any]:
         return kind(

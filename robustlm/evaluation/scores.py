@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -45,13 +47,18 @@ class Scores:
         pair.unparseable.update([answer])
 
     def compute(self) -> dict[str, Tensor]:
-        """`<condition>/<dataset>/<score>` in [0, 1], `…/unparseable`, and `<condition>/mean` over datasets."""
+        """`<condition>/<dataset>/<score>` in [0, 1], `…/unparseable`, and `<condition>/mean` over datasets.
+
+        Where several tasks of a dataset have the same score, it stands under `<dataset>-<task>`.
+        """
+        scores = {key: self._pair(key).compute(key[2]) for key in self._keys_of_all_ranks()}
+        tasks = Counter((condition, dataset, name) for (condition, dataset, _), own in scores.items() for name in own)
         found: dict[str, Tensor] = {}
         means: dict[str, list[Tensor]] = {}
-        for key in self._keys_of_all_ranks():
-            condition, dataset, task = key
-            for name, value in self._pair(key).compute(task).items():
-                found[f"{condition}/{dataset}/{name}"] = value
+        for (condition, dataset, task), own in scores.items():
+            for name, value in own.items():
+                place = dataset if tasks[condition, dataset, name] == 1 else f"{dataset}-{task}"
+                found[f"{condition}/{place}/{name}"] = value
                 if name == TASKS[task].score:
                     means.setdefault(condition, []).append(value)
         return {**found, **{f"{condition}/mean": torch.stack(values).mean() for condition, values in means.items()}}

@@ -22,9 +22,15 @@ SCHEMA = pa.schema(
         pa.field("parsed", pa.list_(pa.list_(pa.string()))),  # null: could not be read
         pa.field("target", pa.string(), nullable=False),
         pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("choices", pa.list_(pa.string())),  # this and the following are null: the answer was generated
+        pa.field("option_scores", pa.list_(pa.float32())),  # log-likelihood of each choice, summed over its tokens
+        pa.field("option_tokens", pa.list_(pa.int64())),  # how many those are, with end of sequence
     ]
 )
 """Columns of the table; `sample_id`, `condition` and `instruction_id` together are its key."""
+
+_LATER = ("choices", "option_scores", "option_tokens")
+"""Columns that tables of earlier versions lack; they are null there."""
 
 
 def clear_parts(path: Path) -> None:
@@ -78,7 +84,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{path}: no prediction table: {error}") from error
-    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+    if missing := [name for name in SCHEMA.names if name not in (*table.column_names, *_LATER)]:
         raise ValueError(f"{path}: the columns {missing} of a prediction table are missing; found {table.column_names}")
     rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+    return [dict.fromkeys(_LATER) | row for row in rows]

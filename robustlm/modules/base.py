@@ -15,6 +15,7 @@ from robustlm.batch import InstructionBatch
 from robustlm.data.tasks import TASKS
 from robustlm.evaluation.scores import Scores
 from robustlm.modules.passes import Passes, ViewName
+from robustlm.modules.replies import replies
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.plain import to_plain
 from robustlm.tuning import LoRA, Tuning
@@ -38,7 +39,7 @@ class InstructionTuning(LightningModule):
         optimizer: `AdamW` or `Muon`.
         schedule: Warm-up and decay of the learning rate.
         max_new_tokens: Longest generated answer, in tokens.
-        generate_in_validation: Also generate and score answers in validation (slower than the loss alone).
+        generate_in_validation: Also find and score answers in validation, as in a test (slower than the loss alone).
         train_on: Views whose answers are trained by cross-entropy: `raw` (each row under its own instruction),
             `variant` (under its noisy or paraphrased ones), `both`; null is the method's own choice, `raw` for plain
             tuning.
@@ -173,7 +174,7 @@ class InstructionTuning(LightningModule):
         torch.manual_seed((self._seed * 1_000_003 + step) * 4_099 + self.global_rank)
 
     def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loss of the true answers, and scores of generated ones if asked for."""
+        """Loss of the true answers, and scores of the model's own if asked for."""
         tokens = int((batch.raw.labels >= 0).sum())
         loss = Passes(self.backbone, batch).cross_entropy("raw")
         self.log("val/loss", loss, prog_bar=True, batch_size=tokens, sync_dist=True, add_dataloader_idx=False)
@@ -181,11 +182,11 @@ class InstructionTuning(LightningModule):
             self._answer(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of generated answers."""
+        """Log the scores of answers."""
         self._log_scores("val")
 
     def test_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Generate, parse and score; returns `rows` of the prediction table."""
+        """Answer, parse and score; returns `rows` of the prediction table."""
         return {"rows": self._answer(batch)}
 
     def on_test_epoch_end(self) -> None:
@@ -199,16 +200,11 @@ class InstructionTuning(LightningModule):
     # --- evaluation --------------------------------------------------------------------------------------------
 
     def _answer(self, batch: InstructionBatch) -> list[dict[str, Any]]:
-        if batch.prompt is None:
-            raise ValueError(
-                "evaluation needs batches with a `prompt` view; use an evaluation loader of the datamodule"
-            )
-        texts = self.backbone.generate(batch.prompt, self.max_new_tokens)
         rows = []
         self.scores.device = self.device
-        for i, text in enumerate(texts):
+        for i, reply in enumerate(replies(self.backbone, batch, self.max_new_tokens)):
             task = TASKS[batch.tasks[i]]
-            answer, gold = task.parse(text), task.parse(batch.targets[i])
+            answer, gold = task.parse(reply.text), task.parse(batch.targets[i])
             self.scores.update(batch.condition, batch.groups[i], batch.tasks[i], answer, gold)
             rows.append(
                 {
@@ -217,10 +213,13 @@ class InstructionTuning(LightningModule):
                     "task": batch.tasks[i],
                     "condition": batch.condition,
                     "instruction_id": batch.instruction_ids[i],
-                    "prediction": text,
+                    "prediction": reply.text,
                     "parsed": [list(item) for item in answer.items] if answer.parsed else None,
                     "target": batch.targets[i],
                     "correct": task.correct(answer, gold),
+                    "choices": reply.choices,
+                    "option_scores": reply.option_scores,
+                    "option_tokens": reply.option_tokens,
                 }
             )
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,6 +155,44 @@ def test_only_contexts_are_cut(encoder_decoder: bool) -> None:
         kept = marked(made, row.prompt_ids, row.context)
         assert marked(made, full.prompt_ids, full.context).startswith(kept)
         assert marked(made, row.prompt_ids, [not c for c in row.context]).endswith("Answer:")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("encoder_decoder", [False, True])
+def test_choices_are_tokenised_as_targets_are(name: str, template: str, encoder_decoder: bool) -> None:
+    made = encoder(name, template, encoder_decoder=encoder_decoder)
+    samples = [
+        replace(SAMPLE, choices=("yes no", "é", "yes")),
+        SAMPLE,
+        replace(SAMPLE, context=Context(), choices=("hello",)),
+    ]
+    samples = [*samples, *[SAMPLE] * 300, samples[0]]  # more than are tokenised at once
+    found = made.choice_ids(samples)
+    assert [len(ids) for ids in found] == [3, 0, 1, *[0] * 300, 3]
+    for sample, choices in zip(samples, found, strict=True):
+        targets = made.encode([replace(sample, target=choice) for choice in sample.choices])
+        assert choices == [row.answer_ids for row in targets]
+
+
+@pytest.mark.parametrize("encoder_decoder", [False, True])
+def test_options_share_a_prompt_cut_for_the_longest(encoder_decoder: bool) -> None:
+    sample = Sample("s:1", "find", "yes", Context(text="hello world " * 20), choices=("yes", "no " * 9 + "no", "é"))
+    for limit in range(40, 90, 7):
+        made = encoder("byte_level", "plain", limit, encoder_decoder=encoder_decoder)
+        (row,), (ids,) = made.encode([sample]), made.choice_ids([sample])
+        options = made.options(row, ids, sample.id)
+        assert [option.answer_ids for option in options] == ids
+        assert all(option.prompt_ids == options[0].prompt_ids for option in options)
+        assert all(made.excess(option) <= 0 for option in options)
+        (alone,) = made.encode([replace(sample, target=sample.choices[1])])
+        assert options[1] == alone
+        assert made.options(row, [], sample.id) == []
+    made = encoder("byte_level", "plain", 20, encoder_decoder=encoder_decoder)
+    tight = replace(sample, context=Context())
+    (row,), (ids,) = made.encode([tight]), made.choice_ids([replace(tight, choices=("yes", "no " * 30 + "no"))])
+    with pytest.raises(TooLongError, match=r"s:1: .*max_length 20"):
+        made.options(row, ids, "s:1")
 
 
 def test_what_cannot_encode() -> None:

@@ -131,6 +131,10 @@ def test_generic_shapes(tmp_path: Path, row: dict[str, Any], expected: Sample) -
         ),
         ({"instruction": "I", "target": "y", "context": {"text": 1}}, "text is no string: "),
         ({"instruction": "I", "target": "y", "choices": ["a"]}, "target not among choices: "),
+        (
+            {"instruction": "I", "target": "label: a", "task": "tc", "choices": ["label: a", "b"]},
+            "unreadable choice: found 'b' (str); expected an answer that the task 'tc' can read",
+        ),
         ({"instruction": "I", "target": "y", "choices": "y"}, "choices is no list: "),
         ({"instruction": "I", "target": "y", "id": 1.5}, "unusable id: "),
         ({"instruction": "I", "target": "y", "id": " "}, "unusable id: "),

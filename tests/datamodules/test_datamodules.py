@@ -277,6 +277,7 @@ def test_bad_settings(train_file: str, llama: str) -> None:
         ({"replays": 0}, "replays"),
         ({"conditions": ["clean", "clean"]}, "twice"),
         ({"conditions": ["cleen"]}, "cleen"),
+        ({"scoring": "option"}, "generation, options"),
     ):
         with pytest.raises(ValueError, match=word):
             InstructionDataModule(train=train_file, **settings)  # type: ignore[arg-type]

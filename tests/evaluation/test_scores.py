@@ -45,3 +45,15 @@ def test_one_dataset_may_hold_several_tasks() -> None:
     assert found["clean/mean"] == 0.5
     assert torch.stack([found["clean/mine/accuracy"], found["clean/mine/f1"]]).tolist() == [1, 0]
     assert not any(math.isnan(float(value)) for value in found.values())
+
+
+def test_tasks_of_one_dataset_do_not_hide_each_other() -> None:
+    scores = Scores()
+    scores.update("clean", "mine", "generation", answer("a"), answer("a"))
+    scores.update("clean", "mine", "choice", answer("a"), answer("b"))
+    scores.update("noisy", "mine", "choice", answer("a"), answer("a"))
+    found = {name: float(value) for name, value in scores.compute().items()}
+    assert found["clean/mine-generation/accuracy"] == 1
+    assert found["clean/mine-choice/accuracy"] == 0
+    assert found["noisy/mine/accuracy"] == 1
+    assert "clean/mine/accuracy" not in found

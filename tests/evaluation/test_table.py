@@ -11,6 +11,8 @@ import pytest
 
 from robustlm.evaluation.table import SCHEMA, TableWriter, clear_parts, read_table
 
+LATER: dict[str, Any] = {"choices": None, "option_scores": None, "option_tokens": None}
+
 
 def row(sample: str, condition: str = "clean", **more: Any) -> dict[str, Any]:
     base = {
@@ -23,6 +25,7 @@ def row(sample: str, condition: str = "clean", **more: Any) -> dict[str, Any]:
         "parsed": [["PER", "Ada"]],
         "target": "PER: Ada",
         "correct": True,
+        **LATER,
     }
     return base | more
 
@@ -57,6 +60,21 @@ def test_schema(tmp_path: Path) -> None:
     first, second = read_table(tmp_path / "t.parquet")
     assert first["parsed"] is None
     assert second["parsed"] == []
+
+
+def test_scores_of_options(tmp_path: Path) -> None:
+    scored = row("b", choices=["yes", "no"], option_scores=[-1.25, float("-inf")], option_tokens=[2, 3])
+    writer = TableWriter(tmp_path / "t.parquet")
+    writer.write([{key: value for key, value in row("a").items() if key not in LATER}, scored])
+    writer.close()
+    writer.merge()
+    assert read_table(tmp_path / "t.parquet") == [row("a"), scored]
+
+
+def test_a_table_from_before_options_were_scored(tmp_path: Path) -> None:
+    columns = pa.schema([field for field in SCHEMA if field.name not in LATER])
+    pq.write_table(pa.Table.from_pylist([row("a")], schema=columns), tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet") == [row("a")]
 
 
 def test_no_rows_are_a_table_too(tmp_path: Path) -> None:
