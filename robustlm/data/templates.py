@@ -9,7 +9,7 @@ from string import Formatter
 from typing import Any
 
 from robustlm.data.samples import Context, Sample
-from robustlm.data.slots import is_slotted, pieces
+from robustlm.data.slots import OPTIONS, is_slotted, pieces
 
 PARTS = ("question", "format", "option", "text")
 
@@ -225,7 +225,8 @@ def _write_instruction(out: _Writer, sample: Sample, instruction: str) -> Contex
     for literal, name in pieces(instruction, fields):
         out.write(literal, Origin.INSTRUCTION)
         if name is not None:
-            out.write(fields[name], Origin.CONTEXT)
+            # the options an answer is taken from stay whole: neither cut nor perturbed
+            out.write(fields[name], Origin.SCAFFOLD if name == OPTIONS else Origin.CONTEXT)
     return _remaining(sample, instruction)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from robustlm.data.samples import Context, Sample
-from robustlm.data.templates import ChatTemplate, Origin, Prompt, make_template
+from robustlm.data.templates import ChatTemplate, Origin, PlainTemplate, Prompt, make_template
 
 FULL = Sample("a", "Do it.", "yes", Context(question="q?", format="one word", option="yes, no", text="the text"))
 BARE = Sample("b", "Do it.", "yes")
@@ -150,3 +150,11 @@ def test_string_templates() -> None:
     ):
         with pytest.raises(ValueError, match=word):
             make_template(bad, None)
+
+
+def test_the_options_of_a_slotted_instruction_are_never_cut() -> None:
+    sample = Sample("a", "", "yes", fields=(("premise", "rain " * 50), ("options_", "OPTIONS:\n- yes\n- no")))
+    prompt = PlainTemplate().render(sample, "Is it so? {premise}\n{options_}")
+    kept = [prompt.text[start:end] for start, end, origin in prompt.spans if origin is Origin.CONTEXT]
+    assert kept == ["rain " * 50]
+    assert "OPTIONS:\n- yes\n- no" in prompt.text
