@@ -27,8 +27,11 @@ from robustlm.report.paired import Difference, differences
 
 CONDITIONS = ("clean", "unseen", "mixed@0.3", "random_typos@0.3", "unseen+random_typos@0.3")
 
+PLAIN = ("--model", "InstructionTuning", "--data", "InstructionDataModule")
 NO_NOISE = ("--data.noise", "null")
-PARAPHRASES = ("--data", "ParaphraseDataModule", *NO_NOISE)
+PAIRS = ("--data", "ContrastiveDataModule", *NO_NOISE)
+BOTH = ("--model.train_on", "both")
+SMALL = ("--model.contrast.weight", "0.01")
 PREFIX = ("--model", "PrefixAlignment", "--model.tuning", "PrefixTuning", "--model.tuning.tokens", "20",
           "--model.optimizer.lr", "1e-2")  # fmt: skip
 FULL = ("--model", "PrefixAlignment", "--model.tuning", "FullTuning", "--model.optimizer.lr", "5e-4")
@@ -45,27 +48,26 @@ class Arm:
 
 
 ARMS: dict[str, Arm] = {
-    "plain": Arm(("--model", "InstructionTuning", "--data", "InstructionDataModule")),
-    "plain, fresh phrasings": Arm(
-        ("--model", "InstructionTuning", "--data", "InstructionDataModule", "--data.phrasing", "fresh"), "plain"
-    ),
-    "plain + paraphrases": Arm(("--model", "InstructionTuning", *PARAPHRASES, "--model.train_on", "both"), "plain"),
-    "CoIN": Arm(
-        ("--model", "ContrastiveTuning", "--data", "ContrastiveDataModule", *NO_NOISE), "plain + paraphrases"
-    ),
-    "KL": Arm(("--model", "PrefixAlignment", *PARAPHRASES), "plain + paraphrases"),
-    "PT": Arm((*PREFIX, *PARAPHRASES, "--model.alignment", "null")),
-    "PT + KL": Arm((*PREFIX, *PARAPHRASES), "PT"),
-    "FT": Arm((*FULL, *PARAPHRASES, "--model.alignment", "null")),
-    "FT + KL": Arm((*FULL, *PARAPHRASES), "FT"),
+    "plain": Arm(PLAIN),
+    "fresh phrasings (PAFT)": Arm((*PLAIN, "--data.phrasing", "fresh"), "plain"),
+    "plain + paraphrases": Arm(("--model", "InstructionTuning", *PAIRS, *BOTH), "plain"),
+    "CoIN": Arm(("--model", "ContrastiveTuning", *PAIRS), "plain + paraphrases"),
+    "CoIN, weight 0.01": Arm(("--model", "ContrastiveTuning", *PAIRS, *SMALL), "plain + paraphrases"),
+    "KL": Arm(("--model", "PrefixAlignment", *PAIRS), "plain + paraphrases"),
+    "PT": Arm((*PREFIX, *PAIRS, "--model.alignment", "null")),
+    "PT + KL": Arm((*PREFIX, *PAIRS), "PT"),
+    "FT": Arm((*FULL, *PAIRS, "--model.alignment", "null")),
+    "FT + KL": Arm((*FULL, *PAIRS), "FT"),
     "noisy": Arm(("--model", "ANIT", "--model.adversary", "null"), "plain"),
     "ANIT": Arm(("--model", "ANIT"), "noisy"),
-    "combined": Arm(
-        ("--model", "RobustTuning", "--data", "ContrastiveDataModule", "--model.contrast", "Contrast",
-         "--model.alignment", "Alignment"),
-        "ANIT",
+    "noisy paraphrases": Arm(
+        ("--model", "InstructionTuning", "--data", "ContrastiveDataModule", *BOTH), "plain + paraphrases"
     ),
-}  # fmt: skip
+    "combined": Arm(
+        ("--model", "RobustTuning", "--data", "ContrastiveDataModule", *SMALL, "--model.alignment.weight", "0.2"),
+        "noisy paraphrases",
+    ),
+}
 """LoRA unless a name says otherwise (PT prefix tuning, FT full tuning); all else is as in `configs/quickstart.yaml`."""
 
 

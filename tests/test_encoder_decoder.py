@@ -23,8 +23,17 @@ CASES: dict[str, dict[str, Any]] = {
     **{name: {"model.adversary": name} for name in ADVERSARIES},
     "NRM_prefix": {"model.adversary": "NRM", "model.tuning": "PrefixTuning"},
     "NRM_prompt": {"model.adversary": "NRM", "model.tuning": "PromptTuning"},
+    "KL_prefix": {"model": "PrefixAlignment", "model.tuning": "PrefixTuning"},
+    "KL_full": {"model": "PrefixAlignment", "model.tuning": "FullTuning", "model.alignment.direction": "js"},
+    "contrast": {"model": "ContrastiveTuning", "model.contrast.pooling": "mean"},
+    "together": {
+        "model": "RobustTuning",
+        "model.adversary": "NRM",
+        "model.contrast": "Contrast",
+        "model.alignment": "Alignment",
+    },
 }
-EVALUATED = ("plain", "full", "prefix", "prompt", "NRM", "NRM_prefix")
+EVALUATED = ("plain", "full", "prefix", "prompt", "NRM", "NRM_prefix", "KL_prefix")
 """What a test does depends on the tuning; the other cases would repeat it."""
 CASES["FreeAT"]["data.replays"] = CASES["FreeAT"]["model.adversary.replays"] = 2
 
