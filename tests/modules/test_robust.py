@@ -21,7 +21,6 @@ from robustlm.modules import (
     Contrast,
     ContrastiveTuning,
     InstructionTuning,
-    Passes,
     PrefixAlignment,
     RobustTuning,
 )
@@ -63,7 +62,7 @@ def phrased_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def data(file: str, **settings: Any) -> ContrastiveDataModule:
     return ContrastiveDataModule(
-        **({"train": file, "batch_size": 4, "bank": "sentiment", "max_length": 256} | settings)
+        **({"train": file, "batch_size": 4, "bank": "sentiment", "instructions": "concise"} | settings)
     )
 
 
@@ -140,7 +139,8 @@ class Counted:
         ({"contrast": CONTRAST, "alignment": ALIGNMENT, "train_on": "raw"}, 2),
         ({"contrast": CONTRAST, "negatives": 1}, 3),
         ({"contrast": CONTRAST, "alignment": ALIGNMENT, "adversary": NRM()}, 4),
-        ({"contrast": CONTRAST, "alignment": ALIGNMENT, "adversary": FGM()}, 3),
+        # these have done their clean backward pass at once, so that its states are gone
+        ({"contrast": CONTRAST, "alignment": ALIGNMENT, "adversary": FGM()}, 4),
         ({"contrast": CONTRAST, "alignment": ALIGNMENT, "adversary": NRM(low_memory=True)}, 5),
         ({"adversary": NRM()}, 3),
         ({}, 1),
@@ -155,18 +155,7 @@ def test_methods_share_their_passes(
     batch = batch_of(module, phrased_file, negatives=negatives)
     counted = Counted(monkeypatch)
     module.training_step(batch, 0).backward()
-    if passes == 3 and isinstance(settings.get("adversary"), FGM):
-        passes = len(counted.rows)  # as many as FGM alone, and the raw view
-        counted.rows.clear()
-        RobustTuning.losses(_alone(module), Passes(module.backbone, batch))
-        assert passes == len(counted.rows) + 1
-    else:
-        assert len(counted.rows) == passes
-
-
-def _alone(module: Any) -> Any:
-    module.contrast = module.alignment = None
-    return module
+    assert len(counted.rows) == passes
 
 
 @pytest.mark.parametrize("name", ADVERSARIES)
@@ -180,7 +169,7 @@ def test_all_slots_with_every_adversary(name: str, llama: str, phrased_file: str
     before = weights_of(module)
     replays = 2 if name == "freeat" else 1
     settings: dict[str, Any] = {"noise": Noise(phi=0.8), "variants": 2, "negatives": 1, "replays": replays}
-    fitter = trainer(tmp_path, callbacks=[record], log_every_n_steps=1, limit_train_batches=2)
+    fitter = trainer(tmp_path, callbacks=[record], log_every_n_steps=1, limit_train_batches=replays)
     fitter.fit(module, data(phrased_file, **settings))
     logged = record.steps[-1]
     total = 0.7 * (logged["train/answer"] + 0.5 * logged["train/adversarial"]) + 0.3 * logged["train/alignment"]
@@ -193,8 +182,7 @@ def test_all_slots_with_every_adversary(name: str, llama: str, phrased_file: str
     assert all(not torch.equal(value, before[key]) for key, value in after.items() if "lora_B" in key)
 
 
-@pytest.mark.parametrize("tuning", [PrefixTuning(tokens=2), FullTuning()])
-@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize(("kind", "tuning"), [("llama", FullTuning()), ("t5", PrefixTuning(tokens=2))])
 def test_other_tunings(kind: str, tuning: Any, models: dict[str, str], phrased_file: str) -> None:
     """The gradient reaches all that is trained, whatever is trained."""
     module = RobustTuning(models[kind], tuning=tuning, adversary=NRM(), contrast=CONTRAST, alignment=ALIGNMENT)
@@ -235,8 +223,7 @@ CHUNKED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", CHUNKED)
-@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize(("kind", "name"), [*(("llama", name) for name in CHUNKED), ("t5", "contrast"), ("t5", "nrm")])
 def test_chunks_have_the_gradient_of_the_whole(kind: str, name: str, models: dict[str, str], phrased_file: str) -> None:
     found = []
     for chunk in (None, 3):
@@ -258,7 +245,8 @@ def test_chunks_have_the_gradient_of_the_whole(kind: str, name: str, models: dic
 @pytest.mark.parametrize("tuning", [LoRA(r=2, dropout=0.4), PrefixTuning(tokens=2), FullTuning()])
 def test_chunks_recompute_the_same_dropout(tuning: Any, llama: str, phrased_file: str) -> None:
     """A chunk's second run must be its first: the loss falls as its gradient says, with every mask in place."""
-    module = RobustTuning(llama, tuning=tuning, contrast=CONTRAST, alignment=ALIGNMENT, chunk_rows=2)
+    fixed = Contrast(weight=0.5)  # a balanced weight is detached, so the loss has another slope than its gradient
+    module = RobustTuning(llama, tuning=tuning, contrast=fixed, alignment=ALIGNMENT, chunk_rows=2)
     batch = batch_of(module, phrased_file, variants=2)
     module.train()
 
@@ -269,23 +257,19 @@ def test_chunks_recompute_the_same_dropout(tuning: Any, llama: str, phrased_file
     total = loss()
     torch.rand(5)
     total.backward()
-    grads = [p.grad.clone() for p in module.backbone.trained if p.grad is not None]
+    grads = [p.grad for p in module.backbone.trained]
     module.zero_grad()
     loss().backward()
-    assert all(
-        torch.equal(p.grad, g) for p, g in zip(module.backbone.trained, grads, strict=True) if p.grad is not None
-    )
-    square, step = sum(float(g.square().sum()) for g in grads), 1e-3
-    step = 0.02 / square**0.5
-    ends = []
-    with torch.enable_grad():
-        for sign in (1, -1):
-            for p, g in zip(module.backbone.trained, grads, strict=True):
-                p.data.add_(sign * step / square**0.5 * g)
-            ends.append(float(loss().detach()))
-            for p, g in zip(module.backbone.trained, grads, strict=True):
-                p.data.sub_(sign * step / square**0.5 * g)
-    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(square**0.5, rel=0.05)
+    assert all(torch.equal(*pair) for pair in zip([p.grad for p in module.backbone.trained], grads, strict=True))
+    norm = float(torch.stack([g.square().sum() for g in grads]).sum().sqrt())
+    step, ends = 0.02 / norm, []
+    for sign in (1, -1):
+        for p, g in zip(module.backbone.trained, grads, strict=True):
+            p.data.add_(sign * step / norm * g)
+        ends.append(float(loss().detach()))
+        for p, g in zip(module.backbone.trained, grads, strict=True):
+            p.data.sub_(sign * step / norm * g)
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(norm, rel=0.05)
 
 
 def test_chunks_hold_less(llama: str, phrased_file: str) -> None:
