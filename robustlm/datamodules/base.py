@@ -211,6 +211,8 @@ class InstructionDataModule(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
             if value is not None and value < 1:
                 raise ValueError(f"data.{name}: {value} makes no batch; expected ≥ 1")
+        if phrasing not in ("fixed", "fresh"):
+            raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
         if num_workers < 0:
             raise ValueError(f"data.num_workers: {num_workers} is negative; expected ≥ 0")
         if not conditions:
@@ -308,7 +310,7 @@ class InstructionDataModule(LightningDataModule):
         name = self.bank or sample.bank
         if not name or (sample.instruction and not sample.instruction_id and not self.bank):
             return sample
-        return _bank(name).assign(sample, self.instructions, split, self.seed)
+        return replace(_bank(name).assign(sample, self.instructions, split, self.seed), bank=name)
 
     def tokenised(self, samples: list[Sample], role: str) -> Rows:
         """Tokenise samples; those too long are bad rows."""
@@ -371,11 +373,12 @@ class InstructionDataModule(LightningDataModule):
         assert self.encoder is not None
         return self.encoder
 
-    def phrasings(self, rows: Rows) -> Phrasings:
-        """Every way that training rows may be asked."""
+    def phrasings(self, rows: Rows, *, variants: bool = False) -> Phrasings:
+        """Every way that training rows may be asked; with `variants`, which may be noise, also those rows bring."""
+        samples = rows.samples if variants else [replace(sample, variant=None) for sample in rows.samples]
         banks = {name: _bank(name) for name in {self.bank or sample.bank for sample in rows.samples} if name}
         given: dict[str, tuple[str, ...]] = {}
-        return Phrasings(rows.samples, banks, self.instructions, self.bank, given, self.seed)
+        return Phrasings(samples, banks, self.instructions, self.bank, given, self.seed)
 
     def train_order(self, dataset: TrainRows) -> Order | None:
         """How an epoch's rows are arranged; null shuffles them, grouped by length if so set."""
