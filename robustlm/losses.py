@@ -56,8 +56,7 @@ def divergence(
     """
     if detach_reference:
         reference = reference.detach()
-    log_p = F.log_softmax(_wide(logits) / temperature, dim=-1)
-    log_q = F.log_softmax(_wide(reference) / temperature, dim=-1)
+    log_p, log_q = _log_softmax(logits, temperature), _log_softmax(reference, temperature)
     if direction == "js":
         middle = torch.logaddexp(log_p, log_q) - torch.log(log_p.new_tensor(2.0))
         found = (_kl(log_p, middle) + _kl(log_q, middle)) / 2
@@ -94,6 +93,12 @@ def balance(reference: Tensor, loss: Tensor, limit: float) -> Tensor:
     """
     ratio = reference.detach() / loss.detach().clamp_min(torch.finfo(loss.dtype).tiny)
     return ratio.clamp(max=limit)
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    found = F.log_softmax(_wide(logits) / temperature, dim=-1)
+    ruled_out = found.isneginf()  # padded vocabularies: 0 · (−∞ − −∞) would be NaN
+    return found.masked_fill(ruled_out, -1e30) if bool(ruled_out.any()) else found
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -229,6 +229,8 @@ class InstructionDataModule(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
             if value is not None and value < 1:
                 raise ValueError(f"data.{name}: {value} makes no batch; expected ≥ 1")
+        if phrasing not in ("fixed", "fresh"):
+            raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
         if num_workers < 0:
             raise ValueError(f"data.num_workers: {num_workers} is negative; expected ≥ 0")
         if not conditions:
@@ -330,7 +332,9 @@ class InstructionDataModule(LightningDataModule):
     def phrased(self, sample: Sample, split: Literal["seen", "unseen"]) -> Sample:
         """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
         name = self.bank_of(sample)
-        return _bank(name).assign(sample, self.instructions, split, self.seed) if name else sample
+        if not name:
+            return sample
+        return replace(_bank(name).assign(sample, self.instructions, split, self.seed), bank=name)
 
     def bank_of(self, sample: Sample) -> str | None:
         """The bank that a sample's phrasings come from; null for one that is asked by an instruction of its own."""
@@ -427,13 +431,14 @@ class InstructionDataModule(LightningDataModule):
         assert self.encoder is not None
         return self.encoder
 
-    def phrasings(self, rows: Rows) -> Phrasings:
-        """Every way that training rows may be asked."""
+    def phrasings(self, rows: Rows, *, variants: bool = False) -> Phrasings:
+        """Every way that training rows may be asked; with `variants`, which may be noise, also those rows bring."""
         names = [self.bank_of(sample) for sample in rows.samples]
         seen = {name: _bank(name).phrasings(self.instructions, "seen") for name in set(names) if name}
-        given = load_paraphrases(self.paraphrases) if self.paraphrases else {}
         banked = [tuple(found.text for found in seen[name]) if name else () for name in names]
-        return Phrasings(rows.samples, banked, given, self.seed)
+        samples = rows.samples if variants else [replace(sample, variant=None) for sample in rows.samples]
+        given = load_paraphrases(self.paraphrases) if self.paraphrases else {}
+        return Phrasings(samples, banked, given, self.seed)
 
     def train_order(self, dataset: TrainRows) -> Order | None:
         """How an epoch's rows are arranged; null shuffles them, grouped by length if so set."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from robustlm.batch import InstructionBatch
 from robustlm.data.samples import Sample
 from robustlm.datamodules.base import Rows, TrainRows
 from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedRows
+from robustlm.datamodules.phrasing import meaning
 from robustlm.datamodules.sampling import BatchKey, Order
 
 
@@ -46,9 +50,9 @@ class HardNegativeGroups:
                 f"data.group_size: found {size}, but the group {large!r} of the rows holds {len(self._given[large])}; "
                 "expected at least that"
             )
-        self._epoch: tuple[int, list[int], list[int]] | None = None
+        self._epoch: tuple[int, list[list[int]], list[int]] | None = None
 
-    def __call__(self, epoch: int) -> list[int]:
+    def __call__(self, epoch: int) -> list[list[int]]:
         """All rows, group by group."""
         return self._arranged(epoch)[0]
 
@@ -56,7 +60,7 @@ class HardNegativeGroups:
         """For each row, the first of its group."""
         return self._arranged(epoch)[1]
 
-    def _arranged(self, epoch: int) -> tuple[list[int], list[int]]:
+    def _arranged(self, epoch: int) -> tuple[list[list[int]], list[int]]:
         if self._epoch is None or self._epoch[0] != epoch:
             random = np.random.default_rng((self._seed, epoch, 0xC01))
             placed: list[tuple[float, list[int]]] = []
@@ -70,12 +74,11 @@ class HardNegativeGroups:
             packed += _packed([[row] for row in random.permutation(single).tolist()], self.unit)
             placed += self._spread(whole + packed, random)
             groups = [rows for _, rows in sorted(placed)]
-            groups.sort(key=lambda rows: len(rows) < self.unit)  # those that are not full end the epoch
             leaders = list(range(len(self._targets)))
             for rows in groups:
                 for row in rows:
                     leaders[row] = rows[0]
-            self._epoch = epoch, [row for rows in groups for row in rows], leaders
+            self._epoch = epoch, groups, leaders
         return self._epoch[1], self._epoch[2]
 
     def _spread(self, groups: list[list[int]], random: np.random.Generator) -> list[tuple[float, list[int]]]:
@@ -115,14 +118,25 @@ class HardNegativeGroups:
 
 
 class _FileOrder:
-    """Rows in the order they are read."""
+    """Rows in the order they are read; those of a group that follow each other stay together."""
 
-    def __init__(self, count: int, unit: int) -> None:
+    def __init__(self, samples: Sequence[Sample], unit: int) -> None:
         self.unit = unit
-        self._count = count
+        self._units: list[list[int]] = [[]]
+        start = 0
+        for name, run in groupby(samples, key=lambda sample: sample.group):
+            stop = start + len(list(run))
+            if name and len(self._units[-1]) + stop - start > unit:
+                self._units.append([])
+            for row in range(start, stop):
+                if len(self._units[-1]) == unit:
+                    self._units.append([])
+                self._units[-1].append(row)
+            start = stop
+        self._units = [rows for rows in self._units if rows]
 
-    def __call__(self, epoch: int) -> list[int]:
-        return list(range(self._count))
+    def __call__(self, epoch: int) -> list[list[int]]:
+        return self._units
 
 
 class ContrastiveRows(ParaphrasedRows):
@@ -151,10 +165,18 @@ class ContrastiveRows(ParaphrasedRows):
         batch = super().__getitem__(key)
         if self._negatives:
             asked = self.asked(key.epoch)
-            pairs = [(other, asked[i]) for i in key.indices for other in self._drawn(i, key.epoch)]
+            drawn = [(i, self._drawn(i, key.epoch)) for i in key.indices]
+            pairs = [(other, asked[i]) for i, others in drawn for other in others]
             batch.negative = self.view([row for row, _ in self.encoded(*zip(*pairs, strict=True))])
-            batch.negative_keys = self.keys[[other for other, _ in pairs]]
+            batch.negative_keys = torch.tensor(
+                [self._meaning(i, other) for i, others in drawn for other in others], dtype=torch.long
+            )
         return batch
+
+    def _meaning(self, asked: int, answered: int) -> int:
+        """Of a negative: one row's question with another's target, which may be of another task."""
+        samples = self.rows.samples
+        return meaning(replace(samples[asked], target=samples[answered].target))
 
     def _drawn(self, index: int, epoch: int) -> list[int]:
         """Rows of the same task with another input and target; where it has none, rows of any other kind."""
@@ -210,13 +232,15 @@ class ContrastiveDataModule(ParaphraseDataModule):
     def train_dataset(self, rows: Rows) -> TrainRows:
         """Rows in groups."""
         phrasings = self.paraphrasings(rows)
-        given = any(sample.group for sample in rows.samples)
+        free = not all(sample.group for sample in rows.samples)
         groups = HardNegativeGroups(rows.samples, self.group_size, self.seed) if self.shuffle else None
-        drawn = self.phrasing == "fresh" or (groups is not None and self.group_size > 1 and not given)
+        drawn = phrasings if self.phrasing == "fresh" else None
+        if drawn is None and groups is not None and self.group_size > 1 and free:
+            drawn = phrasings.keeping(i for i, sample in enumerate(rows.samples) if sample.group)
         return ContrastiveRows(
             rows,
             self._encoder(),
-            phrasings if drawn else None,
+            drawn,
             others=phrasings,
             groups=groups,
             negatives=self.negatives,
@@ -226,7 +250,7 @@ class ContrastiveDataModule(ParaphraseDataModule):
     def train_order(self, dataset: TrainRows) -> Order | None:
         """Group by group, or as read."""
         assert isinstance(dataset, ContrastiveRows)
-        return dataset.groups or _FileOrder(len(dataset), self.group_size)
+        return dataset.groups or _FileOrder(dataset.rows.samples, self.group_size)
 
 
 def task_of(sample: Sample) -> str:

@@ -59,7 +59,7 @@ class ParaphraseDataModule(NLUDataModule):
         Raises:
             ValueError: No row has a second phrasing.
         """
-        found = self.phrasings(rows)
+        found = self.phrasings(rows, variants=True)
         alone = found.alone()
         if len(alone) == len(rows):
             raise ValueError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from robustlm.data.samples import Sample
 
@@ -32,12 +33,23 @@ class Phrasings:
         self._samples = samples
         found: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._of: list[tuple[str, ...]] = []
+        self._asks: list[str] = []
+        """What each sample is asked in whatever phrasing: its bank, or its instruction."""
         for sample, seen in zip(samples, banked, strict=True):
             own = seen or tuple(text for text in (sample.instruction, sample.variant) if text)
             if own not in found:
                 others = [other for text in own for other in paraphrases.get(text.strip(), ())]
                 found[own] = tuple(dict.fromkeys([*own, *others]))
             self._of.append(found[own])
+            self._asks.append("bank " + sample.bank if seen else "text " + sample.instruction)
+
+    def keeping(self, indices: Iterable[int]) -> Phrasings:
+        """The same, but some samples are always drawn their own phrasing."""
+        found = copy.copy(self)
+        found._of, found._asks = list(self._of), list(self._asks)
+        for i in indices:
+            found._of[i], found._asks[i] = (self._samples[i].instruction,), f"row {i}"
+        return found
 
     def of(self, index: int) -> tuple[str, ...]:
         """All phrasings of a sample, its own among them."""
@@ -53,22 +65,26 @@ class Phrasings:
         Args:
             index: Of the sample.
             epoch: Whose.
-            leader: A sample whose draw this one follows, where both have the same phrasings.
+            leader: A sample whose draw this one follows, where both are asked the same thing.
         """
-        found = self._of[index]
-        return found[_hashed(self._seed, epoch, "raw", self._key(index, leader)) % len(found)]
+        lead = self._lead(index, leader)
+        found = self._of[lead]
+        return found[_hashed(self._seed, epoch, "raw", self._samples[lead].id) % len(found)]
 
     def others(self, index: int, epoch: int, count: int, asked: str, leader: int | None = None) -> list[str]:
         """`count` other phrasings than `asked`, distinct as long as there are enough of them."""
-        found = [text for text in self._of[index] if text != asked]
+        lead = self._lead(index, leader)
+        found = [text for text in self._of[lead] if text != asked] or [
+            text for text in self._of[index] if text != asked
+        ]
         if not found:
             return [asked] * count
-        key = self._key(index, leader)
+        key = self._samples[lead].id
         ranked = sorted(range(len(found)), key=lambda at: _hashed(self._seed, epoch, f"other {at}", key))
         return [found[ranked[k % len(ranked)]] for k in range(count)]
 
-    def _key(self, index: int, leader: int | None) -> str:
-        return self._samples[index if leader is None or self._of[leader] != self._of[index] else leader].id
+    def _lead(self, index: int, leader: int | None) -> int:
+        return index if leader is None or self._asks[leader] != self._asks[index] else leader
 
 
 def meaning(sample: Sample) -> int:

@@ -31,10 +31,10 @@ class Order(Protocol):
     """Arranges the rows of an epoch."""
 
     unit: int
-    """Rows that follow each other in runs of this length share a micro-batch."""
+    """Most rows of a unit. A unit is never split over micro-batches."""
 
-    def __call__(self, epoch: int) -> list[int]:
-        """All rows, in the order they are trained on; runs are counted from the first row."""
+    def __call__(self, epoch: int) -> list[list[int]]:
+        """All rows in units, in the order they are trained on; as many units in every epoch."""
 
 
 class StepSampler(_Kept):
@@ -100,27 +100,26 @@ class StepSampler(_Kept):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        rows, size, world = len(self._lengths), self._batch_size, self._world
-        full, rest = divmod(rows, size * world)
-        return (full + (-(-rest // self._unit) >= world)) * self._replays
+        units = len(self._lengths) if self._order is None else len(self._order(self.epoch))
+        full, rest = divmod(units, self._batch_size // self._unit * self._world)
+        return (full + (rest >= self._world)) * self._replays
 
     def rounds(self, epoch: int) -> list[list[list[int]]]:
         """The epoch's micro-batches, W at a time. At most W − 1 rows (or units) are left out, others each epoch."""
-        size, world, unit = self._batch_size, self._world, self._unit
-        order = self._arranged(epoch if self._reshuffle else 0)
-        full = len(order) // (size * world)
-        body = order[: full * size * world].reshape(full, world, size)
-        found = [[batch.tolist() for batch in batches] for batches in body]
-        rest = order[full * size * world :].tolist()
-        units = [rest[at : at + unit] for at in range(0, len(rest), unit)]
-        if len(units) >= world:
-            shares = np.array_split(np.arange(len(units)), world)
-            found.append([[row for at in share for row in units[at]] for share in shares])
+        world, per = self._world, self._batch_size // self._unit
+        units = self._arranged(epoch if self._reshuffle else 0)
+        full = len(units) // (per * world) * world
+        batches = [_joined(units[at * per : (at + 1) * per]) for at in range(full)]
+        found = [batches[at : at + world] for at in range(0, full, world)]
+        rest = units[full * per :]
+        if len(rest) >= world:
+            shares = np.array_split(np.arange(len(rest)), world)
+            found.append([_joined([rest[at] for at in share]) for share in shares])
         return [batches for batches in found for _ in range(self._replays)]
 
-    def _arranged(self, epoch: int) -> np.ndarray[Any, Any]:
+    def _arranged(self, epoch: int) -> list[list[int]]:
         if self._order is not None:
-            return np.asarray(self._order(epoch), dtype=np.int64)
+            return self._order(epoch)
         random = np.random.default_rng((self._seed, epoch, 0x5EED))
         order = random.permutation(len(self._lengths))
         size = self._batch_size
@@ -132,7 +131,7 @@ class StepSampler(_Kept):
             whole = len(order) // size
             batches = order[: whole * size].reshape(whole, size)
             order = np.concatenate([batches[random.permutation(whole)].reshape(-1), order[whole * size :]])
-        return order
+        return [[row] for row in order.tolist()]
 
     def __iter__(self) -> Iterator[Any]:  # of BatchKey, though SequentialSampler promises int
         rounds = self.rounds(self.epoch)
@@ -143,6 +142,10 @@ class StepSampler(_Kept):
             rows = [row for batches in rounds[start : start + window] for batch in batches for row in batch]
             tokens = float(self._tokens[rows].sum()) / (window * self._world)
             yield BatchKey(self.epoch, tuple(rounds[at][self._rank]), tokens)
+
+
+def _joined(units: Sequence[list[int]]) -> list[int]:
+    return [row for unit in units for row in unit]
 
 
 class EvaluationSampler(_Kept):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
@@ -32,8 +33,8 @@ class Alignment:
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise ValueError(f"alignment.weight: found {self.weight}; expected a share in [0, 1]")
-        if not self.temperature > 0:
-            raise ValueError(f"alignment.temperature: found {self.temperature}; expected a number > 0")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"alignment.temperature: found {self.temperature}; expected a finite number > 0")
         if self.direction not in get_args(Direction):
             known = ", ".join(get_args(Direction))
             raise ValueError(f"alignment.direction: found {self.direction!r}; expected one of {known}")

@@ -69,6 +69,9 @@ class InstructionTuning(LightningModule):
             raise ValueError(f"max_new_tokens: {max_new_tokens} generates nothing; expected ≥ 1")
         if chunk_rows is not None and chunk_rows < 1:
             raise ValueError(f"chunk_rows: {chunk_rows} runs nothing; expected ≥ 1, or null for all rows at once")
+        if train_on is not None and train_on not in VIEWS:
+            known = ", ".join(VIEWS)
+            raise ValueError(f"train_on: found {train_on!r}; expected one of {known}, or null for the method's own")
         self.backbone = Backbone(backbone, copy.copy(loading), copy.copy(tuning))
         self.optimizer = optimizer
         self.schedule = schedule

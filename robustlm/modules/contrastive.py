@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ class Contrast:
                 raise ValueError(f"contrast.{name}: found {getattr(self, name)}; expected a finite number > 0")
         if self.weight is not None and not 0 <= self.weight < math.inf:
             raise ValueError(f"contrast.weight: found {self.weight}; expected a finite number ≥ 0, or null to balance")
+        if self.pooling not in get_args(Pooling):
+            known = ", ".join(get_args(Pooling))
+            raise ValueError(f"contrast.pooling: found {self.pooling!r}; expected one of {known}")
 
     def losses(self, passes: Passes, answers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss of this micro-batch.
@@ -55,11 +58,11 @@ class Contrast:
         """
         raw, variant = passes.answers("raw").state, passes.answers("variant").state
         many = len(variant) // len(raw)
-        keys = _keys(passes)
+        keys = passes.batch.keys
         variants, first = self._collect(passes, variant)
         begin = first // many  # the number that this rank's first sample has among those of all ranks
-        samples, _ = self._collect(passes, keys)
-        everyone = torch.arange(len(samples), device=raw.device)
+        everyone = torch.arange(len(variants) // many, device=raw.device)
+        samples = everyone if keys is None else self._collect(passes, keys)[0]  # no keys: no one is alike
         own = begin + torch.arange(len(raw), device=raw.device).repeat_interleave(many)
         at = first + torch.arange(len(variant), device=raw.device)
         negatives = self._negatives(passes)
@@ -71,7 +74,7 @@ class Contrast:
         if self.symmetric:
             raws, _ = self._collect(passes, raw)
             found.append(self._compare(variant, own, raws, everyone, own, samples, negatives))
-        rows, hits, seen = (torch.stack(parts).float().mean(0) for parts in zip(*found, strict=True))
+        rows, hits, seen = (torch.stack(parts).to(found[0][0].dtype).mean(0) for parts in zip(*found, strict=True))
         # the mean over the anchors of all ranks, written as the mean over ranks that DDP takes
         loss = rows.sum() * self._ranks(passes) / len(variants)
         weight = self._weight(passes, answers, loss)
@@ -128,15 +131,10 @@ class Contrast:
 
     def _weight(self, passes: Passes, answers: Tensor, loss: Tensor) -> Tensor:
         if self.weight is not None:
-            return torch.tensor(self.weight, device=loss.device)
+            return loss.new_tensor(self.weight)
         both = torch.stack([answers.detach().to(loss.dtype), loss.detach()])[None]
         both = self._collect(passes, both)[0].mean(0)  # all ranks weigh alike
         return balance(both[0], both[1], self.weight_limit)
-
-
-def _keys(passes: Passes) -> Tensor:
-    keys = passes.batch.keys
-    return torch.arange(len(passes.batch.raw), device=passes.batch.raw.input_ids.device) if keys is None else keys
 
 
 class ContrastiveTuning(InstructionTuning):

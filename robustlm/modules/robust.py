@@ -53,6 +53,14 @@ class RobustTuning(ANIT):
         compared = self.contrast or self.alignment
         return self.train_on or ("both" if compared else "variant" if self.adversary else "raw")
 
+    def check_data(self, datamodule: Any) -> None:
+        """Refuse data without variants for the slots that compare them, whatever `train_on` says."""
+        super().check_data(datamodule)
+        if self.contrast is not None:
+            self.check_variants(datamodule, "a contrast compares")
+        if self.alignment is not None:
+            self.check_variants(datamodule, "an alignment compares")
+
     def losses(self, passes: Passes) -> dict[str, Tensor]:
         """The terms of the slots that are filled."""
         terms = self.supervised(passes)
