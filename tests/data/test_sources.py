@@ -179,7 +179,9 @@ def test_flan_templates_on_real_rows(dataset: str) -> None:
         for phrasing in bank.instructions:
             prompt = template.render(sample, phrasing.text)
             shown = [prompt.text[a:b] for a, b, origin in prompt.spans if origin is Origin.CONTEXT]
-            assert shown == [fields[name] for _, name in pieces(phrasing.text, fields) if name]
+            names = [name for _, name in pieces(phrasing.text, fields) if name]
+            assert shown == [fields[name] for name in names if name != "options_"]
+            assert all(fields[name] in prompt.text for name in names)
             assert prompt.text.count("Answer:") >= 1
             assert "Format:" not in prompt.text
 
