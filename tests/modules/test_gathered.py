@@ -25,7 +25,7 @@ def test_two_processes_are_one_with_all_rows(llama: str, phrased_file: str, tmp_
     for name in MODULES:
         one, two = ours[name]["weights"], theirs[name]["weights"]
         assert all(torch.equal(value, two[key]) for key, value in one.items()), name
-        assert close(one, single[name]["weights"], 1e-6) is (name != "apart"), name
+        assert close(one, single[name]["weights"], 3e-6) is (name != "apart"), name
         assert not close(one, single["alignment"]["weights"], 1e-5) or name == "alignment"
         for mine, other, wanted in zip(ours[name]["logs"], theirs[name]["logs"], single[name]["logs"], strict=True):
             if name not in ("alignment", "apart"):

@@ -75,7 +75,7 @@ def results(folder: Path, backbone: str, rows: str, names: Sequence[str], **sett
         module = RobustTuning(
             backbone,
             tuning=LoRA(r=2, dropout=0.0),
-            optimizer=AdamW(lr=1e-3, eps=1e-4),
+            optimizer=AdamW(lr=1e-3),
             schedule=Schedule(),
             **MODULES[name],
         )
