@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from robustlm.datamodules import ContrastiveDataModule
@@ -50,6 +52,17 @@ class _Fixed(DistributedSampler[Any], SequentialSampler):
         return iter(self._keys)
 
 
+class _Gradients(Callback):
+    """Keeps the gradients of the first step, as all ranks agree on them."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if not self.first:
+            self.first = {name: p.grad.clone() for name, p in pl_module.named_parameters() if p.grad is not None}
+
+
 class _Rows(ContrastiveDataModule):
     """The rows of `STEPS`: those of this rank, or of both together."""
 
@@ -70,8 +83,8 @@ def results(folder: Path, backbone: str, rows: str, names: Sequence[str], **sett
     """Weights after the steps, the first gradient, and what was logged."""
     found: dict[str, Any] = {}
     for name in names:
-        record = Record()
-        run = trainer(folder / name, callbacks=[record], log_every_n_steps=1, **settings)
+        record, gradients = Record(), _Gradients()
+        run = trainer(folder / name, callbacks=[record, gradients], log_every_n_steps=1, **settings)
         module = RobustTuning(
             backbone,
             tuning=LoRA(r=2, dropout=0.0),
@@ -88,7 +101,7 @@ def results(folder: Path, backbone: str, rows: str, names: Sequence[str], **sett
             negatives=1 if name in ("negatives", "all") else 0,
         )
         run.fit(module, data)
-        found[name] = {"weights": weights_of(module), "logs": record.steps}
+        found[name] = {"weights": weights_of(module), "gradients": gradients.first, "logs": record.steps}
     return found
 
 
@@ -96,4 +109,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     _folder, _backbone, _rows = sys.argv[1:]
     _found = results(Path(_folder), _backbone, _rows, list(MODULES), devices=2, strategy="ddp")
+    Path(_folder).mkdir(exist_ok=True)
     torch.save(_found, Path(_folder) / f"rank-{torch.distributed.get_rank()}.pt")
