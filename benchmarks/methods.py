@@ -49,7 +49,6 @@ class Arm:
 
 ARMS: dict[str, Arm] = {
     "plain": Arm(PLAIN),
-    "fresh phrasings (PAFT)": Arm((*PLAIN, "--data.phrasing", "fresh"), ("plain",)),
     "plain + paraphrases": Arm(("--model", "InstructionTuning", *PAIRS, *BOTH), ("plain",)),
     "CoIN": Arm(("--model", "ContrastiveTuning", *PAIRS), ("plain + paraphrases",)),
     "CoIN, weight 0.01": Arm(("--model", "ContrastiveTuning", *PAIRS, *SMALL), ("plain + paraphrases",)),
@@ -58,8 +57,7 @@ ARMS: dict[str, Arm] = {
     "PT + KL": Arm((*PREFIX, *PAIRS), ("PT",)),
     "FT": Arm((*FULL, *PAIRS, "--model.alignment", "null")),
     "FT + KL": Arm((*FULL, *PAIRS), ("FT",)),
-    "noisy": Arm(("--model", "ANIT", "--model.adversary", "null"), ("plain",)),
-    "ANIT": Arm(("--model", "ANIT"), ("noisy", "plain")),
+    "ANIT": Arm(("--model", "ANIT"), ("plain",)),
     "noisy paraphrases": Arm(
         ("--model", "InstructionTuning", "--data", "ContrastiveDataModule", *BOTH), ("plain + paraphrases",)
     ),
@@ -90,6 +88,7 @@ def _under(name: str, flags: tuple[str, ...]) -> dict[str, Arm]:
 
 
 TRIALS: dict[str, Arm] = {
+    "fresh phrasings (PAFT)": Arm((*PLAIN, "--data.phrasing", "fresh"), ("plain",)),
     "CoIN, weight 0.1": Arm((*ARMS["CoIN"].flags, "--model.contrast.weight", "0.1"), ("plain + paraphrases",)),
     "CoIN, prompt_end": Arm((*ARMS["CoIN"].flags, *PROMPT_END), ("plain + paraphrases",)),
     "CoIN, prompt_end, weight 0.01": Arm((*ARMS["CoIN, weight 0.01"].flags, *PROMPT_END), ("plain + paraphrases",)),
