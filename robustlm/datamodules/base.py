@@ -26,6 +26,7 @@ from robustlm.data.sources import Role, Source, load_all
 from robustlm.data.templates import make_template
 from robustlm.datamodules.phrasing import Phrasings, meaning
 from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, Order, ResumableLoader, StepSampler
+from robustlm.evaluation.table import Key
 
 log = logging.getLogger(__name__)
 
@@ -263,6 +264,10 @@ class InstructionDataModule(LightningDataModule):
         self.encoder: Encoder | None = None
         self.rows: dict[Role, Rows] = {}
         self.conditioned: dict[str, Rows] = {}
+        self.done: set[Key] = set()
+        """Rows of the prediction table that an interrupted evaluation has; set it before the loaders are made."""
+        self.skipped: set[Key] = set()
+        """Those of them that are not run again, since their whole batch is done."""
         self.backbone: Any = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
@@ -495,6 +500,7 @@ class InstructionDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """One loader for each condition."""
+        self.skipped.clear()
         return [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
 
     def predict_dataloader(self) -> list[DataLoader[InstructionBatch]]:
@@ -504,12 +510,15 @@ class InstructionDataModule(LightningDataModule):
     def _evaluation_loader(self, rows: Rows, condition: str) -> DataLoader[InstructionBatch]:
         assert self.encoder is not None
         trainer = self.trainer
+        keys = [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
         sampler = EvaluationSampler(
             rows.lengths,
             batch_size=self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
+            done={i for i, key in enumerate(keys) if key in self.done} if self.done else (),
         )
+        self.skipped |= {keys[row] for row in sampler.skipped}
         return self._loader(EvaluationRows(rows, self.encoder, condition, self.eval_batch_size), sampler, DataLoader)
 
     def _loader(self, dataset: Any, sampler: Any, kind: type[DataLoader[Any]]) -> DataLoader[Any]:

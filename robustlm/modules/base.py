@@ -227,6 +227,14 @@ class InstructionTuning(LightningModule):
             )
         return rows
 
+    def count(self, rows: list[dict[str, Any]]) -> None:
+        """Score rows of a prediction table along with those that are answered from here on."""
+        self.scores.device = self.device
+        for row in rows:
+            task = TASKS[row["task"]]
+            answer, gold = task.parse(row["prediction"]), task.parse(row["target"])
+            self.scores.update(row["condition"], row["dataset"], row["task"], answer, gold)
+
     def _log_scores(self, stage: Stage) -> None:
         for name, value in self.scores.compute().items():
             self.log(f"{stage}/{name}", value, rank_zero_only=False)
