@@ -93,7 +93,8 @@ class InstructionTuning(LightningModule):
             ValueError: Says which setting of the datamodule is wrong.
         """
         if "variant" in VIEWS[self.answer_views]:
-            self.check_variants(datamodule, "train_on: " + self.answer_views + " trains on")
+            whose = type(self).__name__ if self.train_on is None else f"train_on: {self.train_on}"
+            self.check_variants(datamodule, f"{whose} trains on")
 
     def check_variants(self, datamodule: Any, why: str) -> None:
         """Refuse data without variants. `why` ends on a verb whose object they are."""

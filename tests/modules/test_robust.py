@@ -72,7 +72,8 @@ def batch_of(module: Any, file: str, rows: int = 4, **settings: Any) -> Instruct
     datamodule.attach(module.backbone)
     datamodule.setup("fit")
     dataset = datamodule.train_dataset(datamodule.rows["train"])
-    return dataset[BatchKey(0, tuple(dataset.groups(0)[:rows]))]  # type: ignore[attr-defined]
+    found = [row for unit in dataset.groups(0) for row in unit]  # type: ignore[attr-defined]
+    return dataset[BatchKey(0, tuple(found[:rows]))]
 
 
 def fitted(folder: Path, module: Any, datamodule: Any) -> dict[str, Tensor]:

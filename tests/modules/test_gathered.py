@@ -1,0 +1,40 @@
+"""Contrast and alignment over two processes are those of one process with the rows of both."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.modules.test_equivalence import _without_dropout, close, done
+from tests.modules.test_robust import phrased_file
+from tests.modules.two_contrasts import MODULES, results
+
+__all__ = ["phrased_file"]
+
+
+def test_two_processes_are_one_with_all_rows(llama: str, phrased_file: str, tmp_path: Path) -> None:
+    model = _without_dropout(llama, tmp_path)
+    script = [sys.executable, "-m", "tests.modules.two_contrasts", str(tmp_path / "two"), model, phrased_file]
+    done(subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    ours, theirs = (torch.load(tmp_path / "two" / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    single = results(tmp_path / "one", model, phrased_file, list(MODULES))
+    for name in MODULES:
+        one, two = ours[name]["weights"], theirs[name]["weights"]
+        assert all(torch.equal(value, two[key]) for key, value in one.items()), name
+        assert close(one, single[name]["weights"], 3e-6) is (name != "apart"), name
+        gradients, wanted = ours[name]["gradients"], single[name]["gradients"]
+        size = max(float(value.abs().max()) for value in wanted.values())
+        apart = max(float((gradients[key] - value).abs().max()) for key, value in wanted.items()) / size
+        assert (apart < 3e-6) is (name != "apart"), (name, apart)
+        assert not close(one, single["alignment"]["weights"], 1e-5) or name == "alignment"
+        for mine, other, logged in zip(ours[name]["logs"], theirs[name]["logs"], single[name]["logs"], strict=True):
+            if name not in ("alignment", "apart"):
+                assert mine["contrast/weight"] == pytest.approx(logged["contrast/weight"], rel=1e-4)
+                assert other["contrast/weight"] == mine["contrast/weight"]
+            if name != "apart":
+                both = (mine["train/loss"] + other["train/loss"]) / 2  # what each gives to the mean over ranks
+                assert both == pytest.approx(logged["train/loss"], rel=1e-4)
