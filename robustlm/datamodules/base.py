@@ -330,9 +330,17 @@ class InstructionDataModule(LightningDataModule):
         if self.bank:
             sources = [_asked_by(source, self.bank) for source in sources]
         samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
-        asked = [self.phrased(sample, "seen") for sample in samples]
+        asked = [self.phrased(sample, "seen") for sample in self.selected(samples, role)]
         rows = self.tokenised(asked, role)
         return self.with_options(rows, role) if role == "validation" else rows
+
+    def selected(self, samples: list[Sample], role: Role) -> list[Sample]:
+        """Which of a role's samples are used: all of them, unless a subclass says otherwise."""
+        return samples
+
+    def bank_named(self, name: str) -> InstructionBank:
+        """A bank, read once."""
+        return _bank(name)
 
     def phrased(self, sample: Sample, split: Literal["seen", "unseen"]) -> Sample:
         """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
@@ -381,20 +389,12 @@ class InstructionDataModule(LightningDataModule):
 
     def under(self, condition: Condition, rows: Rows) -> Rows:
         """The same rows, asked as a condition says."""
-        samples = [self.phrased(sample, condition.split) for sample in rows.samples]
-        if condition.split == "unseen" and all(a is b for a, b in zip(samples, rows.samples, strict=True)):
+        if condition.split == "unseen" and not any(self.bank_of(sample) for sample in rows.samples):
             raise ValueError(
                 f"data.conditions: {condition.name!r} needs phrasings kept from training, but the rows bring their own "
                 "instructions and name no bank; set data.bank, or leave the condition out"
             )
-        if condition.noise is not None:
-            noisy = condition.noise.apply(
-                [sample.instruction for sample in samples],
-                [sample.id for sample in samples],
-                seed=self.seed,
-                **noise_pools(rows.samples),
-            )
-            samples = [replace(s, instruction=text) for s, text in zip(samples, noisy.texts, strict=True)]
+        samples = self.asked_under(condition, rows.samples)
         role = f"test ({condition.name})"
         found = self.with_options(self.tokenised(samples, role), role)
         if self.scoring == "options" and not any(found.options):
@@ -404,6 +404,19 @@ class InstructionDataModule(LightningDataModule):
                 "scoring 'generation'"
             )
         return found
+
+    def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
+        """Test samples as a condition asks them; subclasses may ask each several times."""
+        found = [self.phrased(sample, condition.split) for sample in samples]
+        if condition.noise is None:
+            return found
+        noisy = condition.noise.apply(
+            [sample.instruction for sample in found],
+            [sample.id for sample in found],
+            seed=self.seed,
+            **noise_pools(samples),
+        )
+        return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
 
     def with_options(self, rows: Rows, role: str) -> Rows:
         """Tokenise the rows' choices, if options are scored; rows with choices that are too long are bad rows."""
