@@ -49,12 +49,12 @@ _HOMES = {
     "modules": (
         "ANIT",
         "Alignment",
+        "Contrast",
         "ContrastiveTuning",
         "InstructionTuning",
         "Passes",
         "PrefixAlignment",
         "RobustTuning",
-        "RobustnessDataModule",
     ),
     "optimizers": ("AdamW", "Muon", "Schedule"),
     "tuning": ("FullTuning", "LoRA", "PrefixTuning", "PromptTuning"),
