@@ -314,7 +314,7 @@ class InstructionDataModule(LightningDataModule):
                 "data.max_length: %d is more than the %d positions of the model, which count instead",
                 self.max_length, positions,
             )  # fmt: skip
-        length = min(self.max_length, positions)
+        length = min(self.max_length, positions) * getattr(backbone, "characters_per_token", 1)
         self.encoder = Encoder(backbone.tokenizer, template, length, encoder_decoder=backbone.is_encoder_decoder)
 
     def read(self, role: Role) -> Rows:
