@@ -1,7 +1,7 @@
 """How fast answers are found: `python benchmarks/evaluation.py`.
 
-Compares batched generation with a loop that calls `generate` of the same transformers model for one prompt at a time, and
-checks that both give the same answers; and options scored with shared prompts with options scored one whole row each.
+Compares batched generation with a loop that calls `generate` of the same transformers model for one prompt at a time,
+and checks that both give the same answers.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ def main() -> None:
     same = sum(a == b for a, b in zip(together, alone, strict=True))
     count = len(together)
     print(f"{count} prompts, {options.threads} threads: batches of {options.batch} {count / fast:.1f} a second,")
-    print(
-        f"one by one {count / slow:.1f} a second: {slow / fast:.1f} times as fast; {same} of {count} answers are the same"
-    )
+    print(f"one by one {count / slow:.1f} a second: {slow / fast:.1f} times as fast; {same} answers are the same")
 
 
 if __name__ == "__main__":
