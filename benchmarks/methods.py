@@ -71,15 +71,47 @@ ARMS: dict[str, Arm] = {
 """LoRA unless a name says otherwise (PT prefix tuning, FT full tuning); all else is as in `configs/quickstart.yaml`."""
 
 
+FEW_PHRASINGS = ("--data.instructions", "detailed")
+FEW_ROWS = ("--data.train", "[{path: builtin:quickstart, limit: 240}]")
+LARGE_BATCH = ("--data.batch_size", "96", "--trainer.max_steps", "125")
+PROMPT_END = ("--model.contrast.pooling", "prompt_end")
+
+
+def _under(name: str, flags: tuple[str, ...]) -> dict[str, Arm]:
+    """Contrast, alignment and their baseline in another setting."""
+    base = "plain + paraphrases"
+    return {
+        f"{name}: {base}": Arm((*ARMS[base].flags, *flags)),
+        **{f"{name}: {arm}": Arm((*ARMS[arm].flags, *flags), f"{name}: {base}") for arm in ("CoIN, weight 0.01", "KL")},
+    }
+
+
+TRIALS: dict[str, Arm] = {
+    "CoIN, weight 0.1": Arm((*ARMS["CoIN"].flags, "--model.contrast.weight", "0.1"), "plain + paraphrases"),
+    "CoIN, prompt_end": Arm((*ARMS["CoIN"].flags, *PROMPT_END), "plain + paraphrases"),
+    "CoIN, prompt_end, weight 0.01": Arm((*ARMS["CoIN, weight 0.01"].flags, *PROMPT_END), "plain + paraphrases"),
+    "JS": Arm((*ARMS["KL"].flags, "--model.alignment.direction", "js"), "plain + paraphrases"),
+    "KL, weight 0.2": Arm((*ARMS["KL"].flags, "--model.alignment.weight", "0.2"), "plain + paraphrases"),
+    **_under("3 phrasings", FEW_PHRASINGS),
+    **_under("240 rows", FEW_ROWS),
+    **_under("96 samples a step", LARGE_BATCH),
+}
+"""Where contrast and alignment might help, if not where the others were tried; only run if named by `--arms`, or all by
+`--arms trials`."""
+KNOWN = ARMS | TRIALS
+
+
 def main() -> None:
     """Run what is missing, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*KNOWN, "trials"], metavar="ARM")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each takes one core")
     parser.add_argument("--table", type=Path, help="file for the tables; they are printed in any case")
     options = parser.parse_args()
+    if "trials" in options.arms:
+        options.arms = ["plain + paraphrases", *TRIALS]
     runs = [(name, seed) for seed in options.seeds for name in options.arms]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda run: tune_and_test(options.output, *run), runs))
@@ -97,7 +129,7 @@ def tune_and_test(output: Path, name: str, seed: int) -> None:
     common = ["-c", "quickstart", "--seed_everything", str(seed), "--data.seed", str(seed),
               "--data.conditions", f"[{', '.join(CONDITIONS)}]", "--trainer.default_root_dir", str(folder),
               "--trainer.enable_progress_bar", "false"]  # fmt: skip
-    fit = ["fit", *common, *ARMS[name].flags, "--checkpoint.dirpath", str(folder / "weights")]
+    fit = ["fit", *common, *KNOWN[name].flags, "--checkpoint.dirpath", str(folder / "weights")]
     test = ["test", *common, "--ckpt_path", str(folder / "weights" / "last.ckpt")]
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -126,7 +158,7 @@ def report(output: Path, arms: Sequence[str], seeds: Sequence[int]) -> str:
     lines.append("\nDifferences to the run that lacks the one thing, paired by seed and row: mean [95 % interval]:\n")
     lines += [_row("run − baseline", CONDITIONS), _row("---", ["---"] * len(CONDITIONS))]
     for name in arms:
-        baseline = ARMS[name].baseline
+        baseline = KNOWN[name].baseline
         if baseline in tables:
             found = differences(tables[name], tables[baseline])
             lines.append(_row(f"{name} − {baseline}", [_shown(found[condition]) for condition in CONDITIONS]))
