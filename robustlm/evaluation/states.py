@@ -1,6 +1,6 @@
 """Where a model puts samples under several phrasings: distances between hidden states, and their projection.
 
-Pure arithmetic on states `[n, H]` that somebody else has collected; see `robustlm states`.
+Pure arithmetic on states `[n, H]`, such as `Backbone.forward` gives them (`Answers.state`).
 """
 
 from __future__ import annotations
