@@ -43,29 +43,29 @@ class Arm:
 
     flags: tuple[str, ...]
     """Options of `fit` besides those of the config `quickstart`."""
-    baseline: str = ""
-    """What it is compared with: the same computing but for the one thing it adds."""
+    baselines: tuple[str, ...] = ()
+    """What it is compared with: first the arm that lacks the one thing it adds."""
 
 
 ARMS: dict[str, Arm] = {
     "plain": Arm(PLAIN),
-    "fresh phrasings (PAFT)": Arm((*PLAIN, "--data.phrasing", "fresh"), "plain"),
-    "plain + paraphrases": Arm(("--model", "InstructionTuning", *PAIRS, *BOTH), "plain"),
-    "CoIN": Arm(("--model", "ContrastiveTuning", *PAIRS), "plain + paraphrases"),
-    "CoIN, weight 0.01": Arm(("--model", "ContrastiveTuning", *PAIRS, *SMALL), "plain + paraphrases"),
-    "KL": Arm(("--model", "PrefixAlignment", *PAIRS), "plain + paraphrases"),
+    "fresh phrasings (PAFT)": Arm((*PLAIN, "--data.phrasing", "fresh"), ("plain",)),
+    "plain + paraphrases": Arm(("--model", "InstructionTuning", *PAIRS, *BOTH), ("plain",)),
+    "CoIN": Arm(("--model", "ContrastiveTuning", *PAIRS), ("plain + paraphrases",)),
+    "CoIN, weight 0.01": Arm(("--model", "ContrastiveTuning", *PAIRS, *SMALL), ("plain + paraphrases",)),
+    "KL": Arm(("--model", "PrefixAlignment", *PAIRS), ("plain + paraphrases",)),
     "PT": Arm((*PREFIX, *PAIRS, "--model.alignment", "null")),
-    "PT + KL": Arm((*PREFIX, *PAIRS), "PT"),
+    "PT + KL": Arm((*PREFIX, *PAIRS), ("PT",)),
     "FT": Arm((*FULL, *PAIRS, "--model.alignment", "null")),
-    "FT + KL": Arm((*FULL, *PAIRS), "FT"),
-    "noisy": Arm(("--model", "ANIT", "--model.adversary", "null"), "plain"),
-    "ANIT": Arm(("--model", "ANIT"), "noisy"),
+    "FT + KL": Arm((*FULL, *PAIRS), ("FT",)),
+    "noisy": Arm(("--model", "ANIT", "--model.adversary", "null"), ("plain",)),
+    "ANIT": Arm(("--model", "ANIT"), ("noisy", "plain")),
     "noisy paraphrases": Arm(
-        ("--model", "InstructionTuning", "--data", "ContrastiveDataModule", *BOTH), "plain + paraphrases"
+        ("--model", "InstructionTuning", "--data", "ContrastiveDataModule", *BOTH), ("plain + paraphrases",)
     ),
     "combined": Arm(
         ("--model", "RobustTuning", "--data", "ContrastiveDataModule", *SMALL, "--model.alignment.weight", "0.2"),
-        "noisy paraphrases",
+        ("noisy paraphrases", "ANIT"),
     ),
 }
 """LoRA unless a name says otherwise (PT prefix tuning, FT full tuning); all else is as in `configs/quickstart.yaml`."""
@@ -82,16 +82,19 @@ def _under(name: str, flags: tuple[str, ...]) -> dict[str, Arm]:
     base = "plain + paraphrases"
     return {
         f"{name}: {base}": Arm((*ARMS[base].flags, *flags)),
-        **{f"{name}: {arm}": Arm((*ARMS[arm].flags, *flags), f"{name}: {base}") for arm in ("CoIN, weight 0.01", "KL")},
+        **{
+            f"{name}: {arm}": Arm((*ARMS[arm].flags, *flags), (f"{name}: {base}",))
+            for arm in ("CoIN, weight 0.01", "KL")
+        },
     }
 
 
 TRIALS: dict[str, Arm] = {
-    "CoIN, weight 0.1": Arm((*ARMS["CoIN"].flags, "--model.contrast.weight", "0.1"), "plain + paraphrases"),
-    "CoIN, prompt_end": Arm((*ARMS["CoIN"].flags, *PROMPT_END), "plain + paraphrases"),
-    "CoIN, prompt_end, weight 0.01": Arm((*ARMS["CoIN, weight 0.01"].flags, *PROMPT_END), "plain + paraphrases"),
-    "JS": Arm((*ARMS["KL"].flags, "--model.alignment.direction", "js"), "plain + paraphrases"),
-    "KL, weight 0.2": Arm((*ARMS["KL"].flags, "--model.alignment.weight", "0.2"), "plain + paraphrases"),
+    "CoIN, weight 0.1": Arm((*ARMS["CoIN"].flags, "--model.contrast.weight", "0.1"), ("plain + paraphrases",)),
+    "CoIN, prompt_end": Arm((*ARMS["CoIN"].flags, *PROMPT_END), ("plain + paraphrases",)),
+    "CoIN, prompt_end, weight 0.01": Arm((*ARMS["CoIN, weight 0.01"].flags, *PROMPT_END), ("plain + paraphrases",)),
+    "JS": Arm((*ARMS["KL"].flags, "--model.alignment.direction", "js"), ("plain + paraphrases",)),
+    "KL, weight 0.2": Arm((*ARMS["KL"].flags, "--model.alignment.weight", "0.2"), ("plain + paraphrases",)),
     **_under("3 phrasings", FEW_PHRASINGS),
     **_under("240 rows", FEW_ROWS),
     **_under("96 samples a step", LARGE_BATCH),
@@ -158,10 +161,10 @@ def report(output: Path, arms: Sequence[str], seeds: Sequence[int]) -> str:
     lines.append("\nDifferences to the run that lacks the one thing, paired by seed and row: mean [95 % interval]:\n")
     lines += [_row("run − baseline", CONDITIONS), _row("---", ["---"] * len(CONDITIONS))]
     for name in arms:
-        baseline = KNOWN[name].baseline
-        if baseline in tables:
-            found = differences(tables[name], tables[baseline])
-            lines.append(_row(f"{name} − {baseline}", [_shown(found[condition]) for condition in CONDITIONS]))
+        for baseline in KNOWN[name].baselines:
+            if baseline in tables:
+                found = differences(tables[name], tables[baseline])
+                lines.append(_row(f"{name} − {baseline}", [_shown(found[condition]) for condition in CONDITIONS]))
     return "\n".join(lines)
 
 

@@ -298,7 +298,7 @@ def _named_configs(args: Sequence[str]) -> list[str]:
 
 
 def _config_path(name: str) -> str:
-    packaged = None if Path(name).exists() else config_file(name)
+    packaged = None if Path(name).is_file() else config_file(name)  # a folder of runs may well be called like a config
     return name if packaged is None else str(packaged)
 
 

@@ -65,3 +65,13 @@ def test_the_released_preset_trains_as_the_released_code_does(folder: Path) -> N
         # β differs from row to row: the clean one starts at 5.77, the noisy ones below
         assert 2 < float(row["nrm/delta_norm"]) < 5.9
         assert abs(float(row["nrm/gradient_cosine"])) < 0.2  # the direction is that of the random start
+
+
+def test_a_folder_of_runs_does_not_hide_the_config_of_its_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "coin").mkdir()
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "-c", "coin", "--model.backbone", "model", "--print_config"])
+    assert not end.value.code, capsys.readouterr().err
+    assert "ContrastiveTuning" in capsys.readouterr().out
