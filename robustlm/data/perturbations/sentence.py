@@ -1,4 +1,6 @@
-"""Sentence level: something appended that says nothing, after CheckList (Ribeiro et al. 2020), StressTest (Naik et al. 2018).
+"""Sentence level: something appended that says nothing.
+
+After CheckList (Ribeiro et al. 2020) and the stress tests of Naik et al. (2018).
 
 One thing is appended whenever ω > 0, however great ω is.
 """

@@ -13,13 +13,13 @@ from typing import Any
 
 from robustlm.data.opposites import CLAUSE_OPENERS
 
-_DETERMINERS = frozenset(
-    "a an all any both each every exactly how its it me one only that the them these this those what which whether whose "
-    "your".split()
-)
-_BEFORE_VERBS = frozenset(
-    "to can cannot could do don't i may might must never not should they we will would you".split()
-)
+_WORDS_BEFORE_NOUNS = "a an any each every its no of the their this your"
+_BEFORE_NOUNS = frozenset(_WORDS_BEFORE_NOUNS.split())
+_MORE_DETERMINERS = "all both exactly how it me one only that them these those what which whether whose"
+_DETERMINERS = _BEFORE_NOUNS - {"no", "of", "their"} | frozenset(_MORE_DETERMINERS.split())
+_PARTICLES = frozenset({"down", "off", "out", "up"})
+_MODALS = "to can cannot could do don't i may might must never not should they we will would you"
+_BEFORE_VERBS = frozenset(_MODALS.split())
 
 
 class Thesaurus(ABC):
@@ -75,25 +75,34 @@ class Grouped(Thesaurus):
         self._infinitives = _by_word([[own[:1] for own in group] for group in verbs])
         self._verbs = _by_word([[own[1:] for own in group] for group in verbs])
         self._nouns = _by_word([[_noun_forms(word, forms) for word in group] for group in nouns])
+        self._singulars = frozenset(word for group in nouns for word in group)
         self._others = _by_word([[(word,) for word in group] for group in others])
         self.words = frozenset().union(self._infinitives, self._verbs, self._nouns, self._others)
         """Every word in every form."""
 
     def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
         """Other words of the group, in the same form."""
-        core = cores[place]
+        core, none = cores[place], ()
         if core not in self.words:
-            return ()
-        objects = place + 1 < len(words) and cores[place + 1] in _DETERMINERS and words[place][-1].isalpha()
+            return none
+        before = cores[place - 1] if place else ""
+        after = cores[place + 1] if place + 1 < len(words) and words[place][-1].isalpha() else ""
+        if after in _PARTICLES:
+            return none  # "write down" is another verb
+        objects = after in _DETERMINERS
+        is_noun = core in self._nouns
         if _is_command(words, cores, place, objects):
-            return self._infinitives.get(core) or (() if core in self._nouns else self._others.get(core, ()))
+            return self._infinitives.get(core) or (none if is_noun else self._others.get(core, none))
         if core in self._others:
             return self._others[core]
-        if core in self._verbs and (objects or core not in self._nouns):
+        if core in self._verbs and (objects or not is_noun):
             return self._verbs[core]
-        if core in self._nouns:
-            return () if objects else self._nouns[core]
-        return ()
+        if core in self._infinitives and not is_noun:
+            return none if before in _BEFORE_NOUNS else self._infinitives[core]
+        clauses = before in ("and", "or", "then") or (place > 0 and words[place - 1][-1] == ",")
+        if objects or (clauses and core in self._singulars):
+            return none  # "that answers the question", "and answer in one word"
+        return self._nouns.get(core, none)
 
 
 class WordNet(Thesaurus):

@@ -1,7 +1,7 @@
 """Word level: synonym swaps in the manner of TextFooler (Jin et al. 2020), by a thesaurus instead of a model.
 
-TextFooler looks for neighbours among word vectors and keeps the swap that hurts a model most. Here a thesaurus says what
-means the same and chance decides, so that the swaps need no model, are the same for all models, and can be read up.
+TextFooler looks for neighbours among word vectors and keeps the swap that hurts a model most. Here a thesaurus says
+what means the same, and chance decides: the swaps need no model, are the same for all models, and can be read up.
 """
 
 from __future__ import annotations
