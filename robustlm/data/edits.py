@@ -13,7 +13,7 @@ from robustlm.data.slots import Skeleton
 class Edit(NamedTuple):
     """One edited word; edits of a text are in the order of their places."""
 
-    index: int
+    place: int
     """Number of the word in the raw text, split on white space; what is inserted comes before it."""
     before: str
     """The word; empty where words are inserted."""
@@ -38,7 +38,7 @@ def word_edits(words: Sequence[str], noisy: Sequence[str]) -> Edits:
     for action, place, source in Levenshtein.editops(list(words), list(noisy)):
         if action != "insert":
             found.append(Edit(place, words[place], noisy[source] if action == "replace" else ""))
-        elif found and found[-1].index == place and not found[-1].before:
+        elif found and found[-1].place == place and not found[-1].before:
             found[-1] = found[-1]._replace(after=f"{found[-1].after} {noisy[source]}")
         else:
             found.append(Edit(place, "", noisy[source]))
@@ -69,7 +69,7 @@ def replay(text: str, edits: Collection[Edit | Sequence[int | str]], slots: Coll
 
     Args:
         text: The raw text.
-        edits: Its edits; lists `[index, before, after]`, as JSON has them, will do.
+        edits: Its edits; lists `[place, before, after]`, as JSON has them, will do.
         slots: Names of the sample's fields, as noise was told.
 
     Raises:

@@ -87,7 +87,7 @@ def noise_rows(
         seed: As in training.
         epoch: As in training: which epoch's noise to write.
         manifest: JSONL file for what was done to each instruction: `id`, `kind`, `instruction`, `edits` as lists
-            `[index, before, after]`, and `slots` where there are any; `robustlm.data.edits.replay` does it again.
+            `[place, before, after]`, and `slots` where there are any; `robustlm.data.edits.replay` does it again.
 
     Returns:
         Counts and the distortion found.

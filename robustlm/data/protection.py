@@ -109,7 +109,7 @@ class Guard:
     def _placed(self, edits: Edits) -> Edits:
         """Edits of `words` as edits of all words."""
         places = [*self._places, self._end]
-        return tuple(Edit(places[edit.index], edit.before, edit.after) for edit in edits)
+        return tuple(Edit(places[edit.place], edit.before, edit.after) for edit in edits)
 
     def _admits(self, edits: Edits) -> bool:
         return self._kept_of(edited(self._all, edits)) == self._kept

@@ -18,19 +18,19 @@ words = st.lists(st.sampled_from(["a", "b", "c", "a b"]), max_size=8)
 def test_edits_lead_from_one_to_the_other(before: list[str], after: list[str]) -> None:
     edits = word_edits(before, after)
     assert edited(before, edits) == " ".join(after).split()
-    assert [edit.index for edit in edits] == sorted(edit.index for edit in edits)
+    assert [edit.place for edit in edits] == sorted(edit.place for edit in edits)
     assert bool(edits) == (before != after)
 
 
 def test_edits_are_few_and_readable() -> None:
-    assert word_edits("tag the text".split(), "tga the te xt".split()) == (
+    assert word_edits(["tag", "the", "text"], ["tga", "the", "te", "xt"]) == (
         Edit(0, "tag", "tga"),
         Edit(2, "", "te"),
         Edit(2, "text", "xt"),
     )
-    assert word_edits("tag the text".split(), ["tag", "the", "te xt"]) == (Edit(2, "text", "te xt"),)
-    assert word_edits("a b c d".split(), "a d".split()) == (Edit(1, "b", ""), Edit(2, "c", ""))
-    assert word_edits("a b".split(), "a x y b z".split()) == (Edit(1, "", "x y"), Edit(2, "", "z"))
+    assert word_edits(["tag", "the", "text"], ["tag", "the", "te xt"]) == (Edit(2, "text", "te xt"),)
+    assert word_edits(["a", "b", "c", "d"], ["a", "d"]) == (Edit(1, "b", ""), Edit(2, "c", ""))
+    assert word_edits(["a", "b"], ["a", "x", "y", "b", "z"]) == (Edit(1, "", "x y"), Edit(2, "", "z"))
 
 
 @pytest.mark.parametrize("edit", [(3, "x", "y"), (0, "b", "c"), (7, "", "c"), (2, "b", "")])

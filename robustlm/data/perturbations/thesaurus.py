@@ -71,13 +71,14 @@ class Grouped(Thesaurus):
         others: Iterable[Sequence[str]],
         forms: Mapping[str, Sequence[str]],
     ) -> None:
-        verbs = [[_verb_forms(word, forms) for word in group] for group in verbs]
-        self._infinitives = _by_word([[own[:1] for own in group] for group in verbs])
-        self._verbs = _by_word([[own[1:] for own in group] for group in verbs])
+        conjugated = [[_verb_forms(word, forms) for word in group] for group in verbs]
+        self._infinitives = _by_word([[own[:1] for own in group] for group in conjugated])
+        self._verbs = _by_word([[own[1:] for own in group] for group in conjugated])
         self._nouns = _by_word([[_noun_forms(word, forms) for word in group] for group in nouns])
         self._singulars = frozenset(word for group in nouns for word in group)
         self._others = _by_word([[(word,) for word in group] for group in others])
-        self.words = frozenset().union(self._infinitives, self._verbs, self._nouns, self._others)
+        tables = (self._infinitives, self._verbs, self._nouns, self._others)
+        self.words = frozenset(word for table in tables for item in table.items() for word in (item[0], *item[1]))
         """Every word in every form."""
 
     def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
