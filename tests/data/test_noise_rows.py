@@ -209,9 +209,9 @@ def test_a_manifest_says_what_was_done(tmp_path: Path) -> None:
             "instruction": "{a}\nDoes it follow that {b} ?",
             "fields": {"a": "x", "b": "y"},
             "target": "z",
-            "id": "slotted",
+            "id": "s",
         },
-        {"instruction": "Classify the text as good or bad .", "target": "label: good", "choices": ["good", "bad"]},
+        {"instruction": "Classify the text as good or bad .", "target": "good", "choices": ["good", "bad"]},
         *alpaca(20),
     ]
     path = write(tmp_path / "in.jsonl", rows)
@@ -227,7 +227,7 @@ def test_a_manifest_says_what_was_done(tmp_path: Path) -> None:
         assert note["instruction"] == row["instruction"]
         assert note["kind"] == row["noise_kind"]
         assert replay(note["instruction"], note["edits"], note.get("slots", ())) == row["variant"]
-    assert notes[0]["id"] == "slotted"
+    assert notes[0]["id"] == "s"
     assert notes[0]["slots"] == ["a", "b"]
     assert [word for word in read(outputs[0])[1]["variant"].split() if word in ("good", "bad")] == ["good", "bad"]
 

@@ -149,7 +149,7 @@ def test_the_builtin_thesaurus_is_large_and_its_groups_are_apart() -> None:
     ("text", "expected"),
     [
         ("CHOOSE the chosen, choosing", {"SELECT the selected, selecting", "PICK the picked, picking"}),
-        ("that identifies, identified it", {"spots spotted", "recognizes recognized", "detects detected"}),
+        ("that identifies the identified", {"spots spotted", "recognizes recognized", "detects detected"}),
         ("one of the categories", {"one of the classes"}),
         ("Write down every word", {"Write down every term"}),
         ("an article", {"a report", "a piece"}),
@@ -160,7 +160,7 @@ def test_the_builtin_thesaurus_is_large_and_its_groups_are_apart() -> None:
         ("Label the label of it.", {"Mark the tag of it.", "Tag the tag of it.", "Annotate the tag of it."}),
         ("the use, a match", {"the use, a match"}),
         ("It is labelled so", {"It is labelled so"}),
-        ("hypotheses", {"conjectures"}),
+        ("the hypotheses", {"the conjectures"}),
         ("-- Quux ...", {"-- Quux ..."}),
     ],
 )
