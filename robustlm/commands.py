@@ -25,6 +25,8 @@ def noise(
     distortion: Distortion = RBE(),  # noqa: B008 - read only
     seed: int = 0,
     epoch: int = 0,
+    protect: bool = False,
+    manifest: str | None = None,
 ) -> None:
     """Write rows with noisy variants of their instructions, and how distorted those are.
 
@@ -37,10 +39,22 @@ def noise(
         distortion: `RBE` (word edits) or `LME` (embeddings).
         seed: Seed of the noise.
         epoch: Noise differs from epoch to epoch.
+        protect: Leave answers, words of the answer's format and quoted words of instructions alone.
+        manifest: JSONL file for what was done to each instruction, word by word.
     """
     from robustlm.data.noise_rows import noise_rows
 
-    print(noise_rows(input, output, noise=Noise(kind, omega, phi), distortion=distortion, seed=seed, epoch=epoch))
+    print(
+        noise_rows(
+            input,
+            output,
+            noise=Noise(kind, omega, phi, protect=protect),
+            distortion=distortion,
+            seed=seed,
+            epoch=epoch,
+            manifest=manifest,
+        )
+    )
 
 
 def pairs(

@@ -20,6 +20,7 @@ from robustlm.data.encoding import Encoder, TooLongError
 from robustlm.data.instructions import InstructionBank, Version
 from robustlm.data.noise import build_pools, padding_text, slots_of
 from robustlm.data.paraphrases import load_paraphrases
+from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
 from robustlm.data.sources import Role, Source, load_all
@@ -414,7 +415,7 @@ class InstructionDataModule(LightningDataModule):
             [sample.instruction for sample in found],
             [sample.id for sample in found],
             seed=self.seed,
-            **noise_pools(samples),
+            **noise_pools(samples, protect=condition.noise.protect),
         )
         return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
 
@@ -549,14 +550,15 @@ def _bank(name: str) -> InstructionBank:
     return InstructionBank.load(name)
 
 
-def noise_pools(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Words and contexts that noise draws from, and the slots that it leaves alone."""
+def noise_pools(samples: Sequence[Sample], *, protect: bool = False) -> dict[str, Any]:
+    """Words and contexts that noise draws from, and the slots (and, with `protect`, words) that it leaves alone."""
     pools = build_pools(samples)
     return {
         "vocabulary": pools.vocabulary,
         "contexts": pools.contexts,
         "own": [padding_text(sample) for sample in samples],
         "slots": [slots_of(sample) for sample in samples] if any(sample.fields for sample in samples) else None,
+        "protected": [protected_phrases(sample) for sample in samples] if protect else None,
     }
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from robustlm.data.conditions import Condition
 from robustlm.data.instructions import Instruction
+from robustlm.data.noise import Noise
+from robustlm.data.protection import protected_phrases
 from robustlm.data.samples import Sample
 from robustlm.data.sources import Role
 from robustlm.datamodules.base import InstructionDataModule, noise_pools
@@ -68,15 +70,7 @@ class RobustnessDataModule(InstructionDataModule):
             if name not in banks:
                 banks[name] = self._instructions(name, condition)
             found += [replace(sample, instruction=i.text, instruction_id=i.id, bank=name) for i in banks[name]]
-        if condition.noise is None:
-            return found
-        ids = [sample.instruction_id if sample.instruction_id != OWN else sample.id for sample in found]
-        pools = noise_pools(samples)
-        slots = None if pools["slots"] is None else noise_pools(found)["slots"]
-        noisy = condition.noise.apply(
-            [sample.instruction for sample in found], ids, seed=self.seed, **{**pools, "own": None, "slots": slots}
-        )
-        return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
+        return found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples)
 
     def _instructions(self, name: str, condition: Condition) -> list[Instruction]:
         found = self.bank_named(name).phrasings(self.instructions, condition.split)
@@ -86,6 +80,28 @@ class RobustnessDataModule(InstructionDataModule):
                 name, len(found), condition.split, self.prompts,
             )  # fmt: skip
         return found[: self.prompts]
+
+
+def _noisy(asked: list[Sample], noise: Noise, seed: int, samples: Sequence[Sample]) -> list[Sample]:
+    """Samples whose instructions are noisy: alike for all samples of a dataset that share one.
+
+    Words are protected that are so for every one of these samples, such as the labels of a classification.
+    """
+    sharing: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
+    for sample in asked:
+        own = (sample.id,) if sample.instruction_id == OWN else (sample.dataset, sample.instruction_id)
+        sharing[own].append(sample)
+    first = [found[0] for found in sharing.values()]
+    pools = noise_pools(first)
+    if noise.protect:
+        everyones = [[set(protected_phrases(sample)) for sample in found] for found in sharing.values()]
+        pools["protected"] = [sorted(set.intersection(*phrases)) for phrases in everyones]
+    pools |= {name: noise_pools(samples)[name] for name in ("vocabulary", "contexts")} | {"own": None}
+    ids = [own[-1] for own in sharing]
+    noisy = noise.apply([sample.instruction for sample in first], ids, seed=seed, **pools)
+    texts = dict(zip(sharing, noisy.texts, strict=True))
+    keyed = {id(sample): own for own, found in sharing.items() for sample in found}
+    return [replace(sample, instruction=texts[keyed[id(sample)]]) for sample in asked]
 
 
 def _rank(seed: int, name: str) -> bytes:
