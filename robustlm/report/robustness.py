@@ -151,7 +151,13 @@ def write_all(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def write_whole(file: Path, text: str) -> Path:
-    """Write a file under another name, then give it its own: who looks meanwhile sees the old one or the new."""
+    """Write a file under another name, then give it its own: who looks meanwhile sees the old one or the new.
+
+    Raises:
+        ValueError: Its folder is not there, or it is a folder.
+    """
+    if not file.parent.is_dir() or file.is_dir():
+        raise ValueError(f"{file}: expected a file name in a folder that is there; found {_instead(file)}")
     handle, unfinished = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
@@ -161,6 +167,10 @@ def write_whole(file: Path, text: str) -> Path:
     finally:
         Path(unfinished).unlink(missing_ok=True)
     return file
+
+
+def _instead(file: Path) -> str:
+    return "a folder" if file.is_dir() else f"no folder {file.parent}"
 
 
 def _interval(settings: Settings) -> str:
