@@ -307,6 +307,9 @@ def report(
     rows = read_table(file)
     if not rows:
         raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    if clean not in ("clean", *conditions):
+        raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
     results = robustness(rows, settings, clean)
     text = to_markdown(results, settings)
     print(text, end="")

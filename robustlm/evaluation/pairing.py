@@ -20,7 +20,7 @@ from robustlm.evaluation.robustness import Estimate, Settings, estimate, sample
 PERMUTATIONS = 10_000
 """Random exchanges of a permutation test: its smallest p is one over this."""
 
-_BLOCK = 20_000_000
+_BLOCK = 1_000_000
 """Cells of the largest array at a time: exchanges × samples."""
 
 
@@ -152,29 +152,27 @@ def _exchanged(pairs: Sequence[tuple[Grid, Grid]], seed: int, permutations: int)
     found: Exchanged = {}
     for name in dict.fromkeys(one.name for one, _ in pairs):
         own = [both for both in pairs if both[0].name == name]
-        random = np.random.default_rng((seed, *hashlib.sha256(f"{name}\0sides".encode()).digest()))
-        n = len(own[0][0].samples)
-        block = max(1, _BLOCK // n)
-        parts: dict[str, list[Floats]] = {}
-        for at in range(0, 1 + permutations, block):
-            sides = random.integers(0, 2, (min(block, 1 + permutations - at), n)).astype(np.float64)
-            sides[: 1 if at == 0 else 0] = 0
-            for one, other in own:
-                parts.setdefault(one.condition, []).append(_difference(one, other, sides))
-        found |= {(name, condition): np.concatenate(values) for condition, values in parts.items()}
+        sums = [[(grid.part.sum(1), grid.whole.sum(1)) for grid in both] for both in own]
+        # what a sample takes along when it changes sides: part and whole of its score, condition by condition
+        carried = np.stack([second[at] - first[at] for first, second in sums for at in (0, 1)], 1)
+        moved = _carried(carried, name, seed, permutations)
+        for i, ((one, _), (first, second)) in enumerate(zip(own, sums, strict=True)):
+            part, whole = moved[:, 2 * i], moved[:, 2 * i + 1]
+            after = ratio(second[0].sum() - part, second[1].sum() - whole)
+            before = ratio(first[0].sum() + part, first[1].sum() + whole)
+            found[name, one.condition] = after - before
     return found
 
 
-def _difference(first: Grid, second: Grid, sides: Floats) -> Floats:
-    """Score of the second minus that of the first, with the samples exchanged that `sides [P, n]` marks."""
-    scores = []
-    for stay, go in ((second, first), (first, second)):
-        part, whole = (
-            getattr(stay, name).sum(1).sum() + sides @ (getattr(go, name) - getattr(stay, name)).sum(1)
-            for name in ("part", "whole")
-        )
-        scores.append(ratio(part, whole))
-    return scores[0] - scores[1]
+def _carried(carried: Floats, name: str, seed: int, permutations: int) -> Floats:
+    """Sums of `carried [n, c]` over samples that change sides, `[1 + permutations, c]`; at first none does."""
+    random = np.random.default_rng((seed, *hashlib.sha256(f"{name}\0sides".encode()).digest()))
+    found = [np.zeros((1, carried.shape[1]))]
+    block = max(1, _BLOCK // len(carried))
+    for at in range(0, permutations, block):
+        sides = random.integers(0, 2, (min(block, permutations - at), len(carried)), np.int8)
+        found.append(sides.astype(np.float64) @ carried)
+    return np.concatenate(found)
 
 
 def _pairing(
