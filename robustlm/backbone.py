@@ -379,7 +379,7 @@ class Backbone(nn.Module):
         was_training = self.model.training
         self.model.eval()
         try:
-            shares = len(rows) > len(rows.unique()) and self._takes_positions and self._prompt_learning is None
+            shares = len(rows) > len(torch.unique(rows)) and self._takes_positions and self._prompt_learning is None
             score = self._score_shared if shares else self._score_alone
             sums = torch.empty(len(rows), dtype=torch.float64)
             for chosen in _passes(options, rows, pass_rows):
@@ -394,7 +394,8 @@ class Backbone(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.base.parameters()).dtype
+        found: torch.dtype = next(self.base.parameters()).dtype
+        return found
 
     def _score_alone(self, options: View, rows: Tensor) -> Tensor:
         """Log-likelihood `[O]` of options, each run with its whole prompt."""
@@ -405,7 +406,7 @@ class Backbone(nn.Module):
         """The same for decoder-only models, whose prompts are run once for all options of a row."""
         answered = options.labels != IGNORE
         prompted = options.attention_mask.bool() & ~answered
-        heads, owner = rows.unique(return_inverse=True)
+        heads, owner = torch.unique(rows, return_inverse=True)
         first = torch.stack([(rows == head).nonzero()[0, 0] for head in heads])
         prompts, mask = _packed(options.input_ids[first], prompted[first], left=True)
         answers, given = _packed(options.labels, answered, left=False)
@@ -563,7 +564,7 @@ def _passes(options: View, rows: Tensor, size: int) -> Iterator[Tensor]:
     longest = longest.scatter_reduce(0, rows.to(lengths.device), lengths, "amax")[rows.to(lengths.device)]
     order = longest.argsort(descending=True, stable=True)
     # rows of like length keep their options together, as the sort is stable and rows ascend
-    yield from order.split(size)
+    yield from torch.split(order, size)
 
 
 def _packed(ids: Tensor, kept: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
