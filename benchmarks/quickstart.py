@@ -15,7 +15,7 @@ import numpy as np
 
 from robustlm.cli import run
 from robustlm.quickstart import ARMS, arm, quickstart
-from robustlm.report.comparison import load_runs
+from robustlm.report.comparison import load_tables, scores_of
 from robustlm.report.tables import markdown
 
 LONGER = "noisy, longer"
@@ -39,7 +39,7 @@ def main() -> None:
         if not Path(folder, LONGER).exists():
             for command in arm(f"{folder}/{LONGER}", [*ARMS["noisy"], "--trainer.max_steps", "610"], seed):
                 run(command)
-        found.append(load_runs([f"{name}={folder}/{name}" for name in ("untuned", *ARMS, LONGER)]))
+        found.append(scores_of(load_tables([f"{name}={folder}/{name}" for name in ("untuned", *ARMS, LONGER)])))
     print(f"\n{len(found)} seeds\n")
     print(spread(found))
     print()

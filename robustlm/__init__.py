@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from robustlm.data.distortion import LME, RBE
     from robustlm.data.noise import Noise
     from robustlm.data.sources import Source
-    from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
+    from robustlm.datamodules import (
+        ContrastiveDataModule,
+        InstructionDataModule,
+        NLUDataModule,
+        ParaphraseDataModule,
+        RobustnessDataModule,
+    )
     from robustlm.modules import (
         ANIT,
         Alignment,
@@ -33,7 +39,13 @@ _HOMES = {
     "data.distortion": ("LME", "RBE"),
     "data.noise": ("Noise",),
     "data.sources": ("Source",),
-    "datamodules": ("ContrastiveDataModule", "InstructionDataModule", "NLUDataModule", "ParaphraseDataModule"),
+    "datamodules": (
+        "ContrastiveDataModule",
+        "InstructionDataModule",
+        "NLUDataModule",
+        "ParaphraseDataModule",
+        "RobustnessDataModule",
+    ),
     "modules": (
         "ANIT",
         "Alignment",
@@ -80,6 +92,7 @@ __all__ = [
     "PrefixTuning",
     "PromptTuning",
     "RobustTuning",
+    "RobustnessDataModule",
     "Schedule",
     "Source",
 ]

@@ -376,22 +376,65 @@ class Backbone(nn.Module):
             rows: Int64 `[O]`: the row each option belongs to.
             pass_rows: How many options one forward pass may have; those of like length run together.
         """
-        order = options.attention_mask.sum(1).argsort(descending=True, stable=True)
-        found = []
         was_training = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(order), pass_rows):
-                chosen = order[start : start + pass_rows]
+            shares = len(rows) > len(torch.unique(rows)) and self._takes_positions and self._prompt_learning is None
+            score = self._score_shared if shares else self._score_alone
+            sums = torch.empty(len(rows), dtype=torch.float64)
+            for chosen in _passes(options, rows, pass_rows):
                 part = options.select(chosen, encoder_decoder=self.is_encoder_decoder)
-                said: Answers = self(part)
-                found.append(-answer_cross_entropy(said.logits, said.targets, said.rows, len(part)))
+                sums[chosen.cpu()] = score(part, rows[chosen]).cpu().double()
         finally:
             self.model.train(was_training)
-        sums, counts = torch.cat(found)[order.argsort()], (options.labels != IGNORE).sum(1)
-        return OptionScores(sums.cpu(), counts.cpu(), rows.cpu())
+        dtype = torch.float64 if self._dtype == torch.float64 else torch.float32
+        return OptionScores(sums.to(dtype), (options.labels != IGNORE).sum(1).cpu(), rows.cpu())
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        found: torch.dtype = next(self.base.parameters()).dtype
+        return found
+
+    def _score_alone(self, options: View, rows: Tensor) -> Tensor:
+        """Log-likelihood `[O]` of options, each run with its whole prompt."""
+        said: Answers = self(options)
+        return -answer_cross_entropy(said.logits, said.targets, said.rows, len(options))
+
+    def _score_shared(self, options: View, rows: Tensor) -> Tensor:
+        """The same for decoder-only models, whose prompts are run once for all options of a row."""
+        answered = options.labels != IGNORE
+        prompted = options.attention_mask.bool() & ~answered
+        heads, owner = torch.unique(rows, return_inverse=True)
+        first = torch.stack([(rows == head).nonzero()[0, 0] for head in heads])
+        prompts, mask = _packed(options.input_ids[first], prompted[first], left=True)
+        answers, given = _packed(options.labels, answered, left=False)
+        lengths = mask.sum(1)
+
+        end = torch.zeros_like(mask, dtype=torch.bool)
+        end[:, -1] = True
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        out = self._logits(end, prompts, mask, positions, use_cache=True)
+        start = out.logits[0][owner]
+        scores = -answer_cross_entropy(start, answers[:, 0], torch.arange(len(owner), device=owner.device), len(owner))
+        keep = given[:, 1:].bool()
+        if keep.any():
+            cache = out.past_key_values
+            cache.batch_select_indices(owner)
+            positions = lengths[owner][:, None] + torch.arange(keep.shape[1], device=owner.device)
+            seen = torch.cat([mask[owner], given[:, :-1]], dim=1)
+            rest = self._logits(keep, answers[:, :-1], seen, positions, use_cache=True, past_key_values=cache)
+            scores = scores - answer_cross_entropy(
+                rest.logits[0], answers[:, 1:][keep], keep.nonzero()[:, 0], len(owner)
+            )
+        return scores
+
+    def _logits(self, keep: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, **cache: Any) -> Any:
+        """The output of the base model with logits `[1, n, V]` at the n kept positions."""
+        self._pool = ("last", keep)
+        with self._answers_only(keep):
+            return self.base(input_ids=ids, attention_mask=mask, position_ids=positions, **cache)
 
     def _causal_inputs(self, view: View, embeds: Tensor) -> dict[str, Any]:
         mask = view.attention_mask
@@ -512,6 +555,28 @@ class Backbone(nn.Module):
             yield
         finally:
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _passes(options: View, rows: Tensor, size: int) -> Iterator[Tensor]:
+    """The options of each forward pass: those of a row together, those of like length together."""
+    lengths = options.attention_mask.sum(1)
+    longest = torch.zeros(int(rows.max()) + 1, dtype=lengths.dtype, device=lengths.device)
+    longest = longest.scatter_reduce(0, rows.to(lengths.device), lengths, "amax")[rows.to(lengths.device)]
+    order = longest.argsort(descending=True, stable=True)
+    # rows of like length keep their options together, as the sort is stable and rows ascend
+    yield from torch.split(order, size)
+
+
+def _packed(ids: Tensor, kept: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Kept tokens of each row moved to one side of `[R, W]`, and their mask; 0 at padding, on the left or right."""
+    rows = [row[own] for row, own in zip(ids, kept, strict=True)]
+    width = max(len(row) for row in rows)
+    found = ids.new_zeros(len(rows), width)
+    mask = ids.new_zeros(len(rows), width)
+    for i, row in enumerate(rows):
+        at = slice(width - len(row), width) if left else slice(0, len(row))
+        found[i, at], mask[i, at] = row, 1
+    return found, mask
 
 
 def _first(answers: Tensor) -> Tensor:

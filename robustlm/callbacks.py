@@ -2,38 +2,84 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from robustlm.card import model_card
-from robustlm.evaluation.table import TableWriter, clear_parts
+from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts
+from robustlm.modules.base import InstructionTuning
 from robustlm.report.tables import by_condition, markdown
 
 
 class PredictionWriter(Callback):
-    """Writes every tested row to `predictions.parquet` in the run's folder.
+    """Writes every tested row to `predictions.parquet` in the run's folder, batch by batch.
 
     Args:
         name: File name of the table.
+        resume: Folder of an evaluation that did not end: what it has answered is taken over, the rest is asked, and
+            the table is made there. The same model, rows and settings have to be given again.
     """
 
-    def __init__(self, name: str = "predictions.parquet") -> None:
+    def __init__(self, name: str = "predictions.parquet", resume: str | None = None) -> None:
         self.name = name
+        self.resume = resume
         self._writer: TableWriter | None = None
+        self._taken: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell the data which rows are answered already."""
+        if self.resume is None or stage not in ("test", "predict"):
+            return
+        table = Path(self.resume) / self.name
+        if table.exists():
+            raise ValueError(f"predictions.resume: {table} is whole; there is nothing left to evaluate")
+        if not _identity_file(table).is_file():
+            raise ValueError(
+                f"predictions.resume: {self.resume} holds no {_identity_file(table).name}; expected the folder of a "
+                "`robustlm test` that did not end"
+            )
+        self._taken = read_parts(table)
+        trainer.datamodule.done = {key_of(row) for row in self._taken}  # type: ignore[attr-defined]
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
-        table = run_folder(trainer) / self.name
+        table = self._table(trainer)
+        identity = _identity(trainer, pl_module)
+        attempt = 0
+        if self.resume is not None:
+            known = json.loads(_identity_file(table).read_text(encoding="utf-8"))
+            _check_identity(known, identity, self.resume)
+            attempt = known["attempt"] + 1
+        trainer.strategy.barrier("predictions read")
         if trainer.is_global_zero:
-            clear_parts(table)
+            if self.resume is None:
+                clear_parts(table)
+            table.parent.mkdir(parents=True, exist_ok=True)
+            written = _identity_file(table).with_suffix(".tmp")
+            written.write_text(json.dumps({**identity, "attempt": attempt}, indent=1), encoding="utf-8")
+            os.replace(written, _identity_file(table))
+            self._count_taken(trainer, pl_module)
         trainer.strategy.barrier("predictions")
-        self._writer = TableWriter(table, trainer.global_rank)
+        self._writer = TableWriter(table, trainer.global_rank, attempt)
+
+    def _count_taken(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score what was answered before and is not asked again."""
+        if not self._taken:
+            return
+        skipped = trainer.datamodule.skipped  # type: ignore[attr-defined]
+        rows = [row for row in self._taken if key_of(row) in skipped]
+        assert isinstance(pl_module, InstructionTuning)
+        pl_module.count(rows)
+        print(f"{len(rows)} rows were answered before and are taken over")
 
     def on_test_batch_end(
         self,
@@ -52,19 +98,69 @@ class PredictionWriter(Callback):
         """Make the table."""
         assert self._writer is not None
         self._writer.close()
-        folder = run_folder(trainer)
+        table = self._table(trainer)
         trainer.strategy.barrier("predictions written")
         if trainer.is_global_zero:
-            self._writer.merge()
+            self._writer.merge([condition.name for condition in trainer.datamodule.conditions])  # type: ignore[attr-defined]
+            _identity_file(table).unlink(missing_ok=True)
             scores = by_condition({name: float(value) for name, value in trainer.callback_metrics.items()})
             if scores:
                 print("\n" + markdown("F1 or accuracy, %", scores))
-            print(f"predictions: {folder / self.name}")
+            print(f"predictions: {table}")
         self._writer = None
+
+    def _table(self, trainer: Trainer) -> Path:
+        return (run_folder(trainer) if self.resume is None else Path(self.resume)) / self.name
 
     on_predict_start = on_test_start
     on_predict_batch_end = on_test_batch_end
     on_predict_end = on_test_end
+
+
+def _identity_file(table: Path) -> Path:
+    return table.with_name(f"{table.name}.run.json")
+
+
+def _identity(trainer: Trainer, module: Any) -> dict[str, Any]:
+    """What has to be the same for two evaluations to give the same table: weights, rows and how answers are found.
+
+    Weights count by name, shape and sums, which two models hardly share, and which is quick for large ones too.
+    """
+    weights = hashlib.blake2b(digest_size=16)
+    with torch.no_grad():
+        for name, value in sorted(module.backbone.named_parameters()):
+            wide = value.detach().double() if value.is_floating_point() else value.detach().float().double()
+            weights.update(f"{name} {tuple(value.shape)} {wide.sum():.12e} {wide.abs().sum():.12e}".encode())
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    rows = hashlib.blake2b(digest_size=16)
+    for condition, found in data.conditioned.items():
+        for sample, row in zip(found.samples, found.encoded, strict=True):
+            rows.update(repr((condition, sample.id, sample.instruction_id, row.prompt_ids, row.answer_ids)).encode())
+    return {
+        "weights": weights.hexdigest(),
+        "rows": rows.hexdigest(),
+        "data.eval_batch_size": data.eval_batch_size,
+        "data.scoring": data.scoring,
+        "model.max_new_tokens": module.max_new_tokens,
+        "processes": trainer.world_size,
+    }
+
+
+_SAME = {
+    "weights": "the same model, adapter and checkpoint",
+    "rows": "the same rows, conditions, template, seed and tokenizer",
+}
+
+
+def _check_identity(known: dict[str, Any], found: dict[str, Any], folder: str) -> None:
+    """Refuse to go on with another evaluation than the one that was begun."""
+    for name, value in found.items():
+        if known.get(name) != value:
+            expected = _SAME.get(name, f"{name} {known.get(name)}, as it was begun")
+            what = name if name in _SAME else f"{name} {value}"
+            raise ValueError(
+                f"predictions.resume: found other {what} than {folder} was begun with; expected {expected}"
+            )
 
 
 class AdapterExport(Callback):

@@ -120,7 +120,7 @@ class RobustLMCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=CheckingTrainer,
-            trainer_defaults={"max_epochs": 1, "callbacks": [PredictionWriter(), WhereItIs(), KnownMonitor()]},
+            trainer_defaults={"max_epochs": 1, "callbacks": [WhereItIs(), KnownMonitor()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
@@ -138,6 +138,7 @@ class RobustLMCLI(LightningCLI):
         """Callbacks that every run has, with options of their own."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(AdapterExport, "export")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

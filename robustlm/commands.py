@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from robustlm.data.distortion import RBE, Distortion
 from robustlm.data.instructions import Version
@@ -25,6 +25,8 @@ def noise(
     distortion: Distortion = RBE(),  # noqa: B008 - read only
     seed: int = 0,
     epoch: int = 0,
+    protect: bool = False,
+    manifest: str | None = None,
 ) -> None:
     """Write rows with noisy variants of their instructions, and how distorted those are.
 
@@ -37,10 +39,22 @@ def noise(
         distortion: `RBE` (word edits) or `LME` (embeddings).
         seed: Seed of the noise.
         epoch: Noise differs from epoch to epoch.
+        protect: Leave answers, words of the answer's format and quoted words of instructions alone.
+        manifest: JSONL file for what was done to each instruction, word by word.
     """
     from robustlm.data.noise_rows import noise_rows
 
-    print(noise_rows(input, output, noise=Noise(kind, omega, phi), distortion=distortion, seed=seed, epoch=epoch))
+    print(
+        noise_rows(
+            input,
+            output,
+            noise=Noise(kind, omega, phi, protect=protect),
+            distortion=distortion,
+            seed=seed,
+            epoch=epoch,
+            manifest=manifest,
+        )
+    )
 
 
 def pairs(
@@ -211,32 +225,113 @@ def compare(
     output: str | None = None,
     title: str = "mean score over tasks, %",
     tasks: list[str] = [],  # noqa: B006 - read only
+    paired: bool = False,
+    flips: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> None:
-    """Print the scores of several runs side by side, and draw them.
+    """Print the scores of several runs side by side, and draw them; on demand test each run against the first.
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
         output: Folder for `comparison.md` and `comparison.png`; none is written where not given.
         title: Heading of the table.
         tasks: Import paths of tasks of your own among the answers.
+        paired: Also test every other run against the first, sample by sample.
+        flips: JSONL file for the answers that are right in the first run and wrong in another, or the other way round.
+        draws: Bootstrap draws of the tests' intervals.
+        seed: Seed of the draws and permutations.
     """
     from pathlib import Path
 
     from robustlm.data.tasks import resolve_task
-    from robustlm.report.comparison import draw, load_runs
+    from robustlm.report.comparison import draw, load_tables, scores_of
+    from robustlm.report.robustness import flip_lines, write_all, write_whole
     from robustlm.report.tables import markdown
 
     for task in tasks:
         resolve_task(task)
-    found = load_runs(runs)
+    if (paired or flips) and len(runs) < 2:
+        raise ValueError(f"runs: found {len(runs)}; expected two or more to test against the first, or to find flips")
+    tables = load_tables(runs)
+    found = scores_of(tables)
     table = markdown(title, found)
     print(table)
+    tests = _paired_tests(tables, draws, seed) if paired else None
+    if tests is not None:
+        print("\n" + tests)
+    if flips is not None:
+        write_whole(Path(flips), flip_lines(tables))
+        print(f"\nflips: {flips}")
     if output is not None:
+        texts = {"comparison.md": table} | ({"paired.md": tests} if tests is not None else {})
         folder = Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
+        write_all(folder, {name: text + "\n" for name, text in texts.items()})
         draw(found, folder / "comparison.png")
         print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
+
+
+def _paired_tests(tables: dict[str, list[dict[str, Any]]], draws: int, seed: int) -> str:
+    """Every other run against the first."""
+    from robustlm.evaluation.pairing import pair
+    from robustlm.evaluation.robustness import Settings
+    from robustlm.report.robustness import pairing_markdown
+
+    (first, rows), *others = tables.items()
+    settings = Settings(draws=draws, seed=seed)
+    return "\n\n".join(pairing_markdown(first, name, pair(rows, other, settings)) for name, other in others)
+
+
+def report(
+    run: str,
+    output: str | None = None,
+    format: Literal["all", "md", "csv", "json"] = "all",
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    resample: Literal["samples", "both"] = "samples",
+    clean: str = "clean",
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Print how a run fares however it is asked: means, worst cases, agreement and what varies, with intervals.
+
+    Args:
+        run: Folder of a run that `robustlm test` wrote, or its prediction table.
+        output: Folder for `robustness.md`, `robustness.csv` and `robustness.json`; none is written where not given.
+        format: Which of them.
+        draws: Bootstrap draws of the intervals; 0 makes none.
+        seed: Seed of the draws.
+        level: Share of draws within an interval.
+        resample: What is drawn: `samples`, or `both` samples and instructions, as if others might have been asked.
+        clean: The condition against which performance drops.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.data.tasks import resolve_task
+    from robustlm.evaluation.robustness import Settings, robustness
+    from robustlm.evaluation.table import read_table
+    from robustlm.report.comparison import find_table
+    from robustlm.report.robustness import FORMATS, to_csv, to_json, to_markdown, write_all
+
+    for task in tasks:
+        resolve_task(task)
+    settings = Settings(draws, seed, level, resample)
+    file = find_table(run)
+    rows = read_table(file)
+    if not rows:
+        raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    if clean not in ("clean", *conditions):
+        raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
+    results = robustness(rows, settings, clean)
+    text = to_markdown(results, settings)
+    print(text, end="")
+    if output is not None:
+        made = {"md": text, "csv": to_csv(results), "json": to_json(results, settings)}
+        wanted = FORMATS if format == "all" else (format,)
+        for path in write_all(Path(output), {f"robustness.{ending}": made[ending] for ending in wanted}):
+            print(f"report: {path}")
 
 
 COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
@@ -245,6 +340,7 @@ COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "paraphrase": paraphrase,
     "init": init,
     "compare": compare,
+    "report": report,
     "quickstart": quickstart,
 }
 """Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields their arguments."""

@@ -27,6 +27,7 @@ ROOMS = (
     "data",
     "tuning",
     "backbone",
+    "hosted",
     "evaluation",
     "datamodules",
     "modules",

@@ -108,7 +108,7 @@ class Record(Callback):
 
 
 class Slow(Callback):
-    """Takes its time at every training batch.
+    """Takes its time at every batch.
 
     Args:
         seconds: How much.
@@ -118,4 +118,7 @@ class Slow(Callback):
         self.seconds = seconds
 
     def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(self.seconds)
+
+    def on_test_batch_start(self, *_: Any) -> None:
         time.sleep(self.seconds)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustlm.data.noise import Noise
 
 CLEAN = "clean"
 UNSEEN = "unseen"
+PROTECTED = "protected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +27,27 @@ class Condition:
 def parse_condition(text: str) -> Condition:
     """Read `clean`, `unseen`, `<kind>@<ω>` (`random_truncation@0.3`), or `unseen+<kind>@<ω>`.
 
+    `+protected` after noise keeps it from the words that answers need (`Noise.protect`).
+
     Raises:
         ValueError: The text is none of these; says what is expected.
     """
     split: Literal["seen", "unseen"] = "seen"
     noise = None
-    for part in text.split("+"):
+    parts = text.split("+")
+    for part in parts:
         if part == UNSEEN:
             split = "unseen"
+        elif part == PROTECTED:
+            continue
         elif part != CLEAN:
             if noise is not None:
                 raise ValueError(f"data.conditions: {text!r} names two kinds of noise; expected at most one")
             noise = _noise(part, text)
+    if PROTECTED in parts:
+        if noise is None:
+            raise ValueError(f"data.conditions: {text!r} protects words from no noise; expected <noise kind>+protected")
+        noise = replace(noise, protect=True)
     return Condition(text, split, noise)
 
 
@@ -48,5 +58,5 @@ def _noise(part: str, text: str) -> Noise:
     except ValueError as error:
         raise ValueError(
             f"data.conditions: {text!r} is no condition; expected clean, unseen, <noise kind>@<omega>, or "
-            f"unseen+<noise kind>@<omega> ({error})"
+            f"unseen+<noise kind>@<omega>, these also with +protected ({error})"
         ) from error

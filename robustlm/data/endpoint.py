@@ -7,6 +7,7 @@ what an endpoint says of it is blotted out.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
@@ -182,3 +183,35 @@ def opened(path: Path, table: str) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection, connection:
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
         yield connection
+
+
+class AnswerCache:
+    """Answers in an SQLite file, which many threads and processes may read and write at once.
+
+    Args:
+        folder: Where the file is; `~` is the home folder, and missing folders are made.
+        name: Of the file, without ending.
+    """
+
+    def __init__(self, folder: str, name: str) -> None:
+        self.path = Path(folder).expanduser() / f"{name}.sqlite3"
+
+    def get(self, key: bytes) -> dict[str, Any] | None:
+        """Look an answer up."""
+        row = self._run("SELECT answer FROM answers WHERE request = ?", (key,))
+        return None if row is None else dict(json.loads(row[0]))
+
+    def put(self, key: bytes, answer: dict[str, Any]) -> None:
+        """Keep an answer."""
+        self._run("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
+
+    def _run(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        try:
+            with opened(self.path, "answers (request BLOB PRIMARY KEY, answer TEXT)") as connection:
+                row: tuple[Any, ...] | None = connection.execute(statement, values).fetchone()
+                return row
+        except (sqlite3.Error, OSError) as error:
+            raise EndpointError(
+                f"{self.path}: cannot keep answers there ({error}); remove the file, or set --cache_dir to another "
+                "folder or to null"
+            ) from error

@@ -9,7 +9,8 @@ not matter. Adding a kind takes a few lines:
         return words[::-1]
 
 after which `kind: reversed` works wherever a kind is named, and `mixed` can weight it. A function that nobody
-registered is named by its import path, `kind: my_package.my_noise.reversed_words`.
+registered is named by its import path, `kind: my_package.my_noise.reversed_words`. Kinds that perturb instructions as
+attacks on models do, but blindly, are in `robustlm.data.perturbations`.
 
 Words are split on white space and joined by single spaces: line breaks in an instruction do not survive
 noise. Slots (`{premise}`) do, with the white space around them, where a sample has fields of these names.
@@ -23,11 +24,14 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from itertools import accumulate, count, islice
 
 from robustlm.data import opposites
+from robustlm.data.edits import Edits, word_edits
 from robustlm.data.lookup import imported
+from robustlm.data.protection import Guard
 from robustlm.data.samples import Sample
 from robustlm.data.slots import Skeleton, defused, literal
 from robustlm.data.words import FALLBACK_WORDS
@@ -89,10 +93,15 @@ class Pools:
 
 
 Kind = Callable[[list[str], float, Stream, Pools], list[str]]
-"""Takes (words, omega, rng, pools), leaves `words` as they are and returns the noisy ones."""
+"""Takes (words, omega, rng, pools), leaves `words` as they are and returns the noisy ones.
+
+What stands in the place of a word may be several, with spaces between: then it is known that they do.
+"""
 
 KINDS: dict[str, Kind] = {}
 """Every registered kind by name; `mixed` is no kind but a draw among them."""
+KIND_FAMILIES: dict[str, Callable[[str], Kind]] = {}
+"""What makes a kind of the argument after a colon, as in `synonyms:wordnet`; raises `ValueError` if it cannot."""
 MIXED = "mixed"
 CLEAN = "clean"
 
@@ -117,13 +126,19 @@ def register_kind(name: str) -> Callable[[Kind], Kind]:
 
 
 def resolve_kind(name: str) -> Kind:
-    """Look a kind up by its registered name or import path.
+    """Look a kind up by its registered name, with an argument where it takes one, or import path.
 
     Raises:
-        ValueError: Neither a registered name nor the path of a callable.
+        ValueError: Neither a registered name nor the path of a callable, or a wrong argument.
     """
     if name in KINDS:
         return KINDS[name]
+    family, colon, argument = name.partition(":")
+    if colon and family in KIND_FAMILIES:
+        try:
+            return KIND_FAMILIES[family](argument)
+        except ValueError as error:
+            raise ValueError(f"noise kind {family}: {error}") from error
     try:
         kind: Kind | None = imported(name)
     except ValueError as error:
@@ -289,11 +304,12 @@ def opposite(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[
     return " ".join(noisy).split()
 
 
-_NEIGHBOURS = {
+NEIGHBOURS = {
     key: row[max(i - 1, 0) : i] + row[i + 1 : i + 2]
     for row in ("qwertyuiop", "asdfghjkl", "zxcvbnm", "1234567890")
     for i, key in enumerate(row)
 }
+"""Keys beside each key, in its row."""
 
 
 @register_kind("random_typos")
@@ -312,7 +328,7 @@ def _mistype(word: str, rng: Stream) -> str:
         return word[:i] + rest[0] + char + rest[1:]
     if edit == 1 and len(word) > 1:
         return word[:i] + rest
-    if edit == 2 and (keys := _NEIGHBOURS.get(char.lower())):
+    if edit == 2 and (keys := NEIGHBOURS.get(char.lower())):
         key = keys[rng.below(len(keys))]
         return word[:i] + (key.upper() if char.isupper() else key) + rest
     # doubling works on every word, so it stands in where the drawn edit would change nothing
@@ -340,6 +356,8 @@ class NoisyBatch:
     """Whether noise changed the words of the row."""
     kinds: list[str]
     """The kind drawn for each row; `clean` where nothing changed."""
+    edits: list[Edits] | None = None
+    """What was done to each row, where `apply` was told to report it."""
 
 
 @dataclass
@@ -354,6 +372,8 @@ class Noise:
     """φ: share of samples that get noise, in [0, 1]; decided for each sample, afresh every epoch."""
     weights: dict[str, float] | None = None
     """For `mixed`: how often each kind is drawn, relative to the sum; null: six kinds equally."""
+    protect: bool = False
+    """Leave answers, words of the answer's format and quoted words alone (see `robustlm.data.protection`)."""
 
     def __post_init__(self) -> None:
         for name, share in (("omega", self.omega), ("phi", self.phi)):
@@ -390,12 +410,15 @@ class Noise:
         contexts: Sequence[str] = (),
         own: Sequence[str] | None = None,
         slots: Sequence[Collection[str]] | None = None,
+        protected: Sequence[Collection[str]] | None = None,
+        report: bool = False,
     ) -> NoisyBatch:
         """Make the noisy variant of each instruction.
 
         The result for a sample depends on (seed, epoch, variant, its id) and the arguments it is made from;
         not on the other samples, their order or their number. Any string is a valid instruction. With ω > 0 a
-        noisy instruction of two words or more always differs from the raw one (only words without slots count).
+        noisy instruction of two words or more always differs from the raw one (only words without slots count), unless
+        there is nothing in it that the kind works on (letters, known words), or that is not protected.
 
         Args:
             instructions: Raw instructions, n of them.
@@ -408,12 +431,15 @@ class Noise:
             own: Each sample's own context, n of them, kept out of its padding; None: not known.
             slots: Names of each sample's fields, n of them: `{name}` of these names is kept, once and at its place,
                 and noise brings no other in. None: no sample has fields.
+            protected: What `protect` protects in each instruction besides words in quotes, n of them, as
+                `robustlm.data.protection.protected_phrases` finds it; None: nothing.
+            report: Also say what was done to each instruction, so that `robustlm.data.edits.replay` can do it again.
 
         Returns:
-            Texts, flags and kinds, n of each.
+            Texts, flags, kinds and, with `report`, edits, n of each.
 
         Raises:
-            ValueError: `ids`, `own` or `slots` differ in number from `instructions`.
+            ValueError: `ids`, `own`, `slots` or `protected` differ in number from `instructions`.
         """
         if len(ids) != len(instructions) or (own is not None and len(own) != len(instructions)):
             raise ValueError(
@@ -422,8 +448,12 @@ class Noise:
             )
         if slots is not None and len(slots) != len(instructions):
             raise ValueError(f"{len(instructions)} instructions need as many tuples of slots, found {len(slots)}")
+        if protected is not None and len(protected) != len(instructions):
+            found = len(protected)
+            raise ValueError(f"{len(instructions)} instructions need as many tuples of protected words, found {found}")
         names, kinds, shares = self._mixture()
-        batch = NoisyBatch(list(instructions), [False] * len(ids), [CLEAN] * len(ids))
+        none: list[Edits] | None = [()] * len(ids) if report else None
+        batch = NoisyBatch(list(instructions), [False] * len(ids), [CLEAN] * len(ids), none)
         pools = Pools(vocabulary, contexts)
         for row, (text, sample_id) in enumerate(zip(instructions, ids, strict=True)):
             rng = Stream(f"{seed} {epoch} {variant} {sample_id}".encode("utf-8", "surrogatepass"))
@@ -432,6 +462,12 @@ class Noise:
             drawn = min(bisect_right(shares, rng.uniform()), len(names) - 1)
             if own is not None:
                 pools = Pools(vocabulary, contexts, own[row])
+            if self.protect:
+                guard = Guard(text, protected[row] if protected is not None else (), slots[row] if slots else ())
+                edits = guard.edits(partial(kinds[drawn], guard.words, self.omega, rng, pools))
+                if edits:
+                    _note(batch, row, guard.text(edits), names[drawn], edits)
+                continue
             kept = Skeleton(text, slots[row]) if slots is not None and slots[row] else None
             words = text.split() if kept is None else kept.words
             noisy = kinds[drawn](words, self.omega, rng, pools)
@@ -441,4 +477,17 @@ class Noise:
                 batch.texts[row] = " ".join(noisy) if kept is None else kept.filled(noisy)
                 batch.noisy[row] = True
                 batch.kinds[row] = names[drawn]
+                if batch.edits is not None:
+                    noisy = noisy if kept is None else batch.texts[row].split()
+                    batch.edits[row] = word_edits(text.split(), noisy)
         return batch
+
+
+def _note(batch: NoisyBatch, row: int, text: str, kind: str, edits: Edits) -> None:
+    batch.texts[row], batch.noisy[row], batch.kinds[row] = text, True, kind
+    if batch.edits is not None:
+        batch.edits[row] = edits
+
+
+# the kinds in files of their own are made of what is above, and register themselves
+from robustlm.data import perturbations  # noqa: E402, F401

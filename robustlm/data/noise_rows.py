@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,6 +16,7 @@ from robustlm.data.distortion import Distortion, Floats
 from robustlm.data.fields import required
 from robustlm.data.formats import Shape, known_shapes, row_id
 from robustlm.data.noise import Noise, NoisyBatch, Pools, build_pools, padding_text, slots_of
+from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import BadRowsError, Row, RowError, RowWriter, SourceError, iter_rows
 from robustlm.data.samples import Sample
 
@@ -60,7 +63,14 @@ class Summary:
 
 
 def noise_rows(
-    input: str, output: str, *, noise: Noise, distortion: Distortion, seed: int = 0, epoch: int = 0
+    input: str,
+    output: str,
+    *,
+    noise: Noise,
+    distortion: Distortion,
+    seed: int = 0,
+    epoch: int = 0,
+    manifest: str | None = None,
 ) -> Summary:
     """Write a file's rows with the noise that training would put on them.
 
@@ -76,18 +86,25 @@ def noise_rows(
         distortion: How to measure it.
         seed: As in training.
         epoch: As in training: which epoch's noise to write.
+        manifest: JSONL file for what was done to each instruction: `id`, `kind`, `instruction`, `edits` as lists
+            `[place, before, after]`, and `slots` where there are any; `robustlm.data.edits.replay` does it again.
 
     Returns:
         Counts and the distortion found.
 
     Raises:
-        SourceError: There is nothing to read, the file changes meanwhile, or the output's ending is unknown.
+        SourceError: There is nothing to read, the file changes meanwhile, the output's ending is unknown, or the
+            manifest's is not that of JSONL.
         BadRowsError: Rows are unreadable or have no instruction; they are listed, and nothing is written.
     """
-    with RowWriter(output) as writer:
+    if manifest is not None and not manifest.endswith((".jsonl", ".jsonl.gz")):
+        raise SourceError(f"{manifest}: no file for a manifest; expected one that ends in .jsonl or .jsonl.gz")
+    if manifest is not None and os.path.realpath(manifest) in map(os.path.realpath, (input, output)):
+        raise SourceError(f"{manifest}: found the file of the rows; expected another for the manifest")
+    with RowWriter(output) as writer, nullcontext() if manifest is None else RowWriter(manifest) as notes:
         pools = build_pools(sample for _, sample in instructed_rows(input, "collecting words"))
         kinds, distances = _measure(input, noise, distortion, pools, seed, epoch)
-        _write(input, writer, noise, distances, pools, seed, epoch)
+        _write(input, writer, notes, noise, distances, pools, seed, epoch)
     spread = distances if distances.size else np.zeros(1)
     low, mean, high = (float(number) for number in (spread.min(), spread.mean(), spread.max()))
     return Summary(output, writer.written, dict(kinds), mean, low, high)
@@ -139,7 +156,7 @@ def _chunks(samples: Iterable[tuple[Row, Sample]]) -> Iterator[_Chunk]:
         yield chunk
 
 
-def _apply(noise: Noise, chunk: _Chunk, pools: Pools, seed: int, epoch: int) -> NoisyBatch:
+def _apply(noise: Noise, chunk: _Chunk, pools: Pools, seed: int, epoch: int, report: bool = False) -> NoisyBatch:
     samples = [sample for _, sample in chunk]
     return noise.apply(
         [sample.instruction for sample in samples],
@@ -150,6 +167,8 @@ def _apply(noise: Noise, chunk: _Chunk, pools: Pools, seed: int, epoch: int) -> 
         contexts=pools.contexts,
         own=[padding_text(sample) for sample in samples],
         slots=[slots_of(sample) for sample in samples],
+        protected=[protected_phrases(sample) for sample in samples] if noise.protect else None,
+        report=report,
     )
 
 
@@ -168,10 +187,21 @@ def _measure(
     return kinds, distortion.normalise(np.concatenate(pairs))
 
 
-def _write(path: str, writer: RowWriter, noise: Noise, distances: Floats, pools: Pools, seed: int, epoch: int) -> None:
+def _write(
+    path: str,
+    writer: RowWriter,
+    notes: RowWriter | None,
+    noise: Noise,
+    distances: Floats,
+    pools: Pools,
+    seed: int,
+    epoch: int,
+) -> None:
     left = iter(distances)
     for chunk in _chunks(instructed_rows(path, "writing")):
-        batch = _apply(noise, chunk, pools, seed, epoch)
+        batch = _apply(noise, chunk, pools, seed, epoch, report=notes is not None)
+        if notes is not None:
+            _note(notes, chunk, batch)
         for (row, _), text, noisy, kind in zip(chunk, batch.texts, batch.noisy, batch.kinds, strict=True):
             distance = next(left, None) if noisy else 0.0
             if distance is None:
@@ -180,6 +210,12 @@ def _write(path: str, writer: RowWriter, noise: Noise, distances: Floats, pools:
             writer.write({**row.data, field: text, "noise_kind": kind, "distortion": float(distance)})
     if next(left, None) is not None:
         raise _changed(path)
+
+
+def _note(notes: RowWriter, chunk: _Chunk, batch: NoisyBatch) -> None:
+    for (_, sample), kind, edits in zip(chunk, batch.kinds, batch.edits or (), strict=True):
+        row = {"id": sample.id, "kind": kind, "instruction": sample.instruction, "edits": edits}
+        notes.write(row | ({"slots": slots_of(sample)} if sample.fields else {}))
 
 
 def _changed(path: str) -> SourceError:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from robustlm.data.endpoint import Connection, Endpoint, EndpointError, opened
+from robustlm.data.endpoint import AnswerCache, Connection, Endpoint, EndpointError
 from robustlm.data.instructions import InstructionBank, known_banks
 from robustlm.data.noise_rows import instructed_rows
 from robustlm.data.paraphrase_rules import Rules, parse_answer
@@ -171,37 +170,6 @@ def _headed(text: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------- asking
-
-
-class AnswerCache:
-    """Answers in an SQLite file, which many threads and processes may read and write at once.
-
-    Args:
-        folder: Where the file is; `~` is the home folder, and missing folders are made.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.path = Path(folder).expanduser() / "paraphrases.sqlite3"
-
-    def get(self, key: bytes) -> dict[str, Any] | None:
-        """Look an answer up."""
-        row = self._run("SELECT answer FROM answers WHERE request = ?", (key,))
-        return None if row is None else dict(json.loads(row[0]))
-
-    def put(self, key: bytes, answer: dict[str, Any]) -> None:
-        """Keep an answer."""
-        self._run("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
-
-    def _run(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        try:
-            with opened(self.path, "answers (request BLOB PRIMARY KEY, answer TEXT)") as connection:
-                row: tuple[Any, ...] | None = connection.execute(statement, values).fetchone()
-                return row
-        except (sqlite3.Error, OSError) as error:
-            raise EndpointError(
-                f"{self.path}: cannot keep answers there ({error}); remove the file, or set --cache_dir to another "
-                "folder or to null"
-            ) from error
 
 
 class Paraphraser:
@@ -372,7 +340,7 @@ def paraphrase(
         raise ValueError(f"--concurrency: expected 1 or more, found {concurrency}")
     _check_targets(input, [output, *([rejected] if rejected else [])], overwrite)
     instructions = instructions_of(input, split)
-    cache = AnswerCache(cache_dir) if cache_dir else None
+    cache = AnswerCache(cache_dir, "paraphrases") if cache_dir else None
     try:
         with contextlib.closing(Paraphraser(endpoint, question, cache)) as paraphraser:
             outcomes = _all(paraphraser, instructions, concurrency)

@@ -97,3 +97,16 @@ class Skeleton:
             glue = after
         rest = " ".join(words[at:])
         return "".join([*out, glue if out else "", rest]) if rest else "".join(out)
+
+    def joined(self, words: Sequence[str]) -> str:
+        """All words of a text, the slots among them: these with the white space that was around them."""
+        out: list[str] = []
+        glue, number = "", 0
+        for word in words:
+            held = number < len(self._held) and word == self._held[number][2]
+            if out:
+                out.append(glue or (self._held[number][1] if held else " "))
+            out.append(word)
+            glue = self._held[number][3] if held else ""
+            number += held
+        return "".join(out)

@@ -4,5 +4,12 @@ from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.contrastive import ContrastiveDataModule
 from robustlm.datamodules.nlu import NLUDataModule
 from robustlm.datamodules.paraphrase import ParaphraseDataModule
+from robustlm.datamodules.robustness import RobustnessDataModule
 
-__all__ = ["ContrastiveDataModule", "InstructionDataModule", "NLUDataModule", "ParaphraseDataModule"]
+__all__ = [
+    "ContrastiveDataModule",
+    "InstructionDataModule",
+    "NLUDataModule",
+    "ParaphraseDataModule",
+    "RobustnessDataModule",
+]

@@ -20,12 +20,14 @@ from robustlm.data.encoding import Encoder, TooLongError
 from robustlm.data.instructions import InstructionBank, Version
 from robustlm.data.noise import build_pools, padding_text, slots_of
 from robustlm.data.paraphrases import load_paraphrases
+from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
 from robustlm.data.sources import Role, Source, load_all
 from robustlm.data.templates import make_template
 from robustlm.datamodules.phrasing import Phrasings, meaning
 from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, Order, ResumableLoader, StepSampler
+from robustlm.evaluation.table import Key
 
 log = logging.getLogger(__name__)
 
@@ -263,6 +265,10 @@ class InstructionDataModule(LightningDataModule):
         self.encoder: Encoder | None = None
         self.rows: dict[Role, Rows] = {}
         self.conditioned: dict[str, Rows] = {}
+        self.done: set[Key] = set()
+        """Rows of the prediction table that an interrupted evaluation has; set it before the loaders are made."""
+        self.skipped: set[Key] = set()
+        """Those of them that are not run again, since their whole batch is done."""
         self.backbone: Any = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
@@ -309,7 +315,7 @@ class InstructionDataModule(LightningDataModule):
                 "data.max_length: %d is more than the %d positions of the model, which count instead",
                 self.max_length, positions,
             )  # fmt: skip
-        length = min(self.max_length, positions)
+        length = min(self.max_length, positions) * getattr(backbone, "characters_per_token", 1)
         self.encoder = Encoder(backbone.tokenizer, template, length, encoder_decoder=backbone.is_encoder_decoder)
 
     def read(self, role: Role) -> Rows:
@@ -325,9 +331,17 @@ class InstructionDataModule(LightningDataModule):
         if self.bank:
             sources = [_asked_by(source, self.bank) for source in sources]
         samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
-        asked = [self.phrased(sample, "seen") for sample in samples]
+        asked = [self.phrased(sample, "seen") for sample in self.selected(samples, role)]
         rows = self.tokenised(asked, role)
         return self.with_options(rows, role) if role == "validation" else rows
+
+    def selected(self, samples: list[Sample], role: Role) -> list[Sample]:
+        """Which of a role's samples are used: all of them, unless a subclass says otherwise."""
+        return samples
+
+    def bank_named(self, name: str) -> InstructionBank:
+        """A bank, read once."""
+        return _bank(name)
 
     def phrased(self, sample: Sample, split: Literal["seen", "unseen"]) -> Sample:
         """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
@@ -376,20 +390,12 @@ class InstructionDataModule(LightningDataModule):
 
     def under(self, condition: Condition, rows: Rows) -> Rows:
         """The same rows, asked as a condition says."""
-        samples = [self.phrased(sample, condition.split) for sample in rows.samples]
-        if condition.split == "unseen" and all(a is b for a, b in zip(samples, rows.samples, strict=True)):
+        if condition.split == "unseen" and not any(self.bank_of(sample) for sample in rows.samples):
             raise ValueError(
                 f"data.conditions: {condition.name!r} needs phrasings kept from training, but the rows bring their own "
                 "instructions and name no bank; set data.bank, or leave the condition out"
             )
-        if condition.noise is not None:
-            noisy = condition.noise.apply(
-                [sample.instruction for sample in samples],
-                [sample.id for sample in samples],
-                seed=self.seed,
-                **noise_pools(rows.samples),
-            )
-            samples = [replace(s, instruction=text) for s, text in zip(samples, noisy.texts, strict=True)]
+        samples = self.asked_under(condition, rows.samples)
         role = f"test ({condition.name})"
         found = self.with_options(self.tokenised(samples, role), role)
         if self.scoring == "options" and not any(found.options):
@@ -399,6 +405,19 @@ class InstructionDataModule(LightningDataModule):
                 "scoring 'generation'"
             )
         return found
+
+    def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
+        """Test samples as a condition asks them; subclasses may ask each several times."""
+        found = [self.phrased(sample, condition.split) for sample in samples]
+        if condition.noise is None:
+            return found
+        noisy = condition.noise.apply(
+            [sample.instruction for sample in found],
+            [sample.id for sample in found],
+            seed=self.seed,
+            **noise_pools(samples, protect=condition.noise.protect),
+        )
+        return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
 
     def with_options(self, rows: Rows, role: str) -> Rows:
         """Tokenise the rows' choices, if options are scored; rows with choices that are too long are bad rows."""
@@ -495,6 +514,7 @@ class InstructionDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """One loader for each condition."""
+        self.skipped.clear()
         return [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
 
     def predict_dataloader(self) -> list[DataLoader[InstructionBatch]]:
@@ -504,12 +524,15 @@ class InstructionDataModule(LightningDataModule):
     def _evaluation_loader(self, rows: Rows, condition: str) -> DataLoader[InstructionBatch]:
         assert self.encoder is not None
         trainer = self.trainer
+        keys = [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
         sampler = EvaluationSampler(
             rows.lengths,
             batch_size=self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
+            done={i for i, key in enumerate(keys) if key in self.done} if self.done else (),
         )
+        self.skipped |= {keys[row] for row in sampler.skipped}
         return self._loader(EvaluationRows(rows, self.encoder, condition, self.eval_batch_size), sampler, DataLoader)
 
     def _loader(self, dataset: Any, sampler: Any, kind: type[DataLoader[Any]]) -> DataLoader[Any]:
@@ -527,14 +550,15 @@ def _bank(name: str) -> InstructionBank:
     return InstructionBank.load(name)
 
 
-def noise_pools(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Words and contexts that noise draws from, and the slots that it leaves alone."""
+def noise_pools(samples: Sequence[Sample], *, protect: bool = False) -> dict[str, Any]:
+    """Words and contexts that noise draws from, and the slots (and, with `protect`, words) that it leaves alone."""
     pools = build_pools(samples)
     return {
         "vocabulary": pools.vocabulary,
         "contexts": pools.contexts,
         "own": [padding_text(sample) for sample in samples],
         "slots": [slots_of(sample) for sample in samples] if any(sample.fields for sample in samples) else None,
+        "protected": [protected_phrases(sample) for sample in samples] if protect else None,
     }
 
 

@@ -67,7 +67,7 @@ class VariedRows(TrainRows):
         self._scope: BetaScope = scope
         self._variants = variants
         self._seed = seed
-        self._pools = noise_pools(rows.samples) if noise is not None else {}
+        self._pools = noise_pools(rows.samples, protect=noise.protect) if noise is not None else {}
         self._epoch: _Epoch | None = None
 
     def prepare(self, epoch: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -154,17 +154,39 @@ class EvaluationSampler(_Kept):
     Batches are smaller where there would be too few for every rank to have one: Lightning leaves a rank without batches
     out of the loop, and the others would wait for it.
 
+    Args:
+        lengths: Row lengths in tokens.
+        batch_size: Rows of a batch, at most.
+        rank: This process.
+        world: Number of processes.
+        done: Rows that an interrupted evaluation has answered. A batch is left out if all of its rows are done: what is
+            run again is run in the very batches of the first time, and so with the very same result.
+
     Raises:
         ValueError: There are fewer rows than ranks.
     """
 
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        done: Collection[int] = (),
+    ) -> None:
         if len(lengths) < world:
             raise ValueError(f"{len(lengths)} rows to evaluate are fewer than the {world} processes; use fewer devices")
         batch_size = min(batch_size, max(1, len(lengths) // world))
         order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
         batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
-        self._own = batches[rank::world]
+        left = [batch for batch in batches if not done or not all(row in done for row in batch)]
+        if 0 < len(left) < world:  # every rank needs one
+            left += [batch for batch in batches if batch not in left][: world - len(left)]
+        kept = {row for batch in left for row in batch}
+        self.skipped = [row for row in order if row not in kept]
+        """Rows that no rank runs again."""
+        self._own = left[rank::world]
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing depends on the epoch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +27,63 @@ SCHEMA = pa.schema(
         pa.field("option_tokens", pa.list_(pa.int64())),  # how many those are, with end of sequence
     ]
 )
-"""Columns of the table; `sample_id`, `condition` and `instruction_id` together are its key."""
+"""Columns of the table; `condition`, `dataset`, `sample_id` and `instruction_id` together are its key."""
 
 _LATER = ("choices", "option_scores", "option_tokens")
 """Columns that tables of earlier versions lack; they are null there."""
 
 
+Key = tuple[str, str, str, str]
+"""Condition, dataset, sample and instruction: what names a row."""
+
+
+def key_of(row: dict[str, Any]) -> Key:
+    """The key of a row."""
+    return row["condition"], row["dataset"], row["sample_id"], row["instruction_id"]
+
+
 def clear_parts(path: Path) -> None:
     """Remove what an earlier run that did not end well has left for the table at `path`."""
-    for part in path.parent.glob(f"{path.name}.part-*"):
+    for part in _parts(path):
         part.unlink()
+
+
+def read_parts(path: Path) -> list[dict[str, Any]]:
+    """Rows that a run which did not end has written for the table at `path`, each once.
+
+    A last line that was cut short is not there.
+
+    Raises:
+        ValueError: Another line is no row.
+    """
+    found: dict[Key, dict[str, Any]] = {}
+    for part in _parts(path):
+        # not `splitlines`, which also splits at U+2028 and others that JSON leaves inside of texts
+        *lines, unended = part.read_text(encoding="utf-8", errors="replace").split("\n")
+        del unended
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                found[key_of(row)] = row
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{part}:{number}: found no row of a prediction table ({error})") from error
+    return list(found.values())
 
 
 class TableWriter:
     """Collects rows into a file of its own process, and the processes' files into one table.
 
     Args:
-        path: The table to be (Parquet). Until `merge` there are only `<path>.part-<rank>` files, a JSON row a line.
+        path: The table to be (Parquet). Until `merge` there are only `<path>.part-*` files, a JSON row a line.
         rank: This process.
+        attempt: How often the run was taken up again; each attempt writes files of its own.
     """
 
-    def __init__(self, path: Path, rank: int = 0) -> None:
+    def __init__(self, path: Path, rank: int = 0, attempt: int = 0) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.with_name(f"{path.name}.part-{rank}").open("w", encoding="utf-8")
+        name = f"{path.name}.part-{rank}" + (f".{attempt}" if attempt else "")
+        self._part = path.with_name(name).open("w", encoding="utf-8")
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows."""
@@ -61,21 +94,32 @@ class TableWriter:
         """No more rows from this process."""
         self._part.close()
 
-    def merge(self) -> int:
-        """Make the table from all processes' parts, in the order of condition and sample; returns its row count."""
-        parts = sorted(self._path.parent.glob(f"{self._path.name}.part-*"))
-        # not `splitlines`, which also splits at U+2028 and others that JSON leaves inside of texts
-        rows = [json.loads(line) for part in parts for line in part.read_text(encoding="utf-8").split("\n") if line]
-        order: dict[str, int] = {}
+    def merge(self, conditions: Sequence[str] = ()) -> int:
+        """Make the table from all parts, in the order of condition and sample; returns its row count.
+
+        Args:
+            conditions: Their order; those left out follow in the order of their first rows.
+        """
+        rows = read_parts(self._path)
+        order = {name: at for at, name in enumerate(conditions)}
         for row in rows:
             order.setdefault(row["condition"], len(order))
         rows.sort(key=lambda row: (order[row["condition"]], row["dataset"], row["sample_id"], row["instruction_id"]))
         unfinished = self._path.with_name(self._path.name + ".tmp")
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), unfinished)
         os.replace(unfinished, self._path)
-        for part in parts:
-            part.unlink()
+        clear_parts(self._path)
         return len(rows)
+
+
+def _parts(path: Path) -> list[Path]:
+    """Older attempts first, then by rank."""
+
+    def age(part: Path) -> tuple[int, int]:
+        rank, _, attempt = part.name.rpartition("-")[2].partition(".")
+        return int(attempt or 0), int(rank)
+
+    return sorted(path.parent.glob(f"{path.name}.part-*"), key=age)
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:

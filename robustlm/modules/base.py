@@ -14,6 +14,7 @@ from robustlm.backbone import Backbone, Loading, Pooling
 from robustlm.batch import InstructionBatch
 from robustlm.data.tasks import TASKS
 from robustlm.evaluation.scores import Scores
+from robustlm.hosted import HostedBackbone, is_hosted
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.replies import replies
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
@@ -33,7 +34,8 @@ class InstructionTuning(LightningModule):
     that accumulation, clipping, precision and multi-GPU stay Lightning's.
 
     Args:
-        backbone: Hub name or folder of a transformers model, or of a PEFT adapter.
+        backbone: Hub name or folder of a transformers model, or of a PEFT adapter; or `openai:NAME`, a model behind an
+            OpenAI-compatible endpoint, to be tested.
         loading: How the model is loaded: type, attention, 4-bit, checkpointing, from scratch.
         tuning: What is trained: `LoRA`, `PrefixTuning`, `PromptTuning`, `FullTuning`; null uses the model as it is.
         optimizer: `AdamW` or `Muon`.
@@ -72,7 +74,11 @@ class InstructionTuning(LightningModule):
         if train_on is not None and train_on not in VIEWS:
             known = ", ".join(VIEWS)
             raise ValueError(f"train_on: found {train_on!r}; expected one of {known}, or null for the method's own")
-        self.backbone = Backbone(backbone, copy.copy(loading), copy.copy(tuning))
+        self.backbone: Any = (
+            HostedBackbone(backbone)
+            if is_hosted(backbone)
+            else Backbone(backbone, copy.copy(loading), copy.copy(tuning))
+        )
         self.optimizer = optimizer
         self.schedule = schedule
         self.max_new_tokens = max_new_tokens
@@ -92,6 +98,8 @@ class InstructionTuning(LightningModule):
         Raises:
             ValueError: Says which setting of the datamodule is wrong.
         """
+        if isinstance(self.backbone, HostedBackbone):
+            self.backbone()  # says that it cannot be tuned
         if "variant" in VIEWS[self.answer_views]:
             whose = type(self).__name__ if self.train_on is None else f"train_on: {self.train_on}"
             self.check_variants(datamodule, f"{whose} trains on")
@@ -227,6 +235,14 @@ class InstructionTuning(LightningModule):
                 }
             )
         return rows
+
+    def count(self, rows: list[dict[str, Any]]) -> None:
+        """Score rows of a prediction table along with those that are answered from here on."""
+        self.scores.device = self.device
+        for row in rows:
+            task = TASKS[row["task"]]
+            answer, gold = task.parse(row["prediction"]), task.parse(row["target"])
+            self.scores.update(row["condition"], row["dataset"], row["task"], answer, gold)
 
     def _log_scores(self, stage: Stage) -> None:
         for name, value in self.scores.compute().items():

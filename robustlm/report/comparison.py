@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +46,30 @@ def find_table(run: str) -> Path:
     return found[-1]
 
 
-def load_runs(runs: list[str]) -> dict[str, dict[str, float]]:
-    """Scores by run and condition. A run is a path, or `name=path`.
+def load_tables(runs: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Prediction tables by run. A run is a path, or `name=path`.
 
     Raises:
-        ValueError: A table is missing, or the runs did not answer the same rows.
+        ValueError: A table is missing, or two runs have one name.
     """
-    found: dict[str, dict[str, float]] = {}
-    asked: dict[str, set[tuple[str, str]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         name, equals, path = run.partition("=")
         name, path = (name, path) if equals else (Path(run).name, run)
         if name in found:
             raise ValueError(f"{run}: a second run called {name!r}; name it, as in name={path}")
-        rows = read_table(find_table(path))
-        found[name] = mean_scores(rows)
-        asked[name] = {(row["sample_id"], row["condition"]) for row in rows}
+        found[name] = read_table(find_table(path))
+    return found
+
+
+def scores_of(tables: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Scores by run and condition, from their tables.
+
+    Raises:
+        ValueError: The runs did not answer the same rows.
+    """
+    found = {name: mean_scores(rows) for name, rows in tables.items()}
+    asked = {name: {(row["sample_id"], row["condition"]) for row in rows} for name, rows in tables.items()}
     first = next(iter(asked))
     for name, keys in asked.items():
         if keys != asked[first]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from robustlm.data.tasks import TASKS
+from robustlm.evaluation.grid import counts
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Rows = Sequence[dict[str, Any]]
@@ -56,18 +55,21 @@ def differences(
     found = {}
     for at, (condition, sets) in enumerate(names[0].items()):
         random = np.random.default_rng((seed, at))
-        counts = {
+        tallies = {
             name: np.stack([np.stack([_stacked(one[condition][name]) for one in pair]) for pair in pairs])
             for name in sets
         }
         sizes = {name: len(rows) for name, rows in sets.items()}
         exact = [
-            _difference(counts, [s], {name: np.arange(size) for name, size in sizes.items()}) for s in range(len(pairs))
+            _difference(tallies, [s], {name: np.arange(size) for name, size in sizes.items()})
+            for s in range(len(pairs))
         ]
         drawn = []
         for _ in range(draws):
             seeds = random.integers(len(pairs), size=len(pairs))
-            drawn.append(_difference(counts, seeds, {n: random.integers(size, size=size) for n, size in sizes.items()}))
+            drawn.append(
+                _difference(tallies, seeds, {n: random.integers(size, size=size) for n, size in sizes.items()})
+            )
         low, high = np.quantile(drawn, [0.025, 0.975])
         found[condition] = Difference(float(np.mean(exact)), tuple(exact), float(low), float(high))
     return found
@@ -87,15 +89,10 @@ def _counted(rows: Rows) -> dict[str, dict[str, dict[str, tuple[float, float]]]]
     """Condition → dataset → sample → (part, whole), whose sums over rows divide to the score."""
     found: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     for row in rows:
-        task = TASKS[row["task"]]
-        if task.score == "f1":
-            answer, gold = task.parse(row["prediction"]), task.parse(row["target"])
-            hits = (Counter(answer.items) & Counter(gold.items)).total()
-            size = len(answer.items) + answer.malformed + len(gold.items) + gold.malformed
-            counts = (2.0 * hits, float(size))
-        else:
-            counts = (float(row["correct"]), 1.0)
-        found.setdefault(row["condition"], {}).setdefault(row["dataset"], {})[row["sample_id"]] = counts
+        part, whole = counts(row)
+        own = found.setdefault(row["condition"], {}).setdefault(row["dataset"], {})
+        before = own.get(row["sample_id"], (0.0, 0.0))  # a sample may be asked under several instructions
+        own[row["sample_id"]] = before[0] + part, before[1] + whole
     return found
 
 

@@ -42,6 +42,9 @@ CONTEXTS = ["one two three four five six seven", "", "   ", "short one"]
 
 Case = tuple[list[str], float, bytes, Pools]
 
+PICKY = ("deepwordbug", "textbugger", "synonyms")
+"""Kinds that leave words alone which have no letters, or which they do not know."""
+
 instructions = st.one_of(
     st.text(st.characters(), max_size=60),
     st.lists(st.sampled_from(["a", "b", "not", "Classify", "all.", "to", "İ", "«é»", "..."]), max_size=12).map(
@@ -83,9 +86,12 @@ def run(kind: str, case: Case) -> tuple[list[str], list[str], int]:
 @example(case=([], 1.0, b"", Pools()))
 def test_kind_always_changes_the_words_and_never_empties_them(kind: str, case: Case) -> None:
     words, noisy, budget = run(kind, case)
-    assert all(len(word.split()) == 1 for word in noisy), "the result must survive joining and splitting"
+    joined = " ".join(noisy)
+    assert " ".join(joined.split()) == joined, "the result must survive joining and splitting"
     if budget == 0:
         assert noisy == words
+    elif kind in PICKY:
+        assert len(noisy) == len(words)
     elif len(words) >= 2:
         assert noisy != words
         assert noisy
@@ -324,7 +330,7 @@ def test_slots_stay_once_and_in_order_under_any_kind(
     words = Skeleton(text, SLOTS).words
     changed = Skeleton(batch.texts[0], SLOTS).words != words
     assert changed == batch.noisy[0] == (batch.kinds[0] != CLEAN)
-    if vocabulary is VOCABULARY and contexts is CONTEXTS and len(words) > 1:
+    if vocabulary is VOCABULARY and contexts is CONTEXTS and len(words) > 1 and kind not in PICKY:
         assert changed == (omega > 0)
 
 
@@ -391,6 +397,12 @@ GOLDEN = {
     "in_context_padding": "Classify all words of the given text as positive or negative four five six .",
     "opposite": "Classify all words of the given text as positive and positive . Unless?",
     "random_typos": "Classify all words of the given text ass positive or negatvie ..",
+    "deepwordbug": "Classify all words og the given text a positive or negtaive .",
+    "textbugger": "Classify all words 0f the given text a$ positive or nega tive .",
+    "checklist": "Classify all words of the given text as positive or negative . 5m1AC86Eq0",
+    "stresstest": "Classify all words of the given text as positive or negative . "
+    "And true is true and true is true and true is true.",
+    "synonyms": "Categorize all words of the provided text as positive or unfavorable .",
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from robustlm.data import noise_rows as module
 from robustlm.data.distortion import LME, RBE, Floats
+from robustlm.data.edits import replay
 from robustlm.data.embedders import TokenEmbedder
 from robustlm.data.formats import load_samples
 from robustlm.data.noise import Noise, build_pools, padding_text
@@ -200,3 +201,39 @@ def test_slots_are_kept(tmp_path: Path) -> None:
         assert written["variant"].startswith("{a}\n")
         assert written["variant"].count("{b}") == 1
         assert written["variant"] != row["instruction"]
+
+
+def test_a_manifest_says_what_was_done(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "instruction": "{a}\nDoes it follow that {b} ?",
+            "fields": {"a": "x", "b": "y"},
+            "target": "z",
+            "id": "s",
+        },
+        {"instruction": "Classify the text as good or bad .", "target": "good", "choices": ["good", "bad"]},
+        *alpaca(20),
+    ]
+    path = write(tmp_path / "in.jsonl", rows)
+    outputs = [tmp_path / "out.jsonl", tmp_path / "again.jsonl"]
+    manifest = tmp_path / "manifest.jsonl.gz"
+    noise = Noise(omega=0.4, phi=0.8, protect=True)
+    noise_rows(path, str(outputs[0]), noise=noise, distortion=RBE(), manifest=str(manifest))
+    noise_rows(path, str(outputs[1]), noise=noise, distortion=RBE())
+    assert outputs[0].read_bytes() == outputs[1].read_bytes(), "writing it down changes nothing"
+    notes = read(manifest)
+    assert len(notes) == len(rows)
+    for row, note in zip(read(outputs[0]), notes, strict=True):
+        assert note["instruction"] == row["instruction"]
+        assert note["kind"] == row["noise_kind"]
+        assert replay(note["instruction"], note["edits"], note.get("slots", ())) == row["variant"]
+    assert notes[0]["id"] == "s"
+    assert notes[0]["slots"] == ["a", "b"]
+    assert [word for word in read(outputs[0])[1]["variant"].split() if word in ("good", "bad")] == ["good", "bad"]
+
+
+@pytest.mark.parametrize(("name", "message"), [("m.csv", "ends in .jsonl"), ("in.jsonl", "found the file of the rows")])
+def test_a_manifest_has_a_file_of_its_own(tmp_path: Path, name: str, message: str) -> None:
+    path = write(tmp_path / "in.jsonl", alpaca(2))
+    with pytest.raises(SourceError, match=message):
+        noise_rows(path, str(tmp_path / "o.csv"), noise=Noise(), distortion=RBE(), manifest=str(tmp_path / name))

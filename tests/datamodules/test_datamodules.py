@@ -209,6 +209,21 @@ def test_phrasings_of_a_bank(llama: str) -> None:
     assert all(a != b for a, b in zip(rows["unseen"], rows["unseen+random_typos@0.2"], strict=True))
 
 
+def test_protected_words_survive_a_condition(llama: str, tmp_path: Path) -> None:
+    asked = "Say whether this is a good film or a bad film , and begin with label: please"
+    rows = [
+        {"id": str(i), "text": f"film {i}", "label": ("good", "bad")[i % 2], "instruction": asked} for i in range(12)
+    ]
+    write_rows(tmp_path / "test.jsonl", rows)
+    names = ["clean", *(f"{kind}@1.0+protected" for kind in ("deepwordbug", "synonyms", "mixed"))]
+    made = ready(InstructionDataModule(test=str(tmp_path / "test.jsonl"), conditions=names), llama, "test")
+    for name, part in made.conditioned.items():
+        for sample in part.samples:
+            kept = [word for word in sample.instruction.split() if word in ("good", "bad", "label:")]
+            assert kept == ["good", "bad", "label:"]
+            assert (sample.instruction == asked) == (name == "clean")
+
+
 TEMPLATES = [
     "{a}\nSo is it {b}?",
     "Given that {a}, we ask: {b}?\n{options_}",

@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from robustlm.cli import main
+from robustlm.data.conditions import parse_condition
+from robustlm.data.edits import replay
 from robustlm.data.formats import known_shapes, load_samples
 from robustlm.data.instructions import InstructionBank, known_banks
-from robustlm.data.noise import KINDS
+from robustlm.data.noise import KINDS, Noise
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.rows import write_rows
 from robustlm.data.sources import Source, load_all
@@ -79,6 +81,25 @@ def test_the_paraphrase_file_is_one(tmp_path: Path) -> None:
     file = tmp_path / "paraphrases.jsonl"
     file.write_text(text, encoding="utf-8")
     assert [len(found) for found in load_paraphrases(str(file)).values()] == [2, 0]
+
+
+def test_the_conditions_are_some() -> None:
+    (text,) = re.findall(r"^```yaml conditions\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    found = [parse_condition(name) for name in yaml.safe_load(text)["data"]["init_args"]["conditions"]]
+    assert sum(one.noise is not None and one.noise.protect for one in found) == 2
+
+
+def test_the_synonyms_and_the_manifest_are_some(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```json synonyms\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.json").write_text(text, encoding="utf-8")
+    noise = Noise(f"synonyms:{tmp_path / 'mine.json'}", omega=1)
+    assert noise.apply(["Classify it"], ["x"]).texts == ["Sort it"]
+    (note,) = map(json.loads, re.findall(r"^```jsonl manifest\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+    assert replay(note["instruction"], note["edits"]) == "Categorize the review."
+
+
+def test_every_kind_is_in_the_table() -> None:
+    assert [name for name in KINDS if "." not in name and f"\n| `{name}` |" not in PAGE] == []
 
 
 def test_all_names_are_listed() -> None:

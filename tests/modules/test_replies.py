@@ -97,17 +97,21 @@ def test_passes_are_bounded(llama: str, tmp_path: Path, monkeypatch: pytest.Monk
     file = write_rows(tmp_path / "rows.jsonl", [row] * 5)
     module = InstructionTuning(llama, tuning=None)
     sizes = []
-    forward = type(module.backbone).forward
+    tokens = []
+    logits = type(module.backbone)._logits
 
-    def watched(self: Any, view: Any, *args: Any) -> Any:
-        sizes.append(len(view))
-        return forward(self, view, *args)
+    def watched(self: Any, keep: Any, ids: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(ids))
+        tokens.append(ids.shape[1] if "past_key_values" not in kwargs else 0)
+        return logits(self, keep, ids, *args, **kwargs)
 
-    monkeypatch.setattr(type(module.backbone), "forward", watched)
+    monkeypatch.setattr(type(module.backbone), "_logits", watched)
     data = InstructionDataModule(test=file, eval_batch_size=3, scoring="options")
     trainer(tmp_path).test(module, data, verbose=False)
-    assert sum(sizes) == 5 * 26
+    assert sum(size for size, width in zip(sizes, tokens, strict=True) if not width) == 5 * 26
     assert max(sizes) == 3
+    # each pass runs the prompts of its options once: 9 passes a row of 26 options, but for those two rows share
+    assert sum(size for size, width in zip(sizes, tokens, strict=True) if width) < 2 * 5 * 26 / 3
 
 
 def test_two_processes_write_the_table_of_one(llama: str, mixed_file: str, tmp_path: Path) -> None:

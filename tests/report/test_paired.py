@@ -62,3 +62,13 @@ def test_other_rows_are_refused() -> None:
         differences([rows([True])], [rows([True, True])])
     with pytest.raises(ValueError, match="every seed"):
         differences([rows([True])], [])
+
+
+def test_all_instructions_of_a_sample_count() -> None:
+    twice = [row for way, right in (("i", True), ("j", False)) for row in asked(rows([right, right]), way)]
+    base = [row for way in "ij" for row in asked(rows([False, False]), way)]
+    assert differences([twice], [base])["clean"].mean == pytest.approx(50)
+
+
+def asked(table: list[dict[str, Any]], instruction: str) -> list[dict[str, Any]]:
+    return [{**row, "instruction_id": instruction} for row in table]

@@ -1,0 +1,131 @@
+"""Words of an instruction that no noise may touch: what the answer has to be written with.
+
+An instruction that names its labels is another task once they are misspelled or swapped, and a model that then answers
+otherwise is not to blame. Protected are the admissible answers, the keys and names of the answer's format, whatever the
+instruction puts in quotes, and its slots. A match protects the whole word with its punctuation; case does not matter,
+but for labels of one letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from functools import lru_cache
+
+from robustlm.data.edits import Edit, Edits, edited, word_edits
+from robustlm.data.samples import Sample
+from robustlm.data.slots import Skeleton, defused, is_slotted
+
+_ATTEMPTS = 4
+_QUOTED = r'"[^"\n]+"|“[^”\n]+”|«[^»\n]+»|`[^`\n]+`|(?<!\w)\'[^\'\n]+\'(?!\w)|‘[^’\n]+’(?!\w)'
+_LISTED = re.compile(r"[,;|\n]|(?:^|(?<=\s))(?:\([A-Za-z0-9]\)|-)\s")
+_KEY = re.compile(r"([^\s:;,()]+)\s*:")
+_NAME = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-Z]\w*")
+_WORD = re.compile(r"[^\W_]+")
+
+
+def protected_phrases(sample: Sample) -> tuple[str, ...]:
+    """What an instruction of this sample must keep: words or groups of words, keys of the format with their colon.
+
+    These are the choices (with and without the key before them, `label: sports`), the options of the context, and of
+    its format the keys (`label:`), what is quoted, and names and literals, known by their capitals (`None`).
+    """
+    context = sample.context
+    keys = [f"{key}:" for key in _KEY.findall(context.format)]
+    options = [*sample.choices, *_LISTED.split(context.option.removeprefix("OPTIONS:"))]
+    bare = [option.strip().removeprefix(key).strip() for option in options for key in ("", *keys)]
+    quoted = [found[1:-1] for found in re.findall(_QUOTED, context.format)]
+    return tuple(dict.fromkeys(filter(None, [*bare, *keys, *quoted, *_NAME.findall(context.format)])))
+
+
+@lru_cache(maxsize=4096)
+def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    """What matches quotes and phrases, the longest first."""
+    longest = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
+    return re.compile("|".join([_QUOTED, *filter(None, map(_expression, longest))]))
+
+
+def _expression(phrase: str) -> str:
+    words = _WORD.findall(phrase)
+    if not words:
+        return rf"(?<!\S){re.escape(phrase.strip())}(?!\S)" if phrase.strip() else ""
+    text = r"[\W_]+".join(words)
+    if len(text) > 1:
+        text = f"(?i:{text})"
+    return rf"(?<![^\W_]){text}" + (r"\s*:" if phrase.rstrip().endswith(":") else r"(?![^\W_])")
+
+
+class Guard:
+    """A text taken apart for noise: the words that may change, and those that stay as they are, once and in order.
+
+    Args:
+        text: The instruction.
+        phrases: What is protected besides quotes, as `protected_phrases` gives it.
+        slots: Names of the sample's fields.
+    """
+
+    __slots__ = ("_all", "_end", "_kept", "_pattern", "_places", "_skeleton", "_slots", "words")
+
+    def __init__(self, text: str, phrases: Collection[str], slots: Collection[str] = ()) -> None:
+        self._pattern = _pattern(tuple(phrases))
+        self._slots = slots
+        self._skeleton = Skeleton(text, slots)
+        self._all = text.split()
+        line = " ".join(self._all)
+        held = set(_touched(line, self._pattern))
+        slotted = {place for place, word in enumerate(self._all) if "{" in word and is_slotted(word, slots)}
+        self._places = [place for place in range(len(self._all)) if place not in held | slotted]
+        # what is appended goes after protected words, but before slots, such as options
+        self._end = max((place + 1 for place in range(len(self._all)) if place not in slotted), default=0)
+        self._kept = self._kept_of(self._all)
+        self.words = [self._all[place] for place in self._places]
+        """The words that may change."""
+
+    def edits(self, draw: Callable[[], list[str]]) -> Edits:
+        """Edits of the text that leave what is protected alone.
+
+        Noise that would bring in protected words, or part them, is drawn anew; if that does not help, the edits that do
+        so are left out. So it may touch fewer words than it might.
+
+        Args:
+            draw: Makes noisy words of `words`.
+        """
+        found: Edits = ()
+        for _ in range(_ATTEMPTS):
+            noisy = [defused(word, self._slots) for word in draw()]
+            found = self._placed(word_edits(self.words, noisy))
+            if self._admits(found):
+                return found
+        good: Edits = ()
+        for edit in found:
+            if self._admits((*good, edit)):
+                good = (*good, edit)
+        return good
+
+    def text(self, edits: Edits) -> str:
+        """The text after edits."""
+        return self._skeleton.joined(edited(self._all, edits))
+
+    def _placed(self, edits: Edits) -> Edits:
+        """Edits of `words` as edits of all words."""
+        places = [*self._places, self._end]
+        return tuple(Edit(places[edit.place], edit.before, edit.after) for edit in edits)
+
+    def _admits(self, edits: Edits) -> bool:
+        return self._kept_of(edited(self._all, edits)) == self._kept
+
+    def _kept_of(self, words: list[str]) -> list[str]:
+        """What is protected in a text, in order."""
+        line = " ".join(words)
+        return [line[start:end] for start, end in _spans(line, self._pattern)]
+
+
+def _spans(line: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    return (match.span() for match in pattern.finditer(line))
+
+
+def _touched(line: str, pattern: re.Pattern[str]) -> Iterator[int]:
+    """Numbers of the words, parted by single spaces, that matches lie in."""
+    for start, end in _spans(line, pattern):
+        first = line.count(" ", 0, start)
+        yield from range(first, first + line.count(" ", start, end) + 1)

@@ -1,0 +1,133 @@
+"""Searching for the edits of an instruction that hurt a model most: greedy, within a budget of queries.
+
+The search knows words, a way to propose others and a way to score texts. It sees no model: what scores is a callable,
+asked for many texts at once, and never twice for the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+Propose = Callable[[Sequence[str], int], Sequence[str]]
+"""Takes words and a position, gives replacements for the word there; what they are made of is the attack's level."""
+Score = Callable[[Sequence[str]], Sequence[float]]
+"""How well the model does under each of some instructions; higher is better for the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One changed word."""
+
+    position: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked:
+    """What a search found."""
+
+    text: str
+    """The instruction that hurts most among those tried, within the allowed edits."""
+    score: float
+    """Under it."""
+    clean: float
+    """Under the instruction as it was."""
+    edits: tuple[Edit, ...]
+    """What was changed, in the order it was found."""
+    queries: int
+    """Texts that were scored; none counts twice."""
+
+
+class _Queries:
+    """Scores of texts, each asked for once, up to a budget."""
+
+    def __init__(self, score: Score, budget: int) -> None:
+        self._score = score
+        self._budget = budget
+        self._known: dict[str, float] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._known)
+
+    @property
+    def left(self) -> int:
+        return self._budget - self.count
+
+    def scored(self, texts: Sequence[str]) -> dict[str, float]:
+        """Scores of as many of the texts as the budget allows, the first ones first."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known][: max(self.left, 0)]
+        if new:
+            found = self._score(new)
+            if len(found) != len(new):
+                raise ValueError(f"{len(new)} texts were scored with {len(found)} numbers; expected one for each")
+            self._known |= dict(zip(new, map(float, found), strict=True))
+        return {text: self._known[text] for text in texts if text in self._known}
+
+
+def attack(
+    text: str,
+    propose: Propose,
+    score: Score,
+    *,
+    edits: int,
+    budget: int = 100,
+    protected: Collection[int] = (),
+    stop_at: float = float("-inf"),
+) -> Attacked:
+    """Search for the edits that lower the score most.
+
+    Words are ranked by how much the score drops without them; then, from the most important one down, each is replaced
+    by the proposal that lowers the score most, if any does. Ends when `edits` words are changed, the budget is used up,
+    all words were tried, or the score is at `stop_at`.
+
+    Args:
+        text: The instruction, whose words are what white space parts.
+        propose: Gives replacements.
+        score: Of texts; asked in batches.
+        edits: Most words changed.
+        budget: Most texts scored, the instruction itself among them.
+        protected: Positions of words that stay as they are.
+        stop_at: A score that is low enough.
+
+    Raises:
+        ValueError: The budget is below 1, or edits are negative.
+    """
+    if budget < 1 or edits < 0:
+        raise ValueError(f"attack: found budget {budget} and edits {edits}; expected a budget ≥ 1 and edits ≥ 0")
+    words = text.split()
+    queries = _Queries(score, budget)
+    clean = best = queries.scored([text])[text]
+    free = [at for at in range(len(words)) if at not in protected]
+    changes: list[Edit] = []
+    current, found = text, list(words)
+    for at in _ranked(words, free, queries, clean) if edits else ():
+        if len(changes) == edits or queries.left <= 0 or best <= stop_at:
+            break
+        options = {
+            " ".join([*found[:at], other, *found[at + 1 :]]): other
+            for other in propose(found, at)
+            if other != found[at]
+        }
+        scored = queries.scored(list(options))
+        if not scored:
+            continue
+        worst = min(scored, key=scored.__getitem__)
+        if scored[worst] < best:
+            changes.append(Edit(at, found[at], options[worst]))
+            current, best = worst, scored[worst]
+            found[at] = options[worst]
+    return Attacked(current, best, clean, tuple(changes), queries.count)
+
+
+def _ranked(words: Sequence[str], free: Sequence[int], queries: _Queries, clean: float) -> list[int]:
+    """Positions by the drop that leaving the word out causes, the largest first; ties and the unscored in order.
+
+    At most half of the queries go into this.
+    """
+    without = {at: " ".join([*words[:at], *words[at + 1 :]]) for at in free}
+    asked = [without[at] for at in free][: max(queries.left // 2, 0)]
+    scored = queries.scored(asked)
+    return sorted(free, key=lambda at: scored.get(without[at], clean) - clean)

@@ -1,0 +1,209 @@
+"""A prediction table in compact form: for each dataset and condition, samples × instructions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustlm.data.tasks import TASKS
+from robustlm.data.tasks.base import Answer, Task
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Log-likelihoods of answer options; m is the largest number of options of a sample."""
+
+    scores: Floats
+    """`[n, k, m]`: log-likelihood of each option under each instruction; NaN where there is none."""
+    tokens: Floats
+    """`[n, k, m]`: tokens of each option; NaN where there is none."""
+    chosen: Ints
+    """`[n, k]`: which option was the answer; −1 where none was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The answers to n samples of a dataset under k instructions of one condition.
+
+    A dataset has the same samples, in the same order, under every condition: what was not asked is absent.
+    """
+
+    name: str
+    """The dataset; `<dataset>-<task>` where a dataset has several tasks."""
+    dataset: str
+    task: str
+    condition: str
+    score: str
+    """`f1` or `accuracy`."""
+    samples: tuple[str, ...]
+    """Ids, sorted."""
+    instructions: tuple[str, ...]
+    """Ids, sorted."""
+    present: Bools
+    """`[n, k]`: whether the cell was asked. Where it was not, all other arrays hold zeros (ids −1)."""
+    part: Floats
+    """`[n, k]`: 1 for a right answer, else 0; F1: twice the items that match."""
+    whole: Floats
+    """`[n, k]`: 1; F1: predicted and expected items. Summed `part` over summed `whole` is the score of any subset."""
+    correct: Bools
+    """`[n, k]`: whether the answer is exactly right."""
+    answers: Ints
+    """`[n, k]`: answers by number; two are equal where the numbers are. Order within a multiset does not count."""
+    unparseable: Bools
+    """`[n, k]`"""
+    options: Options | None = None
+    """Where answers were chosen by likelihood."""
+
+    @property
+    def asked(self) -> Bools:
+        """`[n]`: samples asked at all."""
+        return np.asarray(self.present.any(1))
+
+    @property
+    def complete(self) -> Bools:
+        """`[n]`: samples asked under every instruction."""
+        return np.asarray(self.present.all(1))
+
+    @property
+    def cells(self) -> Floats:
+        """`[n, k]`: the score of each answer alone, in [0, 1]: right or wrong, or its own F1; 0 where absent."""
+        return np.where(self.present, ratio(self.part, self.whole), 0.0)
+
+    @property
+    def missing(self) -> int:
+        """Cells that were not asked, of samples that were asked under some instruction."""
+        return int(self.asked.sum()) * len(self.instructions) - int(self.present.sum())
+
+
+def ratio(part: Floats, whole: Floats) -> Floats:
+    """Part over whole; 1 where the whole is 0: nothing was expected and nothing predicted."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), 1.0)
+
+
+def counts(row: Row) -> tuple[float, float]:
+    """Part and whole of a row's score: their sums over rows divide to the score of those rows.
+
+    Raises:
+        ValueError: The row's task is not known here.
+    """
+    task = _task(row)
+    if task.score != "f1":
+        return float(row["correct"]), 1.0
+    answer, gold = task.parse(row["prediction"]), task.parse(row["target"])
+    hits = (Counter(answer.items) & Counter(gold.items)).total()
+    return 2.0 * hits, float(_size(answer) + _size(gold))
+
+
+def grids(rows: Iterable[Row]) -> list[Grid]:
+    """The grids of a prediction table, dataset by dataset; conditions come in the order of the table.
+
+    Raises:
+        ValueError: A sample was asked twice under one condition and instruction, or a task is not known here.
+    """
+    sets: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    order: dict[str, int] = {}
+    for row in rows:
+        order.setdefault(row["condition"], len(order))
+        sets.setdefault((row["dataset"], row["task"]), {}).setdefault(row["condition"], []).append(row)
+    tasks = Counter(dataset for dataset, _ in sets)
+    found = []
+    for (dataset, task), conditions in sorted(sets.items()):
+        name = dataset if tasks[dataset] == 1 else f"{dataset}-{task}"
+        samples = sorted({row["sample_id"] for own in conditions.values() for row in own})
+        found += [_grid(name, samples, conditions[c]) for c in sorted(conditions, key=order.__getitem__)]
+    return found
+
+
+def _grid(name: str, samples: list[str], rows: list[Row]) -> Grid:
+    first, task = rows[0], _task(rows[0])
+    instructions = sorted({row["instruction_id"] for row in rows})
+    places = _places(rows, samples, instructions)
+    shape = len(samples), len(instructions)
+    numbers: dict[object, int] = {}
+    flat = tuple(places.T)
+
+    def filled(values: list[Any], empty: Any, kind: Any) -> Any:
+        array = np.full(shape, empty, kind)
+        array[flat] = values
+        return array
+
+    scored = np.array([counts(row) for row in rows])
+    return Grid(
+        name,
+        first["dataset"],
+        first["task"],
+        first["condition"],
+        task.score,
+        tuple(samples),
+        tuple(instructions),
+        present=filled([True] * len(rows), False, np.bool_),
+        part=filled(scored[:, 0].tolist(), 0, np.float64),
+        whole=filled(scored[:, 1].tolist(), 0, np.float64),
+        correct=filled([row["correct"] for row in rows], False, np.bool_),
+        answers=filled([numbers.setdefault(_answer(row), len(numbers)) for row in rows], -1, np.int64),
+        unparseable=filled([row["parsed"] is None for row in rows], False, np.bool_),
+        options=_options(rows, places, shape),
+    )
+
+
+def _places(rows: list[Row], samples: list[str], instructions: list[str]) -> Ints:
+    """`[rows, 2]`: sample and instruction of each row."""
+    at = {name: i for i, name in enumerate(samples)}
+    under = {name: i for i, name in enumerate(instructions)}
+    pairs = [(at[row["sample_id"]], under[row["instruction_id"]]) for row in rows]
+    if len(set(pairs)) < len(pairs):
+        (sample, instruction), times = Counter(pairs).most_common(1)[0]
+        raise ValueError(
+            f"dataset {rows[0]['dataset']!r}, condition {rows[0]['condition']!r}: sample {samples[sample]!r} is there "
+            f"{times} times under instruction {instructions[instruction]!r}; expected one row for each"
+        )
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _options(rows: list[Row], places: Ints, shape: tuple[int, int]) -> Options | None:
+    """Options are told apart by their text, since phrasings may list them in another order."""
+    known: dict[int, dict[str, int]] = {}
+    for row, (sample, _) in zip(rows, places.tolist(), strict=True):
+        for choice in row.get("choices") or ():
+            own = known.setdefault(sample, {})
+            own.setdefault(choice, len(own))
+    if not known:
+        return None
+    most = max(map(len, known.values()))
+    scores, tokens = np.full((*shape, most), np.nan), np.full((*shape, most), np.nan)
+    chosen = np.full(shape, -1, np.int64)
+    for row, (sample, instruction) in zip(rows, places.tolist(), strict=True):
+        if not row.get("choices") or row.get("option_scores") is None or row.get("option_tokens") is None:
+            continue
+        at = [known[sample][choice] for choice in row["choices"]]
+        scores[sample, instruction, at] = row["option_scores"]
+        tokens[sample, instruction, at] = row["option_tokens"]
+        chosen[sample, instruction] = known[sample].get(row["prediction"], -1)
+    return Options(scores, tokens, chosen)
+
+
+def _answer(row: Row) -> tuple[Any, ...]:
+    """What two equal answers share: their items in any order, or the text where it could not be read."""
+    parsed = row["parsed"]
+    return (row["prediction"].strip(),) if parsed is None else (None, *sorted(map(tuple, parsed)))
+
+
+def _size(answer: Answer) -> int:
+    return len(answer.items) + answer.malformed
+
+
+def _task(row: Row) -> Task:
+    task = TASKS.get(row["task"])
+    if task is None:
+        raise ValueError(f"unknown task {row['task']!r} in the table; name its class with --tasks '[module.Class]'")
+    return task

@@ -1,0 +1,197 @@
+"""Two prediction tables over the same rows: what differs, how sure that is, and which answers flipped.
+
+The unit of every test is the sample. Its answers under several instructions and conditions are no independent
+observations, so all of them change sides together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robustlm.evaluation.grid import Floats, Grid, Row, grids, ratio
+from robustlm.evaluation.robustness import Estimate, Settings, estimate, sample
+
+PERMUTATIONS = 10_000
+"""Random exchanges of a permutation test: its smallest p is one over this."""
+
+_BLOCK = 1_000_000
+"""Cells of the largest array at a time: exchanges × samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """The second table against the first, for some rows: of a dataset or all, under a condition or all."""
+
+    name: str | None
+    """The dataset; `None`: all."""
+    condition: str | None
+    """`None`: all."""
+    gained: int
+    """Answers that only the second table has right."""
+    lost: int
+    """Answers that only the first has right."""
+    better: int
+    """Samples of which the second has more answers right."""
+    worse: int
+    """Samples of which the first has more."""
+    mcnemar: float
+    """Exact two-sided p of as uneven a split of better and worse; McNemar's test where a sample has one answer."""
+    permutation: float
+    """p of as large a difference in the mean score over datasets when samples change sides at random."""
+    differences: dict[str, Estimate]
+    """Second minus first of every number of `robustness`, over draws of the same samples; none over all conditions."""
+
+
+def pair(
+    first: Iterable[Row],
+    second: Iterable[Row],
+    settings: Settings = Settings(),  # noqa: B008 - read only
+    clean: str = "clean",
+    permutations: int = PERMUTATIONS,
+) -> list[Pairing]:
+    """Compare two tables: dataset by dataset and condition by condition, then over all datasets, then over everything.
+
+    Args:
+        first: Rows of a prediction table.
+        second: Rows of another, for the same samples, conditions and instructions.
+        settings: How intervals of differences are made; its seed is also that of the permutations.
+        clean: The condition against which performance drops.
+        permutations: Random exchanges of a permutation test.
+
+    Raises:
+        ValueError: The tables are not about the same rows.
+    """
+    pairs = _matched(grids(first), grids(second))
+    drawn = [sample([both[at] for both in pairs], settings, clean) for at in (0, 1)]
+    exchanged = _exchanged(pairs, settings.seed, permutations)
+    conditions = list(dict.fromkeys(one.condition for one, _ in pairs))
+    found = []
+    for one, other in pairs:
+        key = one.name, one.condition
+        gaps = _gaps(drawn[0][0][key], drawn[1][0][key], settings.level)
+        found.append(_pairing(*key, [(one, other)], gaps, exchanged))
+    for condition in conditions:
+        own = [both for both in pairs if both[0].condition == condition]
+        gaps = _gaps(drawn[0][1][condition], drawn[1][1][condition], settings.level)
+        found.append(_pairing(None, condition, own, gaps, exchanged))
+    if len(conditions) > 1:
+        found.append(_pairing(None, None, pairs, {}, exchanged))
+    return found
+
+
+def flips(first: Iterable[Row], second: Iterable[Row]) -> list[dict[str, Any]]:
+    """The answers that are right in one table and wrong in the other, in the order of the first.
+
+    Raises:
+        ValueError: The tables are not about the same rows.
+    """
+    mine = list(first)
+    others = {_key(row): row for row in second}
+    if {_key(row) for row in mine} != set(others) or len(mine) != len(others):
+        raise ValueError(_UNLIKE)
+    found = []
+    for row in mine:
+        other = others[_key(row)]
+        if row["correct"] != other["correct"]:
+            place = {
+                name: row[name] for name in ("sample_id", "dataset", "task", "condition", "instruction_id", "target")
+            }
+            said = {"before": row["prediction"], "after": other["prediction"]}
+            found.append({"flip": "right→wrong" if row["correct"] else "wrong→right", **place, **said})
+    return found
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Exact two-sided p of a split under even odds: how likely one at least as uneven is. 1 where nothing differs."""
+    total = better + worse
+    tail = sum(math.comb(total, i) for i in range(min(better, worse) + 1))
+    return min(1.0, float(2 * tail / 2**total))
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    return tuple(row[name] for name in ("dataset", "task", "condition", "sample_id", "instruction_id"))
+
+
+_UNLIKE = "the tables did not answer the same samples under the same conditions and instructions; only those compare"
+
+
+def _matched(first: Sequence[Grid], second: Sequence[Grid]) -> list[tuple[Grid, Grid]]:
+    others = {(grid.name, grid.task, grid.condition): grid for grid in second}
+    pairs = []
+    for grid in first:
+        other = others.pop((grid.name, grid.task, grid.condition), None)
+        if (
+            other is None
+            or (grid.samples, grid.instructions) != (other.samples, other.instructions)
+            or not np.array_equal(grid.present, other.present)
+        ):
+            raise ValueError(f"{_UNLIKE} (dataset {grid.name!r}, condition {grid.condition!r})")
+        pairs.append((grid, other))
+    if others:
+        name, _, condition = next(iter(others))
+        raise ValueError(f"{_UNLIKE} (dataset {name!r}, condition {condition!r})")
+    return pairs
+
+
+def _gaps(first: Mapping[str, Floats], second: Mapping[str, Floats], level: float) -> dict[str, Estimate]:
+    return {name: estimate(second[name] - values, level) for name, values in first.items() if name in second}
+
+
+Exchanged = dict[tuple[str, str], Floats]
+"""Differences of a dataset's score under a condition, `[1 + permutations]`; the first is the observed one."""
+
+
+def _exchanged(pairs: Sequence[tuple[Grid, Grid]], seed: int, permutations: int) -> Exchanged:
+    """A sample changes sides with all of its answers, under all conditions at once."""
+    found: Exchanged = {}
+    for name in dict.fromkeys(one.name for one, _ in pairs):
+        own = [both for both in pairs if both[0].name == name]
+        sums = [[(grid.part.sum(1), grid.whole.sum(1)) for grid in both] for both in own]
+        # what a sample takes along when it changes sides: part and whole of its score, condition by condition
+        carried = np.stack([second[at] - first[at] for first, second in sums for at in (0, 1)], 1)
+        moved = _carried(carried, name, seed, permutations)
+        for i, ((one, _), (first, second)) in enumerate(zip(own, sums, strict=True)):
+            part, whole = moved[:, 2 * i], moved[:, 2 * i + 1]
+            after = ratio(second[0].sum() - part, second[1].sum() - whole)
+            before = ratio(first[0].sum() + part, first[1].sum() + whole)
+            found[name, one.condition] = after - before
+    return found
+
+
+def _carried(carried: Floats, name: str, seed: int, permutations: int) -> Floats:
+    """Sums of `carried [n, c]` over samples that change sides, `[1 + permutations, c]`; at first none does."""
+    random = np.random.default_rng((seed, *hashlib.sha256(f"{name}\0sides".encode()).digest()))
+    found = [np.zeros((1, carried.shape[1]))]
+    block = max(1, _BLOCK // len(carried))
+    for at in range(0, permutations, block):
+        sides = random.integers(0, 2, (min(block, permutations - at), len(carried)), np.int8)
+        found.append(sides.astype(np.float64) @ carried)
+    return np.concatenate(found)
+
+
+def _pairing(
+    name: str | None,
+    condition: str | None,
+    pairs: Sequence[tuple[Grid, Grid]],
+    differences: dict[str, Estimate],
+    exchanged: Exchanged,
+) -> Pairing:
+    changes: dict[str, Floats] = {}
+    gained = lost = 0
+    for one, other in pairs:
+        change = other.correct.astype(np.float64) - one.correct
+        gained, lost = gained + int((change > 0).sum()), lost + int((change < 0).sum())
+        changes[one.name] = changes.get(one.name, 0) + change.sum(1)  # over conditions: the samples are the same
+    total = np.concatenate(list(changes.values()))
+    better, worse = int((total > 0).sum()), int((total < 0).sum())
+    sizes = {c: sum(one.condition == c for one, _ in pairs) for c in {one.condition for one, _ in pairs}}
+    drawn = np.sum([exchanged[one.name, one.condition] / sizes[one.condition] for one, _ in pairs], 0) / len(sizes)
+    extreme = np.abs(drawn[1:]) >= abs(drawn[0]) - 1e-12
+    p = float((1 + extreme.sum()) / len(drawn))
+    return Pairing(name, condition, gained, lost, better, worse, sign_test(better, worse), p, differences)

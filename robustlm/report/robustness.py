@@ -1,0 +1,244 @@
+"""Robustness numbers of a run as rows, CSV, JSON and Markdown, from its prediction table alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from robustlm.evaluation.grid import Row
+from robustlm.evaluation.pairing import Pairing, flips
+from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
+
+Format = Literal["csv", "json", "md"]
+FORMATS: tuple[Format, ...] = ("csv", "json", "md")
+
+ALL = "all datasets"
+
+_COUNTS = ("rows", "samples", "complete", "instructions", "missing")
+_COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *_COUNTS, "worst")
+
+
+def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row for each number: where it is from, value, interval, and what it is made of; `None` for NaN.
+
+    The dataset of numbers over all datasets is empty. `worst` names the worst instruction, beside its score alone.
+    """
+    return [
+        {
+            "dataset": one.name or "",
+            "condition": one.condition,
+            "score": one.score,
+            "number": name,
+            **{key: _plain(getattr(found, key)) for key in ("value", "low", "high")},
+            "datasets": found.datasets,
+            **{key: getattr(one, key) for key in _COUNTS},
+            "worst": one.worst if name == "worst_instruction" else None,
+        }
+        for one in results
+        for name, found in one.numbers.items()
+    ]
+
+
+def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row for each dataset, condition and instruction, with its score on the samples that all were asked about."""
+    return [
+        {"dataset": one.name, "condition": one.condition, "instruction_id": instruction, "value": value}
+        for one in results
+        for instruction, value in one.by_instruction.items()
+    ]
+
+
+def to_csv(results: Sequence[Result]) -> str:
+    """`number_rows` as CSV; empty where there is no number."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(number_rows(results))
+    return text.getvalue()
+
+
+def to_json(results: Sequence[Result], settings: Settings) -> str:
+    """Settings, what the numbers are, `number_rows` and `instruction_rows` as JSON."""
+    interval = {name: getattr(settings, name) for name in ("draws", "seed", "level", "resample")}
+    found = {
+        "interval": interval,
+        "meaning": NUMBERS,
+        "numbers": number_rows(results),
+        "instructions": instruction_rows(results),
+    }
+    return json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Robustness") -> str:
+    """A summary to read: all datasets, then each one's scores, then what is missing."""
+    pooled = [one for one in results if one.name is None]
+    single = [one for one in results if one.name is not None]
+    conditions = [one.condition for one in pooled]
+    lines = [
+        f"# {title}",
+        "",
+        _interval(settings),
+        "",
+        f"## Means over {len({one.name for one in single})} datasets",
+        "",
+    ]
+    names = [name for name in NUMBERS if any(_known(one, name) for one in pooled)]
+    lines += _table(
+        ["", *conditions], [[NUMBERS[name], *(_cell(one.numbers.get(name), name) for one in pooled)] for name in names]
+    )
+    lines += ["", "## Datasets", ""]
+    lines += _table(
+        ["dataset", "condition", "score", "mean", "worst instruction", "worst case", "consistency", "worst was"],
+        [
+            [
+                str(one.name),
+                one.condition,
+                one.score,
+                *(_cell(one.numbers[n], n) for n in ("mean", "worst_instruction", "worst_case", "consistency")),
+                (one.worst or "-") if one.instructions > 1 else "-",
+            ]
+            for one in single
+        ],
+    )
+    lines += ["", "## What it is made of", ""]
+    lines += _table(["dataset", "condition", *_COUNTS], [_size(one) for one in results])
+    notes = _notes(single)
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+
+
+def pairing_markdown(first: str, second: str, found: Sequence[Pairing]) -> str:
+    """Paired tests as a table in points."""
+    rows = [
+        [
+            one.name or ALL,
+            one.condition or "all",
+            _points(one.differences.get("mean")),
+            f"+{one.gained} −{one.lost}",
+            f"+{one.better} −{one.worse}",
+            _p(one.mcnemar),
+            _p(one.permutation),
+        ]
+        for one in found
+    ]
+    heads = ["dataset", "condition", "difference, points", "answers", "samples", "p (McNemar)", "p (permutation)"]
+    return "\n".join([f"## {second} against {first}", "", *_table(heads, rows)])
+
+
+def flip_lines(runs: Mapping[str, Sequence[Row]]) -> str:
+    """JSON lines: the answers that are right in the first run and wrong in another, or the other way round."""
+    (first, before), *others = runs.items()
+    found = [{"first": first, "second": name, **flip} for name, after in others for flip in flips(before, after)]
+    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
+
+
+def write_all(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write files by name, each whole or not at all; a folder that is there is used.
+
+    Raises:
+        ValueError: The folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output: {folder} is a file; expected a folder, or a name for a new one")
+    folder.mkdir(parents=True, exist_ok=True)
+    return [write_whole(folder / name, text) for name, text in texts.items()]
+
+
+def write_whole(file: Path, text: str) -> Path:
+    """Write a file under another name, then give it its own: who looks meanwhile sees the old one or the new.
+
+    Raises:
+        ValueError: Its folder is not there, or it is a folder.
+    """
+    if not file.parent.is_dir() or file.is_dir():
+        raise ValueError(f"{file}: expected a file name in a folder that is there; found {_instead(file)}")
+    handle, unfinished = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        Path(unfinished).chmod(0o644)  # temporary files are the owner's alone
+        os.replace(unfinished, file)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    return file
+
+
+def _instead(file: Path) -> str:
+    return "a folder" if file.is_dir() else f"no folder {file.parent}"
+
+
+def _interval(settings: Settings) -> str:
+    if not settings.draws:
+        return "Per cent; no intervals were drawn."
+    drawn = "samples" if settings.resample == "samples" else "samples and instructions"
+    return (
+        f"Per cent, with {100 * settings.level:g} % intervals from {settings.draws} bootstrap draws of {drawn}. "
+        "Deviations, spreads and worst instructions are drawn further apart than they are: a value beyond its "
+        "interval says that instructions differ no more than so few samples make them differ by chance."
+    )
+
+
+def _notes(single: Sequence[Result]) -> list[str]:
+    gaps = [one for one in single if one.missing]
+    none = [one for one in single if not one.complete]
+    notes = []
+    if gaps:
+        notes.append(
+            f"{sum(one.missing for one in gaps)} cells are missing in {len(gaps)} of {len(single)} tables of samples × "
+            "instructions: numbers that compare instructions leave their samples out."
+        )
+    if none:
+        notes.append(
+            f"In {len(none)} of {len(single)} no sample was asked under all instructions: nothing compares them there."
+        )
+    if any(one.instructions == 1 for one in single):
+        notes.append("A dataset with one instruction has no deviation, spread, consistency or sensitivity.")
+    return [f"- {note}" for note in notes]
+
+
+def _size(one: Result) -> list[str]:
+    return [one.name or ALL, one.condition, *(str(getattr(one, name)) for name in _COUNTS)]
+
+
+def _known(one: Result, name: str) -> bool:
+    return name in one.numbers and not math.isnan(one.numbers[name].value)
+
+
+def _cell(found: Estimate | None, name: str) -> str:
+    if found is None or math.isnan(found.value):
+        return "-"
+    scale, digits = (1, 3) if name in UNBOUNDED else (100, 1)
+    value = f"{scale * found.value:.{digits}f}"
+    if math.isnan(found.low):
+        return value
+    return f"{value} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"
+
+
+def _points(found: Estimate | None) -> str:
+    if found is None or math.isnan(found.value):
+        return "-"
+    value, low, high = (f"{round(100 * one, 1) + 0.0:+.1f}" for one in (found.value, found.low, found.high))  # no −0.0
+    return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,101 @@
+"""The same samples under the same instructions in every condition."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustlm.data.instructions import InstructionBank
+from robustlm.data.samples import Sample
+from robustlm.datamodules import RobustnessDataModule
+from tests.tiny import load, write_rows
+
+CONDITIONS = ["clean", "random_typos@0.4", "unseen", "unseen+mixed@0.4"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("rows")
+    films = [{"id": f"f{i}", "sentence": f"film {i}", "label": ("positive", "negative")[i % 2]} for i in range(12)]
+    news = [{"id": f"n{i}", "text": f"news {i}", "label": ("Sports", "World")[i % 2]} for i in range(5)]
+    return [write_rows(folder / "films.jsonl", films), write_rows(folder / "news.jsonl", news)]
+
+
+def ready(folder: str, files: list[str], **settings: Any) -> RobustnessDataModule:
+    found = RobustnessDataModule(**({"test": files, "conditions": CONDITIONS, "prompts": 3, "samples": 6} | settings))
+    found.attach(load(folder, None))
+    found.setup("test")
+    return found
+
+
+def cells(data: RobustnessDataModule, condition: str) -> dict[tuple[str, str, str], Sample]:
+    found = data.conditioned[condition].samples
+    keyed = {(sample.dataset, sample.id, sample.instruction_id): sample for sample in found}
+    assert len(keyed) == len(found)
+    return keyed
+
+
+def test_every_cell_is_filled_once(llama: str, files: list[str]) -> None:
+    data = ready(llama, files)
+    clean = cells(data, "clean")
+    assert Counter(dataset for dataset, _, _ in clean) == {"films": 6 * 3, "news": 5 * 3}
+    samples = {(dataset, name) for dataset, name, _ in clean}
+    for condition in CONDITIONS:
+        found = cells(data, condition)
+        assert {(dataset, name) for dataset, name, _ in found} == samples
+        split = "unseen" if "unseen" in condition else "seen"
+        for dataset, bank in (("films", "sentiment"), ("news", "topic")):
+            asked = [i.id for i in InstructionBank.load(bank).phrasings("both", split)[:3]]
+            for name in {name for other, name in samples if other == dataset}:
+                assert sorted(i for d, n, i in found if (d, n) == (dataset, name)) == sorted(asked)
+
+
+def test_noise_changes_an_instruction_once_for_all_samples(llama: str, files: list[str]) -> None:
+    data = ready(llama, files)
+    for noisy, quiet in (("random_typos@0.4", "clean"), ("unseen+mixed@0.4", "unseen")):
+        texts: dict[tuple[str, str], set[str]] = {}
+        for (dataset, name, instruction), sample in cells(data, noisy).items():
+            texts.setdefault((dataset, instruction), set()).add(sample.instruction)
+            assert sample.instruction != cells(data, quiet)[dataset, name, instruction].instruction
+        assert all(len(found) == 1 for found in texts.values())
+        assert len(texts) == 6
+    again = ready(llama, files)
+    assert [s.instruction for s in again.conditioned[noisy].samples] == [
+        s.instruction for s in data.conditioned[noisy].samples
+    ]
+
+
+def test_samples_are_drawn_with_the_seed(llama: str, files: list[str]) -> None:
+    def names(**settings: Any) -> set[str]:
+        return {sample.id for sample in ready(llama, files, conditions=["clean"], **settings).rows["test"].samples}
+
+    assert names() == names()
+    assert names() != names(seed=1)
+    assert names(samples=3) < names(samples=6) < names(samples=None)
+    assert len(names(samples=None)) == 17
+
+
+def test_rows_with_their_own_instruction_are_asked_with_that(llama: str, tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "instruction": f"Say it {i} times.", "text": "a", "target": "b"} for i in range(3)]
+    data = ready(llama, [write_rows(tmp_path / "own.jsonl", rows)], conditions=["clean", "random_typos@0.4"])
+    clean, noisy = (cells(data, condition) for condition in ("clean", "random_typos@0.4"))
+    assert [key[2] for key in clean] == ["own"] * 3
+    assert all(noisy[key].instruction != sample.instruction for key, sample in clean.items())
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"prompts": 0}, "data.prompts"), ({"samples": 0}, "data.samples")])
+def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RobustnessDataModule(**settings)
+
+
+def test_a_bank_with_few_phrasings_is_asked_with_all_and_says_so(
+    llama: str, files: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = ready(llama, files, prompts=99, conditions=["clean"])
+    assert "are fewer than 99; all are asked" in caplog.text
+    count = len(InstructionBank.load("sentiment").phrasings("both", "seen"))
+    assert Counter(key[0] for key in cells(data, "clean"))["films"] == 6 * count
