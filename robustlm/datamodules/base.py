@@ -530,6 +530,7 @@ class InstructionDataModule(LightningDataModule):
             batch_size=self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
+            groups=[dataset for _, dataset, _, _ in keys],
             done={i for i, key in enumerate(keys) if key in self.done} if self.done else (),
         )
         self.skipped |= {keys[row] for row in sampler.skipped}
