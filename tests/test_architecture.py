@@ -35,6 +35,7 @@ ROOMS = (
     "report",
     "card",
     "callbacks",
+    "progress",
     "check",
     "quickstart",
     "commands",

@@ -196,6 +196,10 @@ class EvaluationSampler(_Kept):
         self.skipped = [row for row in order if row not in kept]
         """Rows that no rank runs again."""
         self._own = left[rank::world]
+        self.batch_rows = [len(batch) for batch in self._own]
+        """How many rows each batch of this rank has."""
+        self.batch_tokens = [sum(lengths[i] for i in batch) for batch in self._own]
+        """And how many tokens, without padding."""
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing depends on the epoch."""
