@@ -384,6 +384,22 @@ class Backbone(nn.Module):
         found: Tensor = self.base.generate(**inputs, generation_config=config)[:, skipped:]
         return found
 
+    def texts(self, view: View) -> list[str]:
+        """The prompts of a view as text, one string a row, without what the tokenizer adds at their ends by itself.
+
+        A chat template's special tokens are written out.
+        """
+        tokenizer = self.tokenizer
+        starts = {tokenizer.bos_token_id, getattr(tokenizer, "cls_token_id", None)} - {None}
+        ends = {tokenizer.eos_token_id, getattr(tokenizer, "sep_token_id", None)} - {None}
+        found = []
+        for ids, mask in zip(view.input_ids, view.attention_mask, strict=True):
+            row = ids[mask.bool()].tolist()
+            row = row[1:] if row and row[0] in starts else row
+            found.append(row[:-1] if row and row[-1] in ends else row)
+        texts: list[str] = tokenizer.batch_decode(found, clean_up_tokenization_spaces=False)
+        return texts
+
     @torch.no_grad()
     def option_scores(self, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
         """Log-likelihood of every option under teacher forcing, without dropout.

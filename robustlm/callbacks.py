@@ -27,11 +27,13 @@ class PredictionWriter(Callback):
         name: File name of the table.
         resume: Folder of an evaluation that did not end: what it has answered is taken over, the rest is asked, and
             the table is made there. The same model, rows and settings have to be given again.
+        prompts: Keep the prompts too: what a report shows of them, and what `export-harness` makes tasks of.
     """
 
-    def __init__(self, name: str = "predictions.parquet", resume: str | None = None) -> None:
+    def __init__(self, name: str = "predictions.parquet", resume: str | None = None, prompts: bool = True) -> None:
         self.name = name
         self.resume = resume
+        self.prompts = prompts
         self._writer: TableWriter | None = None
         self._taken: list[dict[str, Any]] = []
 
@@ -92,7 +94,8 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write the batch's rows."""
         if self._writer is not None and outputs is not None:
-            self._writer.write(outputs["rows"])
+            rows = outputs["rows"]
+            self._writer.write(rows if self.prompts else [row | {"prompt": None} for row in rows])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the table."""

@@ -281,6 +281,10 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     try:
         run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except USER_ERRORS as error:
         if os.environ.get("ROBUSTLM_TRACEBACK"):
             raise

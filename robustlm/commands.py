@@ -334,6 +334,87 @@ def report(
             print(f"report: {path}")
 
 
+def export_harness(
+    run: str,
+    output: str,
+    name: str = "robustlm",
+    max_new_tokens: int = 128,
+    delimiter: str | None = None,
+    conditions: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Write a run's prompts as tasks of the lm-evaluation-harness, to be asked of any of its models.
+
+    Args:
+        run: Folder of a run that `robustlm test` wrote, or its prediction table.
+        output: Folder for the tasks; a new or empty one.
+        name: Tag to run them all by, and what their names begin with.
+        max_new_tokens: Longest generated answer.
+        delimiter: What stands between prompt and option; a space where not given, nothing where the prompt ends in
+            white space or a special token.
+        conditions: Those to write; all where not given.
+    """
+    from pathlib import Path
+
+    from robustlm.evaluation.table import read_table
+    from robustlm.report.comparison import find_table
+    from robustlm.report.harness import task_files
+    from robustlm.report.robustness import write_all
+
+    folder = Path(output)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"output: {folder} holds files already; expected a new or an empty folder")
+    file = find_table(run)
+    rows = read_table(file)
+    known = list(dict.fromkeys(row["condition"] for row in rows))
+    if unknown := [one for one in conditions if one not in known]:
+        raise ValueError(f"conditions: found {unknown[0]!r}; expected some of the table's: {', '.join(known)}")
+    wanted = [row for row in rows if row["condition"] in (conditions or known)]
+    if not wanted:
+        raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
+    files = task_files(wanted, name, max_new_tokens, delimiter)
+    write_all(folder, files)
+    count = sum(path.endswith(".yaml") for path in files)
+    print(
+        f"{count} tasks with {len(wanted)} prompts: {folder}\n"
+        f"lm-eval run --include_path {folder} --tasks {name} --log_samples --output_path RESULTS --model ..."
+    )
+
+
+def import_harness(
+    results: str,
+    output: str,
+    condition: str = "clean",
+    filter: str | None = None,
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Make a prediction table of what the lm-evaluation-harness has logged, for `report` and `compare`.
+
+    Args:
+        results: Folder, or `samples_*.jsonl` file, that the harness wrote with `--log_samples`.
+        output: Folder for `predictions.parquet`.
+        condition: Condition of samples of other tasks than `export-harness` writes.
+        filter: Name of the harness's filter whose answers count; the first of each file where not given.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.data.tasks import resolve_task
+    from robustlm.evaluation.table import write_table
+    from robustlm.report.harness import table_rows
+
+    for task in tasks:
+        resolve_task(task)
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output: {folder} is a file; expected a folder, or a name for a new one")
+    if not Path(results).exists():
+        raise ValueError(f"results: {results} is not there; expected a folder or file that the harness wrote")
+    rows = table_rows(Path(results), condition, filter)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(folder / "predictions.parquet", rows)
+    print(f"{len(rows)} answers: {folder / 'predictions.parquet'}")
+
+
 COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "noise": noise,
     "pairs": pairs,
@@ -341,6 +422,8 @@ COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "init": init,
     "compare": compare,
     "report": report,
+    "export-harness": export_harness,
+    "import-harness": import_harness,
     "quickstart": quickstart,
 }
 """Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields their arguments."""

@@ -214,6 +214,8 @@ class InstructionTuning(LightningModule):
     def _answer(self, batch: InstructionBatch) -> list[dict[str, Any]]:
         rows = []
         self.scores.device = self.device
+        assert batch.prompt is not None
+        prompts = self.backbone.texts(batch.prompt)
         for i, reply in enumerate(replies(self.backbone, batch, self.max_new_tokens)):
             task = TASKS[batch.tasks[i]]
             answer, gold = task.parse(reply.text), task.parse(batch.targets[i])
@@ -232,6 +234,7 @@ class InstructionTuning(LightningModule):
                     "choices": reply.choices,
                     "option_scores": reply.option_scores,
                     "option_tokens": reply.option_tokens,
+                    "prompt": prompts[i],
                 }
             )
         return rows

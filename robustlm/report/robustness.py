@@ -139,14 +139,15 @@ def flip_lines(runs: Mapping[str, Sequence[Row]]) -> str:
 
 
 def write_all(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write files by name, each whole or not at all; a folder that is there is used.
+    """Write files by name or path in a folder, each whole or not at all; a folder that is there is used.
 
     Raises:
         ValueError: The folder is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output: {folder} is a file; expected a folder, or a name for a new one")
-    folder.mkdir(parents=True, exist_ok=True)
+    for name in texts:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
     return [write_whole(folder / name, text) for name, text in texts.items()]
 
 
