@@ -29,7 +29,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         writer.write([{**row, "sample_id": sample, "instruction_id": way} for sample in "st" for way in "ij"])
         writer.close()
         writer.merge()
-    (block,) = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    block, *_ = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     for line in block.splitlines():
         main(shlex.split(line, comments=True)[1:])
     assert {file.name for file in Path("report").iterdir()} == {
