@@ -240,9 +240,9 @@ class InstructionDataModule(LightningDataModule):
         if scoring not in get_args(Scoring):
             raise ValueError(f"data.scoring: found {scoring!r}; expected one of {', '.join(get_args(Scoring))}")
         self.sources: dict[Role, list[str | Source]] = {
-            "train": _listed(train),
-            "validation": _listed(validation),
-            "test": _listed(test),
+            "train": listed(train),
+            "validation": listed(validation),
+            "test": listed(test),
         }
         self.template = template
         self.instructions: Version = instructions
@@ -329,7 +329,7 @@ class InstructionDataModule(LightningDataModule):
         if not sources:
             raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
         if self.bank:
-            sources = [_asked_by(source, self.bank) for source in sources]
+            sources = [asked_by(source, self.bank) for source in sources]
         samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
         asked = [self.phrased(sample, "seen") for sample in self.selected(samples, role)]
         rows = self.tokenised(asked, role)
@@ -362,7 +362,8 @@ class InstructionDataModule(LightningDataModule):
         rows = Rows([], [])
         bad: list[tuple[Sample, str]] = []
         cut = 0
-        for sample, row in zip(samples, full, strict=True):
+        for given, whole in zip(samples, full, strict=True):
+            sample, row = self.encoder.fitted(given, whole)
             cut += self.encoder.excess(row) > 0
             try:
                 rows.encoded.append(self.encoder.truncate(row, sample.id))
@@ -427,7 +428,12 @@ class InstructionDataModule(LightningDataModule):
         found = Rows([], [])
         bad: list[tuple[Sample, str]] = []
         choices = self.encoder.choice_ids(rows.samples)
-        for sample, row, ids in zip(rows.samples, rows.encoded, choices, strict=True):
+        for given, whole, ids in zip(rows.samples, rows.encoded, choices, strict=True):
+            sample, row = given, whole
+            if ids:
+                longest = replace(whole, answer_ids=max(ids, key=len))
+                sample, row = self.encoder.fitted(given, longest)
+                row = replace(row, answer_ids=whole.answer_ids)
             try:
                 found.options.append(self.encoder.options(row, ids, sample.id))
                 found.samples.append(sample)
@@ -562,13 +568,14 @@ def noise_pools(samples: Sequence[Sample], *, protect: bool = False) -> dict[str
     }
 
 
-def _listed(sources: Sources) -> list[str | Source]:
+def listed(sources: Sources) -> list[str | Source]:
+    """Sources as a list."""
     if sources is None:
         return []
     return [sources] if isinstance(sources, str) else list(sources)
 
 
-def _asked_by(source: str | Source, bank: str) -> Source:
+def asked_by(source: str | Source, bank: str | None) -> Source:
     """A source under a bank, unless it names one itself."""
     wanted = Source(source) if isinstance(source, str) else source
     return wanted if wanted.bank else replace(wanted, bank=bank)
