@@ -137,23 +137,20 @@ class RobustnessDataModule(InstructionDataModule):
         """Every sample under every instruction of the condition."""
         samples = self.solved(samples)
         found: list[Sample] = []
-        banks: dict[str, list[Instruction]] = {}
+        banks = {name: self._first(all_, name, condition) for name, all_ in self.banked(condition, samples).items()}
         for sample in samples:
             name = self.bank_of(sample)
             if not name:
-                found.append(replace(sample, instruction_id=OWN))
+                found.append(replace(self.asked_alone(sample, condition), instruction_id=OWN))
                 continue
-            if name not in banks:
-                banks[name] = self._instructions(name, condition)
             found += [replace(sample, instruction=i.text, instruction_id=i.id, bank=name) for i in banks[name]]
         return found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples)
 
-    def _instructions(self, name: str, condition: Condition) -> list[Instruction]:
-        found = self.bank_named(name).phrasings(self.instructions, condition.split)
+    def _first(self, found: list[Instruction], name: str, condition: Condition) -> list[Instruction]:
         if self.prompts is not None and len(found) < self.prompts:
             log.warning(
                 "data.prompts: the bank %s has %d %s phrasings, which are fewer than %d; all are asked",
-                name, len(found), condition.split, self.prompts,
+                name, len(found), condition.listed or condition.made or condition.split, self.prompts,
             )  # fmt: skip
         return found[: self.prompts]
 
