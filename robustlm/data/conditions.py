@@ -10,6 +10,11 @@ from robustlm.data.noise import Noise
 CLEAN = "clean"
 UNSEEN = "unseen"
 PROTECTED = "protected"
+CORRECT = "correct"
+"""Another name for `clean`."""
+LISTED = "list:"
+INCORRECT, NEGATED, NONSENSICAL = MISLEADING = ("incorrect", "negated", "nonsensical")
+"""What is made of phrasings to see whether a model follows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +27,22 @@ class Condition:
     """Which phrasings of an instruction bank are asked with."""
     noise: Noise | None = None
     """Noise on every instruction."""
+    listed: str | None = None
+    """A list of the bank that has a name of its own, in place of a split."""
+    made: str | None = None
+    """One of `MISLEADING`, made of the phrasings."""
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether rows that bring their own instruction cannot be asked so."""
+        return self.split == "unseen" or self.listed is not None or self.made == INCORRECT
 
 
 def parse_condition(text: str) -> Condition:
     """Read `clean`, `unseen`, `<kind>@<ω>` (`random_truncation@0.3`), or `unseen+<kind>@<ω>`.
+
+    `list:<name>` asks with a list of the bank; `incorrect`, `negated` and `nonsensical` mislead. Each of these may be
+    combined with noise, and with `unseen` the misleading ones.
 
     `+protected` after noise keeps it from the words that answers need (`Noise.protect`).
 
@@ -33,14 +50,18 @@ def parse_condition(text: str) -> Condition:
         ValueError: The text is none of these; says what is expected.
     """
     split: Literal["seen", "unseen"] = "seen"
-    noise = None
+    noise = listed = made = None
     parts = text.split("+")
     for part in parts:
         if part == UNSEEN:
             split = "unseen"
         elif part == PROTECTED:
             continue
-        elif part != CLEAN:
+        elif part.startswith(LISTED):
+            listed = _only(listed, part.removeprefix(LISTED), text)
+        elif part in MISLEADING:
+            made = _only(made, part, text)
+        elif part not in (CLEAN, CORRECT):
             if noise is not None:
                 raise ValueError(f"data.conditions: {text!r} names two kinds of noise; expected at most one")
             noise = _noise(part, text)
@@ -48,7 +69,16 @@ def parse_condition(text: str) -> Condition:
         if noise is None:
             raise ValueError(f"data.conditions: {text!r} protects words from no noise; expected <noise kind>+protected")
         noise = replace(noise, protect=True)
-    return Condition(text, split, noise)
+    if listed is not None and split == UNSEEN:
+        raise ValueError(f"data.conditions: {text!r} names unseen phrasings and a list; expected one of them")
+    return Condition(text, split, noise, listed, made)
+
+
+def _only(known: str | None, name: str, text: str) -> str:
+    if known is not None or not name:
+        raise ValueError(f"data.conditions: {text!r} names {'two' if name else 'no'} lists or ways to mislead; "
+                         f"expected one, such as {LISTED}designer or {NEGATED}")  # fmt: skip
+    return name
 
 
 def _noise(part: str, text: str) -> Noise:
@@ -57,6 +87,7 @@ def _noise(part: str, text: str) -> Noise:
         return Noise(kind=kind, omega=float(share) if at else 0.2)
     except ValueError as error:
         raise ValueError(
-            f"data.conditions: {text!r} is no condition; expected clean, unseen, <noise kind>@<omega>, or "
-            f"unseen+<noise kind>@<omega>, these also with +protected ({error})"
+            f"data.conditions: {text!r} is no condition; expected clean, unseen, {LISTED}<name>, "
+            f"{', '.join(MISLEADING)}, <noise kind>@<omega>, or these with noise as in unseen+<noise kind>@<omega>, "
+            f"also with +protected ({error})"
         ) from error

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
-from robustlm.data.instructions import InstructionBank, Version
+from robustlm.data.instructions import Instruction, InstructionBank, Version, assigned
+from robustlm.data.misleading import misled, phrasings_under
 from robustlm.data.noise import build_pools, padding_text, slots_of
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
@@ -240,9 +241,9 @@ class InstructionDataModule(LightningDataModule):
         if scoring not in get_args(Scoring):
             raise ValueError(f"data.scoring: found {scoring!r}; expected one of {', '.join(get_args(Scoring))}")
         self.sources: dict[Role, list[str | Source]] = {
-            "train": _listed(train),
-            "validation": _listed(validation),
-            "test": _listed(test),
+            "train": listed(train),
+            "validation": listed(validation),
+            "test": listed(test),
         }
         self.template = template
         self.instructions: Version = instructions
@@ -329,7 +330,7 @@ class InstructionDataModule(LightningDataModule):
         if not sources:
             raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
         if self.bank:
-            sources = [_asked_by(source, self.bank) for source in sources]
+            sources = [asked_by(source, self.bank) for source in sources]
         samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
         asked = [self.phrased(sample, "seen") for sample in self.selected(samples, role)]
         rows = self.tokenised(asked, role)
@@ -350,6 +351,17 @@ class InstructionDataModule(LightningDataModule):
             return sample
         return replace(_bank(name).assign(sample, self.instructions, split, self.seed), bank=name)
 
+    def banked(self, condition: Condition, samples: Sequence[Sample]) -> dict[str, list[Instruction]]:
+        """The phrasings that a condition asks samples with, by bank."""
+        banks = {name: self.bank_named(name) for name in map(self.bank_of, samples) if name}
+        return {name: phrasings_under(condition, name, banks, self.instructions, self.seed) for name in banks}
+
+    def asked_alone(self, sample: Sample, condition: Condition) -> Sample:
+        """A sample with an instruction of its own, as a condition changes it; others as they are."""
+        if self.bank_of(sample):
+            return sample
+        return replace(sample, instruction=misled(sample.instruction, condition, sample.id, self.seed))
+
     def bank_of(self, sample: Sample) -> str | None:
         """The bank that a sample's phrasings come from; null for one that is asked by an instruction of its own."""
         own = sample.instruction and not sample.instruction_id and not self.bank
@@ -362,7 +374,8 @@ class InstructionDataModule(LightningDataModule):
         rows = Rows([], [])
         bad: list[tuple[Sample, str]] = []
         cut = 0
-        for sample, row in zip(samples, full, strict=True):
+        for given, whole in zip(samples, full, strict=True):
+            sample, row = self.encoder.fitted(given, whole)
             cut += self.encoder.excess(row) > 0
             try:
                 rows.encoded.append(self.encoder.truncate(row, sample.id))
@@ -390,10 +403,11 @@ class InstructionDataModule(LightningDataModule):
 
     def under(self, condition: Condition, rows: Rows) -> Rows:
         """The same rows, asked as a condition says."""
-        if condition.split == "unseen" and not any(self.bank_of(sample) for sample in rows.samples):
+        if condition.needs_bank and not any(self.bank_of(sample) for sample in rows.samples):
+            needed = "phrasings kept from training" if condition.split == "unseen" else "phrasings of a bank"
             raise ValueError(
-                f"data.conditions: {condition.name!r} needs phrasings kept from training, but the rows bring their own "
-                "instructions and name no bank; set data.bank, or leave the condition out"
+                f"data.conditions: {condition.name!r} needs {needed}, but the rows bring their own instructions and "
+                "name no bank; set data.bank, or leave the condition out"
             )
         samples = self.asked_under(condition, rows.samples)
         role = f"test ({condition.name})"
@@ -408,7 +422,12 @@ class InstructionDataModule(LightningDataModule):
 
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
         """Test samples as a condition asks them; subclasses may ask each several times."""
-        found = [self.phrased(sample, condition.split) for sample in samples]
+        banked = self.banked(condition, samples)
+        found = [self.asked_alone(sample, condition) for sample in samples]
+        found = [
+            replace(assigned(sample, banked[name], self.seed), bank=name) if (name := self.bank_of(sample)) else sample
+            for sample in found
+        ]
         if condition.noise is None:
             return found
         noisy = condition.noise.apply(
@@ -427,7 +446,12 @@ class InstructionDataModule(LightningDataModule):
         found = Rows([], [])
         bad: list[tuple[Sample, str]] = []
         choices = self.encoder.choice_ids(rows.samples)
-        for sample, row, ids in zip(rows.samples, rows.encoded, choices, strict=True):
+        for given, whole, ids in zip(rows.samples, rows.encoded, choices, strict=True):
+            sample, row = given, whole
+            if ids:
+                longest = replace(whole, answer_ids=max(ids, key=len))
+                sample, row = self.encoder.fitted(given, longest)
+                row = replace(row, answer_ids=whole.answer_ids)
             try:
                 found.options.append(self.encoder.options(row, ids, sample.id))
                 found.samples.append(sample)
@@ -563,13 +587,14 @@ def noise_pools(samples: Sequence[Sample], *, protect: bool = False) -> dict[str
     }
 
 
-def _listed(sources: Sources) -> list[str | Source]:
+def listed(sources: Sources) -> list[str | Source]:
+    """Sources as a list."""
     if sources is None:
         return []
     return [sources] if isinstance(sources, str) else list(sources)
 
 
-def _asked_by(source: str | Source, bank: str) -> Source:
+def asked_by(source: str | Source, bank: str | None) -> Source:
     """A source under a bank, unless it names one itself."""
     wanted = Source(source) if isinstance(source, str) else source
     return wanted if wanted.bank else replace(wanted, bank=bank)

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from robustlm.data.instructions import InstructionBank
+from robustlm.data.misleading import negated
 from robustlm.data.samples import Sample
-from robustlm.datamodules import RobustnessDataModule
+from robustlm.datamodules import InstructionDataModule, RobustnessDataModule
 from tests.tiny import load, write_rows
 
 CONDITIONS = ["clean", "random_typos@0.4", "unseen", "unseen+mixed@0.4"]
+
+BANKS = {"films": "sentiment", "news": "topic"}
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +102,44 @@ def test_a_bank_with_few_phrasings_is_asked_with_all_and_says_so(
     assert "are fewer than 99; all are asked" in caplog.text
     count = len(InstructionBank.load("sentiment").phrasings("both", "seen"))
     assert Counter(key[0] for key in cells(data, "clean"))["films"] == 6 * count
+
+
+def test_misleading_conditions_ask_every_cell(llama: str, files: list[str]) -> None:
+    conditions = ["clean", "incorrect", "negated", "nonsensical", "incorrect+random_typos@0.4", "unseen+negated"]
+    data = ready(llama, files, conditions=conditions)
+    clean = cells(data, "clean")
+    samples = {(dataset, name) for dataset, name, _ in clean}
+    for condition in conditions:
+        found = cells(data, condition)
+        assert {(dataset, name) for dataset, name, _ in found} == samples
+        assert len(found) == len(clean)
+        assert all(sample.context == clean_sample.context for sample in found.values()
+                   for clean_sample in clean.values() if clean_sample.id == sample.id)  # fmt: skip
+    seen = {name: {i.text for i in InstructionBank.load(name).phrasings("both", "seen")} for name in BANKS.values()}
+    for (dataset, _, _), sample in cells(data, "incorrect").items():
+        assert sample.instruction in seen[BANKS["news" if dataset == "films" else "films"]]
+    for key, sample in cells(data, "negated").items():
+        assert sample.instruction == negated(clean[key].instruction)
+
+
+def test_rows_with_their_own_instruction_are_misled_where_that_can_be(llama: str, tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "instruction": f"Say it {i} times.", "text": "a", "target": "b"} for i in range(3)]
+    file = write_rows(tmp_path / "own.jsonl", rows)
+    data = ready(llama, [file], conditions=["negated", "nonsensical"])
+    assert {sample.instruction for sample in cells(data, "negated").values()} == {
+        f"Do not say it {i} times." for i in range(3)
+    }
+    assert not any("times" in sample.instruction for sample in cells(data, "nonsensical").values())
+    for condition in ("incorrect", "list:mine"):
+        with pytest.raises(ValueError, match=f"'{condition}' needs phrasings of a bank, but the rows bring their own"):
+            ready(llama, [file], conditions=[condition])
+
+
+def test_conditions_are_asked_with_one_phrasing_elsewhere(llama: str, files: list[str]) -> None:
+    data = InstructionDataModule(test=[*files], conditions=["clean", "negated", "unseen"])
+    data.attach(load(llama, None))
+    data.setup("test")
+    clean, found, unseen = (data.conditioned[name].samples for name in ("clean", "negated", "unseen"))
+    assert [one.instruction for one in found] == [negated(one.instruction) for one in clean]
+    assert [one.instruction_id for one in found] == [one.instruction_id for one in clean]
+    assert all("/unseen/" in one.instruction_id for one in unseen)
