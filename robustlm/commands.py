@@ -285,7 +285,7 @@ def _paired_tests(tables: dict[str, list[dict[str, Any]]], draws: int, seed: int
 def report(
     run: str,
     output: str | None = None,
-    format: Literal["all", "md", "csv", "json"] = "all",
+    format: Literal["all", "md", "csv", "json", "html"] = "all",
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -297,8 +297,8 @@ def report(
 
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
-        output: Folder for `robustness.md`, `robustness.csv` and `robustness.json`; none is written where not given.
-        format: Which of them.
+        output: Folder for `robustness.md`, `.csv`, `.json` and `.html`; none is written where not given.
+        format: Which of them; `html` is one page with figures, for any browser, that loads nothing else.
         draws: Bootstrap draws of the intervals; 0 makes none.
         seed: Seed of the draws.
         level: Share of draws within an interval.
@@ -312,7 +312,9 @@ def report(
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
     from robustlm.report.comparison import find_table
+    from robustlm.report.page import About, to_html
     from robustlm.report.robustness import FORMATS, to_csv, to_json, to_markdown, write_all
+    from robustlm.report.run import run_name, run_settings
 
     for task in tasks:
         resolve_task(task)
@@ -328,9 +330,14 @@ def report(
     text = to_markdown(results, settings)
     print(text, end="")
     if output is not None:
-        made = {"md": text, "csv": to_csv(results), "json": to_json(results, settings)}
+        make: dict[str, Callable[[], str]] = {
+            "md": lambda: text,
+            "csv": lambda: to_csv(results),
+            "json": lambda: to_json(results, settings),
+            "html": lambda: to_html(rows, results, settings, About(run_name(file), run_settings(file)), clean),
+        }
         wanted = FORMATS if format == "all" else (format,)
-        for path in write_all(Path(output), {f"robustness.{ending}": made[ending] for ending in wanted}):
+        for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):
             print(f"report: {path}")
 
 
