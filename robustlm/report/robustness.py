@@ -24,6 +24,9 @@ ALL = "all datasets"
 COUNTS = ("rows", "samples", "complete", "instructions", "missing")
 """What numbers are made of: fields of a `Result`."""
 
+PAIRED = ("dataset", "condition", "difference, points", "answers", "samples", "p (McNemar)", "p (permutation)")
+"""Columns of the paired tests."""
+
 _COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *COUNTS, "worst")
 
 
@@ -117,20 +120,20 @@ def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Rob
 
 def pairing_markdown(first: str, second: str, found: Sequence[Pairing]) -> str:
     """Paired tests as a table in points."""
-    rows = [
-        [
-            one.name or ALL,
-            one.condition or "all",
-            points(one.differences.get("mean")),
-            f"+{one.gained} −{one.lost}",
-            f"+{one.better} −{one.worse}",
-            p_value(one.mcnemar),
-            p_value(one.permutation),
-        ]
-        for one in found
+    return "\n".join([f"## {second} against {first}", "", *_table(PAIRED, list(map(pairing_cells, found)))])
+
+
+def pairing_cells(one: Pairing) -> list[str]:
+    """A line of the paired tests, under the heads `PAIRED`."""
+    return [
+        one.name or ALL,
+        one.condition or "all",
+        points(one.differences.get("mean")),
+        f"+{one.gained} −{one.lost}",
+        f"+{one.better} −{one.worse}",
+        _p(one.mcnemar),
+        _p(one.permutation),
     ]
-    heads = ["dataset", "condition", "difference, points", "answers", "samples", "p (McNemar)", "p (permutation)"]
-    return "\n".join([f"## {second} against {first}", "", *_table(heads, rows)])
 
 
 def flip_lines(runs: Mapping[str, Sequence[Row]]) -> str:
@@ -235,8 +238,7 @@ def points(found: Estimate | None) -> str:
     return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
 
 
-def p_value(value: float) -> str:
-    """A probability as tables have it."""
+def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 
