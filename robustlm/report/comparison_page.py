@@ -10,7 +10,7 @@ from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
 from robustlm.evaluation.robustness import Result, Settings, robustness
 from robustlm.report.figures import Axis, Line, intervals, legend
-from robustlm.report.markup import Html, join, named, page, table, tag, word
+from robustlm.report.markup import Html, counted, join, named, page, table, tag, word
 from robustlm.report.robustness import ALL, PAIRED, cell, interval_note, pairing_cells, points
 from robustlm.report.samples import in_turn
 
@@ -126,16 +126,16 @@ def _flips(runs: Mapping[str, Sequence[Row]], full_list: str | None) -> Html:
         where = join(" All of them are in ", tag("code", named(Path(full_list).name)), ".")
     lost = sum(flip["flip"] == "right→wrong" for _, flip in found)
     gained = len(found) - lost
-    some = (
-        f" {len(shown)} are shown, from each dataset, condition and direction in turn."
-        if len(shown) < len(found)
-        else ""
-    )
-    said = f"{gained:,} answers that were wrong in the first run are right in another, {lost:,} the other way round."
-    heads = ["run", "dataset", "condition", "sample", "instruction", "expected", named(first), "the other", ""]
+    said = f"Gained, wrong in the first run: {counted(gained, 'answer')}. Lost, right there: {counted(lost, 'answer')}."
+    if len(shown) < len(found):
+        said += f" {len(shown)} are shown, from each dataset, condition and direction in turn."
+    other = "the other" if len(others) > 1 else named(others[0][0])
+    heads = ["run", "dataset", "condition", "sample", "instruction", "expected", named(first), other, ""]
     rows = [_flip(second, flip) for second, flip in sorted(shown, key=_kind)]
+    if len(others) == 1:
+        heads, rows = heads[1:], [row[1:] for row in rows]
     every = table(heads, rows, "Answers that flipped", texts=range(len(heads)), class_="flips")
-    return join(tag("p", said, some, where), every)
+    return join(tag("p", said, where), every)
 
 
 def _kind(one: tuple[str, dict[str, Any]]) -> tuple[str, ...]:

@@ -186,7 +186,7 @@ def _bar(name: str, values: Sequence[float], texts: Sequence[str]) -> Html:
     return tag("svg", *parts, height=22, role="img", aria_label=f"{name}: {said if parts else 'no number'}")
 
 
-def legend(names: Sequence[str]) -> Html:
-    """Which colour is which series."""
-    keys = (join(tag("span", "", class_=f"key series{i % 6}"), named(name), " ") for i, name in enumerate(names))
+def legend(names: Iterable[str], kind: str = "series") -> Html:
+    """Which colour is which series (`series`) or share (`part`)."""
+    keys = (join(tag("span", "", class_=f"key {kind}{i % 6}"), named(name), " ") for i, name in enumerate(names))
     return tag("p", *keys, class_="legend")

@@ -43,20 +43,20 @@ def join(*parts: str) -> Html:
     return Html("".join(part if isinstance(part, Html) else _escaped(part) for part in parts))
 
 
-def word(text: str) -> Html:
-    """A name or an answer out of a table, with a writing direction of its own, cut where it is very long."""
+def word(text: str, kind: str | None = "said") -> Html:
+    """An answer out of a table: with its own direction of writing and its white space, cut where it is very long."""
     if not text.strip():
         return tag("i", "empty" if not text else f"white space, {len(text)} characters", class_="quiet")
-    shown = tag("bdi", text[:LONGEST])
+    shown = tag("bdi", text[:LONGEST], class_=kind)
     if len(text) <= LONGEST:
         return shown
     return join(shown, "… ", tag("i", f"{len(text):,} characters", class_="quiet"))
 
 
 def named(text: str) -> Html:
-    """A name out of a table, as `word`, that may go on in the next line after a sign."""
-    shown = word(text)
-    return Html(_SIGNS.sub(r"\1<wbr>", shown)) if len(text) <= LONGEST and _PLAIN.fullmatch(text) else shown
+    """A name out of a table, as `word`; after its signs it may go on in the next line."""
+    shown = word(text, None)
+    return Html(_SIGNS.sub(r"\1<wbr>", shown)) if _PLAIN.fullmatch(text) else shown
 
 
 def table(
@@ -85,6 +85,11 @@ def table(
         for row in rows
     ]
     return wide(tag("table", tag("thead", head), tag("tbody", *body), **attributes), label)
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, `1 answer` or `2 answers`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def wide(inside: Html, label: str) -> Html:

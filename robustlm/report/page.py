@@ -9,9 +9,9 @@ from itertools import takewhile
 
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.robustness import NUMBERS, Estimate, Result, Settings
-from robustlm.report.figures import SHARES, Axis, Line, heat, intervals, shares, strip
+from robustlm.report.figures import SHARES, Axis, Line, heat, intervals, legend, shares, strip
 from robustlm.report.levels import by_level
-from robustlm.report.markup import Html, join, named, page, table, tag, wide, word
+from robustlm.report.markup import Html, counted, join, named, page, table, tag, wide, word
 from robustlm.report.robustness import ALL, COUNTS, cell, interval_note, known, notes, size
 from robustlm.report.samples import Answer, Changing, most_changing
 
@@ -20,6 +20,9 @@ OPEN_ROWS = 60
 
 MOST_ANSWERS = 12
 """Answers of one sample that are shown."""
+
+MOST_PLACES = 6
+"""Instructions of a condition that are named beside an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +73,24 @@ def to_html(
 
 def _summary(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]) -> Html:
     answers, samples = sum(one.rows for one in pooled.values()), sum(map(_most_samples, single.values()))
-    sets, ways = _count(len(single), "dataset"), _count(len(pooled), "condition")
-    return tag("p", f"{_count(answers, 'answer')} to {_count(samples, 'sample')} of {sets} under {ways}.")
+    sets, ways = counted(len(single), "dataset"), counted(len(pooled), "condition")
+    return tag("p", f"{counted(answers, 'answer')} to {counted(samples, 'sample')} of {sets} under {ways}.")
 
 
 def _cards(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]], clean: str) -> Html:
     first = pooled.get(clean) or next(iter(pooled.values()))
     others = [one for one in pooled.values() if one is not first and known(one, "mean")]
     how = tag("code", named(first.condition))
-    cards = [_card(first, "mean", "Mean score", f"over {_count(len(single), 'dataset')}, asked as in ", how)]
+    cards = [_card(first, "mean", "Mean score", f"over {counted(len(single), 'dataset')}, asked as in ", how)]
     if others:
         worst = min(others, key=lambda one: one.numbers["mean"].value)
         name = tag("code", named(worst.condition))
-        cards.append(_card(worst, "mean", "Worst condition", "mean score under ", name))
-        cards.append(_card(worst, "pdr", "Drop", "of the clean score is lost under ", name))
-    cards.append(_card(first, "worst_case", "Worst case", "score if each sample met its worst instruction, ", how))
-    said = "of pairs of instructions get the same answer, "
+        cards.append(_card(worst, "mean", "Worst condition", "lowest score of the other conditions, under ", name))
+        cards.append(_card(worst, "pdr", "Drop", "of the score under ", how, " is lost under ", name))
+    cards.append(
+        _card(first, "worst_case", "Worst case", "score if each sample met its worst instruction, under ", how)
+    )
+    said = "of pairs of instructions get the same answer, under "
     cards.append(_card(first, "consistency", "Consistency", said, how))
     return tag("div", *cards, class_="cards")
 
@@ -98,7 +103,7 @@ def _card(one: Result, name: str, title: str, *said: str) -> Html:
     if interval:
         lines.append(tag("span", interval, class_="quiet"))
     if value == "-":
-        said = (*said, "; nothing in the table tells")
+        said = (*said, " (the table cannot tell)")
     return tag("div", *lines, tag("p", *said), class_="card")
 
 
@@ -107,7 +112,7 @@ def _evaluated(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Resul
         return join(*(part for i, name in enumerate(names) for part in (", " * (i > 0), name)))
 
     sizes = [
-        join(named(name), f" ({_count(_most_samples(own), 'sample')}, {_score_name(own[0])})")
+        join(named(name), f" ({counted(_most_samples(own), 'sample')}, {_score_name(own[0])})")
         for name, own in single.items()
     ]
     asked = sorted({one.instructions for own in single.values() for one in own})
@@ -220,7 +225,7 @@ def _by_instruction(name: str, own: Sequence[Result], low: float, high: float, u
     rows = (tag("tr", tag("th", named(i), scope="row"), *(shown(one, i) for one in own)) for i in ids)
     label = f"Score by instruction: {name}"
     grid = tag("table", tag("thead", tag("tr", tag("th", "instruction", scope="col"), *heads)), tag("tbody", *rows))
-    summary = tag("summary", named(name), f": {_count(len(ids), 'instruction')}, {_score_name(own[0])} in %")
+    summary = tag("summary", named(name), f": {counted(len(ids), 'instruction')}, {_score_name(own[0])} in %")
     return tag("details", summary, wide(grid, label), open=unfolded)
 
 
@@ -237,7 +242,7 @@ def _variance(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result
         "in the last."
     )
     every = [(name, one.numbers) for name, one in pooled.items()]
-    figures = [_figure(said, shares(every, "condition", "Shares of variance by condition"))]
+    figures = [_figure(said, join(legend(SHARES.values(), "part"), shares(every, "condition", "Shares of variance")))]
     if len(single) > 1:
         figures.append(
             _multiples(
@@ -276,7 +281,7 @@ def _sample(one: Changing) -> Html:
     label = f"Answers to {one.sample}"
     parts = [
         tag("h3", named(one.dataset), " · ", named(one.sample)),
-        tag("p", "expected: ", word(one.target), class_="said"),
+        tag("p", "expected: ", word(one.target)),
         table(["", "answer", "times", "asked under"], rows, label, texts=range(4), class_="answers"),
     ]
     if (rest := len(one.answers) - MOST_ANSWERS) > 0:
@@ -298,9 +303,13 @@ def _places(answer: Answer, begin: int, ways: Mapping[str, int]) -> Html:
         under.setdefault(condition, []).append(instruction[begin:])
     parts: list[str] = []
     for condition, own in under.items():
-        count = len(own)
-        which = ("all" if count > 1 else own[0]) if count == ways[condition] else ", ".join(own)
-        parts += ["; " if parts else "", named(condition), ": ", named(which)]
+        parts += ["; " if parts else "", named(condition), ": "]
+        if 1 < len(own) == ways[condition]:
+            parts.append("all")
+            continue
+        if len(own) > MOST_PLACES:
+            parts.append(f"{len(own)} of {ways[condition]}, such as ")
+        parts += [part for i, name in enumerate(own[:MOST_PLACES]) for part in (", " * (i > 0), named(name))]
     return join(*parts)
 
 
@@ -396,10 +405,6 @@ def _score_name(one: Result) -> str:
 
 def _most_samples(own: Sequence[Result]) -> int:
     return max(one.samples for one in own)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _list(lines: Sequence[str]) -> Html:

@@ -72,7 +72,7 @@ def _changing(rows: Sequence[Row]) -> Changing:
         rows[0]["sample_id"],
         rows[0]["dataset"],
         rows[0]["target"],
-        1 - equal / (n * (n - 1)) if n > 1 else 0.0,
+        (n * (n - 1) - equal) / (n * (n - 1)) if n > 1 else 0.0,
         tuple(_answer(own) for own in answers),
     )
 
