@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from robustlm.data.distortion import RBE, Distortion
 from robustlm.data.instructions import Version
@@ -234,7 +234,8 @@ def compare(
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
-        output: Folder for `comparison.md` and `comparison.png`; none is written where not given.
+        output: Folder for `comparison.md` and `comparison.png`, with `paired` also for `paired.md` and a page to read
+            in a browser, `comparison.html`; none is written where not given.
         title: Heading of the table.
         tasks: Import paths of tasks of your own among the answers.
         paired: Also test every other run against the first, sample by sample.
@@ -245,8 +246,11 @@ def compare(
     from pathlib import Path
 
     from robustlm.data.tasks import resolve_task
+    from robustlm.evaluation.pairing import paired_tests
+    from robustlm.evaluation.robustness import Settings
     from robustlm.report.comparison import draw, load_tables, scores_of
-    from robustlm.report.robustness import flip_lines, write_all, write_whole
+    from robustlm.report.comparison_page import comparison_html
+    from robustlm.report.robustness import flip_lines, pairing_markdown, write_all, write_whole
     from robustlm.report.tables import markdown
 
     for task in tasks:
@@ -257,35 +261,31 @@ def compare(
     found = scores_of(tables)
     table = markdown(title, found)
     print(table)
-    tests = _paired_tests(tables, draws, seed) if paired else None
-    if tests is not None:
-        print("\n" + tests)
+    settings = Settings(draws=draws, seed=seed)
+    tests = paired_tests(tables, settings) if paired else {}
+    text = "\n\n".join(pairing_markdown(next(iter(tables)), name, one) for name, one in tests.items())
+    if paired:
+        print("\n" + text)
     if flips is not None:
         write_whole(Path(flips), flip_lines(tables))
         print(f"\nflips: {flips}")
     if output is not None:
-        texts = {"comparison.md": table} | ({"paired.md": tests} if tests is not None else {})
+        texts = {"comparison.md": table + "\n"}
+        if paired:
+            texts["paired.md"] = text + "\n"
+            texts["comparison.html"] = comparison_html(tables, found, tests, settings, title, flips)
         folder = Path(output)
-        write_all(folder, {name: text + "\n" for name, text in texts.items()})
+        write_all(folder, texts)
         draw(found, folder / "comparison.png")
         print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
-
-
-def _paired_tests(tables: dict[str, list[dict[str, Any]]], draws: int, seed: int) -> str:
-    """Every other run against the first."""
-    from robustlm.evaluation.pairing import pair
-    from robustlm.evaluation.robustness import Settings
-    from robustlm.report.robustness import pairing_markdown
-
-    (first, rows), *others = tables.items()
-    settings = Settings(draws=draws, seed=seed)
-    return "\n\n".join(pairing_markdown(first, name, pair(rows, other, settings)) for name, other in others)
+        if paired:
+            print(f"page: {folder / 'comparison.html'}")
 
 
 def report(
     run: str,
     output: str | None = None,
-    format: Literal["all", "md", "csv", "json"] = "all",
+    format: Literal["all", "md", "csv", "json", "html"] = "all",
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -297,8 +297,8 @@ def report(
 
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
-        output: Folder for `robustness.md`, `robustness.csv` and `robustness.json`; none is written where not given.
-        format: Which of them.
+        output: Folder for `robustness.md`, `.csv`, `.json` and `.html`; none is written where not given.
+        format: Which of them; `html` is one page with figures, for any browser, that loads nothing else.
         draws: Bootstrap draws of the intervals; 0 makes none.
         seed: Seed of the draws.
         level: Share of draws within an interval.
@@ -312,7 +312,9 @@ def report(
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
     from robustlm.report.comparison import find_table
+    from robustlm.report.page import About, to_html
     from robustlm.report.robustness import FORMATS, to_csv, to_json, to_markdown, write_all
+    from robustlm.report.run import run_name, run_settings
 
     for task in tasks:
         resolve_task(task)
@@ -328,9 +330,14 @@ def report(
     text = to_markdown(results, settings)
     print(text, end="")
     if output is not None:
-        made = {"md": text, "csv": to_csv(results), "json": to_json(results, settings)}
+        make: dict[str, Callable[[], str]] = {
+            "md": lambda: text,
+            "csv": lambda: to_csv(results),
+            "json": lambda: to_json(results, settings),
+            "html": lambda: to_html(rows, results, settings, About(run_name(file), run_settings(file)), clean),
+        }
         wanted = FORMATS if format == "all" else (format,)
-        for path in write_all(Path(output), {f"robustness.{ending}": made[ending] for ending in wanted}):
+        for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):
             print(f"report: {path}")
 
 

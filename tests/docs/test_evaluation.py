@@ -34,7 +34,8 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     for line in block.splitlines():
         main(shlex.split(line, comments=True)[1:])
     assert {file.name for file in Path("report").iterdir()} == {
-        f"robustness.{ending}" for ending in ("md", "csv", "json")
+        *(f"robustness.{ending}" for ending in ("md", "csv", "json", "html")),
+        *("comparison.md", "comparison.png", "comparison.html", "paired.md"),
     }
     assert Path("flips.jsonl").read_text(encoding="utf-8") == ""
 
