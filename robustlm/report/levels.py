@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from robustlm.data.conditions import CLEAN, PROTECTED, UNSEEN
+from robustlm.data.conditions import CLEAN, CORRECT, MISLEADING, PROTECTED, UNSEEN
 from robustlm.data.noise import KINDS, MIXED, MIXED_KINDS
 from robustlm.data.perturbations import character, sentence, word
 
@@ -17,6 +17,7 @@ LEVELS = {
     "combined": "Combined",
     "attack": "Attacks",
     "list": "Instruction lists",
+    "misleading": "Misleading instructions",
 }
 """Levels in the order they are shown, and what they are called; any other name is a level of its own."""
 
@@ -30,7 +31,7 @@ def level_of(condition: str) -> str:
 
     Nothing is imported by name, as `parse_condition` does: a table that is read must not run code.
     """
-    parts = [part for part in condition.split("+") if part not in (CLEAN, PROTECTED)]
+    parts = [part for part in condition.split("+") if part not in (CLEAN, CORRECT, PROTECTED)]
     if len(parts) > 1:
         return "combined"
     if not parts:
@@ -39,6 +40,8 @@ def level_of(condition: str) -> str:
     kind = part.partition("@")[0].partition(":")[0]
     if part == UNSEEN:
         return "semantic"
+    if part in MISLEADING:
+        return "misleading"
     if kind in ("attack", "list") and ":" in part:
         return kind
     if kind == MIXED or kind in MIXED_KINDS:

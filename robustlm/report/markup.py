@@ -43,12 +43,12 @@ def join(*parts: str) -> Html:
     return Html("".join(part if isinstance(part, Html) else _escaped(part) for part in parts))
 
 
-def word(text: str, kind: str | None = "said") -> Html:
+def word(text: str, kind: str | None = "said", longest: int = LONGEST) -> Html:
     """An answer out of a table: with its own direction of writing and its white space, cut where it is very long."""
     if not text.strip():
         return tag("i", "empty" if not text else f"white space, {len(text)} characters", class_="quiet")
-    shown = tag("bdi", text[:LONGEST], class_=kind)
-    if len(text) <= LONGEST:
+    shown = tag("bdi", text[:longest], class_=kind)
+    if len(text) <= longest:
         return shown
     return join(shown, "… ", tag("i", f"{len(text):,} characters", class_="quiet"))
 

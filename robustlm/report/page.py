@@ -24,6 +24,9 @@ MOST_ANSWERS = 12
 MOST_PLACES = 6
 """Instructions of a condition that are named beside an answer."""
 
+LONGEST_PROMPT = 2000
+"""Characters of a prompt that are shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -310,6 +313,8 @@ def _places(answer: Answer, begin: int, ways: Mapping[str, int]) -> Html:
         if len(own) > MOST_PLACES:
             parts.append(f"{len(own)} of {ways[condition]}, such as ")
         parts += [part for i, name in enumerate(own[:MOST_PLACES]) for part in (", " * (i > 0), named(name))]
+    if answer.prompt is not None:
+        parts.append(tag("details", tag("summary", "prompt"), word(answer.prompt, longest=LONGEST_PROMPT)))
     return join(*parts)
 
 

@@ -22,6 +22,8 @@ class Answer:
     """Its own score, in [0, 1]."""
     asked: tuple[tuple[str, str], ...]
     """Conditions and instructions that it was given under."""
+    prompt: str | None
+    """What the model was given the first time; `None` where the table does not keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +87,5 @@ def _answer(rows: Sequence[Row]) -> Answer:
         rows[0]["parsed"] is not None,
         part / whole if whole else 1.0,
         tuple((row["condition"], row["instruction_id"]) for row in rows),
+        rows[0].get("prompt"),
     )

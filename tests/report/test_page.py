@@ -301,6 +301,8 @@ def test_text_is_escaped_and_markup_is_not() -> None:
         ("opposite@0.3", "anit"),
         ("attack:textfooler@0.2", "attack"),
         ("list:mine", "list"),
+        ("negated", "misleading"),
+        ("correct", "clean"),
         ("unseen+list:mine", "combined"),
         ("os.system@0.2", "os.system"),
         ("", ""),
@@ -333,6 +335,20 @@ def test_a_scale_holds_its_numbers(values: tuple[float, float]) -> None:
         if min(values) >= 0:
             assert axis.ticks[-1] <= 100
             assert axis.ticks[0] >= 0 or zero
+
+
+def test_prompts_are_shown_as_text_and_only_where_they_are_kept() -> None:
+    said = {"a": NASTY[0], "b": "x" * 5000, "c": None}
+    table = [
+        {"sample_id": "s", "dataset": "d", "task": "generation", "condition": "clean", "instruction_id": way,
+         "prediction": way, "parsed": [[way]], "target": "a", "correct": way == "a", "prompt": prompt}
+        for way, prompt in said.items()
+    ]  # fmt: skip
+    page = Page(to_html(table, robustness(table, Settings(0)), Settings(0), About("run")))
+    assert page.text.count(NASTY[0]) == 1
+    assert "x" * 2000 in page.text
+    assert "x" * 2001 not in page.text
+    assert len([name for name, _ in page.elements if name == "summary"]) >= 2
 
 
 def test_samples_that_change_most_come_first() -> None:
