@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 Propose = Callable[[Sequence[str], int], Sequence[str]]
 """Takes words and a position, gives replacements for the word there; what they are made of is the attack's level."""
 Score = Callable[[Sequence[str]], Sequence[float]]
 """How well the model does under each of some instructions; higher is better for the model."""
+Objective = Literal["likelihood", "accuracy"]
+"""What of a model an attack brings down: how likely it finds the true answers, or how many it answers right."""
 
 
 @dataclass(frozen=True, slots=True)

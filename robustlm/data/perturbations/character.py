@@ -46,9 +46,7 @@ def textbugs(word: str, rng: Stream) -> list[list[str]]:
     return _misspellings(word, rng, _textbugger_edits)
 
 
-def _misspellings(
-    word: str, rng: Stream, edits_of: Callable[[str], list[tuple[_Edit, list[int]]]]
-) -> list[list[str]]:
+def _misspellings(word: str, rng: Stream, edits_of: Callable[[str], list[tuple[_Edit, list[int]]]]) -> list[list[str]]:
     return [
         [edit(word, places[at], rng) for at in rng.sample(len(places), len(places))] for edit, places in edits_of(word)
     ]
