@@ -48,13 +48,13 @@ class PredictionWriter(Callback):
         table = Path(self.resume) / self.name
         if table.exists():
             raise ValueError(f"predictions.resume: {table} is whole; there is nothing left to evaluate")
-        begun = _identity_file(table).is_file() or table.with_name(ATTACKS).is_file()  # searches come first
-        if not begun:
+        self._taken = read_parts(table)
+        searching = table.with_name(ATTACKS).is_file() and not self._taken  # what comes before the first answer
+        if not searching and not _identity_file(table).is_file():
             raise ValueError(
                 f"predictions.resume: {self.resume} holds no {_identity_file(table).name}; expected the folder of a "
                 "`robustlm test` that did not end"
             )
-        self._taken = read_parts(table)
         data.done = {key_of(row) for row in self._taken}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

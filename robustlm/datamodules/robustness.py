@@ -115,7 +115,8 @@ class RobustnessDataModule(InstructionDataModule):
         if trainer is None:
             raise RuntimeError("attacks need a model to attack: make the loaders in a Trainer's test or predict")
         module: Any = trainer.lightning_module
-        objective: Objective = "accuracy" if isinstance(module.backbone, HostedBackbone) else self.attack.objective
+        hosted = isinstance(module.backbone, HostedBackbone)
+        objective: Objective = "accuracy" if hosted else self.attack.objective
         path = None if self.folder is None else self.folder / ATTACKS
         if path is not None and self.attack.reuse and path.resolve() == Path(self.attack.reuse).resolve():
             raise ValueError(f"data.attack.reuse: {path} is what this run writes; expected the file of another run")
@@ -143,7 +144,11 @@ class RobustnessDataModule(InstructionDataModule):
             asked,
             objective=objective,
             seed=self.seed,
-            made=(weights_digest(module.backbone), module.max_new_tokens, self.scoring),
+            made=(
+                module.backbone.name if hosted else weights_digest(module.backbone),
+                module.max_new_tokens,
+                self.scoring,
+            ),
             known=known,
             manifest=Manifest(path, keep=self.resumed) if path is not None and trainer.is_global_zero else None,
             folder=path,

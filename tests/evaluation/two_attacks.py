@@ -25,13 +25,13 @@ def results(folder: Path, rows: str, **settings: Any) -> list[tuple[str, str, st
     """What every row was asked with; table and manifest are in the folder."""
     run = trainer(folder, callbacks=[PredictionWriter()], **settings)
     data = RobustnessDataModule(
-        test=[rows, Source("builtin:quickstart", limit=12)],
+        test=[rows, Source("builtin:quickstart", limit=6)],
         conditions=["clean", CONDITION],
         prompts=1,
         samples=3,
         scoring="options",
         eval_batch_size=5,
-        attack=Attacks(samples=2, budget=12, candidates=3),
+        attack=Attacks(samples=2, budget=8, candidates=3),
     )
     run.test(InstructionTuning("builtin:tiny", tuning=None, max_new_tokens=24), data, verbose=False)
     return [(s.dataset, s.id, s.instruction) for s in data.conditioned[CONDITION].samples]
