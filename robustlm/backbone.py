@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import logging
@@ -615,6 +616,16 @@ class Backbone(nn.Module):
             yield
         finally:
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def weights_digest(backbone: nn.Module) -> str:
+    """A hash of a model's weights by name, shape and sums, which two models hardly share: quick for large ones too."""
+    found = hashlib.blake2b(digest_size=16)
+    with torch.no_grad():
+        for name, value in sorted(backbone.named_parameters()):
+            wide = value.detach().double() if value.is_floating_point() else value.detach().float().double()
+            found.update(f"{name} {tuple(value.shape)} {wide.sum():.12e} {wide.abs().sum():.12e}".encode())
+    return found.hexdigest()
 
 
 def _passes(options: View, rows: Tensor, size: int) -> Iterator[Tensor]:

@@ -10,11 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from robustlm.backbone import weights_digest
 from robustlm.card import model_card
+from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts
 from robustlm.modules.base import InstructionTuning
 from robustlm.report.tables import by_condition, markdown
@@ -39,25 +40,31 @@ class PredictionWriter(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the data which rows are answered already."""
-        if self.resume is None or stage not in ("test", "predict"):
+        if stage not in ("test", "predict"):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data.folder = run_folder(trainer) if self.resume is None else Path(self.resume)
+        data.resumed = self.resume is not None
+        if self.resume is None:
             return
         table = Path(self.resume) / self.name
         if table.exists():
             raise ValueError(f"predictions.resume: {table} is whole; there is nothing left to evaluate")
-        if not _identity_file(table).is_file():
+        self._taken = read_parts(table)
+        searching = table.with_name(ATTACKS).is_file() and not self._taken  # what comes before the first answer
+        if not searching and not _identity_file(table).is_file():
             raise ValueError(
                 f"predictions.resume: {self.resume} holds no {_identity_file(table).name}; expected the folder of a "
                 "`robustlm test` that did not end"
             )
-        self._taken = read_parts(table)
-        trainer.datamodule.done = {key_of(row) for row in self._taken}  # type: ignore[attr-defined]
+        data.done = {key_of(row) for row in self._taken}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
         table = self._table(trainer)
         identity = _identity(trainer, pl_module)
         attempt = 0
-        if self.resume is not None:
+        if self.resume is not None and _identity_file(table).is_file():
             known = json.loads(_identity_file(table).read_text(encoding="utf-8"))
             _check_identity(known, identity, self.resume)
             attempt = known["attempt"] + 1
@@ -125,22 +132,14 @@ def _identity_file(table: Path) -> Path:
 
 
 def _identity(trainer: Trainer, module: Any) -> dict[str, Any]:
-    """What has to be the same for two evaluations to give the same table: weights, rows and how answers are found.
-
-    Weights count by name, shape and sums, which two models hardly share, and which is quick for large ones too.
-    """
-    weights = hashlib.blake2b(digest_size=16)
-    with torch.no_grad():
-        for name, value in sorted(module.backbone.named_parameters()):
-            wide = value.detach().double() if value.is_floating_point() else value.detach().float().double()
-            weights.update(f"{name} {tuple(value.shape)} {wide.sum():.12e} {wide.abs().sum():.12e}".encode())
+    """What has to be the same for two evaluations to give the same table: weights, rows and how answers are found."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     rows = hashlib.blake2b(digest_size=16)
     for condition, found in data.conditioned.items():
         for sample, row in zip(found.samples, found.encoded, strict=True):
             rows.update(repr((condition, sample.id, sample.instruction_id, row.prompt_ids, row.answer_ids)).encode())
     return {
-        "weights": weights.hexdigest(),
+        "weights": weights_digest(module.backbone),
         "rows": rows.hexdigest(),
         "data.eval_batch_size": data.eval_batch_size,
         "data.scoring": data.scoring,
@@ -262,8 +261,8 @@ class FalseStart(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what the loggers have opened already."""
-        if self._began or not trainer.is_global_zero:
-            return
+        if self._began or not trainer.is_global_zero or (self.folder / ATTACKS).exists():
+            return  # attacks are searched for before the first batch, and are not lost
         for logger in trainer.loggers:
             logger.finalize("failed")  # closes its files
         shutil.rmtree(self.folder, ignore_errors=True)

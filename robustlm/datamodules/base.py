@@ -189,7 +189,8 @@ class InstructionDataModule(LightningDataModule):
         paraphrases: File of paraphrases (JSONL, `{"instruction": …, "paraphrases": […]}`): more phrasings for rows that
             bring their own instructions.
         conditions: Instruction conditions of a test: `clean`, `unseen` (phrasings kept from training),
-            `<noise kind>@<omega>`, `unseen+<noise kind>@<omega>`.
+            `<noise kind>@<omega>`, `unseen+<noise kind>@<omega>`; for a `RobustnessDataModule` also
+            `attack:<recipe>@<omega>`, and that after `unseen+`.
         batch_size: Rows of a training batch on one device.
         eval_batch_size: Rows of an evaluation batch; twice `batch_size` where not given.
         max_length: Longest row in tokens. Longer contexts are cut; instruction and target never are.
@@ -205,6 +206,8 @@ class InstructionDataModule(LightningDataModule):
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
     """The views that training batches hold."""
+    attackable: ClassVar[bool] = False
+    """Whether conditions may be attacks."""
 
     def __init__(
         self,
@@ -251,6 +254,11 @@ class InstructionDataModule(LightningDataModule):
         self.phrasing: Literal["fixed", "fresh"] = phrasing
         self.paraphrases = paraphrases
         self.conditions = [parse_condition(text) for text in conditions]
+        if not self.attackable and (attacks := [c.name for c in self.conditions if c.attack]):
+            raise ValueError(
+                f"data.conditions: {attacks[0]!r} is searched for on all samples of an instruction at once, which "
+                f"{type(self).__name__} does not do; expected RobustnessDataModule (-c robustness)"
+            )
         if len({condition.name for condition in self.conditions}) < len(self.conditions):
             raise ValueError(f"data.conditions: {conditions} names a condition twice")
         self.batch_size = batch_size
@@ -270,6 +278,10 @@ class InstructionDataModule(LightningDataModule):
         """Rows of the prediction table that an interrupted evaluation has; set it before the loaders are made."""
         self.skipped: set[Key] = set()
         """Those of them that are not run again, since their whole batch is done."""
+        self.folder: Path | None = None
+        """Where a test's files go, for what is found while its loaders are made; null: nowhere."""
+        self.resumed = False
+        """Whether an interrupted evaluation is gone on with in that folder."""
         self.backbone: Any = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
@@ -409,7 +421,10 @@ class InstructionDataModule(LightningDataModule):
                 f"data.conditions: {condition.name!r} needs {needed}, but the rows bring their own instructions and "
                 "name no bank; set data.bank, or leave the condition out"
             )
-        samples = self.asked_under(condition, rows.samples)
+        return self.ready(self.asked_under(condition, rows.samples), condition)
+
+    def ready(self, samples: list[Sample], condition: Condition) -> Rows:
+        """Samples as a condition asks them, tokenised, with options where those are scored."""
         role = f"test ({condition.name})"
         found = self.with_options(self.tokenised(samples, role), role)
         if self.scoring == "options" and not any(found.options):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from robustlm.backbone import weights_digest
+from robustlm.batch import InstructionBatch
 from robustlm.data.conditions import Condition
 from robustlm.data.instructions import Instruction
 from robustlm.data.noise import Noise
@@ -16,7 +19,11 @@ from robustlm.data.protection import protected_phrases
 from robustlm.data.samples import Sample
 from robustlm.data.shots import Examples, choose, input_of, pool_of
 from robustlm.data.sources import Role, Source, load_all
-from robustlm.datamodules.base import InstructionDataModule, Sources, asked_by, listed, noise_pools
+from robustlm.datamodules.attacking import Asked, Attacker, Attacks
+from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, listed, noise_pools
+from robustlm.evaluation.attack import Objective
+from robustlm.evaluation.manifest import ATTACKS, AttackKey, Manifest, read_attacks
+from robustlm.hosted import HostedBackbone
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +38,20 @@ class RobustnessDataModule(InstructionDataModule):
     noise changes an instruction once, for all samples, so that every cell of samples × instructions × conditions is
     filled by one answer. Rows with an instruction of their own are asked with that alone.
 
+    Attacks are searched for when a test's loaders are made, on the model as it is then: loaded, restored, on its
+    device. An instruction is attacked once for all samples of a dataset, too; one that a row brings, for that row.
+
     Args:
         prompts: Instructions of each dataset and condition, the first ones of the bank; null takes all.
         samples: Samples of each dataset, drawn with the seed; null takes all.
         shots: Solved examples before each row, the same for all rows of a dataset (and topic, if its source names one).
         examples: Rows they are taken from, as in `test`; of a folder, the `train` split where none is named. A source
             without bank, fields or topic has those of the test source at the same path.
+        attack: How conditions `attack:<recipe>@<ω>` search.
         kwargs: Arguments of `InstructionDataModule`.
     """
+
+    attackable = True
 
     def __init__(
         self,
@@ -47,6 +60,7 @@ class RobustnessDataModule(InstructionDataModule):
         samples: int | None = 100,
         shots: int = 0,
         examples: Sources = None,
+        attack: Attacks = Attacks(),  # noqa: B008 - read only
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -66,6 +80,8 @@ class RobustnessDataModule(InstructionDataModule):
         self.shots = shots
         self.examples = [self._completed(source) for source in listed(examples)]
         self._chosen: Examples | None = None
+        self.attack = attack
+        self._unattacked: dict[str, Rows] = {}
 
     def setup(self, stage: str) -> None:
         """See `InstructionDataModule.setup`; says how many examples did not fit."""
@@ -133,6 +149,82 @@ class RobustnessDataModule(InstructionDataModule):
         }
         return [sample for sample in samples if sample.id in kept]
 
+    # --- attacks -----------------------------------------------------------------------------------------------
+
+    def under(self, condition: Condition, rows: Rows) -> Rows:
+        """The same rows, asked as a condition says; before an attack where it is one."""
+        found = super().under(condition, rows)
+        if condition.attack is not None:
+            self._unattacked[condition.name] = found
+        return found
+
+    def test_dataloader(self) -> Any:
+        """One loader for each condition; searches for attacks first."""
+        wanted = [condition for condition in self.conditions if condition.attack is not None]
+        if wanted:
+            attacker = self._attacker()
+            for condition in wanted:
+                self.conditioned[condition.name] = self._attacked(condition, attacker)
+            if attacker.searched and self.trainer.is_global_zero:  # type: ignore[union-attr]
+                print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
+        return super().test_dataloader()
+
+    def _attacked(self, condition: Condition, attacker: Attacker) -> Rows:
+        assert condition.attack is not None
+        asked = self._unattacked[condition.name].samples
+        texts = {}
+        for key, found in _sharing(asked).items():
+            first = sorted(found, key=lambda sample: _rank(self.seed, sample.id))
+            named: AttackKey = (condition.name, *key)
+            texts[key] = attacker.text(named, condition.attack, first, _common_phrases(found))
+        return self.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
+
+    def _attacker(self) -> Attacker:
+        trainer = self.trainer
+        if trainer is None:
+            raise RuntimeError("attacks need a model to attack: make the loaders in a Trainer's test or predict")
+        module: Any = trainer.lightning_module
+        hosted = isinstance(module.backbone, HostedBackbone)
+        objective: Objective = "accuracy" if hosted else self.attack.objective
+        path = None if self.folder is None else self.folder / ATTACKS
+        if path is not None and self.attack.reuse and path.resolve() == Path(self.attack.reuse).resolve():
+            raise ValueError(f"data.attack.reuse: {path} is what this run writes; expected the file of another run")
+
+        def judge(batch: InstructionBatch, objective: Objective) -> list[float]:
+            with trainer.precision_plugin.test_step_context():
+                found: list[float] = module.judge(batch.to(module.device), objective)
+            return found
+
+        def asked(samples: Sequence[Sample]) -> Asked:
+            return Asked(
+                samples,
+                self._encoder(),
+                judge,
+                batch_size=self.eval_batch_size,
+                options=self.scoring == "options",
+                rank=trainer.global_rank,
+                world=trainer.world_size,
+            )
+
+        known = read_attacks(path) if path is not None and self.resumed and path.exists() else {}
+        trainer.strategy.barrier("attacks read")
+        return Attacker(
+            self.attack,
+            asked,
+            objective=objective,
+            seed=self.seed,
+            made=(
+                module.backbone.name if hosted else weights_digest(module.backbone),
+                module.max_new_tokens,
+                self.scoring,
+            ),
+            known=known,
+            manifest=Manifest(path, keep=self.resumed) if path is not None and trainer.is_global_zero else None,
+            folder=path,
+        )
+
+    # --- instructions ------------------------------------------------------------------------------------------
+
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
         """Every sample under every instruction of the condition."""
         samples = self.solved(samples)
@@ -155,26 +247,39 @@ class RobustnessDataModule(InstructionDataModule):
         return found[: self.prompts]
 
 
-def _noisy(asked: list[Sample], noise: Noise, seed: int, samples: Sequence[Sample]) -> list[Sample]:
-    """Samples whose instructions are noisy: alike for all samples of a dataset that share one.
+_Group = tuple[str, str, str | None]
+"""Dataset, instruction and, for a row with an instruction of its own, sample."""
 
-    Words are protected that are so for every one of these samples, such as the labels of a classification.
-    """
-    sharing: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
+
+def _group(sample: Sample) -> _Group:
+    return sample.dataset or sample.task, sample.instruction_id, sample.id if sample.instruction_id == OWN else None
+
+
+def _sharing(asked: Sequence[Sample]) -> Mapping[_Group, list[Sample]]:
+    """Samples that are asked with the same instruction."""
+    found: dict[_Group, list[Sample]] = defaultdict(list)
     for sample in asked:
-        own = (sample.id,) if sample.instruction_id == OWN else (sample.dataset, sample.instruction_id)
-        sharing[own].append(sample)
+        found[_group(sample)].append(sample)
+    return found
+
+
+def _common_phrases(samples: Sequence[Sample]) -> list[str]:
+    """Words that are protected for every one of these samples, such as the labels of a classification."""
+    return sorted(set.intersection(*(set(protected_phrases(sample)) for sample in samples)))
+
+
+def _noisy(asked: list[Sample], noise: Noise, seed: int, samples: Sequence[Sample]) -> list[Sample]:
+    """Samples whose instructions are noisy: alike for all samples of a dataset that share one."""
+    sharing = _sharing(asked)
     first = [found[0] for found in sharing.values()]
     pools = noise_pools(first)
     if noise.protect:
-        everyones = [[set(protected_phrases(sample)) for sample in found] for found in sharing.values()]
-        pools["protected"] = [sorted(set.intersection(*phrases)) for phrases in everyones]
+        pools["protected"] = [_common_phrases(found) for found in sharing.values()]
     pools |= {name: noise_pools(samples)[name] for name in ("vocabulary", "contexts")} | {"own": None}
-    ids = [own[-1] for own in sharing]
+    ids = [sample or instruction for _, instruction, sample in sharing]
     noisy = noise.apply([sample.instruction for sample in first], ids, seed=seed, **pools)
     texts = dict(zip(sharing, noisy.texts, strict=True))
-    keyed = {id(sample): own for own, found in sharing.items() for sample in found}
-    return [replace(sample, instruction=texts[keyed[id(sample)]]) for sample in asked]
+    return [replace(sample, instruction=texts[_group(sample)]) for sample in asked]
 
 
 def _rank(seed: int, name: str) -> bytes:
