@@ -17,6 +17,7 @@ LISTED = "list:"
 INCORRECT, NEGATED, NONSENSICAL = MISLEADING = ("incorrect", "negated", "nonsensical")
 """What is made of phrasings to see whether a model follows them."""
 ATTACK = "attack:"
+PARAPHRASED = "paraphrased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Condition:
     """A list of the bank that has a name of its own, in place of a split."""
     made: str | None = None
     """One of `MISLEADING`, made of the phrasings."""
+    paraphrased: bool = False
+    """Whether paraphrases of the phrasings, from a file, are asked in their place."""
 
     @property
     def needs_bank(self) -> bool:
@@ -46,7 +49,8 @@ def parse_condition(text: str) -> Condition:
     """Read `clean`, `unseen`, `<kind>@<ω>` (`random_truncation@0.3`), or `unseen+<kind>@<ω>`.
 
     `list:<name>` asks with a list of the bank; `incorrect`, `negated` and `nonsensical` mislead. Each of these may be
-    combined with noise, and with `unseen` the misleading ones.
+    combined with noise, and with `unseen` the misleading ones. `paraphrased` asks with paraphrases from a file of the
+    clean phrasings, or of those named beside it.
 
     `+protected` after noise keeps it from the words that answers need (`Noise.protect`). `attack:<recipe>@<ω>`, also
     with `unseen` or a list, searches for the worst edits instead, and always protects those words.
@@ -60,7 +64,7 @@ def parse_condition(text: str) -> Condition:
     for part in parts:
         if part == UNSEEN:
             split = "unseen"
-        elif part == PROTECTED:
+        elif part in (PROTECTED, PARAPHRASED):
             continue
         elif part.startswith(ATTACK):
             attack = _attack(part, text)
@@ -83,7 +87,9 @@ def parse_condition(text: str) -> Condition:
         noise = replace(noise, protect=True)
     if listed is not None and split == UNSEEN:
         raise ValueError(f"data.conditions: {text!r} names unseen phrasings and a list; expected one of them")
-    return Condition(text, split, noise, attack, listed, made)
+    if made is not None and PARAPHRASED in parts:
+        raise ValueError(f"data.conditions: {text!r} paraphrases what misleads; expected {PARAPHRASED} or {made}")
+    return Condition(text, split, noise, attack, listed, made, PARAPHRASED in parts)
 
 
 def _attacks(parts: list[str]) -> int:
@@ -115,6 +121,6 @@ def _noise(part: str, text: str) -> Noise:
     except ValueError as error:
         raise ValueError(
             f"data.conditions: {text!r} is no condition; expected clean, unseen, {LISTED}<name>, "
-            f"{', '.join(MISLEADING)}, <noise kind>@<omega>, or these with noise as in unseen+<noise kind>@<omega>, "
-            f"also with +protected ({error})"
+            f"{', '.join(MISLEADING)}, {PARAPHRASED}, <noise kind>@<omega>, or these with noise as in "
+            f"unseen+<noise kind>@<omega>, also with +protected ({error})"
         ) from error

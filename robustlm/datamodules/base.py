@@ -206,8 +206,8 @@ class InstructionDataModule(LightningDataModule):
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
     """The views that training batches hold."""
-    attackable: ClassVar[bool] = False
-    """Whether conditions may be attacks."""
+    asks_all: ClassVar[bool] = False
+    """Whether all samples of a dataset are asked with the same instructions, as attacks and paraphrases need it."""
 
     def __init__(
         self,
@@ -254,9 +254,9 @@ class InstructionDataModule(LightningDataModule):
         self.phrasing: Literal["fixed", "fresh"] = phrasing
         self.paraphrases = paraphrases
         self.conditions = [parse_condition(text) for text in conditions]
-        if not self.attackable and (attacks := [c.name for c in self.conditions if c.attack]):
+        if not self.asks_all and (other := [c.name for c in self.conditions if c.attack or c.paraphrased]):
             raise ValueError(
-                f"data.conditions: {attacks[0]!r} is searched for on all samples of an instruction at once, which "
+                f"data.conditions: {other[0]!r} needs all samples to be asked with the same instructions, which "
                 f"{type(self).__name__} does not do; expected RobustnessDataModule (-c robustness)"
             )
         if len({condition.name for condition in self.conditions}) < len(self.conditions):

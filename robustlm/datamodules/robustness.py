@@ -7,14 +7,16 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from robustlm.backbone import weights_digest
 from robustlm.batch import InstructionBatch
-from robustlm.data.conditions import Condition
+from robustlm.data.conditions import PARAPHRASED, Condition
 from robustlm.data.instructions import Instruction
 from robustlm.data.noise import Noise
+from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.samples import Sample
 from robustlm.data.shots import Examples, choose, input_of, pool_of
@@ -28,7 +30,7 @@ from robustlm.hosted import HostedBackbone
 log = logging.getLogger(__name__)
 
 OWN = "own"
-"""Instruction id of rows that bring an instruction of their own."""
+"""Instruction id of rows that bring an instruction of their own; that of its paraphrases goes on with a slash."""
 
 
 class RobustnessDataModule(InstructionDataModule):
@@ -51,7 +53,7 @@ class RobustnessDataModule(InstructionDataModule):
         kwargs: Arguments of `InstructionDataModule`.
     """
 
-    attackable = True
+    asks_all = True
 
     def __init__(
         self,
@@ -80,6 +82,12 @@ class RobustnessDataModule(InstructionDataModule):
         self.shots = shots
         self.examples = [self._completed(source) for source in listed(examples)]
         self._chosen: Examples | None = None
+        for condition in self.conditions:
+            if condition.paraphrased and not self.paraphrases:
+                raise ValueError(
+                    f"data.conditions: {condition.name!r} asks with paraphrases; expected data.paraphrases"
+                )
+        self._given: dict[str, tuple[str, ...]] | None = None
         self.attack = attack
         self._unattacked: dict[str, Rows] = {}
 
@@ -229,20 +237,49 @@ class RobustnessDataModule(InstructionDataModule):
         """Every sample under every instruction of the condition."""
         samples = self.solved(samples)
         found: list[Sample] = []
-        banks = {name: self._first(all_, name, condition) for name, all_ in self.banked(condition, samples).items()}
+        banks = self.banked(condition, samples)
+        if condition.paraphrased:
+            banks = {name: self._reworded(all_, f"the bank {name}") for name, all_ in banks.items()}
+        banks = {name: self._first(all_, name, condition) for name, all_ in banks.items()}
         for sample in samples:
             name = self.bank_of(sample)
-            if not name:
-                found.append(replace(self.asked_alone(sample, condition), instruction_id=OWN))
-                continue
-            found += [replace(sample, instruction=i.text, instruction_id=i.id, bank=name) for i in banks[name]]
+            asked = banks[name] if name else self._own(sample, condition)
+            bank = name or sample.bank
+            found += [replace(sample, instruction=i.text, instruction_id=i.id, bank=bank) for i in asked]
         return found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples)
+
+    def _own(self, sample: Sample, condition: Condition) -> list[Instruction]:
+        """What a sample with an instruction of its own is asked with."""
+        asked = [Instruction(OWN, self.asked_alone(sample, condition).instruction)]
+        return self._reworded(asked, sample.id)[: self.prompts] if condition.paraphrased else asked
+
+    def _reworded(self, asked: list[Instruction], whose: str) -> list[Instruction]:
+        """Paraphrases of instructions: the first of each, then the second of each, and so on.
+
+        Raises:
+            ValueError: The file has none for any of them.
+        """
+        assert self.paraphrases is not None
+        if self._given is None:
+            self._given = load_paraphrases(self.paraphrases)
+        own = [
+            [Instruction(f"{one.id}/paraphrase/{k}", text) for k, text in enumerate(self._given.get(one.text, ()))]
+            for one in asked
+        ]
+        found = [one for turn in zip_longest(*own) for one in turn if one is not None]
+        if not found:
+            raise ValueError(
+                f"data.paraphrases: {self.paraphrases} has no paraphrases for {whose}, which is asked with "
+                f"{asked[0].text!r}; expected some for each instruction (`robustlm paraphrase` finds them)"
+            )
+        return found
 
     def _first(self, found: list[Instruction], name: str, condition: Condition) -> list[Instruction]:
         if self.prompts is not None and len(found) < self.prompts:
+            kind = PARAPHRASED if condition.paraphrased else condition.listed or condition.made or condition.split
             log.warning(
                 "data.prompts: the bank %s has %d %s phrasings, which are fewer than %d; all are asked",
-                name, len(found), condition.listed or condition.made or condition.split, self.prompts,
+                name, len(found), kind, self.prompts,
             )  # fmt: skip
         return found[: self.prompts]
 
@@ -252,7 +289,8 @@ _Group = tuple[str, str, str | None]
 
 
 def _group(sample: Sample) -> _Group:
-    return sample.dataset or sample.task, sample.instruction_id, sample.id if sample.instruction_id == OWN else None
+    alone = sample.instruction_id == OWN or sample.instruction_id.startswith(f"{OWN}/paraphrase/")
+    return sample.dataset or sample.task, sample.instruction_id, sample.id if alone else None
 
 
 def _sharing(asked: Sequence[Sample]) -> Mapping[_Group, list[Sample]]:

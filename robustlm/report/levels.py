@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from robustlm.data.conditions import CLEAN, CORRECT, MISLEADING, PROTECTED, UNSEEN
+from robustlm.data.conditions import CLEAN, CORRECT, MISLEADING, PARAPHRASED, PROTECTED, UNSEEN
 from robustlm.data.noise import KINDS, MIXED, MIXED_KINDS
 from robustlm.data.perturbations import character, sentence, word
 
@@ -12,7 +12,7 @@ LEVELS = {
     "character": "Characters",
     "word": "Words",
     "sentence": "Sentences",
-    "semantic": "Meaning: unseen phrasings",
+    "semantic": "Meaning: other phrasings",
     "anit": "Noise of ANIT",
     "combined": "Combined",
     "attack": "Attacks",
@@ -38,7 +38,7 @@ def level_of(condition: str) -> str:
         return CLEAN
     part = parts[0]
     kind = part.partition("@")[0].partition(":")[0]
-    if part == UNSEEN:
+    if part in (UNSEEN, PARAPHRASED):
         return "semantic"
     if part in MISLEADING:
         return "misleading"

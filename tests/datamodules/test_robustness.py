@@ -143,3 +143,56 @@ def test_conditions_are_asked_with_one_phrasing_elsewhere(llama: str, files: lis
     assert [one.instruction for one in found] == [negated(one.instruction) for one in clean]
     assert [one.instruction_id for one in found] == [one.instruction_id for one in clean]
     assert all("/unseen/" in one.instruction_id for one in unseen)
+
+
+def paraphrases(folder: Path, given: dict[str, list[str]]) -> str:
+    return write_rows(
+        folder / "paraphrases.jsonl", [{"instruction": text, "paraphrases": own} for text, own in given.items()]
+    )
+
+
+def test_paraphrases_of_a_bank_come_in_turn(llama: str, files: list[str], tmp_path: Path) -> None:
+    asked = {bank: InstructionBank.load(bank).phrasings("both", "seen") for bank in BANKS.values()}
+    given = {one.text: [f"Way {k} of {one.id}." for k in range(2)] for own in asked.values() for one in own[:2]}
+    conditions = ["clean", "paraphrased", "paraphrased+random_typos@0.4"]
+    data = ready(llama, files, conditions=conditions, paraphrases=paraphrases(tmp_path, given))
+    found = cells(data, "paraphrased")
+    assert {(d, n) for d, n, _ in found} == {(d, n) for d, n, _ in cells(data, "clean")}
+    for dataset, bank in BANKS.items():
+        one, two = (instruction.id for instruction in asked[bank][:2])
+        ids = [f"{one}/paraphrase/0", f"{two}/paraphrase/0", f"{one}/paraphrase/1"]
+        assert {i for d, _, i in found if d == dataset} == set(ids)
+        texts = {i: sample.instruction for (d, _, i), sample in found.items() if d == dataset}
+        assert [texts[i] for i in ids] == [f"Way 0 of {one}.", f"Way 0 of {two}.", f"Way 1 of {one}."]
+    noisy = cells(data, "paraphrased+random_typos@0.4")
+    assert len({sample.instruction for sample in noisy.values()}) == 6
+
+
+def test_paraphrases_of_rows_with_their_own_instructions(llama: str, tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "instruction": f"Say {i}.", "target": str(i)} for i in range(3)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    given = {f"Say {i}.": [f"Tell {i}.", f"Speak {i}."] for i in range(3)}
+    conditions = ["clean", "paraphrased", "paraphrased+random_typos@1"]
+    data = ready(llama, [file], conditions=conditions, paraphrases=paraphrases(tmp_path, given))
+    texts = {key[1:]: sample.instruction for key, sample in cells(data, "paraphrased").items()}
+    assert texts == {
+        (f"r{i}", f"own/paraphrase/{k}"): f"{word} {i}." for i in range(3) for k, word in enumerate(("Tell", "Speak"))
+    }
+    noisy = {key[1:]: sample.instruction for key, sample in cells(data, conditions[2]).items()}
+    assert noisy.keys() == texts.keys()
+    assert all(noisy[key] != text for key, text in texts.items())
+
+
+def test_paraphrases_that_are_not_there(llama: str, files: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'paraphrased' asks with paraphrases; expected data.paraphrases"):
+        RobustnessDataModule(test=files, conditions=["paraphrased"])
+    file = paraphrases(tmp_path, {"Something else.": ["Another thing."]})
+    with pytest.raises(ValueError, match=r"paraphrases.jsonl has no paraphrases for the bank \w+, which is asked with"):
+        ready(llama, files, conditions=["paraphrased"], paraphrases=file)
+    own = write_rows(tmp_path / "rows.jsonl", [{"id": "r0", "instruction": "Say it.", "target": "it"}])
+    with pytest.raises(ValueError, match=r"has no paraphrases for .*r0, which is asked with 'Say it.'"):
+        ready(llama, [own], conditions=["paraphrased"], paraphrases=file)
+    with pytest.raises(ValueError, match="'paraphrased' needs all samples"):
+        InstructionDataModule(test=files, conditions=["paraphrased"])
+    with pytest.raises(ValueError, match="paraphrases what misleads"):
+        RobustnessDataModule(test=files, conditions=["negated+paraphrased"])

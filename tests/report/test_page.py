@@ -302,6 +302,7 @@ def test_text_is_escaped_and_markup_is_not() -> None:
         ("attack:textfooler@0.2", "attack"),
         ("list:mine", "list"),
         ("negated", "misleading"),
+        ("paraphrased", "semantic"),
         ("correct", "clean"),
         ("unseen+list:mine", "combined"),
         ("os.system@0.2", "os.system"),
