@@ -413,7 +413,7 @@ def _overview() -> str:
             "",
             str(robustlm.__doc__),
             "",
-            *(f"  {name:<12}{text}" for name, text in lines.items()),
+            *(f"  {name:<{max(map(len, lines)) + 2}}{text}" for name, text in lines.items()),
             "",
             "Each has its own --help. Start from a config that comes along with `-c NAME`: "
             f"{', '.join(known_configs())}.",
