@@ -461,7 +461,8 @@ class Backbone(nn.Module):
             if isinstance(module, nn.ModuleList) and len(module) == self.depth:
                 return module
         raise ValueError(
-            f"states.layer: {type(decoder).__name__} holds no list of {self.depth} layers; expected layer -1 for this model"
+            f"states.layer: {type(decoder).__name__} holds no list of {self.depth} layers; expected layer -1 of this "
+            "model"
         )
 
     def _score_alone(self, options: View, rows: Tensor) -> Tensor:

@@ -112,7 +112,8 @@ class HostedBackbone(nn.Module):
     def check_layer(self, layer: int) -> None:
         """Refused: nothing of the model's inside is known."""
         raise ValueError(
-            f"states.layer: found {layer}, but {self.name} is hosted elsewhere and shows no hidden states; expected null"
+            f"states.layer: found {layer}, but {self.name} is hosted elsewhere and shows no hidden states; expected "
+            "null"
         )
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
