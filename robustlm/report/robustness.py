@@ -15,6 +15,7 @@ from typing import Any, Literal
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
+from robustlm.report.tables import aligned
 
 Format = Literal["csv", "json", "md"]
 FORMATS: tuple[Format, ...] = ("csv", "json", "md")
@@ -90,11 +91,11 @@ def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Rob
         "",
     ]
     names = [name for name in NUMBERS if any(_known(one, name) for one in pooled)]
-    lines += _table(
+    lines += aligned(
         ["", *conditions], [[NUMBERS[name], *(_cell(one.numbers.get(name), name) for one in pooled)] for name in names]
     )
     lines += ["", "## Datasets", ""]
-    lines += _table(
+    lines += aligned(
         ["dataset", "condition", "score", "mean", "worst instruction", "worst case", "consistency", "worst was"],
         [
             [
@@ -108,7 +109,7 @@ def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Rob
         ],
     )
     lines += ["", "## What it is made of", ""]
-    lines += _table(["dataset", "condition", *_COUNTS], [_size(one) for one in results])
+    lines += aligned(["dataset", "condition", *_COUNTS], [_size(one) for one in results])
     notes = _notes(single)
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
@@ -128,7 +129,7 @@ def pairing_markdown(first: str, second: str, found: Sequence[Pairing]) -> str:
         for one in found
     ]
     heads = ["dataset", "condition", "difference, points", "answers", "samples", "p (McNemar)", "p (permutation)"]
-    return "\n".join([f"## {second} against {first}", "", *_table(heads, rows)])
+    return "\n".join([f"## {second} against {first}", "", *aligned(heads, rows)])
 
 
 def flip_lines(runs: Mapping[str, Sequence[Row]]) -> str:
@@ -229,15 +230,6 @@ def _points(found: Estimate | None) -> str:
 
 def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
 def _plain(value: float) -> float | None:
