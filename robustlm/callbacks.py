@@ -148,6 +148,7 @@ class StateWriter(Callback):
         self.layer = layer
         self.position: Pooling = position
         self._file: StateFile | None = None
+        self._table = Path()
         self._whole = False
 
     def check(self, module: Any) -> None:
@@ -164,13 +165,18 @@ class StateWriter(Callback):
         """Open this process's part."""
         if self.layer is None:
             return
-        table, resumed = self._table(trainer)
-        attempt = next_attempt(table) if resumed else 0
+        resumed = None
+        folder = run_folder(trainer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PredictionWriter):
+                resumed, folder = callback.resume, callback.folder(trainer)
+        self._table, self._whole = folder / STATES, False
+        attempt = 0 if resumed is None else next_attempt(self._table)
         trainer.strategy.barrier("states counted")
-        if trainer.is_global_zero and not resumed:
-            clear_states(table)
+        if trainer.is_global_zero and resumed is None:
+            clear_states(self._table)
         trainer.strategy.barrier("states")
-        self._file = StateFile(table, trainer.global_rank, attempt)
+        self._file = StateFile(self._table, trainer.global_rank, attempt)
 
     def on_test_batch_end(
         self,
@@ -196,25 +202,17 @@ class StateWriter(Callback):
             return
         self._file.close()
         self._file = None
-        table, _ = self._table(trainer)
         trainer.strategy.barrier("states written")
         if trainer.is_global_zero:
             conditions = [condition.name for condition in trainer.datamodule.conditions]  # type: ignore[attr-defined]
-            merge_states(table, conditions, {"layer": self.layer, "position": self.position})
-            print(f"states: {table}")
+            merge_states(self._table, conditions, {"layer": self.layer, "position": self.position})
+            print(f"states: {self._table}")
         self._whole = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the parts, which are kept until predictions are whole too, for a run that goes on."""
         if self._whole and trainer.is_global_zero:
-            clear_states(self._table(trainer)[0])
-
-    def _table(self, trainer: Trainer) -> tuple[Path, bool]:
-        """The table, and whether the run goes on with another one's."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, PredictionWriter):
-                return callback.folder(trainer) / STATES, callback.resume is not None
-        return run_folder(trainer) / STATES, False
+            clear_states(self._table)
 
     on_predict_start = on_test_start
     on_predict_batch_end = on_test_batch_end

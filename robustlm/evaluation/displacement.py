@@ -216,8 +216,8 @@ class _Dataset:
         """Mean over rows that have a value, and its draws."""
         known = ~np.isnan(values)
         n = self._weights.shape[1]
-        sums = np.bincount(self.samples[rows[known]], values[known], n)
-        return self._mean(sums, np.bincount(self.samples[rows[known]], minlength=n).astype(np.float64))
+        own = self.samples[rows[known]]
+        return self._mean(np.bincount(own, values[known], n), np.bincount(own, np.ones(len(own)), n))
 
     def _mean(self, sums: Floats, counts: Floats) -> Floats:
         """Mean of what is summed by sample, in each draw."""

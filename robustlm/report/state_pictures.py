@@ -1,4 +1,4 @@
-"""Pictures of states: where phrasings lie, and what answers lose with distance, from state and prediction tables alone."""
+"""Pictures of states: where phrasings lie, and what answers lose with distance, from a run's tables alone."""
 
 from __future__ import annotations
 
