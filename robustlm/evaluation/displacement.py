@@ -149,7 +149,8 @@ class _Dataset:
         self._weights = sample_weights(name, len(names), settings)
         self._observed = self.under(clean)
         middle = states[self._observed].mean(0, dtype=np.float64) if len(self._observed) else 0
-        self._states = states - np.asarray(middle, np.float32)  # what all states share only costs digits
+        self._states = states
+        self._states -= np.asarray(middle, np.float32)  # what all states share only costs digits
         total, count = self._between(self._observed)
         self.scale = total / count if count else float("nan")
         self.distance = self._to_own()
@@ -215,9 +216,11 @@ class _Dataset:
     def _over(self, rows: Ints, values: Floats) -> Floats:
         """Mean over rows that have a value, and its draws."""
         known = ~np.isnan(values)
-        n = self._weights.shape[1]
         own = self.samples[rows[known]]
-        return self._mean(np.bincount(own, values[known], n), np.bincount(own, np.ones(len(own)), n))
+        sums, counts = np.zeros((2, self._weights.shape[1]))
+        np.add.at(sums, own, values[known])
+        np.add.at(counts, own, 1)
+        return self._mean(sums, counts)
 
     def _mean(self, sums: Floats, counts: Floats) -> Floats:
         """Mean of what is summed by sample, in each draw."""
