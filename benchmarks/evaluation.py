@@ -1,7 +1,9 @@
 """How fast answers are found: `python benchmarks/evaluation.py`.
 
-Compares batched generation with a loop that calls `generate` of the same transformers model for one prompt at a time,
-and checks that both give the same answers.
+Compares an evaluation's answers, generated in batches or chosen among options, with a loop that calls `generate` of the
+same transformers model for one prompt at a time; checks that generated answers are the same; and says how much of the
+gain is batching by itself (`generate` of whole batches). The ways take turns, so that other work on the machine slows
+them alike; each one's fastest round counts.
 """
 
 from __future__ import annotations
@@ -15,32 +17,62 @@ import torch
 
 from robustlm.backbone import Backbone
 from robustlm.data.sources import Source
-from robustlm.datamodules import InstructionDataModule
+from robustlm.datamodules import RobustnessDataModule
+
+Batches = list[Any]
 
 
-def timed(what: Callable[[], Any]) -> tuple[Any, float]:
-    """A result and the seconds it took."""
-    began = time.perf_counter()
-    found = what()
-    return found, time.perf_counter() - began
-
-
-def one_by_one(backbone: Backbone, batches: list[Any], tokens: int) -> list[str]:
+def one_by_one(backbone: Backbone, batches: Batches, tokens: int) -> list[str]:
     """Greedy answers, a prompt at a time, as one writes it down first."""
     found = []
     for batch in batches:
         for ids, mask in zip(batch.prompt.input_ids, batch.prompt.attention_mask, strict=True):
             prompt = ids[mask.bool()][None]
-            out = backbone.base.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=tokens,
-                do_sample=False,
-                pad_token_id=backbone.tokenizer.pad_token_id,
-                eos_token_id=backbone.tokenizer.eos_token_id,
-            )
-            found.append(backbone.tokenizer.decode(out[0, prompt.shape[1] :], skip_special_tokens=True).strip())
+            found += _generated(backbone, prompt, torch.ones_like(prompt), tokens)
     return found
+
+
+def batched(backbone: Backbone, batches: Batches, tokens: int) -> list[str]:
+    """The same for whole batches, all that transformers does by itself."""
+    views = [batch.prompt for batch in batches]
+    return [text for view in views for text in _generated(backbone, view.input_ids, view.attention_mask, tokens)]
+
+
+def _generated(backbone: Backbone, ids: Any, mask: Any, tokens: int) -> list[str]:
+    out = backbone.base.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=backbone.tokenizer.pad_token_id,
+        eos_token_id=backbone.tokenizer.eos_token_id,
+    )
+    texts = backbone.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def ours(backbone: Backbone, batches: Batches, tokens: int) -> list[str]:
+    """Answers as `robustlm test` generates them."""
+    return [text for batch in batches for text in backbone.generate(batch.prompt, tokens)]
+
+
+def options(backbone: Backbone, batches: Batches, size: int) -> list[str]:
+    """Answers as `robustlm test` chooses them; rows without choices have none."""
+    found = []
+    for batch in batches:
+        if batch.options is not None:
+            scores = backbone.option_scores(batch.options, batch.option_rows, size)
+            found += [choices[scores.best(row)] for row, choices in enumerate(batch.choices) if choices]
+    return found
+
+
+def asked(backbone: Backbone, rows: str, prompts: int, samples: int, size: int, scoring: Any) -> Batches:
+    """The batches of an evaluation under clean instructions."""
+    sources: list[Any] = [Source(rows)]
+    data = RobustnessDataModule(test=sources, prompts=prompts, samples=samples, eval_batch_size=size, scoring=scoring)
+    data.attach(backbone)
+    data.setup("test")
+    return list(data.test_dataloader()[0])
 
 
 def main() -> None:
@@ -48,27 +80,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--backbone", default="builtin:tiny")
     parser.add_argument("--rows", default="builtin:quickstart", help="rows to answer (their test split)")
-    parser.add_argument("--limit", type=int, default=600)
+    parser.add_argument("--options", action="store_true", help="also choose among the rows' options")
+    parser.add_argument("--prompts", type=int, default=6, help="instructions for each dataset")
+    parser.add_argument("--samples", type=int, default=25, help="samples of each dataset")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    backbone = Backbone(options.backbone)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    backbone = Backbone(args.backbone)
     backbone.load()
     backbone.eval()
-    data = InstructionDataModule(test=[Source(options.rows, limit=options.limit)], eval_batch_size=options.batch)
-    data.attach(backbone)
-    data.setup("test")
-    batches = list(data.test_dataloader()[0])
+    free = asked(backbone, args.rows, args.prompts, args.samples, args.batch, "generation")
+    ways: dict[str, Callable[[], list[str]]] = {
+        "one prompt at a time, transformers": lambda: one_by_one(backbone, free, args.tokens),
+        "batches, transformers": lambda: batched(backbone, free, args.tokens),
+        "batches, robustlm": lambda: ours(backbone, free, args.tokens),
+    }
+    if args.options:
+        chosen = asked(backbone, args.rows, args.prompts, args.samples, args.batch, "options")
+        ways["options, robustlm"] = lambda: options(backbone, chosen, args.batch)
+    speed, answers = dict.fromkeys(ways, 0.0), {}
     with torch.inference_mode():
-        backbone.generate(batches[0].prompt, 2)
-        together, fast = timed(lambda: [t for b in batches for t in backbone.generate(b.prompt, options.tokens)])
-        alone, slow = timed(lambda: one_by_one(backbone, batches, options.tokens))
-    same = sum(a == b for a, b in zip(together, alone, strict=True))
-    count = len(together)
-    print(f"{count} prompts, {options.threads} threads: batches of {options.batch} {count / fast:.1f} a second,")
-    print(f"one by one {count / slow:.1f} a second: {slow / fast:.1f} times as fast; {same} answers are the same")
+        for _ in range(args.rounds):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                answers[name] = way()
+                speed[name] = max(speed[name], len(answers[name]) / (time.perf_counter() - began))
+    first, *others = ways
+    print(f"{len(answers[first])} prompts, batches of {args.batch}, {args.threads} threads; rows a second:")
+    for name in ways:
+        print(f"  {name:36} {speed[name]:7.1f}   {speed[name] / speed[first]:5.1f} ×")
+    for name in others[:2]:
+        same = sum(a == b for a, b in zip(answers[first], answers[name], strict=True))
+        print(f"{name}: {same} of {len(answers[first])} answers are those of one prompt at a time")
 
 
 if __name__ == "__main__":

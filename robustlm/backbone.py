@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import logging
@@ -17,10 +18,12 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
 from transformers.models.auto import modeling_auto
 
 from robustlm.assets import TINY, tiny_model
 from robustlm.batch import IGNORE, View
+from robustlm.decoding import greedy, prefill
 from robustlm.losses import answer_cross_entropy
 from robustlm.tuning import Tuning, resume_prompt
 
@@ -399,28 +402,62 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
-        """Greedy answers to the prompts of a view without answers, one string a row."""
+        """Greedy answers to the prompts of a view without answers, one string a row.
+
+        Where the model's cache allows, what prompts begin with in common is run once, and answers that have ended leave
+        the batch; otherwise (encoder–decoders, prompt learning, sliding windows, …) transformers generates.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self._no_checkpointing():
+                ids = (
+                    self._greedy(view, max_new_tokens)
+                    if self._has_plain_cache
+                    else self._generated(view, max_new_tokens)
+                )
+        finally:
+            self.model.train(was_training)
+        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _greedy(self, view: View, max_new_tokens: int) -> list[list[int]]:
+        read = prefill(self._run, view.input_ids, view.attention_mask, transformers.DynamicCache(config=self.config))
+        return greedy(self._run, read, ends=self._ends, max_new_tokens=max_new_tokens)
+
+    def _generated(self, view: View, max_new_tokens: int) -> Tensor:
         tokenizer = self.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         config = cast(Any, transformers.GenerationConfig)(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
+            repetition_penalty=1.0,  # or else the model's own settings count, and the likeliest token may be refused
+            no_repeat_ngram_size=0,
             pad_token_id=pad,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=self._ends,
             bos_token_id=tokenizer.bos_token_id,
             decoder_start_token_id=self._decoder_start,
         )
         inputs, skipped = self._generation_inputs(view)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with self._no_checkpointing():
-                out = self.base.generate(**inputs, generation_config=config)
-        finally:
-            self.model.train(was_training)
-        texts: list[str] = tokenizer.batch_decode(out[:, skipped:], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        found: Tensor = self.base.generate(**inputs, generation_config=config)[:, skipped:]
+        return found
+
+    def texts(self, view: View) -> list[str]:
+        """The prompts of a view as text, one string a row, without what the tokenizer adds at their ends by itself.
+
+        A chat template's special tokens are written out.
+        """
+        tokenizer = self.tokenizer
+        starts = {tokenizer.bos_token_id, getattr(tokenizer, "cls_token_id", None)} - {None}
+        ends = {tokenizer.eos_token_id, getattr(tokenizer, "sep_token_id", None)} - {None}
+        found = []
+        for ids, mask in zip(view.input_ids, view.attention_mask, strict=True):
+            row = ids[mask.bool()].tolist()
+            row = row[1:] if row and row[0] in starts else row
+            found.append(row[:-1] if row and row[-1] in ends else row)
+        texts: list[str] = tokenizer.batch_decode(found, clean_up_tokenization_spaces=False)
+        return texts
 
     @torch.no_grad()
     def option_scores(self, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
@@ -478,17 +515,16 @@ class Backbone(nn.Module):
         first = torch.stack([(rows == head).nonzero()[0, 0] for head in heads])
         prompts, mask = _packed(options.input_ids[first], prompted[first], left=True)
         answers, given = _packed(options.labels, answered, left=False)
-        lengths = mask.sum(1)
 
-        end = torch.zeros_like(mask, dtype=torch.bool)
-        end[:, -1] = True
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = self._logits(end, prompts, mask, positions, use_cache=True)
-        start = out.logits[0][owner]
+        plain = self._has_plain_cache
+        cache = transformers.DynamicCache(config=self.config) if plain else None
+        read = prefill(self._run, prompts, mask, cache, share=plain)
+        mask, cache = read.mask, read.cache
+        lengths = mask.sum(1)
+        start = read.logits[owner]
         scores = -answer_cross_entropy(start, answers[:, 0], torch.arange(len(owner), device=owner.device), len(owner))
         keep = given[:, 1:].bool()
         if keep.any():
-            cache = out.past_key_values
             cache.batch_select_indices(owner)
             positions = lengths[owner][:, None] + torch.arange(keep.shape[1], device=owner.device)
             seen = torch.cat([mask[owner], given[:, :-1]], dim=1)
@@ -497,6 +533,31 @@ class Backbone(nn.Module):
                 rest.logits[0], answers[:, 1:][keep], keep.nonzero()[:, 0], len(owner)
             )
         return scores
+
+    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Logits `[R, V]` after the last of ids `[R, T]`, and the cache with them; see `robustlm.decoding.Run`."""
+        end = torch.zeros_like(ids, dtype=torch.bool)
+        end[:, -1] = True
+        out = self._logits(end, ids, mask, positions, use_cache=True, past_key_values=cache)
+        return out.logits[0], out.past_key_values
+
+    @property
+    def _has_plain_cache(self) -> bool:
+        """Whether the cache keeps keys and values of all positions, so that rows can be taken and padded anywhere.
+
+        Sliding windows count padding, and other caches hold states that no row can be taken from.
+        """
+        if not self._takes_positions or self._prompt_learning is not None:
+            return False
+        layers = transformers.DynamicCache(config=self.config).layers
+        return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+    @property
+    def _ends(self) -> list[int]:
+        """Tokens that end an answer: the tokenizer's, which training teaches, and those of a chat model's turns."""
+        own = getattr(self.base.generation_config, "eos_token_id", None)
+        own = own if isinstance(own, list) else [] if own is None else [own]
+        return list(dict.fromkeys([int(self.tokenizer.eos_token_id), *map(int, own)]))
 
     def _logits(self, keep: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, **cache: Any) -> Any:
         """The output of the base model with logits `[1, n, V]` at the n kept positions."""
@@ -623,6 +684,16 @@ class Backbone(nn.Module):
             yield
         finally:
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def weights_digest(backbone: nn.Module) -> str:
+    """A hash of a model's weights by name, shape and sums, which two models hardly share: quick for large ones too."""
+    found = hashlib.blake2b(digest_size=16)
+    with torch.no_grad():
+        for name, value in sorted(backbone.named_parameters()):
+            wide = value.detach().double() if value.is_floating_point() else value.detach().float().double()
+            found.update(f"{name} {tuple(value.shape)} {wide.sum():.12e} {wide.abs().sum():.12e}".encode())
+    return found.hexdigest()
 
 
 def _passes(options: View, rows: Tensor, size: int) -> Iterator[Tensor]:

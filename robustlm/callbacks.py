@@ -10,12 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from robustlm.backbone import Pooling
+from robustlm.backbone import Pooling, weights_digest
 from robustlm.card import model_card
+from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
 from robustlm.evaluation.state_table import StateWriter as StateFile
 from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts
@@ -30,38 +30,46 @@ class PredictionWriter(Callback):
         name: File name of the table.
         resume: Folder of an evaluation that did not end: what it has answered is taken over, the rest is asked, and
             the table is made there. The same model, rows and settings have to be given again.
+        prompts: Keep the prompts too: what a report shows of them, and what `export-harness` makes tasks of.
     """
 
-    def __init__(self, name: str = "predictions.parquet", resume: str | None = None) -> None:
+    def __init__(self, name: str = "predictions.parquet", resume: str | None = None, prompts: bool = True) -> None:
         self.name = name
         self.resume = resume
+        self.prompts = prompts
         self._writer: TableWriter | None = None
         self._taken: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the data which rows are answered already."""
-        if self.resume is None or stage not in ("test", "predict"):
+        if stage not in ("test", "predict"):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data.folder = run_folder(trainer) if self.resume is None else Path(self.resume)
+        data.resumed = self.resume is not None
+        if self.resume is None:
             return
         table = Path(self.resume) / self.name
         if table.exists():
             raise ValueError(f"predictions.resume: {table} is whole; there is nothing left to evaluate")
-        if not _identity_file(table).is_file():
+        self._taken = read_parts(table)
+        searching = table.with_name(ATTACKS).is_file() and not self._taken  # what comes before the first answer
+        if not searching and not _identity_file(table).is_file():
             raise ValueError(
                 f"predictions.resume: {self.resume} holds no {_identity_file(table).name}; expected the folder of a "
                 "`robustlm test` that did not end"
             )
-        self._taken = read_parts(table)
         done = {key_of(row) for row in self._taken}
         if _state_writer(trainer) is not None:  # a process may have been killed between an answer and its state
             done &= known_states(table.with_name(STATES))
-        trainer.datamodule.done = done  # type: ignore[attr-defined]
+        data.done = done
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
         table = self._table(trainer)
         identity = _identity(trainer, pl_module)
         attempt = 0
-        if self.resume is not None:
+        if self.resume is not None and _identity_file(table).is_file():
             known = json.loads(_identity_file(table).read_text(encoding="utf-8"))
             _check_identity(known, identity, self.resume)
             attempt = known["attempt"] + 1
@@ -98,7 +106,8 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write the batch's rows."""
         if self._writer is not None and outputs is not None:
-            self._writer.write(outputs["rows"])
+            rows = outputs["rows"]
+            self._writer.write(rows if self.prompts else [row | {"prompt": None} for row in rows])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the table."""
@@ -231,15 +240,7 @@ def _identity_file(table: Path) -> Path:
 
 
 def _identity(trainer: Trainer, module: Any) -> dict[str, Any]:
-    """What has to be the same for two evaluations to give the same table: weights, rows and how answers are found.
-
-    Weights count by name, shape and sums, which two models hardly share, and which is quick for large ones too.
-    """
-    weights = hashlib.blake2b(digest_size=16)
-    with torch.no_grad():
-        for name, value in sorted(module.backbone.named_parameters()):
-            wide = value.detach().double() if value.is_floating_point() else value.detach().float().double()
-            weights.update(f"{name} {tuple(value.shape)} {wide.sum():.12e} {wide.abs().sum():.12e}".encode())
+    """What has to be the same for two evaluations to give the same table: weights, rows and how answers are found."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     rows = hashlib.blake2b(digest_size=16)
     for condition, found in data.conditioned.items():
@@ -247,7 +248,7 @@ def _identity(trainer: Trainer, module: Any) -> dict[str, Any]:
             rows.update(repr((condition, sample.id, sample.instruction_id, row.prompt_ids, row.answer_ids)).encode())
     kept = _state_writer(trainer)
     return {
-        "weights": weights.hexdigest(),
+        "weights": weights_digest(module.backbone),
         "rows": rows.hexdigest(),
         "data.eval_batch_size": data.eval_batch_size,
         "data.scoring": data.scoring,
@@ -371,8 +372,8 @@ class FalseStart(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what the loggers have opened already."""
-        if self._began or not trainer.is_global_zero:
-            return
+        if self._began or not trainer.is_global_zero or (self.folder / ATTACKS).exists():
+            return  # attacks are searched for before the first batch, and are not lost
         for logger in trainer.loggers:
             logger.finalize("failed")  # closes its files
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -23,7 +23,7 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -38,6 +38,7 @@ from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
 from robustlm.modules import InstructionTuning
+from robustlm.progress import AnswersBar
 
 USER_ERRORS = (ValueError, OSError, MisconfigurationException, ImportError, EmbeddingError, EndpointError)
 """What wrong input raises; anything else is a bug and keeps its traceback."""
@@ -192,6 +193,11 @@ class RobustLMCLI(LightningCLI):
                 LearningRateMonitor(),
                 FalseStart(Path(board.log_dir)),
             ]
+        callbacks = config.get("callbacks") or []
+        if config.get("enable_progress_bar") is not False and not any(
+            isinstance(one, ProgressBar) for one in callbacks
+        ):
+            config["callbacks"] = [*callbacks, AnswersBar()]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -284,6 +290,10 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     try:
         run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except USER_ERRORS as error:
         if os.environ.get("ROBUSTLM_TRACEBACK"):
             raise

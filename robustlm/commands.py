@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from robustlm.data.distortion import RBE, Distortion
 from robustlm.data.instructions import Version
@@ -236,7 +236,8 @@ def compare(
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
-        output: Folder for `comparison.md` and `comparison.png`; none is written where not given.
+        output: Folder for `comparison.md` and `comparison.png`, with `paired` also for `paired.md` and a page to read
+            in a browser, `comparison.html`; none is written where not given.
         title: Heading of the table.
         tasks: Import paths of tasks of your own among the answers.
         paired: Also test every other run against the first, sample by sample.
@@ -247,8 +248,11 @@ def compare(
     from pathlib import Path
 
     from robustlm.data.tasks import resolve_task
+    from robustlm.evaluation.pairing import paired_tests
+    from robustlm.evaluation.robustness import Settings
     from robustlm.report.comparison import draw, load_tables, scores_of
-    from robustlm.report.robustness import flip_lines, write_all, write_whole
+    from robustlm.report.comparison_page import comparison_html
+    from robustlm.report.robustness import flip_lines, pairing_markdown, write_all, write_whole
     from robustlm.report.tables import markdown
 
     for task in tasks:
@@ -259,35 +263,31 @@ def compare(
     found = scores_of(tables)
     table = markdown(title, found)
     print(table)
-    tests = _paired_tests(tables, draws, seed) if paired else None
-    if tests is not None:
-        print("\n" + tests)
+    settings = Settings(draws=draws, seed=seed)
+    tests = paired_tests(tables, settings) if paired else {}
+    text = "\n\n".join(pairing_markdown(next(iter(tables)), name, one) for name, one in tests.items())
+    if paired:
+        print("\n" + text)
     if flips is not None:
         write_whole(Path(flips), flip_lines(tables))
         print(f"\nflips: {flips}")
     if output is not None:
-        texts = {"comparison.md": table} | ({"paired.md": tests} if tests is not None else {})
+        texts = {"comparison.md": table + "\n"}
+        if paired:
+            texts["paired.md"] = text + "\n"
+            texts["comparison.html"] = comparison_html(tables, found, tests, settings, title, flips)
         folder = Path(output)
-        write_all(folder, {name: text + "\n" for name, text in texts.items()})
+        write_all(folder, texts)
         draw(found, folder / "comparison.png")
         print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
-
-
-def _paired_tests(tables: dict[str, list[dict[str, Any]]], draws: int, seed: int) -> str:
-    """Every other run against the first."""
-    from robustlm.evaluation.pairing import pair
-    from robustlm.evaluation.robustness import Settings
-    from robustlm.report.robustness import pairing_markdown
-
-    (first, rows), *others = tables.items()
-    settings = Settings(draws=draws, seed=seed)
-    return "\n\n".join(pairing_markdown(first, name, pair(rows, other, settings)) for name, other in others)
+        if paired:
+            print(f"page: {folder / 'comparison.html'}")
 
 
 def report(
     run: str,
     output: str | None = None,
-    format: Literal["all", "md", "csv", "json"] = "all",
+    format: Literal["all", "md", "csv", "json", "html"] = "all",
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -299,8 +299,8 @@ def report(
 
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
-        output: Folder for `robustness.md`, `robustness.csv` and `robustness.json`; none is written where not given.
-        format: Which of them.
+        output: Folder for `robustness.md`, `.csv`, `.json` and `.html`; none is written where not given.
+        format: Which of them; `html` is one page with figures, for any browser, that loads nothing else.
         draws: Bootstrap draws of the intervals; 0 makes none.
         seed: Seed of the draws.
         level: Share of draws within an interval.
@@ -314,7 +314,9 @@ def report(
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
     from robustlm.report.comparison import find_table
+    from robustlm.report.page import About, to_html
     from robustlm.report.robustness import FORMATS, to_csv, to_json, to_markdown, write_all
+    from robustlm.report.run import run_name, run_settings
 
     for task in tasks:
         resolve_task(task)
@@ -330,10 +332,96 @@ def report(
     text = to_markdown(results, settings)
     print(text, end="")
     if output is not None:
-        made = {"md": text, "csv": to_csv(results), "json": to_json(results, settings)}
+        make: dict[str, Callable[[], str]] = {
+            "md": lambda: text,
+            "csv": lambda: to_csv(results),
+            "json": lambda: to_json(results, settings),
+            "html": lambda: to_html(rows, results, settings, About(run_name(file), run_settings(file)), clean),
+        }
         wanted = FORMATS if format == "all" else (format,)
-        for path in write_all(Path(output), {f"robustness.{ending}": made[ending] for ending in wanted}):
+        for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):
             print(f"report: {path}")
+
+
+def export_harness(
+    run: str,
+    output: str,
+    name: str = "robustlm",
+    max_new_tokens: int = 128,
+    delimiter: str | None = None,
+    conditions: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Write a run's prompts as tasks of the lm-evaluation-harness, to be asked of any of its models.
+
+    Args:
+        run: Folder of a run that `robustlm test` wrote, or its prediction table.
+        output: Folder for the tasks; a new or empty one.
+        name: Tag to run them all by, and what their names begin with.
+        max_new_tokens: Longest generated answer.
+        delimiter: What stands between prompt and option; a space where not given, nothing where the prompt ends in
+            white space or a special token.
+        conditions: Those to write; all where not given.
+    """
+    from pathlib import Path
+
+    from robustlm.evaluation.table import read_table
+    from robustlm.report.comparison import find_table
+    from robustlm.report.harness import task_files
+    from robustlm.report.robustness import write_all
+
+    folder = Path(output)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"output: {folder} holds files already; expected a new or an empty folder")
+    file = find_table(run)
+    rows = read_table(file)
+    known = list(dict.fromkeys(row["condition"] for row in rows))
+    if unknown := [one for one in conditions if one not in known]:
+        raise ValueError(f"conditions: found {unknown[0]!r}; expected some of the table's: {', '.join(known)}")
+    wanted = [row for row in rows if row["condition"] in (conditions or known)]
+    if not wanted:
+        raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
+    files = task_files(wanted, name, max_new_tokens, delimiter)
+    write_all(folder, files)
+    count = sum(path.endswith(".yaml") for path in files)
+    print(
+        f"{count} tasks with {len(wanted)} prompts: {folder}\n"
+        f"lm-eval run --include_path {folder} --tasks {name} --log_samples --output_path RESULTS --model ..."
+    )
+
+
+def import_harness(
+    results: str,
+    output: str,
+    condition: str = "clean",
+    filter: str | None = None,
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Make a prediction table of what the lm-evaluation-harness has logged, for `report` and `compare`.
+
+    Args:
+        results: Folder, or `samples_*.jsonl` file, that the harness wrote with `--log_samples`.
+        output: Folder for `predictions.parquet`.
+        condition: Condition of samples of other tasks than `export-harness` writes.
+        filter: Name of the harness's filter whose answers count; the first of each file where not given.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.data.tasks import resolve_task
+    from robustlm.evaluation.table import write_table
+    from robustlm.report.harness import table_rows
+
+    for task in tasks:
+        resolve_task(task)
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output: {folder} is a file; expected a folder, or a name for a new one")
+    if not Path(results).exists():
+        raise ValueError(f"results: {results} is not there; expected a folder or file that the harness wrote")
+    rows = table_rows(Path(results), condition, filter)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(folder / "predictions.parquet", rows)
+    print(f"{len(rows)} answers: {folder / 'predictions.parquet'}")
 
 
 def states(
@@ -397,6 +485,8 @@ COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "compare": compare,
     "report": report,
     "states": states,
+    "export-harness": export_harness,
+    "import-harness": import_harness,
     "quickstart": quickstart,
 }
 """Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields their arguments."""

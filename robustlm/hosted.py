@@ -122,14 +122,18 @@ class HostedBackbone(nn.Module):
         Raises:
             EndpointError: The endpoint fails for good; what was answered before is kept.
         """
-        rows = zip(view.input_ids, view.attention_mask, strict=True)
-        prompts = [self.tokenizer.decode(row[mask.bool()]) for row, mask in rows]
+        prompts = self.texts(view)
         connection = Connection(self._endpoint)
         try:
             with ThreadPoolExecutor(self._concurrency) as pool:
                 return list(pool.map(lambda prompt: self._answer(connection, prompt, max_new_tokens), prompts))
         finally:
             connection.close()
+
+    def texts(self, view: View) -> list[str]:
+        """The prompts of a view, one string a row."""
+        rows = zip(view.input_ids, view.attention_mask, strict=True)
+        return [self.tokenizer.decode(row[mask.bool()]) for row, mask in rows]
 
     def _answer(self, connection: Connection, prompt: str, max_new_tokens: int) -> str:
         body: dict[str, Any] = {

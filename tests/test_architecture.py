@@ -26,6 +26,7 @@ ROOMS = (
     "adversaries",
     "data",
     "tuning",
+    "decoding",
     "backbone",
     "hosted",
     "evaluation",
@@ -34,6 +35,7 @@ ROOMS = (
     "report",
     "card",
     "callbacks",
+    "progress",
     "check",
     "quickstart",
     "commands",
@@ -50,6 +52,7 @@ FOREIGN = {
     "robustlm.data.noise": ("lightning", "transformers", "peft", "torch"),
     "robustlm.evaluation.metrics": ("lightning", "transformers", "peft"),
     "robustlm.tuning": ("lightning",),
+    "robustlm.decoding": ("lightning", "transformers", "peft"),
     "robustlm.backbone": ("lightning",),
 }
 """What a module, or any module under it, may not reach, directly or through modules of the package."""

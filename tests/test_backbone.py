@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -149,6 +150,53 @@ def test_generation(backbone: Backbone) -> None:
         theirs = theirs[0, (1 if backbone.is_encoder_decoder else view.input_ids.shape[1]) :]
         if len(theirs):  # soft prompts are given as embeddings, of which peft returns new tokens alone
             assert backbone.tokenizer.decode(theirs, skip_special_tokens=True).strip() == text
+
+
+def test_who_finds_the_answers(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours where keys and values of all positions are kept; a window, an encoder or a prefix go to transformers."""
+    for kind in KINDS:
+        for name, tuning in TUNINGS.items():
+            backbone = load(models[kind], tuning)
+            theirs = Mock(wraps=backbone.base.generate)
+            monkeypatch.setattr(backbone.base, "generate", theirs)
+            backbone.generate(view_of(backbone, SAMPLES, with_answer=False), 2)
+            ours = kind == "llama" and name in ("none", "lora", "full")
+            assert theirs.called != ours, (kind, name)
+
+
+def test_what_prompts_share_is_run_once(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load(llama, None)
+    asked = [replace(SAMPLES[i % 3], id=str(i), instruction="Find " + "all the words in " * 6) for i in range(9)]
+    view = view_of(backbone, asked, with_answer=False)
+    alone = [backbone.generate(view_of(backbone, [one], with_answer=False), 3) for one in asked]
+    widths: list[tuple[int, ...]] = []
+    run = Backbone._run
+    monkeypatch.setattr(
+        Backbone, "_run", lambda self, ids, *a: (widths.append(tuple(ids.shape)), run(self, ids, *a))[1]
+    )
+    assert [[text] for text in backbone.generate(view, 3)] == alone
+    assert sum(rows * width for rows, width in widths) < 0.7 * view.input_ids.numel()
+
+
+def test_a_turn_of_a_chat_model_ends_where_its_settings_say(llama: str) -> None:
+    """Chat models name ends of turns in their generation settings, beside the tokenizer's end of sequence."""
+    backbone = load(llama, None)
+    view = view_of(backbone, SAMPLES[:1], with_answer=False)
+    whole = greedy(backbone, view, 6)
+    stop = whole[2]
+    backbone.base.generation_config.eos_token_id = [stop, 1]
+    first = backbone.tokenizer.decode(whole[: whole.index(stop)], skip_special_tokens=True).strip()
+    assert backbone.generate(view, 6) == [first]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_likeliest_token_is_taken_whatever_a_models_settings_say(kind: str, models: dict[str, str]) -> None:
+    backbone = load(models[kind], None)
+    view = view_of(backbone, SAMPLES, with_answer=False)
+    expected = backbone.generate(view, 8)
+    settings = backbone.base.generation_config
+    settings.repetition_penalty, settings.no_repeat_ngram_size, settings.do_sample, settings.num_beams = 9.0, 1, True, 3
+    assert backbone.generate(view, 8) == expected
 
 
 def test_generation_is_quiet_and_keeps_the_mode(models: dict[str, str]) -> None:

@@ -113,6 +113,18 @@ class Encoder:
             answer_ids=row.answer_ids,
         )
 
+    def fitted(self, sample: Sample, row: Encoded) -> tuple[Sample, Encoded]:
+        """Leave out whole examples, the first ones first, while the row is too long with its answer.
+
+        Args:
+            sample: Under its own instruction.
+            row: The sample tokenised, at full length, with any answer.
+        """
+        while sample.examples and self.excess(row) > 0:
+            sample = replace(sample, examples=sample.examples[1:])
+            row = replace(self.encode_untruncated([sample])[0], answer_ids=row.answer_ids)
+        return sample, row
+
     def choice_ids(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
         """Token ids of every choice of every sample as they continue its prompt, ended, as those of targets are."""
         found: list[list[list[int]]] = []

@@ -288,6 +288,7 @@ def load_samples(
     rejected: Path | None = None,
     bank: str | None = None,
     fields: Mapping[str, str] | None = None,
+    topic: str | None = None,
 ) -> list[Sample]:
     """Read a source whole, check every row, and make samples.
 
@@ -309,6 +310,7 @@ def load_samples(
         bank: Bank that all rows take their phrasings from, in place of banks and instructions of their own. Slots of
             its phrasings become the samples' `fields`: `{name}` is the row's `name`, `{options_}` its choices.
         fields: Keys of the rows for the slots that have other names.
+        topic: Key of the rows that says what they are about; its text becomes the samples' `topic`.
 
     Raises:
         SourceError: There is nothing to read, or the file is damaged.
@@ -335,6 +337,8 @@ def load_samples(
                 sample = _asked_by(sample, bank, slots, row.data, fields or {}, shape)
             elif sample.bank:
                 sample = _asked_by_its_own(sample, row.data, shape)
+            if topic:
+                sample = replace(sample, topic=required(row.data, topic).strip())
             if not (sample.instruction or sample.bank or shape.name in TASKS):
                 raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
             if sample.id in samples:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -25,6 +26,8 @@ Split = Literal["seen", "unseen", "all"]
 
 _VERSIONS = ("concise", "detailed")
 _SPLITS = ("seen", "unseen")
+_LIST = "list"
+_LISTS = "lists"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class InstructionBank:
     A bank is a JSON file: `{"task": "ner", "concise": {"seen": [...], "unseen": [...]}, "detailed": {...}}`; or an
     entry of a JSON file that holds many, `{"rte": [...], "cola": [...]}`, each a list of templates or
     `{"seen": [...], "unseen": [...]}` of them. A template is a string or, as in [FLAN], `{"input": …, "target": …}`.
+    Either may hold `"lists": {"designer": [...], …}`, templates by names of one's own, which are asked by name alone.
 
     Args:
         name: What ids begin with; the name of a packaged bank, of an entry, or the `task` of a file of your own.
@@ -102,6 +106,28 @@ class InstructionBank:
             raise ValueError(f"instruction bank {self.name!r}: no {split} phrasings of version {version}; add some")
         return found
 
+    @property
+    def lists(self) -> dict[str, list[Instruction]]:
+        """The lists that have names of their own."""
+        found: dict[str, list[Instruction]] = {}
+        for instruction in self.instructions:
+            kind, name, _ = instruction.id.rsplit("/", 2)
+            if kind == f"{self.name}/{_LIST}":
+                found.setdefault(name, []).append(instruction)
+        return found
+
+    def listed(self, name: str) -> list[Instruction]:
+        """The phrasings of a list of that name.
+
+        Raises:
+            ValueError: The bank has no such list.
+        """
+        lists = self.lists
+        if name not in lists:
+            known = ", ".join(lists) or "none, as it has no `lists`"
+            raise ValueError(f"instruction bank {self.name!r}: found no list {name!r}; expected one of {known}")
+        return lists[name]
+
     def assign(self, sample: Sample, version: Version = "both", split: Split = "seen", seed: int = 0) -> Sample:
         """Give a sample one of the phrasings, each with the same chance.
 
@@ -110,10 +136,14 @@ class InstructionBank:
         Raises:
             ValueError: As in `phrasings`.
         """
-        found = self.phrasings(version, split)
-        digest = hashlib.blake2b(f"{seed}/{sample.id}".encode(), digest_size=8).digest()
-        chosen = found[int.from_bytes(digest, "big") % len(found)]
-        return replace(sample, instruction=chosen.text, instruction_id=chosen.id)
+        return assigned(sample, self.phrasings(version, split), seed)
+
+
+def assigned(sample: Sample, phrasings: Sequence[Instruction], seed: int) -> Sample:
+    """A sample under one of some phrasings, as `InstructionBank.assign` chooses."""
+    digest = hashlib.blake2b(f"{seed}/{sample.id}".encode(), digest_size=8).digest()
+    chosen = phrasings[int.from_bytes(digest, "big") % len(phrasings)]
+    return replace(sample, instruction=chosen.text, instruction_id=chosen.id)
 
 
 def known_banks() -> list[str]:
@@ -139,7 +169,7 @@ def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
         data = json.loads(raw)
     except ValueError as error:
         raise ValueError(f"{where}: found no UTF-8 JSON ({error}); expected an instruction bank") from None
-    checked = _keys(data, ("task", *_VERSIONS), where)
+    checked = _keys(data, ("task", *_VERSIONS, _LISTS), where)
     return {**checked, "task": _text(checked.get("task"), f"{where}: task")}
 
 
@@ -160,6 +190,23 @@ def _instructions(data: Mapping[str, Any], name: str, where: str) -> Iterator[In
                     raise ValueError(f"{where}: {place}: found the phrasing of {texts[same]} again; expected another")
                 texts[same] = place
                 yield Instruction(f"{name}/{version}/{split}/{number}", text)
+    yield from _lists(data, name, where)
+
+
+def _lists(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instruction]:
+    """The lists with names of their own; they may repeat what is seen, unseen or in each other."""
+    lists = data.get(_LISTS, {})
+    if not isinstance(lists, dict):
+        found = type(lists).__name__
+        raise ValueError(f"{where}: {_LISTS}: found {found}; expected an object of lists of templates by name")
+    for key, given in lists.items():
+        if not _LIST_NAME.fullmatch(key):
+            raise ValueError(f"{where}: {_LISTS}: found the name {key!r}; expected letters, digits, _ and -")
+        texts = _templates(given, f"{where}: {_LISTS}.{key}")
+        if not texts:
+            raise ValueError(f"{where}: {_LISTS}.{key}: found no template; expected at least one")
+        for number, text in enumerate(texts):
+            yield Instruction(f"{name}/{_LIST}/{key}/{number}", text)
 
 
 def _many(path: str, name: str) -> object:
@@ -180,21 +227,24 @@ def _many(path: str, name: str) -> object:
 
 
 _ANSWER = "{answer}"
+_LIST_NAME = re.compile(r"[\w-]+")
 
 
 def _entry(entry: object, name: str, path: str) -> Iterator[Instruction]:
     where = f"{path}#{name}"
+    lists: list[Instruction] = []
     if isinstance(entry, list):
         texts = _templates(entry, where)
         held_back = -(-len(texts) // 4) if len(texts) >= 4 else 0
         splits = {"seen": texts[: len(texts) - held_back], "unseen": texts[len(texts) - held_back :]}
     elif isinstance(entry, dict):
-        given = _keys(entry, _SPLITS, where)
+        given = _keys(entry, (*_SPLITS, _LISTS), where)
+        lists = list(_lists(given, name, where))
         splits = {split: _templates(given.get(split, []), f"{where}: {split}") for split in _SPLITS}
     else:
         expected = "a list of templates, or an object with keys seen, unseen"
         raise ValueError(f"{where}: found {type(entry).__name__}; expected {expected}")
-    if not any(splits.values()):
+    if not any(splits.values()) and not lists:
         raise ValueError(f"{where}: found no template for the target {_ANSWER}; expected at least one")
     seen = {_same(text) for text in splits["seen"]}
     if both := [text for text in splits["unseen"] if _same(text) in seen]:
@@ -202,6 +252,7 @@ def _entry(entry: object, name: str, path: str) -> Iterator[Instruction]:
     for split in _SPLITS:
         for number, text in enumerate(splits[split]):
             yield Instruction(f"{name}/concise/{split}/{number}", text)
+    yield from lists
 
 
 def _templates(given: object, where: str) -> list[str]:

@@ -81,6 +81,19 @@ class Guard:
         self.words = [self._all[place] for place in self._places]
         """The words that may change."""
 
+    @property
+    def places(self) -> list[int]:
+        """Numbers of `words` among all words of the text."""
+        return list(self._places)
+
+    def keeps(self, words: list[str]) -> bool:
+        """Whether words in the place of all words of the text hold what is protected: once, in order, and no more."""
+        return self._kept_of(words) == self._kept
+
+    def joined(self, words: list[str]) -> str:
+        """The text with other words in the place of all of its own, its slots as they were."""
+        return self._skeleton.joined(words)
+
     def edits(self, draw: Callable[[], list[str]]) -> Edits:
         """Edits of the text that leave what is protected alone.
 
@@ -104,7 +117,7 @@ class Guard:
 
     def text(self, edits: Edits) -> str:
         """The text after edits."""
-        return self._skeleton.joined(edited(self._all, edits))
+        return self.joined(edited(self._all, edits))
 
     def _placed(self, edits: Edits) -> Edits:
         """Edits of `words` as edits of all words."""
@@ -112,7 +125,7 @@ class Guard:
         return tuple(Edit(places[edit.place], edit.before, edit.after) for edit in edits)
 
     def _admits(self, edits: Edits) -> bool:
-        return self._kept_of(edited(self._all, edits)) == self._kept
+        return self.keeps(edited(self._all, edits))
 
     def _kept_of(self, words: list[str]) -> list[str]:
         """What is protected in a text, in order."""

@@ -48,3 +48,7 @@ class Sample:
     instructions have none."""
     group: str = ""
     """Rows of one group are in one batch, in the rows' order (a sample and its hard negatives); empty: free."""
+    topic: str = ""
+    """What the row is about, as few-shot examples of it must be too (MMLU: its subject); empty: they may be any."""
+    examples: tuple[Sample, ...] = ()
+    """Solved rows that are shown before this one, in this order; under its instruction where theirs is empty."""

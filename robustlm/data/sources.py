@@ -12,7 +12,8 @@ from robustlm.data.formats import bank_slots, load_samples
 from robustlm.data.rows import SUFFIXES, SourceError
 from robustlm.data.samples import Sample
 
-Role = Literal["train", "validation", "test"]
+Role = Literal["train", "validation", "test", "examples"]
+"""What rows are for; `examples` are shown solved before test rows, and come from `train` where no split is named."""
 BUILTIN = "builtin:quickstart"
 
 
@@ -40,6 +41,9 @@ class Source:
     fields: dict[str, str] | None = None
     """Keys of the rows for placeholders of the bank that have other names: `{premise: sentence1}` fills `{premise}`
     with the row's `sentence1`."""
+    topic: str | None = None
+    """Key of the rows that says what they are about (MMLU's `subject`): few-shot examples are of the same topic as the
+    row they are shown for."""
 
     def __post_init__(self) -> None:
         if self.bank is not None and not isinstance(self.bank, str):
@@ -81,7 +85,7 @@ def load(
         return _builtin(wanted, role)
     if wanted.path.startswith("builtin:"):
         raise SourceError(f"data.{role}: {wanted.path!r} does not come with the package; expected {BUILTIN!r}")
-    path, split = wanted.path, wanted.split or role
+    path, split = wanted.path, wanted.split or _split(role)
     if Path(path).is_dir():
         path = _split_file(Path(path), split)
     samples = load_samples(
@@ -94,6 +98,7 @@ def load(
         rejected=rejected,
         bank=wanted.bank,
         fields=wanted.fields,
+        topic=wanted.topic,
     )
     name = wanted.name or _name(Path(path))
     return [sample if sample.dataset else replace(sample, dataset=name) for sample in samples]
@@ -119,6 +124,10 @@ def load_all(
     return list(found.values())
 
 
+def _split(role: Role) -> str:
+    return "train" if role == "examples" else role
+
+
 def _builtin(source: Source, role: Role) -> list[Sample]:
     splits: dict[str, quickstart.Split] = {
         "pretrain": "pretrain",
@@ -126,7 +135,9 @@ def _builtin(source: Source, role: Role) -> list[Sample]:
         "validation": "validation",
         "test": "test",
     }
-    split = source.split or role
+    if source.topic:
+        raise SourceError(f"{BUILTIN}: found topic {source.topic!r}; expected none, as its rows have no keys")
+    split = source.split or _split(role)
     if split not in splits:
         raise SourceError(f"{BUILTIN}: unknown split {split!r}; known: {', '.join(splits)}")
     default = {"pretrain": 12_000, "train": 3_600, "validation": 300, "test": 600}

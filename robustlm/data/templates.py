@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from string import Formatter
 from typing import Any
 
+from jinja2 import TemplateError
+
 from robustlm.data.samples import Context, Sample
 from robustlm.data.slots import OPTIONS, is_slotted, pieces
+
+log = logging.getLogger(__name__)
 
 PARTS = ("question", "format", "option", "text")
 
@@ -44,12 +50,22 @@ class _Writer:
     def __init__(self) -> None:
         self.text = ""
         self.spans: list[tuple[int, int, Origin]] = []
+        self.solved = False
+        """Whether an example is written: its context is no context of the row, and is neither cut nor perturbed."""
 
     def write(self, piece: str, origin: Origin = Origin.SCAFFOLD) -> None:
         start = len(self.text)
+        if self.solved and origin is Origin.CONTEXT:
+            origin = Origin.SCAFFOLD
         self.text += piece
         if piece and origin is not Origin.SCAFFOLD:
             self.spans.append((start, len(self.text), origin))
+
+    def append(self, other: _Writer) -> None:
+        """Write what another has written."""
+        offset = len(self.text)
+        self.text += other.text
+        self.spans += [(start + offset, end + offset, origin) for start, end, origin in other.spans]
 
     def strip(self) -> None:
         """Take white space off both ends, out of the spans too."""
@@ -67,6 +83,9 @@ class Template(ABC):
 
     An instruction with slots (`{premise} … {hypothesis}`) for fields of the sample is filled with them. It brings the
     context along then, and the context's parts are not written again.
+
+    A sample's examples come before it, each with its answer: the instruction once, and then what each is applied to.
+    Where the instruction brings the context along, or examples have instructions of their own, each is a whole prompt.
     """
 
     @abstractmethod
@@ -80,13 +99,25 @@ class PlainTemplate(Template):
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
         out = _Writer()
-        out.write("Instruction: ")
-        context = _write_instruction(out, sample, instruction)
-        for part in PARTS:
-            if value := getattr(context, part):
-                out.write(f" {part.capitalize()}: ")
-                out.write(value, Origin.CONTEXT)
-        out.write(" Answer:")
+        whole = _are_whole(sample, instruction)
+        if not whole:
+            out.write("Instruction: ")
+            out.write(instruction, Origin.INSTRUCTION)
+            out.write("\n\n")
+        for one in (*sample.examples, sample):
+            out.solved = one is not sample
+            context, blank = one.context, ""
+            if whole:
+                out.write("Instruction: ")
+                context, blank = _write_instruction(out, one, _asked(one, sample, instruction)), " "
+            for part in PARTS:
+                if value := getattr(context, part):
+                    out.write(f"{blank}{part.capitalize()}: ")
+                    out.write(value, Origin.CONTEXT)
+                    blank = " "
+            out.write(f"{blank}Answer:")
+            if out.solved:
+                out.write(f" {one.target}\n\n")
         return out.prompt(" ")
 
 
@@ -96,22 +127,35 @@ class AlpacaTemplate(Template):
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
         out = _Writer()
-        values = _filled(_remaining(sample, instruction))
+        whole = _are_whole(sample, instruction)
         out.write(
             "Below is an instruction that describes a task"
-            + (", paired with an input that provides further context" if values else "")
-            + ". Write a response that appropriately completes the request.\n\n### Instruction:\n"
+            + (
+                ", paired with an input that provides further context"
+                if _filled(_remaining(sample, instruction))
+                else ""
+            )
+            + ". Write a response that appropriately completes the request.\n\n"
         )
-        _write_instruction(out, sample, instruction)
-        if values:
-            out.write("\n\n### Input:\n")
-            _write_joined(out, values)
-        out.write("\n\n### Response:\n")
+        for i, one in enumerate((*sample.examples, sample)):
+            out.solved = one is not sample
+            context = one.context
+            if whole or i == 0:
+                out.write("### Instruction:\n")
+                context = _write_instruction(out, one, _asked(one, sample, instruction))
+                out.write("\n\n")
+            if values := _filled(context):
+                out.write("### Input:\n")
+                _write_joined(out, values)
+                out.write("\n\n")
+            out.write("### Response:\n")
+            if out.solved:
+                out.write(f"{one.target}\n\n")
         return out.prompt("")
 
 
-_MARK = "{the user message}"
-"""Stands for the message when a chat template is asked what it writes around it."""
+_MARK = "{{message {}}}"
+"""Stands for a message when a chat template is asked what it writes around it."""
 _REWRITTEN = (
     "data.template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
     "apart; use 'plain', 'alpaca' or a template string"
@@ -119,7 +163,11 @@ _REWRITTEN = (
 
 
 class ChatTemplate(Template):
-    """The tokenizer's own chat template, with instruction and context as one user message."""
+    """The tokenizer's own chat template, with instruction and context as one user message.
+
+    Examples are earlier turns, their answers the assistant's. A template that takes no turns gets one message, in which
+    answers follow `Answer:`.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
@@ -128,38 +176,99 @@ class ChatTemplate(Template):
                 "use 'plain', 'alpaca' or a template string"
             )
         self._tokenizer = tokenizer
-        self._before, found, self._after = self._rendered(_MARK).partition(_MARK)
-        if not found:
+        self._arounds: dict[int, list[str]] = {}
+        if not self._around(1):
             raise ValueError(_REWRITTEN)
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
-        message = _Writer()
-        context = _write_instruction(message, sample, instruction.strip())
-        # many templates strip the message, so it must have nothing to strip
-        message.strip()
-        if values := [value for value in (part.strip() for part in _filled(context)) if value]:
-            message.write("\n\n" if message.text else "")
-            _write_joined(message, values)
-        rendered = self._rendered(message.text)
-        if rendered != self._before + message.text + self._after:
+        instruction = instruction.strip()
+        whole = _are_whole(sample, instruction)
+        messages: list[_Writer] = []
+        for i, one in enumerate((*sample.examples, sample)):
+            opening = _asked(one, sample, instruction) if whole or i == 0 else ""
+            messages.append(_message(one, opening, solved=one is not sample))
+            if one is not sample:
+                messages.append(_Writer())
+                messages[-1].write(one.target.strip())
+        around = self._around(len(messages))
+        if not around:
+            messages = [_as_one(messages)]
+            around = self._around(1)
+        out = _Writer()
+        for before, message in zip(around, messages, strict=False):
+            out.write(before)
+            out.append(message)
+        out.write(around[-1])
+        if self._rendered([message.text for message in messages]) != out.text:
             raise ValueError(_REWRITTEN)
-        offset = len(self._before)
-        spans = tuple((start + offset, end + offset, origin) for start, end, origin in message.spans)
-        return Prompt(rendered, spans, "", add_special_tokens=False)
+        return out.prompt("", add_special_tokens=False)
 
-    def _rendered(self, content: str) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+    def _around(self, count: int) -> list[str]:
+        """What the template writes before, between and after so many messages; nothing where it rewrites them."""
+        if count not in self._arounds:
+            marks = [_MARK.format(i) for i in range(count)]
+            self._arounds[count] = _between(self._rendered(marks[:1]) if count == 1 else self._tried(marks), marks)
+            if not self._arounds[count] and count > 1:
+                log.info("data.template: the chat template takes no earlier turns; examples are part of the message")
+        return self._arounds[count]
+
+    def _tried(self, contents: Sequence[str]) -> str:
+        try:
+            return self._rendered(contents)
+        except TemplateError:  # what a template raises that refuses a dialogue
+            return ""
+
+    def _rendered(self, contents: Sequence[str]) -> str:
+        """The dialogue of these messages, of which the first and last are the user's."""
+        roles = ("user", "assistant")
+        dialogue = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
+        text: str = self._tokenizer.apply_chat_template(dialogue, tokenize=False, add_generation_prompt=True)
         return text
+
+
+def _between(text: str, marks: Sequence[str]) -> list[str]:
+    """What is before, between and after marks; nothing unless all are there, in order."""
+    found = []
+    for mark in marks:
+        before, there, text = text.partition(mark)
+        if not there:
+            return []
+        found.append(before)
+    return [*found, text]
+
+
+def _message(sample: Sample, instruction: str, *, solved: bool) -> _Writer:
+    """What the user says of a row: instruction and context.
+
+    Many templates strip the message, so it has nothing to strip.
+    """
+    message = _Writer()
+    message.solved = solved
+    context = _write_instruction(message, sample, instruction)
+    message.strip()
+    if values := [value for value in (part.strip() for part in _filled(context)) if value]:
+        message.write("\n\n" if message.text else "")
+        _write_joined(message, values)
+    return message
+
+
+def _as_one(messages: Sequence[_Writer]) -> _Writer:
+    """A dialogue that ends with a question, as one message of the user."""
+    out = _Writer()
+    for i, message in enumerate(messages):
+        out.write("" if i == 0 else "\nAnswer: " if i % 2 else "\n\n")
+        out.append(message)
+    out.write("\nAnswer:")
+    return out
 
 
 class StringTemplate(Template):
     """A format string with `{instruction}` and any of `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
 
     `{context}` stands for all filled parts, a line each. The prompt ends where the answer starts; white space at the
-    template's end is moved into the answer, so that a generated answer begins as a trained one does.
+    template's end is moved into the answer, so that a generated answer begins as a trained one does. Examples are whole
+    prompts, as the instruction may stand anywhere in the string.
     """
 
     def __init__(self, template: str) -> None:
@@ -187,15 +296,20 @@ class StringTemplate(Template):
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
         out = _Writer()
-        context = _remaining(sample, instruction)
-        for literal, name, _, _ in self._fields:
-            out.write(literal)
-            if name == "instruction":
-                _write_instruction(out, sample, instruction)
-            elif name == "context":
-                _write_joined(out, _filled(context))
-            elif name is not None:
-                out.write(getattr(context, name), Origin.CONTEXT)
+        for one in (*sample.examples, sample):
+            out.solved = one is not sample
+            asked = _asked(one, sample, instruction)
+            context = _remaining(one, asked)
+            for literal, name, _, _ in self._fields:
+                out.write(literal)
+                if name == "instruction":
+                    _write_instruction(out, one, asked)
+                elif name == "context":
+                    _write_joined(out, _filled(context))
+                elif name is not None:
+                    out.write(getattr(context, name), Origin.CONTEXT)
+            if out.solved:
+                out.write(f"{self._prefix}{one.target}\n\n")
         return out.prompt(self._prefix)
 
 
@@ -212,6 +326,18 @@ def make_template(name: str, tokenizer: Any) -> Template:
     if name == "chat":
         return ChatTemplate(tokenizer)
     return StringTemplate(name)
+
+
+def _asked(one: Sample, sample: Sample, instruction: str) -> str:
+    """What a sample, or one of its examples, is asked with."""
+    return one.instruction if one is not sample and one.instruction else instruction
+
+
+def _are_whole(sample: Sample, instruction: str) -> bool:
+    """Whether each example is a whole prompt, with an instruction; the sample is, if there are none."""
+    if not sample.examples or any(example.instruction for example in sample.examples):
+        return True
+    return is_slotted(instruction, dict(sample.fields))
 
 
 def _remaining(sample: Sample, instruction: str) -> Context:

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
-from robustlm.data.instructions import InstructionBank, Version
+from robustlm.data.instructions import Instruction, InstructionBank, Version, assigned
+from robustlm.data.misleading import misled, phrasings_under
 from robustlm.data.noise import build_pools, padding_text, slots_of
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
@@ -188,7 +189,8 @@ class InstructionDataModule(LightningDataModule):
         paraphrases: File of paraphrases (JSONL, `{"instruction": …, "paraphrases": […]}`): more phrasings for rows that
             bring their own instructions.
         conditions: Instruction conditions of a test: `clean`, `unseen` (phrasings kept from training),
-            `<noise kind>@<omega>`, `unseen+<noise kind>@<omega>`.
+            `<noise kind>@<omega>`, `unseen+<noise kind>@<omega>`; for a `RobustnessDataModule` also
+            `attack:<recipe>@<omega>`, and that after `unseen+`.
         batch_size: Rows of a training batch on one device.
         eval_batch_size: Rows of an evaluation batch; twice `batch_size` where not given.
         max_length: Longest row in tokens. Longer contexts are cut; instruction and target never are.
@@ -204,6 +206,8 @@ class InstructionDataModule(LightningDataModule):
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
     """The views that training batches hold."""
+    asks_all: ClassVar[bool] = False
+    """Whether all samples of a dataset are asked with the same instructions, as attacks and paraphrases need it."""
 
     def __init__(
         self,
@@ -240,9 +244,9 @@ class InstructionDataModule(LightningDataModule):
         if scoring not in get_args(Scoring):
             raise ValueError(f"data.scoring: found {scoring!r}; expected one of {', '.join(get_args(Scoring))}")
         self.sources: dict[Role, list[str | Source]] = {
-            "train": _listed(train),
-            "validation": _listed(validation),
-            "test": _listed(test),
+            "train": listed(train),
+            "validation": listed(validation),
+            "test": listed(test),
         }
         self.template = template
         self.instructions: Version = instructions
@@ -250,6 +254,11 @@ class InstructionDataModule(LightningDataModule):
         self.phrasing: Literal["fixed", "fresh"] = phrasing
         self.paraphrases = paraphrases
         self.conditions = [parse_condition(text) for text in conditions]
+        if not self.asks_all and (other := [c.name for c in self.conditions if c.attack or c.paraphrased]):
+            raise ValueError(
+                f"data.conditions: {other[0]!r} needs all samples to be asked with the same instructions, which "
+                f"{type(self).__name__} does not do; expected RobustnessDataModule (-c robustness)"
+            )
         if len({condition.name for condition in self.conditions}) < len(self.conditions):
             raise ValueError(f"data.conditions: {conditions} names a condition twice")
         self.batch_size = batch_size
@@ -269,6 +278,10 @@ class InstructionDataModule(LightningDataModule):
         """Rows of the prediction table that an interrupted evaluation has; set it before the loaders are made."""
         self.skipped: set[Key] = set()
         """Those of them that are not run again, since their whole batch is done."""
+        self.folder: Path | None = None
+        """Where a test's files go, for what is found while its loaders are made; null: nowhere."""
+        self.resumed = False
+        """Whether an interrupted evaluation is gone on with in that folder."""
         self.backbone: Any = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
@@ -329,7 +342,7 @@ class InstructionDataModule(LightningDataModule):
         if not sources:
             raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
         if self.bank:
-            sources = [_asked_by(source, self.bank) for source in sources]
+            sources = [asked_by(source, self.bank) for source in sources]
         samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
         asked = [self.phrased(sample, "seen") for sample in self.selected(samples, role)]
         rows = self.tokenised(asked, role)
@@ -350,6 +363,17 @@ class InstructionDataModule(LightningDataModule):
             return sample
         return replace(_bank(name).assign(sample, self.instructions, split, self.seed), bank=name)
 
+    def banked(self, condition: Condition, samples: Sequence[Sample]) -> dict[str, list[Instruction]]:
+        """The phrasings that a condition asks samples with, by bank."""
+        banks = {name: self.bank_named(name) for name in map(self.bank_of, samples) if name}
+        return {name: phrasings_under(condition, name, banks, self.instructions, self.seed) for name in banks}
+
+    def asked_alone(self, sample: Sample, condition: Condition) -> Sample:
+        """A sample with an instruction of its own, as a condition changes it; others as they are."""
+        if self.bank_of(sample):
+            return sample
+        return replace(sample, instruction=misled(sample.instruction, condition, sample.id, self.seed))
+
     def bank_of(self, sample: Sample) -> str | None:
         """The bank that a sample's phrasings come from; null for one that is asked by an instruction of its own."""
         own = sample.instruction and not sample.instruction_id and not self.bank
@@ -362,7 +386,8 @@ class InstructionDataModule(LightningDataModule):
         rows = Rows([], [])
         bad: list[tuple[Sample, str]] = []
         cut = 0
-        for sample, row in zip(samples, full, strict=True):
+        for given, whole in zip(samples, full, strict=True):
+            sample, row = self.encoder.fitted(given, whole)
             cut += self.encoder.excess(row) > 0
             try:
                 rows.encoded.append(self.encoder.truncate(row, sample.id))
@@ -390,12 +415,16 @@ class InstructionDataModule(LightningDataModule):
 
     def under(self, condition: Condition, rows: Rows) -> Rows:
         """The same rows, asked as a condition says."""
-        if condition.split == "unseen" and not any(self.bank_of(sample) for sample in rows.samples):
+        if condition.needs_bank and not any(self.bank_of(sample) for sample in rows.samples):
+            needed = "phrasings kept from training" if condition.split == "unseen" else "phrasings of a bank"
             raise ValueError(
-                f"data.conditions: {condition.name!r} needs phrasings kept from training, but the rows bring their own "
-                "instructions and name no bank; set data.bank, or leave the condition out"
+                f"data.conditions: {condition.name!r} needs {needed}, but the rows bring their own instructions and "
+                "name no bank; set data.bank, or leave the condition out"
             )
-        samples = self.asked_under(condition, rows.samples)
+        return self.ready(self.asked_under(condition, rows.samples), condition)
+
+    def ready(self, samples: list[Sample], condition: Condition) -> Rows:
+        """Samples as a condition asks them, tokenised, with options where those are scored."""
         role = f"test ({condition.name})"
         found = self.with_options(self.tokenised(samples, role), role)
         if self.scoring == "options" and not any(found.options):
@@ -408,7 +437,12 @@ class InstructionDataModule(LightningDataModule):
 
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
         """Test samples as a condition asks them; subclasses may ask each several times."""
-        found = [self.phrased(sample, condition.split) for sample in samples]
+        banked = self.banked(condition, samples)
+        found = [self.asked_alone(sample, condition) for sample in samples]
+        found = [
+            replace(assigned(sample, banked[name], self.seed), bank=name) if (name := self.bank_of(sample)) else sample
+            for sample in found
+        ]
         if condition.noise is None:
             return found
         noisy = condition.noise.apply(
@@ -427,7 +461,12 @@ class InstructionDataModule(LightningDataModule):
         found = Rows([], [])
         bad: list[tuple[Sample, str]] = []
         choices = self.encoder.choice_ids(rows.samples)
-        for sample, row, ids in zip(rows.samples, rows.encoded, choices, strict=True):
+        for given, whole, ids in zip(rows.samples, rows.encoded, choices, strict=True):
+            sample, row = given, whole
+            if ids:
+                longest = replace(whole, answer_ids=max(ids, key=len))
+                sample, row = self.encoder.fitted(given, longest)
+                row = replace(row, answer_ids=whole.answer_ids)
             try:
                 found.options.append(self.encoder.options(row, ids, sample.id))
                 found.samples.append(sample)
@@ -530,6 +569,7 @@ class InstructionDataModule(LightningDataModule):
             batch_size=self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
+            groups=[dataset for _, dataset, _, _ in keys],
             done={i for i, key in enumerate(keys) if key in self.done} if self.done else (),
         )
         self.skipped |= {keys[row] for row in sampler.skipped}
@@ -562,13 +602,14 @@ def noise_pools(samples: Sequence[Sample], *, protect: bool = False) -> dict[str
     }
 
 
-def _listed(sources: Sources) -> list[str | Source]:
+def listed(sources: Sources) -> list[str | Source]:
+    """Sources as a list."""
     if sources is None:
         return []
     return [sources] if isinstance(sources, str) else list(sources)
 
 
-def _asked_by(source: str | Source, bank: str) -> Source:
+def asked_by(source: str | Source, bank: str | None) -> Source:
     """A source under a bank, unless it names one itself."""
     wanted = Source(source) if isinstance(source, str) else source
     return wanted if wanted.bank else replace(wanted, bank=bank)

@@ -5,22 +5,32 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
-from robustlm.data.conditions import Condition
+from robustlm.backbone import weights_digest
+from robustlm.batch import InstructionBatch
+from robustlm.data.conditions import PARAPHRASED, Condition
 from robustlm.data.instructions import Instruction
 from robustlm.data.noise import Noise
+from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.samples import Sample
-from robustlm.data.sources import Role
-from robustlm.datamodules.base import InstructionDataModule, noise_pools
+from robustlm.data.shots import Examples, choose, input_of, pool_of
+from robustlm.data.sources import Role, Source, load_all
+from robustlm.datamodules.attacking import Asked, Attacker, Attacks
+from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, listed, noise_pools
+from robustlm.evaluation.attack import Objective
+from robustlm.evaluation.manifest import ATTACKS, AttackKey, Manifest, read_attacks
+from robustlm.hosted import HostedBackbone
 
 log = logging.getLogger(__name__)
 
 OWN = "own"
-"""Instruction id of rows that bring an instruction of their own."""
+"""Instruction id of rows that bring an instruction of their own; that of its paraphrases goes on with a slash."""
 
 
 class RobustnessDataModule(InstructionDataModule):
@@ -30,23 +40,112 @@ class RobustnessDataModule(InstructionDataModule):
     noise changes an instruction once, for all samples, so that every cell of samples × instructions × conditions is
     filled by one answer. Rows with an instruction of their own are asked with that alone.
 
+    Attacks are searched for when a test's loaders are made, on the model as it is then: loaded, restored, on its
+    device. An instruction is attacked once for all samples of a dataset, too; one that a row brings, for that row.
+
     Args:
         prompts: Instructions of each dataset and condition, the first ones of the bank; null takes all.
         samples: Samples of each dataset, drawn with the seed; null takes all.
+        shots: Solved examples before each row, the same for all rows of a dataset (and topic, if its source names one).
+        examples: Rows they are taken from, as in `test`; of a folder, the `train` split where none is named. A source
+            without bank, fields or topic has those of the test source at the same path.
+        attack: How conditions `attack:<recipe>@<ω>` search.
         kwargs: Arguments of `InstructionDataModule`.
     """
 
-    def __init__(self, *args: Any, prompts: int | None = 6, samples: int | None = 100, **kwargs: Any) -> None:
+    asks_all = True
+
+    def __init__(
+        self,
+        *args: Any,
+        prompts: int | None = 6,
+        samples: int | None = 100,
+        shots: int = 0,
+        examples: Sources = None,
+        attack: Attacks = Attacks(),  # noqa: B008 - read only
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        if shots < 0:
+            raise ValueError(f"data.shots: found {shots}; expected ≥ 0")
+        if bool(shots) != bool(examples):
+            raise ValueError(
+                f"data.examples: found none to take {shots} examples from; expected a source, such as a train split"
+                if shots
+                else "data.shots: found 0 with data.examples; expected how many of them are shown, such as 4"
+            )
         for name, value in (("prompts", prompts), ("samples", samples)):
             if value is not None and value < 1:
                 raise ValueError(f"data.{name}: found {value}; expected ≥ 1, or null for all")
         self.prompts = prompts
         self.samples = samples
+        self.shots = shots
+        self.examples = [self._completed(source) for source in listed(examples)]
+        self._chosen: Examples | None = None
+        for condition in self.conditions:
+            if condition.paraphrased and not self.paraphrases:
+                raise ValueError(
+                    f"data.conditions: {condition.name!r} asks with paraphrases; expected data.paraphrases"
+                )
+        self._given: dict[str, tuple[str, ...]] | None = None
+        self.attack = attack
+        self._unattacked: dict[str, Rows] = {}
+
+    def setup(self, stage: str) -> None:
+        """See `InstructionDataModule.setup`; says how many examples did not fit."""
+        super().setup(stage)
+        found = [sample for rows in self.conditioned.values() for sample in rows.samples]
+        if fewer := sum(len(sample.examples) < self.shots for sample in found):
+            log.warning(
+                "data.max_length: %d of %d prompts are too long for %d examples; the first ones of them are left out",
+                fewer, len(found), self.shots,
+            )  # fmt: skip
+
+    def _completed(self, source: str | Source) -> Source:
+        """A source of examples that reads its rows as the test source at the same path does."""
+        wanted = Source(source) if isinstance(source, str) else source
+        tested = [asked_by(other, self.bank) for other in self.sources["test"]]
+        like = next((other for other in tested if other.path == wanted.path), None)
+        if like is not None:
+            topic, name = wanted.topic or like.topic, wanted.name or like.name
+            wanted = replace(wanted, topic=topic, name=name, format=wanted.format or like.format)
+            if not wanted.bank:
+                wanted = replace(wanted, bank=like.bank, fields=like.fields)
+        return asked_by(wanted, self.bank)
+
+    def solved(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Samples with the examples that are shown before them.
+
+        Raises:
+            ValueError: Examples lack fields that the samples' instructions show.
+        """
+        if self._chosen is None:
+            return list(samples)
+        return [replace(sample, examples=self._shown(sample, self._chosen)) for sample in samples]
+
+    def _shown(self, sample: Sample, chosen: Examples) -> tuple[Sample, ...]:
+        own = not self.bank_of(sample)
+        found = []
+        for example in chosen.of(sample):
+            if lacking := set(dict(sample.fields)) - set(dict(example.fields)):
+                raise ValueError(
+                    f"data.examples: {example.id} has no text for {{{min(lacking)}}}, which instructions of "
+                    f"{sample.id} show; expected the same bank and fields as of the source in data.test"
+                )
+            alike = not own or example.instruction == sample.instruction
+            found.append(replace(example, instruction="") if alike else example)
+        return tuple(found)
 
     def selected(self, samples: list[Sample], role: Role) -> list[Sample]:
         """As many samples of each dataset as asked for, the same in every run with this seed."""
-        if role != "test" or self.samples is None:
+        if role != "test":
+            return samples
+        if self.shots:
+            # also samples that are not asked must not be shown, so that other `samples` meet the same examples
+            given = load_all(self.examples, "examples", on_bad_row=self.on_bad_row, rejected=self.rejected)
+            tested = {input_of(sample) for sample in samples}
+            self._chosen = choose(given, map(pool_of, samples), tested, self.shots, self.seed)
+        if self.samples is None:
             return samples
         by_dataset: dict[str, list[Sample]] = defaultdict(list)
         for sample in samples:
@@ -58,50 +157,167 @@ class RobustnessDataModule(InstructionDataModule):
         }
         return [sample for sample in samples if sample.id in kept]
 
+    # --- attacks -----------------------------------------------------------------------------------------------
+
+    def under(self, condition: Condition, rows: Rows) -> Rows:
+        """The same rows, asked as a condition says; before an attack where it is one."""
+        found = super().under(condition, rows)
+        if condition.attack is not None:
+            self._unattacked[condition.name] = found
+        return found
+
+    def test_dataloader(self) -> Any:
+        """One loader for each condition; searches for attacks first."""
+        wanted = [condition for condition in self.conditions if condition.attack is not None]
+        if wanted:
+            attacker = self._attacker()
+            for condition in wanted:
+                self.conditioned[condition.name] = self._attacked(condition, attacker)
+            if attacker.searched and self.trainer.is_global_zero:  # type: ignore[union-attr]
+                print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
+        return super().test_dataloader()
+
+    def _attacked(self, condition: Condition, attacker: Attacker) -> Rows:
+        assert condition.attack is not None
+        asked = self._unattacked[condition.name].samples
+        texts = {}
+        for key, found in _sharing(asked).items():
+            first = sorted(found, key=lambda sample: _rank(self.seed, sample.id))
+            named: AttackKey = (condition.name, *key)
+            texts[key] = attacker.text(named, condition.attack, first, _common_phrases(found))
+        return self.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
+
+    def _attacker(self) -> Attacker:
+        trainer = self.trainer
+        if trainer is None:
+            raise RuntimeError("attacks need a model to attack: make the loaders in a Trainer's test or predict")
+        module: Any = trainer.lightning_module
+        hosted = isinstance(module.backbone, HostedBackbone)
+        objective: Objective = "accuracy" if hosted else self.attack.objective
+        path = None if self.folder is None else self.folder / ATTACKS
+        if path is not None and self.attack.reuse and path.resolve() == Path(self.attack.reuse).resolve():
+            raise ValueError(f"data.attack.reuse: {path} is what this run writes; expected the file of another run")
+
+        def judge(batch: InstructionBatch, objective: Objective) -> list[float]:
+            with trainer.precision_plugin.test_step_context():
+                found: list[float] = module.judge(batch.to(module.device), objective)
+            return found
+
+        def asked(samples: Sequence[Sample]) -> Asked:
+            return Asked(
+                samples,
+                self._encoder(),
+                judge,
+                batch_size=self.eval_batch_size,
+                options=self.scoring == "options",
+                rank=trainer.global_rank,
+                world=trainer.world_size,
+            )
+
+        known = read_attacks(path) if path is not None and self.resumed and path.exists() else {}
+        trainer.strategy.barrier("attacks read")
+        return Attacker(
+            self.attack,
+            asked,
+            objective=objective,
+            seed=self.seed,
+            made=(
+                module.backbone.name if hosted else weights_digest(module.backbone),
+                module.max_new_tokens,
+                self.scoring,
+            ),
+            known=known,
+            manifest=Manifest(path, keep=self.resumed) if path is not None and trainer.is_global_zero else None,
+            folder=path,
+        )
+
+    # --- instructions ------------------------------------------------------------------------------------------
+
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
         """Every sample under every instruction of the condition."""
+        samples = self.solved(samples)
         found: list[Sample] = []
-        banks: dict[str, list[Instruction]] = {}
+        banks = self.banked(condition, samples)
+        if condition.paraphrased:
+            banks = {name: self._reworded(all_, f"the bank {name}") for name, all_ in banks.items()}
+        banks = {name: self._first(all_, name, condition) for name, all_ in banks.items()}
         for sample in samples:
             name = self.bank_of(sample)
-            if not name:
-                found.append(replace(sample, instruction_id=OWN))
-                continue
-            if name not in banks:
-                banks[name] = self._instructions(name, condition)
-            found += [replace(sample, instruction=i.text, instruction_id=i.id, bank=name) for i in banks[name]]
+            asked = banks[name] if name else self._own(sample, condition)
+            bank = name or sample.bank
+            found += [replace(sample, instruction=i.text, instruction_id=i.id, bank=bank) for i in asked]
         return found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples)
 
-    def _instructions(self, name: str, condition: Condition) -> list[Instruction]:
-        found = self.bank_named(name).phrasings(self.instructions, condition.split)
+    def _own(self, sample: Sample, condition: Condition) -> list[Instruction]:
+        """What a sample with an instruction of its own is asked with."""
+        asked = [Instruction(OWN, self.asked_alone(sample, condition).instruction)]
+        return self._reworded(asked, sample.id)[: self.prompts] if condition.paraphrased else asked
+
+    def _reworded(self, asked: list[Instruction], whose: str) -> list[Instruction]:
+        """Paraphrases of instructions: the first of each, then the second of each, and so on.
+
+        Raises:
+            ValueError: The file has none for any of them.
+        """
+        assert self.paraphrases is not None
+        if self._given is None:
+            self._given = load_paraphrases(self.paraphrases)
+        own = [
+            [Instruction(f"{one.id}/paraphrase/{k}", text) for k, text in enumerate(self._given.get(one.text, ()))]
+            for one in asked
+        ]
+        found = [one for turn in zip_longest(*own) for one in turn if one is not None]
+        if not found:
+            raise ValueError(
+                f"data.paraphrases: {self.paraphrases} has no paraphrases for {whose}, which is asked with "
+                f"{asked[0].text!r}; expected some for each instruction (`robustlm paraphrase` finds them)"
+            )
+        return found
+
+    def _first(self, found: list[Instruction], name: str, condition: Condition) -> list[Instruction]:
         if self.prompts is not None and len(found) < self.prompts:
+            kind = PARAPHRASED if condition.paraphrased else condition.listed or condition.made or condition.split
             log.warning(
                 "data.prompts: the bank %s has %d %s phrasings, which are fewer than %d; all are asked",
-                name, len(found), condition.split, self.prompts,
+                name, len(found), kind, self.prompts,
             )  # fmt: skip
         return found[: self.prompts]
 
 
-def _noisy(asked: list[Sample], noise: Noise, seed: int, samples: Sequence[Sample]) -> list[Sample]:
-    """Samples whose instructions are noisy: alike for all samples of a dataset that share one.
+_Group = tuple[str, str, str | None]
+"""Dataset, instruction and, for a row with an instruction of its own, sample."""
 
-    Words are protected that are so for every one of these samples, such as the labels of a classification.
-    """
-    sharing: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
+
+def _group(sample: Sample) -> _Group:
+    alone = sample.instruction_id == OWN or sample.instruction_id.startswith(f"{OWN}/paraphrase/")
+    return sample.dataset or sample.task, sample.instruction_id, sample.id if alone else None
+
+
+def _sharing(asked: Sequence[Sample]) -> Mapping[_Group, list[Sample]]:
+    """Samples that are asked with the same instruction."""
+    found: dict[_Group, list[Sample]] = defaultdict(list)
     for sample in asked:
-        own = (sample.id,) if sample.instruction_id == OWN else (sample.dataset, sample.instruction_id)
-        sharing[own].append(sample)
+        found[_group(sample)].append(sample)
+    return found
+
+
+def _common_phrases(samples: Sequence[Sample]) -> list[str]:
+    """Words that are protected for every one of these samples, such as the labels of a classification."""
+    return sorted(set.intersection(*(set(protected_phrases(sample)) for sample in samples)))
+
+
+def _noisy(asked: list[Sample], noise: Noise, seed: int, samples: Sequence[Sample]) -> list[Sample]:
+    """Samples whose instructions are noisy: alike for all samples of a dataset that share one."""
+    sharing = _sharing(asked)
     first = [found[0] for found in sharing.values()]
     pools = noise_pools(first)
     if noise.protect:
-        everyones = [[set(protected_phrases(sample)) for sample in found] for found in sharing.values()]
-        pools["protected"] = [sorted(set.intersection(*phrases)) for phrases in everyones]
+        pools["protected"] = [_common_phrases(found) for found in sharing.values()]
     pools |= {name: noise_pools(samples)[name] for name in ("vocabulary", "contexts")} | {"own": None}
-    ids = [own[-1] for own in sharing]
+    ids = [sample or instruction for _, instruction, sample in sharing]
     noisy = noise.apply([sample.instruction for sample in first], ids, seed=seed, **pools)
     texts = dict(zip(sharing, noisy.texts, strict=True))
-    keyed = {id(sample): own for own, found in sharing.items() for sample in found}
-    return [replace(sample, instruction=texts[keyed[id(sample)]]) for sample in asked]
+    return [replace(sample, instruction=texts[_group(sample)]) for sample in asked]
 
 
 def _rank(seed: int, name: str) -> bytes:

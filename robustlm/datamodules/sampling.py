@@ -149,7 +149,10 @@ def _joined(units: Sequence[list[int]]) -> list[int]:
 
 
 class EvaluationSampler(_Kept):
-    """Every row exactly once over all ranks, longest rows first so that memory problems show at once.
+    """Every row exactly once over all ranks, dataset by dataset, each with its longest rows first.
+
+    Rows of a dataset share instructions, which are then run once for a batch, and have answers of like length. Datasets
+    follow each other by their longest rows, so that memory problems show at once.
 
     Batches are smaller where there would be too few for every rank to have one: Lightning leaves a rank without batches
     out of the loop, and the others would wait for it.
@@ -159,6 +162,7 @@ class EvaluationSampler(_Kept):
         batch_size: Rows of a batch, at most.
         rank: This process.
         world: Number of processes.
+        groups: The dataset of each row; one for all where not given.
         done: Rows that an interrupted evaluation has answered. A batch is left out if all of its rows are done: what is
             run again is run in the very batches of the first time, and so with the very same result.
 
@@ -173,12 +177,17 @@ class EvaluationSampler(_Kept):
         batch_size: int,
         rank: int = 0,
         world: int = 1,
+        groups: Sequence[str] = (),
         done: Collection[int] = (),
     ) -> None:
         if len(lengths) < world:
             raise ValueError(f"{len(lengths)} rows to evaluate are fewer than the {world} processes; use fewer devices")
         batch_size = min(batch_size, max(1, len(lengths) // world))
-        order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+        names = groups or [""] * len(lengths)
+        longest: dict[str, int] = {}
+        for name, length in zip(names, lengths, strict=True):
+            longest[name] = max(length, longest.get(name, 0))
+        order = sorted(range(len(lengths)), key=lambda i: (-longest[names[i]], names[i], -lengths[i], i))
         batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
         left = [batch for batch in batches if not done or not all(row in done for row in batch)]
         if 0 < len(left) < world:  # every rank needs one
@@ -187,6 +196,10 @@ class EvaluationSampler(_Kept):
         self.skipped = [row for row in order if row not in kept]
         """Rows that no rank runs again."""
         self._own = left[rank::world]
+        self.batch_rows = [len(batch) for batch in self._own]
+        """How many rows each batch of this rank has."""
+        self.batch_tokens = [sum(lengths[i] for i in batch) for batch in self._own]
+        """And how many tokens, without padding."""
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing depends on the epoch."""

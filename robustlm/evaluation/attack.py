@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 Propose = Callable[[Sequence[str], int], Sequence[str]]
 """Takes words and a position, gives replacements for the word there; what they are made of is the attack's level."""
 Score = Callable[[Sequence[str]], Sequence[float]]
 """How well the model does under each of some instructions; higher is better for the model."""
+Objective = Literal["likelihood", "accuracy"]
+"""What of a model an attack brings down: how likely it finds the true answers, or how many it answers right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +79,13 @@ def attack(
     budget: int = 100,
     protected: Collection[int] = (),
     stop_at: float = float("-inf"),
+    ended: Callable[[str], bool] | None = None,
 ) -> Attacked:
     """Search for the edits that lower the score most.
 
     Words are ranked by how much the score drops without them; then, from the most important one down, each is replaced
     by the proposal that lowers the score most, if any does. Ends when `edits` words are changed, the budget is used up,
-    all words were tried, or the score is at `stop_at`.
+    all words were tried, the score is at `stop_at`, or `ended` says so of the instruction found so far.
 
     Args:
         text: The instruction, whose words are what white space parts.
@@ -91,6 +95,8 @@ def attack(
         budget: Most texts scored, the instruction itself among them.
         protected: Positions of words that stay as they are.
         stop_at: A score that is low enough.
+        ended: Whether an instruction is bad enough; asked of the one that came in and of each that is better, in a test
+            of its own that counts as no query.
 
     Raises:
         ValueError: The budget is below 1, or edits are negative.
@@ -103,8 +109,9 @@ def attack(
     free = [at for at in range(len(words)) if at not in protected]
     changes: list[Edit] = []
     current, found = text, list(words)
-    for at in _ranked(words, free, queries, clean) if edits else ():
-        if len(changes) == edits or queries.left <= 0 or best <= stop_at:
+    enough = not edits or _enough(text, clean, stop_at, ended)
+    for at in () if enough else _ranked(words, free, queries, clean):
+        if len(changes) == edits or queries.left <= 0 or enough:
             break
         options = {
             " ".join([*found[:at], other, *found[at + 1 :]]): other
@@ -119,14 +126,21 @@ def attack(
             changes.append(Edit(at, found[at], options[worst]))
             current, best = worst, scored[worst]
             found[at] = options[worst]
+            enough = _enough(current, best, stop_at, ended)
     return Attacked(current, best, clean, tuple(changes), queries.count)
+
+
+def _enough(text: str, score: float, stop_at: float, ended: Callable[[str], bool] | None) -> bool:
+    return score <= stop_at or (ended is not None and ended(text))
 
 
 def _ranked(words: Sequence[str], free: Sequence[int], queries: _Queries, clean: float) -> list[int]:
     """Positions by the drop that leaving the word out causes, the largest first; ties and the unscored in order.
 
-    At most half of the queries go into this.
+    At most half of the queries go into this, and none where there is nothing to choose.
     """
+    if len(free) < 2:
+        return list(free)
     without = {at: " ".join([*words[:at], *words[at + 1 :]]) for at in free}
     asked = [without[at] for at in free][: max(queries.left // 2, 0)]
     scored = queries.scored(asked)

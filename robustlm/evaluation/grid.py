@@ -150,7 +150,7 @@ def _grid(name: str, samples: list[str], rows: list[Row]) -> Grid:
         part=filled(scored[:, 0].tolist(), 0, np.float64),
         whole=filled(scored[:, 1].tolist(), 0, np.float64),
         correct=filled([row["correct"] for row in rows], False, np.bool_),
-        answers=filled([numbers.setdefault(_answer(row), len(numbers)) for row in rows], -1, np.int64),
+        answers=filled([numbers.setdefault(answer_key(row), len(numbers)) for row in rows], -1, np.int64),
         unparseable=filled([row["parsed"] is None for row in rows], False, np.bool_),
         options=_options(rows, places, shape),
     )
@@ -192,7 +192,7 @@ def _options(rows: list[Row], places: Ints, shape: tuple[int, int]) -> Options |
     return Options(scores, tokens, chosen)
 
 
-def _answer(row: Row) -> tuple[Any, ...]:
+def answer_key(row: Row) -> tuple[Any, ...]:
     """What two equal answers share: their items in any order, or the text where it could not be read."""
     parsed = row["parsed"]
     return (row["prediction"].strip(),) if parsed is None else (None, *sorted(map(tuple, parsed)))

@@ -85,6 +85,12 @@ def pair(
     return found
 
 
+def paired_tests(tables: Mapping[str, Sequence[Row]], settings: Settings) -> dict[str, list[Pairing]]:
+    """Every other table against the first, by name."""
+    (_, rows), *others = tables.items()
+    return {name: pair(rows, other, settings) for name, other in others}
+
+
 def flips(first: Iterable[Row], second: Iterable[Row]) -> list[dict[str, Any]]:
     """The answers that are right in one table and wrong in the other, in the order of the first.
 

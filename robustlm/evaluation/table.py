@@ -25,11 +25,12 @@ SCHEMA = pa.schema(
         pa.field("choices", pa.list_(pa.string())),  # this and the following are null: the answer was generated
         pa.field("option_scores", pa.list_(pa.float32())),  # log-likelihood of each choice, summed over its tokens
         pa.field("option_tokens", pa.list_(pa.int64())),  # how many those are, with end of sequence
+        pa.field("prompt", pa.string()),  # all that the model was given; null: not kept
     ]
 )
 """Columns of the table; `condition`, `dataset`, `sample_id` and `instruction_id` together are its key."""
 
-_LATER = ("choices", "option_scores", "option_tokens")
+_LATER = ("choices", "option_scores", "option_tokens", "prompt")
 """Columns that tables of earlier versions lack; they are null there."""
 
 
@@ -101,15 +102,27 @@ class TableWriter:
             conditions: Their order; those left out follow in the order of their first rows.
         """
         rows = read_parts(self._path)
-        order = {name: at for at, name in enumerate(conditions)}
-        for row in rows:
-            order.setdefault(row["condition"], len(order))
-        rows.sort(key=lambda row: (order[row["condition"]], row["dataset"], row["sample_id"], row["instruction_id"]))
-        unfinished = self._path.with_name(self._path.name + ".tmp")
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), unfinished)
-        os.replace(unfinished, self._path)
+        write_table(self._path, rows, conditions)
         clear_parts(self._path)
         return len(rows)
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]], conditions: Sequence[str] = ()) -> None:
+    """Write a table, whole or not at all, in the order of condition, dataset and sample.
+
+    Args:
+        path: The table (Parquet).
+        rows: Its rows.
+        conditions: Their order; those left out follow in the order of their first rows.
+    """
+    listed = list(rows)
+    order = {name: at for at, name in enumerate(conditions)}
+    for row in listed:
+        order.setdefault(row["condition"], len(order))
+    listed.sort(key=lambda row: (order[row["condition"]], row["dataset"], row["sample_id"], row["instruction_id"]))
+    unfinished = path.with_name(path.name + ".tmp")
+    pq.write_table(pa.Table.from_pylist(listed, schema=SCHEMA), unfinished)
+    os.replace(unfinished, path)
 
 
 def _parts(path: Path) -> list[Path]:

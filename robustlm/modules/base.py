@@ -13,10 +13,11 @@ from torch import Tensor
 from robustlm.backbone import Backbone, Loading, Pooling
 from robustlm.batch import InstructionBatch
 from robustlm.data.tasks import TASKS
+from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.scores import Scores
 from robustlm.hosted import HostedBackbone, is_hosted
 from robustlm.modules.passes import Passes, ViewName
-from robustlm.modules.replies import replies
+from robustlm.modules.replies import judged, replies
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.plain import to_plain
 from robustlm.tuning import LoRA, Tuning
@@ -214,6 +215,8 @@ class InstructionTuning(LightningModule):
     def _answer(self, batch: InstructionBatch) -> list[dict[str, Any]]:
         rows = []
         self.scores.device = self.device
+        assert batch.prompt is not None
+        prompts = self.backbone.texts(batch.prompt)
         for i, reply in enumerate(replies(self.backbone, batch, self.max_new_tokens)):
             task = TASKS[batch.tasks[i]]
             answer, gold = task.parse(reply.text), task.parse(batch.targets[i])
@@ -232,9 +235,14 @@ class InstructionTuning(LightningModule):
                     "choices": reply.choices,
                     "option_scores": reply.option_scores,
                     "option_tokens": reply.option_tokens,
+                    "prompt": prompts[i],
                 }
             )
         return rows
+
+    def judge(self, batch: InstructionBatch, objective: Objective) -> list[float]:
+        """How well the model does on each row of an evaluation batch, for attacks on it: see `replies.judged`."""
+        return judged(self.backbone, batch, objective, self.max_new_tokens)
 
     def count(self, rows: list[dict[str, Any]]) -> None:
         """Score rows of a prediction table along with those that are answered from here on."""

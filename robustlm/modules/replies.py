@@ -8,6 +8,8 @@ import torch
 
 from robustlm.backbone import Backbone
 from robustlm.batch import InstructionBatch
+from robustlm.data.tasks import TASKS
+from robustlm.evaluation.attack import Objective
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,42 @@ def replies(backbone: Backbone, batch: InstructionBatch, max_new_tokens: int) ->
         texts = backbone.generate(prompt, max_new_tokens)
         found |= {row: Reply(text) for row, text in zip(free, texts, strict=True)}
     return [found[row] for row in range(len(batch))]
+
+
+def judged(backbone: Backbone, batch: InstructionBatch, objective: Objective, max_new_tokens: int) -> list[float]:
+    """How well a model does on each row of an evaluation batch, in [0, 1].
+
+    Args:
+        backbone: A loaded model.
+        batch: B rows.
+        objective: `accuracy`: 1 where the answer holds exactly the true items, else 0. `likelihood`: the probability of
+            the true answer, by log-likelihood a token: among the row's choices where it brings them (their softmax),
+            else of a token (its geometric mean over the answer). Both are bounded, so that no row outweighs others.
+        max_new_tokens: Longest generated answer.
+    """
+    if objective == "accuracy":
+        answers = zip(batch.tasks, replies(backbone, batch, max_new_tokens), batch.targets, strict=True)
+        return [float(TASKS[t].correct(TASKS[t].parse(a.text), TASKS[t].parse(target))) for t, a, target in answers]
+    found = {row: _share(reply, batch.targets[row]) for row, reply in _chosen(backbone, batch).items()}
+    free = [row for row in range(len(batch)) if row not in found]
+    if free:
+        at = torch.tensor(free, device=batch.raw.input_ids.device)
+        view = batch.raw.select(at, encoder_decoder=backbone.is_encoder_decoder)
+        scores = backbone.option_scores(view, torch.arange(len(free), device=at.device), len(free))
+        found |= dict(zip(free, (scores.log_likelihood / scores.tokens).exp().tolist(), strict=True))
+    return [found[row] for row in range(len(batch))]
+
+
+def _share(reply: Reply, target: str) -> float:
+    """The target's part of the probability of all choices; 0 where it is none of them."""
+    assert reply.choices is not None
+    assert reply.option_scores is not None
+    assert reply.option_tokens is not None
+    if target not in reply.choices:
+        return 0.0
+    sums = torch.tensor(reply.option_scores, dtype=torch.float64)
+    shares = (sums / torch.tensor(reply.option_tokens)).softmax(0)
+    return float(shares[reply.choices.index(target)])
 
 
 def _chosen(backbone: Backbone, batch: InstructionBatch) -> dict[int, Reply]:

@@ -17,13 +17,18 @@ from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.report.tables import aligned
 
-Format = Literal["csv", "json", "md"]
-FORMATS: tuple[Format, ...] = ("csv", "json", "md")
+Format = Literal["csv", "html", "json", "md"]
+FORMATS: tuple[Format, ...] = ("csv", "html", "json", "md")
 
 ALL = "all datasets"
 
-_COUNTS = ("rows", "samples", "complete", "instructions", "missing")
-_COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *_COUNTS, "worst")
+COUNTS = ("rows", "samples", "complete", "instructions", "missing")
+"""What numbers are made of: fields of a `Result`."""
+
+PAIRED = ("dataset", "condition", "difference, points", "answers", "samples", "p (McNemar)", "p (permutation)")
+"""Columns of the paired tests."""
+
+_COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *COUNTS, "worst")
 
 
 def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -39,7 +44,7 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             "number": name,
             **{key: _plain(getattr(found, key)) for key in ("value", "low", "high")},
             "datasets": found.datasets,
-            **{key: getattr(one, key) for key in _COUNTS},
+            **{key: getattr(one, key) for key in COUNTS},
             "worst": one.worst if name == "worst_instruction" else None,
         }
         for one in results
@@ -85,14 +90,14 @@ def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Rob
     lines = [
         f"# {title}",
         "",
-        _interval(settings),
+        interval_note(settings),
         "",
         f"## Means over {len({one.name for one in single})} datasets",
         "",
     ]
-    names = [name for name in NUMBERS if any(_known(one, name) for one in pooled)]
+    names = [name for name in NUMBERS if any(known(one, name) for one in pooled)]
     lines += aligned(
-        ["", *conditions], [[NUMBERS[name], *(_cell(one.numbers.get(name), name) for one in pooled)] for name in names]
+        ["", *conditions], [[NUMBERS[name], *(cell(one.numbers.get(name), name) for one in pooled)] for name in names]
     )
     lines += ["", "## Datasets", ""]
     lines += aligned(
@@ -102,34 +107,34 @@ def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Rob
                 str(one.name),
                 one.condition,
                 one.score,
-                *(_cell(one.numbers[n], n) for n in ("mean", "worst_instruction", "worst_case", "consistency")),
+                *(cell(one.numbers[n], n) for n in ("mean", "worst_instruction", "worst_case", "consistency")),
                 (one.worst or "-") if one.instructions > 1 else "-",
             ]
             for one in single
         ],
     )
     lines += ["", "## What it is made of", ""]
-    lines += aligned(["dataset", "condition", *_COUNTS], [_size(one) for one in results])
-    notes = _notes(single)
-    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+    lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
+    remarks = [f"- {note}" for note in notes(single)]
+    return "\n".join([*lines, *(["", *remarks] if remarks else [])]) + "\n"
 
 
 def pairing_markdown(first: str, second: str, found: Sequence[Pairing]) -> str:
     """Paired tests as a table in points."""
-    rows = [
-        [
-            one.name or ALL,
-            one.condition or "all",
-            _points(one.differences.get("mean")),
-            f"+{one.gained} −{one.lost}",
-            f"+{one.better} −{one.worse}",
-            _p(one.mcnemar),
-            _p(one.permutation),
-        ]
-        for one in found
+    return "\n".join([f"## {second} against {first}", "", *aligned(PAIRED, list(map(pairing_cells, found)))])
+
+
+def pairing_cells(one: Pairing) -> list[str]:
+    """A line of the paired tests, under the heads `PAIRED`."""
+    return [
+        one.name or ALL,
+        one.condition or "all",
+        points(one.differences.get("mean")),
+        f"+{one.gained} −{one.lost}",
+        f"+{one.better} −{one.worse}",
+        _p(one.mcnemar),
+        _p(one.permutation),
     ]
-    heads = ["dataset", "condition", "difference, points", "answers", "samples", "p (McNemar)", "p (permutation)"]
-    return "\n".join([f"## {second} against {first}", "", *aligned(heads, rows)])
 
 
 def flip_lines(runs: Mapping[str, Sequence[Row]]) -> str:
@@ -140,14 +145,15 @@ def flip_lines(runs: Mapping[str, Sequence[Row]]) -> str:
 
 
 def write_all(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write files by name, each whole or not at all; a folder that is there is used.
+    """Write files by name or path in a folder, each whole or not at all; a folder that is there is used.
 
     Raises:
         ValueError: The folder is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output: {folder} is a file; expected a folder, or a name for a new one")
-    folder.mkdir(parents=True, exist_ok=True)
+    for name in texts:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
     return [write_whole(folder / name, text) for name, text in texts.items()]
 
 
@@ -174,7 +180,8 @@ def _instead(file: Path) -> str:
     return "a folder" if file.is_dir() else f"no folder {file.parent}"
 
 
-def _interval(settings: Settings) -> str:
+def interval_note(settings: Settings) -> str:
+    """How intervals were made."""
     if not settings.draws:
         return "Per cent; no intervals were drawn."
     drawn = "samples" if settings.resample == "samples" else "samples and instructions"
@@ -185,33 +192,37 @@ def _interval(settings: Settings) -> str:
     )
 
 
-def _notes(single: Sequence[Result]) -> list[str]:
+def notes(single: Sequence[Result]) -> list[str]:
+    """What has to be known of missing cells, as sentences."""
     gaps = [one for one in single if one.missing]
     none = [one for one in single if not one.complete]
-    notes = []
+    found = []
     if gaps:
-        notes.append(
+        found.append(
             f"{sum(one.missing for one in gaps)} cells are missing in {len(gaps)} of {len(single)} tables of samples × "
             "instructions: numbers that compare instructions leave their samples out."
         )
     if none:
-        notes.append(
+        found.append(
             f"In {len(none)} of {len(single)} no sample was asked under all instructions: nothing compares them there."
         )
     if any(one.instructions == 1 for one in single):
-        notes.append("A dataset with one instruction has no deviation, spread, consistency or sensitivity.")
-    return [f"- {note}" for note in notes]
+        found.append("A dataset with one instruction has no deviation, spread, consistency or sensitivity.")
+    return found
 
 
-def _size(one: Result) -> list[str]:
-    return [one.name or ALL, one.condition, *(str(getattr(one, name)) for name in _COUNTS)]
+def size(one: Result) -> list[str]:
+    """What numbers are made of, as cells of a table: dataset, condition and `COUNTS`."""
+    return [one.name or ALL, one.condition, *(str(getattr(one, name)) for name in COUNTS)]
 
 
-def _known(one: Result, name: str) -> bool:
+def known(one: Result, name: str) -> bool:
+    """Whether there is such a number."""
     return name in one.numbers and not math.isnan(one.numbers[name].value)
 
 
-def _cell(found: Estimate | None, name: str) -> str:
+def cell(found: Estimate | None, name: str) -> str:
+    """A number and its interval as tables have them; `-` for none."""
     if found is None or math.isnan(found.value):
         return "-"
     scale, digits = (1, 3) if name in UNBOUNDED else (100, 1)
@@ -221,7 +232,8 @@ def _cell(found: Estimate | None, name: str) -> str:
     return f"{value} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"
 
 
-def _points(found: Estimate | None) -> str:
+def points(found: Estimate | None) -> str:
+    """A difference and its interval in points; `-` for none."""
     if found is None or math.isnan(found.value):
         return "-"
     value, low, high = (f"{round(100 * one, 1) + 0.0:+.1f}" for one in (found.value, found.low, found.high))  # no −0.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 
 from robustlm.data.samples import Context, Sample
 from robustlm.data.templates import ChatTemplate, Origin, PlainTemplate, Prompt, make_template
@@ -14,17 +16,26 @@ BARE = Sample("b", "Do it.", "yes")
 
 
 class Chat:
-    """A tokenizer, as far as chat templates go."""
+    """A tokenizer, as far as chat templates go.
+
+    Args:
+        turns: `all`, the `last` alone (which drops what was before), or `one` (which refuses others).
+    """
 
     chat_template = "present"
 
-    def __init__(self, trim: bool = True, upper: bool = False) -> None:
+    def __init__(self, trim: bool = True, upper: bool = False, turns: str = "all") -> None:
         self.trim = trim
         self.upper = upper
+        self.turns = turns
 
     def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
-        text = messages[0]["content"].strip() if self.trim else messages[0]["content"]
-        return f"<user>{text.upper() if self.upper else text}<assistant>"
+        if self.turns == "one" and len(messages) > 1:
+            raise TemplateError("only one message is supported")
+        shown = messages[-1:] if self.turns == "last" else messages
+        texts = [message["content"].strip() if self.trim else message["content"] for message in shown]
+        said = [f"<{message['role']}>{text}" for message, text in zip(shown, texts, strict=True)]
+        return ("".join(said).upper() if self.upper else "".join(said)) + "<assistant>"
 
 
 def pieces(prompt: Prompt, origin: Origin) -> list[str]:
@@ -158,3 +169,71 @@ def test_the_options_of_a_slotted_instruction_are_never_cut() -> None:
     kept = [prompt.text[start:end] for start, end, origin in prompt.spans if origin is Origin.CONTEXT]
     assert kept == ["rain " * 50]
     assert "OPTIONS:\n- yes\n- no" in prompt.text
+
+
+SHOWN = (
+    Sample("e1", "", "yes", Context(question="one?", text="1")),
+    Sample("e2", "", "no", Context(question="two?", text="2")),
+)
+SHOT = Sample("q", "Do it.", "no", Context(question="three?", text="3"), examples=SHOWN)
+TURNS = "<user>Do it.\n\none?\n1<assistant>yes<user>two?\n2<assistant>no<user>three?\n3<assistant>"
+ONE = "<user>Do it.\n\none?\n1\nAnswer: yes\n\ntwo?\n2\nAnswer: no\n\nthree?\n3\nAnswer:<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("name", "chat", "text"),
+    [
+        (
+            "plain",
+            Chat(),
+            "Instruction: Do it.\n\nQuestion: one? Text: 1 Answer: yes\n\nQuestion: two? Text: 2 Answer: no\n\n"
+            "Question: three? Text: 3 Answer:",
+        ),
+        ("chat", Chat(), TURNS),
+        ("chat", Chat(turns="one"), ONE),
+        ("chat", Chat(turns="last"), ONE),
+        (
+            "{context}\n{instruction}: ",
+            Chat(),
+            "one?\n1\nDo it.: yes\n\ntwo?\n2\nDo it.: no\n\nthree?\n3\nDo it.:",
+        ),
+    ],
+)
+def test_examples_come_first_with_their_answers(name: str, chat: Chat, text: str) -> None:
+    prompt = make_template(name, chat).render(SHOT, SHOT.instruction)
+    assert prompt.text == text
+    assert pieces(prompt, Origin.CONTEXT) == ["three?", "3"]
+    assert set(pieces(prompt, Origin.INSTRUCTION)) == {"Do it."}
+
+
+def test_alpaca_shows_examples_as_further_inputs() -> None:
+    prompt = make_template("alpaca", None).render(SHOT, "Do it.")
+    assert prompt.text.endswith(
+        "request.\n\n### Instruction:\nDo it.\n\n### Input:\none?\n1\n\n### Response:\nyes\n\n"
+        "### Input:\ntwo?\n2\n\n### Response:\nno\n\n### Input:\nthree?\n3\n\n### Response:\n"
+    )
+    assert pieces(prompt, Origin.CONTEXT) == ["three?", "3"]
+
+
+@pytest.mark.parametrize("name", ["plain", "alpaca", "chat", "{instruction} =>"])
+def test_a_slotted_instruction_is_filled_for_each_example(name: str) -> None:
+    def asked(i: int) -> Sample:
+        return Sample(f"s{i}", "", f"answer{i}", Context(text="unused"), fields=(("number", f"n{i}"),))
+
+    sample = Sample("q", "", "x", Context(text="unused"), fields=(("number", "n3"),), examples=(asked(1), asked(2)))
+    prompt = make_template(name, Chat()).render(sample, "What is {number}, in words?")
+    assert prompt.text.count("What is n") == 3
+    order = ["What is n1, in words?", "answer1", "What is n2, in words?", "answer2", "What is n3, in words?"]
+    places = [prompt.text.index(piece) for piece in order]
+    assert places == sorted(places)
+    assert "unused" not in prompt.text
+    assert pieces(prompt, Origin.CONTEXT) == ["n3"]
+    assert pieces(prompt, Origin.INSTRUCTION) == ["What is ", ", in words?"] * 3
+
+
+def test_examples_with_their_own_instruction_keep_it() -> None:
+    own = replace(SHOWN[0], instruction="Say it.")
+    prompt = make_template("plain", None).render(replace(SHOT, examples=(own, SHOWN[1])), "Do it.")
+    assert prompt.text.startswith(
+        "Instruction: Say it. Question: one? Text: 1 Answer: yes\n\nInstruction: Do it. Question: two?"
+    )

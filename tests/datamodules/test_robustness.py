@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from robustlm.data.instructions import InstructionBank
+from robustlm.data.misleading import negated
 from robustlm.data.samples import Sample
-from robustlm.datamodules import RobustnessDataModule
+from robustlm.datamodules import InstructionDataModule, RobustnessDataModule
 from tests.tiny import load, write_rows
 
 CONDITIONS = ["clean", "random_typos@0.4", "unseen", "unseen+mixed@0.4"]
+
+BANKS = {"films": "sentiment", "news": "topic"}
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +102,97 @@ def test_a_bank_with_few_phrasings_is_asked_with_all_and_says_so(
     assert "are fewer than 99; all are asked" in caplog.text
     count = len(InstructionBank.load("sentiment").phrasings("both", "seen"))
     assert Counter(key[0] for key in cells(data, "clean"))["films"] == 6 * count
+
+
+def test_misleading_conditions_ask_every_cell(llama: str, files: list[str]) -> None:
+    conditions = ["clean", "incorrect", "negated", "nonsensical", "incorrect+random_typos@0.4", "unseen+negated"]
+    data = ready(llama, files, conditions=conditions)
+    clean = cells(data, "clean")
+    samples = {(dataset, name) for dataset, name, _ in clean}
+    for condition in conditions:
+        found = cells(data, condition)
+        assert {(dataset, name) for dataset, name, _ in found} == samples
+        assert len(found) == len(clean)
+        assert all(sample.context == clean_sample.context for sample in found.values()
+                   for clean_sample in clean.values() if clean_sample.id == sample.id)  # fmt: skip
+    seen = {name: {i.text for i in InstructionBank.load(name).phrasings("both", "seen")} for name in BANKS.values()}
+    for (dataset, _, _), sample in cells(data, "incorrect").items():
+        assert sample.instruction in seen[BANKS["news" if dataset == "films" else "films"]]
+    for key, sample in cells(data, "negated").items():
+        assert sample.instruction == negated(clean[key].instruction)
+
+
+def test_rows_with_their_own_instruction_are_misled_where_that_can_be(llama: str, tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "instruction": f"Say it {i} times.", "text": "a", "target": "b"} for i in range(3)]
+    file = write_rows(tmp_path / "own.jsonl", rows)
+    data = ready(llama, [file], conditions=["negated", "nonsensical"])
+    assert {sample.instruction for sample in cells(data, "negated").values()} == {
+        f"Do not say it {i} times." for i in range(3)
+    }
+    assert not any("times" in sample.instruction for sample in cells(data, "nonsensical").values())
+    for condition in ("incorrect", "list:mine"):
+        with pytest.raises(ValueError, match=f"'{condition}' needs phrasings of a bank, but the rows bring their own"):
+            ready(llama, [file], conditions=[condition])
+
+
+def test_conditions_are_asked_with_one_phrasing_elsewhere(llama: str, files: list[str]) -> None:
+    data = InstructionDataModule(test=[*files], conditions=["clean", "negated", "unseen"])
+    data.attach(load(llama, None))
+    data.setup("test")
+    clean, found, unseen = (data.conditioned[name].samples for name in ("clean", "negated", "unseen"))
+    assert [one.instruction for one in found] == [negated(one.instruction) for one in clean]
+    assert [one.instruction_id for one in found] == [one.instruction_id for one in clean]
+    assert all("/unseen/" in one.instruction_id for one in unseen)
+
+
+def paraphrases(folder: Path, given: dict[str, list[str]]) -> str:
+    return write_rows(
+        folder / "paraphrases.jsonl", [{"instruction": text, "paraphrases": own} for text, own in given.items()]
+    )
+
+
+def test_paraphrases_of_a_bank_come_in_turn(llama: str, files: list[str], tmp_path: Path) -> None:
+    asked = {bank: InstructionBank.load(bank).phrasings("both", "seen") for bank in BANKS.values()}
+    given = {one.text: [f"Way {k} of {one.id}." for k in range(2)] for own in asked.values() for one in own[:2]}
+    conditions = ["clean", "paraphrased", "paraphrased+random_typos@0.4"]
+    data = ready(llama, files, conditions=conditions, paraphrases=paraphrases(tmp_path, given))
+    found = cells(data, "paraphrased")
+    assert {(d, n) for d, n, _ in found} == {(d, n) for d, n, _ in cells(data, "clean")}
+    for dataset, bank in BANKS.items():
+        one, two = (instruction.id for instruction in asked[bank][:2])
+        ids = [f"{one}/paraphrase/0", f"{two}/paraphrase/0", f"{one}/paraphrase/1"]
+        assert {i for d, _, i in found if d == dataset} == set(ids)
+        texts = {i: sample.instruction for (d, _, i), sample in found.items() if d == dataset}
+        assert [texts[i] for i in ids] == [f"Way 0 of {one}.", f"Way 0 of {two}.", f"Way 1 of {one}."]
+    noisy = cells(data, "paraphrased+random_typos@0.4")
+    assert len({sample.instruction for sample in noisy.values()}) == 6
+
+
+def test_paraphrases_of_rows_with_their_own_instructions(llama: str, tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "instruction": f"Say {i}.", "target": str(i)} for i in range(3)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    given = {f"Say {i}.": [f"Tell {i}.", f"Speak {i}."] for i in range(3)}
+    conditions = ["clean", "paraphrased", "paraphrased+random_typos@1"]
+    data = ready(llama, [file], conditions=conditions, paraphrases=paraphrases(tmp_path, given))
+    texts = {key[1:]: sample.instruction for key, sample in cells(data, "paraphrased").items()}
+    assert texts == {
+        (f"r{i}", f"own/paraphrase/{k}"): f"{word} {i}." for i in range(3) for k, word in enumerate(("Tell", "Speak"))
+    }
+    noisy = {key[1:]: sample.instruction for key, sample in cells(data, conditions[2]).items()}
+    assert noisy.keys() == texts.keys()
+    assert all(noisy[key] != text for key, text in texts.items())
+
+
+def test_paraphrases_that_are_not_there(llama: str, files: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'paraphrased' asks with paraphrases; expected data.paraphrases"):
+        RobustnessDataModule(test=files, conditions=["paraphrased"])
+    file = paraphrases(tmp_path, {"Something else.": ["Another thing."]})
+    with pytest.raises(ValueError, match=r"paraphrases.jsonl has no paraphrases for the bank \w+, which is asked with"):
+        ready(llama, files, conditions=["paraphrased"], paraphrases=file)
+    own = write_rows(tmp_path / "rows.jsonl", [{"id": "r0", "instruction": "Say it.", "target": "it"}])
+    with pytest.raises(ValueError, match=r"has no paraphrases for .*r0, which is asked with 'Say it.'"):
+        ready(llama, [own], conditions=["paraphrased"], paraphrases=file)
+    with pytest.raises(ValueError, match="'paraphrased' needs all samples"):
+        InstructionDataModule(test=files, conditions=["paraphrased"])
+    with pytest.raises(ValueError, match="paraphrases what misleads"):
+        RobustnessDataModule(test=files, conditions=["negated+paraphrased"])

@@ -89,3 +89,22 @@ def test_settings_that_cannot_be() -> None:
         attack(TEXT, misspelt, Model(), edits=1, budget=0)
     with pytest.raises(ValueError, match="one for each"):
         attack(TEXT, misspelt, lambda texts: [1.0], edits=1)
+
+
+def test_it_ends_when_told_so() -> None:
+    seen = []
+
+    def ended(text: str) -> bool:
+        seen.append(text)
+        return "goodx" in text
+
+    found = attack(TEXT, misspelt, Model(), edits=5, ended=ended)
+    assert [edit.after for edit in found.edits] == ["goodx"]
+    assert seen == [TEXT, "say whether this is goodx"]
+    assert attack("goodx", misspelt, Model(), edits=5, ended=ended).queries == 1
+
+
+def test_where_one_word_may_change_none_is_ranked() -> None:
+    model = Model()
+    attack("good", misspelt, model, edits=1)
+    assert [len(batch) for batch in model.asked] == [1, 2]

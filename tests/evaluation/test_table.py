@@ -11,7 +11,7 @@ import pytest
 
 from robustlm.evaluation.table import SCHEMA, TableWriter, clear_parts, read_table
 
-LATER: dict[str, Any] = {"choices": None, "option_scores": None, "option_tokens": None}
+LATER: dict[str, Any] = {"choices": None, "option_scores": None, "option_tokens": None, "prompt": None}
 
 
 def row(sample: str, condition: str = "clean", **more: Any) -> dict[str, Any]:

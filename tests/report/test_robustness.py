@@ -73,7 +73,7 @@ def test_report_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert printed.startswith("# Robustness\n")
     main(["report", run, "--draws", "50", "--output", str(tmp_path / "out")])
     assert capsys.readouterr().out.startswith(printed)
-    names = ["robustness.csv", "robustness.json", "robustness.md"]
+    names = ["robustness.csv", "robustness.html", "robustness.json", "robustness.md"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
     assert (tmp_path / "out" / "robustness.md").read_text(encoding="utf-8") == printed
     main(["report", run, "--output", str(tmp_path / "one"), "--format", "csv", "--resample", "both", "--draws", "9"])

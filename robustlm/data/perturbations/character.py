@@ -36,6 +36,22 @@ def textbugger(words: list[str], omega: float, rng: Stream, pools: Pools) -> lis
     return _misspelled(words, omega, rng, _textbugger_edits)
 
 
+def deepwordbugs(word: str, rng: Stream) -> list[list[str]]:
+    """Every place of every edit of `deepwordbug` in a word, in random order: a list of misspellings for each edit."""
+    return _misspellings(word, rng, _deepwordbug_edits)
+
+
+def textbugs(word: str, rng: Stream) -> list[list[str]]:
+    """The same for `textbugger`."""
+    return _misspellings(word, rng, _textbugger_edits)
+
+
+def _misspellings(word: str, rng: Stream, edits_of: Callable[[str], list[tuple[_Edit, list[int]]]]) -> list[list[str]]:
+    return [
+        [edit(word, places[at], rng) for at in rng.sample(len(places), len(places))] for edit, places in edits_of(word)
+    ]
+
+
 def _misspelled(
     words: list[str], omega: float, rng: Stream, edits_of: Callable[[str], list[tuple[_Edit, list[int]]]]
 ) -> list[str]:

@@ -6,6 +6,8 @@ what means the same, and chance decides: the swaps need no model, are the same f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from robustlm.data.noise import KIND_FAMILIES, Kind, Pools, Stream, register_kind, word_budget
 from robustlm.data.opposites import PUNCTUATION, replace_core
 from robustlm.data.perturbations.thesaurus import Thesaurus, builtin, load_thesaurus
@@ -44,14 +46,32 @@ def synonyms_of(source: str) -> Kind:
 KIND_FAMILIES["synonyms"] = synonyms_of
 
 
+def others(words: Sequence[str], place: int, thesaurus: Thesaurus) -> list[str]:
+    """All that may stand at a place in a word's stead, in its case and punctuation, without another article before it.
+
+    Args:
+        words: The instruction.
+        place: Number of the word.
+        thesaurus: Says what means the same.
+    """
+    cores = [word.strip(PUNCTUATION) for word in words]
+    if not cores[place]:
+        return []
+    lowered = [core.lower() for core in cores]
+    found = thesaurus.alternatives(words, lowered, place)
+    if place and lowered[place - 1] in ("a", "an"):
+        found = [other for other in found if _article(other) == lowered[place - 1]]
+    return [replace_core(words[place], _cased(other, cores[place])) for other in found]
+
+
 def _swapped(words: list[str], omega: float, rng: Stream, thesaurus: Thesaurus) -> list[str]:
     noisy = words.copy()
     cores = [word.strip(PUNCTUATION) for word in words]
     lowered = [core.lower() for core in cores]
     left = word_budget(len(words), omega)
     for place in rng.sample(len(words), len(words)) if left else ():
-        if cores[place] and (others := thesaurus.alternatives(words, lowered, place)):
-            other = others[rng.below(len(others))]
+        if cores[place] and (known := thesaurus.alternatives(words, lowered, place)):
+            other = known[rng.below(len(known))]
             noisy[place] = replace_core(words[place], _cased(other, cores[place]))
             if place and lowered[place - 1] in ("a", "an"):
                 noisy[place - 1] = replace_core(words[place - 1], _cased(_article(other), cores[place - 1]))

@@ -1,0 +1,336 @@
+"""Instructions that a model fails under: the search of `robustlm.evaluation.attack`, run on the model under test."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+import torch
+
+from robustlm.batch import InstructionBatch
+from robustlm.data.encoding import Encoder, TooLongError
+from robustlm.data.noise import slots_of, word_budget
+from robustlm.data.protection import Guard
+from robustlm.data.recipes import Attack
+from robustlm.data.samples import Sample
+from robustlm.data.slots import defused
+from robustlm.datamodules.base import EvaluationRows, Rows
+from robustlm.datamodules.sampling import BatchKey
+from robustlm.evaluation.attack import Attacked, Objective, attack
+from robustlm.evaluation.manifest import AttackKey, Manifest, read_attacks
+
+
+@dataclass
+class Attacks:
+    """How conditions `attack:<recipe>@<ω>` search for the edits of an instruction that hurt the model."""
+
+    samples: int = 16
+    """Samples that an instruction is searched on, the first of those asked in the seeded order."""
+    budget: int = 100
+    """Most texts tried for an instruction, each on all these samples; itself and its words' ranking among them."""
+    candidates: int = 12
+    """Most replacements tried for a word."""
+    objective: Objective = "likelihood"
+    """What is brought down: `likelihood` of the true answers (a token's, or among the options where those are scored),
+    or `accuracy`, the share of right answers, which costs a generation for each text. Hosted models: always accuracy.
+    """
+    reuse: str | None = None
+    """An `attacks.jsonl`: its instructions are asked in place of a search, to see what attacks on one model do to
+    another."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "budget", "candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.attack.{name}: found {getattr(self, name)}; expected ≥ 1")
+        if self.objective not in get_args(Objective):
+            known = " or ".join(get_args(Objective))
+            raise ValueError(f"data.attack.objective: found {self.objective!r}; expected {known}")
+
+
+class Judge(Protocol):
+    """The model, as an attack sees it."""
+
+    def __call__(self, batch: InstructionBatch, objective: Objective) -> list[float]:
+        """How well it does on each row of an evaluation batch, in [0, 1]."""
+
+
+class Asked:
+    """How a model does on some samples under any instruction.
+
+    Rows are run longest first and so in batches of like length, which ranks take in turn: all ranks ask for the same
+    texts and get the same numbers.
+
+    Args:
+        samples: What is asked; S of them.
+        encoder: Writes prompts.
+        judge: The model.
+        batch_size: Rows of a batch.
+        options: Whether options are scored.
+        rank: This process.
+        world: Number of processes.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        encoder: Encoder,
+        judge: Judge,
+        *,
+        batch_size: int,
+        options: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.samples = samples
+        self._encoder = encoder
+        self._judge = judge
+        self._size = batch_size
+        self._options = options
+        self._rank = rank
+        self._world = world
+        self.rows = 0
+        """Rows that the model was run on, by all ranks; options of a row count as one."""
+
+    def scores(self, texts: Sequence[str], objective: Objective) -> list[float]:
+        """The mean over samples under each text; infinite where a sample does not fit into `max_length` under it."""
+        found = [math.inf] * len(texts)
+        rows, owners = Rows([], []), []
+        for at, text in enumerate(texts):
+            if (own := self._under(text)) is not None:
+                found[at] = 0.0
+                rows.samples += own.samples
+                rows.encoded += own.encoded
+                rows.options += own.options
+                owners += [at] * len(own)
+        self.rows += len(rows)
+        values: list[list[float]] = [[] for _ in texts]
+        for at, value in zip(owners, self._judged(rows, objective), strict=True):
+            values[at].append(value)
+        return [math.fsum(own) / len(own) if own else missing for own, missing in zip(values, found, strict=True)]
+
+    def encoded(self, text: str) -> Rows:
+        """The samples under a text. Raises `TooLongError`."""
+        samples = [replace(sample, instruction=text) for sample in self.samples]
+        rows = Rows(samples, self._encoder.encode(samples))
+        if self._options:
+            choices = self._encoder.choice_ids(samples)
+            rows.options = [
+                self._encoder.options(row, ids, sample.id)
+                for sample, row, ids in zip(samples, rows.encoded, choices, strict=True)
+            ]
+        return rows
+
+    def _under(self, text: str) -> Rows | None:
+        try:
+            return self.encoded(text)
+        except TooLongError:
+            return None
+
+    def _judged(self, rows: Rows, objective: Objective) -> list[float]:
+        lengths = rows.lengths
+        order = sorted(range(len(rows)), key=lambda row: -lengths[row])
+        batches = [order[at : at + self._size] for at in range(0, len(order), self._size)]
+        asked = EvaluationRows(rows, self._encoder, "attack", self._size)
+        found: dict[int, float] = {}
+        for batch in batches[self._rank :: self._world]:
+            found |= dict(zip(batch, self._judge(asked[BatchKey(0, tuple(batch))], objective), strict=True))
+        if self._world > 1:
+            shares: list[dict[int, float]] = [{} for _ in range(self._world)]
+            torch.distributed.all_gather_object(shares, found)
+            found = {row: value for share in shares for row, value in share.items()}
+        return [found[row] for row in range(len(rows))]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An attacked instruction, and how many of the samples the model answers right."""
+
+    attacked: Attacked
+    right: tuple[float, float]
+    """Share of the samples before and after."""
+
+
+def search(
+    text: str, how: Attack, phrases: Sequence[str], asked: Asked, settings: Attacks, *, objective: Objective, seed: int
+) -> Found:
+    """Attack one instruction, on all of some samples at once.
+
+    It ends early when the model answers none of the samples right: that is looked at, apart from the queries, for the
+    instruction as it was and after every edit that is kept. What a model gets all wrong is left as it was.
+
+    Args:
+        text: The instruction.
+        how: The recipe, and the share of unprotected words that may change.
+        phrases: What is protected, as `protected_phrases` gives it.
+        asked: The samples.
+        settings: Budgets.
+        objective: What is brought down.
+        seed: Of the run.
+    """
+    slots = slots_of(asked.samples[0])
+    guard = Guard(text, phrases, slots)
+    words = text.split()
+    right: dict[str, float] = {}
+
+    def written(line: str) -> str:
+        return text if line == text else guard.joined(line.split())
+
+    def propose(found: Sequence[str], place: int) -> list[str]:
+        tried = [defused(one, slots) for one in how.candidates(words, place, seed=seed, most=settings.candidates)]
+        return [one for one in tried if guard.keeps([*found[:place], one, *found[place + 1 :]])]
+
+    def score(lines: Sequence[str]) -> list[float]:
+        found = asked.scores([written(line) for line in lines], objective)
+        if objective == "accuracy":
+            right.update(zip(lines, found, strict=True))
+        return found
+
+    def hopeless(line: str) -> bool:
+        if line not in right:
+            right[line] = asked.scores([written(line)], "accuracy")[0]
+        return right[line] == 0
+
+    found = attack(
+        text,
+        propose,
+        score,
+        edits=word_budget(len(guard.words), how.omega),
+        budget=settings.budget,
+        protected=set(range(len(words))).difference(guard.places),
+        ended=hopeless,
+    )
+    for line in (text, found.text):
+        hopeless(line)
+    return Found(replace(found, text=written(found.text)), (right[text], right[found.text]))
+
+
+class Attacker:
+    """Attacks instruction after instruction, unless what they become is known: from this run, or from another model's.
+
+    Args:
+        settings: How to search.
+        asked: Makes what is asked of the model, of samples.
+        objective: What is brought down.
+        seed: Of the run.
+        made: What all searches of the run depend on, the model's weights among it.
+        known: Attacks of this run that were found before it was interrupted.
+        manifest: Where attacks are written down; null in processes that write nothing.
+        folder: Where the known ones are from, for messages.
+    """
+
+    def __init__(
+        self,
+        settings: Attacks,
+        asked: Callable[[Sequence[Sample]], Asked],
+        *,
+        objective: Objective,
+        seed: int,
+        made: object,
+        known: dict[AttackKey, dict[str, Any]],
+        manifest: Manifest | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self._settings = settings
+        self._asked = asked
+        self._objective: Objective = objective
+        self._seed = seed
+        self._made = made
+        self._known = known
+        self._manifest = manifest
+        self._folder = folder
+        self._reused = read_attacks(Path(settings.reuse)) if settings.reuse else None
+        self.searched = self.queries = self.rows = 0
+
+    def text(self, key: AttackKey, how: Attack, samples: Sequence[Sample], phrases: Sequence[str]) -> str:
+        """What an instruction becomes.
+
+        Args:
+            key: Names the attack.
+            how: What is searched for.
+            samples: All that are asked with the instruction, those to search on first.
+            phrases: What is protected in it.
+
+        Raises:
+            ValueError: It was found on another model or with other settings; or it is to be reused, and is not there.
+        """
+        if self._reused is not None:
+            return self._from_other(key, samples[0].instruction, self._reused)
+        asked = self._asked(samples[: self._settings.samples])
+        made = self._identity(key, asked, phrases)
+        if key in self._known:
+            if self._known[key].get("made") != made:
+                raise ValueError(
+                    f"predictions.resume: the attack {_named(key)} in {self._folder} was found on another model, on "
+                    "other rows or with other settings; expected the same as it was begun with"
+                )
+            return str(self._known[key]["after"])
+        before = samples[0].instruction
+        found = search(before, how, phrases, asked, self._settings, objective=self._objective, seed=self._seed)
+        self._note(key, before, found, asked, made)
+        return found.attacked.text
+
+    def _from_other(self, key: AttackKey, before: str, lines: dict[AttackKey, dict[str, Any]]) -> str:
+        if key not in lines:
+            raise ValueError(
+                f"data.attack.reuse: {self._settings.reuse} holds no attack {_named(key)}; expected the attacks of a "
+                "run with the same data, conditions and prompts"
+            )
+        line = lines[key]
+        if line["before"] != before:
+            raise ValueError(
+                f"data.attack.reuse: {self._settings.reuse}: {_named(key)}: found an attack on {line['before']!r}; "
+                f"expected one on {before!r}"
+            )
+        if self._manifest is not None and key not in self._known:
+            self._manifest.add({**line, "reused": self._settings.reuse})
+        return str(line["after"])
+
+    def _note(self, key: AttackKey, before: str, found: Found, asked: Asked, made: str) -> None:
+        attacked, count = found.attacked, len(asked.samples)
+        self.searched += 1
+        self.queries += attacked.queries
+        self.rows += asked.rows
+        if self._manifest is None:
+            return
+        self._manifest.add(
+            {
+                **dict(zip(("condition", "dataset", "instruction_id", "sample_id"), key, strict=True)),
+                "before": before,
+                "after": attacked.text,
+                "edits": [asdict(edit) for edit in attacked.edits],
+                "objective": self._objective,
+                "score_before": attacked.clean,
+                "score_after": attacked.score,
+                "right_before": round(found.right[0] * count),
+                "right_after": round(found.right[1] * count),
+                "samples": [sample.id for sample in asked.samples],
+                "queries": attacked.queries,
+                "rows": asked.rows,
+                "made": made,
+            }
+        )
+        print(
+            f"{_named(key)}: right {found.right[0] * count:.0f} → {found.right[1] * count:.0f} of {count}, "
+            f"{self._objective} {attacked.clean:.3f} → {attacked.score:.3f}, {len(attacked.edits)} words changed, "
+            f"{attacked.queries} queries, {asked.rows} rows",
+            flush=True,
+        )
+
+    def _identity(self, key: AttackKey, asked: Asked, phrases: Sequence[str]) -> str:
+        """A hash of all that a search depends on."""
+        rows = asked.encoded(asked.samples[0].instruction)
+        ids = [
+            (sample.id, row.prompt_ids, row.answer_ids) for sample, row in zip(rows.samples, rows.encoded, strict=True)
+        ]
+        settings = replace(self._settings, reuse=None)
+        parts = (self._made, key, settings, self._objective, self._seed, sorted(phrases), ids)
+        return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _named(key: AttackKey) -> str:
+    condition, dataset, instruction, sample = key
+    return f"{condition} of {dataset}, instruction {instruction if sample is None else sample}"

@@ -1,0 +1,165 @@
+"""Runs side by side as one HTML page: scores, paired differences and the answers that flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustlm.evaluation.grid import Row
+from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
+from robustlm.evaluation.robustness import Result, Settings, robustness
+from robustlm.report.figures import Axis, Line, intervals, legend
+from robustlm.report.markup import Html, counted, join, named, page, table, tag, word
+from robustlm.report.robustness import ALL, PAIRED, cell, interval_note, pairing_cells, points
+from robustlm.report.samples import in_turn
+
+MOST_FLIPS = 50
+"""Flips that are shown."""
+
+
+def comparison_html(
+    runs: Mapping[str, Sequence[Row]],
+    scores: Mapping[str, Mapping[str, float]],
+    tests: Mapping[str, Sequence[Pairing]],
+    settings: Settings,
+    title: str,
+    full_list: str | None = None,
+) -> str:
+    """The page; the same bytes for the same tables.
+
+    Args:
+        runs: Prediction tables by run, over the same rows.
+        scores: Mean scores by run and condition, in per cent.
+        tests: Every other run against the first.
+        settings: How intervals were made.
+        title: What the scores are.
+        full_list: File with all flips, where one was written.
+    """
+    first, *others = runs
+    against = join(*(part for i, other in enumerate(others) for part in (", " * (i > 0), named(other))))
+    head = join(
+        tag("h1", against, " against ", named(first)),
+        tag(
+            "p", f"{len(next(iter(runs.values()))):,} answers of each run, to the same samples, asked in the same ways."
+        ),
+    )
+    found = {name: [one for one in robustness(rows, settings) if one.name is None] for name, rows in runs.items()}
+    parts = [
+        ("scores", "Scores", join(_scores(scores, title), _by_condition(found))),
+        ("differences", "Paired differences", join(*(_differences(first, *one) for one in tests.items()))),
+        ("tests", "Tests", join(*(_tests(first, *one) for one in tests.items()))),
+        ("flips", "Answers that flipped", _flips(runs, full_list)),
+        ("intervals", "How intervals were made", _method(settings)),
+    ]
+    return page(f"Comparison: {', '.join(others)} against {first}", head, parts)
+
+
+def _scores(scores: Mapping[str, Mapping[str, float]], title: str) -> Html:
+    conditions = list(next(iter(scores.values())))
+    rows = [[named(run), *(f"{own[condition]:.1f}" for condition in conditions)] for run, own in scores.items()]
+    return join(tag("p", title), table(["run", *map(named, conditions)], rows, title, id="scores-table"))
+
+
+def _by_condition(found: Mapping[str, Sequence[Result]]) -> Html:
+    axis = Axis.over(one.numbers["mean"] for own in found.values() for one in own)
+    conditions = [one.condition for one in next(iter(found.values()))]
+    groups = []
+    for condition in conditions:
+        lines = []
+        for series, (run, own) in enumerate(found.items()):
+            score = next(one.numbers["mean"] for one in own if one.condition == condition)
+            lines.append(Line(run, score, cell(score, "mean"), series))
+        groups.append((condition, lines))
+    said = (
+        "Mean score over datasets, in per cent, with the interval of each run alone. Runs were asked about the same "
+        "samples, so intervals that overlap do not say that runs are alike: the paired differences below do."
+    )
+    drawn = intervals(groups, axis, ("condition and run", "score, %"), "Score by condition and run")
+    return tag("figure", tag("figcaption", said), legend(list(found)), drawn)
+
+
+def _differences(first: str, second: str, found: Sequence[Pairing]) -> Html:
+    """Points of difference, over all datasets and then one by one."""
+    shown = [one for one in found if one.condition is not None]
+    axis = Axis.over((one.differences.get("mean") for one in shown), zero=True, least=4)
+    sets: dict[str | None, list[Pairing]] = {None: []}
+    for one in shown:
+        sets.setdefault(one.name, []).append(one)
+    if len(sets) == 2:  # one dataset is all of them
+        del sets[next(name for name in sets if name is not None)]
+    groups = []
+    for name, own in sets.items():
+        lines = []
+        for one in own:
+            gap = one.differences.get("mean")
+            lines.append(Line(str(one.condition), gap, points(gap)))
+        groups.append((name or ALL, lines))
+    said = join(
+        named(second),
+        " minus ",
+        named(first),
+        " in points of the mean score, over draws of the same samples for both. Right of 0 ",
+        named(second),
+        " is better; an interval that crosses 0 cannot tell.",
+    )
+    label = f"Paired differences of {second} and {first}"
+    drawn = intervals(groups, axis, ("condition", "difference, points"), label)
+    return tag("figure", tag("figcaption", said), drawn)
+
+
+def _tests(first: str, second: str, found: Sequence[Pairing]) -> Html:
+    rows = [[named(dataset), named(condition), *rest] for dataset, condition, *rest in map(pairing_cells, found)]
+    label = f"{second} against {first}"
+    return join(tag("h3", named(second), " against ", named(first)), table(PAIRED, rows, label, (0, 1), class_="tests"))
+
+
+def _flips(runs: Mapping[str, Sequence[Row]], full_list: str | None) -> Html:
+    (first, before), *others = runs.items()
+    found = [(second, flip) for second, after in others for flip in flips(before, after)]
+    if not found:
+        return tag("p", "No answer is right in one run and wrong in another.")
+    shown = in_turn(found, _kind, MOST_FLIPS)
+    if full_list is None:
+        where = join(" ", tag("code", "robustlm compare … --flips FILE"), " writes all of them.")
+    else:
+        where = join(" All of them are in ", tag("code", named(Path(full_list).name)), ".")
+    lost = sum(flip["flip"] == "right→wrong" for _, flip in found)
+    gained = len(found) - lost
+    said = f"Gained, wrong in the first run: {counted(gained, 'answer')}. Lost, right there: {counted(lost, 'answer')}."
+    if len(shown) < len(found):
+        said += f" {len(shown)} are shown, from each dataset, condition and direction in turn."
+    other = "the other" if len(others) > 1 else named(others[0][0])
+    heads = ["run", "dataset", "condition", "sample", "instruction", "expected", named(first), other, ""]
+    rows = [_flip(second, flip) for second, flip in sorted(shown, key=_kind)]
+    if len(others) == 1:
+        heads, rows = heads[1:], [row[1:] for row in rows]
+    every = table(heads, rows, "Answers that flipped", texts=range(len(heads)), class_="flips")
+    return join(tag("p", said, where), every)
+
+
+def _kind(one: tuple[str, dict[str, Any]]) -> tuple[str, ...]:
+    second, flip = one
+    return (second, *(flip[name] for name in ("dataset", "condition", "flip")))
+
+
+def _flip(second: str, flip: Mapping[str, str]) -> list[str]:
+    gained = flip["flip"] == "wrong→right"
+    return [
+        *map(named, (second, *(flip[name] for name in ("dataset", "condition", "sample_id", "instruction_id")))),
+        *(word(flip[name]) for name in ("target", "before", "after")),
+        tag("span", "✓ gained" if gained else "✗ lost", class_="right" if gained else "wrong"),
+    ]
+
+
+def _method(settings: Settings) -> Html:
+    said = (
+        interval_note(settings),
+        "A difference is drawn sample by sample, the same samples for both runs, with all their answers.",
+        "p (McNemar) is an exact two-sided test of the samples that got better against those that got worse. "
+        f"p (permutation) is the share of {PERMUTATIONS:,} random exchanges of the runs' answers, sample by sample, "
+        "that make the difference in the mean over datasets as large. Neither corrects for looking at many datasets "
+        "and conditions.",
+        f"The seed is {settings.seed}; with it the same tables give the same page.",
+    )
+    return join(*(tag("p", text) for text in said))

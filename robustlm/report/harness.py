@@ -1,0 +1,264 @@
+"""Prediction tables to and from the files of EleutherAI's lm-evaluation-harness.
+
+A table becomes a folder of task files that the harness asks of any of its models, with the very same prompts; what it
+logs (`--log_samples`) becomes a prediction table again, from which a report or a comparison is made. Tasks of its own
+that the harness has logged become tables too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robustlm.data.tasks import TASKS
+from robustlm.evaluation.table import key_of
+
+Row = dict[str, Any]
+
+OWN = "own"
+"""Instruction of samples that another task than ours has asked."""
+
+_KEYS = ("sample_id", "dataset", "task", "condition", "instruction_id")
+_LOADER = '''"""Reads the rows of a task; named by the task files beside it."""
+
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+
+def load(file, **_):
+    return DatasetDict({"test": Dataset.from_json(str(Path(__file__).parent / "rows" / file))})
+'''
+_SAMPLES = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?\.jsonl")
+
+
+def task_files(
+    rows: Sequence[Row], name: str = "robustlm", max_new_tokens: int = 128, delimiter: str | None = None
+) -> dict[str, str]:
+    """The files of harness tasks, text by path: one task for each dataset and condition, all under the tag `name`.
+
+    Answers that were chosen among options become multiple choice, others generation.
+
+    Args:
+        rows: Of a prediction table with prompts.
+        name: Tag, and what the tasks' names begin with.
+        max_new_tokens: Longest generated answer.
+        delimiter: What stands between prompt and option; a space where not given, and nothing after a prompt that ends
+            in white space or in a special token of a chat template.
+
+    Raises:
+        ValueError: The table lacks prompts, or the name is no name for tasks.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise ValueError(f"name: found {name!r}; expected letters, digits, '_', '-' and '.'")
+    groups: dict[tuple[str, str, bool], list[Row]] = {}
+    for row in rows:
+        if row["prompt"] is None:
+            raise ValueError(
+                f"sample {row['sample_id']!r} has no prompt; expected a table that was written with prompts "
+                "(`robustlm test` without --predictions.prompts false, by a version that keeps them)"
+            )
+        groups.setdefault((row["dataset"], row["condition"], bool(row["choices"])), []).append(row)
+    found = {"loader.py": _LOADER}
+    for (dataset, condition, chosen), own in groups.items():
+        both = (dataset, condition, not chosen) in groups
+        stem = _unused(f"{name}_{_slug(dataset)}_{_slug(condition)}" + ("_options" if chosen and both else ""), found)
+        found[f"rows/{stem}.jsonl"] = "".join(json.dumps(_doc(row), ensure_ascii=False) + "\n" for row in own)
+        ends = delimiter if delimiter is not None else _delimiter(own)
+        found[f"{stem}.yaml"] = _task_file(stem, name, ends, chosen, max_new_tokens)
+    return found
+
+
+def table_rows(path: Path, condition: str = "clean", answers: str | None = None) -> list[Row]:
+    """Rows of a prediction table, from what the harness has logged.
+
+    Samples of `task_files` get the keys they had, and their answers are read and scored as `robustlm test` does it. For
+    other tasks the file says the dataset, each sample is asked once, and right is what the harness's first metric of 0
+    and 1 calls right. Of options, the one with the highest log-likelihood is the answer, as in the harness's `acc`.
+
+    Args:
+        path: A `samples_*.jsonl`, or a folder that holds some at any depth.
+        condition: Condition of samples of other tasks.
+        answers: Name of the harness's filter whose answers count; the first of each file where not given.
+
+    Raises:
+        ValueError: There are no samples, a line is none, or a sample is there twice.
+    """
+    files = [path] if path.is_file() else sorted(path.rglob("samples_*.jsonl"))
+    if not files:
+        raise ValueError(
+            f"{path}: found no samples_*.jsonl; expected what the harness writes with --log_samples --output_path"
+        )
+    found: dict[Any, Row] = {}
+    places: dict[Any, str] = {}
+    for file in files:
+        match = _SAMPLES.fullmatch(file.name)
+        task = match["task"] if match else file.stem
+        count = len(found)
+        for number, line in _lines(file):
+            wanted = answers if answers is not None else line.get("filter")
+            answers_here = places.setdefault(("filter", file), str(wanted))
+            if answers_here != str(line.get("filter")):
+                continue
+            where = f"{file}:{number}"
+            row = _row(line, task, condition, where)
+            if key_of(row) in found:
+                raise ValueError(f"{where}: sample {row['sample_id']!r} was found before, in {places[key_of(row)]}")
+            found[key_of(row)] = row
+            places[key_of(row)] = where
+        if len(found) == count:
+            raise ValueError(f"{file}: found no samples of the filter {answers!r}; expected one that it was run with")
+    return list(found.values())
+
+
+def _task_file(stem: str, name: str, delimiter: str, chosen: bool, max_new_tokens: int) -> str:
+    head: dict[str, Any] = {
+        "task": stem,
+        "tag": name,
+        "dataset_kwargs": {"file": f"{stem}.jsonl"},
+        "test_split": "test",
+        "num_fewshot": 0,
+        "doc_to_text": "prompt",
+        "target_delimiter": delimiter,
+        "metadata": {"version": 1.0},
+    }
+    if chosen:
+        metrics = ["acc", "acc_norm"]
+        more: dict[str, Any] = {
+            "output_type": "multiple_choice",
+            "doc_to_choice": "choices",
+            "doc_to_target": "answer",
+        }
+    else:
+        metrics = ["exact_match"]
+        more = {
+            "output_type": "generate_until",
+            "doc_to_target": "target",
+            "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": max_new_tokens},
+            # answers begin with the space that no prompt ends in
+            "filter_list": [
+                {"name": "answer", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}
+            ],
+        }
+    listed = [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics]
+    text = yaml.safe_dump({**head, **more, "metric_list": listed}, sort_keys=False, allow_unicode=True)
+    return f"custom_dataset: !function loader.load\n{text}"
+
+
+def _doc(row: Row) -> dict[str, Any]:
+    doc = {key: row[key] for key in _KEYS} | {"prompt": row["prompt"], "target": row["target"]}
+    if row["choices"]:
+        doc |= {"choices": row["choices"], "answer": row["choices"].index(row["target"])}
+    return doc
+
+
+def _delimiter(rows: Sequence[Row]) -> str:
+    ended = all(row["prompt"][-1:].isspace() or row["prompt"].endswith(">") for row in rows)
+    return "" if ended else " "
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") or "none"
+
+
+def _unused(stem: str, taken: Mapping[str, str]) -> str:
+    """Names that differ in other signs than letters alone become numbered."""
+    found, number = stem, 2
+    while f"{found}.yaml" in taken:
+        found, number = f"{stem}-{number}", number + 1
+    return found
+
+
+def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{file}:{number}: found no JSON ({error}); expected a sample of the harness") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{file}:{number}: found a {type(found).__name__}; expected a sample of the harness")
+        missing = [key for key in ("doc_id", "doc", "target", "resps", "filtered_resps") if key not in found]
+        if missing or not found["filtered_resps"]:
+            raise ValueError(
+                f"{file}:{number}: found no {', '.join(missing) or 'answer'}; expected a sample of the harness"
+            )
+        yield number, found
+
+
+def _row(line: Mapping[str, Any], task: str, condition: str, where: str) -> Row:
+    doc = line["doc"]
+    ours = isinstance(doc, dict) and all(isinstance(doc.get(key), str) for key in (*_KEYS, "prompt"))
+    scores, choices = _options(line, doc if ours else None)
+    if scores is None:
+        prediction = _text(line["filtered_resps"][0]).strip()
+    else:
+        prediction = choices[max(range(len(scores)), key=scores.__getitem__)]
+    target = line["target"]
+    target = choices[target] if isinstance(target, int) and 0 <= target < len(choices) else _text(target).strip()
+    row: Row = {
+        "prediction": prediction,
+        "target": target,
+        "choices": choices or None,
+        "option_scores": scores,
+        "option_tokens": None,
+        "prompt": _prompt(line),
+    }
+    if not ours:
+        return row | {
+            "sample_id": str(line["doc_id"]), "dataset": task, "task": "generation", "condition": condition,
+            "instruction_id": OWN, "parsed": [[prediction]], "correct": _verdict(line, where),
+        }  # fmt: skip
+    row |= {key: doc[key] for key in _KEYS} | {"target": doc["target"]}
+    kind = TASKS.get(doc["task"])
+    if kind is None:
+        raise ValueError(f"{where}: unknown task {doc['task']!r}; name its class with --tasks '[module.Class]'")
+    answer, gold = kind.parse(prediction), kind.parse(row["target"])
+    parsed = [list(item) for item in answer.items] if answer.parsed else None
+    return row | {"parsed": parsed, "correct": kind.correct(answer, gold)}
+
+
+def _options(line: Mapping[str, Any], doc: Mapping[str, Any] | None) -> tuple[list[float] | None, list[str]]:
+    """Log-likelihoods and texts of options; the harness logs each as `(log-likelihood, whether greedy)`."""
+    answers = [answer[0] if isinstance(answer, list) and answer else answer for answer in line["resps"]]
+    if not all(isinstance(answer, list | tuple) and len(answer) == 2 for answer in answers):
+        return None, []
+    texts = list(doc["choices"]) if doc else [_text(one).strip() for one in _arguments(line, 1)]
+    scores = [float(answer[0]) for answer in answers]
+    return (scores, texts) if len(texts) == len(scores) > 1 else (None, [])
+
+
+def _arguments(line: Mapping[str, Any], at: int) -> Iterable[Any]:
+    """An argument of each request: a list of them, or objects `{"gen_args_0": {"arg_0": …}}` in logged files."""
+    found = line.get("arguments") or []
+    requests = found.values() if isinstance(found, dict) else found
+    for request in requests:
+        values = list(request.values()) if isinstance(request, dict) else list(request)
+        if len(values) > at:
+            yield values[at]
+
+
+def _prompt(line: Mapping[str, Any]) -> str | None:
+    return next((str(one) for one in _arguments(line, 0)), None)
+
+
+def _verdict(line: Mapping[str, Any], where: str) -> bool:
+    for metric in line.get("metrics") or ():
+        value = line.get(metric)
+        if isinstance(value, int | float) and value in (0, 1):
+            return bool(value)
+    raise ValueError(
+        f"{where}: found no metric that says right or wrong; expected one of 0 and 1, such as exact_match or acc"
+    )
+
+
+def _text(value: Any) -> str:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return str(value)

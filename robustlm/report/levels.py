@@ -1,0 +1,60 @@
+"""What kind of change a condition is, read from its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from robustlm.data.conditions import CLEAN, CORRECT, MISLEADING, PARAPHRASED, PROTECTED, UNSEEN
+from robustlm.data.noise import KINDS, MIXED, MIXED_KINDS
+from robustlm.data.perturbations import character, sentence, word
+
+LEVELS = {
+    "character": "Characters",
+    "word": "Words",
+    "sentence": "Sentences",
+    "semantic": "Meaning: other phrasings",
+    "anit": "Noise of ANIT",
+    "combined": "Combined",
+    "attack": "Attacks",
+    "list": "Instruction lists",
+    "misleading": "Misleading instructions",
+}
+"""Levels in the order they are shown, and what they are called; any other name is a level of its own."""
+
+_FILES = {
+    module.__name__: level for level, module in (("character", character), ("word", word), ("sentence", sentence))
+}
+
+
+def level_of(condition: str) -> str:
+    """The level of a condition: a key of `LEVELS`, `clean`, or the name of a kind that is not known here.
+
+    Nothing is imported by name, as `parse_condition` does: a table that is read must not run code.
+    """
+    parts = [part for part in condition.split("+") if part not in (CLEAN, CORRECT, PROTECTED)]
+    if len(parts) > 1:
+        return "combined"
+    if not parts:
+        return CLEAN
+    part = parts[0]
+    kind = part.partition("@")[0].partition(":")[0]
+    if part in (UNSEEN, PARAPHRASED):
+        return "semantic"
+    if part in MISLEADING:
+        return "misleading"
+    if kind in ("attack", "list") and ":" in part:
+        return kind
+    if kind == MIXED or kind in MIXED_KINDS:
+        return "anit"
+    if kind == "random_typos":
+        return "character"
+    return _FILES.get(getattr(KINDS.get(kind), "__module__", ""), part.partition("@")[0])
+
+
+def by_level(conditions: Iterable[str]) -> dict[str, list[str]]:
+    """Conditions by what their level is called: known levels in the order of `LEVELS`, then others; `clean` last."""
+    found: dict[str, list[str]] = {}
+    for condition in conditions:
+        found.setdefault(level_of(condition), []).append(condition)
+    order = [*LEVELS, *(level for level in found if level not in (*LEVELS, CLEAN)), CLEAN]
+    return {LEVELS.get(level, level): found[level] for level in order if level in found}

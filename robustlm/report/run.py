@@ -1,0 +1,70 @@
+"""What a run's folder says about the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG = "config.yaml"
+
+_SETTINGS = {
+    "backbone": "model.backbone",
+    "checkpoint": "ckpt_path",
+    "tuning": "model.tuning",
+    "weights as": "model.loading.dtype",
+    "test data": "data.test",
+    "template": "data.template",
+    "scoring": "data.scoring",
+    "longest answer, tokens": "model.max_new_tokens",
+    "instruction bank": "data.bank",
+    "instruction style": "data.instructions",
+    "instructions asked for": "data.prompts",
+    "samples asked for": "data.samples",
+    "seed": "data.seed",
+}
+
+
+def run_name(table: Path) -> str:
+    """The name of the folder that a table is in; of the one around it too where Lightning counted it."""
+    folder = table.resolve().parent
+    return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("version_") else folder.name
+
+
+def run_settings(table: Path) -> dict[str, str]:
+    """What was evaluated and how, from `config.yaml` beside a table; empty where there is none.
+
+    A report is made from the table alone, so a config that cannot be read is said, and stops nothing.
+    """
+    file = table.with_name(CONFIG)
+    if not file.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return {CONFIG: f"could not be read: {error}"}
+    found = {name: _look(config, path) for name, path in _SETTINGS.items()}
+    return {name: _plain(value) for name, value in found.items() if value is not None}
+
+
+def _look(node: Any, path: str) -> Any:
+    """A setting by its path, through the `init_args` of classes; `None` where it is not there."""
+    for key in path.split("."):
+        if isinstance(node, dict) and key not in node:
+            node = node.get("init_args")
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, dict) and "path" in value:  # a source
+        value = value["path"] if value.get("bank") is None else f"{value['path']} ({value['bank']})"
+    if isinstance(value, dict) and "class_path" in value:
+        name = str(value["class_path"]).rpartition(".")[2]
+        given = value.get("init_args")
+        return f"{name}({', '.join(f'{k}={_plain(v)}' for k, v in given.items())})" if isinstance(given, dict) else name
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

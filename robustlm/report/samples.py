@@ -1,0 +1,91 @@
+"""Samples worth reading: those whose answers change most with the way they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from robustlm.evaluation.grid import Row, answer_key, counts
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One of the answers to a sample."""
+
+    text: str
+    correct: bool
+    readable: bool
+    score: float
+    """Its own score, in [0, 1]."""
+    asked: tuple[tuple[str, str], ...]
+    """Conditions and instructions that it was given under."""
+    prompt: str | None
+    """What the model was given the first time; `None` where the table does not keep it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changing:
+    """A sample that has several answers."""
+
+    sample: str
+    dataset: str
+    target: str
+    disagreement: float
+    """Share of pairs of its answers, under any instructions and conditions, that differ."""
+    answers: tuple[Answer, ...]
+    """From the most frequent to the rarest."""
+
+
+def most_changing(rows: Iterable[Row], limit: int = 20) -> list[Changing]:
+    """Samples with the highest disagreement, taken from each dataset in turn; those that never change are left out.
+
+    Args:
+        rows: Rows of a prediction table.
+        limit: How many samples at most.
+    """
+    asked: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        asked.setdefault((row["dataset"], row["task"], row["sample_id"]), []).append(row)
+    found = [_changing(own) for _, own in sorted(asked.items())]
+    changing = sorted((one for one in found if one.disagreement > 0), key=lambda one: -one.disagreement)
+    return in_turn(changing, lambda one: one.dataset, limit)
+
+
+def in_turn(items: Iterable[T], group: Callable[[T], object], limit: int) -> list[T]:
+    """The first item of each group, then the second of each, until there are `limit`."""
+    groups: dict[object, list[T]] = {}
+    for item in items:
+        groups.setdefault(group(item), []).append(item)
+    ordered = [(at, item) for own in groups.values() for at, item in enumerate(own)]
+    return [item for _, item in sorted(ordered, key=lambda one: one[0])][:limit]
+
+
+def _changing(rows: Sequence[Row]) -> Changing:
+    given: dict[object, list[Row]] = {}
+    for row in rows:
+        given.setdefault((answer_key(row), row["correct"]), []).append(row)
+    answers = sorted(given.values(), key=lambda own: -len(own))
+    n = len(rows)
+    equal = sum(len(own) * (len(own) - 1) for own in answers)
+    return Changing(
+        rows[0]["sample_id"],
+        rows[0]["dataset"],
+        rows[0]["target"],
+        (n * (n - 1) - equal) / (n * (n - 1)) if n > 1 else 0.0,
+        tuple(_answer(own) for own in answers),
+    )
+
+
+def _answer(rows: Sequence[Row]) -> Answer:
+    part, whole = counts(rows[0])
+    return Answer(
+        rows[0]["prediction"],
+        rows[0]["correct"],
+        rows[0]["parsed"] is not None,
+        part / whole if whole else 1.0,
+        tuple((row["condition"], row["instruction_id"]) for row in rows),
+        rows[0].get("prompt"),
+    )

@@ -1,0 +1,228 @@
+"""Attacks on one instruction: what is protected stays, budgets hold, scores do not depend on batches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+from zlib import crc32
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustlm.data.encoding import Encoder
+from robustlm.data.noise import word_budget
+from robustlm.data.protection import Guard, protected_phrases
+from robustlm.data.recipes import Attack
+from robustlm.data.samples import Context, Sample
+from robustlm.data.slots import pieces
+from robustlm.data.templates import make_template
+from robustlm.datamodules.attacking import Asked, Attacks, search
+from robustlm.evaluation.attack import Objective
+from robustlm.losses import answer_cross_entropy
+from robustlm.modules import InstructionTuning
+from tests.tiny import SAMPLES, view_of
+
+SLOTS = ("premise", "options_")
+PHRASES = ("positive", "not entailment", "entailment", "label:", "PER", "a", "+")
+HELD = ["positive", "(Positive),", "positive/neutral", "not entailment.", "label: x", "PER", "a", "+", '"so be it"']
+HELD += ["{premise}", '"{options_}"?', "\n{premise}\n"]
+FREE = ["Classify", "the", "sentence", "as", "or", "not", "label", "A", "Answer", "per-", "an", "positivo", "{other}"]
+texts = st.lists(st.sampled_from([*HELD, *FREE]), min_size=1, max_size=14).map(" ".join)
+KEPT = re.compile(
+    r'"[^"\n]+"|(?<!\w)(?:(?i:not[\W_]+entailment|entailment|positive|per)|a)(?!\w)|(?i:label)\s*:|(?<!\S)\+(?!\S)'
+)
+RECIPES = ("deepwordbug", "textbugger", "textfooler", f"{__name__}.greedy_for_what_is_protected")
+
+
+def greedy_for_what_is_protected(words: Sequence[str], place: int, rng: Any) -> list[list[str]]:
+    return [["positive", "not", "{premise}", "label:", '"', "x entailment", words[place] + "x"]]
+
+
+class Toy:
+    """Scores by a hash of the text, so that any edit may look good; counts what it is asked."""
+
+    def __init__(self, sample: Sample, right: float = 1.0) -> None:
+        self.samples = [sample]
+        self.asked: list[str] = []
+        self.right = right
+        self.rows = 0
+
+    def scores(self, texts: Sequence[str], objective: Objective) -> list[float]:
+        if objective == "accuracy":
+            return [self.right] * len(texts)
+        self.asked += texts
+        return [crc32(text.encode()) / 2**32 for text in texts]
+
+
+def ran(text: str, recipe: str, omega: float, phrases: Sequence[str] = (), **settings: Any) -> tuple[Any, Toy]:
+    toy = Toy(Sample("s", text, "yes", fields=tuple((name, "x") for name in SLOTS)))
+    how = Attacks(**settings)
+    found = search(text, Attack(recipe, omega), phrases, cast(Any, toy), how, objective="likelihood", seed=0)
+    return found.attacked, toy
+
+
+@given(text=texts, recipe=st.sampled_from(RECIPES), omega=st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_protected_words_stay_and_budgets_hold(text: str, recipe: str, omega: float) -> None:
+    found, toy = ran(text, recipe, omega, PHRASES, candidates=5, budget=30)
+    guard = Guard(text, PHRASES, SLOTS)
+    assert len(found.edits) <= word_budget(len(guard.words), omega)
+    assert len(toy.asked) == len(set(toy.asked)) == found.queries <= 30
+    assert found.score == toy.scores([found.text], "likelihood")[0] <= found.clean
+    assert all(edit.before in guard.words and edit.before == text.split()[edit.position] for edit in found.edits)
+    assert KEPT.findall(" ".join(found.text.split())) == KEPT.findall(" ".join(text.split()))
+    assert [name for _, name in pieces(found.text, SLOTS)] == [name for _, name in pieces(text, SLOTS)]
+    kept = iter(found.text.split())
+    assert all(word in kept for word in text.split() if KEPT.search(word)), "with their punctuation, in order"
+    assert (found.text == text) is (not found.edits)
+
+
+def test_line_breaks_around_slots_and_of_untouched_instructions_stay() -> None:
+    text = "Read  this:\n\n{premise}\n\nIs it good?"
+    assert ran(text, "deepwordbug", 0)[0].text == text
+    found, _ = ran(text, "deepwordbug", 1.0)
+    assert "\n\n{premise}\n\n" in found.text
+    assert found.edits
+
+
+def test_an_instruction_of_words_without_candidates_stays() -> None:
+    found, toy = ran("12 34 ??", "deepwordbug", 1.0)
+    assert (found.text, found.edits) == ("12 34 ??", ())
+    assert len(toy.asked) <= 4
+
+
+def test_what_is_all_wrong_is_left_alone() -> None:
+    toy = Toy(Sample("s", "Say it well.", "yes"), right=0.0)
+    how = Attack("deepwordbug", 1.0)
+    found = search("Say it well.", how, (), cast(Any, toy), Attacks(), objective="likelihood", seed=0)
+    assert (found.attacked.text, found.attacked.queries, found.right) == ("Say it well.", 1, (0, 0))
+
+
+def test_the_worst_of_all_edits_is_found_where_words_add_up() -> None:
+    text, harm = "say whether this is good", {"whether": 0.3, "good": 0.4, "this": 0.1}
+
+    class Sum(Toy):
+        def scores(self, texts: Sequence[str], objective: Objective) -> list[float]:
+            return [1 - sum(weight for word, weight in harm.items() if word not in text.split()) for text in texts]
+
+    toy = cast(Any, Sum(Sample("s", text, "yes")))
+    for objective in ("likelihood", "accuracy"):
+        found = search(text, Attack("deepwordbug", 0.4), (), toy, Attacks(), objective=objective, seed=0)
+        assert {edit.before for edit in found.attacked.edits} == {"good", "whether"}
+        assert found.attacked.score == pytest.approx(0.3)
+        assert found.right == (1, pytest.approx(0.3))
+
+
+@pytest.mark.parametrize("name", ["samples", "budget", "candidates"])
+def test_settings_that_cannot_be(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"data\.attack\.{name}: found 0; expected ≥ 1"):
+        Attacks(**{name: 0})
+    with pytest.raises(ValueError, match=r"data\.attack\.objective: found 'loss'"):
+        Attacks(objective=cast(Any, "loss"))
+
+
+# --- a model's scores ----------------------------------------------------------------------------------------------
+
+TEXTS = ["find the words", "find words", "Name all the words that are in this text", "fnd teh words"]
+OPTIONS = [replace(SAMPLES[i], id=str(i), target=t, choices=("good", "bad", "no words")) for i, t in ((0, "bad"), (2, "good"))]  # fmt: skip  # noqa: E501
+
+
+@pytest.fixture(params=["llama", "t5"])
+def module(request: pytest.FixtureRequest, models: dict[str, str]) -> InstructionTuning:
+    module = InstructionTuning(models[request.param], tuning=None, max_new_tokens=6)
+    module.configure_model()
+    torch.manual_seed(0)
+    for p in module.parameters() if request.param == "t5" else ():
+        p.data.add_(0.5 * torch.randn(p.shape))  # so that it writes words
+    return module  # in train mode, as loading leaves it
+
+
+def asked(module: InstructionTuning, samples: Sequence[Sample], size: int, length: int = 128, **more: Any) -> Asked:
+    tokenizer, wide = module.backbone.tokenizer, module.backbone.is_encoder_decoder
+    encoder = Encoder(tokenizer, make_template("plain", tokenizer), length, encoder_decoder=wide)
+    return Asked(samples, encoder, module.judge, batch_size=size, **more)
+
+
+def answered(module: InstructionTuning, samples: Sequence[Sample], text: str) -> list[Sample]:
+    """Samples whose targets are what the model answers to them."""
+    prompts = view_of(module.backbone, [replace(sample, instruction=text) for sample in samples], with_answer=False)
+    said = module.backbone.generate(prompts, 6)
+    assert all(said)
+    return [replace(sample, target=text) for sample, text in zip(samples, said, strict=True)]
+
+
+@pytest.mark.parametrize("objective", ["likelihood", "accuracy"])
+@pytest.mark.parametrize("options", [False, True])
+def test_batches_change_nothing(module: InstructionTuning, objective: Objective, options: bool) -> None:
+    samples = [*OPTIONS, *SAMPLES] if options else SAMPLES  # rows without choices among the others
+    wanted = [asked(module, samples, 1, options=options).scores([text], objective)[0] for text in TEXTS]
+    whole = asked(module, samples, 7, options=options)
+    found = whole.scores(TEXTS, objective)
+    assert found == pytest.approx(wanted, abs=1e-5)
+    assert whole.rows == len(TEXTS) * len(samples)
+    assert len(set(found)) > 1 or objective == "accuracy"
+    assert module.backbone.model.training, "as it was"
+
+
+def test_likelihood_is_that_of_a_token_of_the_answer(module: InstructionTuning) -> None:
+    sample = SAMPLES[1]
+    (found,) = asked(module, [sample], 1).scores(["find it"], "likelihood")
+    module.backbone.eval()
+    view = view_of(module.backbone, [replace(sample, instruction="find it")])
+    with torch.no_grad():
+        said = module.backbone(view)
+    loss = answer_cross_entropy(said.logits, said.targets, said.rows, 1)
+    assert found == pytest.approx(float((-loss / len(said.targets)).exp()[0]), rel=1e-4)
+
+
+def test_likelihood_among_options_is_the_true_ones_share(module: InstructionTuning) -> None:
+    shares = [
+        asked(module, [replace(OPTIONS[0], target=target)], 1, options=True).scores(["find it"], "likelihood")[0]
+        for target in (*OPTIONS[0].choices, "none of these")
+    ]
+    assert sum(shares[:3]) == pytest.approx(1)
+    assert shares[3] == 0
+    right = [
+        asked(module, [replace(OPTIONS[0], target=target)], 1, options=True).scores(["find it"], "accuracy")[0]
+        for target in OPTIONS[0].choices
+    ]
+    assert right.index(1.0) == shares.index(max(shares))
+    assert sum(right) == 1
+
+
+def test_accuracy_is_that_of_generated_answers(module: InstructionTuning) -> None:
+    samples = answered(module, SAMPLES, "find it")
+    assert asked(module, samples, 2).scores(["find it"], "accuracy") == [1.0]
+    samples[1] = replace(samples[1], target=samples[1].target + " not")
+    assert asked(module, samples, 2).scores(["find it"], "accuracy") == [pytest.approx(2 / 3)]
+
+
+def test_a_text_that_does_not_fit_is_never_the_worst(module: InstructionTuning) -> None:
+    short = asked(module, SAMPLES, 2, length=40)
+    found = short.scores(["find", "find " * 60], "likelihood")
+    assert found[1] == float("inf") > found[0]
+    assert short.rows == 3
+
+
+def test_attacking_a_model_lowers_what_it_is_meant_to(module: InstructionTuning) -> None:
+    """On samples whose targets are the model's own answers, of which it has all right."""
+    text = "find all the good words in this text and name them"
+    samples = [replace(sample, context=Context(text=f"hello {i}")) for i, sample in enumerate(SAMPLES)]
+    samples = answered(module, samples, text)
+    for objective in ("likelihood", "accuracy"):
+        own = asked(module, samples, 8)
+        found = search(text, Attack("deepwordbug", 0.3), (), own, Attacks(budget=40), objective=objective, seed=0)
+        assert found.right[0] == 1
+        assert found.attacked.score < found.attacked.clean
+        assert found.attacked.edits
+        assert own.scores([found.attacked.text], objective) == [pytest.approx(found.attacked.score, abs=1e-5)]
+
+
+def test_labels_are_protected() -> None:
+    sample = Sample("s", "Is it good or bad?", "bad", choices=("good", "bad"))
+    found, _ = ran(sample.instruction, "deepwordbug", 1.0, protected_phrases(sample))
+    assert {"good", "bad?"} <= set(found.text.split())
+    assert found.edits

@@ -1,0 +1,288 @@
+"""Attacks through the command line: found on the model under test, written down, gone on with, and reused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from robustlm.cli import main
+from robustlm.data.noise import word_budget
+from robustlm.data.recipes import Attack
+from robustlm.datamodules import attacking
+from robustlm.evaluation.manifest import ATTACKS, attack_key, read_attacks
+from robustlm.evaluation.table import read_table
+from tests.endpoint import SECRET, LocalEndpoint
+from tests.evaluation.two_attacks import results
+from tests.modules.test_equivalence import done
+from tests.tiny import write_rows
+
+CONDITION = "attack:deepwordbug@0.2"
+KNOWN = "describes"
+"""A word of an instruction that the hosted model depends on."""
+QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+SEARCH = ("--data.attack.samples=3", "--data.attack.budget=16", "--data.attack.candidates=4")
+
+
+def arguments(folder: Path, *more: str, conditions: str = f"clean,{CONDITION}", command: str = "test") -> list[str]:
+    return [
+        command, "-c", "robustness", "--model.backbone=builtin:tiny",
+        "--data.test=[{path: builtin:quickstart, limit: 12}]", "--data.prompts=1", "--data.samples=4",
+        f"--data.conditions=[{conditions}]", "--data.eval_batch_size=8", f"--trainer.default_root_dir={folder}",
+        *QUIET, *SEARCH, *more,
+    ]  # fmt: skip
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / ATTACKS).read_text(encoding="utf-8").splitlines()]
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    return read_table(folder / "predictions.parquet")
+
+
+def right(rows: Sequence[dict[str, Any]], condition: str) -> float:
+    own = [row["correct"] for row in rows if row["condition"] == condition]
+    return sum(own) / len(own)
+
+
+class Dies(Callback):
+    """Ends a test after a few batches, as a full disk does."""
+
+    def on_test_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int, loader: int = 0
+    ) -> None:
+        if (loader, index) == (1, 1):
+            raise OSError("no space left")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a test of the shipped model; do not write there."""
+    folder = tmp_path_factory.mktemp("whole")
+    main(arguments(folder))
+    return folder / "version_0"
+
+
+def test_the_attack_hurts_and_is_written_down(whole: Path) -> None:
+    rows, attacks = table(whole), lines(whole)
+    assert right(rows, CONDITION) < right(rows, "clean") - 0.3
+    asked = {(row["dataset"], row["instruction_id"]) for row in rows}
+    assert sorted((one["dataset"], one["instruction_id"]) for one in attacks) == sorted(asked)
+    ids = {row["sample_id"] for row in rows}
+    for one in attacks:
+        words = one["before"].split()
+        assert len(one["edits"]) <= word_budget(len(words), 0.2)
+        for edit in one["edits"]:
+            assert words[edit["position"]] == edit["before"]
+            words[edit["position"]] = edit["after"]
+        assert " ".join(words) == one["after"]
+        assert one["queries"] <= 16
+        assert one["rows"] >= one["queries"] * len(one["samples"])
+        assert 1 <= len(set(one["samples"]) & ids) == len(one["samples"]) <= 3
+        assert one["score_after"] <= one["score_before"]
+        assert one["right_after"] <= 3
+        own = [row for row in rows if row["condition"] == "clean" and row["sample_id"] in one["samples"]]
+        assert sum(row["correct"] for row in own) == one["right_before"]
+        own = [row for row in rows if row["condition"] == CONDITION and row["sample_id"] in one["samples"]]
+        assert sum(row["correct"] for row in own) == one["right_after"]
+
+
+def test_it_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(arguments(tmp_path, conditions="unseen+attack:textfooler@0.1"))
+    said = capsys.readouterr().out
+    assert said.count("unseen+attack:textfooler@0.1 of ") == 6
+    assert "6 instructions attacked, " in said
+    assert all("unseen" in one["instruction_id"] for one in lines(tmp_path / "version_0"))
+
+
+def test_killed_in_the_search_and_in_the_test_it_ends_with_the_same_table(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched = []
+    search = attacking.search
+
+    def failing(text: str, *args: Any, **settings: Any) -> Any:
+        searched.append(text)
+        if len(searched) == 3:
+            raise OSError("no space left")
+        return search(text, *args, **settings)
+
+    monkeypatch.setattr(attacking, "search", failing)
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path))
+    first = tmp_path / "version_0"
+    assert len(lines(first)) == 2
+    with (first / ATTACKS).open("a", encoding="utf-8") as file:
+        file.write('{"condition": "att')
+    resume = f"--predictions.resume={first}"
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path, resume, f"--trainer.callbacks+={__name__}.Dies"))
+    assert len(searched) == 3 + 4
+    assert "no space left" in capsys.readouterr().err
+    assert lines(first) == lines(whole)
+    assert not (first / "predictions.parquet").exists()
+    main(arguments(tmp_path, resume))
+    assert len(searched) == 3 + 4, "none anew"
+    assert "were answered before and are taken over" in capsys.readouterr().out
+    assert table(first) == table(whole)
+    assert lines(first) == lines(whole)
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["--data.attack.samples=2", "--data.attack.objective=accuracy", "--data.seed=1", "--model.loading.scratch=true"],
+)
+def test_other_attacks_are_not_gone_on_with(
+    more: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(whole / ATTACKS, begun)
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path / "again", f"--predictions.resume={begun}", more))
+    said = capsys.readouterr().err
+    assert "predictions.resume: the attack attack:deepwordbug@0.2 of " in said
+    assert "was found on another model, on other rows or with other settings" in said
+    assert (begun / ATTACKS).read_bytes() == (whole / ATTACKS).read_bytes()
+
+
+def test_attacks_on_one_model_are_tried_on_another(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(attacking, "search", None)
+    reuse = f"--data.attack.reuse={whole / ATTACKS}"
+    main(arguments(tmp_path / "same", reuse))
+    found = tmp_path / "same/version_0"
+    assert table(found) == table(whole)
+    written = lines(found)
+    assert [one.pop("reused") for one in written] == [str(whole / ATTACKS)] * 6
+    assert written == lines(whole)
+    main(arguments(tmp_path / "other", reuse, "--model.loading.scratch=true"))
+    assert table(tmp_path / "other/version_0") != table(whole)
+
+    def refused(*more: str, **how: Any) -> str:
+        with pytest.raises(SystemExit):
+            main(arguments(tmp_path / "refused", *more, **how))
+        return capsys.readouterr().err
+
+    assert f"{ATTACKS} holds no attack attack:textfooler@0.2 of " in refused(reuse, conditions="attack:textfooler@0.2")
+    assert "holds no attack" in refused(reuse, "--data.prompts=2")
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text((whole / ATTACKS).read_text(encoding="utf-8").replace('"before": "', '"before": "Now '))
+    said = refused(f"--data.attack.reuse={changed}")
+    assert "found an attack on 'Now " in said
+    assert "expected one on " in said
+    assert "none.jsonl: cannot be read" in refused("--data.attack.reuse=none.jsonl")
+    own = refused("--trainer.logger=false", f"--data.attack.reuse={tmp_path / 'refused' / ATTACKS}")
+    assert "what this run writes" in own
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    """Rows whose options are scored, and rows whose answers are generated."""
+    labels = ("positive", "negative")
+    rows = write_rows(
+        tmp_path / "films.jsonl", [{"id": f"f{i}", "sentence": f"film {i}", "label": labels[i % 2]} for i in range(5)]
+    )
+    script = [sys.executable, "-m", "tests.evaluation.two_attacks", str(tmp_path / "two"), rows]
+    done(subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    ours, theirs = (torch.load(tmp_path / "two" / f"rank-{rank}.pt") for rank in (0, 1))
+    single = results(tmp_path / "one", rows)
+    assert ours == theirs == single
+    found = lines(tmp_path / "one")
+    assert lines(tmp_path / "two") == found
+    assert {bool(one["edits"]) for one in found if one["dataset"] == "films"} == {True}
+    assert sum(bool(one["edits"]) for one in found) > 2
+
+
+def test_weights_of_a_checkpoint_are_what_is_attacked_also_to_predict(tmp_path: Path, whole: Path) -> None:
+    fit = [
+        "fit", "-c", "quickstart", "--trainer.max_steps=1", "--trainer.val_check_interval=1",
+        "--model.optimizer.lr=0.05", "--model=InstructionTuning",
+        f"--trainer.default_root_dir={tmp_path}/fit", f"--checkpoint.dirpath={tmp_path}/weights", *QUIET,
+    ]  # fmt: skip
+    main([*fit, "--data.train=[{path: builtin:quickstart, limit: 32}]", "--data.validation=null"])
+    checkpoint = f"--ckpt_path={tmp_path}/weights/last.ckpt"
+    main(arguments(tmp_path / "test", checkpoint))
+    main(arguments(tmp_path / "predict", checkpoint, command="predict"))
+    tested, predicted = lines(tmp_path / "test/version_0"), lines(tmp_path / "predict/version_0")
+    assert tested == predicted
+    assert table(tmp_path / "test/version_0") == table(tmp_path / "predict/version_0")
+    before = {attack_key(one): one["score_before"] for one in lines(whole)}
+    assert all(before[attack_key(one)] != one["score_before"] for one in tested), "not the weights it began with"
+
+
+def test_rows_with_their_own_instruction_are_attacked_one_by_one(tmp_path: Path, t5: str) -> None:
+    made = [{"id": f"r{i}", "instruction": f"Say it {i} times.", "text": "a", "target": "b"} for i in range(3)]
+    rows = write_rows(tmp_path / "rows.jsonl", made)
+    main(arguments(tmp_path, f"--data.test={rows}", f"--model.backbone={t5}", "--model.max_new_tokens=3"))
+    found = lines(tmp_path / "version_0")
+    assert sorted(one["sample_id"].rpartition(":")[2] for one in found) == ["r0", "r1", "r2"]
+    assert all(one["samples"] == [one["sample_id"]] for one in found)
+    assert all(row["instruction_id"] == "own" for row in table(tmp_path / "version_0"))
+
+
+def test_a_hosted_model_is_attacked_by_its_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai")
+
+    def says(request: dict[str, Any]) -> tuple[int, Any]:
+        prompt = request["messages"][0]["content"]
+        knows = KNOWN in prompt and "fine film" in prompt
+        text = "label: good" if knows else "label: bad"
+        return 200, {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+
+    endpoint = LocalEndpoint(says)
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setattr("robustlm.hosted.CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = [{"id": f"r{i}", "sentence": f"a fine film {i}", "label": "good"} for i in range(4)]
+    made += [{"id": "r9", "sentence": "a dull one", "label": "bad"}]
+    rows = write_rows(tmp_path / "rows.jsonl", made)
+    hosted = [
+        "--model.backbone=openai:some-model",
+        f"--data.test={rows}",
+        "--data.prompts=3",
+        "--data.attack.budget=30",
+    ]
+    main(arguments(tmp_path, *hosted, "--data.attack.candidates=2"))
+    endpoint.close()
+    found = lines(tmp_path / "version_0")
+    assert {one["objective"] for one in found} == {"accuracy"}
+    knew = [one for one in found if KNOWN in one["before"]]
+    assert knew
+    assert all(one["score_after"] < one["score_before"] for one in knew)
+    assert all(KNOWN not in one["after"] for one in knew)
+
+
+def test_conditions_that_cannot_be_attacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*more: str, **how: Any) -> str:
+        with pytest.raises(SystemExit):
+            main(arguments(tmp_path, *more, **how))
+        return capsys.readouterr().err
+
+    assert "which InstructionDataModule does not do; expected RobustnessDataModule" in refused(
+        "--data=InstructionDataModule"
+    )
+    assert "data.attack.budget: found 0; expected ≥ 1" in refused("--data.attack.budget=0")
+    assert "unknown attack 'bugs'" in refused(conditions="attack:bugs@0.2")
+    assert not (tmp_path / "version_0" / ATTACKS).exists()
+
+
+def test_a_manifest_names_what_can_be_searched_again(whole: Path) -> None:
+    key, one = next(iter(read_attacks(whole / ATTACKS).items()))
+    assert key == (CONDITION, one["dataset"], one["instruction_id"], None)
+    words = one["before"].split()
+    for edit in one["edits"]:
+        tried = Attack("deepwordbug", 0.2).candidates(words, edit["position"], seed=0, most=4)
+        assert edit["after"] in tried
