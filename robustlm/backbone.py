@@ -342,6 +342,64 @@ class Backbone(nn.Module):
         targets = view.labels[view.labels != IGNORE]
         return Answers(logits, targets, keep.nonzero()[:, 0], state)
 
+    def check_layer(self, layer: int) -> None:
+        """Refuse a layer that the model, of which the config is enough, does not have. Raises `ValueError`."""
+        if not -self.depth - 1 <= layer <= self.depth:
+            raise ValueError(
+                f"states.layer: found {layer}; {self.base_name!r} has {self.depth} layers, expected "
+                f"{-self.depth - 1} … {self.depth} (0 is the embeddings, -1 or {self.depth} what the head reads)"
+            )
+
+    @property
+    def depth(self) -> int:
+        """How many layers the model has; of an encoder–decoder, its decoder."""
+        config = self.config.get_text_config()
+        names = ("num_decoder_layers", "decoder_layers") if self.is_encoder_decoder else ()
+        found = [getattr(config, name, None) for name in (*names, "num_hidden_layers")]
+        return int(next(count for count in found if count is not None))
+
+    @torch.no_grad()
+    def states(self, view: View, layer: int = -2, pooling: Pooling = "prompt_end") -> Tensor:
+        """A hidden state for each row of a view, without dropout.
+
+        The chosen layer's states are pooled as they pass; those of other layers and positions are not kept.
+
+        Args:
+            view: R rows. Without answers, the prompt's last token is the row's last.
+            layer: Counted as transformers counts `hidden_states`: 0 is the embeddings, i what layer i gives, and the
+                last, or -1, what the head reads, after the last norm. -2 is the penultimate layer.
+            pooling: Which positions stand for a row.
+
+        Returns:
+            fp32 `[R, H]`.
+
+        Raises:
+            ValueError: There is no such layer, or the model's layers are not found.
+        """
+        self.check_layer(layer)
+        at = layer % (self.depth + 1)
+        found: list[Tensor] = []
+
+        def keep(states: Tensor) -> None:
+            found.append(self._pooled(states.float() if pooling == "mean" else states).float())
+
+        decoder = self.base.get_decoder()
+        if at == self.depth:
+            handle = decoder.register_forward_hook(lambda _module, _args, out: keep(out[0]))
+        else:
+            handle = self._layers(decoder)[at].register_forward_pre_hook(
+                lambda _module, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+            )
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            self(view, pooling=pooling)
+        finally:
+            handle.remove()
+            self.model.train(was_training)
+        (state,) = found
+        return state
+
     @torch.no_grad()
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """Greedy answers to the prompts of a view without answers, one string a row.
@@ -433,6 +491,16 @@ class Backbone(nn.Module):
     def _dtype(self) -> torch.dtype:
         found: torch.dtype = next(self.base.parameters()).dtype
         return found
+
+    def _layers(self, decoder: nn.Module) -> nn.ModuleList:
+        """The layers of a decoder; what layer i + 1 reads is what layer i gives."""
+        for module in decoder.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self.depth:
+                return module
+        raise ValueError(
+            f"states.layer: {type(decoder).__name__} holds no list of {self.depth} layers; expected layer -1 of this "
+            "model"
+        )
 
     def _score_alone(self, options: View, rows: Tensor) -> Tensor:
         """Log-likelihood `[O]` of options, each run with its whole prompt."""

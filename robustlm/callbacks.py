@@ -8,14 +8,16 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from robustlm.backbone import weights_digest
+from robustlm.backbone import Pooling, weights_digest
 from robustlm.card import model_card
 from robustlm.evaluation.manifest import ATTACKS
+from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
+from robustlm.evaluation.state_table import StateWriter as StateFile
 from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts
 from robustlm.modules.base import InstructionTuning
 from robustlm.report.tables import by_condition, markdown
@@ -57,7 +59,10 @@ class PredictionWriter(Callback):
                 f"predictions.resume: {self.resume} holds no {_identity_file(table).name}; expected the folder of a "
                 "`robustlm test` that did not end"
             )
-        data.done = {key_of(row) for row in self._taken}
+        done = {key_of(row) for row in self._taken}
+        if _state_writer(trainer) is not None:  # a process may have been killed between an answer and its state
+            done &= known_states(table.with_name(STATES))
+        data.done = done
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
@@ -113,18 +118,121 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             self._writer.merge([condition.name for condition in trainer.datamodule.conditions])  # type: ignore[attr-defined]
             _identity_file(table).unlink(missing_ok=True)
+            if _state_writer(trainer) is None:
+                table.with_name(STATES).unlink(missing_ok=True)  # of an earlier run here, whose answers were others
             scores = by_condition({name: float(value) for name, value in trainer.callback_metrics.items()})
             if scores:
                 print("\n" + markdown("F1 or accuracy, %", scores))
             print(f"predictions: {table}")
         self._writer = None
 
+    def folder(self, trainer: Trainer) -> Path:
+        """Where the table goes: the run's folder, or that of the run it goes on with."""
+        return run_folder(trainer) if self.resume is None else Path(self.resume)
+
     def _table(self, trainer: Trainer) -> Path:
-        return (run_folder(trainer) if self.resume is None else Path(self.resume)) / self.name
+        return self.folder(trainer) / self.name
 
     on_predict_start = on_test_start
     on_predict_batch_end = on_test_batch_end
     on_predict_end = on_test_end
+
+
+class StateWriter(Callback):
+    """Keeps a hidden state for each tested row, in `states.parquet` beside the predictions; `robustlm states` reads it.
+
+    It takes one more forward pass over each row.
+
+    Args:
+        layer: Which layer's states: -1 is what the head reads (after the last norm), -2 the penultimate layer, 0 the
+            embeddings; null keeps none.
+        position: What stands for a row: the last token of its prompt (`prompt_end`, the state that gives the first
+            token of the answer), the last of prompt and true answer (`last`), or all of these (`mean`, `max`). Of an
+            encoder–decoder, positions are those of the decoder.
+    """
+
+    def __init__(self, layer: int | None = None, position: Pooling = "prompt_end") -> None:
+        if position not in get_args(Pooling):
+            raise ValueError(f"states.position: found {position!r}; expected one of {', '.join(get_args(Pooling))}")
+        self.layer = layer
+        self.position: Pooling = position
+        self._file: StateFile | None = None
+        self._table = Path()
+        self._whole = False
+
+    def check(self, module: Any) -> None:
+        """Refuse a layer that the module's model does not have. Raises `ValueError`."""
+        if self.layer is not None:
+            module.backbone.check_layer(self.layer)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See `check`."""
+        if stage in ("test", "predict"):
+            self.check(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open this process's part."""
+        if self.layer is None:
+            return
+        resumed = None
+        folder = run_folder(trainer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PredictionWriter):
+                resumed, folder = callback.resume, callback.folder(trainer)
+        self._table, self._whole = folder / STATES, False
+        attempt = 0 if resumed is None else next_attempt(self._table)
+        trainer.strategy.barrier("states counted")
+        if trainer.is_global_zero and resumed is None:
+            clear_states(self._table)
+        trainer.strategy.barrier("states")
+        self._file = StateFile(self._table, trainer.global_rank, attempt)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the states of the batch's rows."""
+        if self._file is None or outputs is None or self.layer is None:
+            return
+        view = batch.prompt if self.position == "prompt_end" else batch.raw
+        backbone: Any = pl_module.backbone
+        with trainer.precision_plugin.forward_context():
+            states = backbone.states(view, self.layer, self.position)
+        self._file.write([key_of(row) for row in outputs["rows"]], states.float().cpu().numpy())
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the table, before that of the predictions: who finds predictions whole finds states whole."""
+        if self._file is None:
+            return
+        self._file.close()
+        self._file = None
+        trainer.strategy.barrier("states written")
+        if trainer.is_global_zero:
+            conditions = [condition.name for condition in trainer.datamodule.conditions]  # type: ignore[attr-defined]
+            merge_states(self._table, conditions, {"layer": self.layer, "position": self.position})
+            print(f"states: {self._table}")
+        self._whole = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove the parts, which are kept until predictions are whole too, for a run that goes on."""
+        if self._whole and trainer.is_global_zero:
+            clear_states(self._table)
+
+    on_predict_start = on_test_start
+    on_predict_batch_end = on_test_batch_end
+    on_predict_epoch_end = on_test_epoch_end
+
+
+def _state_writer(trainer: Trainer) -> StateWriter | None:
+    """The callback that keeps states, where it does."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    found = [one for one in callbacks if isinstance(one, StateWriter) and one.layer is not None]
+    return found[0] if found else None
 
 
 def _identity_file(table: Path) -> Path:
@@ -138,12 +246,15 @@ def _identity(trainer: Trainer, module: Any) -> dict[str, Any]:
     for condition, found in data.conditioned.items():
         for sample, row in zip(found.samples, found.encoded, strict=True):
             rows.update(repr((condition, sample.id, sample.instruction_id, row.prompt_ids, row.answer_ids)).encode())
+    kept = _state_writer(trainer)
     return {
         "weights": weights_digest(module.backbone),
         "rows": rows.hexdigest(),
         "data.eval_batch_size": data.eval_batch_size,
         "data.scoring": data.scoring,
         "model.max_new_tokens": module.max_new_tokens,
+        "states.layer": None if kept is None else kept.layer,
+        "states.position": None if kept is None else kept.position,
         "processes": trainer.world_size,
     }
 

@@ -30,7 +30,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import robustlm
 from robustlm.assets import config_file, known_configs
-from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, WhereItIs
+from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, StateWriter, WhereItIs
 from robustlm.commands import COMMANDS
 from robustlm.data.embedders import EmbeddingError
 from robustlm.data.endpoint import EndpointError
@@ -140,6 +140,7 @@ class RobustLMCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(AdapterExport, "export")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_lightning_class_args(StateWriter, "states")
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -169,6 +170,14 @@ class RobustLMCLI(LightningCLI):
         print("settings\n" + textwrap.indent(settings, "  "))
         assert isinstance(self.trainer, CheckingTrainer)
         self.trainer.check(**kwargs)
+
+    def before_test(self) -> None:
+        """Refuse states that the model does not have before any rows are read."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StateWriter):
+                callback.check(self.model)
+
+    before_predict = before_test
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add TensorBoard and CSV logs in one folder, unless a logger is configured."""

@@ -12,6 +12,8 @@ from robustlm.data.paraphrase_rules import Rules
 from robustlm.data.sources import Source
 from robustlm.quickstart import quickstart
 
+Projection = Literal["pca", "tsne", "umap"]
+"""As in `robustlm.evaluation.states`, which would bring numpy along for `--help`."""
 Architecture = Literal["llama", "t5"]
 """As in `robustlm.data.scratch`, which would bring transformers along for `--help`."""
 
@@ -422,6 +424,59 @@ def import_harness(
     print(f"{len(rows)} answers: {folder / 'predictions.parquet'}")
 
 
+def states(
+    runs: list[str],
+    output: str | None = None,
+    projection: Projection = "pca",
+    points: int = 600,
+    clean: str = "clean",
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Print how far other phrasings move a model's states, and what its answers lose by it; several runs side by side.
+
+    Args:
+        runs: Folders of runs that `robustlm test --states.layer -2` wrote; `name=path` names one.
+        output: Folder for `states.md`, `states.csv`, `states.json` and pictures; none is written where not given.
+        projection: How states are laid out in pictures: `pca`, `tsne` or `umap` (the extra `projection`).
+        points: Most states in a projection; whole samples are drawn by the seed.
+        clean: The condition whose instructions count as observed.
+        draws: Bootstrap draws of the intervals; 0 makes none.
+        seed: Seed of the draws, and of pictures.
+        level: Share of draws within an interval.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.data.tasks import resolve_task
+    from robustlm.evaluation.robustness import Settings
+    from robustlm.evaluation.states import check_projection
+    from robustlm.report.robustness import write_all
+    from robustlm.report.state_pictures import draw
+    from robustlm.report.states import load_runs, measured, to_csv, to_json, to_markdown
+
+    for task in tasks:
+        resolve_task(task)
+    if points < 3:
+        raise ValueError(f"points: found {points}; expected ≥ 3")
+    check_projection(projection)
+    settings = Settings(draws, seed, level)
+    loaded = load_runs(runs)
+    found = measured(loaded, settings, clean)
+    table = next(iter(loaded.values()))[0]
+    text = to_markdown(found, table, settings, clean)
+    print(text, end="")
+    if output is not None:
+        texts = {"md": text, "csv": to_csv(found), "json": to_json(found, table, settings, clean)}
+        for path in write_all(Path(output), {f"states.{ending}": made for ending, made in texts.items()}):
+            print(f"states: {path}")
+        tables = {name: states for name, (states, _) in loaded.items()}
+        for path in draw(tables, found, Path(output), projection, points, seed):
+            print(f"picture: {path}")
+
+
 COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "noise": noise,
     "pairs": pairs,
@@ -429,6 +484,7 @@ COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "init": init,
     "compare": compare,
     "report": report,
+    "states": states,
     "export-harness": export_harness,
     "import-harness": import_harness,
     "quickstart": quickstart,

@@ -109,6 +109,13 @@ class HostedBackbone(nn.Module):
 
     option_scores = forward
 
+    def check_layer(self, layer: int) -> None:
+        """Refused: nothing of the model's inside is known."""
+        raise ValueError(
+            f"states.layer: found {layer}, but {self.name} is hosted elsewhere and shows no hidden states; expected "
+            "null"
+        )
+
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """Answers to the prompts of a view, one string a row, at temperature 0.
 

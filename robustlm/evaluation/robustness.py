@@ -165,26 +165,32 @@ def estimate(values: Floats, level: float, datasets: int = 1) -> Estimate:
     return Estimate(value, float(low), float(high), datasets)
 
 
+def sample_weights(name: str, n: int, settings: Settings) -> Floats:
+    """How often each of a dataset's n samples counts in each draw, `[1 + draws, n]`; the first row counts all once."""
+    drawn = _random(settings, name, "samples").multinomial(n, np.full(n, 1 / n), settings.draws)
+    return np.concatenate([np.ones((1, n)), drawn])
+
+
+def _random(settings: Settings, *what: str) -> np.random.Generator:
+    digest = hashlib.sha256("\0".join(what).encode()).digest()
+    return np.random.default_rng((settings.seed, *digest))
+
+
 class _Weights:
     """How often each sample and instruction counts in each draw; the first row counts all once."""
 
     def __init__(self, name: str, grid: Grid, settings: Settings) -> None:
         self._name = name
         self._settings = settings
-        n = len(grid.samples)
-        drawn = self._random("samples").multinomial(n, np.full(n, 1 / n), settings.draws)
-        self._samples = np.concatenate([np.ones((1, n)), drawn])
-
-    def _random(self, *what: str) -> np.random.Generator:
-        digest = hashlib.sha256("\0".join((self._name, *what)).encode()).digest()
-        return np.random.default_rng((self._settings.seed, *digest))
+        self._samples = sample_weights(name, len(grid.samples), settings)
 
     def _instructions(self, names: tuple[str, ...]) -> Floats:
         """`[1 + draws, k]`, or `[1, k]` where instructions are fixed. Conditions with the same ones share draws."""
         k = len(names)
         if self._settings.resample == "samples":
             return np.ones((1, k))
-        drawn = self._random("instructions", *names).multinomial(k, np.full(k, 1 / k), self._settings.draws)
+        random = _random(self._settings, self._name, "instructions", *names)
+        drawn = random.multinomial(k, np.full(k, 1 / k), self._settings.draws)
         return np.concatenate([np.ones((1, k)), drawn])
 
     def apply(self, grid: Grid, clean: Grid | None) -> Sampled:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 Projection = Literal["pca", "tsne", "umap"]
+
+_BLOCK = 1024
+"""States that are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,10 @@ def distances(states: Floats, others: Floats) -> Floats:
     squares = (states**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2 * states @ others.T
     near = squares < 1e-6 * ((states**2).sum(1)[:, None] + (others**2).sum(1)[None])
     found = np.sqrt(np.maximum(squares, 0))
-    for i, j in zip(*np.nonzero(near), strict=True):  # cancellation has eaten the digits
-        found[i, j] = np.linalg.norm(states[i] - others[j])
+    i, j = np.nonzero(near)  # cancellation has eaten the digits
+    for at in range(0, len(i), _BLOCK):
+        some = slice(at, at + _BLOCK)
+        found[i[some], j[some]] = np.linalg.norm(states[i[some]] - others[j[some]], axis=1)
     return np.asarray(found)
 
 
@@ -58,14 +65,48 @@ def spread(states: Floats, samples: Sequence[str], phrasings: Sequence[str]) -> 
     Raises:
         ValueError: No sample occurs under two phrasings.
     """
-    table = distances(states, states)
     sample, phrasing = (np.unique(names, return_inverse=True)[1] for names in (samples, phrasings))
-    pairs = np.triu(np.ones_like(table, dtype=bool), 1)
-    same = (sample[:, None] == sample[None]) & pairs
-    other = (sample[:, None] != sample[None]) & (phrasing[:, None] == phrasing[None]) & pairs
-    if not same.any():
+    within, pairs = (total.sum() for total in pair_sums(states, sample, sample))
+    if not pairs:
         raise ValueError("found no sample under two phrasings; expected several phrasings of each")
-    return Spread(float(table[same].mean()), float(table[other].mean()) if other.any() else float("nan"))
+    between, others = between_sums(states, sample, phrasing)
+    return Spread(float(within / pairs), between / others if others else float("nan"))
+
+
+def pair_sums(states: Floats, groups: Ints, tallied: Ints) -> tuple[Floats, Floats]:
+    """Sum of the distances between two states of a group, and how many pairs those are, by tally `[max + 1]` each.
+
+    Args:
+        states: `[n, H]`.
+        groups: `[n]`: only states of one group are compared.
+        tallied: `[n]`: where a pair counts, alike within a group.
+    """
+    sums, counts = np.zeros((2, int(tallied.max(initial=-1)) + 1))
+    for rows in members(groups):
+        table = distances(states[rows], states[rows])
+        sums[tallied[rows[0]]] += table.sum() / 2
+        counts[tallied[rows[0]]] += len(rows) * (len(rows) - 1) / 2
+    return sums, counts
+
+
+def between_sums(states: Floats, samples: Ints, phrasings: Ints) -> tuple[float, int]:
+    """Sum of the distances between states of two samples under one phrasing, and how many pairs those are."""
+    total, count = 0.0, 0
+    for rows in members(phrasings):
+        for at in range(0, len(rows), _BLOCK):
+            block, rest = rows[at : at + _BLOCK], rows[at:]
+            other = (samples[block][:, None] != samples[rest][None]) & (
+                np.arange(len(rest)) > np.arange(len(block))[:, None]
+            )
+            total += float(distances(states[block], states[rest])[other].sum())
+            count += int(other.sum())
+    return total, count
+
+
+def members(groups: Ints) -> list[Ints]:
+    """Places of each group's members, in ascending order."""
+    order = np.argsort(groups, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(order) else []
 
 
 def degradation(distance: Floats, score: Floats) -> tuple[float, float]:
@@ -97,19 +138,28 @@ def project(states: Floats, how: Projection = "pca", seed: int = 0) -> Floats:
         signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])  # so that a picture is the same anywhere
         found = left * values * signs
         return np.asarray(found[:, :2] if found.shape[1] > 1 else np.pad(found, ((0, 0), (0, 1))))
-    try:
-        if how == "tsne":
-            from sklearn.manifold import TSNE
+    check_projection(how)
+    if how == "tsne":
+        from sklearn.manifold import TSNE
 
-            made = TSNE(2, perplexity=min(30, (len(states) - 1) / 3), init="pca", random_state=seed)
-        else:
-            from umap import UMAP
+        made = TSNE(2, perplexity=min(30, (len(states) - 1) / 3), init="pca", random_state=seed)
+    else:
+        from umap import UMAP
 
-            made = UMAP(n_components=2, n_neighbors=min(15, len(states) - 1), random_state=seed)
-    except ImportError as error:
-        library = {"tsne": "scikit-learn", "umap": "umap-learn"}[how]
-        raise ValueError(f"projection {how!r} needs {library}, which is not installed; use pca") from error
+        made = UMAP(n_components=2, n_neighbors=min(15, len(states) - 1), random_state=seed, n_jobs=1)
     return np.asarray(made.fit_transform(centred), dtype=np.float64)
+
+
+def check_projection(how: Projection) -> None:
+    """Refuse a projection whose library is not installed. Raises `ValueError`."""
+    module, library = {"pca": ("numpy", "numpy"), "tsne": ("sklearn", "scikit-learn"), "umap": ("umap", "umap-learn")}[
+        how
+    ]
+    if find_spec(module) is None:
+        raise ValueError(
+            f"projection {how!r} needs {library}, which is not installed; use pca, or "
+            "pip install 'robustlm[projection]'"
+        )
 
 
 def _ranks(values: Floats) -> Floats:

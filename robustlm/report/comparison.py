@@ -46,20 +46,29 @@ def find_table(run: str) -> Path:
     return found[-1]
 
 
+def named_runs(runs: list[str]) -> dict[str, str]:
+    """Paths by name. A run is a path, or `name=path`.
+
+    Raises:
+        ValueError: Two runs have one name.
+    """
+    found: dict[str, str] = {}
+    for run in runs:
+        name, equals, path = run.partition("=")
+        name, path = (name, path) if equals else (Path(run).name, run)
+        if name in found:
+            raise ValueError(f"{run}: a second run called {name!r}; name it, as in name={path}")
+        found[name] = path
+    return found
+
+
 def load_tables(runs: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Prediction tables by run. A run is a path, or `name=path`.
 
     Raises:
         ValueError: A table is missing, or two runs have one name.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        name, equals, path = run.partition("=")
-        name, path = (name, path) if equals else (Path(run).name, run)
-        if name in found:
-            raise ValueError(f"{run}: a second run called {name!r}; name it, as in name={path}")
-        found[name] = read_table(find_table(path))
-    return found
+    return {name: read_table(find_table(path)) for name, path in named_runs(runs).items()}
 
 
 def scores_of(tables: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
+from robustlm.report.tables import aligned
 
 Format = Literal["csv", "html", "json", "md"]
 FORMATS: tuple[Format, ...] = ("csv", "html", "json", "md")
@@ -95,11 +96,11 @@ def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Rob
         "",
     ]
     names = [name for name in NUMBERS if any(known(one, name) for one in pooled)]
-    lines += _table(
+    lines += aligned(
         ["", *conditions], [[NUMBERS[name], *(cell(one.numbers.get(name), name) for one in pooled)] for name in names]
     )
     lines += ["", "## Datasets", ""]
-    lines += _table(
+    lines += aligned(
         ["dataset", "condition", "score", "mean", "worst instruction", "worst case", "consistency", "worst was"],
         [
             [
@@ -113,14 +114,14 @@ def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Rob
         ],
     )
     lines += ["", "## What it is made of", ""]
-    lines += _table(["dataset", "condition", *COUNTS], [size(one) for one in results])
+    lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     remarks = [f"- {note}" for note in notes(single)]
     return "\n".join([*lines, *(["", *remarks] if remarks else [])]) + "\n"
 
 
 def pairing_markdown(first: str, second: str, found: Sequence[Pairing]) -> str:
     """Paired tests as a table in points."""
-    return "\n".join([f"## {second} against {first}", "", *_table(PAIRED, list(map(pairing_cells, found)))])
+    return "\n".join([f"## {second} against {first}", "", *aligned(PAIRED, list(map(pairing_cells, found)))])
 
 
 def pairing_cells(one: Pairing) -> list[str]:
@@ -241,15 +242,6 @@ def points(found: Estimate | None) -> str:
 
 def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
 def _plain(value: float) -> float | None:

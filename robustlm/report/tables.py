@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 MAIN_SCORES = ("f1", "accuracy")
 
@@ -39,3 +39,13 @@ def by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return {
         c: {**{k: v for k, v in s.items() if k != "mean"}, "mean": s["mean"]} for c, s in found.items() if "mean" in s
     }
+
+
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table of text, aligned to be read in a terminal too."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

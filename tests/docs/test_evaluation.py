@@ -7,18 +7,22 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from robustlm.cli import main
+from robustlm.evaluation import displacement
 from robustlm.evaluation.robustness import NUMBERS
-from robustlm.evaluation.table import TableWriter, read_table
+from robustlm.evaluation.state_table import StateWriter, merge_states
+from robustlm.evaluation.table import TableWriter, key_of, read_table
 from tests.tiny import write_rows
 
 PAGE = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
 
 
 def test_the_table_has_every_number() -> None:
-    assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == sorted(NUMBERS)
+    numbers = sorted([*NUMBERS, *displacement.NUMBERS])
+    assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == numbers
 
 
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,12 +31,20 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         row: dict[str, Any] = {"dataset": "d", "task": "generation", "condition": "clean", "prediction": "a"}
         row |= {"parsed": [["a"]], "target": "a", "correct": True}
         writer = TableWriter(Path(name) / "predictions.parquet")
-        writer.write([{**row, "sample_id": sample, "instruction_id": way} for sample in "st" for way in "ij"])
+        rows = [{**row, "sample_id": sample, "instruction_id": way} for sample in "st" for way in "ij"]
+        writer.write(rows)
         writer.close()
         writer.merge()
-    block, *_ = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    for line in block.splitlines():
+        parts = StateWriter(Path(name) / "states.parquet")
+        parts.write([key_of(row) for row in rows], np.eye(4, dtype=np.float32))
+        parts.close()
+        merge_states(Path(name) / "states.parquet", ["clean"], {"layer": -2, "position": "prompt_end"})
+    first, *blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    states = [line for block in blocks for line in block.splitlines() if line.startswith("robustlm states")]
+    assert len(states) == 1
+    for line in [*first.splitlines(), *states]:
         main(shlex.split(line, comments=True)[1:])
+    assert {file.suffix for file in Path("distances").iterdir()} == {".md", ".csv", ".json", ".png"}
     assert {file.name for file in Path("report").iterdir()} == {
         *(f"robustness.{ending}" for ending in ("md", "csv", "json", "html")),
         *("comparison.md", "comparison.png", "comparison.html", "paired.md"),

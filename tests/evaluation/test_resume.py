@@ -8,10 +8,12 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robustlm.cli import main
-from robustlm.evaluation.table import TableWriter, read_parts, read_table
+from robustlm.evaluation.state_table import StateTable
+from robustlm.evaluation.table import TableWriter, key_of, read_parts, read_table
 from tests.modules.test_equivalence import command
 from tests.tiny import write_rows
 
@@ -45,15 +47,16 @@ def scores(folder: Path) -> dict[str, str]:
 def test_killed_three_times_it_ends_with_the_same_table(
     scoring: str, llama: str, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    how = f"--data.scoring={scoring}"
-    main(arguments(llama, rows, tmp_path / "whole", how))
+    how = (f"--data.scoring={scoring}", "--states.layer=-2")
+    main(arguments(llama, rows, tmp_path / "whole", *how))
     wanted = read_table(tmp_path / "whole/version_0/predictions.parquet")
+    states = StateTable(tmp_path / "whole/version_0/states.parquet")
     assert len(wanted) == 9 * 2 * 2
 
     first = tmp_path / "killed" / "version_0"
     resume: list[str] = []
     for limit in (4, 12, 24):
-        script = arguments(llama, rows, tmp_path / "killed", how, "--trainer.callbacks+=tests.tiny.Slow", *resume)
+        script = arguments(llama, rows, tmp_path / "killed", *how, "--trainer.callbacks+=tests.tiny.Slow", *resume)
         victim = command(*script)
         deadline = time.monotonic() + 300
         while _lines(first) < limit:
@@ -67,12 +70,17 @@ def test_killed_three_times_it_ends_with_the_same_table(
     newest = max(first.glob("predictions.parquet.part-*"), key=lambda part: part.stat().st_mtime)
     with newest.open("a", encoding="utf-8") as part:
         part.write('{"sample_id": "r1", "cond')  # as a full disk or a power cut leaves it
+    for part_of_states in first.glob("states.parquet.part-*"):  # killed between answers and their states
+        part_of_states.write_bytes(part_of_states.read_bytes()[:-3000])
 
     capsys.readouterr()
-    main(arguments(llama, rows, tmp_path / "killed", how, *resume))
+    main(arguments(llama, rows, tmp_path / "killed", *how, *resume))
     assert "were answered before and are taken over" in capsys.readouterr().out
     assert read_table(first / "predictions.parquet") == wanted
-    assert sorted(file.name for file in first.glob("predictions*")) == ["predictions.parquet"]
+    assert sorted(file.name for file in first.glob("*.parquet*")) == ["predictions.parquet", "states.parquet"]
+    found = StateTable(first / "states.parquet")
+    assert found.keys == states.keys == [key_of(row) for row in wanted]
+    np.testing.assert_array_equal(found.read(range(36)), states.read(range(36)))
     last = max((tmp_path / "killed").glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
     assert scores(last) == scores(tmp_path / "whole/version_0")
 
@@ -119,6 +127,7 @@ def test_another_evaluation_is_not_continued(
     assert "data.eval_batch_size 4, as it was begun" in refused("--data.eval_batch_size=5")
     assert "the same model" in refused("--model.loading.scratch=true", "--seed_everything=5")
     assert "model.max_new_tokens 4" in refused("--model.max_new_tokens=5")
+    assert "states.layer None, as it was begun" in refused("--states.layer=-2")
     assert {file.name: file.read_bytes() for file in begun.glob("predictions*")} == before
     main(arguments(llama, rows, tmp_path / "again", resume))
     assert len(read_table(begun / "predictions.parquet")) == 36
