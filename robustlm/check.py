@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from robustlm.batch import IGNORE, InstructionBatch, View
+from robustlm.batch import IGNORE, InstructionBatch, View, collate
 from robustlm.datamodules import InstructionDataModule
 from robustlm.datamodules.base import Rows
 from robustlm.datamodules.sampling import BatchKey
@@ -38,14 +38,13 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         if role == "train":
             datamodule.rows[role] = found
         if role == "test":
-            for condition in datamodule.conditions:
-                datamodule.under(condition, found)
+            _show_asked({c.name: datamodule.under(c, found) for c in datamodule.conditions}, datamodule)
     model.configure_model()
     if "train" in datamodule.rows:
         model.check_trained()
         _show_views(model, datamodule, rows)
     _show_parameters(model)
-    _show_memory(model, datamodule.batch_size, longest)
+    _show_memory(model, datamodule.batch_size if "train" in roles else datamodule.eval_batch_size, longest)
 
 
 def _show_tokenizer(model: InstructionTuning) -> None:
@@ -69,6 +68,18 @@ def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> N
         least, median, high, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
         print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  tokens")
     print(f"  cut       {cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}")
+
+
+def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) -> None:
+    """How many answers a test takes, and the first sample under each condition; attacks are not searched for."""
+    encoder = datamodule.encoder
+    assert encoder is not None
+    print(f"\nasked       {sum(map(len, conditions.values())):,} answers; the first row of each condition")
+    for name, rows in conditions.items():
+        view = collate(
+            rows.encoded[:1], pad_id=encoder.pad_id, encoder_decoder=encoder.encoder_decoder, with_answer=False
+        )
+        print(f"  {name}, {len(rows):,}: {datamodule.backbone.texts(view)[0]}")
 
 
 def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:
@@ -125,7 +136,7 @@ def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> Non
     kept = 1 + layers / 34 if backbone.loading.gradient_checkpointing else layers
     activations = int(layer * kept)
     print(
-        f"memory      about {_size(weights + state + activations)} on a device at batch_size {batch_size}: "
+        f"memory      about {_size(weights + state + activations)} on a device for batches of {batch_size}: "
         f"weights {_size(weights)}, gradients and optimiser {_size(state)}, activations {_size(activations)}"
     )
 

@@ -9,7 +9,7 @@ import pytest
 from robustlm.batch import Encoded, collate
 from robustlm.check import check, rendered
 from robustlm.data.noise import Noise
-from robustlm.datamodules import InstructionDataModule, NLUDataModule
+from robustlm.datamodules import InstructionDataModule, NLUDataModule, RobustnessDataModule
 from robustlm.modules import ANIT, InstructionTuning
 from robustlm.tuning import LoRA
 
@@ -33,6 +33,21 @@ def test_it_shows_rows_lengths_parameters_and_memory(
     assert all("(β = " in line for line in noisy)
     assert "memory      about" in shown
     assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_it_shows_what_a_test_asks(kind: str, models: dict[str, str], test_file: str, capsys: Any) -> None:
+    conditions = ["clean", "random_typos@1", "negated", "attack:deepwordbug@0.2"]
+    check(InstructionTuning(models[kind]), RobustnessDataModule(test=test_file, conditions=conditions, samples=5))
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("asked       20 answers; the first row of each condition")
+    shown = [line.partition(", 5: ") for line in lines[at + 1 : at + 5]]
+    assert [name.strip() for name, _, _ in shown] == conditions
+    clean, noisy, negated, attacked = (text for _, _, text in shown)
+    assert clean == attacked != noisy
+    assert clean.startswith("Instruction: ")
+    assert clean.endswith("Answer:")
+    assert "not" in negated
 
 
 def test_answers_of_a_decoder_as_wide_as_the_prompt(t5: str) -> None:
