@@ -39,8 +39,8 @@ CONDITIONS = (
     "list:unobserved",
 )  # fmt: skip
 COLLECTIONS = ("FLAN", "T0", "NIV2", "Alpaca")
-OF_MMLU = "The following are multiple choice questions (with answers) about {domain}."
-"""What MMLU's designers write above its questions (github.com/hendrycks/test, MIT licence)."""
+OF_MMLU = "Multiple choice questions about {domain} follow, each with its answer."
+"""In the sense of the line that MMLU's designers write above its questions, which the data lacks."""
 _SHOWN = {"question", "options_"}
 _ANOTHER_TASK = ("t0_dbpedia", "t0_trec", "trec", "sentiment", "alpaca_dialog", "niv2_1286")
 """Categories, sentiments and speakers; and the definition that asks for the wrong option."""
