@@ -93,7 +93,7 @@ class PredictionWriter(Callback):
         rows = [row for row in self._taken if key_of(row) in skipped]
         assert isinstance(pl_module, InstructionTuning)
         pl_module.count(rows)
-        print(f"{len(rows)} rows were answered before and are taken over")
+        pl_module.print(f"{len(rows)} rows were answered before and are taken over")
 
     def on_test_batch_end(
         self,
