@@ -66,10 +66,18 @@ def options(backbone: Backbone, batches: Batches, size: int) -> list[str]:
     return found
 
 
-def asked(backbone: Backbone, rows: str, prompts: int, samples: int, size: int, scoring: Any) -> Batches:
+def asked(backbone: Backbone, args: argparse.Namespace, scoring: Any) -> Batches:
     """The batches of an evaluation under clean instructions."""
-    sources: list[Any] = [Source(rows)]
-    data = RobustnessDataModule(test=sources, prompts=prompts, samples=samples, eval_batch_size=size, scoring=scoring)
+    data = RobustnessDataModule(
+        test=[Source(args.rows)],
+        prompts=args.prompts,
+        samples=args.samples,
+        shots=args.shots,
+        examples=[Source(args.examples, name=args.name)] if args.shots else None,
+        eval_batch_size=args.batch,
+        max_length=1024,
+        scoring=scoring,
+    )
     data.attach(backbone)
     data.setup("test")
     return list(data.test_dataloader()[0])
@@ -83,6 +91,9 @@ def main() -> None:
     parser.add_argument("--options", action="store_true", help="also choose among the rows' options")
     parser.add_argument("--prompts", type=int, default=6, help="instructions for each dataset")
     parser.add_argument("--samples", type=int, default=25, help="samples of each dataset")
+    parser.add_argument("--shots", type=int, default=0, help="solved examples before each row")
+    parser.add_argument("--examples", help="rows they are taken from")
+    parser.add_argument("--name", help="name of the dataset, where the examples' files would give another one")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -92,14 +103,14 @@ def main() -> None:
     backbone = Backbone(args.backbone)
     backbone.load()
     backbone.eval()
-    free = asked(backbone, args.rows, args.prompts, args.samples, args.batch, "generation")
+    free = asked(backbone, args, "generation")
     ways: dict[str, Callable[[], list[str]]] = {
         "one prompt at a time, transformers": lambda: one_by_one(backbone, free, args.tokens),
         "batches, transformers": lambda: batched(backbone, free, args.tokens),
         "batches, robustlm": lambda: ours(backbone, free, args.tokens),
     }
     if args.options:
-        chosen = asked(backbone, args.rows, args.prompts, args.samples, args.batch, "options")
+        chosen = asked(backbone, args, "options")
         ways["options, robustlm"] = lambda: options(backbone, chosen, args.batch)
     speed, answers = dict.fromkeys(ways, 0.0), {}
     with torch.inference_mode():
