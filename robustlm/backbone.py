@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,6 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicLayer
 from transformers.models.auto import modeling_auto
 
 from robustlm.assets import TINY, tiny_model
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 _PIECES = {"AutoConfig": "config", "AutoTokenizer": "tokenizer"}
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_PLAIN = "DynamicLayer"
+_TAKEN = frozenset({_PLAIN, "DynamicSlidingWindowLayer", "DummyLayer"})
+"""Layers of a cache, by name as they come and go in transformers, that rows can be taken from."""
 
 
 @dataclass
@@ -162,6 +165,7 @@ class Backbone(nn.Module):
         head.register_forward_pre_hook(self._keep_answers)
         wanted = inspect.signature(self.base.forward).parameters
         self._takes_positions = "position_ids" in wanted and not self.is_encoder_decoder
+        self._takes_cache = "past_key_values" in wanted
 
     @property
     def base(self) -> Any:
@@ -411,11 +415,8 @@ class Backbone(nn.Module):
         self.model.eval()
         try:
             with self._no_checkpointing():
-                ids = (
-                    self._greedy(view, max_new_tokens)
-                    if self._has_plain_cache
-                    else self._generated(view, max_new_tokens)
-                )
+                plain = self._has_plain_cache(_longest(view) + max_new_tokens)
+                ids = self._greedy(view, max_new_tokens) if plain else self._generated(view, max_new_tokens)
         finally:
             self.model.train(was_training)
         texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -474,7 +475,7 @@ class Backbone(nn.Module):
         was_training = self.model.training
         self.model.eval()
         try:
-            shares = len(rows) > len(torch.unique(rows)) and self._takes_positions and self._prompt_learning is None
+            shares = len(rows) > len(torch.unique(rows)) and bool(self._caches(_longest(options)))
             score = self._score_shared if shares else self._score_alone
             sums = torch.empty(len(rows), dtype=torch.float64)
             for chosen in _passes(options, rows, pass_rows):
@@ -516,7 +517,7 @@ class Backbone(nn.Module):
         prompts, mask = _packed(options.input_ids[first], prompted[first], left=True)
         answers, given = _packed(options.labels, answered, left=False)
 
-        plain = self._has_plain_cache
+        plain = self._has_plain_cache(_longest(options))
         cache = transformers.DynamicCache(config=self.config) if plain else None
         read = prefill(self._run, prompts, mask, cache, share=plain)
         mask, cache = read.mask, read.cache
@@ -541,16 +542,26 @@ class Backbone(nn.Module):
         out = self._logits(end, ids, mask, positions, use_cache=True, past_key_values=cache)
         return out.logits[0], out.past_key_values
 
-    @property
-    def _has_plain_cache(self) -> bool:
+    def _caches(self, length: int) -> set[str]:
+        """Kinds of layers of the cache; none where rows of so many tokens cannot be run in parts, or be taken from it.
+
+        Prompt learning brings a cache of its own, some models have none, or states that no row can be taken from, or
+        turn keys otherwise in long rows.
+        """
+        if not self._takes_positions or not self._takes_cache or self._prompt_learning is not None:
+            return set()
+        if length > _unscaled(self.config.get_text_config()):
+            return set()
+        kinds = {type(layer).__name__ for layer in transformers.DynamicCache(config=self.config).layers}
+        return kinds if kinds <= _TAKEN else set()
+
+    def _has_plain_cache(self, length: int) -> bool:
         """Whether the cache keeps keys and values of all positions, so that rows can be taken and padded anywhere.
 
-        Sliding windows count padding, and other caches hold states that no row can be taken from.
+        Windows count padding; GPT-Neo has some that its cache does not know of.
         """
-        if not self._takes_positions or self._prompt_learning is not None:
-            return False
-        layers = transformers.DynamicCache(config=self.config).layers
-        return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+        local = "local" in (getattr(self.config, "attention_layers", None) or ())
+        return not local and self._caches(length) == {_PLAIN}
 
     @property
     def _ends(self) -> list[int]:
@@ -716,6 +727,22 @@ def _packed(ids: Tensor, kept: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
         at = slice(width - len(row), width) if left else slice(0, len(row))
         found[i, at], mask[i, at] = row, 1
     return found, mask
+
+
+def _longest(view: View) -> int:
+    """Tokens of the longest row."""
+    return int(view.attention_mask.sum(1).max())
+
+
+def _unscaled(config: Any) -> float:
+    """The longest row whose rotary positions are those of shorter ones: some models scale them beyond it."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    found = [
+        one.get("original_max_position_embeddings") or config.max_position_embeddings
+        for one in (rope, *rope.values())  # one for all layers, or for each kind of layer
+        if isinstance(one, dict) and one.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(found, default=math.inf)
 
 
 def _first(answers: Tensor) -> Tensor:

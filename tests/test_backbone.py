@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from robustlm.adversaries import NRM
@@ -176,6 +177,64 @@ def test_what_prompts_share_is_run_once(llama: str, monkeypatch: pytest.MonkeyPa
     )
     assert [[text] for text in backbone.generate(view, 3)] == alone
     assert sum(rows * width for rows, width in widths) < 0.7 * view.input_ids.numel()
+
+
+SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "initializer_range": 0.3}
+LIMIT = 60
+LLAMA = {**SMALL, "intermediate_size": 64, "max_position_embeddings": 512}
+ODD: dict[str, tuple[str, dict[str, Any]]] = {
+    "long factors": ("llama", {**LLAMA, "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": LIMIT}}),
+    "windows the cache does not know of": ("gpt_neo", {
+        "num_layers": 2, "num_heads": 4, "hidden_size": 32, "attention_types": [[["global", "local"], 1]],
+        "window_size": 24, "initializer_range": 0.3}),
+    "no cache": ("openai-gpt", {"n_layer": 2, "n_head": 4, "n_embd": 32, "initializer_range": 0.3}),
+    "states": ("lfm2", {
+        **LLAMA, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"], "conv_L_cache": 3}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_models_whose_keys_cannot_be_kept_anyhow(kind: str, tokenizer: Any, tmp_path: Path) -> None:
+    """Prompts that share a beginning, and rows of options, are answered as each is alone."""
+    name, settings = ODD[kind]
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        name, **settings, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    backbone = load(str(tmp_path), None)
+    head = "Find all the words in the text, " * 3
+    asked = [replace(SAMPLES[i % 3], id=str(i), instruction=head + "and say " * (i % 4)) for i in range(8)]
+    view = view_of(backbone, asked, with_answer=False)
+    assert view.attention_mask.sum(1).min() > LIMIT > len(backbone.tokenizer(head).input_ids)
+    found = backbone.generate(view, 6)
+    assert found == [backbone.generate(view_of(backbone, [one], with_answer=False), 6)[0] for one in asked]
+
+    options = view_of(backbone, [replace(one, target=target) for one in asked for target in ("yes", "no no", "hello")])
+    rows = torch.arange(8).repeat_interleave(3)
+    scores = backbone.option_scores(options, rows, 24).log_likelihood
+    for at in range(24):
+        view = view_of(backbone, [replace(asked[at // 3], target=("yes", "no no", "hello")[at % 3])])
+        alone = backbone.option_scores(view, torch.zeros(1, dtype=torch.long), 1).log_likelihood
+        torch.testing.assert_close(scores[at : at + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", [
+    {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+     "original_max_position_embeddings": LIMIT},
+    {"rope_type": "dynamic", "factor": 4.0},
+    {"rope_type": "linear", "factor": 4.0},
+])  # fmt: skip
+def test_keys_are_kept_as_long_as_no_longer_row_turns_them_otherwise(llama: str, scaling: dict[str, Any]) -> None:
+    backbone = load(llama, None)
+    backbone.config.max_position_embeddings = LIMIT
+    backbone.config.rope_parameters = {"rope_theta": 1e4, **scaling}
+    assert backbone._has_plain_cache(LIMIT)
+    assert backbone._has_plain_cache(LIMIT + 1) == (scaling["rope_type"] == "linear")
 
 
 def test_a_turn_of_a_chat_model_ends_where_its_settings_say(llama: str) -> None:
