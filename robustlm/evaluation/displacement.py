@@ -152,7 +152,8 @@ class _Dataset:
         self._states = states
         self._states -= np.asarray(middle, np.float32)  # what all states share only costs digits
         total, count = self._between(self._observed)
-        self.scale = total / count if count else float("nan")
+        self.scale = total / count if total else float("nan")
+        """Mean distance between samples under observed instructions; NaN also where all states are one."""
         self.distance = self._to_own()
         self._others = self._to_others()
 
@@ -170,7 +171,7 @@ class _Dataset:
         near = np.fmin(self.distance[rows], self._others[rows])
         own = np.where(np.isfinite(self._others[rows]), self.distance[rows] <= self._others[rows], np.nan)
         found = {"within": self._mean(within, pairs), "between": between}
-        found["ratio"] = found["within"] / between
+        found["ratio"] = found["within"] / np.where(between > 0, between, np.nan)
         found["distance"] = self._over(rows, self.distance[rows])
         found["relative"] = found["distance"] / self.scale
         found["nearest"] = self._over(rows, np.where(np.isfinite(near), near, np.nan))

@@ -5,8 +5,6 @@ Pure arithmetic on states `[n, H]`, such as `Backbone.forward` gives them (`Answ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -20,21 +18,6 @@ _BLOCK = 1024
 """States that are compared at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How far states of one sample under several phrasings lie apart, and those of other samples."""
-
-    within: float
-    """Mean ℓ2 distance between two states of the same sample."""
-    between: float
-    """Mean ℓ2 distance between states of two samples under the same phrasing; NaN with one sample."""
-
-    @property
-    def ratio(self) -> float:
-        """Within over between: 0 where phrasings make no difference, about 1 where they matter as much as the input."""
-        return self.within / self.between
-
-
 def distances(states: Floats, others: Floats) -> Floats:
     """ℓ2 distances `[n, m]` of states `[n, H]` and `[m, H]`, exact also for states that nearly coincide."""
     squares = (states**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2 * states @ others.T
@@ -45,32 +28,6 @@ def distances(states: Floats, others: Floats) -> Floats:
         some = slice(at, at + _BLOCK)
         found[i[some], j[some]] = np.linalg.norm(states[i[some]] - others[j[some]], axis=1)
     return np.asarray(found)
-
-
-def nearest(unobserved: Floats, observed: Floats) -> Floats:
-    """Distance `[n]` of each unobserved state `[n, H]` to the nearest observed one `[m, H]` ([ALIGN], *Distance*)."""
-    if not len(observed):
-        raise ValueError("found no observed states; expected at least one to measure distances from")
-    return np.asarray(distances(unobserved, observed).min(1))
-
-
-def spread(states: Floats, samples: Sequence[str], phrasings: Sequence[str]) -> Spread:
-    """Within- and between-sample distances.
-
-    Args:
-        states: `[n, H]`.
-        samples: The sample of each state.
-        phrasings: The phrasing of each state.
-
-    Raises:
-        ValueError: No sample occurs under two phrasings.
-    """
-    sample, phrasing = (np.unique(names, return_inverse=True)[1] for names in (samples, phrasings))
-    within, pairs = (total.sum() for total in pair_sums(states, sample, sample))
-    if not pairs:
-        raise ValueError("found no sample under two phrasings; expected several phrasings of each")
-    between, others = between_sums(states, sample, phrasing)
-    return Spread(float(within / pairs), between / others if others else float("nan"))
 
 
 def pair_sums(states: Floats, groups: Ints, tallied: Ints) -> tuple[Floats, Floats]:

@@ -56,6 +56,17 @@ HAND: States = {
 """Clean: within 5 and √13, between 10 and 8. Noisy: within 8 and 3, between 11 and √18."""
 
 
+def test_states_that_are_all_one_have_distances_and_no_ratios(tmp_path: Path) -> None:
+    """As the embeddings of the prompts' last tokens are."""
+    states: States = {key: [1, 2] for key in HAND}
+    found = displacement(table_of(tmp_path, states), answers(states), Settings(10))
+    noisy = values(found, "d", "noisy")
+    assert noisy["within"] == noisy["between"] == noisy["distance"] == 0
+    assert all(math.isnan(noisy[name]) for name in ("ratio", "relative"))
+    assert [math.isnan(point.relative) for point in found.points] == [True, True]
+    assert found.trends == ()
+
+
 def test_by_hand(tmp_path: Path) -> None:
     wrong: set[Key] = {("noisy", "d", "s", "j"), ("noisy", "d", "t", "j"), ("clean", "d", "t", "i")}
     found = displacement(table_of(tmp_path, HAND), answers(HAND, wrong), Settings(0))

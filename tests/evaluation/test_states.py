@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from robustlm.evaluation.states import degradation, distances, nearest, project, spread
+from robustlm.evaluation.states import between_sums, degradation, distances, pair_sums, project
 
 
 def test_distances_are_exact_also_for_states_that_nearly_coincide() -> None:
@@ -16,24 +16,21 @@ def test_distances_are_exact_also_for_states_that_nearly_coincide() -> None:
     others = np.concatenate([random.normal(size=(4, 16)), states[:2] + 1e-9, states[2:3]])
     wanted = [[math.dist(a, b) for b in others] for a in states]
     assert np.allclose(distances(states, others), wanted, rtol=1e-9, atol=0)
-    assert np.allclose(nearest(states, others), np.min(wanted, axis=1))
-    with pytest.raises(ValueError, match="no observed states"):
-        nearest(states, others[:0])
 
 
-def test_spread_within_and_between_samples() -> None:
+def test_sums_within_and_between_samples() -> None:
     random = np.random.default_rng(1)
     states = random.normal(size=(6, 3))
-    samples, phrasings = list("aabbcc"), list("xyxyxz")
+    samples, phrasings = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 1, 0, 2])
     within = [math.dist(states[i], states[i + 1]) for i in (0, 2, 4)]
     between = [math.dist(states[i], states[j]) for i, j in ((0, 2), (0, 4), (2, 4), (1, 3))]
-    found = spread(states, samples, phrasings)
-    assert found.within == pytest.approx(np.mean(within))
-    assert found.between == pytest.approx(np.mean(between))
-    assert found.ratio == pytest.approx(np.mean(within) / np.mean(between))
-    assert math.isnan(spread(states[:2], ["a", "a"], ["x", "y"]).between)
-    with pytest.raises(ValueError, match="several phrasings"):
-        spread(states, list("abcdef"), ["x"] * 6)
+    sums, counts = pair_sums(states, samples, samples)
+    assert np.allclose(sums, within)
+    assert counts.tolist() == [1, 1, 1]
+    total, count = between_sums(states, samples, phrasings)
+    assert total == pytest.approx(sum(between))
+    assert count == 4
+    assert between_sums(states[:2], samples[:2], phrasings[:2]) == (0, 0)
 
 
 def test_degradation_over_distance() -> None:
