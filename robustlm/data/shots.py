@@ -80,7 +80,7 @@ def choose(given: Sequence[Sample], pools: Iterable[Pool], tested: Collection[st
 
 
 def _drawn(pool: Pool, free: dict[Pool, list[Sample]], leaked: int, shots: int, seed: int) -> tuple[Sample, ...]:
-    rows = sorted(free.get(pool, ()), key=lambda sample: _rank(seed, "example", sample.id))
+    rows = sorted(free.get(pool, ()), key=lambda sample: rank(seed, "example", sample.id))
     if len(rows) < shots:
         dataset, topic = pool
         of = f"the dataset {dataset!r}" + (f" and the topic {topic!r}" if topic else "")
@@ -93,7 +93,7 @@ def _drawn(pool: Pool, free: dict[Pool, list[Sample]], leaked: int, shots: int, 
         )
     chosen = _in_turn(rows, pool, seed)[:shots]
     # the order of the turns would tell the next answer
-    return tuple(sorted(chosen, key=lambda sample: _rank(seed, "place", sample.id)))
+    return tuple(sorted(chosen, key=lambda sample: rank(seed, "place", sample.id)))
 
 
 def _in_turn(rows: list[Sample], pool: Pool, seed: int) -> list[Sample]:
@@ -104,10 +104,11 @@ def _in_turn(rows: list[Sample], pool: Pool, seed: int) -> list[Sample]:
     by_answer: dict[str, list[Sample]] = defaultdict(list)
     for sample in rows:
         by_answer[sample.target if shared else str(sample.choices.index(sample.target))].append(sample)
-    answers = sorted(by_answer, key=lambda answer: _rank(seed, f"answer of {pool}", answer))
+    answers = sorted(by_answer, key=lambda answer: rank(seed, f"answer of {pool}", answer))
     longest = max(map(len, by_answer.values()))
     return [by_answer[answer][i] for i in range(longest) for answer in answers if i < len(by_answer[answer])]
 
 
-def _rank(seed: int, what: str, name: str) -> bytes:
+def rank(seed: int, what: str, name: str) -> bytes:
+    """A place in a random order that depends on nothing but these: whatever else there is, it stays the same."""
     return hashlib.blake2b(f"{seed} {what} {name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()

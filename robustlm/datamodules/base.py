@@ -189,8 +189,8 @@ class InstructionDataModule(LightningDataModule):
         paraphrases: File of paraphrases (JSONL, `{"instruction": …, "paraphrases": […]}`): more phrasings for rows that
             bring their own instructions.
         conditions: Instruction conditions of a test: `clean`, `unseen` (phrasings kept from training),
-            `<noise kind>@<omega>`, `unseen+<noise kind>@<omega>`; for a `RobustnessDataModule` also
-            `attack:<recipe>@<omega>`, and that after `unseen+`.
+            `list:<name>` (a list of the bank), `<noise kind>@<omega>`, or `incorrect`, `negated`, `nonsensical`; for a
+            `RobustnessDataModule` also `paraphrased` and `attack:<recipe>@<omega>`; some joined by `+`.
         batch_size: Rows of a training batch on one device.
         eval_batch_size: Rows of an evaluation batch; twice `batch_size` where not given.
         max_length: Longest row in tokens. Longer contexts are cut; instruction and target never are.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from robustlm.data.noise import Noise
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.samples import Sample
-from robustlm.data.shots import Examples, choose, input_of, pool_of
+from robustlm.data.shots import Examples, choose, input_of, pool_of, rank
 from robustlm.data.sources import Role, Source, load_all
 from robustlm.datamodules.attacking import Asked, Attacker, Attacks
 from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, listed, noise_pools
@@ -153,7 +152,7 @@ class RobustnessDataModule(InstructionDataModule):
         kept = {
             sample.id
             for found in by_dataset.values()
-            for sample in sorted(found, key=lambda sample: _rank(self.seed, sample.id))[: self.samples]
+            for sample in sorted(found, key=lambda sample: rank(self.seed, "sample", sample.id))[: self.samples]
         }
         return [sample for sample in samples if sample.id in kept]
 
@@ -182,7 +181,7 @@ class RobustnessDataModule(InstructionDataModule):
         asked = self._unattacked[condition.name].samples
         texts = {}
         for key, found in _sharing(asked).items():
-            first = sorted(found, key=lambda sample: _rank(self.seed, sample.id))
+            first = sorted(found, key=lambda sample: rank(self.seed, "sample", sample.id))
             named: AttackKey = (condition.name, *key)
             texts[key] = attacker.text(named, condition.attack, first, _common_phrases(found))
         return self.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
@@ -318,7 +317,3 @@ def _noisy(asked: list[Sample], noise: Noise, seed: int, samples: Sequence[Sampl
     noisy = noise.apply([sample.instruction for sample in first], ids, seed=seed, **pools)
     texts = dict(zip(sharing, noisy.texts, strict=True))
     return [replace(sample, instruction=texts[_group(sample)]) for sample in asked]
-
-
-def _rank(seed: int, name: str) -> bytes:
-    return hashlib.blake2b(f"{seed} sample {name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -42,7 +42,7 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             "condition": one.condition,
             "score": one.score,
             "number": name,
-            **{key: _plain(getattr(found, key)) for key in ("value", "low", "high")},
+            **{key: plain(getattr(found, key)) for key in ("value", "low", "high")},
             "datasets": found.datasets,
             **{key: getattr(one, key) for key in COUNTS},
             "worst": one.worst if name == "worst_instruction" else None,
@@ -244,5 +244,6 @@ def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float) -> float | None:
+    """A number as JSON has it: null for NaN."""
     return None if math.isnan(value) else value

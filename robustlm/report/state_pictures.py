@@ -61,8 +61,8 @@ def _chosen(keys: Sequence[Key], points: int, seed: int) -> list[Key]:
     for key in sorted(keys):
         samples.setdefault(key[1:3], []).append(key)
     found: list[Key] = []
-    for own in np.random.default_rng(seed).permutation(len(samples)).tolist():
-        more = list(samples.values())[own]
+    listed = list(samples.values())
+    for more in map(listed.__getitem__, np.random.default_rng(seed).permutation(len(listed)).tolist()):
         if len(found) >= 3 and len(found) + len(more) > points:
             break
         found += more

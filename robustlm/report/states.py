@@ -15,6 +15,7 @@ from robustlm.evaluation.robustness import Estimate, Settings
 from robustlm.evaluation.state_table import STATES, StateTable
 from robustlm.evaluation.table import read_table
 from robustlm.report.comparison import find_table, named_runs
+from robustlm.report.robustness import plain
 from robustlm.report.tables import aligned
 
 _COLUMNS = ("run", "dataset", "condition", "number", "value", "low", "high", "datasets", "rows", "samples",
@@ -67,7 +68,7 @@ def number_rows(found: Mapping[str, Displacement]) -> list[dict[str, Any]]:
             "dataset": one.dataset or "",
             "condition": one.condition,
             "number": name,
-            **{key: _plain(getattr(number, key)) for key in ("value", "low", "high")},
+            **{key: plain(getattr(number, key)) for key in ("value", "low", "high")},
             "datasets": number.datasets,
             **{key: getattr(one, key) for key in ("rows", "samples", "instructions", "unmatched")},
         }
@@ -91,7 +92,7 @@ def to_json(found: Mapping[str, Displacement], table: StateTable, settings: Sett
 
     def rows(of: str) -> list[dict[str, Any]]:
         made = [{"run": run, **asdict(one)} for run, own in found.items() for one in getattr(own, of)]
-        return [{k: _plain(v) if isinstance(v, float) else v for k, v in row.items()} for row in made]
+        return [{k: plain(v) if isinstance(v, float) else v for k, v in row.items()} for row in made]
 
     content = {
         "states": {"layer": table.layer, "position": table.position, "observed": clean},
@@ -174,7 +175,3 @@ def _cell(found: Estimate) -> str:
 
 def _number(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
