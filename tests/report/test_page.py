@@ -491,3 +491,10 @@ def test_a_run_of_the_shipped_model_makes_a_page(tmp_path: Path, capsys: pytest.
     check_alone(page, text)
     for said in ("Robustness of builtin:tiny", "builtin:quickstart", "Noise of ANIT", "F1, %", "accuracy, %"):
         assert said in page.text
+
+
+def test_colours_stay_between_0_and_100() -> None:
+    for said, expected in (("b", "Colour: 0 10 %"), ("a", "Colour: 90 100 %")):
+        found = [one | {"correct": said == "a", "prediction": said, "parsed": [[said]]} for one in rows()]
+        page = Page(to_html(found, robustness(found, Settings(0)), Settings(0), About("run")))
+        assert expected in " ".join(page.text.split())
