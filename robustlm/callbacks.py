@@ -367,8 +367,9 @@ class FalseStart(Callback):
         """The run has begun, unless this is but the check before it."""
         self._began = self._began or not trainer.sanity_checking
 
-    on_test_start = on_train_start
-    on_predict_start = on_train_start
+    # after `on_test_start`, in which another evaluation than the one to be gone on with is refused
+    on_test_epoch_start = on_train_start
+    on_predict_epoch_start = on_train_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what the loggers have opened already."""

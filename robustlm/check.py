@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustlm.batch import IGNORE, InstructionBatch, View, collate
+from robustlm.data.conditions import ATTACK
 from robustlm.datamodules import InstructionDataModule
 from robustlm.datamodules.base import Rows
 from robustlm.datamodules.sampling import BatchKey
@@ -79,7 +80,8 @@ def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) 
         view = collate(
             rows.encoded[:1], pad_id=encoder.pad_id, encoder_decoder=encoder.encoder_decoder, with_answer=False
         )
-        print(f"  {name}, {len(rows):,}: {datamodule.backbone.texts(view)[0]}")
+        when = " (before its search)" if ATTACK in name else ""
+        print(f"  {name}, {len(rows):,}{when}: {datamodule.backbone.texts(view)[0]}")
 
 
 def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:

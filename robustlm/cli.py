@@ -475,7 +475,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",
         ".*is_gradient_checkpointing.*",
         "The dirpath has changed from .*",
-        ".*Total length of `list` across ranks is zero.*",  # no validation rows
+        ".*Total length of `(list|DataLoader)` across ranks is zero.*",  # no validation rows; all answered before
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Checkpoint directory .* exists and is not empty.*",

@@ -400,7 +400,7 @@ def import_harness(
 
     Args:
         results: Folder, or `samples_*.jsonl` file, that the harness wrote with `--log_samples`.
-        output: Folder for `predictions.parquet`.
+        output: Folder for `predictions.parquet`, which must not be there yet.
         condition: Condition of samples of other tasks than `export-harness` writes.
         filter: Name of the harness's filter whose answers count; the first of each file where not given.
         tasks: Import paths of tasks of your own among the answers.
@@ -418,10 +418,13 @@ def import_harness(
         raise ValueError(f"output: {folder} is a file; expected a folder, or a name for a new one")
     if not Path(results).exists():
         raise ValueError(f"results: {results} is not there; expected a folder or file that the harness wrote")
+    table = folder / "predictions.parquet"
+    if table.exists():
+        raise ValueError(f"output: {table} is there already; expected a folder without a table")
     rows = table_rows(Path(results), condition, filter)
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "predictions.parquet", rows)
-    print(f"{len(rows)} answers: {folder / 'predictions.parquet'}")
+    write_table(table, rows)
+    print(f"{len(rows)} answers: {table}")
 
 
 def states(

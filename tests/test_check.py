@@ -41,11 +41,13 @@ def test_it_shows_what_a_test_asks(kind: str, models: dict[str, str], test_file:
     check(InstructionTuning(models[kind]), RobustnessDataModule(test=test_file, conditions=conditions, samples=5))
     lines = capsys.readouterr().out.splitlines()
     at = lines.index("asked       20 answers; the first row of each condition")
-    shown = [line.partition(", 5: ") for line in lines[at + 1 : at + 5]]
-    assert [name.strip() for name, _, _ in shown] == conditions
+    shown = [line.strip().partition(": Instruction: ") for line in lines[at + 1 : at + 5]]
+    assert [name for name, _, _ in shown] == [
+        *(f"{name}, 5" for name in conditions[:3]),
+        f"{conditions[3]}, 5 (before its search)",
+    ]
     clean, noisy, negated, attacked = (text for _, _, text in shown)
     assert clean == attacked != noisy
-    assert clean.startswith("Instruction: ")
     assert clean.endswith("Answer:")
     assert "not" in negated
 

@@ -49,6 +49,10 @@ class Attacks:
         if self.objective not in get_args(Objective):
             known = " or ".join(get_args(Objective))
             raise ValueError(f"data.attack.objective: found {self.objective!r}; expected {known}")
+        if self.reuse is not None and not Path(self.reuse).is_file():
+            raise ValueError(
+                f"data.attack.reuse: found no file {self.reuse}; expected the attacks.jsonl of another run"
+            )
 
 
 class Judge(Protocol):

@@ -64,6 +64,8 @@ class Settings:
         """Refuse what makes no interval."""
         if self.draws < 0:
             raise ValueError(f"draws: found {self.draws}; expected ≥ 0")
+        if self.seed < 0:
+            raise ValueError(f"seed: found {self.seed}; expected ≥ 0")
         if not 0 < self.level < 1:
             raise ValueError(f"level: found {self.level}; expected a share between 0 and 1")
         if self.resample not in ("samples", "both"):

@@ -183,7 +183,7 @@ def _instructions(single: Mapping[str, Sequence[Result]]) -> Html:
     if not values:
         return tag("p", "No sample was asked under all instructions of its condition: nothing compares them.")
     low, high = 10 * math.floor(min(values) / 10), 10 * math.ceil(max(values) / 10)
-    low = min(low, high - 10)
+    low, high = (low, high) if low < high else (0, 10) if low <= 0 else (low - 10, low)
     conditions = list(dict.fromkeys(one.condition for own in single.values() for one in own))
     overview = table(
         ["dataset", *(named(condition) for condition in conditions)],

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
+from robustlm.report.markup import counted
 from robustlm.report.tables import aligned
 
 Format = Literal["csv", "html", "json", "md"]
@@ -92,7 +93,7 @@ def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Rob
         "",
         interval_note(settings),
         "",
-        f"## Means over {len({one.name for one in single})} datasets",
+        f"## Means over {counted(len({one.name for one in single}), 'dataset')}",
         "",
     ]
     names = [name for name in NUMBERS if any(known(one, name) for one in pooled)]

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from robustlm.data.conditions import ATTACK
+
 CONFIG = "config.yaml"
 
 _SETTINGS = {
@@ -18,6 +20,9 @@ _SETTINGS = {
     "test data": "data.test",
     "template": "data.template",
     "scoring": "data.scoring",
+    "few-shot examples": "data.shots",
+    "examples from": "data.examples",
+    "paraphrases": "data.paraphrases",
     "longest answer, tokens": "model.max_new_tokens",
     "instruction bank": "data.bank",
     "instruction style": "data.instructions",
@@ -25,6 +30,17 @@ _SETTINGS = {
     "samples asked for": "data.samples",
     "seed": "data.seed",
 }
+
+_REUSE = "data.attack.reuse"
+
+_ATTACK = {
+    "attacks of another run": _REUSE,
+    "attacks searched on, samples": "data.attack.samples",
+    "attacks searched by": "data.attack.objective",
+    "most texts tried": "data.attack.budget",
+    "most replacements of a word": "data.attack.candidates",
+}
+"""Settings that matter where a condition is an attack: the first alone where attacks are reused, else the others."""
 
 
 def run_name(table: Path) -> str:
@@ -45,8 +61,21 @@ def run_settings(table: Path) -> dict[str, str]:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         return {CONFIG: f"could not be read: {error}"}
-    found = {name: _look(config, path) for name, path in _SETTINGS.items()}
+    paths = _SETTINGS | (_attack_settings(config) if _attacked(config) else {})
+    found = {name: _look(config, path) for name, path in paths.items()}
+    if not found["few-shot examples"]:
+        found["few-shot examples"] = found["examples from"] = None
     return {name: _plain(value) for name, value in found.items() if value is not None}
+
+
+def _attacked(config: Any) -> bool:
+    conditions = _look(config, "data.conditions")
+    return isinstance(conditions, list) and any(ATTACK in str(condition) for condition in conditions)
+
+
+def _attack_settings(config: Any) -> dict[str, str]:
+    reused = _look(config, _REUSE) is not None
+    return {name: path for name, path in _ATTACK.items() if (path == _REUSE) == reused}
 
 
 def _look(node: Any, path: str) -> Any:

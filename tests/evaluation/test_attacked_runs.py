@@ -181,7 +181,10 @@ def test_attacks_on_one_model_are_tried_on_another(
     said = refused(f"--data.attack.reuse={changed}")
     assert "found an attack on 'Now " in said
     assert "expected one on " in said
-    assert "none.jsonl: cannot be read" in refused("--data.attack.reuse=none.jsonl")
+    assert "data.attack.reuse: found no file none.jsonl" in refused("--data.attack.reuse=none.jsonl")
+    assert "data.attack.reuse: found no file" in refused(f"--data.attack.reuse={whole}")
+    (tmp_path / "refused").mkdir(exist_ok=True)
+    (tmp_path / "refused" / ATTACKS).write_text("", encoding="utf-8")
     own = refused("--trainer.logger=false", f"--data.attack.reuse={tmp_path / 'refused' / ATTACKS}")
     assert "what this run writes" in own
 

@@ -129,6 +129,7 @@ def test_another_evaluation_is_not_continued(
     assert "model.max_new_tokens 4" in refused("--model.max_new_tokens=5")
     assert "states.layer None, as it was begun" in refused("--states.layer=-2")
     assert {file.name: file.read_bytes() for file in begun.glob("predictions*")} == before
+    assert not (tmp_path / "again").exists(), "what was refused leaves folders behind"
     main(arguments(llama, rows, tmp_path / "again", resume))
     assert len(read_table(begun / "predictions.parquet")) == 36
     assert "is whole; there is nothing left" in refused()

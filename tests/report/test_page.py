@@ -402,6 +402,25 @@ def test_settings_come_from_the_config(tmp_path: Path) -> None:
     assert "could not be read" in run_settings(file)["config.yaml"]
 
 
+def test_settings_name_examples_and_attacks_where_there_are_any(tmp_path: Path) -> None:
+    file, config = tmp_path / "predictions.parquet", tmp_path / "config.yaml"
+
+    def settings(conditions: str, shots: int, reuse: str) -> dict[str, str]:
+        config.write_text(
+            f"data: {{class_path: c.D, init_args: {{conditions: [{conditions}], shots: {shots}, paraphrases: p.jsonl,\n"
+            f"  examples: [{{path: a, split: dev}}], attack: {{samples: 8, budget: 50, reuse: {reuse}}}}}}}\n",
+            encoding="utf-8",
+        )
+        return run_settings(file)
+
+    assert settings("clean", 0, "null") == {"paraphrases": "p.jsonl"}
+    shown = settings("clean, unseen+attack:textbugger@0.2", 4, "null")
+    assert (shown["few-shot examples"], shown["examples from"]) == ("4", "a")
+    assert (shown["attacks searched on, samples"], shown["most texts tried"]) == ("8", "50")
+    reused = settings("attack:textbugger@0.2", 0, "other.jsonl")
+    assert reused == {"paraphrases": "p.jsonl", "attacks of another run": "other.jsonl"}
+
+
 def test_comparisons_show_what_was_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, new = rows((0, 1)), rows((1, 2, 3))
     runs = [f"{name}={written(tmp_path / name, found)}" for name, found in (("base", base), ("new", new))]
@@ -472,3 +491,10 @@ def test_a_run_of_the_shipped_model_makes_a_page(tmp_path: Path, capsys: pytest.
     check_alone(page, text)
     for said in ("Robustness of builtin:tiny", "builtin:quickstart", "Noise of ANIT", "F1, %", "accuracy, %"):
         assert said in page.text
+
+
+def test_colours_stay_between_0_and_100() -> None:
+    for said, expected in (("b", "Colour: 0 10 %"), ("a", "Colour: 90 100 %")):
+        found = [one | {"correct": said == "a", "prediction": said, "parsed": [[said]]} for one in rows()]
+        page = Page(to_html(found, robustness(found, Settings(0)), Settings(0), About("run")))
+        assert expected in " ".join(page.text.split())

@@ -93,6 +93,7 @@ def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ([run, "--output", str(tmp_path / "file")], "is a file; expected a folder"),
         ([run, "--clean", "cleen"], "clean: found 'cleen'; expected a condition of the table: clean, noisy"),
         ([run, "--draws", "-1"], "draws: found -1; expected ≥ 0"),
+        ([run, "--seed", "-1"], "seed: found -1; expected ≥ 0"),
         ([run, "--level", "95"], "level: found 95.0; expected a share"),
     ):
         with pytest.raises(SystemExit):
