@@ -79,7 +79,7 @@ def parse_condition(text: str) -> Condition:
     if attack is not None and (noise is not None or made is not None or PROTECTED in parts or _attacks(parts) > 1):
         raise ValueError(
             f"data.conditions: {text!r} is an attack and more; expected attack:<recipe>@<omega>, alone or after "
-            f"unseen+ or {LISTED}<name>+ (attacks always protect words, and know no other noise)"
+            f"unseen+, {LISTED}<name>+ or {PARAPHRASED}+ (attacks always protect words, and know no other noise)"
         )
     if PROTECTED in parts:
         if noise is None:

@@ -247,7 +247,7 @@ class Attacker:
         self._manifest = manifest
         self._folder = folder
         self._reused = read_attacks(Path(settings.reuse)) if settings.reuse else None
-        self.searched = self.queries = self.rows = 0
+        self.searched = self.queries = self.rows = self.never_right = 0
 
     def text(self, key: AttackKey, how: Attack, samples: Sequence[Sample], phrases: Sequence[str]) -> str:
         """What an instruction becomes.
@@ -296,6 +296,7 @@ class Attacker:
     def _note(self, key: AttackKey, before: str, found: Found, asked: Asked, made: str) -> None:
         attacked, count = found.attacked, len(asked.samples)
         self.searched += 1
+        self.never_right += not found.right[0]
         self.queries += attacked.queries
         self.rows += asked.rows
         if self._manifest is None:

@@ -174,6 +174,12 @@ class RobustnessDataModule(InstructionDataModule):
                 self.conditioned[condition.name] = self._attacked(condition, attacker)
             if attacker.searched and self.trainer.is_global_zero:  # type: ignore[union-attr]
                 print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
+            if attacker.never_right:
+                log.warning(
+                    "data.attack: under %d of %d instructions the model answers none of the samples searched on right; "
+                    "these are asked as they are",
+                    attacker.never_right, attacker.searched,
+                )  # fmt: skip
         return super().test_dataloader()
 
     def _attacked(self, condition: Condition, attacker: Attacker) -> Rows:

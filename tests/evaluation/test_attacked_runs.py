@@ -189,6 +189,15 @@ def test_attacks_on_one_model_are_tried_on_another(
     assert "what this run writes" in own
 
 
+def test_instructions_that_are_never_followed_are_not_attacked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    main(arguments(tmp_path, "--model.loading.scratch=true"))
+    never = sum(not line["right_before"] for line in lines(tmp_path / "version_0"))
+    assert never
+    assert f"data.attack: under {never} of 6 instructions the model answers none" in caplog.text
+
+
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     """Rows whose options are scored, and rows whose answers are generated."""
     labels = ("positive", "negative")
