@@ -215,7 +215,7 @@ class StateWriter(Callback):
         if trainer.is_global_zero:
             conditions = [condition.name for condition in trainer.datamodule.conditions]  # type: ignore[attr-defined]
             merge_states(self._table, conditions, {"layer": self.layer, "position": self.position})
-            print(f"states: {self._table}")
+            pl_module.print(f"states: {self._table}")
         self._whole = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

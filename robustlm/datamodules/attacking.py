@@ -320,8 +320,8 @@ class Attacker:
         )
         print(
             f"{_named(key)}: right {found.right[0] * count:.0f} → {found.right[1] * count:.0f} of {count}, "
-            f"{self._objective} {attacked.clean:.3f} → {attacked.score:.3f}, {len(attacked.edits)} words changed, "
-            f"{attacked.queries} queries, {asked.rows} rows",
+            f"{self._objective} {attacked.clean:.3f} → {attacked.score:.3f}, words changed: {len(attacked.edits)}, "
+            f"queries: {attacked.queries}, rows: {asked.rows}",
             flush=True,
         )
 
