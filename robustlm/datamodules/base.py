@@ -261,6 +261,13 @@ class InstructionDataModule(LightningDataModule):
             )
         if len({condition.name for condition in self.conditions}) < len(self.conditions):
             raise ValueError(f"data.conditions: {conditions} names a condition twice")
+        alike = [replace(condition, name="") for condition in self.conditions]
+        for at, condition in enumerate(self.conditions):
+            if (first := alike.index(alike[at])) < at:
+                raise ValueError(
+                    f"data.conditions: {condition.name!r} asks the same as {self.conditions[first].name!r}; expected "
+                    "one of them"
+                )
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.max_length = max_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,10 @@ def test_paraphrases_that_are_not_there(llama: str, files: list[str], tmp_path: 
         InstructionDataModule(test=files, conditions=["paraphrased"])
     with pytest.raises(ValueError, match="paraphrases what misleads"):
         RobustnessDataModule(test=files, conditions=["negated+paraphrased"])
+
+
+@pytest.mark.parametrize("second", ["correct", "clean+clean"])
+def test_conditions_that_ask_the_same_are_refused(second: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{re.escape(second)}' asks the same as 'clean'; expected one of them"):
+        RobustnessDataModule(test="rows.jsonl", conditions=["unseen", "clean", second])
+    RobustnessDataModule(test="rows.jsonl", conditions=["mixed@0.2", "mixed@0.3", "mixed@0.2+protected"])
