@@ -24,12 +24,10 @@ from robustlm.datamodules.attacking import Asked, Attacker, Attacks
 from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, listed, noise_pools
 from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.manifest import ATTACKS, AttackKey, Manifest, read_attacks
+from robustlm.evaluation.table import OWN
 from robustlm.hosted import HostedBackbone
 
 log = logging.getLogger(__name__)
-
-OWN = "own"
-"""Instruction id of rows that bring an instruction of their own; that of its paraphrases goes on with a slash."""
 
 
 class RobustnessDataModule(InstructionDataModule):

@@ -34,6 +34,9 @@ _LATER = ("choices", "option_scores", "option_tokens", "prompt")
 """Columns that tables of earlier versions lack; they are null there."""
 
 
+OWN = "own"
+"""Instruction id of rows asked by an instruction of their own; that of its paraphrases goes on with a slash."""
+
 Key = tuple[str, str, str, str]
 """Condition, dataset, sample and instruction: what names a row."""
 

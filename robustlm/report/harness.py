@@ -16,12 +16,9 @@ from typing import Any
 import yaml
 
 from robustlm.data.tasks import TASKS
-from robustlm.evaluation.table import key_of
+from robustlm.evaluation.table import OWN, key_of
 
 Row = dict[str, Any]
-
-OWN = "own"
-"""Instruction of samples that another task than ours has asked."""
 
 _KEYS = ("sample_id", "dataset", "task", "condition", "instruction_id")
 _LOADER = '''"""Reads the rows of a task; named by the task files beside it."""

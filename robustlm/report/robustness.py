@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -16,7 +14,7 @@ from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.report.markup import counted
-from robustlm.report.tables import aligned
+from robustlm.report.tables import aligned, csv_text
 
 Format = Literal["csv", "html", "json", "md"]
 FORMATS: tuple[Format, ...] = ("csv", "html", "json", "md")
@@ -64,11 +62,7 @@ def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def to_csv(results: Sequence[Result]) -> str:
     """`number_rows` as CSV; empty where there is no number."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(number_rows(results))
-    return text.getvalue()
+    return csv_text(_COLUMNS, number_rows(results))
 
 
 def to_json(results: Sequence[Result], settings: Settings) -> str:

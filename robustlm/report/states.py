@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +14,7 @@ from robustlm.evaluation.state_table import STATES, StateTable
 from robustlm.evaluation.table import read_table
 from robustlm.report.comparison import find_table, named_runs
 from robustlm.report.robustness import plain
-from robustlm.report.tables import aligned
+from robustlm.report.tables import aligned, csv_text
 
 _COLUMNS = ("run", "dataset", "condition", "number", "value", "low", "high", "datasets", "rows", "samples",
             "instructions", "unmatched")  # fmt: skip
@@ -80,11 +78,7 @@ def number_rows(found: Mapping[str, Displacement]) -> list[dict[str, Any]]:
 
 def to_csv(found: Mapping[str, Displacement]) -> str:
     """`number_rows` as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(number_rows(found))
-    return text.getvalue()
+    return csv_text(_COLUMNS, number_rows(found))
 
 
 def to_json(found: Mapping[str, Displacement], table: StateTable, settings: Settings, clean: str) -> str:
