@@ -29,6 +29,7 @@ def noise(
     epoch: int = 0,
     protect: bool = False,
     manifest: str | None = None,
+    bank: str | None = None,
 ) -> None:
     """Write rows with noisy variants of their instructions, and how distorted those are.
 
@@ -43,6 +44,8 @@ def noise(
         epoch: Noise differs from epoch to epoch.
         protect: Leave answers, words of the answer's format and quoted words of instructions alone.
         manifest: JSONL file for what was done to each instruction, word by word.
+        bank: Instruction bank without placeholders whose seen phrasings rows are asked with, in place of their own
+            instruction or where they have none: a packaged name, a JSON file, or `file.json#name`.
     """
     from robustlm.data.noise_rows import noise_rows
 
@@ -55,6 +58,7 @@ def noise(
             seed=seed,
             epoch=epoch,
             manifest=manifest,
+            bank=bank,
         )
     )
 
@@ -130,7 +134,8 @@ def paraphrase(
     """Ask an OpenAI-compatible chat endpoint for other wordings of instructions, and keep the good ones in a file.
 
     Args:
-        input: Rows with instructions, in any file format; or an instruction bank, by file or packaged name.
+        input: Rows with instructions, in any file format; or an instruction bank, by file (`file.json#name` for one
+            of many) or packaged name.
         output: Paraphrase file to write, `.jsonl` or `.jsonl.gz`.
         model: The model's name at the endpoint.
         base_url: The endpoint, up to `/v1`; `$OPENAI_BASE_URL` or OpenAI's where not given. The key is in

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -15,6 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from robustlm.data.distortion import Distortion, Floats
 from robustlm.data.fields import required
 from robustlm.data.formats import Shape, known_shapes, row_id
+from robustlm.data.instructions import Instruction, InstructionBank, assigned
 from robustlm.data.noise import Noise, NoisyBatch, Pools, build_pools, padding_text, slots_of
 from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import BadRowsError, Row, RowError, RowWriter, SourceError, iter_rows
@@ -71,6 +72,7 @@ def noise_rows(
     seed: int = 0,
     epoch: int = 0,
     manifest: str | None = None,
+    bank: str | None = None,
 ) -> Summary:
     """Write a file's rows with the noise that training would put on them.
 
@@ -86,6 +88,8 @@ def noise_rows(
         distortion: How to measure it.
         seed: As in training.
         epoch: As in training: which epoch's noise to write.
+        bank: Bank that rows take their instructions from, in place of their own: a packaged name, a JSON file, or one
+            of many in a file (`file.json#name`). Its seen phrasings are assigned as in training; null: rows' own.
         manifest: JSONL file for what was done to each instruction: `id`, `kind`, `instruction`, `edits` as lists
             `[place, before, after]`, and `slots` where there are any; `robustlm.data.edits.replay` does it again.
 
@@ -96,27 +100,60 @@ def noise_rows(
         SourceError: There is nothing to read, the file changes meanwhile, the output's ending is unknown, or the
             manifest's is not that of JSONL.
         BadRowsError: Rows are unreadable or have no instruction; they are listed, and nothing is written.
+        ValueError: There is no such bank, or it has placeholders.
     """
     if manifest is not None and not manifest.endswith((".jsonl", ".jsonl.gz")):
         raise SourceError(f"{manifest}: no file for a manifest; expected one that ends in .jsonl or .jsonl.gz")
     if manifest is not None and os.path.realpath(manifest) in map(os.path.realpath, (input, output)):
         raise SourceError(f"{manifest}: found the file of the rows; expected another for the manifest")
     with RowWriter(output) as writer, nullcontext() if manifest is None else RowWriter(manifest) as notes:
-        pools = build_pools(sample for _, sample in instructed_rows(input, "collecting words"))
-        kinds, distances = _measure(input, noise, distortion, pools, seed, epoch)
-        _write(input, writer, notes, noise, distances, pools, seed, epoch)
+        asked = _Asked(input, _phrasings(bank) if bank else None, seed)
+        pools = build_pools(sample for _, sample in asked.rows("collecting words"))
+        kinds, distances = _measure(asked, noise, distortion, pools, seed, epoch)
+        _write(asked, writer, notes, noise, distances, pools, seed, epoch)
     spread = distances if distances.size else np.zeros(1)
     low, mean, high = (float(number) for number in (spread.min(), spread.mean(), spread.max()))
     return Summary(output, writer.written, dict(kinds), mean, low, high)
 
 
-def instructed_rows(path: str, task: str, split: str | None = None) -> Iterator[tuple[Row, Sample]]:
+def _phrasings(name: str) -> list[Instruction]:
+    """The seen phrasings of a bank; a bank with placeholders is refused, as rows here would not say what fills them."""
+    bank = InstructionBank.load(name)
+    if bank.slots:
+        raise ValueError(
+            f"--bank: {name} has placeholders ({', '.join(bank.slots)}), which are filled when rows are loaded for "
+            "training; expected a bank without. Set `bank` of a source in a config, and noise in `data.noise`"
+        )
+    return bank.phrasings(split="seen")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Rows that are read several times, with the instructions of a bank or their own."""
+
+    path: str
+    phrasings: Sequence[Instruction] | None
+    seed: int
+
+    def rows(self, task: str) -> Iterator[tuple[Row, Sample]]:
+        return instructed_rows(self.path, task, change=None if self.phrasings is None else self._changed)
+
+    def _changed(self, row: Row) -> Row:
+        assert self.phrasings is not None
+        chosen = assigned(Sample(row_id(row), "", ""), self.phrasings, self.seed)
+        return replace(row, data={**row.data, "instruction": chosen.instruction})
+
+
+def instructed_rows(
+    path: str, task: str, split: str | None = None, change: Callable[[Row], Row] | None = None
+) -> Iterator[tuple[Row, Sample]]:
     """Read rows as samples with instructions.
 
     Args:
         path: A file, folder or hub dataset, as `iter_rows` takes it.
         task: What is being done, for the progress bar.
         split: Which split of a folder or hub dataset.
+        change: Gives each row another `instruction`, which its shape must read.
 
     Raises:
         SourceError: There is nothing to read.
@@ -127,7 +164,13 @@ def instructed_rows(path: str, task: str, split: str | None = None) -> Iterator[
     good = 0
     for row in tqdm(iter_rows(path, split, errors.append), desc=task, unit=" rows", disable=None):
         try:
+            row = row if change is None else change(row)
             sample = _sample_of(row, shapes)
+            if change is not None and sample.instruction != row.data["instruction"]:
+                raise ValueError(
+                    f"found the instruction {sample.instruction[:60]!r} elsewhere in the row; a bank can only give one "
+                    "to rows whose field `instruction` holds it, or that have none"
+                )
         except ValueError as error:
             errors.append(RowError(row.file, row.line, str(error)))
             if len(errors) >= _ENOUGH_ERRORS:
@@ -173,12 +216,12 @@ def _apply(noise: Noise, chunk: _Chunk, pools: Pools, seed: int, epoch: int, rep
 
 
 def _measure(
-    path: str, noise: Noise, distortion: Distortion, pools: Pools, seed: int, epoch: int
+    asked: _Asked, noise: Noise, distortion: Distortion, pools: Pools, seed: int, epoch: int
 ) -> tuple[Counter[str], Floats]:
     """Count the kinds, and find d' of each noisy row in order: normalising takes all of them."""
     kinds: Counter[str] = Counter()
     pairs = [np.empty((0, 2))]
-    for chunk in _chunks(instructed_rows(path, "measuring")):
+    for chunk in _chunks(asked.rows("measuring")):
         batch = _apply(noise, chunk, pools, seed, epoch)
         rows = [row for row, noisy in enumerate(batch.noisy) if noisy]
         kinds.update(batch.kinds[row] for row in rows)
@@ -188,7 +231,7 @@ def _measure(
 
 
 def _write(
-    path: str,
+    asked: _Asked,
     writer: RowWriter,
     notes: RowWriter | None,
     noise: Noise,
@@ -198,18 +241,18 @@ def _write(
     epoch: int,
 ) -> None:
     left = iter(distances)
-    for chunk in _chunks(instructed_rows(path, "writing")):
+    for chunk in _chunks(asked.rows("writing")):
         batch = _apply(noise, chunk, pools, seed, epoch, report=notes is not None)
         if notes is not None:
             _note(notes, chunk, batch)
         for (row, _), text, noisy, kind in zip(chunk, batch.texts, batch.noisy, batch.kinds, strict=True):
             distance = next(left, None) if noisy else 0.0
             if distance is None:
-                raise _changed(path)
+                raise _changed(asked.path)
             field = "adv_instruction" if "adv_instruction" in row.data else "variant"
             writer.write({**row.data, field: text, "noise_kind": kind, "distortion": float(distance)})
     if next(left, None) is not None:
-        raise _changed(path)
+        raise _changed(asked.path)
 
 
 def _note(notes: RowWriter, chunk: _Chunk, batch: NoisyBatch) -> None:

@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import combinations, islice
 
 import Levenshtein
 
@@ -223,9 +223,15 @@ def _refusal(instruction: str, candidate: str) -> str:
     return f"refusal: {said!r}" if said else ""
 
 
+def _commands(text: str) -> bool:
+    return not VERBS.isdisjoint(re.findall(r"[a-z]+", text.casefold()))
+
+
 def _talk(instruction: str, candidate: str) -> str:
     said = _said(_TALK, instruction, candidate)
-    if not said and candidate.rstrip("* ").endswith(":") and not instruction.endswith(":"):
+    colon = candidate.rstrip("* ").endswith(":") and not instruction.endswith(":")
+    # a prompt may end in a colon, as in "Answer:"; talk asks for nothing and shows no field
+    if not said and colon and not (_PLACEHOLDER.search(candidate) or _commands(candidate)):
         said = candidate[-20:]
     return f"talk: {said!r}" if said else ""
 
@@ -241,9 +247,67 @@ _QUOTED = re.compile(
 
 
 def _placeholders(instruction: str, candidate: str) -> str:
-    return _difference(
-        "placeholders", Counter(_PLACEHOLDER.findall(instruction)), Counter(_PLACEHOLDER.findall(candidate))
-    )
+    wanted, found = _PLACEHOLDER.findall(instruction), _PLACEHOLDER.findall(candidate)
+    if problem := _difference("placeholders", Counter(wanted), Counter(found)):
+        return problem
+    return _exchanged_fields(instruction, candidate, list(dict.fromkeys(wanted)))
+
+
+def _exchanged_fields(instruction: str, candidate: str, names: Sequence[str]) -> str:
+    """Whether a field has the role of another.
+
+    Fields keep their order, unless each comes after the same word ("{text} to {language}", "to {language}: {text}").
+    None is part of a question in the place of another, nor comes right after another's name ("Question: {answer}").
+    """
+    if _mislabelled(candidate, names) and not _mislabelled(instruction, names):
+        return f"placeholders: found {_mislabelled(candidate, names)}; expected each after its own name"
+    same_words = _placed(instruction) == _placed(candidate)
+    for pair in combinations(names, 2):
+        texts = (instruction, candidate)
+        old, new = (_first(text, pair) for text in texts)
+        old_asked, new_asked = ([name for name in pair if _asked(text, name)] for text in texts)
+        turned = len(old_asked) == len(new_asked) == 1 and old_asked != new_asked
+        if (old != new and not same_words) or turned:
+            return f"placeholders: found {pair[0]} and {pair[1]} exchanged, or in another order"
+    return ""
+
+
+def _first(text: str, pair: tuple[str, str]) -> str:
+    return min(pair, key=text.index)
+
+
+def _asked(text: str, name: str) -> bool:
+    """Whether a field is part of a question, before the mark and on its line."""
+    return any(re.match(r"[^.?!\n]*\?", text[found.end() :]) for found in re.finditer(re.escape(name), text))
+
+
+def _mislabelled(text: str, names: Sequence[str]) -> str:
+    """A field right after the name of another; empty where there is none."""
+    bare = {name.strip("{}").casefold() for name in names}
+    for name, before in _labelled(text):
+        if before in bare - {name.strip("{}").casefold()}:
+            return f"{before} {name}"
+    return ""
+
+
+_BEFORE = re.compile(r"([^\W_]+)[^\w{}\n]*\Z")
+
+
+def _labelled(text: str) -> list[tuple[str, str]]:
+    """Each placeholder that stands after a word on its line, and that word."""
+    found = []
+    for match in _PLACEHOLDER.finditer(text):
+        if before := _BEFORE.search(text, max(0, match.start() - 40), match.start()):
+            found.append((match[0], before[1].casefold()))
+    return found
+
+
+def _placed(text: str) -> dict[str, str] | str:
+    """The word before each placeholder; the text itself where one has none or two have the same."""
+    found = dict(_labelled(text))
+    names = _PLACEHOLDER.findall(text)
+    complete = len(found) == len(names) == len(set(found.values()))
+    return found if complete else text
 
 
 def _difference(reason: str, wanted: Counter[str], found: Counter[str]) -> str:
@@ -257,7 +321,8 @@ def _listed(items: Counter[str]) -> str:
 
 
 def _quotations(text: str) -> set[str]:
-    return {next(filter(None, match.groups())).strip().rstrip(".,;:") for match in _QUOTED.finditer(text)}
+    found = {next(filter(None, match.groups())).strip().rstrip(".,;:") for match in _QUOTED.finditer(text)}
+    return {quoted for quoted in found if not _PLACEHOLDER.fullmatch(quoted)}  # quotes around a field come and go
 
 
 def _quoted(instruction: str, candidate: str) -> str:
@@ -274,7 +339,13 @@ _NUMBER_WORDS |= {"twice": "2", "third": "3", "fourth": "4", "fifth": "5", "tent
 _NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
 
 
-_DEFINITE = re.compile(r"\b(the|these|those|its|their) (two|three|four)\b", re.IGNORECASE)
+_DEFINITE = re.compile(r"\b(the|these|those|its|their|following|given|provided) (two|three|four)\b", re.IGNORECASE)
+# numbers of items, and how many options are given
+_NUMBERED = re.compile(
+    r"^\s*\(?\d+[.)]\s|\b(sentence|text|question|passage|statement|paragraph) ?\d\b"
+    r"|\b(two|three|four|five|[2-5]) (\w+ )?(options|choices|alternatives)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
 _PAIR = re.compile(r"\b(pair|pairs|couple|both|either|double)\b", re.IGNORECASE)
 
 
@@ -285,7 +356,7 @@ def _numbers(text: str) -> set[str]:
 
 def _stated(text: str) -> set[str]:
     """Numbers that matter: not "one", which is a pronoun as often, nor "the two", which says what is known."""
-    return _numbers(re.sub(r"\bone\b", " ", _DEFINITE.sub(" ", text), flags=re.IGNORECASE))
+    return _numbers(re.sub(r"\bone\b", " ", _DEFINITE.sub(" ", _NUMBERED.sub(" ", text)), flags=re.IGNORECASE))
 
 
 def _implied(text: str) -> set[str]:
@@ -321,7 +392,7 @@ def _format(instruction: str, candidate: str) -> str:
     """Patterns, labels in capitals and names stay; names in any case, labels exactly."""
     spelled = re.sub(r"\s*:\s*", ": ", squeezed(candidate))
     lost = {pair for pair in _formats(instruction) if pair not in spelled}
-    plain = _PLACEHOLDER.sub(" ", _QUOTED.sub(" ", instruction))
+    plain = _PLACEHOLDER.sub(".", _QUOTED.sub(" ", instruction))  # what follows a field begins a sentence
     words = re.findall(r"[^\W\d_]+", plain)
     if sum(word[0].isupper() for word in words) * 2 <= len(words):  # elsewhere capitals are a style
         labels = {token for token in _TOKEN.findall(plain) if _LABEL.fullmatch(token)}
@@ -343,7 +414,8 @@ def _names_again(name: str, candidate: str) -> bool:
 
 _ADDED = r"(comments?|explanations?|text|words?|more|additions?|remarks?)"
 _IDIOMS = re.compile(
-    r"\b(yes or no|whether or not|or not|no matter|nothing (else|but|more)|no one else|not only|if not|not necessarily"
+    r"\b((cannot|can['’]t|can not) be answered|always, sometimes,? or never|yes\b[^.?!\n]{0,12}\bno|no or yes"
+    r"|whether or not|or not|no matter|nothing (else|but|more)|no one else|not only|if not|not necessarily"
     r"|no (more|fewer|less|later) than"
     # these restrict an answer as "only" does, which is no negation either
     rf"|(with no|without( any)?|and no|add no|(do not|don['’]t) add( any)?) ((further|other|additional) )?{_ADDED})\b"
@@ -355,6 +427,9 @@ _NEGATION = re.compile(
 )
 # "with" comes and goes without a meaning of its own, and "without" counts as a negation
 _OPPOSITES = {word: other for pair in ANTONYMS if "with" not in pair for word, other in (pair, pair[::-1])}
+
+
+_LAYOUT = {pair for one in (("above", "below"), ("following", "preceding")) for pair in (one, one[::-1])}
 
 
 def _plain(text: str) -> str:
@@ -372,6 +447,8 @@ def _negation(instruction: str, candidate: str) -> str:
     texts = _plain(instruction), _plain(candidate)
     old, new = (set(re.findall(r"[^\W\d_]+", text)) for text in texts)
     swapped = {(word, other) for word, other in _OPPOSITES.items() if word in old - new and other in new - old}
+    if _PLACEHOLDER.search(instruction):  # the fields show what stands where
+        swapped -= _LAYOUT
     gone = {word for pair in swapped for word in pair}
     turns = [[turn for turn in (match[0] for match in _NEGATION.finditer(text)) if turn not in gone] for text in texts]
     if (len(turns[0]) + len(turns[1]) + len(swapped)) % 2 == 0:
@@ -389,6 +466,7 @@ _ASKING = """
     let mention need offer outline pinpoint point produce propose recall replace report reorder request required
     scan share single sketch specify spot submit suggest supply take try turn underline uncover want work
     assess avoid consider ensure exclude hold ignore inspect leave omit put refrain study sum write
+    reply resolve perform continue execute carry translate transform clarify apply employ utilize utilise recommend rate
     please task goal job aim objective your you me us must should
 """
 _QUESTION = "is are does do did can could would will shall what which who whom whose where when why how"
@@ -404,6 +482,8 @@ def _directs(text: str) -> bool:
     words = re.findall(r"[a-z]+", text.casefold())
     if not words or "?" in text:
         return bool(words)
+    if text.rstrip().endswith("}") or (_PLACEHOLDER.search(text) and text.rstrip()[-1] not in ".!"):
+        return True  # a form to fill in
     return words[0] in _OPENING or not _DIRECTING.isdisjoint(words)
 
 
@@ -416,6 +496,86 @@ def _answer(instruction: str, candidate: str) -> str:
     return ""
 
 
+# -------------------------------------------------------------------------------------------------- exchanges
+
+_ANSWER_WORD = re.compile(
+    r"\b(yes|no(?! \w+ (is|are|was))|true|false|positive|negative|entailment|not_entailment|contradiction|neutral)\b",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(
+    r"\b(if|when|whenever|where|otherwise|else|unless|in case|means?|stands for)\b|[=→]", re.IGNORECASE
+)
+
+
+def _answers(instruction: str, candidate: str) -> str:
+    """Answers tied to conditions keep their order: "yes if so, no otherwise" is not "no if so, yes otherwise"."""
+    if not (_CONDITION.search(instruction) or _CONDITION.search(candidate)):
+        return ""  # "yes or no" and "no or yes" ask for the same
+    orders = [_answer_order(instruction), _answer_order(candidate)]
+    common = set(orders[0]) & set(orders[1])
+    old, new = ([one for one in order if one in common] for order in orders)
+    return "" if old == new else f"exchanged: found the answers {', '.join(new)}; expected {', '.join(old)}"
+
+
+def _answer_order(text: str) -> list[str]:
+    """Distinct quoted strings and words that are answers, as they first occur."""
+    found = [(match.start(), next(filter(None, match.groups()))) for match in _QUOTED.finditer(text)]
+    found += [(match.start(), match[0]) for match in _ANSWER_WORD.finditer(text)]
+    return list(dict.fromkeys(word.strip(" .,;:").casefold() for _, word in sorted(found)))
+
+
+_RELATION = re.compile(
+    r"\b(entail|impl(y|ie)|infer|deduc|conclu|follows?\b|support|contradict|deriv|justif|prove|guarante|refut|caus|true|correct)"
+    r"",
+    re.IGNORECASE,
+)
+_INVERSE = re.compile(
+    r"\b(entailed|implied|inferred|deduced|concluded|supported|derived|drawn|justified|proven|proved|guaranteed|refuted|caused"
+    r"|contradicted|follows?|following|true|correct|evident|valid|hold|holds)\b[^.?!{]{0,40}?\b(by|from|given|based|according|in)\b",
+    re.IGNORECASE,
+)
+_FIELD_LABEL = re.compile(r"\b\w+ ?\d?:")
+_IF = re.compile(r"\b(if|because|since|assuming|given)\b", re.IGNORECASE)
+_SIDES = (
+    ("premise", "hypothesis"),
+    ("first", "second"),
+    ("sentence1", "sentence2"),
+    ("sentence 1", "sentence 2"),
+    ("question", "answer"),
+    ("paragraph", "hypothesis"),
+    ("text", "hypothesis"),
+    ("premise", "statement"),
+    ("premise", "conclusion"),
+    ("context", "claim"),
+    ("evidence", "claim"),
+    ("passage", "claim"),
+    ("cause", "effect"),
+)
+
+
+def _roles(instruction: str, candidate: str) -> str:
+    """What follows from what stays: "premise entails hypothesis" is "hypothesis follows from premise" alone."""
+    if not (_RELATION.search(instruction) and _RELATION.search(candidate)):
+        return ""
+    for pair in _SIDES:
+        old, new = _source(instruction, pair), _source(candidate, pair)
+        if old and new and old != new:
+            return f"exchanged: found {new!r} as what the other follows from; expected {old!r}"
+    return ""
+
+
+def _source(text: str, pair: tuple[str, str]) -> str:
+    """Which of two sides the other follows from; empty where the text lacks one of them."""
+    words = _FIELD_LABEL.sub(" ", _PLACEHOLDER.sub(" ", text)).casefold()  # fields have a rule of their own
+    sides = [re.escape(side.casefold()) for side in pair]
+    places = [match.start() if (match := re.search(rf"(?<![^\W_]){side}(?![^\W_])", words)) else -1 for side in sides]
+    if min(places) < 0:
+        return ""
+    first = places[1] < places[0]
+    between = words[min(places) : max(places)]
+    return pair[first ^ bool(_INVERSE.search(between + " ") or _IF.search(between))]
+
+
 _CHECKS: tuple[Callable[[str, str], str], ...] = (
     _refusal,
     _talk,
@@ -425,4 +585,6 @@ _CHECKS: tuple[Callable[[str, str], str], ...] = (
     _format,
     _negation,
     _answer,
+    _answers,
+    _roles,
 )

@@ -274,7 +274,8 @@ def instructions_of(input: str, split: str | None = None) -> list[str]:
     """The distinct instructions of rows, or the seen phrasings of a bank, in the order of first occurrence.
 
     Args:
-        input: Rows as `iter_rows` takes them, an instruction bank's file, or the name of a packaged bank.
+        input: Rows as `iter_rows` takes them, an instruction bank's file, one of many in a file (`file.json#name`), or
+            the name of a packaged bank.
         split: Which split of a folder or hub dataset.
 
     Raises:
@@ -292,7 +293,7 @@ def instructions_of(input: str, split: str | None = None) -> list[str]:
 def _is_bank(input: str) -> bool:
     path = Path(input)
     if not path.exists():
-        return input in known_banks()
+        return input in known_banks() or ".json#" in input  # one bank of a file with many
     # rows in a .json file are a list
     return (
         path.is_file()

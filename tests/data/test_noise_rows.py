@@ -14,6 +14,7 @@ from robustlm.data.distortion import LME, RBE, Floats
 from robustlm.data.edits import replay
 from robustlm.data.embedders import TokenEmbedder
 from robustlm.data.formats import load_samples
+from robustlm.data.instructions import InstructionBank
 from robustlm.data.noise import Noise, build_pools, padding_text
 from robustlm.data.noise_rows import noise_rows
 from robustlm.data.rows import BadRowsError, SourceError, iter_rows
@@ -237,3 +238,34 @@ def test_a_manifest_has_a_file_of_its_own(tmp_path: Path, name: str, message: st
     path = write(tmp_path / "in.jsonl", alpaca(2))
     with pytest.raises(SourceError, match=message):
         noise_rows(path, str(tmp_path / "o.csv"), noise=Noise(), distortion=RBE(), manifest=str(tmp_path / name))
+
+
+def test_rows_take_their_instructions_from_a_bank(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "tokens": ["Ada", "ran"], "ner_tags": ["B-PER", "O"]} for i in range(20)]
+    file, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    noise_rows(str(file), str(out), noise=Noise("random_typos"), distortion=RBE(), seed=3, bank="ner")
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    seen = {phrasing.text for phrasing in InstructionBank.load("ner").phrasings(split="seen")}
+    assert len({row["instruction"] for row in written} & seen) > 5
+    assert {row["instruction"] for row in written} <= seen
+    assert all(row["variant"] != row["instruction"] and row["tokens"] == ["Ada", "ran"] for row in written)
+    again = tmp_path / "again.jsonl"
+    noise_rows(str(out), str(again), noise=Noise("random_typos"), distortion=RBE(), seed=3, bank="ner")
+    assert again.read_text() == out.read_text(), "in place of the rows' own, the same for the same seed"
+
+
+def test_a_bank_that_rows_cannot_take_is_refused(tmp_path: Path) -> None:
+    file, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    messages = [{"role": "user", "content": "Name it."}, {"role": "assistant", "content": "x"}]
+    file.write_text(json.dumps({"messages": messages}) + "\n")
+    (tmp_path / "many.json").write_text('{"nli": ["Does {premise} hold?"], "qa": ["Answer it."]}')
+    fixed = {"noise": Noise(), "distortion": RBE()}
+    for bank, message in (
+        ("nothing", "instruction bank: found 'nothing'"),
+        (f"{tmp_path / 'many.json'}#nli", r"--bank: .*#nli has placeholders \(premise\)"),
+        (f"{tmp_path / 'many.json'}#qa", "found the instruction 'Name it.' elsewhere in the row"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            noise_rows(str(file), str(out), bank=bank, **fixed)  # type: ignore[arg-type]
+        assert not out.exists()

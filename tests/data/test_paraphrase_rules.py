@@ -1,7 +1,10 @@
 """Reading answers, and each rule with what it rejects and what it must let through."""
 
 import itertools
+import os
+import runpy
 import time
+from pathlib import Path
 
 import pytest
 
@@ -122,6 +125,26 @@ REJECTED = [
 ]
 
 
+ENTAIL = "Does the premise entail the hypothesis? Answer with one word."
+EXCHANGED = [
+    ("placeholders", "Does {premise} entail {hypothesis}?", "Is it so that {hypothesis} entails {premise}?"),
+    ("placeholders", "Translate {text} to {language}.", "Please put {language} into {text} for me."),
+    ("placeholders", "Question: {question}\nIs {answer} right?", "Question: {answer}\nDoes {question} seem right?"),
+    ("placeholders", "Passage: {passage}\nTell me {question}?", "{question}\nAfter reading, answer this: {passage}?"),
+    ("exchanged", "Say yes if the mail is spam, no otherwise.", "Reply no when the mail is spam, or else yes."),
+    (
+        "exchanged",
+        'Answer "yes" if it follows, "no" if it does not.',
+        'If it follows write "no", if it does not "yes".',
+    ),
+    ("exchanged", "True if the claim holds, otherwise false.", "Tell me false if the claim holds, true otherwise."),
+    ("exchanged", ENTAIL, "Does the hypothesis entail the premise? Say it in one word."),
+    ("exchanged", ENTAIL, "Is the premise entailed by the hypothesis? Use one word to reply."),
+    ("exchanged", ENTAIL, "Use one word: does the premise follow from the hypothesis?"),
+]
+REJECTED += EXCHANGED
+
+
 @pytest.mark.parametrize(("reason", "instruction", "candidate"), REJECTED)
 def test_what_is_rejected(reason: str, instruction: str, candidate: str) -> None:
     problem = Rules().problem(instruction, candidate)
@@ -152,6 +175,13 @@ KEPT = [
     ("Answer with a label only.", "Give a label as your answer, without any explanation."),
     ("Is the review positive or negative?", "Does the reviewer judge in a negative or in a positive way?"),
     ("Name the capital of Norway.", "What is the capital of Norway?"),
+    ("Translate {text} to {language}.", "Rewrite it to {language}, please: what you translate {text}, that is."),
+    ("Say yes if the mail is spam, no otherwise.", "If the mail is spam, reply yes; in all other cases, no."),
+    ("Say whether it is spam, yes or no.", "No or yes: would you call this spam?"),
+    (ENTAIL, "In one word, is the hypothesis entailed by the premise?"),
+    (ENTAIL, "Does the hypothesis follow from the premise? Use one word."),
+    ("Is {a} as good as {b}? Answer yes or no.", 'Answer yes or no: would you call "{a}" as good as "{b}"?'),
+    ("What is this about? {text}", "{text}\nTopic:"),
     ("Finde alle Namen im Text.", "Welche Namen stehen im Text? Liste sie auf."),
     ("找出文本中的所有名字。", "请列出这段文字里提到的每个名称。"),
 ]
@@ -160,6 +190,18 @@ KEPT = [
 @pytest.mark.parametrize(("instruction", "candidate"), KEPT)
 def test_what_is_kept(instruction: str, candidate: str) -> None:
     assert Rules().problem(instruction, candidate) == ""
+
+
+DATA = os.environ.get("ROBUSTLM_DATA", "")
+
+
+@pytest.mark.skipif(not DATA, reason="ROBUSTLM_DATA names no folder of datasets")
+def test_published_lists_of_instructions_are_mostly_kept_and_exchanges_rejected() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "paraphrase_rules.py"
+    found = runpy.run_path(str(script))["measure"](Path(DATA) / "instructions")
+    for side in ("tuned", "held out"):
+        assert found[side]["kept"] >= 0.88 * found[side].total() > 0
+    assert found["exchanged"]["kept"] <= 0.013 * found["exchanged"].total()
 
 
 def test_paraphrases_differ_from_each_other() -> None:

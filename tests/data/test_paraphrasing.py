@@ -323,6 +323,10 @@ def test_where_instructions_come_from(tmp_path: Path) -> None:
     rows = [{"instruction": f" {text} ", "input": "", "output": "x"} for text in ("b", "a", "b")]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     assert instructions_of(str(tmp_path / "rows.json")) == ["b", "a"]
+    (tmp_path / "many.json").write_text('{"rte": ["Does it follow?", "Is it so?"], "qa": ["Answer it."]}')
+    assert instructions_of(f"{tmp_path / 'many.json'}#rte") == ["Does it follow?", "Is it so?"]
+    with pytest.raises(ValueError, match="found no bank 'nli'; expected one of rte, qa"):
+        instructions_of(f"{tmp_path / 'many.json'}#nli")
     assert instructions_of("ner") == [phrasing.text for phrasing in InstructionBank.load("ner").phrasings(split="seen")]
     (tmp_path / "ner.jsonl").write_text('{"tokens": ["Ada"], "ner_tags": ["B-PER"]}\n')
     with pytest.raises(BadRowsError, match="Rows with instructions are needed here"):
