@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustlm.data.embedders import Embedder, TokenEmbedder
+from robustlm.data.words import split_words
 
 Floats = NDArray[np.float64]
 Normalisation = Literal["words", "minmax"]
@@ -114,7 +115,7 @@ class RBE(Distortion):
         """Count word edits: `[n, 2]` with the distance and the length in words of the longer text."""
         pairs = []
         for left, right in zip(raw, noisy, strict=True):
-            a, b = left.split(), right.split()
+            a, b = split_words(left), split_words(right)
             # the distance itself runs in C++; a batch call over word lists is no faster and keeps all of them
             pairs.append((Levenshtein.distance(a, b), max(len(a), len(b))))
         return np.array(pairs, dtype=np.float64).reshape(-1, 2)

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import Levenshtein
 
 from robustlm.data.slots import Skeleton
+from robustlm.data.words import split_words
 
 
 class Edit(NamedTuple):
     """One edited word; edits of a text are in the order of their places."""
 
     place: int
-    """Number of the word in the raw text, split on white space; what is inserted comes before it."""
+    """Number of the word in the raw text, as `split_words` counts; what is inserted comes before it."""
     before: str
     """The word; empty where words are inserted."""
     after: str
@@ -85,4 +86,4 @@ def replay(text: str, edits: Collection[Edit | Sequence[int | str]], slots: Coll
     if not edits:
         return text
     given = [Edit(int(place), str(before), str(after)) for place, before, after in edits]
-    return Skeleton(text, slots).joined(edited(text.split(), given))
+    return Skeleton(text, slots).joined(edited(split_words(text), given))

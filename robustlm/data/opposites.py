@@ -160,7 +160,7 @@ def edits(words: list[str]) -> list[tuple[int, tuple[Phrase, ...]]]:
     """Find the words that a rule applies to.
 
     Args:
-        words: The instruction, split on white space.
+        words: Of the instruction, as `robustlm.data.words.split_words` gives them.
 
     Returns:
         Position and admissible phrases of each, in order.
