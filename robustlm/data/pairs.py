@@ -66,7 +66,7 @@ def write_pairs(
     form: Form = "robustlm",
     seed: int = 0,
 ) -> Summary:
-    """Write samples under two phrasings each, a group after the other.
+    """Write samples under two phrasings each, a group after the other; in the form `coin`, the largest groups first.
 
     Args:
         samples: Any samples; each is written once.
@@ -89,6 +89,8 @@ def write_pairs(
     _check_negatives(negatives)
     with RowWriter(output) as writer:
         groups = contrasted(phrased(samples, version, paraphrases or {}, seed), negatives, seed)
+        if form == "coin":  # such rows name no group: a smaller one would shift all groups after it
+            groups.sort(key=lambda group: -len(group))
         for group in groups:
             for sample in group:
                 writer.write(_FORMS[form](replace(sample, group=group[0].id)))
@@ -147,8 +149,9 @@ def phrased(samples: Sequence[Sample], version: Version, paraphrases: Paraphrase
 def contrasted(samples: Sequence[Sample], negatives: int, seed: int) -> list[list[Sample]]:
     """Deal samples out into groups of a sample and its hard negatives.
 
-    A hard negative is of the same data set, has the same instruction, another input and another target. Every sample is
-    in one group. Groups come from the data sets in turn.
+    A hard negative is of the same data set, has the same instruction, another input and another target. Samples of one
+    bank are asked the same thing: a group of them takes the phrasings of its first. Every sample is in one group.
+    Groups come from the data sets in turn.
 
     Args:
         samples: With their instructions.
@@ -164,10 +167,10 @@ def contrasted(samples: Sequence[Sample], negatives: int, seed: int) -> list[lis
     _check_negatives(negatives)
     alike: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
     for sample in sorted(samples, key=lambda sample: _draw(seed, "order", sample.id)):
-        alike[_dataset(sample), sample.task, sample.bank, sample.instruction].append(sample)
+        alike[_dataset(sample), sample.task, sample.bank, "" if sample.bank else sample.instruction].append(sample)
     of_dataset: dict[str, list[list[Sample]]] = defaultdict(list)
     for (dataset, *_), bucket in alike.items():
-        of_dataset[dataset] += _groups(bucket, negatives)
+        of_dataset[dataset] += [_asked_alike(group) for group in _groups(bucket, negatives)]
     piles = []
     for dataset in sorted(of_dataset):
         piles.append(deque(sorted(of_dataset[dataset], key=lambda group: _draw(seed, "group", group[0].id))))
@@ -182,8 +185,16 @@ def _check_negatives(negatives: int) -> None:
         raise ValueError(f"negatives: found {negatives}; expected at least 1")
 
 
+def _asked_alike(group: list[Sample]) -> list[Sample]:
+    first = group[0]
+    if not first.bank:
+        return group
+    asked = {"instruction": first.instruction, "instruction_id": first.instruction_id, "variant": first.variant}
+    return [replace(sample, **asked) for sample in group]
+
+
 def _groups(bucket: Sequence[Sample], negatives: int) -> Iterator[list[Sample]]:
-    """Groups of samples with one instruction.
+    """Groups of samples that are asked one thing.
 
     Negatives are taken from the targets that most samples are left of, and the sample from the next: so the targets run
     out together, and few samples stay alone.

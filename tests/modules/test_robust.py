@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from robustlm.modules import (
 )
 from robustlm.optimizers import AdamW
 from robustlm.tuning import FullTuning, LoRA, PrefixTuning
-from tests.tiny import Record, trainer, weights_of, write_rows
+from tests.tiny import Record, trainer, view_of, weights_of, write_rows
 
 CONTRAST, ALIGNMENT = Contrast(temperature=0.1, symmetric=True), Alignment(weight=0.3, direction="js")
 ADVERSARIES: dict[str, Any] = {
@@ -72,7 +73,7 @@ def batch_of(module: Any, file: str, rows: int = 4, **settings: Any) -> Instruct
     datamodule.attach(module.backbone)
     datamodule.setup("fit")
     dataset = datamodule.train_dataset(datamodule.rows["train"])
-    found = [row for unit in dataset.groups(0) for row in unit]  # type: ignore[attr-defined]
+    found = [row for unit in dataset.order(0) for row in unit]  # type: ignore[attr-defined]
     return dataset[BatchKey(0, tuple(found[:rows]))]
 
 
@@ -116,6 +117,28 @@ def test_empty_slots_train_on_answers_alone(cls: Any, slot: str, llama: str, phr
         module = kind(llama, tuning=LoRA(r=2), optimizer=AdamW(lr=1e-2), **more)
         found.append(fitted(tmp_path, module, data(phrased_file)))
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_the_state_of_an_explicit_negative(llama: str, phrased_file: str) -> None:
+    """The anchor's own instruction about another input, with another target: h⁻ of [CoIN], sec. 3.2."""
+    module = ContrastiveTuning(llama, tuning=LoRA(r=2))
+    module.configure_model()
+    module.eval()
+    datamodule = data(phrased_file, negatives=1)
+    datamodule.attach(module.backbone)
+    datamodule.setup("fit")
+    samples = datamodule.rows["train"].samples
+    dataset = datamodule.train_dataset(datamodule.rows["train"])
+    for epoch in (0, 1):
+        asked = dataset.asked(epoch)
+        with torch.no_grad():
+            found = module.passes(dataset[BatchKey(epoch, tuple(range(12)))]).answers("negative").state
+            for i, state in enumerate(found):
+                asked_so = [replace(other, instruction=asked[i]) for other in samples]
+                states = module.backbone(view_of(module.backbone, asked_so)).state
+                (drawn,) = torch.nonzero((states - state).abs().amax(1) < 1e-4).flatten().tolist()
+                assert samples[drawn].target != samples[i].target
+                assert samples[drawn].context.text != samples[i].context.text
 
 
 class Counted:
