@@ -145,6 +145,7 @@ def test_the_released_preset_takes_the_released_direction(solved: bool, llama: s
     assert file is not None
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     contrast = Contrast(**config["model"]["init_args"]["contrast"])
+    torch.manual_seed(0)
     module = ContrastiveTuning(llama, tuning=LoRA(r=2, dropout=0.0), contrast=contrast)
     module.configure_model()
     backbone = module.backbone
