@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from robustlm.data.instructions import InstructionBank, Version
 from robustlm.data.rows import RowWriter, SourceError
 from robustlm.data.samples import Sample
 from robustlm.data.templates import StringTemplate
+
+log = logging.getLogger(__name__)
 
 Form = Literal["robustlm", "coin"]
 """`robustlm`: rows that load back as the samples they are. `coin`: the columns of the data released with [CoIN]."""
@@ -65,6 +68,7 @@ def write_pairs(
     paraphrases: Paraphrases | None = None,
     form: Form = "robustlm",
     seed: int = 0,
+    unseen_share: float | None = None,
 ) -> Summary:
     """Write samples under two phrasings each, a group after the other; in the form `coin`, the largest groups first.
 
@@ -76,6 +80,7 @@ def write_pairs(
         paraphrases: Other phrasings of instructions; they come before those of a bank.
         form: What the rows look like.
         seed: Of phrasings, groups and their order.
+        unseen_share: See `InstructionBank.load`.
 
     Returns:
         Counts.
@@ -88,7 +93,7 @@ def write_pairs(
         raise ValueError(f"form: found {form!r}; expected one of {', '.join(_FORMS)}")
     _check_negatives(negatives)
     with RowWriter(output) as writer:
-        groups = contrasted(phrased(samples, version, paraphrases or {}, seed), negatives, seed)
+        groups = contrasted(phrased(samples, version, paraphrases or {}, seed, unseen_share), negatives, seed)
         if form == "coin":  # such rows name no group: a smaller one would shift all groups after it
             groups.sort(key=lambda group: -len(group))
         for group in groups:
@@ -108,7 +113,13 @@ def write_pairs(
 # ---------------------------------------------------------------------------------------- two phrasings
 
 
-def phrased(samples: Sequence[Sample], version: Version, paraphrases: Paraphrases, seed: int) -> list[Sample]:
+def phrased(
+    samples: Sequence[Sample],
+    version: Version,
+    paraphrases: Paraphrases,
+    seed: int,
+    unseen_share: float | None = None,
+) -> list[Sample]:
     """Give each sample an instruction, where it has none, and another phrasing of it as its variant.
 
     The variant is a paraphrase where the instruction has any, a seen phrasing of the sample's bank, or the variant that
@@ -117,7 +128,10 @@ def phrased(samples: Sequence[Sample], version: Version, paraphrases: Paraphrase
     Raises:
         SourceError: Samples have one phrasing only; names them.
     """
-    bank = cache(InstructionBank.load)
+    bank = cache(partial(InstructionBank.load, unseen_share=unseen_share))
+    for name in sorted({sample.bank for sample in samples if sample.bank}):
+        if division := bank(name).division:
+            log.info("%s (unseen_share: %s); only seen ones are used", division, unseen_share)
     found: list[Sample] = []
     single: list[str] = []
     for sample in samples:
