@@ -16,13 +16,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
-from robustlm.adversaries import FGM, NRM, PGD, FreeLB
+from robustlm.adversaries import FGM, NRM, PGD, Adversary, FreeLB
 from robustlm.backbone import Loading
 from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.tokenizer import train_tokenizer
@@ -77,9 +77,18 @@ class Method:
     """Forward and backward passes by the formulae, in F; null where they say nothing."""
     build: Callable[[str, LoRA], InstructionTuning]
     """Makes the module for a model folder."""
+    negatives: bool = False
+    """Whether its batch has an explicit negative for each row."""
 
 
 _SCRATCH = Loading(scratch=True)
+
+
+def together(folder: str, lora: LoRA, adversary: Adversary | None) -> RobustTuning:
+    """Contrast and divergence, with or without an adversary."""
+    return RobustTuning(folder, _SCRATCH, lora, adversary=adversary, contrast=Contrast(), alignment=Alignment())
+
+
 METHODS = (
     Method(PLAIN, 2, lambda folder, lora: InstructionTuning(folder, _SCRATCH, lora)),
     Method("FGM", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FGM())),
@@ -90,18 +99,11 @@ METHODS = (
     Method(BOTH, 4, lambda folder, lora: InstructionTuning(folder, _SCRATCH, lora, train_on="both")),
     Method("CoIN", 4, lambda folder, lora: ContrastiveTuning(folder, _SCRATCH, lora)),
     Method("KL", 4, lambda folder, lora: PrefixAlignment(folder, _SCRATCH, lora)),
-    Method(
-        TOGETHER,
-        4,
-        lambda folder, lora: RobustTuning(folder, _SCRATCH, lora, contrast=Contrast(), alignment=Alignment()),
-    ),
-    Method(
-        "NRM + CoIN + KL",
-        8,
-        lambda folder, lora: RobustTuning(
-            folder, _SCRATCH, lora, adversary=NRM(), contrast=Contrast(), alignment=Alignment()
-        ),
-    ),
+    Method(TOGETHER, 4, lambda folder, lora: together(folder, lora, None)),
+    Method("NRM + CoIN + KL", 8, lambda folder, lora: together(folder, lora, NRM())),
+    Method("NRM, ascent: clean + CoIN + KL", 7, lambda folder, lora: together(folder, lora, NRM(ascent="clean"))),
+    Method("FGM + CoIN + KL", 7, lambda folder, lora: together(folder, lora, FGM())),
+    Method("CoIN, a negative each", 6, lambda folder, lora: ContrastiveTuning(folder, _SCRATCH, lora), negatives=True),
     Method(FULL, None, lambda folder, lora: FullLogits(folder, _SCRATCH, lora)),
 )
 
@@ -160,6 +162,7 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     print(f"{everything / 1e6:.1f} M parameters, {trained / 1e6:.2f} M of them trained by LoRA", flush=True)
     optimizer = torch.optim.AdamW(parameter_groups(backbone.base), lr=1e-4)
     batch = random_batch(size)
+    batches = {m.name: replace(batch, negative=batch.raw) if m.negatives else batch for m in METHODS}
     order = list(modules)
     shuffle = random.Random(1).shuffle
     try:
@@ -167,7 +170,7 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
             shuffle(order)
             for name in order:
                 wall, cpu = time.perf_counter(), time.process_time()
-                torch.autograd.backward(modules[name].training_step(batch, 0))
+                torch.autograd.backward(modules[name].training_step(batches[name], 0))
                 optimizer.step()
                 optimizer.zero_grad()
                 if number:

@@ -57,6 +57,12 @@ class Problem:
 
     Give the `GradScaler`'s scale under fp16, where gradients would underflow without it.
     """
+    held: bool = False
+    """Whether other losses of the step hold the graph of `loss(embeds)`, and `embeds` requires a gradient.
+
+    The gradient at the embeddings is then taken from that graph, which stays, and no pass is run twice. A
+    backward pass for the weights that is done early would free nothing, and need a pass of its own.
+    """
 
 
 @dataclass
@@ -192,6 +198,20 @@ def clean_losses(problem: Problem, low_memory: bool) -> Tensor:
     if low_memory:
         return shared_backward(problem, no_perturbation(problem))[1]
     return row_losses(problem, problem.embeds)
+
+
+def clean_gradient(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Gradient of the summed row losses at the embeddings, `[R, T, H]`, zero outside the mask; and the losses `[R]`.
+
+    Takes one forward and one backward pass that serve the weights too (`shared_backward`). Where others hold that pass,
+    it takes one more backward pass through it, which serves the gradient alone.
+    """
+    if not problem.held:
+        return shared_backward(problem, no_perturbation(problem))
+    with torch.enable_grad():
+        rows = row_losses(problem, problem.embeds)
+        (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [problem.embeds], retain_graph=True)
+    return _masked(problem, gradient.to(working_dtype(gradient)) / problem.loss_scale), rows
 
 
 def no_perturbation(problem: Problem) -> Tensor:

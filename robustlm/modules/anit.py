@@ -70,7 +70,7 @@ class ANIT(InstructionTuning):
             return {"answer": passes.cross_entropy(*views)}
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
         scale = 1.0 if scaler is None else float(scaler.get_scale())
-        outcome = self.adversary.attack(passes.problem("variant", self.perturb, scale))
+        outcome = self.adversary.attack(passes.problem("variant", self.perturb, scale, held=self.holds_variants))
         logs = dict(outcome.logs)
         if outcome.clean is not None:  # for each answer token, as the losses are
             passes.keep_row_losses("variant", outcome.clean)
@@ -81,6 +81,11 @@ class ANIT(InstructionTuning):
         self.log_dict({f"{self.adversary_name}/{name}": value.float() for name, value in logs.items()}, batch_size=1)
         terms = {"answer": passes.cross_entropy(*views)} if views else {}
         return {**terms, "adversarial": outcome.adversarial.sum() / passes.token_count("variant")}
+
+    @property
+    def holds_variants(self) -> bool:
+        """Whether losses besides these read the pass over the variants."""
+        return False
 
     @property
     def adversary_name(self) -> str:
