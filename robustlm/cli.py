@@ -257,6 +257,7 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
         sys.path.append(os.getcwd())  # a class of your own, beside the config; last, so that it hides nothing
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
+    _speak()
     if args and args[0] in COMMANDS:
         parser = BriefParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]), allow_abbrev=False)
         _add_arguments(parser, COMMANDS[args[0]])
@@ -491,3 +492,19 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not re.search(r"litlogger|available: False|^Loading `train_dataloader`", record.getMessage())
     )
+
+
+class _Notices(logging.Handler):
+    """Prints what the package has to say on standard error; what is no warning, on the first rank alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or getattr(rank_zero_only, "rank", 0) == 0:
+            print(self.format(record), file=sys.stderr)
+
+
+def _speak() -> None:
+    """Show notices of this package, which Python hides below the level of a warning."""
+    logger = logging.getLogger("robustlm")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Notices) for handler in logger.handlers):
+        logger.addHandler(_Notices())

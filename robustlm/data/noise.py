@@ -285,23 +285,32 @@ def opposite(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[
 
     A replaced and an inserted word each count as one touched word, and no more than k are touched: "classify"
     → "perhaps classify" takes k ≥ 1, "do not classify" k ≥ 2, and "Classify" → "Do not classify" k ≥ 3, as
-    its capital goes. What the rules leave of the budget goes, half of the time, to an appended contradiction;
-    all of it does where no rule applies.
+    its capital goes. Punctuation is part of a word: "is." → "is not." takes k ≥ 2. What the rules leave of the budget
+    goes, half of the time, to an appended contradiction; all of it does where no rule applies or none fits into k.
+    Contradictions of one word ("Conversely.", "Unless?") fit into every k ≥ 1.
     """
     left = budget = word_budget(len(words), omega)
     noisy = words.copy()
     rules = opposites.edits(words) if budget else []
     for rule in rng.sample(len(rules), min(len(rules), budget)):
         position, phrases = rules[rule]
-        affordable = [phrase for phrase in phrases if phrase.cost <= left]
+        affordable = [phrase for phrase in phrases if opposites.cost(words[position], phrase) <= left]
         if affordable:
             phrase = affordable[rng.below(len(affordable))]
             noisy[position] = opposites.replace_core(words[position], phrase.text)
-            left -= phrase.cost
+            left -= opposites.cost(words[position], phrase)
     if left and (left == budget or rng.below(2)):
         affordable = [phrase for phrase in opposites.CONTRADICTIONS if phrase.cost <= left]
         noisy.append(affordable[rng.below(len(affordable))].text)
-    return " ".join(noisy).split()
+    return noisy
+
+
+WORD_BY_WORD: frozenset[Kind] = frozenset({opposite})
+"""Kinds whose i-th piece stands in the place of word i, with nothing but appended pieces after the last.
+
+Slots then stay between the words that they are between. Other kinds move words, or leave slots where the same share of
+the words is before them.
+"""
 
 
 NEIGHBOURS = {
@@ -460,11 +469,12 @@ class Noise:
             if rng.uniform() >= self.phi or self.omega == 0:
                 continue
             drawn = min(bisect_right(shares, rng.uniform()), len(names) - 1)
+            in_place = kinds[drawn] in WORD_BY_WORD
             if own is not None:
                 pools = Pools(vocabulary, contexts, own[row])
             if self.protect:
                 guard = Guard(text, protected[row] if protected is not None else (), slots[row] if slots else ())
-                edits = guard.edits(partial(kinds[drawn], guard.words, self.omega, rng, pools))
+                edits = guard.edits(partial(kinds[drawn], guard.words, self.omega, rng, pools), in_place)
                 if edits:
                     _note(batch, row, guard.text(edits), names[drawn], edits)
                 continue
@@ -474,12 +484,13 @@ class Noise:
             if kept is not None and slots is not None:
                 noisy = [defused(word, slots[row]) if "{" in word else word for word in noisy]
             if noisy != words:
-                batch.texts[row] = " ".join(noisy) if kept is None else kept.filled(noisy)
+                batch.texts[row] = " ".join(noisy) if kept is None else kept.filled(noisy, in_place)
                 batch.noisy[row] = True
                 batch.kinds[row] = names[drawn]
                 if batch.edits is not None:
-                    noisy = noisy if kept is None else batch.texts[row].split()
-                    batch.edits[row] = word_edits(text.split(), noisy)
+                    if kept is not None:
+                        noisy, in_place = batch.texts[row].split(), False
+                    batch.edits[row] = word_edits(text.split(), noisy, in_place)
         return batch
 
 

@@ -211,18 +211,18 @@ def _negatives_of(
     sample: Sample, heap: list[_Entry], left: Mapping[str, deque[Sample]], negatives: int
 ) -> Iterator[Sample]:
     """Take negatives of a sample out of the targets in the heap, none of which is its own; no two share an input."""
-    inputs = {_input(sample)}
+    inputs = {sample.applied_to}
     passed: list[_Entry] = []
     while heap and negatives:
         entry = heapq.heappop(heap)
         queue = left[entry[2]]
-        at = next((at for at, other in enumerate(queue) if _input(other) not in inputs), None)
+        at = next((at for at, other in enumerate(queue) if other.applied_to not in inputs), None)
         if at is None:
             passed.append(entry)
             continue
         other = queue[at]
         del queue[at]
-        inputs.add(_input(other))
+        inputs.add(other.applied_to)
         negatives -= 1
         _put_back(heap, entry, left)
         yield other
@@ -234,10 +234,6 @@ def _put_back(heap: list[_Entry], entry: _Entry, left: Mapping[str, deque[Sample
     _, number, target = entry
     if left[target]:
         heapq.heappush(heap, (-len(left[target]), number, target))
-
-
-def _input(sample: Sample) -> object:
-    return sample.context, sample.fields
 
 
 def _dataset(sample: Sample) -> str:

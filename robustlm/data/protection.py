@@ -94,7 +94,7 @@ class Guard:
         """The text with other words in the place of all of its own, its slots as they were."""
         return self._skeleton.joined(words)
 
-    def edits(self, draw: Callable[[], list[str]]) -> Edits:
+    def edits(self, draw: Callable[[], list[str]], in_place: bool = False) -> Edits:
         """Edits of the text that leave what is protected alone.
 
         Noise that would bring in protected words, or part them, is drawn anew; if that does not help, the edits that do
@@ -102,11 +102,12 @@ class Guard:
 
         Args:
             draw: Makes noisy words of `words`.
+            in_place: As `word_edits` takes it.
         """
         found: Edits = ()
         for _ in range(_ATTEMPTS):
             noisy = [defused(word, self._slots) for word in draw()]
-            found = self._placed(word_edits(self.words, noisy))
+            found = self._placed(word_edits(self.words, noisy, in_place))
             if self._admits(found):
                 return found
         good: Edits = ()

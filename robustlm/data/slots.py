@@ -83,13 +83,21 @@ class Skeleton:
             elif chunks[i]:
                 self.words.append(chunks[i])
 
-    def filled(self, words: Sequence[str]) -> str:
-        """The text with other words: each slot once, in order, where the same share of the words is before it."""
+    def filled(self, words: Sequence[str], in_place: bool = False) -> str:
+        """The text with other words: each slot once, in order, where the same share of the words is before it.
+
+        Args:
+            words: The other words.
+            in_place: The i-th of them stands in the place of word i, and what follows the last is appended: each slot
+                stays before the same word, and slots at the end stay there.
+        """
         out: list[str] = []
         at, glue = 0, ""
         for place, before, held, after in self._held:
             # halves go up, so that places keep their order
             here = (2 * place * len(words) + len(self.words)) // (2 * len(self.words)) if self.words else 0
+            if in_place and place < len(self.words):
+                here = place
             if here > at:
                 out += [glue, " ".join(words[at:here])]
                 at, glue = here, ""

@@ -96,6 +96,10 @@ class TrainRows(Dataset[InstructionBatch]):
             self._asked = epoch, texts
         return self._asked[1]
 
+    def facts(self, epoch: int) -> list[str]:
+        """What a user should know of the training rows, a line each, said at the start of a run and by `check`."""
+        return []
+
     def leaders(self, epoch: int) -> Sequence[int]:
         """The row whose drawn phrasings each row shares; its own unless rows are grouped."""
         return range(len(self.rows))
@@ -534,6 +538,8 @@ class InstructionDataModule(LightningDataModule):
         if self._position is not None:
             loader.load_state_dict(self._position)
             self._position = None
+        for line in dataset.facts(sampler.epoch):
+            log.info("data.train: %s", line)
         self._train_loader = loader
         return loader
 

@@ -90,6 +90,13 @@ def test_few_rows_stay_alone(counts: tuple[int, ...], negatives: int, sizes: dic
     assert Counter(map(len, contrasted(samples, negatives, 0))) == sizes
 
 
+@pytest.mark.parametrize("negatives", [1, 2, 7])
+def test_every_row_of_two_labels_has_a_hard_negative(negatives: int) -> None:
+    """Each row of a group is an anchor in training, not the first alone."""
+    for group in contrasted(made(240), negatives, 0):
+        assert all(any(other.target != own.target for other in group) for own in group)
+
+
 def test_data_sets_take_turns_and_the_seed_shuffles() -> None:
     samples = [*made(20, dataset="b"), *made(8, dataset="a")]
     groups = contrasted(samples, 1, seed=0)
