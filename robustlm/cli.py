@@ -37,6 +37,7 @@ from robustlm.data.endpoint import EndpointError
 from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
+from robustlm.layers import drop_on_switch, ordered, reported
 from robustlm.modules import InstructionTuning
 from robustlm.progress import AnswersBar
 
@@ -145,7 +146,10 @@ class RobustLMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
-        given = _named_configs(args)
+        with reported():
+            self._parse_layers(parser, ordered(_named_configs(args)))
+
+    def _parse_layers(self, parser: LightningArgumentParser, given: list[str]) -> None:
         for config in _configs(given):
             _check_config(config)
         path = _value_of(given, "--ckpt_path")
@@ -257,7 +261,9 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
     if args and args[0] in COMMANDS:
         parser = BriefParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]), allow_abbrev=False)
         _add_arguments(parser, COMMANDS[args[0]])
-        values = parser.instantiate_classes(parser.parse_args(list(args[1:])))
+        with reported():
+            parsed = parser.parse_args(ordered(args)[1:])
+        values = parser.instantiate_classes(parsed)
         for command in COMMANDS[args[0]](**vars(values)) or ():
             run(command)
         return None
@@ -466,6 +472,7 @@ def _load(text: str) -> Any:
 
 
 jsonargparse.set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
+drop_on_switch(InstructionTuning, InstructionDataModule)
 # as a type of its own, since the parser opens the file that a path names where it expects a dataclass
 jsonargparse.typing.register_type(Source, asdict, _source)
 

@@ -40,6 +40,7 @@ ROOMS = (
     "quickstart",
     "commands",
     "explain",
+    "layers",
     "cli",
     "__main__",
 )
