@@ -38,6 +38,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         longest = max(longest, *found.lengths)
         if role == "train":
             datamodule.rows[role] = found
+        _show_notes(datamodule)
         if role == "test":
             _show_asked({c.name: datamodule.under(c, found) for c in datamodule.conditions}, datamodule)
     model.configure_model()
@@ -69,6 +70,13 @@ def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> N
         least, median, high, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
         print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  tokens")
     print(f"  cut       {cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}")
+
+
+def _show_notes(datamodule: InstructionDataModule) -> None:
+    """What a user should know of the rows, once."""
+    for note in datamodule.notes:
+        print(f"  note      {note}")
+    datamodule.notes.clear()
 
 
 def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) -> None:
