@@ -33,6 +33,7 @@ ROOMS = (
     "datamodules",
     "modules",
     "report",
+    "checkpoints",
     "card",
     "callbacks",
     "progress",

@@ -7,7 +7,7 @@ import os
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from robustlm.backbone import Backbone, Loading, Pooling
@@ -16,6 +16,7 @@ from robustlm.data.tasks import TASKS
 from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.scores import Scores
 from robustlm.hosted import HostedBackbone, is_hosted
+from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.replies import judged, replies
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
@@ -157,6 +158,10 @@ class InstructionTuning(LightningModule):
 
     # --- Lightning's hooks -------------------------------------------------------------------------------------
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run needs to be resumed exactly."""
+        return [StepBoundary()]
+
     def configure_model(self) -> None:
         """Bring the weights."""
         self.backbone.load()
@@ -176,6 +181,8 @@ class InstructionTuning(LightningModule):
 
     def on_fit_start(self) -> None:
         """Fix the seed that every step's random numbers come from."""
+        if not any(isinstance(one, StepBoundary) for one in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise TypeError(f"{type(self).__name__}.configure_callbacks has to add to those of InstructionTuning")
         if self._seed is None:
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint keeps one seed for all ranks
