@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from robustlm.finite import NonFiniteError
 from robustlm.modules.boundary import inside_step
+
+log = logging.getLogger(__name__)
 
 
 class StepCheckpoint(ModelCheckpoint):
@@ -28,3 +32,13 @@ class StepCheckpoint(ModelCheckpoint):
         """Write what is due by steps or time at the end of the step."""
         if not inside_step(trainer):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write with `save_on_exception`, unless the weights are of no use."""
+        if getattr(pl_module, "updating", False):
+            log.warning("no checkpoint is written: the run ended while weights were being changed")
+            return
+        try:
+            super().on_exception(trainer, pl_module, exception)
+        except NonFiniteError as error:  # the reason to end is the exception at hand
+            log.warning("%s", error)

@@ -18,6 +18,7 @@ PACKAGE = "robustlm"
 
 ROOMS = (
     "losses",
+    "finite",
     "plain",
     "optim",
     "optimizers",

@@ -6,6 +6,7 @@ import copy
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from robustlm.adversaries import NRM, Adversary, FreeAT
 from robustlm.batch import InstructionBatch, Scope
@@ -97,6 +98,12 @@ class ANIT(InstructionTuning):
         """The same before the next one."""
         if not inside_step(self.trainer):
             self._before = copy.deepcopy(self.adversary)
+
+    def skip_step(self, optimizer: Optimizer) -> None:
+        """Also take back what the step did to the adversary's state."""
+        super().skip_step(optimizer)
+        if self.adversary is not None and self._before is not None:
+            self.adversary.load_state_dict(self._before.state_dict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also keep the adversary's state at the end of the last optimiser step."""
