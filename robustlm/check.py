@@ -95,8 +95,8 @@ def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) 
 def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:
     rows = datamodule.rows["train"]
     dataset = datamodule.train_dataset(rows)
-    for line in dataset.facts(0):
-        print(f"\n{line}")
+    for fact in dataset.facts(0):
+        print(f"\n{fact}")
     batch = dataset[BatchKey(0, tuple(range(min(count, len(rows)))))]
     print(f"\nfirst rows, as trained on ({OPEN}…{CLOSE}: tokens that are trained)")
     for name in ("raw", "variant", "negative"):
