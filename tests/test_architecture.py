@@ -19,6 +19,8 @@ PACKAGE = "robustlm"
 ROOMS = (
     "losses",
     "plain",
+    "own_code",
+    "yaml_text",
     "optim",
     "optimizers",
     "assets",
@@ -29,6 +31,7 @@ ROOMS = (
     "decoding",
     "backbone",
     "hosted",
+    "trust",
     "evaluation",
     "datamodules",
     "modules",
