@@ -126,6 +126,7 @@ class Backbone(nn.Module):
         self.adapter = name if (Path(name) / "adapter_config.json").is_file() else None
         self.base_name = _adapter_base(Path(name)) if self.adapter else name
         self.config = self._pretrained(transformers.AutoConfig, self.base_name)
+        self._check_kernels()
         self.tokenizer = self._load_tokenizer()
         self.is_encoder_decoder = bool(self.config.is_encoder_decoder)
         self._check_writes()
@@ -224,6 +225,16 @@ class Backbone(nn.Module):
                 f"{size}; they do not belong together"
             )
         return tokenizer
+
+    def _check_kernels(self) -> None:
+        """Refuse attention code from the hub that a model's config names: transformers would download and run it."""
+        for config in {id(one): one for one in (self.config, self.config.get_text_config())}.values():
+            named = getattr(config, "_attn_implementation", None)
+            if "/" in str(named) and not self.loading.trust_remote_code:
+                raise ValueError(
+                    f"backbone: the config of {self.base_name!r} names attention code at the hub ({named!r}); expected "
+                    "sdpa or eager, or loading.trust_remote_code: true if you have read that code"
+                )
 
     def _check_writes(self) -> None:
         """Refuse models without a text decoder, before their weights are brought."""
@@ -763,6 +774,11 @@ def _adapter_base(folder: Path) -> str:
         raise ValueError(f"backbone: {file} names no base model; expected the key base_model_name_or_path")
     if config.get("peft_type") not in list(peft.PeftType):
         raise ValueError(f"backbone: {file}: unknown peft_type {config.get('peft_type')!r}; is peft too old for it?")
+    if config.get("megatron_config") or config.get("megatron_core") not in (None, "megatron.core"):
+        raise ValueError(  # peft would import the module that it names
+            f"backbone: {file} names Megatron parts ({config.get('megatron_core')!r}), which would be imported on a "
+            "file's word; expected an adapter of a transformers model, with megatron_config null"
+        )
     if not (folder / _ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"backbone: adapter folder {str(folder)!r} holds no {_ADAPTER_WEIGHTS}")
     beside = folder / name

@@ -40,7 +40,10 @@ from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
 from robustlm.layers import drop_on_switch, ordered, reported
 from robustlm.modules import InstructionTuning
+from robustlm.own_code import serve
 from robustlm.progress import AnswersBar
+from robustlm.trust import allow_classes, allow_model, said
+from robustlm.yaml_text import check_yaml
 
 USER_ERRORS = (ValueError, OSError, MisconfigurationException, ImportError, EmbeddingError, EndpointError)
 """What wrong input raises; anything else is a bug and keeps its traceback."""
@@ -158,12 +161,15 @@ class RobustLMCLI(LightningCLI):
         if not stored:
             self.config = parser.parse_args(given)
             return
-        _refuse_foreign_classes(str(path), stored, given)
+        words = said(given, _configs(given))
+        allow_classes(str(path), stored, InstructionTuning, words)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint.yaml"
             file.write_text(yaml.safe_dump({"model": stored}), encoding="utf-8")
             self.config = parser.parse_args(_after_configs(given, str(file)))
         used = yaml.safe_load(parser.dump(self.config, skip_none=False))[self.config["subcommand"]]["model"]
+        chosen = allow_model(str(path), stored["init_args"], used.get("init_args") or {}, words)
+        rank_zero_only(print)("\n".join(chosen), end="\n" if chosen else "")
         _report_differences(str(path), _flat(stored), _flat(used), _flat(_configured_model(given)))
 
     def _parse_ckpt_path(self) -> None:
@@ -240,22 +246,11 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
     return {"class_path": class_path, "init_args": settings} if class_path else {}
 
 
-def _refuse_foreign_classes(path: str, stored: dict[str, Any], args: list[str]) -> None:
-    """A checkpoint may name classes of this package, and those that the user names too: a file decides no imports."""
-    named = " ".join([*args, *(Path(file).read_text(encoding="utf-8") for file in _configs(args))])
-    for found in re.findall(r"class_path: (\S+)", yaml.safe_dump(stored)):
-        if found.partition(".")[0] != "robustlm" and found not in named:
-            raise ValueError(
-                f"ckpt_path: {path} asks for the class {found}, which is not imported on a file's word; name it in a "
-                "config or by flag (--model, --model.adversary, …) if you trust it"
-            )
-
-
 def run(args: Sequence[str]) -> RobustLMCLI | None:
     """Run a command, raising what goes wrong. `main` is for shells, this is for Python."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())  # a class of your own, beside the config; last, so that it hides nothing
+    given = _named_configs(args)
+    serve(os.getcwd(), (path.partition(".")[0] for path in said(given, _configs(given)).paths()))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
     _speak()
@@ -374,7 +369,9 @@ def _check_config(file: str) -> None:
             f"{', '.join(known)}"
         )
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        text = Path(file).read_text(encoding="utf-8")
+        check_yaml(text)
+        content = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"config: {file} is not UTF-8 (byte {error.start + 1}); convert the file") from error
     except yaml.YAMLError as error:
@@ -467,6 +464,7 @@ _yaml_load = jsonargparse.get_loader("yaml")
 
 def _load(text: str) -> Any:
     """Read YAML, but take a prompt template given by flag (`Task: {instruction}`) for text and not for a mapping."""
+    check_yaml(text)
     value = _yaml_load(text)
     template = isinstance(value, dict) and not _SETTINGS & value.keys() and re.search(r"\{\w+\}", text)
     return text if template else value

@@ -215,6 +215,14 @@ class InstructionDataModule(LightningDataModule):
     asks_all: ClassVar[bool] = False
     """Whether all samples of a dataset are asked with the same instructions, as attacks and paraphrases need it."""
 
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refused: checkpoints hold no settings of data, and a file does not choose what is read or imported."""
+        raise ValueError(
+            f"{cls.__name__}.load_from_checkpoint: checkpoints hold no settings of data; make it from its arguments or "
+            "from the run's config.yaml"
+        )
+
     def __init__(
         self,
         train: Sources = None,

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import os
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -24,6 +24,7 @@ from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.replies import judged, replies
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.plain import to_plain
+from robustlm.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.tuning import LoRA, Tuning
 
 log = logging.getLogger(__name__)
@@ -338,6 +339,39 @@ class InstructionTuning(LightningModule):
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a module with the settings and weights of a checkpoint, as far as a file may choose them.
+
+        Classes have to be of this package or imported already. The model has to be packaged, a folder, or one that this
+        machine loaded from the hub before; others, hosted ones and code that comes with a model have to be named here.
+
+        Args:
+            checkpoint_path: The file, or an open one.
+            map_location: Where weights go.
+            hparams_file: Settings in place of the checkpoint's.
+            strict: Not used: trained weights always have to be all there.
+            weights_only: Refuse what is more than weights and plain data.
+            kwargs: Arguments in place of stored ones, such as `backbone="openai:gpt-4o-mini"`.
+
+        Raises:
+            ValueError: The checkpoint names a class or a model that needs your word.
+        """
+        settings = stored_settings(checkpoint_path) if hparams_file is None else file_settings(hparams_file)
+        allow_stored(str(checkpoint_path), settings, cls, kwargs)
+        found: Self = super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+        )
+        return found
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only, and what the next step depends on besides."""
         if self.updating:
@@ -357,6 +391,8 @@ class InstructionTuning(LightningModule):
             self._seed = checkpoint["robustlm"]["seed"]
             self.skipped_steps = checkpoint["robustlm"].get("skipped_steps", 0)
             self._skipped_in_a_row = checkpoint["robustlm"].get("skipped_in_a_row", 0)
+            folders = [str(one.dirpath) for one in self.trainer.checkpoint_callbacks if hasattr(one, "dirpath")]
+            allow_paths(checkpoint.get("callbacks"), folders)
 
     @property
     def _resuming(self) -> bool:
