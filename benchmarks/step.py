@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -27,6 +27,7 @@ from robustlm.adversaries import FGM, NRM, PGD, FreeLB
 from robustlm.backbone import Loading
 from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.tokenizer import train_tokenizer
+from robustlm.finite import step_extent
 from robustlm.modules import (
     ANIT,
     Alignment,
@@ -45,6 +46,8 @@ BOTH = "plain, raw + variant"
 TOGETHER = "CoIN + KL"
 ALL = "NRM + CoIN + KL"
 FULL = "plain, logits everywhere"
+CHECK = "check"
+"""The look for NaN in a plain step: no method, timed apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,11 @@ class Method:
     """Makes the module for a model folder."""
     ascents: int = 0
     """How many of the passes backward are for a perturbation alone, without gradients of weights."""
+    negatives: bool = False
+    """Whether its batch has an explicit negative for each row."""
 
 
+combined = partial(RobustTuning, contrast=Contrast(), alignment=Alignment())
 METHODS = (
     Method(PLAIN, 2, InstructionTuning),
     Method("FGM", 4, partial(ANIT, adversary=FGM())),
@@ -101,13 +107,11 @@ METHODS = (
     Method(BOTH, 4, partial(InstructionTuning, train_on="both")),
     Method("CoIN", 4, ContrastiveTuning),
     Method("KL", 4, PrefixAlignment),
-    Method(TOGETHER, 4, partial(RobustTuning, contrast=Contrast(), alignment=Alignment())),
-    Method(
-        ALL,
-        8,
-        partial(RobustTuning, adversary=NRM(), contrast=Contrast(), alignment=Alignment()),
-        ascents=1,
-    ),
+    Method(TOGETHER, 4, combined),
+    Method(ALL, 8, partial(combined, adversary=NRM()), ascents=1),
+    Method("NRM, ascent: clean + CoIN + KL", 7, partial(combined, adversary=NRM(ascent="clean")), ascents=1),
+    Method("FGM + CoIN + KL", 7, partial(combined, adversary=FGM()), ascents=1),
+    Method("CoIN, a negative each", 6, ContrastiveTuning, negatives=True),
     Method(FULL, None, FullLogits),
 )
 
@@ -154,7 +158,7 @@ def random_batch(size: Size) -> InstructionBatch:
 
 def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU seconds of each method's steps, one a round; the first round only warms up."""
-    times: dict[str, list[tuple[float, float]]] = {method.name: [] for method in METHODS}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*(m.name for m in METHODS), CHECK)}
     with tempfile.TemporaryDirectory() as folder:
         lay_out(folder, size)
         modules = {
@@ -170,6 +174,7 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     print(f"{everything / 1e6:.1f} M parameters, {trained / 1e6:.2f} M of them trained by LoRA", flush=True)
     optimizer = torch.optim.AdamW(parameter_groups(backbone.base), lr=1e-4)
     batch = random_batch(size)
+    batches = {m.name: replace(batch, negative=batch.raw) if m.negatives else batch for m in METHODS}
     order = list(modules)
     shuffle = random.Random(1).shuffle
     try:
@@ -177,7 +182,13 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
             shuffle(order)
             for name in order:
                 wall, cpu = time.perf_counter(), time.process_time()
-                torch.autograd.backward(modules[name].training_step(batch, 0))
+                loss = modules[name].training_step(batches[name], 0)
+                torch.autograd.backward(loss)
+                if name == PLAIN and number:
+                    looked, busy = time.perf_counter(), time.process_time()
+                    step_extent(backbone.model.parameters(), loss.detach())
+                    times[CHECK].append((time.perf_counter() - looked, time.process_time() - busy))
+                    wall, cpu = wall + times[CHECK][-1][0], cpu + times[CHECK][-1][1]
                 optimizer.step()
                 optimizer.zero_grad()
                 if number:
@@ -197,17 +208,18 @@ def table(times: dict[str, list[tuple[float, float]]]) -> str:
     plain = passes[PLAIN]
     assert plain is not None
     lines = ["| method | s a step | ÷ plain | ÷ plain, CPU time | expected |", "|---|---|---|---|---|"]
-    for name in times:
-        count = passes[name]
+    for name, count in passes.items():
         expected = "" if count is None else f"{count / plain:.2f} ({count:g} F)"
         ratios = f"{wall[name] / wall[PLAIN]:.2f} | {cpu[name] / cpu[PLAIN]:.2f}"
         lines.append(f"| {name} | {wall[name]:.3f} | {ratios} | {expected} |")
     saved = f"{wall[PLAIN] / wall[FULL]:.2f} by wall clock, {cpu[PLAIN] / cpu[FULL]:.2f} by CPU time"
     added = f"{wall[TOGETHER] / wall[BOTH]:.2f} by wall clock, {cpu[TOGETHER] / cpu[BOTH]:.2f} by CPU time"
+    check = f"{1e3 * wall[CHECK]:.2f} ms, {100 * wall[CHECK] / wall[PLAIN]:.2f} % of a plain step"
     return "\n".join(
         [
             *lines,
             "",
+            f"Looking for NaN in loss and gradients, once an optimiser step, not in the times above: {check}.",
             f"Logits at the answers alone ÷ logits everywhere, plain tuning: {saved}.",
             f"Contrast and KL ÷ plain tuning on the same raw and variant rows: {added}.",
         ]

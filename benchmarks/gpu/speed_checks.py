@@ -84,8 +84,10 @@ def operations(weights: Weights, view: View, method: Method) -> float:
     answers = float((view.labels >= 0).sum())
     products = 2 * (weights.linear + weights.adapter) * tokens + 2 * weights.head * answers
     attention = 2 * weights.hidden * weights.layers * squares
-    pairs = method.passes / 2
-    return pairs * (2 * products + 3 * attention) + (pairs - method.ascents) * 2 * weights.adapter * tokens
+    forward = method.passes // 2
+    backward = method.passes - forward  # where the numbers differ, a kept pass is gone back through twice
+    of_weights = 2 * weights.adapter * tokens * (backward - method.ascents)
+    return forward * (products + attention) + backward * (products + 2 * attention) + of_weights
 
 
 class Bench:

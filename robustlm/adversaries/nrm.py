@@ -14,12 +14,11 @@ from robustlm.adversaries.base import (
     Outcome,
     Problem,
     ascent_gradient,
+    clean_gradient,
     clean_losses,
     measure,
-    no_perturbation,
     row_losses,
     row_mean,
-    shared_backward,
 )
 from robustlm.adversaries.control import GapController
 from robustlm.adversaries.geometry import (
@@ -72,7 +71,8 @@ class NRM(BoundedAdversary):
     """Project δ1 onto the ball; false lets it lie where the step took it."""
     ascent: Literal["full", "clean"] = "full"
     """Where the gradient is taken: `full` at δ0, by a pass of its own; `clean` at δ = 0, where the clean
-    term's backward pass yields it along with the weights' gradient: a third cheaper, and low in memory."""
+    term's backward pass yields it along with the weights' gradient: a third cheaper, and low in memory. Where
+    other losses hold the clean pass (a contrast, an alignment), only a pass forward is saved, and no memory."""
     target_gap: float | None = None
     """Hold the loss gap L(X+δ1) − L(X) at this share of the clean loss, by moving epsilon (and alpha with
     it); epsilon is then only the start. null: epsilon is fixed."""
@@ -80,8 +80,8 @@ class NRM(BoundedAdversary):
     """The most that log epsilon moves in one step under target_gap."""
     low_memory: bool = False
     """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
-    are held instead of two: same losses, gradients and time. Other objectives cannot share the clean pass
-    then."""
+    are held instead of two: same losses, gradients and time. Other losses that hold the clean pass (a contrast,
+    an alignment) exclude it."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -112,7 +112,7 @@ class NRM(BoundedAdversary):
         noise = epsilon * row_unit * uniform(embeds, mask, problem.seeds)
         delta0 = self.init_scale / count.sqrt() * noise * keep
         if self.ascent == "clean":
-            gradient, clean = shared_backward(problem, no_perturbation(problem))
+            gradient, clean = clean_gradient(problem)
         else:
             gradient = ascent_gradient(problem, delta0)
             clean = clean_losses(problem, self.low_memory)
