@@ -17,12 +17,13 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
-from robustlm.adversaries import FGM, NRM, PGD, Adversary, FreeLB
+from robustlm.adversaries import FGM, NRM, PGD, FreeLB
 from robustlm.backbone import Loading
 from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.tokenizer import train_tokenizer
@@ -43,6 +44,7 @@ from robustlm.tuning import LoRA
 PLAIN = "plain"
 BOTH = "plain, raw + variant"
 TOGETHER = "CoIN + KL"
+ALL = "NRM + CoIN + KL"
 FULL = "plain, logits everywhere"
 CHECK = "check"
 """The look for NaN in a plain step: no method, timed apart."""
@@ -59,6 +61,14 @@ class Size:
     tokens: int
     answer: int
     rank: int
+    mlp: int | None = None
+    """Width of the layers' MLPs; null: 8/3 of the model's."""
+    heads: int | None = None
+    """Null: one for each 64 of the model's width."""
+    kv_heads: int | None = None
+    """Null: as many as heads."""
+    tied: bool = True
+    """Whether the head is the embedding table."""
 
 
 class FullLogits(InstructionTuning):
@@ -78,52 +88,48 @@ class Method:
     name: str
     passes: float | None
     """Forward and backward passes by the formulae, in F; null where they say nothing."""
-    build: Callable[[str, LoRA], InstructionTuning]
+    build: Callable[[str, Loading, LoRA], InstructionTuning]
     """Makes the module for a model folder."""
+    ascents: int = 0
+    """How many of the passes backward are for a perturbation alone, without gradients of weights."""
     negatives: bool = False
     """Whether its batch has an explicit negative for each row."""
 
 
-_SCRATCH = Loading(scratch=True)
-
-
-def together(folder: str, lora: LoRA, adversary: Adversary | None) -> RobustTuning:
-    """Contrast and divergence, with or without an adversary."""
-    return RobustTuning(folder, _SCRATCH, lora, adversary=adversary, contrast=Contrast(), alignment=Alignment())
-
-
+combined = partial(RobustTuning, contrast=Contrast(), alignment=Alignment())
 METHODS = (
-    Method(PLAIN, 2, lambda folder, lora: InstructionTuning(folder, _SCRATCH, lora)),
-    Method("FGM", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FGM())),
-    Method("NRM", 6, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM())),
-    Method("NRM, ascent: clean", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM(ascent="clean"))),
-    Method("FreeLB-3", 6, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FreeLB(steps=3))),
-    Method("PGD-3", 10, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=PGD(steps=3))),
-    Method(BOTH, 4, lambda folder, lora: InstructionTuning(folder, _SCRATCH, lora, train_on="both")),
-    Method("CoIN", 4, lambda folder, lora: ContrastiveTuning(folder, _SCRATCH, lora)),
-    Method("KL", 4, lambda folder, lora: PrefixAlignment(folder, _SCRATCH, lora)),
-    Method(TOGETHER, 4, lambda folder, lora: together(folder, lora, None)),
-    Method("NRM + CoIN + KL", 8, lambda folder, lora: together(folder, lora, NRM())),
-    Method("NRM, ascent: clean + CoIN + KL", 7, lambda folder, lora: together(folder, lora, NRM(ascent="clean"))),
-    Method("FGM + CoIN + KL", 7, lambda folder, lora: together(folder, lora, FGM())),
-    Method("CoIN, a negative each", 6, lambda folder, lora: ContrastiveTuning(folder, _SCRATCH, lora), negatives=True),
-    Method(FULL, None, lambda folder, lora: FullLogits(folder, _SCRATCH, lora)),
+    Method(PLAIN, 2, InstructionTuning),
+    Method("FGM", 4, partial(ANIT, adversary=FGM())),
+    Method("NRM", 6, partial(ANIT, adversary=NRM()), ascents=1),
+    Method("NRM, ascent: clean", 4, partial(ANIT, adversary=NRM(ascent="clean"))),
+    Method("FreeLB-3", 6, partial(ANIT, adversary=FreeLB(steps=3))),
+    Method("PGD-3", 10, partial(ANIT, adversary=PGD(steps=3)), ascents=3),
+    Method(BOTH, 4, partial(InstructionTuning, train_on="both")),
+    Method("CoIN", 4, ContrastiveTuning),
+    Method("KL", 4, PrefixAlignment),
+    Method(TOGETHER, 4, combined),
+    Method(ALL, 8, partial(combined, adversary=NRM()), ascents=1),
+    Method("NRM, ascent: clean + CoIN + KL", 7, partial(combined, adversary=NRM(ascent="clean")), ascents=1),
+    Method("FGM + CoIN + KL", 7, partial(combined, adversary=FGM()), ascents=1),
+    Method("CoIN, a negative each", 6, ContrastiveTuning, negatives=True),
+    Method(FULL, None, FullLogits),
 )
 
 
 def lay_out(folder: str, size: Size) -> None:
-    """Write config and tokenizer of a Llama model with tied embeddings."""
+    """Write config and tokenizer of a Llama model."""
     tokenizer = train_tokenizer(["Instruction: say it again. Answer: it"], 300)
     tokenizer.save_pretrained(folder)
+    heads = size.heads or size.hidden // 64
     LlamaConfig(
         vocab_size=size.vocab,
         hidden_size=size.hidden,
-        intermediate_size=8 * size.hidden // 3,
+        intermediate_size=size.mlp or 8 * size.hidden // 3,
         num_hidden_layers=size.layers,
-        num_attention_heads=size.hidden // 64,
-        num_key_value_heads=size.hidden // 64,
+        num_attention_heads=heads,
+        num_key_value_heads=size.kv_heads or heads,
         max_position_embeddings=2 * size.tokens,
-        tie_word_embeddings=True,
+        tie_word_embeddings=size.tied,
     ).save_pretrained(folder)
 
 
@@ -155,7 +161,10 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*(m.name for m in METHODS), CHECK)}
     with tempfile.TemporaryDirectory() as folder:
         lay_out(folder, size)
-        modules = {m.name: m.build(folder, LoRA(r=size.rank, alpha=size.rank, dropout=0.0)) for m in METHODS}
+        modules = {
+            m.name: m.build(folder, Loading(scratch=True), LoRA(r=size.rank, alpha=size.rank, dropout=0.0))
+            for m in METHODS
+        }
         backbone = modules[PLAIN].backbone
         backbone.load()
     for module in modules.values():
