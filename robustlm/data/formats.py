@@ -29,8 +29,9 @@ from robustlm.data.rows import (
     write_rows,
 )
 from robustlm.data.samples import Context, Sample
-from robustlm.data.slots import OPTIONS, option_lines
+from robustlm.data.slots import OPTIONS, is_slotted, option_lines
 from robustlm.data.tasks import TASKS, Task, resolve_task
+from robustlm.data.unshown import Read, Unshown
 
 ReadRow = Callable[[Mapping[str, Any], str], Sample]
 """Makes a sample of a row and the id it shall have; raises `ValueError` for a row that it cannot use."""
@@ -288,6 +289,8 @@ class Loaded:
     """Ids of the samples of a task's own shape."""
     errors: list[RowError]
     """Rows that cannot be used."""
+    unshown: str
+    """Which fields of the rows no prompt shows, as a line for people; empty where all are shown."""
 
     def labels(self) -> dict[str, set[str]]:
         """The labels in the answers of the rows of each task whose answers have labels."""
@@ -400,19 +403,20 @@ def read_samples(
     places: dict[str, str] = {}
     errors: list[RowError] = []
     task_shaped: list[str] = []
+    unshown = Unshown()
     for row in iter_rows(source, split, on_bad=errors.append):
         try:
             shape = shapes[format] if format else _recognised(row.data, shapes, task)
-            data = _named(row.data, shape, labels)
+            data = Read(_named(row.data, shape, labels))
             sample = _checked(shape.read(data, row_id(row)), task)
             if sample.variant is None:
-                sample = replace(sample, variant=optional(row.data, "variant") or None)
+                sample = replace(sample, variant=optional(data, "variant") or None)
             if bank:
-                sample = _asked_by(sample, bank, slots, row.data, fields or {}, shape)
+                sample = _asked_by(sample, bank, slots, data, fields or {}, shape)
             elif sample.bank:
-                sample = _asked_by_its_own(sample, row.data, shape)
+                sample = _asked_by_its_own(sample, data, shape)
             if topic:
-                sample = replace(sample, topic=required(row.data, topic).strip())
+                sample = replace(sample, topic=required(data, topic).strip())
             if not (sample.instruction or sample.bank or shape.name in TASKS):
                 raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
             if sample.id in samples:
@@ -423,7 +427,21 @@ def read_samples(
         samples[sample.id], places[sample.id] = sample, row.where
         if shape.name in TASKS:
             task_shaped.append(sample.id)
-    return Loaded(samples, tuple(task_shaped), errors)
+        unshown.add(data, sample, slotted=_slotted(sample, fields or {}))
+    return Loaded(samples, tuple(task_shaped), errors, str(unshown))
+
+
+def _slotted(sample: Sample, keys: Mapping[str, str]) -> set[str] | None:
+    """The keys that fill placeholders, where every phrasing that a sample is asked with has some."""
+    names = tuple(name for name, _ in sample.fields)
+    if sample.instruction or not (sample.bank and names and _all_slotted(sample.bank, names)):
+        return None
+    return {keys.get(name, name) for name in names}
+
+
+@lru_cache
+def _all_slotted(bank: str, names: tuple[str, ...]) -> bool:
+    return all(is_slotted(instruction.text, names) for instruction in _known_bank(bank).instructions)
 
 
 def _named(row: Mapping[str, Any], shape: Shape, labels: Labels | None) -> Mapping[str, Any]:

@@ -184,6 +184,8 @@ def _load(
         if source.path != BUILTIN:
             loaded[i] = _read(source, role)
             settle_errors(source.path, loaded[i], on_bad_row, rejected[i])
+            if unshown := loaded[i].unshown:
+                say(f"data.{role}: {_dataset(source, role)} ({source.path}): {unshown}")
     options = _options({i: (wanted[i], one.labels()) for i, one in loaded.items()}, role, known, say)
     found = []
     for i, source in enumerate(wanted):
