@@ -69,6 +69,8 @@ def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> N
     ):
         least, median, high, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
         print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  tokens")
+    for text, count in encoder.special_texts(rows.samples).items():
+        print(f"  special   {count} rows hold the text {text!r}, which is written as plain pieces, not as that token")
     print(f"  cut       {cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustlm.data.fields import elements, optional, required, shown
-from robustlm.data.instructions import InstructionBank
+from robustlm.data.instructions import NO_FORMAT, InstructionBank
 from robustlm.data.labels import Given, Labels
 from robustlm.data.lookup import imported
 from robustlm.data.rows import (
@@ -29,8 +29,9 @@ from robustlm.data.rows import (
     write_rows,
 )
 from robustlm.data.samples import Context, Sample
-from robustlm.data.slots import OPTIONS, option_lines
+from robustlm.data.slots import OPTIONS, is_slotted, option_lines
 from robustlm.data.tasks import TASKS, Task, resolve_task
+from robustlm.data.unshown import Read, Unshown
 
 ReadRow = Callable[[Mapping[str, Any], str], Sample]
 """Makes a sample of a row and the id it shall have; raises `ValueError` for a row that it cannot use."""
@@ -72,7 +73,7 @@ def register_shape(name: str, needs: tuple[str, ...], unless: tuple[str, ...] = 
         >>> read_dialogue({"ask": "Greet me.", "reply": "Hello."}, "greetings:1").target
         'Hello.'
     """
-    if name in SHAPES or name in TASKS:
+    if name in SHAPES or name in TASKS or name == NO_FORMAT:
         raise ValueError(f"found a second shape named {name!r}; expected another name")
 
     def add(read: ReadRow) -> ReadRow:
@@ -288,6 +289,8 @@ class Loaded:
     """Ids of the samples of a task's own shape."""
     errors: list[RowError]
     """Rows that cannot be used."""
+    unshown: str
+    """Which fields of the rows no prompt shows, as a line for people; empty where all are shown."""
 
     def labels(self) -> dict[str, set[str]]:
         """The labels in the answers of the rows of each task whose answers have labels."""
@@ -297,7 +300,7 @@ class Loaded:
             task = TASKS[sample.task]
             if task.labelled:
                 items = task.parse(sample.target).items
-                found.setdefault(sample.task, set()).update(item[0] for item in items)
+                found.setdefault(task.bare_of or task.name, set()).update(item[0] for item in items)
         return found
 
     def settled(self, options: Mapping[str, Sequence[str]] | None = None) -> list[Sample]:
@@ -310,7 +313,8 @@ class Loaded:
         known = {task: sorted(found) for task, found in self.labels().items()} | dict(options or {})
         samples = dict(self.samples)
         for id in self.labelled:
-            samples[id] = _labelled(samples[id], known.get(samples[id].task, ()))
+            task = TASKS[samples[id].task]
+            samples[id] = _labelled(samples[id], known.get(task.bare_of or task.name, ()))
         _fill_options(samples)
         return list(samples.values())
 
@@ -339,7 +343,7 @@ def load_samples(
     Args:
         source: A file, folder or hub dataset, as `iter_rows` takes it.
         format: The rows' shape, by name or by the import path of its function; recognised by each row's keys when
-            left out.
+            left out. `none` recognises it too, and leaves out what rows of tasks are told of the answer's format.
         task: Which task's answers the rows hold, for rows that do not say so themselves; by name or by the import
             path of its class.
         split: Split of a folder or hub dataset.
@@ -393,26 +397,30 @@ def read_samples(
 ) -> Loaded:
     """Read a source whole and check every row, as `load_samples` does; what it finds is not yet settled."""
     task = task and resolve_task(task)
-    format = format and resolve_shape(format)
+    stated = format == NO_FORMAT
+    format = None if stated else format and resolve_shape(format)
     slots = bank_slots(bank, fields) if bank else []
     shapes = known_shapes()
     samples: dict[str, Sample] = {}
     places: dict[str, str] = {}
     errors: list[RowError] = []
     task_shaped: list[str] = []
+    unshown = Unshown()
     for row in iter_rows(source, split, on_bad=errors.append):
         try:
             shape = shapes[format] if format else _recognised(row.data, shapes, task)
-            data = _named(row.data, shape, labels)
+            data = Read(_named(row.data, shape, labels))
             sample = _checked(shape.read(data, row_id(row)), task)
             if sample.variant is None:
-                sample = replace(sample, variant=optional(row.data, "variant") or None)
+                sample = replace(sample, variant=optional(data, "variant") or None)
             if bank:
-                sample = _asked_by(sample, bank, slots, row.data, fields or {}, shape)
+                sample = _asked_by(sample, bank, slots, data, fields or {}, shape)
             elif sample.bank:
-                sample = _asked_by_its_own(sample, row.data, shape)
+                sample = _asked_by_its_own(sample, data, shape)
+            if stated or (sample.bank and not sample.instruction and _known_bank(sample.bank).states_format):
+                sample = _without_format(sample, shape)
             if topic:
-                sample = replace(sample, topic=required(row.data, topic).strip())
+                sample = replace(sample, topic=required(data, topic).strip())
             if not (sample.instruction or sample.bank or shape.name in TASKS):
                 raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
             if sample.id in samples:
@@ -423,7 +431,37 @@ def read_samples(
         samples[sample.id], places[sample.id] = sample, row.where
         if shape.name in TASKS:
             task_shaped.append(sample.id)
-    return Loaded(samples, tuple(task_shaped), errors)
+        unshown.add(data, sample, slotted=_slotted(sample, fields or {}))
+    return Loaded(samples, tuple(task_shaped), errors, str(unshown))
+
+
+def _without_format(sample: Sample, shape: Shape) -> Sample:
+    """A sample whose instruction says how to answer: its prompt does not, and its answer has no form of its own."""
+    task = TASKS.get(shape.name)
+    if task is None:
+        if sample.context.format:
+            found = f"a row of the shape {shape.name!r} with a format of its own ({shown(sample.context.format)})"
+            raise ValueError(f"format none: found {found}; expected rows without, or leave `format: none` out")
+        return sample
+    if not task.bare:
+        form = f"a row of the task {task.name!r}, whose answers can only be read in the form {sample.context.format!r}"
+        raise ValueError(f"format none: found {form}; leave `format: none` out, so that prompts state it")
+    bare = TASKS[task.bare]
+    answer = bare.format(task.parse(sample.target).items)
+    return replace(sample, task=bare.name, target=answer, context=replace(sample.context, format=""))
+
+
+def _slotted(sample: Sample, keys: Mapping[str, str]) -> set[str] | None:
+    """The keys that fill placeholders, where every phrasing that a sample is asked with has some."""
+    names = tuple(name for name, _ in sample.fields)
+    if sample.instruction or not (sample.bank and names and _all_slotted(sample.bank, names)):
+        return None
+    return {keys.get(name, name) for name in names}
+
+
+@lru_cache
+def _all_slotted(bank: str, names: tuple[str, ...]) -> bool:
+    return all(is_slotted(instruction.text, names) for instruction in _known_bank(bank).instructions)
 
 
 def _named(row: Mapping[str, Any], shape: Shape, labels: Labels | None) -> Mapping[str, Any]:

@@ -29,6 +29,9 @@ _VERSIONS = ("concise", "detailed")
 _SPLITS = ("seen", "unseen")
 _LIST = "list"
 _LISTS = "lists"
+_FORMAT = "format"
+NO_FORMAT = "none"
+"""What a bank or a source calls the format of answers that its instructions state themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,21 @@ class InstructionBank:
         name: What ids begin with; the name of a packaged bank, of an entry, or the `task` of a file of your own.
         instructions: All phrasings, in the order concise before detailed, seen before unseen.
         division: How a list without splits of its own was divided into them, as a sentence; null for other banks.
+        states_format: Whether they say themselves how to answer (`"format": "none"` in the file); prompts do not then.
     """
 
-    def __init__(self, name: str, instructions: tuple[Instruction, ...], division: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        instructions: tuple[Instruction, ...],
+        division: str | None = None,
+        *,
+        states_format: bool = False,
+    ) -> None:
         self.name = name
         self.instructions = instructions
         self.division = division
+        self.states_format = states_format
 
     @classmethod
     def load(cls, name_or_path: str, unseen_share: float | None = None) -> Self:
@@ -84,13 +96,15 @@ class InstructionBank:
             file_name += ".json"
             given = _many(file_name, entry)
             found = tuple(_entry(given, entry, file_name, unseen_share))
-            return cls(entry, found, _division(found, entry, file_name) if isinstance(given, list) else None)
+            division = _division(found, entry, file_name) if isinstance(given, list) else None
+            return cls(entry, found, division, states_format=_states_format(given, f"{file_name}#{entry}"))
         if name_or_path.endswith(".json"):
             path = Path(name_or_path)
             if not path.is_file():
                 raise ValueError(f"{path}: no such file; expected an instruction bank, a JSON file")
             data = _parsed(path.read_bytes(), name_or_path)
-            return cls(data["task"], tuple(_instructions(data, data["task"], name_or_path)))
+            stated = _states_format(data, name_or_path)
+            return cls(data["task"], tuple(_instructions(data, data["task"], name_or_path)), states_format=stated)
         file = _packaged().get(name_or_path)
         if file is None:
             known = ", ".join(known_banks())
@@ -191,8 +205,17 @@ def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
         data = json.loads(raw)
     except ValueError as error:
         raise ValueError(f"{where}: found no UTF-8 JSON ({error}); expected an instruction bank") from None
-    checked = _keys(data, ("task", *_VERSIONS, _LISTS), where)
+    checked = _keys(data, ("task", *_VERSIONS, _LISTS, _FORMAT), where)
     return {**checked, "task": _text(checked.get("task"), f"{where}: task")}
+
+
+def _states_format(data: object, where: str) -> bool:
+    """Whether a bank says that its instructions state the format of answers."""
+    if not isinstance(data, dict) or _FORMAT not in data:
+        return False
+    if data[_FORMAT] != NO_FORMAT:
+        raise ValueError(f"{where}: {_FORMAT}: found {data[_FORMAT]!r}; expected {NO_FORMAT!r}, or no such key")
+    return True
 
 
 def _instructions(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instruction]:
@@ -268,7 +291,7 @@ def _entry(entry: object, name: str, path: str, unseen_share: float | None) -> I
             held_back = math.floor(unseen_share * len(texts) + 0.5)
         splits = {"seen": texts[: len(texts) - held_back], "unseen": texts[len(texts) - held_back :]}
     elif isinstance(entry, dict):
-        given = _keys(entry, (*_SPLITS, _LISTS), where)
+        given = _keys(entry, (*_SPLITS, _LISTS, _FORMAT), where)
         lists = list(_lists(given, name, where))
         splits = {split: _templates(given.get(split, []), f"{where}: {split}") for split in _SPLITS}
     else:

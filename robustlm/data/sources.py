@@ -10,6 +10,7 @@ from typing import Literal
 
 from robustlm.data import quickstart
 from robustlm.data.formats import Loaded, bank_slots, named_labels, read_samples, settle_errors
+from robustlm.data.instructions import NO_FORMAT
 from robustlm.data.rows import SUFFIXES, SourceError
 from robustlm.data.samples import Sample
 from robustlm.data.tasks import TASKS
@@ -30,7 +31,8 @@ class Source:
     Face dataset name, or `builtin:quickstart`, the corpus that the project generates."""
     format: str | None = None
     """Shape of the rows (`robustlm`, `alpaca`, `messages`, …, or the import path of your own); recognised by its keys
-    where not given."""
+    where not given. `none` recognises it too, and leaves out the line on the answer's format, for instructions that
+    state one: classification then answers with the bare label, and entities, relations and aspects are refused."""
     task: str | None = None
     """Task of the rows, where their shape does not say it; a name, or the import path of a class of your own."""
     split: str | None = None
@@ -184,6 +186,8 @@ def _load(
         if source.path != BUILTIN:
             loaded[i] = _read(source, role)
             settle_errors(source.path, loaded[i], on_bad_row, rejected[i])
+            if unshown := loaded[i].unshown:
+                say(f"data.{role}: {_dataset(source, role)} ({source.path}): {unshown}")
     options = _options({i: (wanted[i], one.labels()) for i, one in loaded.items()}, role, known, say)
     found = []
     for i, source in enumerate(wanted):
@@ -363,6 +367,8 @@ def _builtin(source: Source, role: Role) -> list[Sample]:
     }
     if source.topic:
         raise SourceError(f"{BUILTIN}: found topic {source.topic!r}; expected none, as its rows have no keys")
+    if source.format == NO_FORMAT:
+        raise SourceError(f"{BUILTIN}: found format none; expected none to be named, as its instructions state it")
     if source.labels:
         raise SourceError(f"{BUILTIN}: found labels; expected none, as its instructions name them")
     split = source.split or _split(role)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -377,8 +378,19 @@ class InstructionDataModule(LightningDataModule):
         samples = self.loaded(sources, role)
         self._say_divisions(samples, role)
         asked = [self.phrased(sample, self._split_of(sample, role)) for sample in self.selected(samples, role)]
+        self._note_hidden(asked, role)
         rows = self.tokenised(asked, role)
         return self.with_options(rows, role) if role == "validation" else rows
+
+    def _note_hidden(self, samples: Sequence[Sample], role: Role) -> None:
+        """Note what of the rows the template leaves out."""
+        template = self._encoder().template
+        counts = Counter((sample.dataset or sample.task, part) for sample in samples for part in template.hides(sample))
+        for (dataset, part), count in counts.items():
+            self.notes.append(
+                f"data.template: has no {{{part}}} and no {{context}}, so no prompt shows the {part} that {count:,} "
+                f"rows of {dataset} in data.{role} have"
+            )
 
     def loaded(self, sources: Sequence[str | Source], role: Role) -> list[Sample]:
         """The samples of sources; those of one dataset and task have the same options in all roles."""

@@ -93,6 +93,15 @@ def test_the_labels_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [sample.context.option for sample in samples] == ["negative, positive", "different, same", "PER, LOC"]
 
 
+def test_the_bank_that_states_the_format(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```json bare\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mood.json").write_text(text, encoding="utf-8")
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, [{"sentence": "fine", "label": "positive"}, {"sentence": "dull", "label": "negative"}])
+    samples = load_all([Source(str(rows), bank=str(tmp_path / "mood.json"))], "train")
+    assert [(sample.target, sample.context.format) for sample in samples] == [("positive", ""), ("negative", "")]
+
+
 def test_the_paraphrase_file_is_one(tmp_path: Path) -> None:
     (text,) = re.findall(r"^```jsonl paraphrases\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     file = tmp_path / "paraphrases.jsonl"

@@ -50,6 +50,12 @@ class Task(ABC):
     labelled: ClassVar[bool] = False
     """Whether each item's first word comes from a fixed set of labels, which only the whole source shows."""
 
+    bare: ClassVar[str] = ""
+    """The task whose answers are these without their form, where the form is nothing but a word before them; empty: the
+    form is needed to read them."""
+    bare_of: ClassVar[str] = ""
+    """The task that this one is the bare form of: both have the same labels."""
+
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """Whether a row's keys are those of this task's own row shape."""
         return False

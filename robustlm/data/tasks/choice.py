@@ -18,6 +18,7 @@ class MultipleChoice(Generation):
 
     name = "choice"
     keys = "question, choices, answer"
+    bare = "choice"
 
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """Rows with `question`, `choices` and `answer`."""

@@ -65,6 +65,7 @@ class Classification(Task):
     score = "accuracy"
     keys = f"label, and {' or '.join(' + '.join(keys) for keys in _TEXT_KEYS)}"
     labelled = True
+    bare = "tc_bare"
 
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """Rows with `label` and one of the ways to hold texts."""
@@ -74,7 +75,7 @@ class Classification(Task):
         """The bank that knows all the labels for rows of this make; `tc`, which suits any, when none does."""
         banks = _QUESTION_BANKS if context.question else _PAIR_BANKS if _is_pair(context) else _BANKS
         lowered = {label.lower() for label in labels}
-        return next((name for name, known in banks.items() if lowered <= known), self.name)
+        return next((name for name, known in banks.items() if lowered <= known), Classification.name)
 
     def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read texts and label; the choices are empty, as one row does not show the other labels."""
@@ -103,6 +104,28 @@ class Classification(Task):
         if not answer.startswith(_PREFIX) or not label:
             return Answer((), malformed=1)
         return Answer(((label,),))
+
+
+@register
+class BareClassification(Classification):
+    """The same with the class alone for an answer, for instructions that say themselves how to answer."""
+
+    name = "tc_bare"
+    keys = ""
+    bare = ""
+    bare_of = "tc"
+
+    def recognises(self, row: Mapping[str, Any]) -> bool:
+        """None: rows of `tc` become such where a source or bank says so."""
+        return False
+
+    def format(self, items: Sequence[Item]) -> str:
+        """Write the class."""
+        return super().format(items).removeprefix(f"{_PREFIX} ")
+
+    def parse(self, text: str) -> Answer:
+        """Take the whole text for the class; nothing at all is malformed."""
+        return super().parse(f"{_PREFIX} {text}")
 
 
 def _label(row: Mapping[str, Any]) -> str:
