@@ -26,6 +26,7 @@ from robustlm.adversaries import FGM, NRM, PGD, Adversary, FreeLB
 from robustlm.backbone import Loading
 from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.tokenizer import train_tokenizer
+from robustlm.finite import step_extent
 from robustlm.modules import (
     ANIT,
     Alignment,
@@ -43,6 +44,8 @@ PLAIN = "plain"
 BOTH = "plain, raw + variant"
 TOGETHER = "CoIN + KL"
 FULL = "plain, logits everywhere"
+CHECK = "check"
+"""The look for NaN in a plain step: no method, timed apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ def random_batch(size: Size) -> InstructionBatch:
 
 def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU seconds of each method's steps, one a round; the first round only warms up."""
-    times: dict[str, list[tuple[float, float]]] = {method.name: [] for method in METHODS}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*(m.name for m in METHODS), CHECK)}
     with tempfile.TemporaryDirectory() as folder:
         lay_out(folder, size)
         modules = {m.name: m.build(folder, LoRA(r=size.rank, alpha=size.rank, dropout=0.0)) for m in METHODS}
@@ -170,7 +173,13 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
             shuffle(order)
             for name in order:
                 wall, cpu = time.perf_counter(), time.process_time()
-                torch.autograd.backward(modules[name].training_step(batches[name], 0))
+                loss = modules[name].training_step(batches[name], 0)
+                torch.autograd.backward(loss)
+                if name == PLAIN and number:
+                    looked, busy = time.perf_counter(), time.process_time()
+                    step_extent(backbone.model.parameters(), loss.detach())
+                    times[CHECK].append((time.perf_counter() - looked, time.process_time() - busy))
+                    wall, cpu = wall + times[CHECK][-1][0], cpu + times[CHECK][-1][1]
                 optimizer.step()
                 optimizer.zero_grad()
                 if number:
@@ -190,17 +199,18 @@ def table(times: dict[str, list[tuple[float, float]]]) -> str:
     plain = passes[PLAIN]
     assert plain is not None
     lines = ["| method | s a step | ÷ plain | ÷ plain, CPU time | expected |", "|---|---|---|---|---|"]
-    for name in times:
-        count = passes[name]
+    for name, count in passes.items():
         expected = "" if count is None else f"{count / plain:.2f} ({count:g} F)"
         ratios = f"{wall[name] / wall[PLAIN]:.2f} | {cpu[name] / cpu[PLAIN]:.2f}"
         lines.append(f"| {name} | {wall[name]:.3f} | {ratios} | {expected} |")
     saved = f"{wall[PLAIN] / wall[FULL]:.2f} by wall clock, {cpu[PLAIN] / cpu[FULL]:.2f} by CPU time"
     added = f"{wall[TOGETHER] / wall[BOTH]:.2f} by wall clock, {cpu[TOGETHER] / cpu[BOTH]:.2f} by CPU time"
+    check = f"{1e3 * wall[CHECK]:.2f} ms, {100 * wall[CHECK] / wall[PLAIN]:.2f} % of a plain step"
     return "\n".join(
         [
             *lines,
             "",
+            f"Looking for NaN in loss and gradients, once an optimiser step, not in the times above: {check}.",
             f"Logits at the answers alone ÷ logits everywhere, plain tuning: {saved}.",
             f"Contrast and KL ÷ plain tuning on the same raw and variant rows: {added}.",
         ]

@@ -24,6 +24,7 @@ from transformers.models.auto import modeling_auto
 from robustlm.assets import TINY, tiny_model
 from robustlm.batch import IGNORE, View
 from robustlm.decoding import greedy, prefill
+from robustlm.finite import refuse_nonfinite
 from robustlm.losses import answer_cross_entropy
 from robustlm.tuning import Tuning, resume_prompt
 
@@ -158,6 +159,7 @@ class Backbone(nn.Module):
         else:
             model = self.tuning.apply(model)
         model.train()
+        refuse_nonfinite(model.named_parameters(), f"backbone: {self.name}")
         self.model = model
         head = self.base.get_output_embeddings()
         if head is None:

@@ -19,6 +19,7 @@ from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
 from robustlm.evaluation.state_table import StateWriter as StateFile
 from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts
+from robustlm.finite import refuse_nonfinite
 from robustlm.modules.base import InstructionTuning
 from robustlm.report.tables import by_condition, markdown
 
@@ -291,6 +292,8 @@ class AdapterExport(Callback):
         target = run_folder(trainer) / self.name  # asked on every rank: the folder is broadcast
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
+        trained = ((name, value) for name, value in pl_module.named_parameters() if value.requires_grad)
+        refuse_nonfinite(trained, f"{target} not written: the trained weights")
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{self.name}-", dir=target.parent))
         try:

@@ -23,7 +23,7 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -31,12 +31,14 @@ from lightning.pytorch.utilities import rank_zero_only
 import robustlm
 from robustlm.assets import config_file, known_configs
 from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, StateWriter, WhereItIs
+from robustlm.checkpoints import StepCheckpoint
 from robustlm.commands import COMMANDS
 from robustlm.data.embedders import EmbeddingError
 from robustlm.data.endpoint import EndpointError
 from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
+from robustlm.layers import drop_on_switch, ordered, reported
 from robustlm.modules import InstructionTuning
 from robustlm.progress import AnswersBar
 
@@ -137,7 +139,7 @@ class RobustLMCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that every run has, with options of their own."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
         parser.add_lightning_class_args(AdapterExport, "export")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(StateWriter, "states")
@@ -145,7 +147,10 @@ class RobustLMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
-        given = _named_configs(args)
+        with reported():
+            self._parse_layers(parser, ordered(_named_configs(args)))
+
+    def _parse_layers(self, parser: LightningArgumentParser, given: list[str]) -> None:
         for config in _configs(given):
             _check_config(config)
         path = _value_of(given, "--ckpt_path")
@@ -257,7 +262,9 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
     if args and args[0] in COMMANDS:
         parser = BriefParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]), allow_abbrev=False)
         _add_arguments(parser, COMMANDS[args[0]])
-        values = parser.instantiate_classes(parser.parse_args(list(args[1:])))
+        with reported():
+            parsed = parser.parse_args(ordered(args)[1:])
+        values = parser.instantiate_classes(parsed)
         for command in COMMANDS[args[0]](**vars(values)) or ():
             run(command)
         return None
@@ -466,6 +473,7 @@ def _load(text: str) -> Any:
 
 
 jsonargparse.set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
+drop_on_switch(InstructionTuning, InstructionDataModule)
 # as a type of its own, since the parser opens the file that a path names where it expects a dataclass
 jsonargparse.typing.register_type(Source, asdict, _source)
 

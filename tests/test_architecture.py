@@ -18,6 +18,7 @@ PACKAGE = "robustlm"
 
 ROOMS = (
     "losses",
+    "finite",
     "plain",
     "optim",
     "optimizers",
@@ -33,6 +34,7 @@ ROOMS = (
     "datamodules",
     "modules",
     "report",
+    "checkpoints",
     "card",
     "callbacks",
     "progress",
@@ -40,6 +42,7 @@ ROOMS = (
     "quickstart",
     "commands",
     "explain",
+    "layers",
     "cli",
     "__main__",
 )

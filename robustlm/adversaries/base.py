@@ -150,11 +150,7 @@ class BoundedAdversary(Adversary):
 
     @property
     def radius(self) -> float:
-        """Epsilon, or the method's own where none is given.
-
-        Null and not a number in the signature, because the command line keeps the value of a field when it
-        switches to another class that has it too.
-        """
+        """Epsilon, or the method's own where none is given."""
         return self.default_epsilon if self.epsilon is None else self.epsilon
 
     def check_step(self, name: str) -> None:

@@ -12,16 +12,22 @@ def required(row: Mapping[str, Any], key: str) -> str:
     Raises:
         ValueError: It is missing, no string, or blank.
     """
-    _check_present(row, key)
+    present(row, key)
     text = optional(row, key)
     if not text.strip():
         raise ValueError(f"empty {key}: found {row[key]!r}; expected some text")
     return text
 
 
-def _check_present(row: Mapping[str, Any], key: str) -> None:
+def present(row: Mapping[str, Any], key: str) -> Any:
+    """A field that must be there, whatever it is.
+
+    Raises:
+        ValueError: It is missing.
+    """
     if key not in row:
         raise ValueError(f"no {key}: found keys {', '.join(map(str, row))}; expected {key!r} among them")
+    return row[key]
 
 
 def optional(row: Mapping[str, Any], key: str) -> str:
@@ -44,8 +50,7 @@ def elements(row: Mapping[str, Any], key: str, kind: type, expected: str) -> lis
     Raises:
         ValueError: It is missing, no list, or an element is of another type.
     """
-    _check_present(row, key)
-    values = row[key]
+    values = present(row, key)
     if not isinstance(values, list | tuple):
         raise ValueError(f"{key} is no list: found {shown(values)}; expected {expected}")
     for number, value in enumerate(values, start=1):

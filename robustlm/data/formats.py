@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from robustlm.data.fields import elements, optional, required, shown
 from robustlm.data.instructions import InstructionBank
+from robustlm.data.labels import Given, Labels
 from robustlm.data.lookup import imported
 from robustlm.data.rows import (
     SUFFIXES,
@@ -277,6 +278,43 @@ def _task_shape(task: Task) -> Shape:
 # ------------------------------------------------------------------------------------------ loading
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The rows of a source, before they are told all labels there are."""
+
+    samples: dict[str, Sample]
+    """By id, in the order of the rows; those of a task's own shape still lack options, choices and bank."""
+    labelled: tuple[str, ...]
+    """Ids of the samples of a task's own shape."""
+    errors: list[RowError]
+    """Rows that cannot be used."""
+
+    def labels(self) -> dict[str, set[str]]:
+        """The labels in the answers of the rows of each task whose answers have labels."""
+        found: dict[str, set[str]] = {}
+        for id in self.labelled:
+            sample = self.samples[id]
+            task = TASKS[sample.task]
+            if task.labelled:
+                items = task.parse(sample.target).items
+                found.setdefault(sample.task, set()).update(item[0] for item in items)
+        return found
+
+    def settled(self, options: Mapping[str, Sequence[str]] | None = None) -> list[Sample]:
+        """The samples, whole.
+
+        Args:
+            options: All labels of each task, in the order in which they are shown; those of these rows, sorted, where
+                not given.
+        """
+        known = {task: sorted(found) for task, found in self.labels().items()} | dict(options or {})
+        samples = dict(self.samples)
+        for id in self.labelled:
+            samples[id] = _labelled(samples[id], known.get(samples[id].task, ()))
+        _fill_options(samples)
+        return list(samples.values())
+
+
 def load_samples(
     source: str,
     *,
@@ -289,12 +327,14 @@ def load_samples(
     bank: str | None = None,
     fields: Mapping[str, str] | None = None,
     topic: str | None = None,
+    labels: Given | None = None,
 ) -> list[Sample]:
     """Read a source whole, check every row, and make samples.
 
     A row's id is its `id` field, or `folder/stem:line` (`conll03/train:17`). Rows of a task's own shape get
     their instruction from a bank (`Sample.bank`), unless they bring one. Labels are known once all rows are
-    read: they then become `Context.option`, and the `choices` of classification.
+    read: they then become `Context.option`, and the `choices` of classification. `robustlm.data.sources` reads several
+    sources, whose rows share their labels.
 
     Args:
         source: A file, folder or hub dataset, as `iter_rows` takes it.
@@ -306,21 +346,54 @@ def load_samples(
         limit: How many samples to return; all rows are read and checked nevertheless.
         on_bad_row: `strict` raises when there is any bad row; `skip` leaves bad rows out and warns.
         rejected: JSONL file for the rows left out and why (`file`, `line`, `problem`, `found`).
-
         bank: Bank that all rows take their phrasings from, in place of banks and instructions of their own. Slots of
             its phrasings become the samples' `fields`: `{name}` is the row's `name`, `{options_}` its choices.
         fields: Keys of the rows for the slots that have other names.
         topic: Key of the rows that says what they are about; its text becomes the samples' `topic`.
+        labels: Names of all labels, or names by what rows hold; the options are these, in this order.
 
     Raises:
         SourceError: There is nothing to read, or the file is damaged.
         BadRowsError: Rows are bad and `on_bad_row` is `strict`, or no row is good.
-        ValueError: `format`, `task`, `limit`, `bank` or `fields` is none that there is.
+        ValueError: `format`, `task`, `limit`, `bank`, `fields` or `labels` is none that there is.
     """
-    task = task and resolve_task(task)
-    format = format and resolve_shape(format)
     if limit is not None and limit < 1:
         raise ValueError(f"limit: found {limit}; expected at least 1")
+    named = named_labels(labels)
+    loaded = read_samples(
+        source, format=format, task=task, split=split, bank=bank, fields=fields, topic=topic, labels=named
+    )
+    settle_errors(source, loaded, on_bad_row, rejected)
+    options = {name: TASKS[name].options(named.names) for name in loaded.labels()} if named else {}
+    return loaded.settled(options)[:limit]
+
+
+def named_labels(labels: Given | None) -> Labels | None:
+    """Labels as a source gives them, checked.
+
+    Raises:
+        ValueError: They are none; begins with `labels: `.
+    """
+    try:
+        return None if labels is None else Labels(labels)
+    except ValueError as error:
+        raise ValueError(f"labels: {error}") from None
+
+
+def read_samples(
+    source: str,
+    *,
+    format: str | None = None,
+    task: str | None = None,
+    split: str | None = None,
+    bank: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    topic: str | None = None,
+    labels: Labels | None = None,
+) -> Loaded:
+    """Read a source whole and check every row, as `load_samples` does; what it finds is not yet settled."""
+    task = task and resolve_task(task)
+    format = format and resolve_shape(format)
     slots = bank_slots(bank, fields) if bank else []
     shapes = known_shapes()
     samples: dict[str, Sample] = {}
@@ -330,7 +403,8 @@ def load_samples(
     for row in iter_rows(source, split, on_bad=errors.append):
         try:
             shape = shapes[format] if format else _recognised(row.data, shapes, task)
-            sample = _checked(shape.read(row.data, row_id(row)), task)
+            data = _named(row.data, shape, labels)
+            sample = _checked(shape.read(data, row_id(row)), task)
             if sample.variant is None:
                 sample = replace(sample, variant=optional(row.data, "variant") or None)
             if bank:
@@ -349,10 +423,17 @@ def load_samples(
         samples[sample.id], places[sample.id] = sample, row.where
         if shape.name in TASKS:
             task_shaped.append(sample.id)
-    _settle_errors(source, errors, len(samples), on_bad_row, rejected)
-    _fill_labels(samples, task_shaped)
-    _fill_options(samples)
-    return list(samples.values())[:limit]
+    return Loaded(samples, tuple(task_shaped), errors)
+
+
+def _named(row: Mapping[str, Any], shape: Shape, labels: Labels | None) -> Mapping[str, Any]:
+    """A row in which labels have their names."""
+    if labels is None:
+        return row
+    if shape.name not in TASKS:
+        found = f"found them for a row of the shape {shape.name!r}, which brings its answers as they are"
+        raise ValueError(f"labels: {found}; expected rows of a task's own shape, or none")
+    return TASKS[shape.name].named(row, labels)
 
 
 @lru_cache
@@ -481,11 +562,17 @@ def _checked(sample: Sample, task: str | None) -> Sample:
     return sample
 
 
-def _settle_errors(source: str, errors: list[RowError], good: int, on_bad_row: str, rejected: Path | None) -> None:
+def settle_errors(source: str, loaded: Loaded, on_bad_row: str, rejected: Path | None) -> None:
+    """Stop at the bad rows of a source, or leave them out with a warning, and list them in a file if there is one.
+
+    Raises:
+        BadRowsError: `on_bad_row` is `strict`, or no row is good.
+    """
+    errors = loaded.errors
     if not errors:
         return
-    rows = good + len(errors)
-    if on_bad_row == "strict" or not good:
+    rows = len(loaded.samples) + len(errors)
+    if on_bad_row == "strict" or not loaded.samples:
         raise BadRowsError(source, errors, rows, hint="Mend the rows, or leave them out with on_bad_row=skip.")
     if rejected is not None:
         write_rows(rejected, map(_as_rejected, errors))
@@ -507,18 +594,7 @@ def _plain(found: object) -> object:
     return found
 
 
-def _fill_labels(samples: dict[str, Sample], ids: Sequence[str]) -> None:
-    """Give samples of task-shaped rows what only the whole source shows: labels, choices, the bank."""
-    labels: dict[str, set[str]] = {}
-    for id in ids:
-        sample = samples[id]
-        items = TASKS[sample.task].parse(sample.target).items
-        labels.setdefault(sample.task, set()).update(item[0] for item in items)
-    for id in ids:
-        samples[id] = _labelled(samples[id], sorted(labels[samples[id].task]))
-
-
-def _labelled(sample: Sample, labels: list[str]) -> Sample:
+def _labelled(sample: Sample, labels: Sequence[str]) -> Sample:
     task = TASKS[sample.task]
     context, choices = sample.context, sample.choices
     if task.labelled:

@@ -203,8 +203,10 @@ def _asked_alike(group: list[Sample]) -> list[Sample]:
     first = group[0]
     if not first.bank:
         return group
-    asked = {"instruction": first.instruction, "instruction_id": first.instruction_id, "variant": first.variant}
-    return [replace(sample, **asked) for sample in group]
+    return [
+        replace(sample, instruction=first.instruction, instruction_id=first.instruction_id, variant=first.variant)
+        for sample in group
+    ]
 
 
 def _groups(bucket: Sequence[Sample], negatives: int) -> Iterator[list[Sample]]:

@@ -24,7 +24,7 @@ from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
-from robustlm.data.sources import Role, Source, load_all
+from robustlm.data.sources import KnownLabels, Role, Source, load_all
 from robustlm.data.templates import make_template
 from robustlm.datamodules.phrasing import Phrasings, meaning
 from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, Order, ResumableLoader, StepSampler
@@ -300,6 +300,9 @@ class InstructionDataModule(LightningDataModule):
         self.resumed = False
         """Whether an interrupted evaluation is gone on with in that folder."""
         self.backbone: Any = None
+        self.notes: list[str] = []
+        """What a user should know of the rows that were read, a line each; `setup` logs them, `check` prints them."""
+        self._labels: KnownLabels | None = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
 
@@ -320,9 +323,12 @@ class InstructionDataModule(LightningDataModule):
             "test": ("test",),
             "predict": ("test",),
         }
+        known = len(self.notes)
         for role in roles[stage]:
             if role not in self.rows and (self.sources[role] or role != "validation"):
                 self.rows[role] = self.read(role)
+        for note in self.notes[known:]:
+            log.warning(note)
         if "test" in roles[stage] and not self.conditioned:
             self.conditioned = {c.name: self.under(c, self.rows["test"]) for c in self.conditions}
 
@@ -360,11 +366,28 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
         if self.bank:
             sources = [asked_by(source, self.bank) for source in sources]
-        samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
+        samples = self.loaded(sources, role)
         self._say_divisions(samples, role)
         asked = [self.phrased(sample, self._split_of(sample, role)) for sample in self.selected(samples, role)]
         rows = self.tokenised(asked, role)
         return self.with_options(rows, role) if role == "validation" else rows
+
+    def loaded(self, sources: Sequence[str | Source], role: Role) -> list[Sample]:
+        """The samples of sources; those of one dataset and task have the same options in all roles."""
+        if self._labels is None:
+            self._labels = KnownLabels(self.all_sources())
+        return load_all(
+            sources,
+            role,
+            on_bad_row=self.on_bad_row,
+            rejected=self.rejected,
+            known=self._labels,
+            say=self.notes.append,
+        )
+
+    def all_sources(self) -> dict[Role, list[str | Source]]:
+        """Every source there is, by role."""
+        return dict(self.sources)
 
     def selected(self, samples: list[Sample], role: Role) -> list[Sample]:
         """Which of a role's samples are used: all of them, unless a subclass says otherwise."""

@@ -126,7 +126,7 @@ class NLUDataModule(InstructionDataModule):
     Args:
         noise: Kind, strength ω and share φ of noise; null gives only the variants that rows bring themselves.
         distortion: How noise is measured: `RBE` (word edits) or `LME` (embeddings).
-        beta: `dataset` gives every noisy row the mean distortion of the epoch (the paper), `sample` its own.
+        beta: `dataset` gives every noisy row the mean distortion of the epoch ([ANIT] eq. 2), `sample` its own.
         variants: Noisy variants of each sample, K.
         kwargs: Arguments of `InstructionDataModule`.
     """

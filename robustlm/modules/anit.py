@@ -6,10 +6,12 @@ import copy
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from robustlm.adversaries import NRM, Adversary, FreeAT
-from robustlm.batch import Scope
+from robustlm.batch import InstructionBatch, Scope
 from robustlm.modules.base import VIEWS, InstructionTuning, TrainOn
+from robustlm.modules.boundary import inside_step
 from robustlm.modules.passes import Passes
 
 
@@ -43,6 +45,7 @@ class ANIT(InstructionTuning):
         self.adversary = copy.deepcopy(adversary)
         self.perturb: Scope = perturb
         self.weights["adversarial"] = adversarial_weight
+        self._before: Adversary | None = None
 
     def check_data(self, datamodule: Any) -> None:
         """Refuse data without variants, and without the replays that `FreeAT` needs."""
@@ -92,11 +95,27 @@ class ANIT(InstructionTuning):
         """Prefix of logged quantities (`nrm/loss_gap`)."""
         return type(self.adversary).__name__.lower()
 
+    def on_train_start(self) -> None:
+        """Keep the adversary as it is before an optimiser step; each micro-batch may move its state."""
+        self._before = copy.deepcopy(self.adversary)
+
+    def on_train_batch_end(self, outputs: Any, batch: InstructionBatch, batch_idx: int) -> None:
+        """The same before the next one."""
+        if not inside_step(self.trainer):
+            self._before = copy.deepcopy(self.adversary)
+
+    def skip_step(self, optimizer: Optimizer) -> None:
+        """Also take back what the step did to the adversary's state."""
+        super().skip_step(optimizer)
+        if self.adversary is not None and self._before is not None:
+            self.adversary.load_state_dict(self._before.state_dict())
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also keep the adversary's state."""
+        """Also keep the adversary's state at the end of the last optimiser step."""
         super().on_save_checkpoint(checkpoint)
-        if self.adversary is not None:
-            checkpoint["robustlm"]["adversary"] = self.adversary.state_dict()
+        adversary = self._before if self._before is not None and inside_step(self.trainer) else self.adversary
+        if adversary is not None:
+            checkpoint["robustlm"]["adversary"] = adversary.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also restore the adversary's state."""

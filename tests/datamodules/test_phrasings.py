@@ -19,6 +19,7 @@ from robustlm.batch import IGNORE, InstructionBatch, View
 from robustlm.data.instructions import InstructionBank
 from robustlm.data.noise import Noise
 from robustlm.data.samples import Context, Sample
+from robustlm.data.sources import Source
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
 from robustlm.datamodules.base import Rows
 from robustlm.datamodules.contrastive import HardNegativeGroups, task_of
@@ -516,7 +517,8 @@ def test_negatives_from_other_tasks_are_asked_as_the_sample_is(llama: str, tmp_p
 
 def test_no_negative_anywhere(llama: str, tmp_path: Path) -> None:
     rows = [{**row, "label": "positive"} for row in rows_of() if row["bank"] == "sentiment"]
-    datamodule = made(ContrastiveDataModule, llama, write_rows(tmp_path / "same.jsonl", rows), negatives=1)
+    source = Source(write_rows(tmp_path / "same.jsonl", rows), labels=["positive", "negative"])
+    datamodule = made(ContrastiveDataModule, llama, [source], negatives=1)
     with pytest.raises(ValueError, match="no row can be a negative of row-"):
         next(iter(datamodule.train_dataloader()))
 

@@ -64,16 +64,33 @@ def test_the_sources_with_banks_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("templates.json").write_text(text, encoding="utf-8")
     rows = {
         "rte": [{"sentence1": f"a{i}", "sentence2": f"b{i}", "label": "yes" if i % 2 else "no"} for i in range(8)],
-        "sst2": [{"sentence": "fine", "label": "positive"}],
+        "sst2": [{"sentence": "fine", "label": "positive"}, {"sentence": "dull", "label": "negative"}],
     }
     for name, data in rows.items():
         Path(name).mkdir()
         write_rows(f"{name}/train.jsonl", data)
     train = [Source(**fields) for fields in yaml.safe_load(sources)["data"]["init_args"]["train"]]
-    assert [sample.bank for sample in load_all(train, "train")] == ["templates.json#rte"] * 8 + ["sentiment"]
+    assert [sample.bank for sample in load_all(train, "train")] == ["templates.json#rte"] * 8 + ["sentiment"] * 2
     (command,) = re.findall(r"^robustlm (pairs .*)$", PAGE, re.MULTILINE)
     main(shlex.split(command))
     assert len({sample.group for sample in load_samples("pairs.jsonl")}) < 8
+
+
+def test_the_labels_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sources,) = re.findall(r"^```yaml labels\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    rows: dict[str, dict[str, object]] = {
+        "sst2": {"sentence": "fine", "label": 1},
+        "wic": {"word": "bank", "sentence1": "a", "sentence2": "b", "label": True},
+        "conll03": {"tokens": ["Oslo"], "ner_tags": [3]},
+    }
+    for name, row in rows.items():
+        Path(name).mkdir()
+        write_rows(f"{name}/train.jsonl", [row])
+    train = [Source(**fields) for fields in yaml.safe_load(sources)["data"]["init_args"]["train"]]
+    samples = load_all(train, "train")
+    assert [sample.target for sample in samples] == ["label: positive", "label: same", "LOC: Oslo"]
+    assert [sample.context.option for sample in samples] == ["negative, positive", "different, same", "PER, LOC"]
 
 
 def test_the_paraphrase_file_is_one(tmp_path: Path) -> None:

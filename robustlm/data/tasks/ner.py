@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustlm.data.fields import elements, squeezed
+from robustlm.data.fields import elements, shown, squeezed
+from robustlm.data.labels import Labels
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Item, register
 from robustlm.data.tasks.spans import SpanTask
@@ -30,7 +31,8 @@ class NamedEntities(SpanTask):
     def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read tokens and tags; the text is the tokens with single spaces between them."""
         tokens = elements(row, "tokens", str, "a list of strings")
-        tags = elements(row, "ner_tags", str, "a list of tag names such as 'B-PER' and 'O'")
+        expected = "a list of tag names such as 'B-PER' and 'O' (`labels` of the source gives numbers theirs)"
+        tags = elements(row, "ner_tags", str, expected)
         text = squeezed(" ".join(tokens))
         if not text:
             raise ValueError(f"empty tokens: found {tokens!r}; expected words")
@@ -38,6 +40,36 @@ class NamedEntities(SpanTask):
             raise ValueError(f"tags do not fit tokens: found {len(tags)} tags; expected {len(tokens)}, one a token")
         context = Context(format="type: words; type: words (None if there is nothing)", text=text)
         return context, _entities(tokens, tags), ()
+
+    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+        """The row with names for its tags; `labels` may name tags (O, B-PER, …) or types (PER, …)."""
+        tags = elements(row, "ner_tags", object, "a list")
+        name = labels.name if _are_tags(labels.names) else lambda tag: _named_type(tag, labels)
+        return {**row, "ner_tags": [name(tag) for tag in tags]}
+
+    def options(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The types, also where tags are named."""
+        if not _are_tags(names):
+            return tuple(names)
+        for name in names:
+            prefix, _, kind = name.partition("-")
+            if name != "O" and (prefix not in ("B", "I") or not kind.strip()):
+                raise ValueError(f"labels: found {name!r} among names of tags; expected O, B-<type> or I-<type>")
+        return tuple(dict.fromkeys(squeezed(name.partition("-")[2]) for name in names if name != "O"))
+
+
+def _are_tags(names: Sequence[str]) -> bool:
+    return any(name == "O" or name.startswith(("B-", "I-")) for name in names)
+
+
+def _named_type(tag: object, labels: Labels) -> str:
+    prefix, dash, kind = tag.partition("-") if isinstance(tag, str) else ("", "", "")
+    if tag == "O":
+        return "O"
+    if not dash:
+        expected = "B-<type> or I-<type> with a type that `labels` has, or `labels` that name tags (O, B-PER, …)"
+        raise ValueError(f"unknown tag: found {shown(tag)}; expected O, {expected}")
+    return f"{prefix}-{labels.name(kind)}"
 
 
 def _entities(tokens: Sequence[str], tags: Sequence[str]) -> tuple[Item, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from robustlm.data.fields import required, squeezed
+from robustlm.data.fields import present, required, shown, squeezed
+from robustlm.data.labels import Labels
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Answer, Item, Task, register
 
@@ -82,8 +83,12 @@ class Classification(Task):
             several = " or ".join(" + ".join(keys) for keys in found) or f"keys {', '.join(row)}"
             raise ValueError(f"unclear text: found {several}; expected one of {self.keys}")
         texts = [required(row, key) for key in found[0]]
-        label = squeezed(required(row, "label"))
+        label = squeezed(_label(row))
         return _context(found[0], texts), ((label,),), ()
+
+    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+        """The row with its label's name."""
+        return {**row, "label": labels.name(present(row, "label"))}
 
     def format(self, items: Sequence[Item]) -> str:
         """Write the class after `label: `."""
@@ -98,6 +103,13 @@ class Classification(Task):
         if not answer.startswith(_PREFIX) or not label:
             return Answer((), malformed=1)
         return Answer(((label,),))
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    if isinstance(row.get("label"), int | float):
+        expected = "a name; `labels` of the source gives numbers and truth values theirs"
+        raise ValueError(f"label is no string: found {shown(row['label'])}; expected {expected}")
+    return required(row, "label")
 
 
 def _text_keys(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
