@@ -18,6 +18,7 @@ PACKAGE = "robustlm"
 
 ROOMS = (
     "losses",
+    "files",
     "finite",
     "plain",
     "optim",
@@ -37,6 +38,7 @@ ROOMS = (
     "checkpoints",
     "card",
     "callbacks",
+    "interruption",
     "progress",
     "check",
     "quickstart",
