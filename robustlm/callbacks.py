@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +17,7 @@ from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
 from robustlm.evaluation.state_table import StateWriter as StateFile
 from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts
+from robustlm.files import whole_folder, write_text
 from robustlm.finite import refuse_nonfinite
 from robustlm.modules.base import InstructionTuning
 from robustlm.report.tables import by_condition, markdown
@@ -79,9 +78,7 @@ class PredictionWriter(Callback):
             if self.resume is None:
                 clear_parts(table)
             table.parent.mkdir(parents=True, exist_ok=True)
-            written = _identity_file(table).with_suffix(".tmp")
-            written.write_text(json.dumps({**identity, "attempt": attempt}, indent=1), encoding="utf-8")
-            os.replace(written, _identity_file(table))
+            write_text(_identity_file(table), json.dumps({**identity, "attempt": attempt}, indent=1))
             self._count_taken(trainer, pl_module)
         trainer.strategy.barrier("predictions")
         self._writer = TableWriter(table, trainer.global_rank, attempt)
@@ -294,21 +291,13 @@ class AdapterExport(Callback):
             return
         trained = ((name, value) for name, value in pl_module.named_parameters() if value.requires_grad)
         refuse_nonfinite(trained, f"{target} not written: the trained weights")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{self.name}-", dir=target.parent))
-        try:
+        with whole_folder(target) as unfinished:
             backbone: Any = pl_module.backbone
             backbone.model.save_pretrained(unfinished)
             backbone.tokenizer.save_pretrained(unfinished)
             (unfinished / "README.md").write_text(model_card(pl_module, trainer), encoding="utf-8")
-            unfinished.chmod(0o755)  # temporary folders, and what safetensors writes, are the owner's alone
             for file in unfinished.iterdir():
-                file.chmod(0o644)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(unfinished, target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+                file.chmod(0o644)  # what safetensors writes is the owner's alone
 
 
 class WhereItIs(Callback):

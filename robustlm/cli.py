@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import docstring_parser
 import jsonargparse
@@ -31,13 +31,14 @@ from lightning.pytorch.utilities import rank_zero_only
 import robustlm
 from robustlm.assets import config_file, known_configs
 from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, StateWriter, WhereItIs
-from robustlm.checkpoints import StepCheckpoint
+from robustlm.checkpoints import StepCheckpoint, newest_checkpoint
 from robustlm.commands import COMMANDS
 from robustlm.data.embedders import EmbeddingError
 from robustlm.data.endpoint import EndpointError
 from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
+from robustlm.interruption import StopOnSignal
 from robustlm.layers import drop_on_switch, ordered, reported
 from robustlm.modules import InstructionTuning
 from robustlm.own_code import serve
@@ -126,7 +127,7 @@ class RobustLMCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=CheckingTrainer,
-            trainer_defaults={"max_epochs": 1, "callbacks": [WhereItIs(), KnownMonitor()]},
+            trainer_defaults={"max_epochs": 1, "callbacks": [WhereItIs(), KnownMonitor(), StopOnSignal(args)]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
@@ -146,6 +147,13 @@ class RobustLMCLI(LightningCLI):
         parser.add_lightning_class_args(AdapterExport, "export")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(StateWriter, "states")
+        if self._command == "fit":
+            parser.add_argument(
+                "--resume",
+                type=Literal["auto"] | None,
+                default=None,
+                help="`auto` goes on with the newest last.ckpt below trainer.default_root_dir, or begins anew.",
+            )
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -156,6 +164,7 @@ class RobustLMCLI(LightningCLI):
     def _parse_layers(self, parser: LightningArgumentParser, given: list[str]) -> None:
         for config in _configs(given):
             _check_config(config)
+        given = _with_checkpoint(given)
         path = _value_of(given, "--ckpt_path")
         stored = {} if path in (None, "best", "last", "hpc", "registry", "null") else checkpoint_settings(str(path))
         if not stored:
@@ -294,6 +303,13 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         run(given)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns it into 1
+            raise SystemExit(130) from None
+        raise
     except BrokenPipeError:  # whoever reads has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -322,6 +338,45 @@ def _named_configs(args: Sequence[str]) -> list[str]:
 def _config_path(name: str) -> str:
     packaged = None if Path(name).is_file() else config_file(name)  # a folder of runs may well be called like a config
     return name if packaged is None else str(packaged)
+
+
+def _with_checkpoint(args: list[str]) -> list[str]:
+    """The arguments, with the file that `--ckpt_path last` or `--resume auto` means.
+
+    Raises:
+        ValueError: There is no last checkpoint, or both flags are given.
+    """
+    resume, path = _setting(args, "resume"), _setting(args, "ckpt_path")
+    if resume == "auto" and path is not None:
+        raise ValueError(f"resume: auto and ckpt_path: {path} both say where to go on; expected one of them")
+    if resume != "auto" and path != "last":
+        return args
+    root = Path(_setting(args, "trainer.default_root_dir") or "runs")
+    folder = _setting(args, "checkpoint.dirpath")
+    found = newest_checkpoint(root, Path(folder) if folder else None)
+    whence = folder or f"the runs below {root}"
+    if found is None and path == "last":
+        raise ValueError(
+            f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, or "
+            "the path of a checkpoint"
+        )
+    if rank_zero_only.rank == 0:
+        print(f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}")
+    kept = [arg for i, arg in enumerate(args) if not (arg.startswith("--ckpt_path") or args[i - 1] == "--ckpt_path")]
+    return kept if found is None else [*kept, f"--ckpt_path={found}"]
+
+
+def _setting(args: list[str], name: str) -> str | None:
+    """The value of an option among the arguments or, where no flag gives it, in the config files."""
+    if (value := _value_of(args, f"--{name}")) is not None:
+        return None if value == "null" else value
+    found = None
+    for file in _configs(args):
+        value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        found = value if value is not None else found
+    return found
 
 
 def _after_configs(args: list[str], file: str) -> list[str]:

@@ -18,6 +18,7 @@ PACKAGE = "robustlm"
 
 ROOMS = (
     "losses",
+    "files",
     "finite",
     "plain",
     "own_code",
@@ -40,6 +41,7 @@ ROOMS = (
     "checkpoints",
     "card",
     "callbacks",
+    "interruption",
     "progress",
     "check",
     "quickstart",

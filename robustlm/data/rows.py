@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn, Self
+
+from robustlm.files import whole_file
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 """The file kinds that can be read and written."""
@@ -405,7 +406,7 @@ class RowWriter:
         self._suffix = suffix_of(self.path)
         # through links, so that the file a link names is replaced and not the link
         self._target = Path(os.path.realpath(self.path))
-        self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._place = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if self._target.is_dir():
@@ -413,6 +414,7 @@ class RowWriter:
         if not self._target.parent.is_dir():
             raise SourceError(f"{self.path}: no folder {self._target.parent}; create it first")
         try:
+            self._temporary = self._place.enter_context(whole_file(self._target))
             self._file = open(self._temporary, "xb")
         except OSError as error:
             raise SourceError(
@@ -443,9 +445,14 @@ class RowWriter:
                 # a Parquet writer left open would complain about its closed file when it is collected
                 with contextlib.suppress(Exception):
                     self._encoder.close(self._stream)
+                # the error at hand goes on by itself
+                with contextlib.suppress(BaseException):
+                    self._file.close()
+                    self._place.__exit__(kind, error, trace)
         finally:
             self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -453,16 +460,18 @@ class RowWriter:
             yield
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.path}: cannot be written (at row {self.written}): {error}") from error
+        except OSError as error:  # a full disk
+            raise type(error)(
+                error.errno, f"{self.path}: cannot be written (at row {self.written}): {error.strerror}"
+            ) from error
 
     def _finish(self) -> None:
         with self._named():
             self._encoder.close(self._stream)
-        if self._stream is not self._file:
-            self._stream.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self._target)
+            if self._stream is not self._file:
+                self._stream.close()
+            self._file.close()
+        self._place.close()
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
