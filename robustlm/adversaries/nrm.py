@@ -35,7 +35,7 @@ from robustlm.adversaries.geometry import (
 
 @dataclass
 class NRM(BoundedAdversary):
-    """Noise Response Method, Bai et al. 2025 [ANIT] eq. 7.
+    """Noise Response Method, Bai et al. 2025 [ANIT] eqs. 5 to 7 and algorithm 1.
 
     For each row, with N its perturbed tokens × hidden size and β its semantic distortion::
 
@@ -43,12 +43,13 @@ class NRM(BoundedAdversary):
         g  = ∇_δ L(f(X + δ0), y)
         δ1 = Π_{‖δ‖ ≤ ε}(δ0 + α · g/‖g‖)
 
-    and the model trains on L(f(X), y) + λ · L(f(X + δ1), y), where λ belongs to the caller. A row whose g is
-    not finite takes no step: its δ1 is Π(δ0).
+    and the model trains on L(f(X), y) + λ · L(f(X + δ1), y) (eq. 8), where λ belongs to the caller. A row whose
+    g is not finite takes no step: its δ1 is Π(δ0). The paper's main text gives no value of ε, α or λ.
 
     E‖δ0‖ is 0.577 · init_scale · ε · (1 − β), so at the paper's `init_scale` of 10 δ0 lies outside the ball
     unless β > 0.83: the projection always binds, and (1 − β) decides how far δ1 points along g, not how long
-    it is. `init_scale: 1` and `scale_radius_by_beta` give (1 − β) the meaning that the text describes.
+    it is. The attack so grows with β, where the text says that it shrinks. Only `init_scale: 1` together with
+    `scale_radius_by_beta` makes it shrink (`benchmarks/beta.py` measures all four forms).
 
     Cost with LoRA, plain tuning = 1: 3.0 (`ascent: full`: three forward and three backward passes) or 2.0
     (`clean`).

@@ -18,8 +18,8 @@ from robustlm.modules.passes import Passes
 class ANIT(InstructionTuning):
     """Tuning on noisy instructions, with an adversary that perturbs their embeddings.
 
-    L = L(f(X_n), y) + λ·L(f(X_n + δ), y) ([ANIT] eq. 7), over the datamodule's noisy variants; its share of clean
-    instructions is `data.noise.phi`.
+    L = L(f(X_n), y) + λ·L(f(X_n + δ), y) ([ANIT] eq. 8), over the datamodule's variants; the share of noisy ones
+    among them is `data.noise.phi` (φ), the others are clean.
 
     Args:
         adversary: What finds δ: `NRM` (the paper), `FGM`, `FGSM`, `PGD`, `FreeLB`, `FreeAT`, `NEFTune`; null trains on
@@ -59,7 +59,7 @@ class ANIT(InstructionTuning):
             )
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """[ANIT] eq. 7."""
+        """[ANIT] eq. 8."""
         return self.supervised(passes)
 
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
