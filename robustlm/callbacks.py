@@ -39,11 +39,13 @@ class PredictionWriter(Callback):
         self.prompts = prompts
         self._writer: TableWriter | None = None
         self._taken: list[dict[str, Any]] = []
+        self._made = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the data which rows are answered already."""
         if stage not in ("test", "predict"):
             return
+        self._made = False
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         data.folder = run_folder(trainer) if self.resume is None else Path(self.resume)
         data.resumed = self.resume is not None
@@ -123,6 +125,15 @@ class PredictionWriter(Callback):
                 print("\n" + markdown("F1 or accuracy, %", scores))
             print(f"predictions: {table}")
         self._writer = None
+        self._made = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to end as if all were well when no table was made: Lightning asks nothing where it finds no batch."""
+        if stage in ("test", "predict") and not self._made:
+            raise ValueError(
+                f"{self._table(trainer)} was not made, as no batch was asked; expected rows, and "
+                f"trainer.limit_{stage}_batches above 0"
+            )
 
     def folder(self, trainer: Trainer) -> Path:
         """Where the table goes: the run's folder, or that of the run it goes on with."""
@@ -365,14 +376,23 @@ class FalseStart(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what the loggers have opened already."""
-        if self._began or not trainer.is_global_zero or (self.folder / ATTACKS).exists():
-            return  # attacks are searched for before the first batch, and are not lost
+        if self._began or not trainer.is_global_zero or self._holds_results():
+            return
         for logger in trainer.loggers:
             logger.finalize("failed")  # closes its files
         shutil.rmtree(self.folder, ignore_errors=True)
         for path in self._new:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+    def _holds_results(self) -> bool:
+        """Whether something is there that is not to be lost.
+
+        Attacks are searched for before the first batch. Batches of processes that this one started (`ddp_fork`,
+        `ddp_spawn`) are not seen here.
+        """
+        kept = (ATTACKS, "*.run.json", "*.part-*", "checkpoints", "metrics.csv")
+        return any(True for pattern in kept for _ in self.folder.glob(pattern))
 
 
 def run_folder(trainer: Trainer) -> Path:

@@ -165,6 +165,7 @@ class EvaluationSampler(_Kept):
         groups: The dataset of each row; one for all where not given.
         done: Rows that an interrupted evaluation has answered. A batch is left out if all of its rows are done: what is
             run again is run in the very batches of the first time, and so with the very same result.
+        again: Run a batch on each rank even if all rows are done.
 
     Raises:
         ValueError: There are fewer rows than ranks.
@@ -179,6 +180,7 @@ class EvaluationSampler(_Kept):
         world: int = 1,
         groups: Sequence[str] = (),
         done: Collection[int] = (),
+        again: bool = False,
     ) -> None:
         if len(lengths) < world:
             raise ValueError(f"{len(lengths)} rows to evaluate are fewer than the {world} processes; use fewer devices")
@@ -190,7 +192,7 @@ class EvaluationSampler(_Kept):
         order = sorted(range(len(lengths)), key=lambda i: (-longest[names[i]], names[i], -lengths[i], i))
         batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
         left = [batch for batch in batches if not done or not all(row in done for row in batch)]
-        if 0 < len(left) < world:  # every rank needs one
+        if (left or again) and len(left) < world:  # every rank needs one
             left += [batch for batch in batches if batch not in left][: world - len(left)]
         kept = {row for batch in left for row in batch}
         self.skipped = [row for row in order if row not in kept]
