@@ -53,6 +53,21 @@ class StepBoundary(Callback):
         self._validating = False
         if self._loops is None:
             self._keep(trainer)
+            return
+        # another number of processes, batch size or accumulation cuts the epoch into another number of batches
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        place = {} if data is None else data.state_dict()
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        current: Any = progress.current
+        if "batches" in place and place["batches"] != current.processed and self._stands_in(trainer, place["epoch"]):
+            current.completed += place["batches"] - current.processed
+            current.ready = current.started = current.processed = place["batches"]
+            progress.is_last_batch = place["batches"] >= trainer.num_training_batches
+
+    def _stands_in(self, trainer: Trainer, epoch: int) -> bool:
+        """Whether the loaded counters are of this epoch, and not of one that has not begun."""
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        return bool(progress.ready == epoch + 1)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep what validations within the step may change."""
