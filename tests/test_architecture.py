@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "robustlm"
 
 ROOMS = (
+    "checks",
     "losses",
     "plain",
     "optim",
@@ -40,6 +41,7 @@ ROOMS = (
     "quickstart",
     "commands",
     "explain",
+    "foreign",
     "cli",
     "__main__",
 )

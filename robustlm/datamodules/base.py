@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from robustlm.batch import Encoded, InstructionBatch, collate
+from robustlm.checks.numbers import check_number, check_seed
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
 from robustlm.data.instructions import Instruction, InstructionBank, Version, assigned
@@ -31,6 +32,9 @@ from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, Order, Re
 from robustlm.evaluation.table import Key
 
 log = logging.getLogger(__name__)
+
+_MOST_WORKERS = 4096
+"""Processes of one machine; a typing error should not start more."""
 
 Scoring = Literal["generation", "options"]
 """How answers come about in evaluation."""
@@ -233,12 +237,19 @@ class InstructionDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
-            if value is not None and value < 1:
-                raise ValueError(f"data.{name}: {value} makes no batch; expected ≥ 1")
+            check_number(
+                f"data.{name}",
+                value,
+                least=1,
+                below=2**31,
+                whole=True,
+                or_null="for twice batch_size" if name == "eval_batch_size" else "",
+            )
         if phrasing not in ("fixed", "fresh"):
             raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
-        if num_workers < 0:
-            raise ValueError(f"data.num_workers: {num_workers} is negative; expected ≥ 0")
+        check_number("data.num_workers", num_workers, least=0, most=_MOST_WORKERS, whole=True)
+        check_number("data.max_length", max_length, least=2, whole=True)
+        check_seed("data.seed", seed)
         if not conditions:
             raise ValueError("data.conditions: found none; expected at least one, such as clean")
         if scoring not in get_args(Scoring):
