@@ -28,6 +28,8 @@ from robustlm.files import whole_file
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 """The file kinds that can be read and written."""
+READABLE = (*SUFFIXES, ".txt", ".txt.gz")
+"""The file kinds that can be read; a line of text is a row with the key `text`."""
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
 _FILE_LIKE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|gz|zip|zst|bz2|xz|xlsx?|ya?ml)$", re.IGNORECASE)
@@ -140,7 +142,7 @@ def _reader(path: str, split: str | None) -> Iterator[Row | RowError]:
     if found == "a file":
         if split is not None:
             raise SourceError(f"{path}: found split={split!r} for a single file; a file is one split, leave it out")
-        return _FILE_READERS[suffix_of(path).removesuffix(".gz")](path)
+        return _FILE_READERS[suffix_of(path, READABLE).removesuffix(".gz")](path)
     if os.path.isdir(path):
         if not any(name.endswith(SUFFIXES) for name in os.listdir(path)):
             raise SourceError(f"{path}: found a folder without data files; expected a file ({_kinds()})")
@@ -155,12 +157,12 @@ def _kinds() -> str:
     return ", ".join(SUFFIXES)
 
 
-def suffix_of(path: str) -> str:
-    """Which of `SUFFIXES` a path ends in. Raises `SourceError` for any other ending."""
-    for suffix in SUFFIXES:
+def suffix_of(path: str, known: tuple[str, ...] = SUFFIXES) -> str:
+    """Which of the known endings a path has. Raises `SourceError` for any other ending."""
+    for suffix in known:
         if path.lower().endswith(suffix):
             return suffix
-    raise SourceError(f"{path}: unknown kind of file; expected a name ending in one of {_kinds()}")
+    raise SourceError(f"{path}: unknown kind of file; expected a name ending in one of {', '.join(known)}")
 
 
 # --------------------------------------------------------------------------------------- reading files
@@ -239,6 +241,15 @@ def _read_jsonl(path: str) -> Iterator[Row | RowError]:
 
 
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
+
+
+def _read_text(path: str) -> Iterator[Row | RowError]:
+    for number, line in _lines(path):
+        if line.strip():
+            try:
+                yield Row(path, number, {"text": line.decode().strip()})
+            except UnicodeDecodeError as error:
+                yield RowError(path, number, _problem_of(error), line.decode(errors="replace").rstrip("\r\n"))
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -381,6 +392,7 @@ _FILE_READERS: dict[str, Callable[[str], Iterator[Row | RowError]]] = {
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
+    ".txt": _read_text,
 }
 
 

@@ -413,6 +413,7 @@ class InstructionDataModule(LightningDataModule):
             on_bad_row=self.on_bad_row,
             rejected=self.rejected,
             known=self._labels,
+            seed=self.seed,
             say=self.notes.append,
         )
 
