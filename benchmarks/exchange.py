@@ -67,6 +67,7 @@ def states(
     module: InstructionTuning, data: InstructionDataModule, rows: Sequence[Sample], instructions: Sequence[str]
 ) -> Tensor:
     """The state of each row under its instruction, `[R, H]`, of length 1."""
+    assert data.encoder is not None
     encoded = data.encoder.encode(rows, instructions)
     pad = module.backbone.tokenizer.pad_token_id or 0
     starts = range(0, len(encoded), _ROWS)

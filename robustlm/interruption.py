@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from robustlm.callbacks import PredictionWriter
 from robustlm.checkpoints import StepCheckpoint
@@ -122,7 +122,9 @@ class StopOnSignal(Callback):
             raise SystemExit(128 + self._received)
         self._end_training(trainer, self._received)
 
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Before another batch of a test."""
         if self._received is None:
             return

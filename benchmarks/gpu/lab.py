@@ -166,7 +166,7 @@ class Same(DataLoader[InstructionBatch]):
 
     def __init__(self, batches: Sequence[InstructionBatch], count: int, start: int = 0) -> None:
 
-        def serve(number: Any) -> InstructionBatch:
+        def serve(number: int) -> InstructionBatch:
             return batches[number % len(batches)]
 
         super().__init__(range(start, count), batch_size=None, collate_fn=serve)  # type: ignore[arg-type]
