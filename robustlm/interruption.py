@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from robustlm.callbacks import PredictionWriter
 from robustlm.checkpoints import StepCheckpoint
