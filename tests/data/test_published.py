@@ -25,9 +25,9 @@ SCIERC = {
 }
 NYT = {
     "sentText": "Ada was born in Oslo , Norway .\r\n",
-    "articleId": "/m/1",
+    "articleId": "m1",
     "relationMentions": [
-        {"em1Text": "Oslo", "em2Text": "Norway", "label": "/location/country"},
+        {"em1Text": "Oslo", "em2Text": "Norway", "label": "country of"},
         {"em1Text": "Ada", "em2Text": "Norway", "label": "None"},
     ],
     "entityMentions": [{"start": 0, "label": "PERSON", "text": "Ada"}],
@@ -139,8 +139,8 @@ def test_documents_that_are_none(tmp_path: Path, change: dict[str, Any], expecte
 
 
 def test_nyt(tmp_path: Path) -> None:
-    assert answers(tmp_path, [NYT]) == ["/location/country: Oslo, Norway"]
-    assert answers(tmp_path, [NYT], labels={"/location/country": "in"}) == ["in: Oslo, Norway"]
+    assert answers(tmp_path, [NYT]) == ["country of: Oslo, Norway"]
+    assert answers(tmp_path, [NYT], labels={"country of": "in"}) == ["in: Oslo, Norway"]
     none = {**NYT, "relationMentions": []}
     assert answers(tmp_path, [NYT, none | {"sentText": "x"}])[1] == "None"
     assert problem(tmp_path, {**NYT, "relationMentions": [{"em1Text": "a", "label": "x"}]}).startswith("no em2Text")
