@@ -37,7 +37,6 @@ from robustlm.cli import main as robustlm
 from robustlm.data.misleading import negated
 from robustlm.data.slots import literal, slots
 from robustlm.evaluation.table import read_table
-from robustlm.report.comparison import find_table
 
 MMLU = "mmlu"
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -58,7 +57,7 @@ SHOWN = {
     "list:designer": "designer", "list:collected": "collected", "nonsensical": "nonsensical",
 }  # fmt: skip
 COLLECTIONS = ("FLAN", "T0", "Alpaca")
-DEFINITIONS = {
+DEFINITIONS: dict[str, tuple[str, ...]] = {
     "QA": ("73_commonsense_qa", "1420_mathqa_other", "1286_openbook_qa", "1565_trivia_qa_classification",
            "229_arc_qa_hard"),
     "MC": ("1135_xcsr_classification", "900_freebase_category_classification"),
@@ -66,13 +65,13 @@ DEFINITIONS = {
 }  # fmt: skip
 """Tasks of Super-NaturalInstructions, a part of FLAN's collection, whose definitions the study takes for each kind.
 Each stands in ten templates, so that FLAN has 50 for questions."""
-TEMPLATES = {
+TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     "FLAN": {"QA": (), "MC": (), "BC": ("multirc_",)},
     "T0": {"QA": ("t0_arc_challenge_", "t0_cos_e_", "t0_openbookqa_"), "MC": ("t0_dbpedia_",),
            "BC": ("t0_super_glue_multirc_",)},
     "Alpaca": {"QA": ("alpaca_multiple_choice_",), "MC": ("alpaca_multiple_choice_",), "BC": ("alpaca_binary_",)},
 }  # fmt: skip
-INCORRECT = {
+INCORRECT: dict[str, tuple[str, ...]] = {
     "FLAN": ("sentiment140_", "trec_"),
     "T0": ("t0_dbpedia_1", "t0_dbpedia_2"),
     "Alpaca": ("alpaca_dialog_",),
@@ -329,9 +328,10 @@ def main() -> None:
             f"--trainer.default_root_dir={args.folder / 'runs'}", *more,
         ]
     )  # fmt: skip
-    newest = max((args.folder / "runs").glob("version_*"), key=lambda run: int(run.name.rpartition("_")[2]))
+    # by time, as `--predictions.resume` writes into a folder that was there
+    newest = max((args.folder / "runs").glob("*/predictions.parquet"), key=lambda found: found.stat().st_mtime).parent
     robustlm(["report", str(newest), "--output", str(newest / "report")])
-    text = table(read_table(find_table(newest)), list(tasks))
+    text = table(read_table(newest / "predictions.parquet"), list(tasks))
     _write(newest / "groups.md", text + "\n")
     print(f"\naccuracy, %, by the kind of tasks (number of tasks), ± over instructions\n\n{text}")
 

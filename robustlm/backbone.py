@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,13 @@ from typing import Any, Literal, cast
 import peft
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
 from robustlm.assets import TINY, tiny_model
 from robustlm.batch import IGNORE, View
+from robustlm.checks.places import check_file, what_is
+from robustlm.checks.texts import shortened
 from robustlm.decoding import greedy, prefill
 from robustlm.finite import refuse_nonfinite
 from robustlm.losses import answer_cross_entropy
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _PIECES = {"AutoConfig": "config", "AutoTokenizer": "tokenizer"}
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PLAIN = "DynamicLayer"
+_NUMBER = re.compile(r"\.\d+(?=\.)")
 _TAKEN = frozenset({_PLAIN, "DynamicSlidingWindowLayer", "DummyLayer"})
 """Layers of a cache, by name as they come and go in transformers, that rows can be taken from."""
 
@@ -191,8 +193,13 @@ class Backbone(nn.Module):
             raise ValueError("backbone: expected a hub name or a folder, found an empty string")
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
         path = Path(name).expanduser()
-        if path.is_file() or (looks_local and not path.is_dir()):
-            raise ValueError(f"backbone: {name!r} is not a folder; expected a model folder or a hub name")
+        found = what_is(path)
+        if found not in ("a folder", "nothing") or (looks_local and found == "nothing"):
+            raise ValueError(
+                f"backbone: {shortened(name, 200)!r} is not a folder, found {found}; expected a model folder or a hub "
+                "name"
+            )
+        _check_files(path)
         needed = factory is not transformers.AutoTokenizer  # an exported adapter has a tokenizer, and no config
         if needed and path.is_dir() and not (path / "config.json").is_file():
             raise ValueError(
@@ -208,8 +215,10 @@ class Backbone(nn.Module):
                 trust_remote_code=self.loading.trust_remote_code,
                 **kwargs,
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
+        except Exception as error:  # whatever a broken file makes transformers raise; no code of ours runs here
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            if not isinstance(error, OSError | ValueError | RuntimeError | ImportError):
+                reason = f"{type(error).__name__}: {reason}"
             what = _PIECES.get(factory.__name__, "model")
             place = "" if path.is_dir() else " (no folder, and no hub model that is in the cache or within reach)"
             raise ValueError(f"backbone: cannot load the {what} of {name!r}{place}: {reason}") from error
@@ -275,6 +284,13 @@ class Backbone(nn.Module):
         )
         problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
         problems += [f"{name}: {tuple(a)} instead of {tuple(b)}" for name, a, b in sorted(found["mismatched_keys"])]
+        unknown = sorted(found["unexpected_keys"])
+        problems += [f"{name} is more than the config has" for name in _of_more_layers(unknown, model)]
+        if unknown and not problems:
+            log.warning(
+                "backbone %s: %d weights of the checkpoint are not used, since its config has no place for them: %s%s",
+                self.base_name, len(unknown), ", ".join(unknown[:3]), " …" if len(unknown) > 3 else "",
+            )  # fmt: skip
         if problems:  # transformers would start them at random
             shown = "; ".join(problems[:3]) + (" …" if len(problems) > 3 else "")
             raise ValueError(
@@ -293,8 +309,8 @@ class Backbone(nn.Module):
             loaded = peft.PeftModel.from_pretrained(
                 model, str(self.adapter), is_trainable=trained and not config.is_prompt_learning
             )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-            reason = "; ".join(str(error).strip().split("\n")[:3])
+        except Exception as error:  # whatever a broken adapter makes peft raise; no code of ours runs here
+            reason = "; ".join(str(error).strip().split("\n")[:3]) or type(error).__name__
             raise ValueError(
                 f"backbone: cannot load the adapter in {self.adapter!r}: {reason}\nIs it an adapter of "
                 f"{self.base_name!r}, and whole?"
@@ -394,28 +410,105 @@ class Backbone(nn.Module):
             ValueError: There is no such layer, or the model's layers are not found.
         """
         self.check_layer(layer)
-        at = layer % (self.depth + 1)
         found: list[Tensor] = []
 
         def keep(states: Tensor) -> None:
             found.append(self._pooled(states.float() if pooling == "mean" else states).float())
 
-        decoder = self.base.get_decoder()
-        if at == self.depth:
-            handle = decoder.register_forward_hook(lambda _module, _args, out: keep(out[0]))
+        with self._watched(self.base.get_decoder(), layer, self.depth, keep):
+            self(view, pooling=pooling)
+        (state,) = found
+        return state
+
+    @torch.no_grad()
+    def text_states(self, texts: Sequence[str], layer: int | Literal["middle", "last"] = "middle") -> Tensor:
+        """The mean hidden state of each text, in the model without its adapters and without dropout.
+
+        Adapters, prefixes and soft prompts are left out, so the states stay the same while those are tuned. A first
+        token, at which models pile up attention whatever it is, comes before the text and does not count towards the
+        mean; nor do pads. Weights, modes and random state are left as they were.
+
+        Args:
+            texts: n texts; of an encoder–decoder, the encoder reads them.
+            layer: `middle` (half of the layers, rounded down), `last` (after the last norm), or a number as in
+                `states`.
+
+        Returns:
+            fp32 `[n, H]`; zeros for a text without tokens.
+
+        Raises:
+            ValueError: There is no such layer, or the model's layers are not found.
+        """
+        stack = self.base.get_encoder() if self.is_encoder_decoder else self.base.get_decoder()
+        depth = int(self.config.get_text_config().num_hidden_layers) if self.is_encoder_decoder else self.depth
+        number = {"middle": depth // 2, "last": depth}.get(layer, layer) if isinstance(layer, str) else layer
+        if isinstance(number, str) or not -depth - 1 <= number <= depth:
+            expected = f"middle, last, or {-depth - 1} … {depth}"
+            raise ValueError(f"layer: found {layer!r}; {self.base_name!r} has {depth} layers, expected {expected}")
+        tokens = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        first = next((one for one in (self.tokenizer.bos_token_id, *self._ends) if one is not None), 0)
+        rows = [[first, *row] for row in tokens]
+        length = max(map(len, rows))
+        side = slice(None, None, 1 if self.is_encoder_decoder else -1)  # encoders pad on the right
+        device = self.base.get_input_embeddings().weight.device
+        ids, mask = (
+            torch.tensor([([*row[side], *[0] * (length - len(row))])[side] for row in filled], device=device)
+            for filled in (rows, [[1] * len(row) for row in rows])
+        )
+        positions = mask.cumsum(1).sub(1).clamp(min=0)
+        inputs: dict[str, Any] = {"inputs_embeds": self.embed(ids), "attention_mask": mask}
+        if self._takes_positions:
+            inputs["position_ids"] = positions
+        if self._takes_cache:
+            inputs["use_cache"] = False
+        counted = (mask.bool() & (positions > 0))[:, :, None]
+        found: list[Tensor] = []
+
+        def keep(states: Tensor) -> None:
+            summed = states.float().masked_fill(~counted, 0.0).sum(1)
+            found.append(summed / counted.sum(1).clamp(min=1))
+
+        with self._without_adapters(), self._watched(stack, number, depth, keep):
+            stack(**inputs)
+        (state,) = found
+        return state
+
+    @contextmanager
+    def _watched(self, stack: nn.Module, layer: int, depth: int, keep: Callable[[Tensor], None]) -> Iterator[None]:
+        """Evaluation mode, in which `keep` gets the states of a layer as they pass."""
+        at = layer % (depth + 1)
+        if at == depth:
+            handle = stack.register_forward_hook(lambda _module, _args, out: keep(out[0]))
         else:
-            handle = self._layers(decoder)[at].register_forward_pre_hook(
+            handle = self._layers(stack, depth)[at].register_forward_pre_hook(
                 lambda _module, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
             )
         was_training = self.model.training
         self.model.eval()
         try:
-            self(view, pooling=pooling)
+            yield
         finally:
             handle.remove()
             self.model.train(was_training)
-        (state,) = found
-        return state
+
+    @contextmanager
+    def _without_adapters(self) -> Iterator[None]:
+        """The base model's layers as they were before tuning, where tuning adds weights."""
+        if not self._is_peft or self._prompt_learning:  # the base model itself has neither prefix nor prompt
+            yield
+            return
+        trained = {name: weight.requires_grad for name, weight in self.model.named_parameters()}
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:  # peft sets these for the active adapter as it thinks fit
+            for name, weight in self.model.named_parameters():
+                weight.requires_grad_(trained[name])
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether training leaves the weights of the base model as they are: `text_states` then never change."""
+        return self._is_peft or not any(weight.requires_grad for weight in self.model.parameters())
 
     @torch.no_grad()
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
@@ -506,14 +599,13 @@ class Backbone(nn.Module):
         found: torch.dtype = next(self.base.parameters()).dtype
         return found
 
-    def _layers(self, decoder: nn.Module) -> nn.ModuleList:
-        """The layers of a decoder; what layer i + 1 reads is what layer i gives."""
-        for module in decoder.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == self.depth:
+    def _layers(self, stack: nn.Module, depth: int) -> nn.ModuleList:
+        """The layers of a decoder or encoder; what layer i + 1 reads is what layer i gives."""
+        for module in stack.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == depth:
                 return module
         raise ValueError(
-            f"states.layer: {type(decoder).__name__} holds no list of {self.depth} layers; expected layer -1 of this "
-            "model"
+            f"states.layer: {type(stack).__name__} holds no list of {depth} layers; expected layer -1 of this model"
         )
 
     def _score_alone(self, options: View, rows: Tensor) -> Tensor:
@@ -710,11 +802,18 @@ class Backbone(nn.Module):
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def weights_digest(backbone: nn.Module) -> str:
-    """A hash of a model's weights by name, shape and sums, which two models hardly share: quick for large ones too."""
+def weights_digest(backbone: nn.Module, *, frozen: bool = False) -> str:
+    """A hash of a model's weights by name, shape and sums, which two models hardly share: quick for large ones too.
+
+    Args:
+        backbone: The model.
+        frozen: Leave out weights that are trained.
+    """
     found = hashlib.blake2b(digest_size=16)
     with torch.no_grad():
         for name, value in sorted(backbone.named_parameters()):
+            if frozen and value.requires_grad:
+                continue
             wide = value.detach().double() if value.is_floating_point() else value.detach().float().double()
             found.update(f"{name} {tuple(value.shape)} {wide.sum():.12e} {wide.abs().sum():.12e}".encode())
     return found.hexdigest()
@@ -763,11 +862,24 @@ def _first(answers: Tensor) -> Tensor:
     return torch.where(answers.any(1), answers.argmax(1), answers.shape[1] - 1)
 
 
+def _check_files(folder: Path) -> None:
+    """Refuse pipes, devices and circles of links among a model's files, which a reader would wait for without end."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if what_is(file) not in ("a folder", "nothing", "a link to nothing"):
+            check_file(file, "a file of a model")
+
+
+def _of_more_layers(names: list[str], model: nn.Module) -> list[str]:
+    """Those of the names that a model's own weights have too, but for the numbers of layers in them."""
+    known = {_NUMBER.sub(".#", name) for name, _ in model.named_parameters()}
+    return [name for name in names if _NUMBER.search(name) and _NUMBER.sub(".#", name) in known]
+
+
 def _adapter_base(folder: Path) -> str:
     file = folder / "adapter_config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"backbone: {file} is no PEFT adapter config: {error}") from error
     name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(name, str) or not name:

@@ -300,6 +300,11 @@ class AdapterExport(Callback):
         target = run_folder(trainer) / self.name  # asked on every rank: the folder is broadcast
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
+        if not trainer.global_step:
+            raise ValueError(
+                f"{target}: not written, as no optimiser step was taken and nothing is trained; expected a run of at "
+                "least one step (see trainer.max_steps, max_epochs, max_time and limit_train_batches)"
+            )
         trained = ((name, value) for name, value in pl_module.named_parameters() if value.requires_grad)
         refuse_nonfinite(trained, f"{target} not written: the trained weights")
         with whole_folder(target) as unfinished:

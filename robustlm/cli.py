@@ -32,12 +32,17 @@ import robustlm
 from robustlm.assets import config_file, known_configs
 from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, StateWriter, WhereItIs
 from robustlm.checkpoints import StepCheckpoint, newest_checkpoint
+from robustlm.checks.checkpoint import EXPECTED, check_content
+from robustlm.checks.places import what_is
+from robustlm.checks.run import check_run
+from robustlm.checks.texts import brief
 from robustlm.commands import COMMANDS
 from robustlm.data.embedders import EmbeddingError
 from robustlm.data.endpoint import EndpointError
 from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
+from robustlm.foreign import as_user_error
 from robustlm.interruption import StopOnSignal
 from robustlm.layers import drop_on_switch, ordered, reported
 from robustlm.modules import InstructionTuning
@@ -106,7 +111,7 @@ class BriefParser(jsonargparse.ArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         program = parser.prog.replace(" [options]", "")
         text = explain(message, re.findall(r"(?<=\s)--[\w.]+", parser.format_help()))
-        self.exit(2, f"robustlm: error: {text}\n(`{program} --help` shows the options)\n")
+        self.exit(2, f"robustlm: error: {brief(text)}\n(`{program} --help` shows the options)\n")
 
 
 class Parser(BriefParser, LightningArgumentParser):
@@ -184,6 +189,10 @@ class RobustLMCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse numbers and places that a run would fail on, before model and rows are looked at."""
+        check_run(self._command, self.config[self._command].as_dict())
+
     def check(self, **kwargs: Any) -> None:
         """Print the settings that are not defaults, then what the trainer finds."""
         settings = self._parser("check").dump(self.config["check"], skip_default=True)
@@ -227,9 +236,9 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
     Raises:
         ValueError: There is no such file, or it is no checkpoint (truncated, of another program, not weights only).
     """
-    expected = "expected a .ckpt file that `robustlm fit` wrote"
-    if not Path(path).is_file():
-        raise ValueError(f"ckpt_path: {path} is not a file; {expected}")
+    expected = EXPECTED
+    if (found := what_is(path)) != "a file":
+        raise ValueError(f"ckpt_path: {path} is not a file, found {found}; {expected}")
     if not Path(path).stat().st_size:
         raise ValueError(f"ckpt_path: {path} is empty; {expected}")
     try:
@@ -249,7 +258,8 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
         raise ValueError(
             f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}"
         )
-    settings = dict(checkpoint.get("hyper_parameters", {}))
+    check_content(path, checkpoint)
+    settings = dict(checkpoint.get("hyper_parameters") or {})
     settings.pop("_instantiator", None)
     class_path = settings.pop("_class_path", None)
     return {"class_path": class_path, "init_args": settings} if class_path else {}
@@ -318,8 +328,17 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         text = str(error).strip() or type(error).__name__
         text = explain(text) if text.startswith("Does not validate") else text  # raised in making what was parsed
-        print(f"robustlm: error: {text}\n(ROBUSTLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
-        raise SystemExit(2) from error
+        _end(text, error)
+    except Exception as error:
+        text = as_user_error(error, _value_of(given, "--ckpt_path")) or ""
+        if not text or os.environ.get("ROBUSTLM_TRACEBACK"):
+            raise
+        _end(text, error)
+
+
+def _end(text: str, error: Exception) -> NoReturn:
+    print(f"robustlm: error: {brief(text)}\n(ROBUSTLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+    raise SystemExit(2) from error
 
 
 def _named_configs(args: Sequence[str]) -> list[str]:
@@ -417,10 +436,11 @@ def _configs(args: list[str]) -> list[str]:
 
 def _check_config(file: str) -> None:
     """Refuse what is no config file, by name and line, which the parser leaves out."""
-    if not Path(file).is_file():
+    if (found := what_is(file)) != "a file":
         known = known_configs()
+        seen = "" if found == "nothing" else f", found {found}"
         raise ValueError(
-            f"config: {file} is not a file{nearest(file, known)}; expected a YAML file, or one that comes along: "
+            f"config: {file} is not a file{nearest(file, known)}{seen}; expected a YAML file, or one that comes along: "
             f"{', '.join(known)}"
         )
     try:
@@ -433,11 +453,17 @@ def _check_config(file: str) -> None:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ValueError(f"config: {file}{line}: broken YAML: {getattr(error, 'problem', None) or error}") from error
-    if content is not None and not isinstance(content, dict):
+    except RecursionError as error:
+        raise ValueError(f"config: {file}: the YAML is nested too deeply; expected a few levels") from error
+    except ValueError as error:  # a date that no calendar has, a number of thousands of digits
+        raise ValueError(f"config: {file}: a value cannot be read ({error}); put quotes around it") from error
+    if not isinstance(content, dict) or not content:
+        found = "no settings" if not content else f"a {type(content).__name__}"
         raise ValueError(
-            f"config: {file}: found a {type(content).__name__}; expected keys and values such as `trainer:`, `model:`, "
-            "`data:`"
+            f"config: {file}: found {found}; expected keys and values such as `trainer:`, `model:`, `data:`"
         )
+    if odd := [key for key in content if not isinstance(key, str)]:
+        raise ValueError(f"config: {file}: found the key {odd[0]!r}; expected text such as `trainer`")
 
 
 def _configured_model(args: list[str]) -> dict[str, Any]:
@@ -520,7 +546,12 @@ _yaml_load = jsonargparse.get_loader("yaml")
 def _load(text: str) -> Any:
     """Read YAML, but take a prompt template given by flag (`Task: {instruction}`) for text and not for a mapping."""
     check_yaml(text)
-    value = _yaml_load(text)
+    try:
+        value = _yaml_load(text)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply; expected a few levels") from error
+    except ValueError:  # a date that no calendar has: the parser says what it expected instead
+        return text
     template = isinstance(value, dict) and not _SETTINGS & value.keys() and re.search(r"\{\w+\}", text)
     return text if template else value
 

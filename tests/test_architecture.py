@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "robustlm"
 
 ROOMS = (
+    "checks",
     "losses",
     "files",
     "finite",
@@ -48,6 +49,7 @@ ROOMS = (
     "commands",
     "explain",
     "layers",
+    "foreign",
     "cli",
     "__main__",
 )

@@ -17,7 +17,7 @@ import Levenshtein
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlm.data.embedders import Embedder, TokenEmbedder
+from robustlm.data.embedders import Embedder, StateEmbedder
 from robustlm.data.words import split_words
 
 Floats = NDArray[np.float64]
@@ -144,8 +144,8 @@ class RBE(Distortion):
 class LME(Distortion):
     """Language-model estimation: d' = clamp(1 − cos(E(noisy), E(raw)), 0, 1), with E an embedder."""
 
-    embedder: Embedder = field(default_factory=TokenEmbedder)
-    """Turns texts into vectors; the default, the tuned model's own, needs no network."""
+    embedder: Embedder = field(default_factory=StateEmbedder)
+    """Turns texts into vectors; the default, the tuned model's own states, needs no network."""
 
     def compare(self, raw: Sequence[str], noisy: Sequence[str]) -> Floats:
         """Compare embeddings: `[n, 2]` with 1 − cos and the bound 1."""

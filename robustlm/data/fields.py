@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -57,6 +57,22 @@ def elements(row: Mapping[str, Any], key: str, kind: type, expected: str) -> lis
         if not isinstance(value, kind):
             raise ValueError(f"wrong element of {key}: element {number} is {shown(value)}; expected {expected}")
     return list(values)
+
+
+def check_choices(choices: Sequence[str], answer: str) -> None:
+    """Whether there is something to choose.
+
+    Another choice than the answer may occur twice, as in a row of the published MMLU: it leaves the answer alone.
+
+    Raises:
+        ValueError: There are fewer than two different choices, one is empty, or the answer occurs twice.
+    """
+    if len(set(choices)) < 2 or not all(choices):
+        raise ValueError(f"unusable choices: found {list(choices)!r}; expected two or more, none empty")
+    if choices.count(answer) > 1:
+        raise ValueError(
+            f"unusable choices: found the answer {answer!r} {choices.count(answer)} times; expected it once"
+        )
 
 
 def squeezed(text: str) -> str:

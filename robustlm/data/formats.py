@@ -15,12 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from robustlm.data.fields import elements, optional, required, shown
+from robustlm.data.fields import check_choices, elements, optional, required, shown
 from robustlm.data.instructions import NO_FORMAT, InstructionBank
 from robustlm.data.labels import Given, Labels
 from robustlm.data.lookup import imported
+from robustlm.data.published import unfolded
 from robustlm.data.rows import (
-    SUFFIXES,
+    READABLE,
     BadRowsError,
     Row,
     RowError,
@@ -133,6 +134,7 @@ def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
     choices = tuple(choice.strip() for choice in elements(row, "choices", str, "a list of strings"))
     if sample.target not in choices:
         raise ValueError(f"target not among choices: found {sample.target!r}; expected one of {choices!r}")
+    check_choices(choices, sample.target)
     return replace(sample, choices=choices)
 
 
@@ -292,6 +294,15 @@ class Loaded:
     unshown: str
     """Which fields of the rows no prompt shows, as a line for people; empty where all are shown."""
 
+    def notes(self) -> list[str]:
+        """What a user should know of the rows, a line each."""
+        found = [self.unshown] if self.unshown else []
+        if twice := [id for id, one in self.samples.items() if len(set(one.choices)) < len(one.choices)]:
+            found.append(
+                f"a wrong choice occurs twice in {len(twice)} rows ({', '.join(twice[:3])}{', …' * (len(twice) > 3)})"
+            )
+        return found
+
     def labels(self) -> dict[str, set[str]]:
         """The labels in the answers of the rows of each task whose answers have labels."""
         found: dict[str, set[str]] = {}
@@ -332,6 +343,7 @@ def load_samples(
     fields: Mapping[str, str] | None = None,
     topic: str | None = None,
     labels: Given | None = None,
+    round_to: float | None = None,
 ) -> list[Sample]:
     """Read a source whole, check every row, and make samples.
 
@@ -355,6 +367,7 @@ def load_samples(
         fields: Keys of the rows for the slots that have other names.
         topic: Key of the rows that says what they are about; its text becomes the samples' `topic`.
         labels: Names of all labels, or names by what rows hold; the options are these, in this order.
+        round_to: Step that labels which are numbers are rounded to, before they get names.
 
     Raises:
         SourceError: There is nothing to read, or the file is damaged.
@@ -363,25 +376,22 @@ def load_samples(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit: found {limit}; expected at least 1")
-    named = named_labels(labels)
+    named = named_labels(labels, round_to)
     loaded = read_samples(
         source, format=format, task=task, split=split, bank=bank, fields=fields, topic=topic, labels=named
     )
     settle_errors(source, loaded, on_bad_row, rejected)
-    options = {name: TASKS[name].options(named.names) for name in loaded.labels()} if named else {}
+    options = {name: TASKS[name].options(named.names) for name in loaded.labels()} if named and named.names else {}
     return loaded.settled(options)[:limit]
 
 
-def named_labels(labels: Given | None) -> Labels | None:
-    """Labels as a source gives them, checked.
+def named_labels(labels: Given | None, round_to: float | None = None) -> Labels | None:
+    """Labels as a source gives them, checked; null where it gives none.
 
     Raises:
-        ValueError: They are none; begins with `labels: `.
+        ValueError: They are none; begins with `labels: ` or `round_to: `.
     """
-    try:
-        return None if labels is None else Labels(labels)
-    except ValueError as error:
-        raise ValueError(f"labels: {error}") from None
+    return None if labels is None and round_to is None else Labels(labels, round_to)
 
 
 def read_samples(
@@ -407,32 +417,51 @@ def read_samples(
     task_shaped: list[str] = []
     unshown = Unshown()
     for row in iter_rows(source, split, on_bad=errors.append):
-        try:
-            shape = shapes[format] if format else _recognised(row.data, shapes, task)
-            data = Read(_named(row.data, shape, labels))
-            sample = _checked(shape.read(data, row_id(row)), task)
-            if sample.variant is None:
-                sample = replace(sample, variant=optional(data, "variant") or None)
-            if bank:
-                sample = _asked_by(sample, bank, slots, data, fields or {}, shape)
-            elif sample.bank:
-                sample = _asked_by_its_own(sample, data, shape)
-            if stated or (sample.bank and not sample.instruction and _known_bank(sample.bank).states_format):
-                sample = _without_format(sample, shape)
-            if topic:
-                sample = replace(sample, topic=required(data, topic).strip())
-            if not (sample.instruction or sample.bank or shape.name in TASKS):
-                raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
-            if sample.id in samples:
-                raise ValueError(f"duplicate id: found {sample.id!r}, already used at {places[sample.id]}")
-        except ValueError as error:
-            errors.append(RowError(row.file, row.line, str(error), row.data))
-            continue
-        samples[sample.id], places[sample.id] = sample, row.where
-        if shape.name in TASKS:
-            task_shaped.append(sample.id)
-        unshown.add(data, sample, slotted=_slotted(sample, fields or {}))
+        for part in _parts(row, task, errors):
+            try:
+                shape = shapes[format] if format else _recognised(part.data, shapes, task)
+                data = Read(_named(part.data, shape, labels))
+                sample = _checked(shape.read(data, part.id), task)
+                if sample.variant is None:
+                    sample = replace(sample, variant=optional(data, "variant") or None)
+                if bank:
+                    sample = _asked_by(sample, bank, slots, data, fields or {}, shape)
+                elif sample.bank:
+                    sample = _asked_by_its_own(sample, data, shape)
+                if stated or (sample.bank and not sample.instruction and _known_bank(sample.bank).states_format):
+                    sample = _without_format(sample, shape)
+                if topic:
+                    sample = replace(sample, topic=required(data, topic).strip())
+                if not (sample.instruction or sample.bank or shape.name in TASKS):
+                    raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
+                if sample.id in samples:
+                    raise ValueError(f"duplicate id: found {sample.id!r}, already used at {places[sample.id]}")
+            except ValueError as error:
+                errors.append(RowError(row.file, row.line, str(error), row.data))
+                continue
+            samples[sample.id], places[sample.id] = sample, row.where
+            if shape.name in TASKS:
+                task_shaped.append(sample.id)
+            unshown.add(data, sample, slotted=_slotted(sample, fields or {}))
     return Loaded(samples, tuple(task_shaped), errors, str(unshown))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A row that becomes one sample."""
+
+    id: str
+    data: Mapping[str, Any]
+
+
+def _parts(row: Row, task: str | None, errors: list[RowError]) -> list[_Part]:
+    """The rows that a row stands for: one, or the sentences of a published document."""
+    try:
+        id = row_id(row)
+        return [_Part(id + suffix, data) for suffix, data in unfolded(row.data, task)]
+    except ValueError as error:
+        errors.append(RowError(row.file, row.line, str(error), row.data))
+        return []
 
 
 def _without_format(sample: Sample, shape: Shape) -> Sample:
@@ -578,7 +607,7 @@ def row_id(row: Row) -> str:
 
 def _stem(file: str) -> str:
     """Folder and name without ending: telling, and the same wherever the program is started from."""
-    ending = next((suffix for suffix in SUFFIXES if file.lower().endswith(suffix)), "")
+    ending = next((suffix for suffix in READABLE if file.lower().endswith(suffix)), "")
     if ending:
         file = os.path.abspath(file)[: -len(ending)]
     return "/".join(Path(file).parts[-2:])

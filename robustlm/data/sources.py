@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from robustlm.data import quickstart
 from robustlm.data.formats import Loaded, bank_slots, named_labels, read_samples, settle_errors
 from robustlm.data.instructions import NO_FORMAT
-from robustlm.data.rows import SUFFIXES, SourceError
+from robustlm.data.rows import READABLE, SUFFIXES, SourceError
 from robustlm.data.samples import Sample
+from robustlm.data.shots import rank
 from robustlm.data.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -37,8 +40,12 @@ class Source:
     """Task of the rows, where their shape does not say it; a name, or the import path of a class of your own."""
     split: str | None = None
     """Which split of a folder, a hub dataset or the built-in corpus; the role the source is used in where not given."""
-    limit: int | None = None
-    """Use the first rows only."""
+    limit: int | float | None = None
+    """How many rows are used (`16`), or which share of them (`0.01`, rounded up); all where not given."""
+    sampling: Literal["first", "random"] = "first"
+    """Which rows a limit leaves: the first ones, or some drawn by `seed` and their ids, in the order of the file."""
+    seed: int | None = None
+    """Seed of that draw; the run's (`data.seed`) where not given."""
     name: str | None = None
     """Name the scores are reported under; the folder's or file's where not given."""
     bank: str | None = None
@@ -55,18 +62,35 @@ class Source:
     (`{0: no, 1: yes}`). A number in a row is a place in the list, from 0. For `ner`, names of tags (`[O, B-PER, …]`) or
     of types. Without it, the labels are those of all rows of that name and task in train, validation and test, in
     alphabetical order."""
+    round_to: float | None = None
+    """Step that labels which are numbers on a scale are rounded to, to become classes: at 1, the label 3.8 of STS-B is
+    the class `4`. They are then scored as classes, by accuracy."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path.strip():
+            raise ValueError(f"path: found {self.path!r}; expected a file, folder or name of a data set with rows")
         if self.bank is not None and not isinstance(self.bank, str):
             raise ValueError(f"{self.path}: bank: found {self.bank!r}; expected a bank's name or file")
         if self.fields is not None:
             self._check_fields(self.fields)
         try:
-            named_labels(self.labels)
+            named_labels(self.labels, self.round_to)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"{self.path}: limit {self.limit} leaves no rows; expected ≥ 1")
+        self._check_limit()
+
+    def _check_limit(self) -> None:
+        limit = self.limit
+        share = isinstance(limit, float)
+        if limit is not None and (isinstance(limit, bool) or not (0 < limit <= 1 if share else limit >= 1)):
+            expected = "a number of rows ≥ 1, or a share of them above 0 and up to 1.0"
+            raise ValueError(f"{self.path}: limit {limit} leaves no rows or is no share; expected {expected}")
+        if self.sampling not in ("first", "random"):
+            raise ValueError(f"{self.path}: sampling: found {self.sampling!r}; expected first or random")
+        if self.sampling == "random" and limit is None:
+            raise ValueError(f"{self.path}: sampling: found random without a limit; expected how many rows are drawn")
+        if self.seed is not None and self.sampling != "random":
+            raise ValueError(f"{self.path}: seed: found {self.seed} with sampling first; expected sampling: random")
 
     def _check_fields(self, fields: object) -> None:
         if not isinstance(fields, dict) or not all(isinstance(text, str) for pair in fields.items() for text in pair):
@@ -101,6 +125,7 @@ def load_all(
     on_bad_row: Literal["strict", "skip"] = "strict",
     rejected: Path | None = None,
     known: KnownLabels | None = None,
+    seed: int = 0,
     say: Callable[[str], object] = log.warning,
 ) -> list[Sample]:
     """Read several sources, refusing ids that occur twice.
@@ -114,6 +139,7 @@ def load_all(
         on_bad_row: As in `load`.
         rejected: As in `load`; each source gets a file of its own, named after it.
         known: Where the labels of other roles' sources come from; null: there are none.
+        seed: Of rows that are drawn, for sources without one.
         say: Takes each thing that a user should know, as a line.
 
     Raises:
@@ -125,7 +151,7 @@ def load_all(
         for i in range(len(sources))
     ]
     found: dict[str, Sample] = {}
-    for samples in _load(sources, role, on_bad_row, files, known, say):
+    for samples in _load(sources, role, on_bad_row, files, known, say, seed):
         for sample in samples:
             if sample.id in found:
                 raise SourceError(
@@ -173,6 +199,7 @@ def _load(
     rejected: Sequence[Path | None],
     known: KnownLabels | None,
     say: Callable[[str], object],
+    seed: int = 0,
 ) -> list[list[Sample]]:
     """The samples of each source, whole."""
     wanted = [_as_source(source) for source in sources]
@@ -186,18 +213,39 @@ def _load(
         if source.path != BUILTIN:
             loaded[i] = _read(source, role)
             settle_errors(source.path, loaded[i], on_bad_row, rejected[i])
-            if unshown := loaded[i].unshown:
-                say(f"data.{role}: {_dataset(source, role)} ({source.path}): {unshown}")
+            for note in loaded[i].notes():
+                say(f"data.{role}: {_dataset(source, role)} ({source.path}): {note}")
     options = _options({i: (wanted[i], one.labels()) for i, one in loaded.items()}, role, known, say)
     found = []
     for i, source in enumerate(wanted):
         if i not in loaded:
-            found.append(_builtin(source, role))
+            found.append(_builtin(source, role, seed))
             continue
         name = _dataset(source, role)
         samples = loaded[i].settled({task: labels for (of, task), labels in options.items() if of == name})
-        found.append([one if one.dataset else replace(one, dataset=name) for one in samples[: source.limit]])
+        if isinstance(source.limit, int) and source.limit > len(samples):
+            fewer = f"found {len(samples)} rows, fewer than the limit of {source.limit}; all are used"
+            say(f"data.{role}: {source.path}: {fewer}")
+        taken = _limited(samples, source, seed)
+        found.append([one if one.dataset else replace(one, dataset=name) for one in taken])
     return found
+
+
+def _limited(samples: list[Sample], source: Source, seed: int) -> list[Sample]:
+    """The samples that a source's limit leaves."""
+    if source.limit is None:
+        return samples
+    count = _count(source.limit, len(samples))
+    if source.sampling == "first":
+        return samples[:count]
+    seed = seed if source.seed is None else source.seed
+    drawn = {one.id for one in sorted(samples, key=lambda one: rank(seed, "limit", one.id))[:count]}
+    return [one for one in samples if one.id in drawn]
+
+
+def _count(limit: int | float, rows: int) -> int:
+    # the decimal number as it was written: 0.07 of 100 rows are 7
+    return math.ceil(Fraction(str(limit)) * rows) if isinstance(limit, float) else limit
 
 
 def _read(source: Source, role: Role) -> Loaded:
@@ -216,7 +264,7 @@ def _read(source: Source, role: Role) -> Loaded:
         bank=source.bank,
         fields=source.fields,
         topic=source.topic,
-        labels=named_labels(source.labels),
+        labels=named_labels(source.labels, source.round_to),
     )
 
 
@@ -358,7 +406,7 @@ def _split(role: Role) -> str:
     return "train" if role == "examples" else role
 
 
-def _builtin(source: Source, role: Role) -> list[Sample]:
+def _builtin(source: Source, role: Role, seed: int) -> list[Sample]:
     splits: dict[str, quickstart.Split] = {
         "pretrain": "pretrain",
         "train": "train",
@@ -369,13 +417,16 @@ def _builtin(source: Source, role: Role) -> list[Sample]:
         raise SourceError(f"{BUILTIN}: found topic {source.topic!r}; expected none, as its rows have no keys")
     if source.format == NO_FORMAT:
         raise SourceError(f"{BUILTIN}: found format none; expected none to be named, as its instructions state it")
-    if source.labels:
-        raise SourceError(f"{BUILTIN}: found labels; expected none, as its instructions name them")
+    if source.labels or source.round_to:
+        raise SourceError(f"{BUILTIN}: found labels or round_to; expected none, as its instructions name them")
     split = source.split or _split(role)
     if split not in splits:
         raise SourceError(f"{BUILTIN}: unknown split {split!r}; known: {', '.join(splits)}")
     default = {"pretrain": 12_000, "train": 3_600, "validation": 300, "test": 600}
-    samples = quickstart.samples(splits[split], source.limit or default[split])
+    size = default[split]
+    if isinstance(source.limit, int) and (source.sampling == "first" or source.limit > size):
+        size = source.limit  # there are as many as are asked for
+    samples = _limited(quickstart.samples(splits[split], size), source, seed)
     if source.bank is None:
         return samples
     if slots := bank_slots(source.bank, None):
@@ -400,6 +451,6 @@ def _split_file(folder: Path, split: str) -> str:
 
 def _name(path: Path) -> str:
     stem = path.name
-    for suffix in SUFFIXES:
+    for suffix in READABLE:
         stem = stem.removesuffix(suffix)
     return path.parent.name if stem in ("train", "validation", "test", "dev") and path.parent.name else stem

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from robustlm.batch import Encoded, InstructionBatch, collate
+from robustlm.checks.numbers import check_number, check_seed
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
 from robustlm.data.instructions import Instruction, InstructionBank, Split, Version, assigned
@@ -32,6 +33,9 @@ from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, Order, Re
 from robustlm.evaluation.table import Key
 
 log = logging.getLogger(__name__)
+
+_MOST_WORKERS = 4096
+"""Processes of one machine; a typing error should not start more."""
 
 Scoring = Literal["generation", "options"]
 """How answers come about in evaluation."""
@@ -249,14 +253,21 @@ class InstructionDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
-            if value is not None and value < 1:
-                raise ValueError(f"data.{name}: {value} makes no batch; expected ≥ 1")
+            check_number(
+                f"data.{name}",
+                value,
+                least=1,
+                below=2**31,
+                whole=True,
+                or_null="for twice batch_size" if name == "eval_batch_size" else "",
+            )
         if phrasing not in ("fixed", "fresh"):
             raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
         if unseen_share is not None and not 0 <= unseen_share <= 1:
             raise ValueError(f"data.unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
-        if num_workers < 0:
-            raise ValueError(f"data.num_workers: {num_workers} is negative; expected ≥ 0")
+        check_number("data.num_workers", num_workers, least=0, most=_MOST_WORKERS, whole=True)
+        check_number("data.max_length", max_length, least=2, whole=True)
+        check_seed("data.seed", seed)
         if not conditions:
             raise ValueError("data.conditions: found none; expected at least one, such as clean")
         if scoring not in get_args(Scoring):
@@ -402,6 +413,7 @@ class InstructionDataModule(LightningDataModule):
             on_bad_row=self.on_bad_row,
             rejected=self.rejected,
             known=self._labels,
+            seed=self.seed,
             say=self.notes.append,
         )
 

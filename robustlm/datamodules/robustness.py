@@ -107,6 +107,7 @@ class RobustnessDataModule(InstructionDataModule):
             topic, name = wanted.topic or like.topic, wanted.name or like.name
             labels = like.labels if wanted.labels is None else wanted.labels
             wanted = replace(wanted, topic=topic, name=name, labels=labels, format=wanted.format or like.format)
+            wanted = replace(wanted, round_to=wanted.round_to or like.round_to)
             if not wanted.bank:
                 wanted = replace(wanted, bank=like.bank, fields=like.fields)
         return asked_by(wanted, self.bank)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from robustlm.evaluation.table import Key
+from robustlm.checks.places import check_file
+from robustlm.evaluation.table import Key, checked_column
 from robustlm.files import whole_file
 
 STATES = "states.parquet"
@@ -124,20 +125,25 @@ class StateTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_file(path, "a state table (Parquet)")
         try:
             self._file = pq.ParquetFile(path)
-        except (OSError, pa.ArrowInvalid) as error:
+            schema = self._file.schema_arrow
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise ValueError(f"{path}: no state table: {error}") from error
-        schema = self._file.schema_arrow
         if missing := [name for name in (*_KEYS, "state") if name not in schema.names]:
             raise ValueError(f"{path}: the columns {missing} of a state table are missing; found {schema.names}")
-        about = json.loads((schema.metadata or {}).get(_META, b"{}"))
+        if not pa.types.is_fixed_size_list(kind := schema.field("state").type) or kind.value_type != pa.float32():
+            raise ValueError(f"{path}: state: found {kind}; expected lists of float32 of one length")
+        about = _about(path, (schema.metadata or {}).get(_META, b"{}"))
         self.layer: int | None = about.get("layer")
         self.position: str | None = about.get("position")
+        wanted = _schema(self.width)
         self._groups: list[int] = []
         keys: list[Key] = []
         for group in range(self._file.num_row_groups):
-            keys += _keys(self._file.read_row_group(group, columns=list(_KEYS)))
+            found = self._file.read_row_group(group, columns=list(_KEYS))
+            keys += _keys({name: checked_column(path, wanted.field(name), found.column(name)) for name in _KEYS})
             self._groups.append(len(keys))
         self.keys = keys
         """Condition, dataset, sample and instruction of each row."""
@@ -155,10 +161,30 @@ class StateTable:
         for group, end in enumerate(self._groups):
             low, high = np.searchsorted(wanted, (start, end))
             if low < high:
-                block = _states(self._file.read_row_group(group, columns=["state"]))
+                block = self._block(group)
                 found[low:high] = block[wanted[low:high] - start]
             start = end
         return found
+
+    def _block(self, group: int) -> Singles:
+        rows = self._file.read_row_group(group, columns=["state"])
+        if not rows.column("state").null_count:
+            block = _states(rows)
+            if np.isfinite(block).all():
+                return block
+        raise ValueError(
+            f"{self.path}: state: found null or a number that is not finite; expected a state for each row"
+        )
+
+
+def _about(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: its notes on layer and position are no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: its notes on layer and position are {type(found).__name__}; expected an object")
+    return found
 
 
 def _schema(width: int) -> pa.Schema:
@@ -171,7 +197,7 @@ def _vectors(states: Singles) -> Any:
 
 
 def _keys(rows: Any) -> list[Key]:
-    return list(zip(*(rows.column(name).to_pylist() for name in _KEYS), strict=True))
+    return list(zip(*(rows[name].to_pylist() for name in _KEYS), strict=True))
 
 
 def _states(rows: Any) -> Singles:

@@ -10,9 +10,13 @@ from torch.optim import Optimizer
 
 from robustlm.adversaries import NRM, Adversary, FreeAT
 from robustlm.batch import InstructionBatch, Scope
+from robustlm.checks.numbers import check_number
 from robustlm.modules.base import VIEWS, InstructionTuning, TrainOn
 from robustlm.modules.boundary import inside_step
 from robustlm.modules.passes import Passes
+
+_HEAVIEST = 1e6
+"""Largest weight: beside it a loss of usual size is lost in single precision."""
 
 
 class ANIT(InstructionTuning):
@@ -40,8 +44,8 @@ class ANIT(InstructionTuning):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if adversarial_weight < 0:
-            raise ValueError(f"adversarial_weight: {adversarial_weight} is negative; use null for no adversary")
+        adversary_off = "set adversary to null for none"
+        check_number("adversarial_weight", adversarial_weight, least=0, most=_HEAVIEST, why=adversary_off)
         self.adversary = copy.deepcopy(adversary)
         self.perturb: Scope = perturb
         self.weights["adversarial"] = adversarial_weight

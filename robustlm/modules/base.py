@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustlm.backbone import Backbone, Loading, Pooling
 from robustlm.batch import InstructionBatch
+from robustlm.checks.numbers import check_number
 from robustlm.data.tasks import TASKS
 from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.scores import Scores
@@ -78,12 +79,9 @@ class InstructionTuning(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self._keep_plain_hyperparameters()
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: {max_new_tokens} generates nothing; expected ≥ 1")
-        if chunk_rows is not None and chunk_rows < 1:
-            raise ValueError(f"chunk_rows: {chunk_rows} runs nothing; expected ≥ 1, or null for all rows at once")
-        if max_skipped_steps < 0:
-            raise ValueError(f"max_skipped_steps: {max_skipped_steps} is negative; expected ≥ 0")
+        check_number("max_new_tokens", max_new_tokens, least=1, below=2**31, whole=True)
+        check_number("chunk_rows", chunk_rows, least=1, whole=True, or_null="for all rows at once")
+        check_number("max_skipped_steps", max_skipped_steps, least=0, whole=True)
         if train_on is not None and train_on not in VIEWS:
             known = ", ".join(VIEWS)
             raise ValueError(f"train_on: found {train_on!r}; expected one of {known}, or null for the method's own")

@@ -42,6 +42,7 @@ class StepBoundary(Callback):
         self._data: dict[str, Any] | None = None
         self._callbacks: tuple[int, dict[str, Any]] = -1, {}
         self._validating = False
+        self._counted = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A step that is interrupted before another one has ended begins where the checkpoint stands."""
@@ -50,12 +51,45 @@ class StepBoundary(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Without a checkpoint, that is the start."""
-        self._validating = False
+        self._validating = self._counted = False
         if self._loops is None:
             self._keep(trainer)
+            return
+        # another number of processes, batch size or accumulation cuts the epoch into another number of batches
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        place = {} if data is None else data.state_dict()
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        current: Any = progress.current
+        if "batches" in place and place["batches"] != current.processed and self._stands_in(trainer, place["epoch"]):
+            current.completed += place["batches"] - current.processed
+            current.ready = current.started = current.processed = place["batches"]
+            progress.is_last_batch = place["batches"] >= trainer.num_training_batches
+        epoch: Any = trainer.fit_loop.epoch_progress.current
+        if trainer.fit_loop.restarted_mid_epoch and epoch.ready == epoch.processed:
+            # The checkpoint is of an epoch's last batch. Lightning would not count the beginning of the next epoch,
+            # take a checkpoint within it for one of its end, and count one batch too few in the run after that.
+            trainer.fit_loop.reset_restart_stage()
+
+    def _stands_in(self, trainer: Trainer, epoch: int) -> bool:
+        """Whether the loaded counters are of this epoch, and not of one that has not begun."""
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        return bool(progress.ready == epoch + 1)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep what validations within the step may change."""
+        """Keep what validations within the step may change.
+
+        Raises:
+            RuntimeError: Lightning and the loader count different batches after a restart.
+        """
+        if not self._counted:
+            self._counted = True
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            place = {} if data is None else data.state_dict()
+            if place.get("batches", batch_idx + 1) != batch_idx + 1:
+                raise RuntimeError(
+                    f"resuming: the loader stands at batch {place['batches']} of epoch {place['epoch']}, Lightning at "
+                    f"batch {batch_idx + 1}; going on would not be exact. Resume from another checkpoint"
+                )
         if batch_idx % trainer.accumulate_grad_batches == 0:
             states = {
                 callback.state_key: copy.deepcopy(callback.state_dict())

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from robustlm.data.distortion import LME, RBE, Distortion, Normalisation, beta
-from robustlm.data.embedders import Embedder, EmbeddingError, OpenAIEmbedder, TokenEmbedder
+from robustlm.data.embedders import Embedder, EmbeddingError, OpenAIEmbedder, StateEmbedder
 from robustlm.data.noise import KINDS, Noise
 
 texts = st.lists(st.sampled_from(["a", "b", "c", "d é"]), max_size=7).map(" ".join)
@@ -197,7 +197,7 @@ def test_configured_by_class_path() -> None:
     prefix = "--distortion=robustlm.data.distortion"
     assert isinstance(parser.instantiate(parser.parse_args([f"{prefix}.RBE"])).distortion, RBE)
     lme = parser.instantiate(parser.parse_args([f"{prefix}.LME"])).distortion
-    assert lme.embedder == TokenEmbedder()
+    assert lme.embedder == StateEmbedder()
     arguments = [
         f"{prefix}.LME",
         "--distortion.embedder=robustlm.data.embedders.OpenAIEmbedder",

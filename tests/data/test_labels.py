@@ -165,6 +165,7 @@ def test_a_train_source_that_cannot_be_read(tmp_path: Path) -> None:
         ({0: "no", 1: "yes"}, [0, "1", 1.0], None),
         ({0: "no", 1: "yes"}, [0, "1"], ["no", "yes"]),
         ({True: "yes", False: "no"}, [True, "true", "False"], ["yes", "yes", "no"]),
+        ({1: "yes", 0: "no"}, [True, "false"], ["yes", "no"]),
         ({"POS": "good", "NEU": "bad", "NEG": "bad"}, ["NEU", "NEG"], ["bad", "bad"]),
         (["2", "1"], ["1", 1, 2], ["1", "1", "2"]),
         ({"a": "b"}, ["b"], None),
@@ -255,11 +256,16 @@ def test_sources_that_disagree(tmp_path: Path) -> None:
         load_all([path], "test", known=known)
 
 
-@pytest.mark.parametrize("labels", ['["no", "yes"]', '{0: "no", 1: "yes"}', '{"0": "no", "1": "yes"}'])
+@pytest.mark.parametrize("values", [(0, 1), (False, True)])
+@pytest.mark.parametrize(
+    "labels", ['["no", "yes"]', '{false: "no", true: "yes"}', '{0: "no", 1: "yes"}', '{"0": "no", "1": "yes"}']
+)
 def test_the_command_line_takes_them(
-    labels: str, models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    labels: str, values: Any, models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", classes(0, 1))
+    if ("true" in labels) != (values[1] is True):
+        pytest.skip("other values")
+    path = write_rows(tmp_path / "rows.jsonl", classes(*values))
     config = tmp_path / "data.yaml"
     source = f"{{path: {path}, labels: {labels}}}"
     config.write_text(f"data:\n  class_path: InstructionDataModule\n  init_args:\n    train:\n    - {source}\n")

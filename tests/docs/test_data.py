@@ -102,6 +102,28 @@ def test_the_bank_that_states_the_format(tmp_path: Path) -> None:
     assert [(sample.target, sample.context.format) for sample in samples] == [("positive", ""), ("negative", "")]
 
 
+def test_the_published_rows_load(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```jsonl published\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    targets = []
+    for number, line in enumerate(text.splitlines()):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text(line, encoding="utf-8")
+        targets += [sample.target for sample in load_samples(str(file))]
+    assert targets == [
+        "MET: Ada, Bo", "born in: Ada, Oslo", "NEG: soup, cold", "label: yes", "label: duplicate", "PER: Ada",
+    ]  # fmt: skip
+
+
+def test_the_limits_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sources,) = re.findall(r"^```yaml limits\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name in ("sst2", "rte"):
+        Path(name).mkdir()
+        write_rows(f"{name}/train.jsonl", [{"sentence": f"{i}", "label": ("no", "yes")[i % 2]} for i in range(20)])
+    train = [Source(**fields) for fields in yaml.safe_load(sources)["data"]["init_args"]["train"]]
+    assert [len(load_all([source], "train")) for source in train] == [5, 16]
+
+
 def test_the_paraphrase_file_is_one(tmp_path: Path) -> None:
     (text,) = re.findall(r"^```jsonl paraphrases\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     file = tmp_path / "paraphrases.jsonl"

@@ -72,7 +72,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def fit(case: str, llama: str, files: tuple[str, str], folder: Path, ckpt: Path | None = None, **more: Any) -> Any:
     """Two epochs of 26 rows: 7 micro-batches (14 with replays), two to a step, and the last step of one."""
-    stopping = EarlyStopping("val/loss", patience=50, check_on_train_epoch_end=False)
+    stopping = EarlyStopping("val/loss", patience=50, check_on_train_epoch_end=False, strict=False)
     callbacks = [stopping, *more.pop("callbacks", ())]
     seed = 7 if ckpt is None else 99
     settings = {"accumulate_grad_batches": 2, "max_epochs": 2, "enable_checkpointing": True, **more}
@@ -129,6 +129,23 @@ def test_saves_on_exception_are_exact(
     stopped = fit(case, llama, files, tmp_path, callbacks=[keeper, StopAt(hook, at)], val_check_interval=2)
     assert stopped is None
     check(fit(case, llama, files, tmp_path, tmp_path / "killed" / "last.ckpt", val_check_interval=2), wanted)
+
+
+@pytest.mark.parametrize("validation", [0, 1.0])
+def test_going_on_again_and_again_across_an_epochs_end_is_exact(
+    validation: float, llama: str, files: tuple[str, str], tmp_path: Path
+) -> None:
+    """From the last step of an epoch, and then twice from within the next: counters must not drift."""
+    more = {"limit_val_batches": validation, "max_epochs": 3}
+    wanted = fit("coin", llama, files, tmp_path, **more)
+    ckpt = None
+    for batches in (8, 3, 3, 1, 4):  # 7 to an epoch; a step is two, and the last of an epoch one
+        keeper = StepCheckpoint(tmp_path / "kept", every_n_train_steps=1, save_top_k=0, save_last=True)
+        stop = StopAt("on_train_batch_start", batches)
+        assert fit("coin", llama, files, tmp_path, ckpt, callbacks=[keeper, stop], **more) is None
+        ckpt = tmp_path / "kept" / "last.ckpt"
+    found = fit("coin", llama, files, tmp_path, ckpt, **more)
+    check(found[:2], wanted[:2])  # the validation that follows a checkpoint of a step is left out by Lightning
 
 
 @pytest.mark.parametrize("trigger", [{"every_n_train_steps": 2}, {"train_time_interval": timedelta(0)}])

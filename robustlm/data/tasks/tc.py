@@ -7,14 +7,17 @@ from typing import Any
 
 from robustlm.data.fields import present, required, shown, squeezed
 from robustlm.data.labels import Labels
+from robustlm.data.published import pronoun
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Answer, Item, Task, register
 
 _PREFIX = "label:"
+_FORM = "label: class"
 
 _TEXT_KEYS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
+    ("question1", "question2"),
     ("question", "sentence"),
     ("question", "passage"),
     ("sentence",),
@@ -63,7 +66,7 @@ class Classification(Task):
 
     name = "tc"
     score = "accuracy"
-    keys = f"label, and {' or '.join(' + '.join(keys) for keys in _TEXT_KEYS)}"
+    keys = f"label, and {' or '.join(' + '.join(keys) for keys in _TEXT_KEYS)} (+ span1_text and span2_text)"
     labelled = True
     bare = "tc_bare"
 
@@ -83,8 +86,11 @@ class Classification(Task):
         if len(found) != 1:
             several = " or ".join(" + ".join(keys) for keys in found) or f"keys {', '.join(row)}"
             raise ValueError(f"unclear text: found {several}; expected one of {self.keys}")
-        texts = [required(row, key) for key in found[0]]
         label = squeezed(_label(row))
+        if _is_pronoun(row):
+            question, text = pronoun(row)
+            return Context(question=question, format=_FORM, text=text), ((label,),), ()
+        texts = [required(row, key) for key in found[0]]
         return _context(found[0], texts), ((label,),), ()
 
     def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
@@ -130,9 +136,15 @@ class BareClassification(Classification):
 
 def _label(row: Mapping[str, Any]) -> str:
     if isinstance(row.get("label"), int | float):
-        expected = "a name; `labels` of the source gives numbers and truth values theirs"
+        expected = "a name; `labels` of the source gives numbers theirs, and `round_to` makes classes of a scale"
         raise ValueError(f"label is no string: found {shown(row['label'])}; expected {expected}")
     return required(row, "label")
+
+
+def _is_pronoun(row: Mapping[str, Any]) -> bool:
+    """Whether a row asks what a pronoun refers to, as those of WSC do."""
+    spans = row.get("target")
+    return "span2_text" in row or (isinstance(spans, Mapping) and "span2_text" in spans)
 
 
 def _text_keys(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -142,7 +154,7 @@ def _text_keys(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _context(keys: tuple[str, ...], texts: list[str]) -> Context:
-    form = "label: class"
+    form = _FORM
     if keys[0] == "question" and len(keys) == 2:
         return Context(question=texts[0], format=form, text=texts[1])
     if len(keys) == 2:
