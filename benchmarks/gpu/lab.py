@@ -166,8 +166,9 @@ class Same(DataLoader[InstructionBatch]):
 
     def __init__(self, batches: Sequence[InstructionBatch], count: int, start: int = 0) -> None:
 
-        def serve(number: int) -> InstructionBatch:
-            return batches[number % len(batches)]
+        def serve(number: Any) -> InstructionBatch:
+            found: InstructionBatch = batches[number % len(batches)]
+            return found
 
         super().__init__(range(start, count), batch_size=None, collate_fn=serve)  # type: ignore[arg-type]
 
@@ -182,12 +183,14 @@ class Watch(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Copy the gradients, which the scaler has been divided out of."""
         named = ((name, p.grad) for name, p in pl_module.named_parameters() if p.requires_grad)
-        self.gradients = {name: grad.detach().float().cpu() for name, grad in named if grad is not None}
+        self.gradients.clear()
+        self.gradients.update({name: grad.detach().float().cpu() for name, grad in named if grad is not None})
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Copy the losses."""
         logged = trainer.callback_metrics
-        self.losses = {name: float(value) for name, value in logged.items() if name.startswith("train/")}
+        self.losses.clear()
+        self.losses.update({name: float(value) for name, value in logged.items() if name.startswith("train/")})
 
 
 def precision(mode: Mode, device: str, scale: float) -> dict[str, Any]:
@@ -249,11 +252,15 @@ def _steps(
 
         adversary.attack = observed
     torch.manual_seed(0)
-    with same_draws():
-        trainer(device, mode, scale=scale, max_epochs=1, callbacks=[watch]).fit(module, Same([batch], steps))
+    step = Step(watch.losses, watch.gradients, {}, scale=scale)
+    try:
+        with same_draws():
+            trainer(device, mode, scale=scale, max_epochs=1, callbacks=[watch]).fit(module, Same([batch], steps))
+    except ValueError:
+        if step.finite:  # a run of which every step overflowed is refused, which another scale may mend
+            raise
     if not watch.gradients:
         raise RuntimeError(f"{type(module).__name__} took no optimiser step")
-    step = Step(watch.losses, watch.gradients, {}, scale=scale)
     if outcomes:
         last = outcomes[-1]
         found = {"adversarial": last.adversarial, "clean": last.clean}
