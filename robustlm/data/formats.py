@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustlm.data.fields import elements, optional, required, shown
-from robustlm.data.instructions import InstructionBank
+from robustlm.data.instructions import InstructionBank, known_banks
 from robustlm.data.lookup import imported
 from robustlm.data.rows import (
     SUFFIXES,
@@ -336,6 +336,7 @@ def load_samples(
             if bank:
                 sample = _asked_by(sample, bank, slots, row.data, fields or {}, shape)
             elif sample.bank:
+                _check_own_bank(sample.bank)
                 sample = _asked_by_its_own(sample, row.data, shape)
             if topic:
                 sample = replace(sample, topic=required(row.data, topic).strip())
@@ -358,6 +359,16 @@ def load_samples(
 @lru_cache
 def _known_bank(name: str) -> InstructionBank:
     return InstructionBank.load(name)
+
+
+@lru_cache
+def _check_own_bank(name: str) -> None:
+    """Refuse a file where a row names its bank: data does not decide which files are opened. Raises `ValueError`."""
+    if ".json" in name or name not in known_banks():
+        raise ValueError(
+            f"bank: found {shown(name)}; a row names a packaged bank ({', '.join(known_banks())}), and a file is named "
+            "by a config: data.bank, or the bank of a source"
+        )
 
 
 def bank_slots(bank: str, fields: Mapping[str, str] | None) -> list[str]:
