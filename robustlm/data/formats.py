@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustlm.data.fields import check_choices, elements, optional, required, shown
-from robustlm.data.instructions import NO_FORMAT, InstructionBank
+from robustlm.data.instructions import NO_FORMAT, InstructionBank, known_banks
 from robustlm.data.labels import Given, Labels
 from robustlm.data.lookup import imported
 from robustlm.data.published import unfolded
@@ -427,6 +427,7 @@ def read_samples(
                 if bank:
                     sample = _asked_by(sample, bank, slots, data, fields or {}, shape)
                 elif sample.bank:
+                    _check_own_bank(sample.bank)
                     sample = _asked_by_its_own(sample, data, shape)
                 if stated or (sample.bank and not sample.instruction and _known_bank(sample.bank).states_format):
                     sample = _without_format(sample, shape)
@@ -506,6 +507,16 @@ def _named(row: Mapping[str, Any], shape: Shape, labels: Labels | None) -> Mappi
 @lru_cache
 def _known_bank(name: str) -> InstructionBank:
     return InstructionBank.load(name)
+
+
+@lru_cache
+def _check_own_bank(name: str) -> None:
+    """Refuse a file where a row names its bank: data does not decide which files are opened. Raises `ValueError`."""
+    if ".json" in name or name not in known_banks():
+        raise ValueError(
+            f"bank: found {shown(name)}; a row names a packaged bank ({', '.join(known_banks())}), and a file is named "
+            "by a config: data.bank, or the bank of a source"
+        )
 
 
 def bank_slots(bank: str, fields: Mapping[str, str] | None) -> list[str]:

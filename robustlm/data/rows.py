@@ -24,6 +24,7 @@ from typing import IO, Any, NoReturn, Self
 
 from robustlm.checks.places import what_is
 from robustlm.checks.texts import shortened
+from robustlm.data.cells import neutral, restored
 from robustlm.files import whole_file
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
@@ -303,6 +304,7 @@ def _list_items(path: str, text: str) -> Iterator[tuple[int, object]]:
 
 
 def _read_csv(path: str) -> Iterator[Row | RowError]:
+    csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters; this one fits into any C long
     # undecodable bytes travel as surrogates, so that one bad record does not end the reading
     reader = csv.reader((line.decode(errors="surrogateescape") for _, line in _lines(path)), strict=True)
     header: list[str] | None = None
@@ -318,14 +320,14 @@ def _read_csv(path: str) -> Iterator[Row | RowError]:
         if not record:
             continue
         if header is None:
-            header = _checked_header(path, start, record)
+            header = _checked_header(path, start, [restored(name) for name in record])
         elif any("\udc80" <= character <= "\udcff" for field in record for character in field):
             yield RowError(path, start, "not UTF-8: found bytes of another encoding; convert the file", repr(record))
         elif len(record) != len(header):
             found = f"found {len(record)} fields; expected {len(header)} ({', '.join(header)})"
             yield RowError(path, start, f"wrong number of fields: {found}", record)
         else:
-            yield Row(path, start, dict(zip(header, record, strict=True)))
+            yield Row(path, start, dict(zip(header, map(restored, record), strict=True)))
 
 
 def _checked_header(path: str, line: int, header: list[str]) -> list[str]:
@@ -597,7 +599,7 @@ class _CsvEncoder:
     def _encoded(self, record: list[Any]) -> bytes:
         self._line.seek(0)
         self._line.truncate()
-        self._writer.writerow(record)
+        self._writer.writerow([neutral(value) for value in record])
         return self._line.getvalue().encode()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from robustlm.data.limits import TimeLimitError, limited
 from robustlm.data.samples import Context, Sample
 from robustlm.data.slots import OPTIONS, is_slotted, pieces
 
@@ -177,6 +178,9 @@ class AlpacaTemplate(Template):
 
 _MARK = "{{message {}}}"
 """Stands for a message when a chat template is asked what it writes around it."""
+_OTHER = "mend chat_template in the tokenizer's folder, or use 'plain', 'alpaca' or a template string"
+LONGEST_RENDERING = 10.0
+"""Seconds that a chat template may take for one row; usual ones take less than a millisecond."""
 _REWRITTEN = (
     "data.template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
     "apart; use 'plain', 'alpaca' or a template string"
@@ -198,7 +202,11 @@ class ChatTemplate(Template):
             )
         self._tokenizer = tokenizer
         self._arounds: dict[int, list[str]] = {}
-        if not self._around(1):
+        try:
+            known = self._around(1)
+        except TemplateError as error:
+            raise ValueError(_failed(error, _MARK.format(0))) from error
+        if not known:
             raise ValueError(_REWRITTEN)
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
@@ -221,7 +229,12 @@ class ChatTemplate(Template):
             out.write(before)
             out.append(message)
         out.write(around[-1])
-        if self._rendered([message.text for message in messages]) != out.text:
+        contents = [message.text for message in messages]
+        try:
+            rendered = self._rendered(contents)
+        except TemplateError as error:
+            raise ValueError(f"{sample.id}: {_failed(error, contents[0])}") from error
+        if rendered != out.text:
             raise ValueError(_REWRITTEN)
         return out.prompt("", add_special_tokens=False)
 
@@ -244,8 +257,38 @@ class ChatTemplate(Template):
         """The dialogue of these messages, of which the first and last are the user's."""
         roles = ("user", "assistant")
         dialogue = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
-        text: str = self._tokenizer.apply_chat_template(dialogue, tokenize=False, add_generation_prompt=True)
+        try:
+            text = limited(
+                LONGEST_RENDERING,
+                lambda: self._tokenizer.apply_chat_template(dialogue, tokenize=False, add_generation_prompt=True),
+            )
+        except TemplateError:
+            raise
+        except TimeLimitError as error:
+            raise ValueError(
+                f"data.template: the tokenizer's chat template did not end within {LONGEST_RENDERING} s on the message "
+                f"{_start(contents[0])}; {_OTHER}"
+            ) from error
+        except Exception as error:  # whatever the template's own code raises
+            raise ValueError(_failed(error, contents[0])) from error
+        if not isinstance(text, str):
+            raise ValueError(f"data.template: the chat template gave {type(text).__name__}; expected text. {_OTHER}")
         return text
+
+
+def _failed(error: Exception, content: str) -> str:
+    """A template's error, with the line where the template has one."""
+    line = getattr(error, "lineno", None)
+    place = f", line {line}" if line else ""
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    return (
+        f"data.template: the tokenizer's chat template{place} fails on the message {_start(content)}: "
+        f"{type(error).__name__}: {reason}; {_OTHER}"
+    )
+
+
+def _start(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
 def _between(text: str, marks: Sequence[str]) -> list[str]:

@@ -111,7 +111,8 @@ class Passes:
         if self.batch.step_tokens is None:
             return torch.stack([(view.labels >= 0).sum() for view in views]).sum().clamp(min=1).float()
         rows = sum(len(view) for view in views)
-        return torch.tensor(self.batch.step_tokens * rows / len(raw), device=raw.labels.device)
+        # the type is given: under bf16-true the default one would round the count
+        return torch.tensor(self.batch.step_tokens * rows / len(raw), device=raw.labels.device, dtype=torch.float32)
 
     def row_losses(self, name: ViewName) -> Tensor:
         """Answer cross-entropy `[R]` of a view, summed over each row's answer tokens; computed once."""
