@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from robustlm.batch import IGNORE, View
 from robustlm.checks.places import check_file, what_is
 from robustlm.checks.texts import shortened
 from robustlm.decoding import greedy, prefill
+from robustlm.finite import refuse_nonfinite
 from robustlm.losses import answer_cross_entropy
 from robustlm.tuning import Tuning, resume_prompt
 
@@ -127,6 +128,7 @@ class Backbone(nn.Module):
         self.adapter = name if (Path(name) / "adapter_config.json").is_file() else None
         self.base_name = _adapter_base(Path(name)) if self.adapter else name
         self.config = self._pretrained(transformers.AutoConfig, self.base_name)
+        self._check_kernels()
         self.tokenizer = self._load_tokenizer()
         self.is_encoder_decoder = bool(self.config.is_encoder_decoder)
         self._check_writes()
@@ -160,6 +162,7 @@ class Backbone(nn.Module):
         else:
             model = self.tuning.apply(model)
         model.train()
+        refuse_nonfinite(model.named_parameters(), f"backbone: {self.name}")
         self.model = model
         head = self.base.get_output_embeddings()
         if head is None:
@@ -231,6 +234,16 @@ class Backbone(nn.Module):
                 f"{size}; they do not belong together"
             )
         return tokenizer
+
+    def _check_kernels(self) -> None:
+        """Refuse attention code from the hub that a model's config names: transformers would download and run it."""
+        for config in {id(one): one for one in (self.config, self.config.get_text_config())}.values():
+            named = getattr(config, "_attn_implementation", None)
+            if "/" in str(named) and not self.loading.trust_remote_code:
+                raise ValueError(
+                    f"backbone: the config of {self.base_name!r} names attention code at the hub ({named!r}); expected "
+                    "sdpa or eager, or loading.trust_remote_code: true if you have read that code"
+                )
 
     def _check_writes(self) -> None:
         """Refuse models without a text decoder, before their weights are brought."""
@@ -397,28 +410,105 @@ class Backbone(nn.Module):
             ValueError: There is no such layer, or the model's layers are not found.
         """
         self.check_layer(layer)
-        at = layer % (self.depth + 1)
         found: list[Tensor] = []
 
         def keep(states: Tensor) -> None:
             found.append(self._pooled(states.float() if pooling == "mean" else states).float())
 
-        decoder = self.base.get_decoder()
-        if at == self.depth:
-            handle = decoder.register_forward_hook(lambda _module, _args, out: keep(out[0]))
+        with self._watched(self.base.get_decoder(), layer, self.depth, keep):
+            self(view, pooling=pooling)
+        (state,) = found
+        return state
+
+    @torch.no_grad()
+    def text_states(self, texts: Sequence[str], layer: int | Literal["middle", "last"] = "middle") -> Tensor:
+        """The mean hidden state of each text, in the model without its adapters and without dropout.
+
+        Adapters, prefixes and soft prompts are left out, so the states stay the same while those are tuned. A first
+        token, at which models pile up attention whatever it is, comes before the text and does not count towards the
+        mean; nor do pads. Weights, modes and random state are left as they were.
+
+        Args:
+            texts: n texts; of an encoder–decoder, the encoder reads them.
+            layer: `middle` (half of the layers, rounded down), `last` (after the last norm), or a number as in
+                `states`.
+
+        Returns:
+            fp32 `[n, H]`; zeros for a text without tokens.
+
+        Raises:
+            ValueError: There is no such layer, or the model's layers are not found.
+        """
+        stack = self.base.get_encoder() if self.is_encoder_decoder else self.base.get_decoder()
+        depth = int(self.config.get_text_config().num_hidden_layers) if self.is_encoder_decoder else self.depth
+        number = {"middle": depth // 2, "last": depth}.get(layer, layer) if isinstance(layer, str) else layer
+        if isinstance(number, str) or not -depth - 1 <= number <= depth:
+            expected = f"middle, last, or {-depth - 1} … {depth}"
+            raise ValueError(f"layer: found {layer!r}; {self.base_name!r} has {depth} layers, expected {expected}")
+        tokens = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        first = next((one for one in (self.tokenizer.bos_token_id, *self._ends) if one is not None), 0)
+        rows = [[first, *row] for row in tokens]
+        length = max(map(len, rows))
+        side = slice(None, None, 1 if self.is_encoder_decoder else -1)  # encoders pad on the right
+        device = self.base.get_input_embeddings().weight.device
+        ids, mask = (
+            torch.tensor([([*row[side], *[0] * (length - len(row))])[side] for row in filled], device=device)
+            for filled in (rows, [[1] * len(row) for row in rows])
+        )
+        positions = mask.cumsum(1).sub(1).clamp(min=0)
+        inputs: dict[str, Any] = {"inputs_embeds": self.embed(ids), "attention_mask": mask}
+        if self._takes_positions:
+            inputs["position_ids"] = positions
+        if self._takes_cache:
+            inputs["use_cache"] = False
+        counted = (mask.bool() & (positions > 0))[:, :, None]
+        found: list[Tensor] = []
+
+        def keep(states: Tensor) -> None:
+            summed = states.float().masked_fill(~counted, 0.0).sum(1)
+            found.append(summed / counted.sum(1).clamp(min=1))
+
+        with self._without_adapters(), self._watched(stack, number, depth, keep):
+            stack(**inputs)
+        (state,) = found
+        return state
+
+    @contextmanager
+    def _watched(self, stack: nn.Module, layer: int, depth: int, keep: Callable[[Tensor], None]) -> Iterator[None]:
+        """Evaluation mode, in which `keep` gets the states of a layer as they pass."""
+        at = layer % (depth + 1)
+        if at == depth:
+            handle = stack.register_forward_hook(lambda _module, _args, out: keep(out[0]))
         else:
-            handle = self._layers(decoder)[at].register_forward_pre_hook(
+            handle = self._layers(stack, depth)[at].register_forward_pre_hook(
                 lambda _module, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
             )
         was_training = self.model.training
         self.model.eval()
         try:
-            self(view, pooling=pooling)
+            yield
         finally:
             handle.remove()
             self.model.train(was_training)
-        (state,) = found
-        return state
+
+    @contextmanager
+    def _without_adapters(self) -> Iterator[None]:
+        """The base model's layers as they were before tuning, where tuning adds weights."""
+        if not self._is_peft or self._prompt_learning:  # the base model itself has neither prefix nor prompt
+            yield
+            return
+        trained = {name: weight.requires_grad for name, weight in self.model.named_parameters()}
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:  # peft sets these for the active adapter as it thinks fit
+            for name, weight in self.model.named_parameters():
+                weight.requires_grad_(trained[name])
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether training leaves the weights of the base model as they are: `text_states` then never change."""
+        return self._is_peft or not any(weight.requires_grad for weight in self.model.parameters())
 
     @torch.no_grad()
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
@@ -509,14 +599,13 @@ class Backbone(nn.Module):
         found: torch.dtype = next(self.base.parameters()).dtype
         return found
 
-    def _layers(self, decoder: nn.Module) -> nn.ModuleList:
-        """The layers of a decoder; what layer i + 1 reads is what layer i gives."""
-        for module in decoder.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == self.depth:
+    def _layers(self, stack: nn.Module, depth: int) -> nn.ModuleList:
+        """The layers of a decoder or encoder; what layer i + 1 reads is what layer i gives."""
+        for module in stack.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == depth:
                 return module
         raise ValueError(
-            f"states.layer: {type(decoder).__name__} holds no list of {self.depth} layers; expected layer -1 of this "
-            "model"
+            f"states.layer: {type(stack).__name__} holds no list of {depth} layers; expected layer -1 of this model"
         )
 
     def _score_alone(self, options: View, rows: Tensor) -> Tensor:
@@ -713,11 +802,18 @@ class Backbone(nn.Module):
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def weights_digest(backbone: nn.Module) -> str:
-    """A hash of a model's weights by name, shape and sums, which two models hardly share: quick for large ones too."""
+def weights_digest(backbone: nn.Module, *, frozen: bool = False) -> str:
+    """A hash of a model's weights by name, shape and sums, which two models hardly share: quick for large ones too.
+
+    Args:
+        backbone: The model.
+        frozen: Leave out weights that are trained.
+    """
     found = hashlib.blake2b(digest_size=16)
     with torch.no_grad():
         for name, value in sorted(backbone.named_parameters()):
+            if frozen and value.requires_grad:
+                continue
             wide = value.detach().double() if value.is_floating_point() else value.detach().float().double()
             found.update(f"{name} {tuple(value.shape)} {wide.sum():.12e} {wide.abs().sum():.12e}".encode())
     return found.hexdigest()
@@ -790,6 +886,11 @@ def _adapter_base(folder: Path) -> str:
         raise ValueError(f"backbone: {file} names no base model; expected the key base_model_name_or_path")
     if config.get("peft_type") not in list(peft.PeftType):
         raise ValueError(f"backbone: {file}: unknown peft_type {config.get('peft_type')!r}; is peft too old for it?")
+    if config.get("megatron_config") or config.get("megatron_core") not in (None, "megatron.core"):
+        raise ValueError(  # peft would import the module that it names
+            f"backbone: {file} names Megatron parts ({config.get('megatron_core')!r}), which would be imported on a "
+            "file's word; expected an adapter of a transformers model, with megatron_config null"
+        )
     if not (folder / _ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"backbone: adapter folder {str(folder)!r} holds no {_ADAPTER_WEIGHTS}")
     beside = folder / name

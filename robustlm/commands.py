@@ -76,6 +76,7 @@ def pairs(
     form: Literal["robustlm", "coin"] = "robustlm",
     limit: int | None = None,
     seed: int = 0,
+    unseen_share: float | None = None,
 ) -> None:
     """Write rows with two phrasings each, grouped with hard negatives, for contrastive tuning.
 
@@ -92,6 +93,7 @@ def pairs(
         form: `robustlm` rows, or `coin`: whole prompts in three columns, as released with CoIN.
         limit: Use the first rows of each source only.
         seed: Seed of phrasings, groups and their order.
+        unseen_share: Share of a plain list of templates that is kept from training, the last ones; null: a quarter.
     """
     from robustlm.data.pairs import write_pairs
     from robustlm.data.paraphrases import load_paraphrases
@@ -102,7 +104,18 @@ def pairs(
     sources = [Source(input, bank=bank, fields=fields), *(Source(one) if isinstance(one, str) else one for one in more)]
     samples = load_all([_narrowed(source, split, limit) for source in sources], "train")
     others = load_paraphrases(paraphrases) if paraphrases else None
-    print(write_pairs(samples, output, negatives=negatives, version=version, paraphrases=others, form=form, seed=seed))
+    print(
+        write_pairs(
+            samples,
+            output,
+            negatives=negatives,
+            version=version,
+            paraphrases=others,
+            form=form,
+            seed=seed,
+            unseen_share=unseen_share,
+        )
+    )
 
 
 def _narrowed(source: Source, split: str, limit: int | None) -> Source:

@@ -64,11 +64,7 @@ class AdamW(Optimizer):
 
 @dataclass
 class Muon(Optimizer):
-    """Muon (Jordan et al., 2024) for hidden matrices, AdamW for the rest: what small models learn fast with.
-
-    No field is called as one of `AdamW`: on the command line, fields of the same name keep their value when the class
-    is switched.
-    """
+    """Muon (Jordan et al., 2024) for hidden matrices, AdamW for the rest: what small models learn fast with."""
 
     muon_lr: float = 0.01
     """Peak learning rate of hidden matrices."""

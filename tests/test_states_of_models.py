@@ -92,3 +92,57 @@ def test_a_layer_that_is_not_there_is_named_before_weights_are_loaded(llama: str
         assert not backbone.loaded
     with pytest.raises(ValueError, match="hosted elsewhere and shows no hidden states"):
         HostedBackbone("openai:a", cache_dir=None).check_layer(-2)
+
+
+TEXTS = ["Find the words.", "Name the sentiment of the text, please. Which one is it?", "words", ""]
+
+
+def texts_alone(backbone: Backbone, base: Any, layer: int) -> list[Tensor]:
+    """Mean states of `TEXTS`, each run alone by transformers, after a first token that does not count."""
+    found = []
+    tokenizer = backbone.tokenizer
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    stack = base.get_encoder() if backbone.is_encoder_decoder else base
+    for text in TEXTS:
+        ids = [first, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        with torch.no_grad():
+            states = stack(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+        found.append(states[layer][0, 1:].mean(0) if len(ids) > 1 else torch.zeros(states[0].shape[-1]))
+    return found
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_of_texts_are_those_of_the_base_model_alone(kind: str, tuning: str, models: dict[str, str]) -> None:
+    backbone = load(models[kind], TUNINGS[tuning], shake=0.0 if tuning == "full" else 0.5)
+    base = load(models[kind], None).base
+    assert backbone.keeps_base == (tuning != "full")
+    for layer, number in (("middle", 1), ("last", 2), (0, 0), (-1, 2)):
+        found = backbone.text_states(TEXTS, layer)  # type: ignore[arg-type]
+        assert found.dtype == torch.float32
+        assert torch.allclose(found, torch.stack(texts_alone(backbone, base, number)), atol=1e-4)
+        batches = [backbone.text_states(some, layer) for some in (TEXTS[:1], TEXTS[1:], TEXTS[::-1])]  # type: ignore[arg-type]
+        assert torch.allclose(torch.cat(batches[:2]), found, atol=1e-5), "whatever pads there are"
+        assert torch.allclose(batches[2].flip(0), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_states_of_texts_leave_the_model_and_its_random_numbers_alone(tuning: str, llama: str) -> None:
+    backbone = load(llama, TUNINGS[tuning], gradient_checkpointing=not tuning.startswith("prefix"))
+    backbone.train()
+    before = {name: (weight.requires_grad, weight.detach().clone()) for name, weight in backbone.named_parameters()}
+    torch.manual_seed(3)
+    random = torch.get_rng_state()
+    assert not backbone.text_states(TEXTS).requires_grad
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(module.training for module in backbone.modules())
+    for name, weight in backbone.named_parameters():
+        assert (weight.requires_grad, weight.grad) == (before[name][0], None)
+        assert torch.equal(weight, before[name][1])
+    assert torch.equal(backbone.text_states(TEXTS), backbone.text_states(TEXTS)), "without dropout"
+
+
+@pytest.mark.parametrize("layer", [3, -4, "first"])
+def test_a_layer_of_texts_that_the_model_lacks_is_refused(layer: Any, llama: str) -> None:
+    with pytest.raises(ValueError, match=rf"layer: found {layer!r}; .* has 2 layers, expected middle, last, or -3 … 2"):
+        load(llama, None).text_states(TEXTS, layer)

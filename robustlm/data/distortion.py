@@ -11,15 +11,17 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import Levenshtein
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlm.data.embedders import Embedder, TokenEmbedder
+from robustlm.data.embedders import Embedder, StateEmbedder
+from robustlm.data.words import split_words
 
 Floats = NDArray[np.float64]
+Normalisation = Literal["words", "minmax"]
 _log = logging.getLogger(__name__)
 _CHUNK = 2048  # pairs embedded at once: 100 MB of vectors at 3,072 dimensions
 
@@ -84,28 +86,44 @@ def _over_bound(pairs: Floats) -> Floats:
 
 @dataclass
 class RBE(Distortion):
-    """Rule-based estimation: word-level Levenshtein distance, d' = (d − min) / (max − min).
+    """Rule-based estimation: word-level Levenshtein distance d, brought into [0, 1].
 
-    Most kinds of noise touch the same number of words in instructions of the same length, so all distances
-    may be equal; then d' = d / max(words raw, words noisy) instead, which is said once.
+    By default d' = d / max(words raw, words noisy), where the words are those of one instruction. A row's d' then
+    depends on that row alone, so one row of n moves their mean β by at most 1/n, and β is on the same scale in every
+    epoch.
+
+    [ANIT] eq. 1 stretches instead, d' = (d − d_min) / (d_max − d_min) over all noisy rows: `normalisation: minmax`.
+    Its β depends on the two extreme rows, and its scale changes with them. One row at d = 1 among 3,999 at d = 2 of
+    10 words gives β = 0.99975, and 0.2 without that row, since equal distances make the formula 0/0 and are divided
+    by the number of words instead. With instructions of different lengths d' follows the length, as d grows with it.
     """
+
+    normalisation: Normalisation = "words"
+    """What d is divided by: `words`, the words of the longer text; `minmax`, the range of d over all noisy rows
+    ([ANIT] eq. 1)."""
 
     # on the class until it is set: jsonargparse takes every attribute of a default instance for an option
     _said = False
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        known = get_args(Normalisation)
+        if self.normalisation not in known:
+            raise ValueError(f"RBE: normalisation is {self.normalisation!r}; expected one of {', '.join(known)}")
 
     def compare(self, raw: Sequence[str], noisy: Sequence[str]) -> Floats:
         """Count word edits: `[n, 2]` with the distance and the length in words of the longer text."""
         pairs = []
         for left, right in zip(raw, noisy, strict=True):
-            a, b = left.split(), right.split()
+            a, b = split_words(left), split_words(right)
             # the distance itself runs in C++; a batch call over word lists is no faster and keeps all of them
             pairs.append((Levenshtein.distance(a, b), max(len(a), len(b))))
         return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
     def normalise(self, pairs: Floats) -> Floats:
-        """Stretch distances so that the least is 0 and the greatest 1; where all are equal, see above."""
-        if not len(pairs):
-            return np.zeros(0)
+        """Divide distances by their words, or under `minmax` stretch them over all rows (equal ones: by words)."""
+        if self.normalisation == "words" or not len(pairs):
+            return _over_bound(pairs)
         low, high = pairs[:, 0].min(), pairs[:, 0].max()
         if high > low:
             stretched: Floats = (pairs[:, 0] - low) / (high - low)
@@ -113,8 +131,9 @@ class RBE(Distortion):
         if not self._said:
             self._said = True
             _log.warning(
-                "RBE: all %d noisy instructions are %g word edits from the raw ones, so min-max "
-                "normalisation is undefined; dividing by the number of words instead",
+                "RBE: all %d noisy instructions are %g word edits from the raw ones, so min-max normalisation is "
+                "undefined; dividing by the number of words instead. This is another scale than in epochs whose "
+                "distances differ; normalisation: words keeps one scale",
                 len(pairs),
                 high,
             )
@@ -125,8 +144,8 @@ class RBE(Distortion):
 class LME(Distortion):
     """Language-model estimation: d' = clamp(1 − cos(E(noisy), E(raw)), 0, 1), with E an embedder."""
 
-    embedder: Embedder = field(default_factory=TokenEmbedder)
-    """Turns texts into vectors; the default, the tuned model's own, needs no network."""
+    embedder: Embedder = field(default_factory=StateEmbedder)
+    """Turns texts into vectors; the default, the tuned model's own states, needs no network."""
 
     def compare(self, raw: Sequence[str], noisy: Sequence[str]) -> Floats:
         """Compare embeddings: `[n, 2]` with 1 − cos and the bound 1."""
@@ -147,8 +166,7 @@ def beta(distances: Floats, noisy: Sequence[bool], scope: Literal["dataset", "sa
     Args:
         distances: d' of each row, `[n]`, from `Distortion.measure`.
         noisy: Which rows noise has changed.
-        scope: `dataset`: every noisy row gets the mean of d' over the noisy rows (the paper). Clean rows do
-        not
+        scope: `dataset`: every noisy row gets the mean of d' over the noisy rows ([ANIT] eq. 2). Clean rows do not
             count towards it, as they do not towards d' itself: φ says how many rows are noisy, β how much
             those are. `sample`: every row its own.
 

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import Levenshtein
 
 from robustlm.data.slots import Skeleton
+from robustlm.data.words import split_words
 
 
 class Edit(NamedTuple):
     """One edited word; edits of a text are in the order of their places."""
 
     place: int
-    """Number of the word in the raw text, split on white space; what is inserted comes before it."""
+    """Number of the word in the raw text, as `split_words` counts; what is inserted comes before it."""
     before: str
     """The word; empty where words are inserted."""
     after: str
@@ -25,15 +26,22 @@ Edits = tuple[Edit, ...]
 """All edits of a text; empty where it was left as it is."""
 
 
-def word_edits(words: Sequence[str], noisy: Sequence[str]) -> Edits:
+def word_edits(words: Sequence[str], noisy: Sequence[str], in_place: bool = False) -> Edits:
     """Find edits that lead from some words to others.
 
     Lists of one length are compared place by place, which is what kinds that work in place did; otherwise the edits are
     as few as can be.
+
+    Args:
+        words: The words.
+        noisy: The others, at least as many where they are `in_place`.
+        in_place: Compare longer lists place by place too; what follows the last word's place was appended.
     """
-    if len(words) == len(noisy):
-        pairs = enumerate(zip(words, noisy, strict=True))
-        return tuple(Edit(place, before, after) for place, (before, after) in pairs if before != after)
+    if len(words) == len(noisy) or in_place:
+        pairs = enumerate(zip(words, noisy, strict=False))
+        replaced = [Edit(place, before, after) for place, (before, after) in pairs if before != after]
+        appended = noisy[len(words) :]
+        return (*replaced, Edit(len(words), "", " ".join(appended))) if appended else tuple(replaced)
     found: list[Edit] = []
     for action, place, source in Levenshtein.editops(list(words), list(noisy)):
         if action != "insert":
@@ -78,4 +86,4 @@ def replay(text: str, edits: Collection[Edit | Sequence[int | str]], slots: Coll
     if not edits:
         return text
     given = [Edit(int(place), str(before), str(after)) for place, before, after in edits]
-    return Skeleton(text, slots).joined(edited(text.split(), given))
+    return Skeleton(text, slots).joined(edited(split_words(text), given))

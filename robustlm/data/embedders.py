@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -248,11 +248,59 @@ def _sentence_transformer(name: str, device: str | None) -> Any:
     return SentenceTransformer(name, device=device)
 
 
+_UNBOUND = (
+    "not bound to a model. It works where a model is trained; elsewhere call bind(fn), or choose OpenAIEmbedder, "
+    "SentenceTransformerEmbedder or the distortion RBE"
+)
+
+
+@dataclass
+class StateEmbedder(CachedEmbedder):
+    """Mean hidden state of the tuned model itself, which knows the order of words: no network and no other model.
+
+    The datamodule binds it to the model: the base model without adapters, prefixes or soft prompts, so that vectors
+    stay the same while these are tuned, and are kept on disk. Where all weights are tuned, vectors are those of the
+    weights at the start of an epoch, and are not kept.
+    """
+
+    layer: int | Literal["middle", "last"] = "middle"
+    """Whose states: `middle` (half of the layers), `last` (after the last norm), or a number: 0 is the embeddings."""
+
+    @property
+    def key(self) -> str:
+        """The model's name and weights, and the layer."""
+        name = vars(self)["_name"]() if "_name" in vars(self) else None
+        return f"states of {name or 'a model that changes'}, layer {self.layer}"
+
+    def bind(self, embed: Callable[[list[str]], ArrayLike], name: Callable[[], str | None]) -> None:
+        """Set what turns texts into vectors `[n, H]`.
+
+        Args:
+            embed: Gets at most `batch_size` texts.
+            name: Tells the model and its weights from all others; null if they change, so that vectors are not kept.
+        """
+        vars(self).update(_embed=embed, _name=name)
+
+    def _vectors(self, texts: list[str]) -> Vectors:
+        if "_name" in vars(self) and vars(self)["_name"]():
+            return super()._vectors(texts)
+        starts = range(0, len(texts), self.batch_size)
+        return np.concatenate([Embedder._vectors(self, texts[at : at + self.batch_size]) for at in starts])
+
+    def compute(self, texts: list[str]) -> ArrayLike:
+        """Call what was bound."""
+        # no attribute before it is bound: jsonargparse takes those of a default instance for options
+        embed: Callable[[list[str]], ArrayLike] | None = vars(self).get("_embed")
+        if embed is None:
+            raise EmbeddingError(f"states: {_UNBOUND}")
+        return embed(texts)
+
+
 @dataclass
 class TokenEmbedder(Embedder):
-    """Mean token embedding of the tuned model itself: needs no network and no other model.
+    """Mean token embedding of the tuned model itself, which knows nothing of the order of words.
 
-    The datamodule binds it to the model. Its vectors are not kept on disk: they change with the model.
+    The datamodule binds it to the model. Its vectors are not kept on disk: they take a look-up each.
     """
 
     @property
@@ -269,8 +317,5 @@ class TokenEmbedder(Embedder):
         # no attribute before it is bound: jsonargparse takes those of a default instance for options
         embed: Callable[[list[str]], ArrayLike] | None = vars(self).get("_embed")
         if embed is None:
-            raise EmbeddingError(
-                "token-embedding: not bound to a model. It works where a model is trained; elsewhere call "
-                "bind(fn), or choose OpenAIEmbedder, SentenceTransformerEmbedder or the distortion RBE"
-            )
+            raise EmbeddingError(f"token-embedding: {_UNBOUND}")
         return embed(texts)

@@ -15,6 +15,7 @@ from robustlm.data.conditions import INCORRECT, NEGATED, NONSENSICAL, Condition
 from robustlm.data.instructions import Instruction, InstructionBank, Version
 from robustlm.data.opposites import PUNCTUATION, edits, replace_core
 from robustlm.data.slots import Skeleton, literal, slots
+from robustlm.data.words import split_words
 
 _SPACE = re.compile(r"(\s+)")
 _LABEL = re.compile(r"^[^\S\n]*(?:\S+[^\S\n]+){0,2}\S*:[^\S\n]*$", re.MULTILINE)
@@ -146,7 +147,7 @@ def _others(
 
 def _words(instruction: Instruction) -> tuple[str, ...]:
     """What an instruction says, without slots and apart from case."""
-    words = literal(instruction.text, slots(instruction.text)).split()
+    words = split_words(literal(instruction.text, slots(instruction.text)))
     return tuple(word.casefold() for word in words) if any(map(str.isalpha, "".join(words))) else ()
 
 
@@ -160,6 +161,6 @@ def _incorrect(own: Sequence[Instruction], others: Sequence[Instruction], name: 
         names, foreign = slots(mine.text), slots(theirs.text)
         text = theirs.text
         if names or foreign:
-            text = Skeleton(mine.text if names else "", names).filled(literal(theirs.text, foreign).split())
+            text = Skeleton(mine.text if names else "", names).filled(split_words(literal(theirs.text, foreign)))
         found.append(Instruction(f"{name}/{INCORRECT}/{theirs.id}", text))
     return found

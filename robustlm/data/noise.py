@@ -12,8 +12,10 @@ after which `kind: reversed` works wherever a kind is named, and `mixed` can wei
 registered is named by its import path, `kind: my_package.my_noise.reversed_words`. Kinds that perturb instructions as
 attacks on models do, but blindly, are in `robustlm.data.perturbations`.
 
-Words are split on white space and joined by single spaces: line breaks in an instruction do not survive
-noise. Slots (`{premise}`) do, with the white space around them, where a sample has fields of these names.
+Words are what `robustlm.data.words` says. Those of scripts with blanks are split on white space and joined by single
+spaces: line breaks in an instruction do not survive noise. Slots (`{premise}`) do, with the white space around them,
+where a sample has fields of these names. In scripts without blanks each character is a word, and noise puts no blanks
+between them.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from robustlm.data.lookup import imported
 from robustlm.data.protection import Guard
 from robustlm.data.samples import Sample
 from robustlm.data.slots import Skeleton, defused, literal
-from robustlm.data.words import FALLBACK_WORDS
+from robustlm.data.words import FALLBACK_WORDS, is_mark, is_unspaced, rejoin, split_words
 
 _POOLED_SAMPLES = 10_000
 _LONGEST_CONTEXT = 2_000  # characters
@@ -187,7 +189,7 @@ def build_vocabulary(texts: Iterable[str], size: int = 20_000) -> tuple[str, ...
     """
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(word.strip(opposites.PUNCTUATION) for word in text.split())
+        counts.update(word.strip(opposites.PUNCTUATION) for word in split_words(text) if not is_mark(word))
     del counts[""]
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tuple(word for word, _ in ranked[:size])
@@ -289,7 +291,7 @@ def in_context_padding(words: list[str], omega: float, rng: Stream, pools: Pools
 def _context_run(length: int, rng: Stream, pools: Pools) -> list[str]:
     for _ in range(8 if pools.contexts else 0):
         context = pools.contexts[rng.below(len(pools.contexts))]
-        if context != pools.own and (found := context.split()):
+        if context != pools.own and (found := split_words(context)):
             start = rng.below(max(len(found) - length, 0) + 1)
             return found[start : start + length]
     return [_random_word(rng, pools) for _ in range(length)]
@@ -301,23 +303,32 @@ def opposite(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[
 
     A replaced and an inserted word each count as one touched word, and no more than k are touched: "classify"
     → "perhaps classify" takes k ≥ 1, "do not classify" k ≥ 2, and "Classify" → "Do not classify" k ≥ 3, as
-    its capital goes. What the rules leave of the budget goes, half of the time, to an appended contradiction;
-    all of it does where no rule applies.
+    its capital goes. Punctuation is part of a word: "is." → "is not." takes k ≥ 2. What the rules leave of the budget
+    goes, half of the time, to an appended contradiction; all of it does where no rule applies or none fits into k.
+    Contradictions of one word ("Conversely.", "Unless?") fit into every k ≥ 1.
     """
     left = budget = word_budget(len(words), omega)
     noisy = words.copy()
     rules = opposites.edits(words) if budget else []
     for rule in rng.sample(len(rules), min(len(rules), budget)):
         position, phrases = rules[rule]
-        affordable = [phrase for phrase in phrases if phrase.cost <= left]
+        affordable = [phrase for phrase in phrases if opposites.cost(words[position], phrase) <= left]
         if affordable:
             phrase = affordable[rng.below(len(affordable))]
             noisy[position] = opposites.replace_core(words[position], phrase.text)
-            left -= phrase.cost
+            left -= opposites.cost(words[position], phrase)
     if left and (left == budget or rng.below(2)):
         affordable = [phrase for phrase in opposites.CONTRADICTIONS if phrase.cost <= left]
         noisy.append(affordable[rng.below(len(affordable))].text)
-    return " ".join(noisy).split()
+    return noisy
+
+
+WORD_BY_WORD: frozenset[Kind] = frozenset({opposite})
+"""Kinds whose i-th piece stands in the place of word i, with nothing but appended pieces after the last.
+
+Slots then stay between the words that they are between. Other kinds move words, or leave slots where the same share of
+the words is before them.
+"""
 
 
 NEIGHBOURS = {
@@ -330,7 +341,10 @@ NEIGHBOURS = {
 
 @register_kind("random_typos")
 def random_typos(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
-    """Mistype k words, one edit each: swap two characters, drop one, double one or hit the key beside it."""
+    """Mistype k words, one edit each: swap two characters, drop one, double one or hit the key beside it.
+
+    A character of a script without blanks is doubled, as none of the others can be done within it.
+    """
     noisy = words.copy()
     for position in rng.sample(len(words), word_budget(len(words), omega)):
         noisy[position] = _mistype(words[position], rng)
@@ -340,6 +354,8 @@ def random_typos(words: list[str], omega: float, rng: Stream, pools: Pools) -> l
 def _mistype(word: str, rng: Stream) -> str:
     edit, i = rng.below(4), rng.below(len(word))
     char, rest = word[i], word[i + 1 :]
+    if is_unspaced(word):
+        return word + word
     if edit == 0 and rest and rest[0] != char:
         return word[:i] + rest[0] + char + rest[1:]
     if edit == 1 and len(word) > 1:
@@ -475,26 +491,28 @@ class Noise:
             if rng.uniform() >= self.phi or self.omega == 0:
                 continue
             drawn = min(bisect_right(shares, rng.uniform()), len(names) - 1)
+            in_place = kinds[drawn] in WORD_BY_WORD
             if own is not None:
                 pools = Pools(vocabulary, contexts, own[row])
             if self.protect:
                 guard = Guard(text, protected[row] if protected is not None else (), slots[row] if slots else ())
-                edits = guard.edits(partial(kinds[drawn], guard.words, self.omega, rng, pools))
+                edits = guard.edits(partial(kinds[drawn], guard.words, self.omega, rng, pools), in_place)
                 if edits:
                     _note(batch, row, guard.text(edits), names[drawn], edits)
                 continue
             kept = Skeleton(text, slots[row]) if slots is not None and slots[row] else None
-            words = text.split() if kept is None else kept.words
+            words = split_words(text) if kept is None else kept.words
             noisy = kinds[drawn](words, self.omega, rng, pools)
             if kept is not None and slots is not None:
                 noisy = [defused(word, slots[row]) if "{" in word else word for word in noisy]
             if noisy != words:
-                batch.texts[row] = " ".join(noisy) if kept is None else kept.filled(noisy)
+                batch.texts[row] = rejoin(text, noisy) if kept is None else kept.filled(noisy, in_place)
                 batch.noisy[row] = True
                 batch.kinds[row] = names[drawn]
                 if batch.edits is not None:
-                    noisy = noisy if kept is None else batch.texts[row].split()
-                    batch.edits[row] = word_edits(text.split(), noisy)
+                    if kept is not None:
+                        noisy, in_place = " ".join(kept.interleaved(noisy, in_place)).split(), False
+                    batch.edits[row] = word_edits(split_words(text), noisy, in_place)
         return batch
 
 

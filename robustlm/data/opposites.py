@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import Levenshtein
+
 PUNCTUATION = "\"'`.,;:!?()[]{}<>*_-"
 """Stripped from both ends of a word before it is looked up, and put back afterwards."""
 
@@ -21,7 +23,7 @@ class Phrase:
     text: str
     """One or more words."""
     cost: int
-    """Words touched."""
+    """Words touched where the replaced word has no punctuation around it (see `cost`)."""
 
 
 _Rules = dict[str, tuple[Phrase, ...]]
@@ -158,7 +160,7 @@ def edits(words: list[str]) -> list[tuple[int, tuple[Phrase, ...]]]:
     """Find the words that a rule applies to.
 
     Args:
-        words: The instruction, split on white space.
+        words: Of the instruction, as `robustlm.data.words.split_words` gives them.
 
     Returns:
         Position and admissible phrases of each, in order.
@@ -185,3 +187,13 @@ def replace_core(word: str, text: str) -> str:
     """Put `text` in the place of `word`, keeping the punctuation around it."""
     prefix, _, suffix = word.partition(word.strip(PUNCTUATION))
     return prefix + text + suffix
+
+
+def cost(word: str, phrase: Phrase) -> int:
+    """How many words a phrase touches in the place of a word with its punctuation.
+
+    "is" → "is not" touches one word, "is." → "is not." two, as "is." loses its full stop.
+    """
+    if word == word.strip(PUNCTUATION):
+        return phrase.cost
+    return Levenshtein.distance([word], replace_core(word, phrase.text).split())

@@ -20,6 +20,7 @@ import Levenshtein
 
 from robustlm.data.fields import squeezed
 from robustlm.data.opposites import ANTONYMS, VERBS, WORDS
+from robustlm.data.words import split_words
 
 # ------------------------------------------------------------------------------------------- reading answers
 
@@ -121,7 +122,7 @@ def nearness(left: str, right: str) -> float:
     Both are taken of `normalised` texts, over the length of the longer one.
     """
     a, b = normalised(left), normalised(right)
-    words, others = a.split(), b.split()
+    words, others = split_words(a), split_words(b)
     by_word = Levenshtein.distance(words, others) / max(len(words), len(others), 1)
     by_character = Levenshtein.distance(a, b) / max(len(a), len(b), 1)
     return float(by_word + by_character) / 2

@@ -8,18 +8,25 @@ but for labels of one letter.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
+
+# named scripts in character classes, which the standard library's `re` does not know
+import regex as re  # type: ignore[import-untyped]
 
 from robustlm.data.edits import Edit, Edits, edited, word_edits
 from robustlm.data.samples import Sample
 from robustlm.data.slots import Skeleton, defused, is_slotted
+from robustlm.data.words import UNSPACED, is_unspaced, rejoin, split_words
 
 _ATTEMPTS = 4
-_QUOTED = r'"[^"\n]+"|“[^”\n]+”|«[^»\n]+»|`[^`\n]+`|(?<!\w)\'[^\'\n]+\'(?!\w)|‘[^’\n]+’(?!\w)'
-_LISTED = re.compile(r"[,;|\n]|(?:^|(?<=\s))(?:\([A-Za-z0-9]\)|-)\s")
-_KEY = re.compile(r"([^\s:;,()]+)\s*:")
+_LETTER = rf"[^\W{UNSPACED}]"  # one that makes a word with its neighbours
+_QUOTED = (
+    r'"[^"\n]+"|“[^”\n]+”|«[^»\n]+»|`[^`\n]+`|「[^」\n]+」|『[^』\n]+』'
+    rf"|(?<!{_LETTER})'[^'\n]+'(?!{_LETTER})|‘[^’\n]+’(?!{_LETTER})"
+)
+_LISTED = re.compile(r"[,;|\n，；、]|(?:^|(?<=\s))(?:\([A-Za-z0-9]\)|-)\s")
+_KEY = re.compile(r"([^\s:;,()：；，、（）]+)\s*[:：]")
 _NAME = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-Z]\w*")
 _WORD = re.compile(r"[^\W_]+")
 
@@ -50,9 +57,11 @@ def _expression(phrase: str) -> str:
     if not words:
         return rf"(?<!\S){re.escape(phrase.strip())}(?!\S)" if phrase.strip() else ""
     text = r"[\W_]+".join(words)
+    before, after = ("" if is_unspaced(char) else rf"[^\W_{UNSPACED}]" for char in (words[0][0], words[-1][-1]))
     if len(text) > 1:
         text = f"(?i:{text})"
-    return rf"(?<![^\W_]){text}" + (r"\s*:" if phrase.rstrip().endswith(":") else r"(?![^\W_])")
+    ends = r"\s*[:：]" if phrase.rstrip().endswith((":", "：")) else after and f"(?!{after})"
+    return (before and f"(?<!{before})") + text + ends
 
 
 class Guard:
@@ -64,15 +73,15 @@ class Guard:
         slots: Names of the sample's fields.
     """
 
-    __slots__ = ("_all", "_end", "_kept", "_pattern", "_places", "_skeleton", "_slots", "words")
+    __slots__ = ("_all", "_end", "_kept", "_pattern", "_places", "_skeleton", "_slots", "_text", "words")
 
     def __init__(self, text: str, phrases: Collection[str], slots: Collection[str] = ()) -> None:
         self._pattern = _pattern(tuple(phrases))
         self._slots = slots
         self._skeleton = Skeleton(text, slots)
-        self._all = text.split()
-        line = " ".join(self._all)
-        held = set(_touched(line, self._pattern))
+        self._text = text
+        self._all = split_words(text)
+        held = set(self._touched())
         slotted = {place for place, word in enumerate(self._all) if "{" in word and is_slotted(word, slots)}
         self._places = [place for place in range(len(self._all)) if place not in held | slotted]
         # what is appended goes after protected words, but before slots, such as options
@@ -94,7 +103,7 @@ class Guard:
         """The text with other words in the place of all of its own, its slots as they were."""
         return self._skeleton.joined(words)
 
-    def edits(self, draw: Callable[[], list[str]]) -> Edits:
+    def edits(self, draw: Callable[[], list[str]], in_place: bool = False) -> Edits:
         """Edits of the text that leave what is protected alone.
 
         Noise that would bring in protected words, or part them, is drawn anew; if that does not help, the edits that do
@@ -102,11 +111,12 @@ class Guard:
 
         Args:
             draw: Makes noisy words of `words`.
+            in_place: As `word_edits` takes it.
         """
         found: Edits = ()
         for _ in range(_ATTEMPTS):
             noisy = [defused(word, self._slots) for word in draw()]
-            found = self._placed(word_edits(self.words, noisy))
+            found = self._placed(word_edits(self.words, noisy, in_place))
             if self._admits(found):
                 return found
         good: Edits = ()
@@ -129,16 +139,19 @@ class Guard:
 
     def _kept_of(self, words: list[str]) -> list[str]:
         """What is protected in a text, in order."""
-        line = " ".join(words)
-        return [line[start:end] for start, end in _spans(line, self._pattern)]
+        return [match[0] for match in self._pattern.finditer(self._line(words))]
 
+    def _line(self, words: list[str]) -> str:
+        """Words in one line, with single spaces where there is white space."""
+        return " ".join(rejoin(self._text, words).split())
 
-def _spans(line: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    return (match.span() for match in pattern.finditer(line))
-
-
-def _touched(line: str, pattern: re.Pattern[str]) -> Iterator[int]:
-    """Numbers of the words, parted by single spaces, that matches lie in."""
-    for start, end in _spans(line, pattern):
-        first = line.count(" ", 0, start)
-        yield from range(first, first + line.count(" ", start, end) + 1)
+    def _touched(self) -> Iterator[int]:
+        """Numbers of the words that matches lie in."""
+        line = self._line(self._all)
+        matches = [match.span() for match in self._pattern.finditer(line)]
+        end = 0
+        for number, word in enumerate(self._all if matches else ()):
+            start = line.index(word, end)
+            end = start + len(word)
+            if any(start < stop and first < end for first, stop in matches):
+                yield number

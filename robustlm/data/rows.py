@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,9 +24,12 @@ from typing import IO, Any, NoReturn, Self
 
 from robustlm.checks.places import what_is
 from robustlm.checks.texts import shortened
+from robustlm.files import whole_file
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 """The file kinds that can be read and written."""
+READABLE = (*SUFFIXES, ".txt", ".txt.gz")
+"""The file kinds that can be read; a line of text is a row with the key `text`."""
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
 _FILE_LIKE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|gz|zip|zst|bz2|xz|xlsx?|ya?ml)$", re.IGNORECASE)
@@ -140,7 +142,7 @@ def _reader(path: str, split: str | None) -> Iterator[Row | RowError]:
     if found == "a file":
         if split is not None:
             raise SourceError(f"{path}: found split={split!r} for a single file; a file is one split, leave it out")
-        return _FILE_READERS[suffix_of(path).removesuffix(".gz")](path)
+        return _FILE_READERS[suffix_of(path, READABLE).removesuffix(".gz")](path)
     if os.path.isdir(path):
         if not any(name.endswith(SUFFIXES) for name in os.listdir(path)):
             raise SourceError(f"{path}: found a folder without data files; expected a file ({_kinds()})")
@@ -155,12 +157,12 @@ def _kinds() -> str:
     return ", ".join(SUFFIXES)
 
 
-def suffix_of(path: str) -> str:
-    """Which of `SUFFIXES` a path ends in. Raises `SourceError` for any other ending."""
-    for suffix in SUFFIXES:
+def suffix_of(path: str, known: tuple[str, ...] = SUFFIXES) -> str:
+    """Which of the known endings a path has. Raises `SourceError` for any other ending."""
+    for suffix in known:
         if path.lower().endswith(suffix):
             return suffix
-    raise SourceError(f"{path}: unknown kind of file; expected a name ending in one of {_kinds()}")
+    raise SourceError(f"{path}: unknown kind of file; expected a name ending in one of {', '.join(known)}")
 
 
 # --------------------------------------------------------------------------------------- reading files
@@ -239,6 +241,15 @@ def _read_jsonl(path: str) -> Iterator[Row | RowError]:
 
 
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
+
+
+def _read_text(path: str) -> Iterator[Row | RowError]:
+    for number, line in _lines(path):
+        if line.strip():
+            try:
+                yield Row(path, number, {"text": line.decode().strip()})
+            except UnicodeDecodeError as error:
+                yield RowError(path, number, _problem_of(error), line.decode(errors="replace").rstrip("\r\n"))
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -381,6 +392,7 @@ _FILE_READERS: dict[str, Callable[[str], Iterator[Row | RowError]]] = {
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
+    ".txt": _read_text,
 }
 
 
@@ -448,11 +460,12 @@ class RowWriter:
         self._suffix = suffix_of(self.path)
         # through links, so that the file a link names is replaced and not the link
         self._target = Path(os.path.realpath(self.path))
-        self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._place = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         self._check_place()
         try:
+            self._temporary = self._place.enter_context(whole_file(self._target))
             self._file = open(self._temporary, "xb")
         except OSError as error:
             raise SourceError(
@@ -490,9 +503,14 @@ class RowWriter:
                 # a Parquet writer left open would complain about its closed file when it is collected
                 with contextlib.suppress(Exception):
                     self._encoder.close(self._stream)
+                # the error at hand goes on by itself
+                with contextlib.suppress(BaseException):
+                    self._file.close()
+                    self._place.__exit__(kind, error, trace)
         finally:
             self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -500,16 +518,18 @@ class RowWriter:
             yield
         except (ValueError, TypeError, OverflowError, NotImplementedError) as error:  # the last two are Arrow's
             raise ValueError(f"{self.path}: cannot be written (at row {self.written}): {error}") from error
+        except OSError as error:  # a full disk
+            raise type(error)(
+                error.errno, f"{self.path}: cannot be written (at row {self.written}): {error.strerror}"
+            ) from error
 
     def _finish(self) -> None:
         with self._named():
             self._encoder.close(self._stream)
-        if self._stream is not self._file:
-            self._stream.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self._target)
+            if self._stream is not self._file:
+                self._stream.close()
+            self._file.close()
+        self._place.close()
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 
+from robustlm.data.words import is_unspaced, rejoin, with_gaps
+
 OPTIONS = "options_"
 """The slot for the answer options, as [FLAN] templates name it."""
 
@@ -69,13 +71,14 @@ class Skeleton:
         names: Of the sample's fields.
     """
 
-    __slots__ = ("_held", "words")
+    __slots__ = ("_held", "_text", "words")
 
     def __init__(self, text: str, names: Collection[str]) -> None:
+        self._text = text
         self.words: list[str] = []
         """The words without slots."""
         self._held: list[tuple[int, str, str, str]] = []
-        chunks = _SPACE.split(text.strip())
+        chunks = _chunks(text)
         for i in range(0, len(chunks), 2):
             if "{" in chunks[i] and is_slotted(chunks[i], names):
                 before, after = chunks[i - 1] if i else " ", chunks[i + 1] if i + 1 < len(chunks) else " "
@@ -83,23 +86,33 @@ class Skeleton:
             elif chunks[i]:
                 self.words.append(chunks[i])
 
-    def filled(self, words: Sequence[str]) -> str:
-        """The text with other words: each slot once, in order, where the same share of the words is before it."""
+    def filled(self, words: Sequence[str], in_place: bool = False) -> str:
+        """The text with other words, as `interleaved` puts them."""
+        return self.joined(self.interleaved(words, in_place))
+
+    def interleaved(self, words: Sequence[str], in_place: bool = False) -> list[str]:
+        """Other words with the slots among them: each once, in order, where the same share of the words is before it.
+
+        Args:
+            words: The other words.
+            in_place: The i-th of them stands in the place of word i, and what follows the last is appended: each slot
+                stays before the same word, and slots at the end stay there.
+        """
         out: list[str] = []
-        at, glue = 0, ""
-        for place, before, held, after in self._held:
+        at = 0
+        for place, _, held, _ in self._held:
             # halves go up, so that places keep their order
             here = (2 * place * len(words) + len(self.words)) // (2 * len(self.words)) if self.words else 0
-            if here > at:
-                out += [glue, " ".join(words[at:here])]
-                at, glue = here, ""
-            out += [glue or before if out else "", held]
-            glue = after
-        rest = " ".join(words[at:])
-        return "".join([*out, glue if out else "", rest]) if rest else "".join(out)
+            if in_place and place < len(self.words):
+                here = place
+            out += [*words[at:here], held]
+            at = max(at, here)
+        return [*out, *words[at:]]
 
     def joined(self, words: Sequence[str]) -> str:
         """All words of a text, the slots among them: these with the white space that was around them."""
+        if is_unspaced(self._text) or is_unspaced(" ".join(words)):
+            return rejoin(self._text, words)
         out: list[str] = []
         glue, number = "", 0
         for word in words:
@@ -110,3 +123,11 @@ class Skeleton:
             glue = self._held[number][3] if held else ""
             number += held
         return "".join(out)
+
+
+def _chunks(text: str) -> list[str]:
+    """Words and the white space between them in turn; empty between words without any."""
+    if not is_unspaced(text):
+        return _SPACE.split(text.strip())
+    words, gaps = with_gaps(text)
+    return [part for pair in zip(gaps, words, strict=True) for part in pair][1:]

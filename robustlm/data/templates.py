@@ -42,6 +42,8 @@ class Prompt:
     """What stands between the prompt and the answer (a space, or nothing)."""
     add_special_tokens: bool = True
     """Whether the tokenizer adds its own special tokens; false where the template wrote them."""
+    given: tuple[tuple[int, int], ...] = ()
+    """`(start, end)` of every piece that the template did not write: instructions, rows, examples and their answers."""
 
 
 class _Writer:
@@ -50,11 +52,15 @@ class _Writer:
     def __init__(self) -> None:
         self.text = ""
         self.spans: list[tuple[int, int, Origin]] = []
+        self.given: list[tuple[int, int]] = []
         self.solved = False
         """Whether an example is written: its context is no context of the row, and is neither cut nor perturbed."""
 
-    def write(self, piece: str, origin: Origin = Origin.SCAFFOLD) -> None:
+    def write(self, piece: str, origin: Origin = Origin.SCAFFOLD, *, given: bool = False) -> None:
+        """Write a piece; `given` says that a scaffold is not the template's own (options, answers of examples)."""
         start = len(self.text)
+        if piece and (given or origin is not Origin.SCAFFOLD):
+            self.given.append((start, start + len(piece)))
         if self.solved and origin is Origin.CONTEXT:
             origin = Origin.SCAFFOLD
         self.text += piece
@@ -66,6 +72,7 @@ class _Writer:
         offset = len(self.text)
         self.text += other.text
         self.spans += [(start + offset, end + offset, origin) for start, end, origin in other.spans]
+        self.given += [(start + offset, end + offset) for start, end in other.given]
 
     def strip(self) -> None:
         """Take white space off both ends, out of the spans too."""
@@ -73,9 +80,11 @@ class _Writer:
         self.text = self.text.strip()
         cut = [(max(a, start) - start, min(b, end) - start, origin) for a, b, origin in self.spans]
         self.spans = [(a, b, origin) for a, b, origin in cut if a < b]
+        given = [(max(a, start) - start, min(b, end) - start) for a, b in self.given]
+        self.given = [(a, b) for a, b in given if a < b]
 
     def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
-        return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens)
+        return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens, tuple(self.given))
 
 
 class Template(ABC):
@@ -87,6 +96,15 @@ class Template(ABC):
     A sample's examples come before it, each with its answer: the instruction once, and then what each is applied to.
     Where the instruction brings the context along, or examples have instructions of their own, each is a whole prompt.
     """
+
+    parts: tuple[str, ...] = PARTS
+    """The parts of a context that it writes."""
+
+    def hides(self, sample: Sample) -> list[str]:
+        """The parts of a sample's context that no prompt shows, the answer's format aside."""
+        if is_slotted(sample.instruction, dict(sample.fields)):
+            return []
+        return [part for part in PARTS if part not in ("format", *self.parts) and getattr(sample.context, part)]
 
     @abstractmethod
     def render(self, sample: Sample, instruction: str) -> Prompt:
@@ -117,7 +135,9 @@ class PlainTemplate(Template):
                     blank = " "
             out.write(f"{blank}Answer:")
             if out.solved:
-                out.write(f" {one.target}\n\n")
+                out.write(" ")
+                out.write(one.target, given=True)
+                out.write("\n\n")
         return out.prompt(" ")
 
 
@@ -150,7 +170,8 @@ class AlpacaTemplate(Template):
                 out.write("\n\n")
             out.write("### Response:\n")
             if out.solved:
-                out.write(f"{one.target}\n\n")
+                out.write(one.target, given=True)
+                out.write("\n\n")
         return out.prompt("")
 
 
@@ -190,7 +211,7 @@ class ChatTemplate(Template):
             messages.append(_message(one, opening, solved=one is not sample))
             if one is not sample:
                 messages.append(_Writer())
-                messages[-1].write(one.target.strip())
+                messages[-1].write(one.target.strip(), given=True)
         around = self._around(len(messages))
         if not around:
             messages = [_as_one(messages)]
@@ -289,6 +310,7 @@ class StringTemplate(Template):
                 f"data.template: {template!r} must hold {{instruction}} exactly once; the named templates are "
                 "'plain', 'alpaca' and 'chat'"
             )
+        self.parts = PARTS if "context" in names else tuple(part for part in PARTS if part in names)
         body = template.rstrip()
         self._prefix = template[len(body) :]
         self._fields = list(Formatter().parse(body))
@@ -309,7 +331,9 @@ class StringTemplate(Template):
                 elif name is not None:
                     out.write(getattr(context, name), Origin.CONTEXT)
             if out.solved:
-                out.write(f"{self._prefix}{one.target}\n\n")
+                out.write(self._prefix)
+                out.write(one.target, given=True)
+                out.write("\n\n")
         return out.prompt(self._prefix)
 
 
@@ -352,7 +376,7 @@ def _write_instruction(out: _Writer, sample: Sample, instruction: str) -> Contex
         out.write(literal, Origin.INSTRUCTION)
         if name is not None:
             # the options an answer is taken from stay whole: neither cut nor perturbed
-            out.write(fields[name], Origin.SCAFFOLD if name == OPTIONS else Origin.CONTEXT)
+            out.write(fields[name], Origin.SCAFFOLD if name == OPTIONS else Origin.CONTEXT, given=True)
     return _remaining(sample, instruction)
 
 

@@ -1,6 +1,134 @@
-"""Everyday words, for random replacement and insertion where no training text is at hand."""
+"""What a word is, in any script, and everyday words where no training text is at hand.
+
+Noise, distortion, protection, edits and attacks all split texts here. Words are parted by white space, but for scripts
+that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer, Myanmar and others): there each character is a
+word, with the marks that belong to it. Words of a text join to the very text again.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+# named scripts and grapheme clusters, which the standard library's `re` does not know
+import regex  # type: ignore[import-untyped]
+
+UNSPACED = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Tangut}\p{Nushu}"
+    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}"
+    r"\p{Javanese}\p{Balinese}"
+    # their punctuation, which belongs to no one script: 、。「」 and full-width ，！？
+    r"\u3001-\u303f\u30fb\u30fc\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+)
+"""Characters that are words of their own: the inside of a character class of the package `regex`."""
+
+_ANY = regex.compile(rf"[{UNSPACED}]")
+# a fast first look: but for two marks, none of these is below Thai, in general punctuation and symbols, or in Hangul
+_MAYBE = re.compile("[\u02ea\u02eb\u0e00-\u1fff\u2e80-\uabff\ud7b0-\U0010ffff]")
+# the zero-width space, which Khmer and Thai texts may have between words, counts as white space
+_PIECE = regex.compile(rf"(?=[{UNSPACED}])\X|(?:\{{[^\W\d]\w*\}}|[^{UNSPACED}\s\u200b])+")
+_ENDS = regex.compile(rf"[{UNSPACED}]\p{{M}}*\Z")
+_MARK = regex.compile(r"[^\p{L}\p{N}]*")
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether a text has characters of a script that is written without blanks."""
+    return not text.isascii() and _MAYBE.search(text) is not None and _ANY.search(text) is not None
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text.
+
+    Args:
+        text: Any string.
+
+    Returns:
+        What white space parts; where the text has scripts without blanks, also each of their characters with its
+        combining marks (`请把text分类。` → 请, 把, text, 分, 类, 。). Slots (`{name}`) are never cut.
+    """
+    if not is_unspaced(text):
+        return text.split()
+    # white space first, by the standard library's notion of it
+    return [word for chunk in text.split() for word in _PIECE.findall(chunk)]
+
+
+def rejoin(text: str, words: Sequence[str]) -> str:
+    """Make a text of words that were a text's own before noise.
+
+    Without scripts that are written without blanks, there is a single space between words. With them, words that are
+    still neighbours have between them what was there, so `rejoin(text, split_words(text))` is `text` without the white
+    space around it. New neighbours get no space where either is of such a script, else one.
+
+    Args:
+        text: The raw text.
+        words: Noisy words, in order; one may be several with spaces between.
+
+    Returns:
+        The noisy text.
+    """
+    line = " ".join(words)
+    if not (is_unspaced(text) or is_unspaced(line)):
+        return line
+    own, gaps = with_gaps(text)
+    new = line.split()
+    parts = new[:1]
+    last = -1
+    for number, (word, place) in enumerate(zip(new, _places(own, new), strict=True)):
+        passed = () if place is None else range(last + 1, place + 1)
+        at = next((at for at in passed if gaps[at]), None)
+        last = last if place is None else place
+        if number:
+            kept = at is not None and (gaps[at].strip(" ") or _apart(own[at - 1], own[at], new[number - 1], word))
+            parts += [gaps[at] if at is not None and kept else _glue(new[number - 1], word), word]
+    return "".join(parts)
+
+
+def with_gaps(text: str) -> tuple[list[str], list[str]]:
+    """The words of a text, and the white space before each; none before the first, and empty where there is none."""
+    words = split_words(text)
+    gaps: list[str] = []
+    end = 0
+    for word in words:
+        start = text.index(word, end)
+        gaps.append(text[end:start] if gaps else "")
+        end = start + len(word)
+    return words, gaps
+
+
+def _places(own: Sequence[str], new: Sequence[str]) -> list[int | None]:
+    """For each new word, the number of the word that it is or stands in the place of; None where it was inserted."""
+    if len(own) == len(new):
+        return list(range(len(new)))
+    import Levenshtein  # here, since prompts are split into words without it, on machines that lack it
+
+    places: list[int | None] = [None] * len(new)
+    for action, start, end, at, _ in Levenshtein.opcodes(list(own), list(new)):
+        if action in ("equal", "replace"):
+            places[at : at + end - start] = range(start, end)
+    return places
+
+
+@lru_cache(maxsize=1 << 16)
+def _edges(word: str) -> tuple[bool, bool]:
+    """Whether a word starts and ends with a character of a script without blanks."""
+    return _ANY.match(word) is not None, _ENDS.search(word) is not None
+
+
+def _glue(before: str, after: str) -> str:
+    return "" if _edges(before)[1] or _edges(after)[0] else " "
+
+
+def _apart(own_before: str, own_after: str, before: str, after: str) -> bool:
+    """Whether blanks between two words may stay between two others: not where they would part characters anew."""
+    parts = _edges(before)[1] and _edges(after)[0]
+    return not parts or (_edges(own_before)[1] and _edges(own_after)[0])
+
+
+def is_mark(word: str) -> bool:
+    """Whether a word of a script without blanks is punctuation."""
+    return is_unspaced(word) and _MARK.fullmatch(word) is not None
+
 
 _WORDS = """
     able above across actor after again agree allow almost alone along animal answer apple area arm around

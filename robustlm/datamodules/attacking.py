@@ -18,6 +18,7 @@ from robustlm.data.protection import Guard
 from robustlm.data.recipes import Attack
 from robustlm.data.samples import Sample
 from robustlm.data.slots import defused
+from robustlm.data.words import is_unspaced, split_words
 from robustlm.datamodules.base import EvaluationRows, Rows
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.evaluation.attack import Attacked, Objective, attack
@@ -177,11 +178,12 @@ def search(
     """
     slots = slots_of(asked.samples[0])
     guard = Guard(text, phrases, slots)
-    words = text.split()
+    words = split_words(text)
     right: dict[str, float] = {}
 
     def written(line: str) -> str:
-        return text if line == text else guard.joined(line.split())
+        # with characters as words, the search has written the line as it is read
+        return line if line == text or is_unspaced(text) or is_unspaced(line) else guard.joined(line.split())
 
     def propose(found: Sequence[str], place: int) -> list[str]:
         tried = [defused(one, slots) for one in how.candidates(words, place, seed=seed, most=settings.candidates)]

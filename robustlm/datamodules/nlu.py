@@ -6,14 +6,16 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
+from robustlm.backbone import weights_digest
 from robustlm.batch import InstructionBatch
 from robustlm.data.distortion import LME, RBE, Distortion, beta
-from robustlm.data.embedders import TokenEmbedder
+from robustlm.data.embedders import Embedder, EmbeddingError, StateEmbedder, TokenEmbedder, Vectors
 from robustlm.data.encoding import Encoder
 from robustlm.data.noise import Noise
 from robustlm.datamodules.base import InstructionDataModule, Rows, TrainRows, noise_pools
@@ -126,7 +128,7 @@ class NLUDataModule(InstructionDataModule):
     Args:
         noise: Kind, strength ω and share φ of noise; null gives only the variants that rows bring themselves.
         distortion: How noise is measured: `RBE` (word edits) or `LME` (embeddings).
-        beta: `dataset` gives every noisy row the mean distortion of the epoch (the paper), `sample` its own.
+        beta: `dataset` gives every noisy row the mean distortion of the epoch ([ANIT] eq. 2), `sample` its own.
         variants: Noisy variants of each sample, K.
         kwargs: Arguments of `InstructionDataModule`.
     """
@@ -149,6 +151,7 @@ class NLUDataModule(InstructionDataModule):
         self.distortion = distortion
         self.beta: BetaScope = beta
         self.variants = variants
+        self._base_name: str | None = None
 
     def train_dataset(self, rows: Rows) -> TrainRows:
         """Rows with noisy variants."""
@@ -157,8 +160,8 @@ class NLUDataModule(InstructionDataModule):
 
     def variation(self) -> dict[str, Any]:
         """Arguments of `VariedRows` besides rows, encoder and phrasings."""
-        if isinstance(self.distortion, LME) and isinstance(self.distortion.embedder, TokenEmbedder):
-            self.distortion.embedder.bind(self._embed)
+        if isinstance(self.distortion, LME):
+            self._bind(self.distortion.embedder)
         return {
             "noise": self.noise,
             "distortion": self.distortion,
@@ -166,6 +169,38 @@ class NLUDataModule(InstructionDataModule):
             "variants": self.variants,
             "seed": self.seed,
         }
+
+    def _bind(self, embedder: Embedder) -> None:
+        """Give the model to an embedder that needs it."""
+        if not isinstance(embedder, StateEmbedder | TokenEmbedder):
+            return
+        backbone = self.backbone
+        if not hasattr(backbone, "text_states"):
+            raise EmbeddingError(
+                f"data.distortion: {backbone.name!r} tells no hidden states, which {type(embedder).__name__} needs; "
+                "expected a local model, or the embedder OpenAIEmbedder or SentenceTransformerEmbedder"
+            )
+        if isinstance(embedder, TokenEmbedder):
+            embedder.bind(self._embed)
+        else:
+            embedder.bind(partial(self._states, layer=embedder.layer), self._base)
+
+    def _base(self) -> str | None:
+        """Name and weights of the base model; none while they are tuned."""
+        if self._base_name is None and not self.backbone.keeps_base:
+            self._base_name = ""
+            log.warning(
+                "data.distortion: noise is measured by weights that are being tuned, as they are at the start of each "
+                "epoch; a run that is resumed within an epoch measures the rest of it by the weights it resumes with"
+            )
+        elif self._base_name is None:
+            self._base_name = f"{self.backbone.base_name} {weights_digest(self.backbone, frozen=True)}"
+        return self._base_name or None
+
+    def _states(self, texts: Sequence[str], layer: int | Literal["middle", "last"]) -> Vectors:
+        """Mean hidden state of each text, `[n, H]`, in the model before tuning."""
+        vectors: Vectors = self.backbone.text_states(texts, layer).cpu().numpy()
+        return vectors
 
     @torch.no_grad()
     def _embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from robustlm.data.words import rejoin, split_words
+
 Propose = Callable[[Sequence[str], int], Sequence[str]]
 """Takes words and a position, gives replacements for the word there; what they are made of is the attack's level."""
 Score = Callable[[Sequence[str]], Sequence[float]]
@@ -88,7 +90,7 @@ def attack(
     all words were tried, the score is at `stop_at`, or `ended` says so of the instruction found so far.
 
     Args:
-        text: The instruction, whose words are what white space parts.
+        text: The instruction, whose words are those of `robustlm.data.words.split_words`.
         propose: Gives replacements.
         score: Of texts; asked in batches.
         edits: Most words changed.
@@ -103,18 +105,18 @@ def attack(
     """
     if budget < 1 or edits < 0:
         raise ValueError(f"attack: found budget {budget} and edits {edits}; expected a budget ≥ 1 and edits ≥ 0")
-    words = text.split()
+    words = split_words(text)
     queries = _Queries(score, budget)
     clean = best = queries.scored([text])[text]
     free = [at for at in range(len(words)) if at not in protected]
     changes: list[Edit] = []
     current, found = text, list(words)
     enough = not edits or _enough(text, clean, stop_at, ended)
-    for at in () if enough else _ranked(words, free, queries, clean):
+    for at in () if enough else _ranked(text, words, free, queries, clean):
         if len(changes) == edits or queries.left <= 0 or enough:
             break
         options = {
-            " ".join([*found[:at], other, *found[at + 1 :]]): other
+            rejoin(text, [*found[:at], other, *found[at + 1 :]]): other
             for other in propose(found, at)
             if other != found[at]
         }
@@ -134,14 +136,14 @@ def _enough(text: str, score: float, stop_at: float, ended: Callable[[str], bool
     return score <= stop_at or (ended is not None and ended(text))
 
 
-def _ranked(words: Sequence[str], free: Sequence[int], queries: _Queries, clean: float) -> list[int]:
+def _ranked(text: str, words: Sequence[str], free: Sequence[int], queries: _Queries, clean: float) -> list[int]:
     """Positions by the drop that leaving the word out causes, the largest first; ties and the unscored in order.
 
     At most half of the queries go into this, and none where there is nothing to choose.
     """
     if len(free) < 2:
         return list(free)
-    without = {at: " ".join([*words[:at], *words[at + 1 :]]) for at in free}
+    without = {at: rejoin(text, [*words[:at], *words[at + 1 :]]) for at in free}
     asked = [without[at] for at in free][: max(queries.left // 2, 0)]
     scored = queries.scored(asked)
     return sorted(free, key=lambda at: scored.get(without[at], clean) - clean)

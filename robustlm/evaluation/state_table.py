@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from robustlm.checks.places import check_file
 from robustlm.evaluation.table import Key, checked_column
+from robustlm.files import whole_file
 
 STATES = "states.parquet"
 """Name of the table, beside the predictions."""
@@ -101,14 +101,15 @@ def merge_states(path: Path, conditions: Sequence[str], about: Mapping[str, Any]
     keys = sorted(places, key=lambda key: (order.get(key[0], len(order)), *key))
     states = [_states(batch) for batch in batches]
     schema = _schema(states[0].shape[1]).with_metadata({_META: json.dumps(dict(about)).encode()})
-    unfinished = path.with_name(path.name + ".tmp")
-    with pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=list(_KEYS)) as writer:
+    with (
+        whole_file(path) as unfinished,
+        pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=list(_KEYS)) as writer,
+    ):
         for start in range(0, len(keys), _GROUP_ROWS):
             some = keys[start : start + _GROUP_ROWS]
             block = np.stack([states[b][i] for b, i in map(places.__getitem__, some)])
             columns: list[Any] = [pa.array(list(names), pa.string()) for names in zip(*some, strict=True)]
             writer.write_table(pa.table([*columns, _vectors(block)], schema=schema), _GROUP_ROWS)
-    os.replace(unfinished, path)
     return len(keys)
 
 

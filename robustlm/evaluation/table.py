@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robustlm.checks.places import check_file
+from robustlm.files import whole_file
 
 SCHEMA = pa.schema(
     [
@@ -126,9 +126,8 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], conditions: Sequence
     for row in listed:
         order.setdefault(row["condition"], len(order))
     listed.sort(key=lambda row: (order[row["condition"]], row["dataset"], row["sample_id"], row["instruction_id"]))
-    unfinished = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.Table.from_pylist(listed, schema=SCHEMA), unfinished)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        pq.write_table(pa.Table.from_pylist(listed, schema=SCHEMA), unfinished)
 
 
 def _parts(path: Path) -> list[Path]:

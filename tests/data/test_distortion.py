@@ -2,6 +2,7 @@
 
 import logging
 import math
+from typing import get_args
 
 import jsonargparse
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from robustlm.data.distortion import LME, RBE, Distortion, beta
-from robustlm.data.embedders import Embedder, EmbeddingError, OpenAIEmbedder, TokenEmbedder
+from robustlm.data.distortion import LME, RBE, Distortion, Normalisation, beta
+from robustlm.data.embedders import Embedder, EmbeddingError, OpenAIEmbedder, StateEmbedder
 from robustlm.data.noise import KINDS, Noise
 
 texts = st.lists(st.sampled_from(["a", "b", "c", "d é"]), max_size=7).map(" ".join)
@@ -26,33 +27,90 @@ def edit_distance(a: list[str], b: list[str]) -> int:
     return table[len(a), len(b)]
 
 
+@pytest.mark.parametrize("normalisation", get_args(Normalisation))
 @given(rows=rows)
 @example(rows=[("a b", "a c", True), ("a", "b", True), ("", "", True)])
 @example(rows=[("", "", True)])
-def test_rbe_is_the_naive_distance_normalised_over_noisy_rows(rows: list[tuple[str, str, bool]]) -> None:
+def test_rbe_is_the_naive_distance_normalised(normalisation: Normalisation, rows: list[tuple[str, str, bool]]) -> None:
     raw, noisy, flags = ([row[i] for row in rows] for i in range(3))
-    measured = RBE().measure(raw, noisy, flags)
+    measured = RBE(normalisation).measure(raw, noisy, flags)
     naive = [edit_distance(a.split(), b.split()) for a, b in zip(raw, noisy, strict=True)]
     counted = [d for d, flag in zip(naive, flags, strict=True) if flag]
     for row, flag in enumerate(flags):
         if not flag:
             expected = 0.0
-        elif max(counted) > min(counted):
+        elif normalisation == "minmax" and max(counted) > min(counted):
             expected = (naive[row] - min(counted)) / (max(counted) - min(counted))
         else:
             expected = naive[row] / max(len(raw[row].split()), len(noisy[row].split()), 1)
         assert math.isclose(measured[row], expected)
 
 
-def test_rbe_says_once_that_it_cannot_normalise(caplog: pytest.LogCaptureFixture) -> None:
-    rbe = RBE()
+@given(rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=8), other=st.tuples(texts, texts), data=st.data())
+def test_one_row_of_n_moves_beta_by_at_most_one_nth(
+    rows: list[tuple[str, str]], other: tuple[str, str], data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, len(rows) - 1))
+    changed = [*rows[:place], other, *rows[place + 1 :]]
+
+    def beta_of(pairs: list[tuple[str, str]]) -> float:
+        flags = [True] * len(pairs)
+        return float(beta(RBE().measure([a for a, _ in pairs], [b for _, b in pairs], flags), flags)[0])
+
+    assert abs(beta_of(changed) - beta_of(rows)) <= 1 / len(rows) + 1e-12
+
+
+def test_one_row_of_other_distance_does_not_rescale_beta() -> None:
+    words = [f"w{i}" for i in range(10)]
+    raw = " ".join(words)
+    two, one = " ".join(["x", "y", *words[2:]]), " ".join(["x", *words[1:]])
+    flags = [True] * 1000
+
+    def beta_of(normalisation: Normalisation, noisy: list[str]) -> float:
+        return float(beta(RBE(normalisation).measure([raw] * 1000, noisy, flags), flags)[0])
+
+    equal, differing = [two] * 1000, [two] * 999 + [one]
+    assert beta_of("words", equal) == pytest.approx(0.2)
+    assert beta_of("words", differing) == pytest.approx(0.1999)
+    assert beta_of("minmax", equal) == pytest.approx(0.2)
+    assert beta_of("minmax", differing) == pytest.approx(0.999), "[ANIT] eq. 1 as published"
+
+
+def test_beta_is_stable_over_epochs() -> None:
+    # nearly every row is two edits away; eq. 1 gave 0.998, 0.996, 0.994 and, in an epoch of equal distances, 0.127
+    raw = ["Read the text and decide whether the answer to the question is yes or no."] * 500
+    ids = [str(i) for i in range(len(raw))]
+    found = []
+    for epoch in range(4):
+        batch = Noise("mixed", 0.1).apply(raw, ids, epoch=epoch)
+        found.append(beta(RBE().measure(raw, batch.texts, batch.noisy), batch.noisy).max())
+    assert max(found) - min(found) <= 0.02, found
+
+
+def test_the_distortion_of_a_row_does_not_follow_its_length() -> None:
+    short, long = [f"w{i}" for i in range(5)], [f"w{i}" for i in range(50)]
+    raw = [" ".join(short), " ".join(long)]
+    noisy = [" ".join(["x", *short[1:]]), " ".join([*["x"] * 10, *long[10:]])]  # a fifth of either
+    assert RBE().measure(raw, noisy, [True, True]).tolist() == [0.2, 0.2]
+    assert RBE("minmax").measure(raw, noisy, [True, True]).tolist() == [0.0, 1.0]
+
+
+def test_minmax_says_once_that_it_cannot_normalise(caplog: pytest.LogCaptureFixture) -> None:
+    rbe = RBE("minmax")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert rbe.measure(["a b c d"], ["a x c y"], [True]).tolist() == [0.5]
+        assert RBE().measure(["a b c d"], ["a x c y"], [True]).tolist() == [0.5]
     assert [record.getMessage() for record in caplog.records] == [
-        "RBE: all 1 noisy instructions are 2 word edits from the raw ones, so min-max normalisation is "
-        "undefined; dividing by the number of words instead"
+        "RBE: all 1 noisy instructions are 2 word edits from the raw ones, so min-max normalisation is undefined; "
+        "dividing by the number of words instead. This is another scale than in epochs whose distances differ; "
+        "normalisation: words keeps one scale"
     ]
+
+
+def test_an_unknown_normalisation_is_refused() -> None:
+    with pytest.raises(ValueError, match="normalisation is 'max'; expected one of words, minmax"):
+        RBE("max")  # type: ignore[arg-type]
 
 
 def test_rbe_of_noise_grows_with_omega() -> None:
@@ -139,7 +197,7 @@ def test_configured_by_class_path() -> None:
     prefix = "--distortion=robustlm.data.distortion"
     assert isinstance(parser.instantiate(parser.parse_args([f"{prefix}.RBE"])).distortion, RBE)
     lme = parser.instantiate(parser.parse_args([f"{prefix}.LME"])).distortion
-    assert lme.embedder == TokenEmbedder()
+    assert lme.embedder == StateEmbedder()
     arguments = [
         f"{prefix}.LME",
         "--distortion.embedder=robustlm.data.embedders.OpenAIEmbedder",

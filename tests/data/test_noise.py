@@ -1,9 +1,15 @@
 """Noise kinds: exact counts, no input that breaks them, and the same noise wherever it is computed."""
 
+import itertools
+import json
+import os
+import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -14,7 +20,7 @@ from hypothesis import strategies as st
 
 from robustlm.data import noise as noise_module
 from robustlm.data import opposites
-from robustlm.data.instructions import InstructionBank
+from robustlm.data.instructions import InstructionBank, known_banks
 from robustlm.data.noise import (
     CLEAN,
     KINDS,
@@ -29,8 +35,9 @@ from robustlm.data.noise import (
     resolve_kind,
     word_budget,
 )
+from robustlm.data.protection import Guard
 from robustlm.data.samples import Context, Sample
-from robustlm.data.slots import Skeleton, pieces
+from robustlm.data.slots import Skeleton, pieces, slots
 from robustlm.data.words import FALLBACK_WORDS
 
 INSTRUCTION = (
@@ -160,7 +167,73 @@ def test_padding_comes_from_another_sample() -> None:
 @example(case=(["Do", "NOT", "list", "All", "of", "them."], 1.0, b"x", Pools()))
 def test_opposite_touches_at_most_k_words(case: Case) -> None:
     words, noisy, budget = run("opposite", case)
-    assert Levenshtein.distance(words, noisy) <= budget
+    assert Levenshtein.distance(words, " ".join(noisy).split()) <= budget
+
+
+DATA = os.environ.get("ROBUSTLM_DATA", "")
+
+
+def strings_of(value: object) -> Iterator[str]:
+    """Every text in a JSON value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from strings_of(part)
+
+
+def assert_opposites_fit(texts: Sequence[str], omegas: Sequence[float], seeds: range) -> None:
+    """`opposite` changes each text by 1 to k word edits, with the text's braces as slots or not, protected or not."""
+    ids = [str(row) for row in range(len(texts))]
+    fields = [tuple(slots(text)) for text in texts]
+    for names_of, protect in ((None, False), (fields, False), (fields, True)):
+        guards = [Guard(text, (), names if names_of else ()) for text, names in zip(texts, fields, strict=True)]
+        plain = [Skeleton(text, names if names_of else ()) for text, names in zip(texts, fields, strict=True)]
+        counts = [len(part.words) for part in (guards if protect else plain)]
+        for omega, seed in itertools.product(omegas, seeds):
+            batch = Noise("opposite", omega, protect=protect).apply(texts, ids, seed=seed, slots=names_of)
+            for text, noisy, count in zip(texts, batch.texts, counts, strict=True):
+                distance = Levenshtein.distance(text.split(), noisy.split())
+                assert (count > 1) <= distance <= word_budget(count, omega), (text, noisy)
+
+
+def test_opposite_of_every_packaged_instruction_fits_into_the_budget() -> None:
+    texts = [text.text for bank in known_banks() for text in InstructionBank.load(bank).instructions]
+    assert_opposites_fit([*texts, "Is.", "It is.", "'is {premise} is,' or {premise} is."], (0.05, 0.2, 1.0), range(3))
+
+
+@pytest.mark.skipif(not DATA, reason="ROBUSTLM_DATA names no folder of datasets")
+def test_opposite_of_every_published_instruction_fits_into_the_budget() -> None:
+    files = sorted(Path(DATA, "instructions").glob("*.json"))
+    texts = [text for file in files for text in strings_of(json.loads(file.read_bytes())) if text.split()]
+    assert_opposites_fit(list(dict.fromkeys(texts)), (0.1, 0.5), range(1))
+
+
+@pytest.mark.parametrize("word", ["Is.", "(is", '"is"', "is"])
+def test_opposite_pays_for_punctuation_that_moves(word: str) -> None:
+    found = {" ".join(KINDS["opposite"]([word], 1.0, Stream(bytes([i])), Pools())) for i in range(60)}
+    assert max(Levenshtein.distance([word], noisy.split()) for noisy in found) == 1
+    assert any(word in noisy.split() for noisy in found), "a word is appended where no rule fits"
+
+
+def test_opposite_leaves_slots_between_the_same_words() -> None:
+    text = "Are {premise} and {hypothesis} here ? {options_}"
+    ids = [str(row) for row in range(100)]
+    found = set(Noise("opposite", 1.0).apply([text] * 100, ids, slots=[SLOTS] * 100).texts)
+    assert len(found) > 3
+    for noisy in found:
+        assert re.fullmatch(
+            r"(Are|Are not|May be) {premise} (and|or) {hypothesis} here \?( \w+[.?]?)* {options_}", noisy
+        )
+
+
+def test_what_opposite_puts_beside_a_word_stays_beside_it() -> None:
+    text = "Is yes or and no"
+    batch = Noise("opposite", 1.0, protect=True).apply(
+        [text] * 60, [str(row) for row in range(60)], protected=[("yes", "no")] * 60
+    )
+    assert any(noisy.startswith("Is not yes ") for noisy in batch.texts)
+    assert not any(" yes not " in noisy for noisy in batch.texts)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +423,9 @@ def test_slots_stay_where_they_were_among_the_words(kind: str, key: int) -> None
     batch = Noise(kind=kind).apply([text], [str(key)], vocabulary=VOCABULARY, slots=[SLOTS])
     found = batch.texts[0].split()
     share = [found.index(slot) / (len(found) - 2) for slot in ("{premise}", "{hypothesis}")]
+    if kind == "opposite":
+        assert " ".join(found).startswith(text), "nothing but appended words, as no rule knows these"
+        return
     assert share == pytest.approx([0.25, 0.8], abs=0.06)
 
 

@@ -51,7 +51,7 @@ def test_rows_keep_their_fields_and_gain_three(tmp_path: Path) -> None:
         write(tmp_path / "in.jsonl", rows),
         str(output),
         noise=Noise(phi=0.5),
-        distortion=RBE(),
+        distortion=RBE("minmax"),
         seed=1,
         epoch=2,
     )

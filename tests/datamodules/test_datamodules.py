@@ -12,13 +12,14 @@ import torch
 
 from robustlm.batch import IGNORE, InstructionBatch, View
 from robustlm.data.distortion import LME
-from robustlm.data.embedders import TokenEmbedder
+from robustlm.data.embedders import EmbeddingError, StateEmbedder, TokenEmbedder
 from robustlm.data.encoding import TooLongError
 from robustlm.data.noise import Noise
 from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule, NLUDataModule
 from robustlm.datamodules.sampling import BatchKey
-from robustlm.tuning import LoRA
+from robustlm.hosted import HostedBackbone
+from robustlm.tuning import FullTuning, LoRA
 from tests.tiny import load, make_rows, write_rows
 
 
@@ -174,6 +175,60 @@ def test_language_model_distortion_with_the_models_own_embeddings(llama: str, tr
         ]
         wanted = (1 - torch.cosine_similarity(*mean, dim=0)).clamp(0, 1)
         assert float(batch.beta[i]) == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_language_model_distortion_with_the_models_own_states(
+    llama: str, train_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(LME().embedder, StateEmbedder)
+
+    def epoch() -> InstructionBatch:
+        embedder = StateEmbedder(cache_dir=str(tmp_path), batch_size=7)
+        made = ready(NLUDataModule(train=train_file, batch_size=26, distortion=LME(embedder), beta="sample"), llama)
+        (batch,) = epoch_of(made.train_dataloader(), 0)
+        backbone, found, raw = made.backbone, texts(made, [batch]), texts(made, [batch], "raw")
+        for i, key in enumerate(batch.ids):
+            states = backbone.text_states([*raw[key], *found[key]])
+            wanted = (1 - torch.cosine_similarity(*states, dim=0)).clamp(0, 1)
+            assert batch.beta is not None
+            assert float(batch.beta[i]) == pytest.approx(float(wanted), abs=1e-4)
+            assert batch.beta[i] > 0
+        return batch
+
+    first = epoch()
+    calls: list[int] = []
+    compute = StateEmbedder.compute
+    monkeypatch.setattr(StateEmbedder, "compute", lambda self, some: calls.append(1) or compute(self, some))  # type: ignore[func-returns-value]
+    second = epoch()
+    assert same([first], [second])
+    assert not calls, "kept on disk, as the base model is the same"
+
+
+def test_states_that_change_in_training_are_measured_anew_with_a_warning(
+    llama: str, train_file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = NLUDataModule(train=train_file, batch_size=26, distortion=LME(StateEmbedder(cache_dir=str(tmp_path))))
+    made.attach(load(llama, FullTuning()))
+    made.setup("fit")
+    loader = made.train_dataloader()
+    (first,) = epoch_of(loader, 0)
+    with torch.no_grad():
+        for weight in made.backbone.trained:
+            weight.mul_(1.5)
+    epoch_of(loader, 1)
+    (again,) = epoch_of(loader, 0)
+    assert first.beta is not None
+    assert again.beta is not None
+    assert not torch.allclose(first.beta, again.beta, atol=1e-4)
+    assert caplog.text.count("measured by weights that are being tuned") == 1
+    assert not list(tmp_path.iterdir()), "nothing kept"
+
+
+def test_a_model_without_states_cannot_measure_distortion(train_file: str) -> None:
+    made = NLUDataModule(train=train_file, distortion=LME())
+    made.attach(HostedBackbone("openai:some-model"))
+    with pytest.raises(EmbeddingError, match="no hidden states, which StateEmbedder needs; expected a local model"):
+        made.variation()
 
 
 def test_conditions_ask_the_same_rows(llama: str, test_file: str) -> None:

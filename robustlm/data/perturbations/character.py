@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from robustlm.data.noise import NEIGHBOURS, Pools, Stream, register_kind, word_budget
+from robustlm.data.words import is_unspaced
 
 _Edit = Callable[[str, int, Stream], str]
 """Makes another word of a word, a place in it and draws."""
@@ -82,7 +83,7 @@ def _deepwordbug_edits(word: str) -> list[tuple[_Edit, list[int]]]:
 def _textbugger_edits(word: str) -> list[tuple[_Edit, list[int]]]:
     letters = _letters(word)
     edits: list[tuple[_Edit, list[int]]] = [
-        (_space, letters[1:]),
+        (_space, [] if is_unspaced(word) else letters[1:]),
         (_delete, letters[1:-1]),
         (_swap, _swappable(word, letters[1:-1])),
         (_look_alike, [place for place in letters if word[place].lower() in _LOOKALIKES]),
