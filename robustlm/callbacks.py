@@ -10,9 +10,11 @@ from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from robustlm.backbone import Pooling, weights_digest
 from robustlm.card import model_card
+from robustlm.checks.numbers import check_number
 from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
 from robustlm.evaluation.state_table import StateWriter as StateFile
@@ -353,6 +355,25 @@ class KnownMonitor(Callback):
     def _monitors(self, trainer: Trainer) -> list[str]:
         found = [c.monitor for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
         return [monitor for monitor in found if monitor and monitor.startswith("val/")]
+
+
+class RestoredOptimizer(Callback):
+    """Refuses to go on with an optimiser's state of another model, which torch restores without looking at it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Each weight's moments have its shape, each group's rate is a number."""
+        where = f"ckpt_path: {trainer.ckpt_path}: optimizer_states"
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                check_number(f"{where}: lr", group["lr"], least=0)
+                for weight in group["params"]:
+                    for name, value in optimizer.state.get(weight, {}).items():
+                        if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
+                            raise ValueError(
+                                f"{where}: {name}: found the shape {tuple(value.shape)} for a weight of "
+                                f"{tuple(weight.shape)}; expected the checkpoint of a run with the same model and "
+                                "optimizer"
+                            )
 
 
 class FalseStart(Callback):

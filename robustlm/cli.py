@@ -30,7 +30,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import robustlm
 from robustlm.assets import config_file, known_configs
-from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, StateWriter, WhereItIs
+from robustlm.callbacks import (
+    AdapterExport,
+    FalseStart,
+    KnownMonitor,
+    PredictionWriter,
+    RestoredOptimizer,
+    StateWriter,
+    WhereItIs,
+)
 from robustlm.checkpoints import StepCheckpoint, newest_checkpoint
 from robustlm.checks.checkpoint import EXPECTED, check_content
 from robustlm.checks.places import what_is
@@ -42,7 +50,7 @@ from robustlm.data.endpoint import EndpointError
 from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
-from robustlm.foreign import as_user_error
+from robustlm.foreign import as_user_error, in_checkpoint
 from robustlm.interruption import StopOnSignal
 from robustlm.layers import drop_on_switch, ordered, reported
 from robustlm.modules import InstructionTuning
@@ -132,7 +140,10 @@ class RobustLMCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=CheckingTrainer,
-            trainer_defaults={"max_epochs": 1, "callbacks": [WhereItIs(), KnownMonitor(), StopOnSignal(args)]},
+            trainer_defaults={
+                "max_epochs": 1,
+                "callbacks": [WhereItIs(), KnownMonitor(), RestoredOptimizer(), StopOnSignal(args)],
+            },
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
@@ -328,7 +339,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         text = str(error).strip() or type(error).__name__
         text = explain(text) if text.startswith("Does not validate") else text  # raised in making what was parsed
-        _end(text, error)
+        _end(in_checkpoint(text, error, _value_of(given, "--ckpt_path")), error)
     except Exception as error:
         text = as_user_error(error, _value_of(given, "--ckpt_path")) or ""
         if not text or os.environ.get("ROBUSTLM_TRACEBACK"):

@@ -27,10 +27,10 @@ class _Place:
     """What it means for a user; `{error}` is the library's own message."""
 
 
+_RESTORING = ("connectors/checkpoint_connector.py", r"_?(restore|resume|load|migrate)\w*")
 _PLACES = (
     _Place(
-        "connectors/checkpoint_connector.py",
-        r"_?(restore|resume|load|migrate)\w*",
+        *_RESTORING,
         "ckpt_path: {path} cannot be restored ({error}); expected a whole checkpoint of a run with the same model, "
         "optimizer and schedule",
     ),
@@ -60,10 +60,22 @@ def as_user_error(error: BaseException, ckpt_path: str | None = None) -> str | N
         return None
     frames = traceback.extract_tb(error.__traceback__)
     for place in _PLACES:
-        at = [
-            i for i, f in enumerate(frames) if f.filename.endswith(place.file) and re.fullmatch(place.function, f.name)
-        ]
-        if at and not any(frame.filename.startswith(_OWN) for frame in frames[at[0] :]):
+        at = _found(frames, place.file, place.function)
+        if at is not None and not any(frame.filename.startswith(_OWN) for frame in frames[at:]):
             found = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
             return place.message.format(error=found, path=ckpt_path)
+    return None
+
+
+def in_checkpoint(text: str, error: BaseException, ckpt_path: str | None) -> str:
+    """The message of an error, with the checkpoint in front where it was raised while that was restored."""
+    restoring = _found(traceback.extract_tb(error.__traceback__), *_RESTORING) is not None
+    return f"ckpt_path: {ckpt_path}: {text}" if restoring and ckpt_path and ckpt_path not in text else text
+
+
+def _found(frames: traceback.StackSummary, file: str, function: str) -> int | None:
+    """Where a traceback first enters a function of a file."""
+    for at, frame in enumerate(frames):
+        if frame.filename.endswith(file) and re.fullmatch(function, frame.name):
+            return at
     return None

@@ -262,9 +262,7 @@ def test_a_bound_without_a_reason_is_found() -> None:
     assert bounds_without_reason("install_requires =\n    # why\n    a>=1\n    b[c]>=2\n") == ["b[c]>=2"]
 
 
-ABSOLUTE = re.compile(
-    r"(?<![\w.:/)}\]~*!-])/(?!dev/(?:null|full)|proc/|no/|v\d/)[A-Za-z][\w.-]*/[\w.-]|\b[A-Z]:\\+Users"
-)
+ABSOLUTE = re.compile(r"(?<![\w.:/)}\]~*!-])/(?!dev/[nf]ull|proc/|no/|v\d/)[A-Za-z][\w.-]*/[\w.-]|\b[A-Z]:\\+Users")
 """Paths that exist on one machine only; a system's own, and those that tests take for missing, are none."""
 
 

@@ -36,9 +36,10 @@ def _check(checkpoint: Mapping[Any, Any]) -> None:
         if value.is_complex() or value.layout != torch.strided:
             raise ValueError(f"state_dict: found a complex or sparse tensor for {name!r}, no dense real one")
     _kind(checkpoint, "hyper_parameters", Mapping, "settings by name", needed=False)
-    for name in checkpoint.get("hyper_parameters") or {}:
+    for name, value in (checkpoint.get("hyper_parameters") or {}).items():
         if not isinstance(name, str):
             raise ValueError(f"hyper_parameters: found the name {name!r}, which is no text")
+        _check_plain(name, value)
     _kind(checkpoint, "robustlm", Mapping, "this package's own entries")
     if "seed" not in checkpoint["robustlm"]:
         raise ValueError("robustlm: no seed is there")
@@ -52,13 +53,30 @@ def _check(checkpoint: Mapping[Any, Any]) -> None:
     if not checkpoint["pytorch-lightning_version"][:1].isdigit():
         raise ValueError(f"pytorch-lightning_version: found {checkpoint['pytorch-lightning_version']!r}, no version")
     _kind(checkpoint, "callbacks", Mapping, "states by callback", needed=False)
-    _kind(checkpoint, "loops", Mapping, "counters", needed=False)
+    counters = _kind(checkpoint, "loops", Mapping, "counters").get("fit_loop")
+    if counters is not None and (not isinstance(counters, Mapping) or "epoch_progress" not in counters):
+        raise ValueError("loops: no counters of fit_loop are there, which say how far training was")
+    for name in checkpoint:
+        if isinstance(name, str) and name.endswith("DataModule"):
+            _kind(checkpoint, name, Mapping, "the state of a datamodule")
     for name in ("optimizer_states", "lr_schedulers"):
         states = _kind(checkpoint, name, list, "a state of each", needed=False)
         if states is not None and (len(states) != 1 or not isinstance(states[0], Mapping)):
             raise ValueError(f"{name}: found {len(states)} entries, not one state")
     if "optimizer_states" in checkpoint:
         _check_moments(checkpoint["optimizer_states"][0])
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Settings are plain data, as `robustlm.plain` makes them."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(name, item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _check_plain(name, item)
+    elif not isinstance(value, str | int | float | bool | None):
+        raise ValueError(f"hyper_parameters: {name}: found {type(value).__name__}, no plain data")
 
 
 def _check_moments(state: Mapping[str, Any]) -> None:

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from robustlm.checks.numbers import check_number
+
 T = TypeVar("T")
+_DAY = 86_400.0
+"""Seconds; no answer takes longer."""
 
 
 class EndpointError(RuntimeError):
@@ -59,8 +63,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         if self.max_retries < 0:
             raise ValueError(f"{self.settings}max_retries: expected 0 or more, found {self.max_retries}")
-        if not self.timeout > 0:
-            raise ValueError(f"{self.settings}timeout: expected seconds above 0, found {self.timeout}")
+        check_number(f"{self.settings}timeout", self.timeout, above=0, most=_DAY, why="seconds")
         _check_url(self.base_url or "", f"{self.settings}base_url", self.api_key_env)
         if not self.api_key_env.isidentifier():
             # not shown: whoever confuses name and key puts the key here

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from robustlm.checks.texts import shortened
 from robustlm.data.fields import check_choices, elements, optional, required, shown
 from robustlm.data.instructions import NO_FORMAT, InstructionBank, known_banks
 from robustlm.data.labels import Given, Labels
@@ -594,7 +595,7 @@ def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str 
     fitting = [shape for shape in fitting if shape.name == task] or fitting
     if len(fitting) == 1:
         return fitting[0]
-    keys = ", ".join(map(str, data)) or "none"
+    keys = shortened(", ".join(map(str, data)), 300) or "none"
     if fitting:
         names = " and ".join(shape.name for shape in fitting)
         raise ValueError(f"ambiguous keys: found {keys}, which fit {names}; name the shape with format=…")

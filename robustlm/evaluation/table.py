@@ -148,14 +148,15 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """
     check_file(path, "a prediction table (Parquet)")
     try:
-        table = pq.read_table(path)
-        names: list[str] = table.column_names
+        names: list[str] = pq.read_schema(path).names
+        table = None if len(set(names)) < len(names) else pq.read_table(path)
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ValueError(f"{path}: no prediction table: {error}") from error
     if missing := [name for name in SCHEMA.names if name not in (*names, *_LATER)]:
         raise ValueError(f"{path}: the columns {missing} of a prediction table are missing; found {names}")
-    if twice := [name for name in SCHEMA.names if names.count(name) > 1]:
-        raise ValueError(f"{path}: found the column {twice[0]!r} twice; expected it once")
+    if table is None:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: found the column {twice!r} twice; expected it once")
     known = {
         field.name: checked_column(path, field, table.column(field.name)) for field in SCHEMA if field.name in names
     }
