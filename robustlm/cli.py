@@ -358,8 +358,7 @@ def _with_checkpoint(args: list[str]) -> list[str]:
             f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, or "
             "the path of a checkpoint"
         )
-    if rank_zero_only.rank == 0:
-        print(f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}")
+    rank_zero_only(print)(f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}")
     kept = [arg for i, arg in enumerate(args) if not (arg.startswith("--ckpt_path") or args[i - 1] == "--ckpt_path")]
     return kept if found is None else [*kept, f"--ckpt_path={found}"]
 
