@@ -5,8 +5,9 @@ of the kills (SIGKILL) comes while the process starts up, the others at a random
 checkpoint; the same command then goes on from `last.ckpt`. In the end weights and the adversary's state have to be
 those of the uninterrupted run, bit by bit.
 
-`--processes 1 2 1` changes the number of processes at each start instead. Sums over processes are rounded in another
-order, so that weights are compared up to rounding; every row has to be trained on exactly once in each epoch.
+`--processes 1 2` changes the number of processes at each start instead. Each process draws dropout masks of its own, so
+weights are not those of the uninterrupted run and are not judged; every row has to be trained on exactly once in each
+epoch, in as many steps.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from robustlm.callbacks import PredictionWriter
@@ -122,9 +122,7 @@ class StopOnSignal(Callback):
             raise SystemExit(128 + self._received)
         self._end_training(trainer, self._received)
 
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
         """Before another batch of a test."""
         if self._received is None:
             return
@@ -133,7 +131,9 @@ class StopOnSignal(Callback):
                 self._say("what was answered is kept", "--predictions.resume", str(callback.folder(trainer)))
         raise SystemExit(128 + self._received)
 
-    on_predict_batch_start = on_test_batch_start
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        """As in a test."""
+        self.on_test_batch_start(trainer, pl_module, batch)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A signal to all processes also kills workers that prepare batches, which is an error: save all the same."""

@@ -23,6 +23,8 @@ ROW = {
     "prediction": "x", "target": "x", "correct": True,
 }  # fmt: skip
 
+FULL = Path(os.devnull).with_name("full")
+
 WRITERS: dict[str, Any] = {
     "text": lambda path: write_text(path, "new"),
     "checkpoint": lambda path: WholeCheckpoints().save_checkpoint({"state_dict": {"a": torch.zeros(4)}}, path),
@@ -74,12 +76,10 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(
     assert os.listdir(tmp_path) == [target.name]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
 def test_a_write_that_fails_names_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_ = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda path, *how: open_(Path("/dev/full") if path.name.endswith(UNFINISHED) else path, *how)
-    )
+    monkeypatch.setattr(Path, "open", lambda path, *how: open_(FULL if path.name.endswith(UNFINISHED) else path, *how))
     with pytest.raises(OSError, match=r"a\.ckpt cannot be written: No space left"):
         WholeCheckpoints().save_checkpoint({"state_dict": {"a": torch.zeros(100_000)}}, tmp_path / "a.ckpt")
     assert not os.listdir(tmp_path)
