@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from robustlm.callbacks import PredictionWriter
