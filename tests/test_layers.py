@@ -172,7 +172,9 @@ def test_a_model_that_becomes_another_keeps_what_both_have(capsys: pytest.Captur
 def test_a_checkpoint_is_a_layer_like_others(capsys: pytest.CaptureFixture[str]) -> None:
     adversary = {"class_path": "robustlm.adversaries.nrm.NRM", "init_args": {"init_scale": 2.0, "unit": "absolute"}}
     stored = {"_class_path": "robustlm.modules.anit.ANIT", "backbone": "m", "adversary": adversary}
-    torch.save({"state_dict": {}, "robustlm": {}, "hyper_parameters": stored}, "stored.ckpt")
+    content = {"state_dict": {}, "robustlm": {"seed": 0}, "hyper_parameters": stored, "epoch": 0, "global_step": 0,
+               "pytorch-lightning_version": "2.6.6"}  # fmt: skip
+    torch.save(content, "stored.ckpt")
     resumed = ["--ckpt_path", "stored.ckpt", *ANIT]
 
     Path("fgm.yaml").write_text(STRONG.replace("NRM", "FGM"), encoding="utf-8")
