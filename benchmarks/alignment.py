@@ -1,15 +1,20 @@
-"""Whether a model follows its instructions, after Sun et al. 2023: `python benchmarks/alignment.py FOLDER`.
+"""The study of observed and unobserved instructions, after Sun et al. 2023: `python benchmarks/alignment.py FOLDER`.
 
-MMLU and five tasks of BIG-bench are asked with correct, incorrect, negated and nonsensical instructions, with those of
-the task's designers, with those collected from instruction-tuning sets (`collected`: all sets; `observed`: those that
-the model was tuned on) and with unobserved ones. Rows and instructions are read from `$ROBUSTLM_DATA`; the folder gets
-the instruction banks, the rows with the fields that templates show, and the runs. Arguments that are not listed here go
-to `robustlm test`.
+MMLU and the 14 tasks of BIG-bench lite that the study has are asked under its six types of instructions, beside all
+observed ones (`clean`). Observed are those that a model met in tuning: `closest`, those of the observed task nearest
+to the asked one; `incorrect`, those of a completely different task whose answers are options too; `negated`, the
+closest, negated. Unobserved are `designer`, those of the task's author, and `collected`, newly written ones.
+`nonsensical` is the control. What is compared is incorrect but observed against correct but unobserved instructions.
 
-Correct are the study's instructions without placeholders, so that clean, incorrect, negated and nonsensical ones show
-the input in the same way; unobserved are these and the study's templates. MMLU's incorrect ones are of all other tasks,
-as it may be asked alone. Options are scored by their texts, also where a template asks for a letter. Of logical
-deduction, only the five objects that the templates speak of are asked.
+Rows and instructions are read from `$ROBUSTLM_DATA`: `bbl_<task>/test.jsonl.gz` of the tasks (those that are missing
+are named and left out) and `instructions/`. The folder gets the instruction banks, the rows with the fields that
+templates show, and the runs. Arguments that are not listed here go to `robustlm test`.
+
+Which tasks, which instructions of which group: Sun et al., sec. 4.1 to 4.3, tables 1 and 2, and the code they released
+(github.com/jiudingsun01/InstructionEval). The study chose the closest task by hand, for seven tasks of its own; here
+it is the one whose words are nearest to the collected instructions (TF-IDF, cosine). Negation is by rule. Options are
+scored by their texts, also where a template asks for a letter. Of logical deduction, only the five objects that its
+templates speak of are asked. Tasks without a dev split keep the rows of their first five questions as examples.
 """
 
 from __future__ import annotations
@@ -17,95 +22,182 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import os
+import statistics
 import string
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 from robustlm.cli import main as robustlm
-from robustlm.data.slots import slots
+from robustlm.data.misleading import negated
+from robustlm.data.slots import literal, slots
+from robustlm.evaluation.table import read_table
 
 MMLU = "mmlu"
-TASKS = (
-    MMLU, "bbl_code_line_description", "bbl_hindu_knowledge", "bbl_known_unknowns", "bbl_logical_deduction",
-    "bbl_strategyqa",
-)  # fmt: skip
-BINARY = ("bbl_known_unknowns", "bbl_strategyqa")
-"""Tasks of two options, which fit instructions for a yes or no too."""
-CONDITIONS = (
-    "clean", "incorrect", "negated", "nonsensical", "list:designer", "list:collected", "list:observed",
-    "list:unobserved",
-)  # fmt: skip
-COLLECTIONS = ("FLAN", "T0", "NIV2", "Alpaca")
+GROUPS: dict[str, tuple[str, ...]] = {
+    "MMLU": (MMLU,),
+    "BBL-QA": (
+        "bbl_bbq_lite_json", "bbl_code_line_description", "bbl_conceptual_combinations", "bbl_hindu_knowledge",
+        "bbl_known_unknowns", "bbl_logic_grid_puzzle", "bbl_logical_deduction", "bbl_novel_concepts",
+    ),
+    "BBL-MC": ("bbl_language_identification", "bbl_vitaminc_fact_verification"),
+    "BBL-BC": (
+        "bbl_play_dialog_same_or_different", "bbl_strange_stories", "bbl_strategyqa", "bbl_winowhy",
+    ),
+}  # fmt: skip
+"""The study's tasks by kind: questions with options, classes, and two classes."""
+CONDITIONS = ("clean", "list:closest", "incorrect", "negated", "list:designer", "list:collected", "nonsensical")
+SHOWN = {
+    "clean": "observed, all", "list:closest": "closest", "incorrect": "incorrect", "negated": "negated",
+    "list:designer": "designer", "list:collected": "collected", "nonsensical": "nonsensical",
+}  # fmt: skip
+COLLECTIONS = ("FLAN", "T0", "Alpaca")
+DEFINITIONS: dict[str, tuple[str, ...]] = {
+    "QA": ("73_commonsense_qa", "1420_mathqa_other", "1286_openbook_qa", "1565_trivia_qa_classification",
+           "229_arc_qa_hard"),
+    "MC": ("1135_xcsr_classification", "900_freebase_category_classification"),
+    "BC": ("56_multirc_classification",),
+}  # fmt: skip
+"""Tasks of Super-NaturalInstructions, a part of FLAN's collection, whose definitions the study takes for each kind.
+Each stands in ten templates, so that FLAN has 50 for questions."""
+TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
+    "FLAN": {"QA": (), "MC": (), "BC": ("multirc_",)},
+    "T0": {"QA": ("t0_arc_challenge_", "t0_cos_e_", "t0_openbookqa_"), "MC": ("t0_dbpedia_",),
+           "BC": ("t0_super_glue_multirc_",)},
+    "Alpaca": {"QA": ("alpaca_multiple_choice_",), "MC": ("alpaca_multiple_choice_",), "BC": ("alpaca_binary_",)},
+}  # fmt: skip
+INCORRECT: dict[str, tuple[str, ...]] = {
+    "FLAN": ("sentiment140_", "trec_"),
+    "T0": ("t0_dbpedia_1", "t0_dbpedia_2"),
+    "Alpaca": ("alpaca_dialog_",),
+}
+"""Observed instructions for the sentiment of a tweet, the type of a question, a topic, the speaker of a line: another
+task than any that is asked, whose answers are options too."""
 OF_MMLU = "Multiple choice questions about {domain} follow, each with its answer."
 """In the sense of the line that MMLU's designers write above its questions, which the data lacks."""
-_SHOWN = {"question", "options_"}
-_ANOTHER_TASK = ("t0_dbpedia", "t0_trec", "trec", "sentiment", "alpaca_dialog", "niv2_1286")
-"""Categories, sentiments and speakers; and the definition that asks for the wrong option."""
+_SLOTS = {
+    "text": "question", "context": "question", "answer": "response", "correct_answer": "response",
+    "option_space_in_instruction1": "option_space_in_instruction",
+    "option_space_in_instruction2": "option_space_in_instruction",
+}  # fmt: skip
+"""What collections call the parts of their own rows, by the names that these parts have here."""
+_FIELDS = {"question", "options_", "response", "option_space_in_instruction", "num"}
+_HELD = 5
+"""Questions of a task without a dev split that are kept apart as examples."""
 
 
-def observed(collection: str, given: Any, binary: bool) -> list[str]:
-    """The instructions of one collection that ask what the tasks ask: to choose an option, or for yes or no."""
-    if collection == "NIV2":
-        return _definitions(given["templates"].values(), given["task_definitions"])
-    found = []
-    for name, text in given.items():
-        if name.startswith(_ANOTHER_TASK):
-            continue
-        shown = set(slots(text))
-        choosing = name.startswith("alpaca_multiple_choice") if collection == "Alpaca" else shown == _SHOWN
-        deciding = name.startswith("alpaca_binary") if collection == "Alpaca" else shown == {"question"}
-        if choosing or (binary and deciding):
-            found.append(text)
+def observed(given: Mapping[str, Any], collection: str, kind: str) -> dict[str, list[str]]:
+    """The instructions of a collection for a kind of task, by the task that they are observed with."""
+    found: dict[str, list[str]] = defaultdict(list)
+    if collection == "FLAN":
+        around = list(given["NIV2"]["templates"].values())
+        for name in DEFINITIONS[kind]:
+            task = given["NIV2"]["task_definitions"].get(f"niv2_{name}")
+            if task is not None:
+                inputs = task["input"] or "{question}"
+                found[name] = [
+                    shown(one.replace("{definition}", task["definition"].strip()).replace("{inputs}", inputs))
+                    for one in around
+                ]
+    for name, text in given[collection].items():
+        if name.startswith(TEMPLATES[collection][kind]) and set(slots(shown(text))) <= _FIELDS:
+            found[name.rpartition("_")[0]].append(shown(text))
+    return {name: list(dict.fromkeys(texts)) for name, texts in found.items()}
+
+
+def shown(template: str) -> str:
+    """A template under the names of our rows' fields, without the passage that no task here has beside its question."""
+    for theirs, ours in _SLOTS.items():
+        template = template.replace(f"{{{theirs}}}", f"{{{ours}}}")
+    return template.replace("{paragraph}", "").strip()
+
+
+def nearest(collected: Sequence[str], tasks: Mapping[str, Sequence[str]]) -> str:
+    """The observed task whose instructions have most in common with the collected ones of a task."""
+    words = {name: Counter(_words(texts)) for name, texts in tasks.items()}
+    own = Counter(_words(collected))
+    spread = Counter(word for count in (own, *words.values()) for word in count)
+    weight = {word: math.log((2 + len(words)) / (1 + number)) + 1 for word, number in spread.items()}
+
+    def cosine(other: Counter[str]) -> float:
+        sizes = [math.hypot(*(weight[word] * count for word, count in one.items())) for one in (own, other)]
+        return sum(weight[word] ** 2 * own[word] * other[word] for word in own) / (math.prod(sizes) or 1.0)
+
+    return max(sorted(words), key=lambda name: cosine(words[name]))
+
+
+def _words(texts: Sequence[str]) -> list[str]:
+    return [word for text in texts for one in literal(text, slots(text)).lower().split() if (word := one.strip(_MARKS))]
+
+
+_MARKS = string.punctuation
+
+
+def banks(folder: Path, collection: str, tasks: Mapping[str, str]) -> dict[str, Any]:
+    """A bank for each task, with a list for each type of instructions; `tasks` gives the kind of each."""
+    given = _json(folder / "instructioneval_observed.json")
+    written = _json(folder / "instructioneval_unobserved.json")
+    designed = _json(folder / "bbl_task_descriptions.json")
+    form = "alpaca_instructions" if collection == "Alpaca" else "templates"
+    incorrect = [shown(text) for name, text in given[collection].items() if name.startswith(INCORRECT[collection])]
+    found = {}
+    for task, kind in tasks.items():
+        own = observed(given, collection, kind)
+        texts = _in_turn(*own.values())
+        collected = list(chain.from_iterable(written[name][form] for name in _written(task, written)))
+        closest = own[nearest(collected, own)]
+        described = designed.get(task, {})
+        described = described.get("subtasks", {}).get("five_objects", described)
+        lists = {
+            "closest": closest,
+            "incorrect": incorrect,
+            "negated": [negated(text) for text in closest],
+            "designer": list(described.values()) or [OF_MMLU],
+            "collected": collected,
+        }
+        found[task] = {"seen": texts, "lists": lists}
     return found
 
 
-def _definitions(templates: Iterable[str], definitions: dict[str, Any]) -> list[str]:
-    """Each definition that fits, in one of the collection's templates, which take turns."""
-    fitting = [
-        (definition["definition"].strip(), definition["input"])
-        for name, definition in definitions.items()
-        if not name.startswith(_ANOTHER_TASK)
-        and not slots(definition["definition"])
-        and set(slots(definition["input"] or "")) == _SHOWN
-    ]
-    around = list(templates)
-    return [
-        around[i % len(around)].replace("{definition}", text).replace("{inputs}", shown)
-        for i, (text, shown) in enumerate(fitting)
-    ]
-
-
-def banks(folder: Path, collections: Sequence[str]) -> dict[str, Any]:
-    """A bank for each task, with a list for each condition that has one."""
-    collected = _json(folder / "instructioneval_observed.json")
-    written = _json(folder / "instructioneval_unobserved.json")
-    designed = _json(folder / "bbl_task_descriptions.json")
-    correct: dict[str, list[str]] = {}
-    lists: dict[str, dict[str, list[str]]] = {}
-    for task in TASKS:
-        own = [written[name] for name in (("mmlu_general", "mmlu_specific") if task == MMLU else (task,))]
-        alone = list(chain.from_iterable(one["alpaca_instructions"] for one in own))
-        templates = list(chain.from_iterable(one["templates"] for one in own))
-        sets = {name: observed(name, collected[name], task in BINARY) for name in COLLECTIONS}
-        described = designed.get(task, {})
-        described = described.get("subtasks", {}).get("five_objects", described)
-        correct[task] = alone
-        lists[task] = {
-            "designer": list(described.values()) or [OF_MMLU],
-            # in turn, so that the first few are of every kind
-            "collected": _in_turn(*sets.values()),
-            "observed": _in_turn(*(sets[name] for name in collections)),
-            "unobserved": _in_turn(templates, alone),
-        }
-    lists[MMLU]["incorrect"] = _in_turn(*(correct[task] for task in TASKS if task != MMLU))
-    return {task: {"seen": correct[task], "lists": lists[task]} for task in TASKS}
+def _written(task: str, written: Mapping[str, Any]) -> list[str]:
+    names = ("mmlu_general", "mmlu_specific") if task == MMLU else (task,)
+    return [name for name in names if name in written]
 
 
 def _in_turn(*lists: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(text for texts in zip_longest(*lists) for text in texts if text))
+
+
+def present(data: Path) -> tuple[dict[str, str], list[str]]:
+    """The kind of each task that can be asked, and a line for each that cannot."""
+    written = _json(data / "instructions" / "instructioneval_unobserved.json")
+    designed = _json(data / "instructions" / "bbl_task_descriptions.json")
+    tasks, missing = {}, []
+    for group, names in GROUPS.items():
+        for task in names:
+            file = data / task / "test.jsonl.gz"
+            if not file.is_file():
+                missing.append(f"{task} ({group}): no {file}")
+            elif not _written(task, written):
+                missing.append(f"{task} ({group}): no collected instructions in instructioneval_unobserved.json")
+            elif task != MMLU and task not in designed:
+                missing.append(f"{task} ({group}): no designer's instruction in bbl_task_descriptions.json")
+            else:
+                tasks[task] = "QA" if task == MMLU else group.removeprefix("BBL-")
+    return tasks, missing
+
+
+def undefined(data: Path, kinds: Collection[str]) -> list[str]:
+    """Definitions of the study's that the file of observed instructions lacks, ten instructions each."""
+    known = _json(data / "instructions" / "instructioneval_observed.json")["NIV2"]["task_definitions"]
+    return [
+        f"niv2_{name} ({kind})" for kind in sorted(kinds) for name in DEFINITIONS[kind] if f"niv2_{name}" not in known
+    ]
 
 
 def rows(file: Path, task: str) -> Iterator[dict[str, Any]]:
@@ -116,6 +208,7 @@ def rows(file: Path, task: str) -> Iterator[dict[str, Any]]:
             if row.get("subtask", "five_objects") != "five_objects":
                 continue
             lettered = dict(zip(string.ascii_uppercase, row["choices"], strict=False))
+            quoted = [f'"{letter}"' for letter in lettered]
             yield {
                 "id": f"{task}/{file.name.partition('.')[0]}:{number}",
                 "question": row["question"],
@@ -123,21 +216,63 @@ def rows(file: Path, task: str) -> Iterator[dict[str, Any]]:
                 "answer": row["answer"],
                 "options_": "\n".join(f"({letter}) {choice}" for letter, choice in lettered.items()),
                 "domain": row.get("subject", task.removeprefix("bbl_")).replace("_", " "),
+                "response": row["choices"][0],
+                "option_space_in_instruction": ", ".join(quoted[:-1]) + f" and {quoted[-1]}",
+                "num": str(len(quoted)),
                 **{f"choice{letter}": choice for letter, choice in lettered.items()},
             }
 
 
-def prepare(data: Path, folder: Path, collections: Sequence[str]) -> Path:
-    """Write banks and rows; the file of the banks."""
+def prepare(data: Path, folder: Path, collection: str, tasks: Mapping[str, str]) -> Path:
+    """Write banks and rows; the file of the banks. Tasks without a dev split keep some questions apart for one."""
     file = folder / "banks.json"
-    _write(file, json.dumps(banks(data / "instructions", collections), indent=1, ensure_ascii=False))
-    for task in TASKS:
-        for split in ("test", "dev"):
-            source = data / task / f"{split}.jsonl.gz"
-            if source.is_file():
-                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows(source, task))
-                _write(folder / "rows" / task / f"{split}.jsonl", "".join(lines))
+    found = banks(data / "instructions", collection, tasks)
+    _write(file, json.dumps(found, indent=1, ensure_ascii=False))
+    for task in tasks:
+        splits = {"test": list(rows(data / task / "test.jsonl.gz", task))}
+        dev = data / task / "dev.jsonl.gz"
+        if dev.is_file():
+            splits["dev"] = list(rows(dev, task))
+        else:
+            held = list(dict.fromkeys(row["question"] for row in splits["test"]))[:_HELD]
+            splits["dev"] = [row for row in splits["test"] if row["question"] in held]
+            splits["test"] = [row for row in splits["test"] if row["question"] not in held]
+        for split, of in splits.items():
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in of)
+            _write(folder / "rows" / task / f"{split}.jsonl", "".join(lines))
     return file
+
+
+def table(answers: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
+    """Accuracy in per cent by type and group: mean over tasks and instructions ± mean deviation over instructions."""
+    right: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
+    for row in answers:
+        right[row["condition"], row["dataset"], row["instruction_id"]].append(row["correct"])
+    scores: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for (condition, task, _), correct in right.items():
+        scores[condition, task].append(100 * statistics.mean(correct))
+    groups = {name: [task for task in own if task in tasks] for name, own in GROUPS.items()}
+    groups["BBL"] = [task for task in tasks if task != MMLU]
+    groups = {name: own for name, own in groups.items() if own}
+
+    def mean(condition: str, own: Sequence[str]) -> float:
+        return statistics.mean(statistics.mean(scores[condition, task]) for task in own)
+
+    def deviation(condition: str, own: Sequence[str]) -> float:
+        return statistics.mean(statistics.pstdev(scores[condition, task]) for task in own)
+
+    lines = [f"| instructions | {' | '.join(f'{name} ({len(own)})' for name, own in groups.items())} |"]
+    lines.append("|---" * (len(groups) + 1) + "|")
+    for condition in CONDITIONS:
+        cells = (f"{mean(condition, own):.1f} ± {deviation(condition, own):.1f}" for own in groups.values())
+        lines.append(f"| {SHOWN[condition]} | {' | '.join(cells)} |")
+    for title, one, other in (
+        ("incorrect (observed) − collected (unobserved)", "incorrect", "list:collected"),
+        ("observed, all − collected (unobserved)", "clean", "list:collected"),
+    ):
+        cells = (f"{mean(one, own) - mean(other, own):+.1f}" for own in groups.values())
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _json(file: Path) -> Any:
@@ -159,33 +294,46 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", default=os.environ.get("ROBUSTLM_DATA"), help="instead of $ROBUSTLM_DATA")
     parser.add_argument("--backbone", default="builtin:tiny")
-    parser.add_argument("--observed", nargs="+", default=["FLAN"], choices=COLLECTIONS, help="what it was tuned on")
+    parser.add_argument("--observed", default="FLAN", choices=COLLECTIONS, help="what it was tuned on")
     parser.add_argument("--samples", type=int, default=20, help="of each task")
     parser.add_argument("--prompts", type=int, default=4, help="instructions of each task and condition")
-    parser.add_argument("--shots", type=int, default=0, help="examples of MMLU's dev split; MMLU alone is asked then")
+    parser.add_argument("--shots", type=int, default=0, help="examples before each question; the study has 0 and 1")
     parser.add_argument("--scoring", default="options", choices=("options", "generation"))
     args, more = parser.parse_known_args()  # the rest goes to `robustlm test`
     if not args.data:
         parser.error("found no $ROBUSTLM_DATA; expected the folder of the data sets, or --data")
-    file = prepare(Path(args.data), args.folder, args.observed)
-    tasks = (MMLU,) if args.shots else TASKS
+    data = Path(args.data)
+    tasks, missing = present(data)
+    count = sum(map(len, GROUPS.values()))
+    lines = [f"asked: {len(tasks)} of {count} tasks ({', '.join(tasks)})", *(f"missing: {one}" for one in missing)]
+    if args.observed == "FLAN":
+        lines += [f"missing: observed definition {one}" for one in undefined(data, set(tasks.values()))]
+    print("\n".join(lines))
+    if not tasks:
+        parser.error(f"--data: {data} holds none of the tasks; expected <task>/test.jsonl.gz of at least one")
+    sys.stdout.flush()
+    file = prepare(data, args.folder, args.observed, tasks)
     sources = [
         {"path": str(args.folder / "rows" / task), "bank": f"{file}#{task}"}
         | ({"topic": "domain"} if task == MMLU else {})
         for task in tasks
     ]
-    shown = json.dumps([{"path": sources[0]["path"], "split": "dev"}])
+    examples = json.dumps([{"path": source["path"], "split": "dev"} for source in sources])
     robustlm(
         [
             "test", "-c", "robustness", f"--model.backbone={args.backbone}", f"--data.test={json.dumps(sources)}",
             f"--data.conditions=[{','.join(CONDITIONS)}]", f"--data.samples={args.samples}",
             f"--data.prompts={args.prompts}", f"--data.scoring={args.scoring}",
-            *([f"--data.shots={args.shots}", f"--data.examples={shown}"] if args.shots else []),
+            *([f"--data.shots={args.shots}", f"--data.examples={examples}"] if args.shots else []),
             f"--trainer.default_root_dir={args.folder / 'runs'}", *more,
         ]
     )  # fmt: skip
-    newest = max((args.folder / "runs").glob("version_*"), key=lambda run: int(run.name.rpartition("_")[2]))
+    # by time, as `--predictions.resume` writes into a folder that was there
+    newest = max((args.folder / "runs").glob("*/predictions.parquet"), key=lambda found: found.stat().st_mtime).parent
     robustlm(["report", str(newest), "--output", str(newest / "report")])
+    text = table(read_table(newest / "predictions.parquet"), list(tasks))
+    _write(newest / "groups.md", text + "\n")
+    print(f"\naccuracy, %, by the kind of tasks (number of tasks), ± over instructions\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from robustlm.adversaries import FGM, NRM, PGD, FreeLB
 from robustlm.backbone import Loading
 from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.data.tokenizer import train_tokenizer
+from robustlm.finite import step_extent
 from robustlm.modules import (
     ANIT,
     Alignment,
@@ -42,7 +44,10 @@ from robustlm.tuning import LoRA
 PLAIN = "plain"
 BOTH = "plain, raw + variant"
 TOGETHER = "CoIN + KL"
+ALL = "NRM + CoIN + KL"
 FULL = "plain, logits everywhere"
+CHECK = "check"
+"""The look for NaN in a plain step: no method, timed apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,14 @@ class Size:
     tokens: int
     answer: int
     rank: int
+    mlp: int | None = None
+    """Width of the layers' MLPs; null: 8/3 of the model's."""
+    heads: int | None = None
+    """Null: one for each 64 of the model's width."""
+    kv_heads: int | None = None
+    """Null: as many as heads."""
+    tied: bool = True
+    """Whether the head is the embedding table."""
 
 
 class FullLogits(InstructionTuning):
@@ -75,50 +88,48 @@ class Method:
     name: str
     passes: float | None
     """Forward and backward passes by the formulae, in F; null where they say nothing."""
-    build: Callable[[str, LoRA], InstructionTuning]
+    build: Callable[[str, Loading, LoRA], InstructionTuning]
     """Makes the module for a model folder."""
+    ascents: int = 0
+    """How many of the passes backward are for a perturbation alone, without gradients of weights."""
+    negatives: bool = False
+    """Whether its batch has an explicit negative for each row."""
 
 
-_SCRATCH = Loading(scratch=True)
+combined = partial(RobustTuning, contrast=Contrast(), alignment=Alignment())
 METHODS = (
-    Method(PLAIN, 2, lambda folder, lora: InstructionTuning(folder, _SCRATCH, lora)),
-    Method("FGM", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FGM())),
-    Method("NRM", 6, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM())),
-    Method("NRM, ascent: clean", 4, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=NRM(ascent="clean"))),
-    Method("FreeLB-3", 6, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=FreeLB(steps=3))),
-    Method("PGD-3", 10, lambda folder, lora: ANIT(folder, _SCRATCH, lora, adversary=PGD(steps=3))),
-    Method(BOTH, 4, lambda folder, lora: InstructionTuning(folder, _SCRATCH, lora, train_on="both")),
-    Method("CoIN", 4, lambda folder, lora: ContrastiveTuning(folder, _SCRATCH, lora)),
-    Method("KL", 4, lambda folder, lora: PrefixAlignment(folder, _SCRATCH, lora)),
-    Method(
-        TOGETHER,
-        4,
-        lambda folder, lora: RobustTuning(folder, _SCRATCH, lora, contrast=Contrast(), alignment=Alignment()),
-    ),
-    Method(
-        "NRM + CoIN + KL",
-        8,
-        lambda folder, lora: RobustTuning(
-            folder, _SCRATCH, lora, adversary=NRM(), contrast=Contrast(), alignment=Alignment()
-        ),
-    ),
-    Method(FULL, None, lambda folder, lora: FullLogits(folder, _SCRATCH, lora)),
+    Method(PLAIN, 2, InstructionTuning),
+    Method("FGM", 4, partial(ANIT, adversary=FGM())),
+    Method("NRM", 6, partial(ANIT, adversary=NRM()), ascents=1),
+    Method("NRM, ascent: clean", 4, partial(ANIT, adversary=NRM(ascent="clean"))),
+    Method("FreeLB-3", 6, partial(ANIT, adversary=FreeLB(steps=3))),
+    Method("PGD-3", 10, partial(ANIT, adversary=PGD(steps=3)), ascents=3),
+    Method(BOTH, 4, partial(InstructionTuning, train_on="both")),
+    Method("CoIN", 4, ContrastiveTuning),
+    Method("KL", 4, PrefixAlignment),
+    Method(TOGETHER, 4, combined),
+    Method(ALL, 8, partial(combined, adversary=NRM()), ascents=1),
+    Method("NRM, ascent: clean + CoIN + KL", 7, partial(combined, adversary=NRM(ascent="clean")), ascents=1),
+    Method("FGM + CoIN + KL", 7, partial(combined, adversary=FGM()), ascents=1),
+    Method("CoIN, a negative each", 6, ContrastiveTuning, negatives=True),
+    Method(FULL, None, FullLogits),
 )
 
 
 def lay_out(folder: str, size: Size) -> None:
-    """Write config and tokenizer of a Llama model with tied embeddings."""
+    """Write config and tokenizer of a Llama model."""
     tokenizer = train_tokenizer(["Instruction: say it again. Answer: it"], 300)
     tokenizer.save_pretrained(folder)
+    heads = size.heads or size.hidden // 64
     LlamaConfig(
         vocab_size=size.vocab,
         hidden_size=size.hidden,
-        intermediate_size=8 * size.hidden // 3,
+        intermediate_size=size.mlp or 8 * size.hidden // 3,
         num_hidden_layers=size.layers,
-        num_attention_heads=size.hidden // 64,
-        num_key_value_heads=size.hidden // 64,
+        num_attention_heads=heads,
+        num_key_value_heads=size.kv_heads or heads,
         max_position_embeddings=2 * size.tokens,
-        tie_word_embeddings=True,
+        tie_word_embeddings=size.tied,
     ).save_pretrained(folder)
 
 
@@ -147,10 +158,13 @@ def random_batch(size: Size) -> InstructionBatch:
 
 def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU seconds of each method's steps, one a round; the first round only warms up."""
-    times: dict[str, list[tuple[float, float]]] = {method.name: [] for method in METHODS}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*(m.name for m in METHODS), CHECK)}
     with tempfile.TemporaryDirectory() as folder:
         lay_out(folder, size)
-        modules = {m.name: m.build(folder, LoRA(r=size.rank, alpha=size.rank, dropout=0.0)) for m in METHODS}
+        modules = {
+            m.name: m.build(folder, Loading(scratch=True), LoRA(r=size.rank, alpha=size.rank, dropout=0.0))
+            for m in METHODS
+        }
         backbone = modules[PLAIN].backbone
         backbone.load()
     for module in modules.values():
@@ -160,6 +174,7 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     print(f"{everything / 1e6:.1f} M parameters, {trained / 1e6:.2f} M of them trained by LoRA", flush=True)
     optimizer = torch.optim.AdamW(parameter_groups(backbone.base), lr=1e-4)
     batch = random_batch(size)
+    batches = {m.name: replace(batch, negative=batch.raw) if m.negatives else batch for m in METHODS}
     order = list(modules)
     shuffle = random.Random(1).shuffle
     try:
@@ -167,7 +182,13 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
             shuffle(order)
             for name in order:
                 wall, cpu = time.perf_counter(), time.process_time()
-                torch.autograd.backward(modules[name].training_step(batch, 0))
+                loss = modules[name].training_step(batches[name], 0)
+                torch.autograd.backward(loss)
+                if name == PLAIN and number:
+                    looked, busy = time.perf_counter(), time.process_time()
+                    step_extent(backbone.model.parameters(), loss.detach())
+                    times[CHECK].append((time.perf_counter() - looked, time.process_time() - busy))
+                    wall, cpu = wall + times[CHECK][-1][0], cpu + times[CHECK][-1][1]
                 optimizer.step()
                 optimizer.zero_grad()
                 if number:
@@ -187,17 +208,18 @@ def table(times: dict[str, list[tuple[float, float]]]) -> str:
     plain = passes[PLAIN]
     assert plain is not None
     lines = ["| method | s a step | ÷ plain | ÷ plain, CPU time | expected |", "|---|---|---|---|---|"]
-    for name in times:
-        count = passes[name]
+    for name, count in passes.items():
         expected = "" if count is None else f"{count / plain:.2f} ({count:g} F)"
         ratios = f"{wall[name] / wall[PLAIN]:.2f} | {cpu[name] / cpu[PLAIN]:.2f}"
         lines.append(f"| {name} | {wall[name]:.3f} | {ratios} | {expected} |")
     saved = f"{wall[PLAIN] / wall[FULL]:.2f} by wall clock, {cpu[PLAIN] / cpu[FULL]:.2f} by CPU time"
     added = f"{wall[TOGETHER] / wall[BOTH]:.2f} by wall clock, {cpu[TOGETHER] / cpu[BOTH]:.2f} by CPU time"
+    check = f"{1e3 * wall[CHECK]:.2f} ms, {100 * wall[CHECK] / wall[PLAIN]:.2f} % of a plain step"
     return "\n".join(
         [
             *lines,
             "",
+            f"Looking for NaN in loss and gradients, once an optimiser step, not in the times above: {check}.",
             f"Logits at the answers alone ÷ logits everywhere, plain tuning: {saved}.",
             f"Contrast and KL ÷ plain tuning on the same raw and variant rows: {added}.",
         ]

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if "ROBUSTLM_OWN_CODE" in os.environ:  # a loader's worker may have to find the user's own classes
+    import multiprocessing
+
+    if multiprocessing.current_process().name != "MainProcess":
+        from robustlm import own_code
+
+        own_code.inherit()
 
 if TYPE_CHECKING:
     from robustlm.adversaries import FGM, FGSM, NRM, PGD, FreeAT, FreeLB, NEFTune

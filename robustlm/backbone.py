@@ -17,13 +17,15 @@ from typing import Any, Literal, cast
 import peft
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
 from robustlm.assets import TINY, tiny_model
 from robustlm.batch import IGNORE, View
+from robustlm.checks.places import check_file, what_is
+from robustlm.checks.texts import shortened
 from robustlm.decoding import greedy, prefill
+from robustlm.finite import refuse_nonfinite
 from robustlm.losses import answer_cross_entropy
 from robustlm.tuning import Tuning, resume_prompt
 
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 _PIECES = {"AutoConfig": "config", "AutoTokenizer": "tokenizer"}
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PLAIN = "DynamicLayer"
+_NUMBER = re.compile(r"\.\d+(?=\.)")
 _TAKEN = frozenset({_PLAIN, "DynamicSlidingWindowLayer", "DummyLayer"})
 """Layers of a cache, by name as they come and go in transformers, that rows can be taken from."""
 
@@ -125,6 +128,7 @@ class Backbone(nn.Module):
         self.adapter = name if (Path(name) / "adapter_config.json").is_file() else None
         self.base_name = _adapter_base(Path(name)) if self.adapter else name
         self.config = self._pretrained(transformers.AutoConfig, self.base_name)
+        self._check_kernels()
         self.tokenizer = self._load_tokenizer()
         self.is_encoder_decoder = bool(self.config.is_encoder_decoder)
         self._check_writes()
@@ -158,6 +162,7 @@ class Backbone(nn.Module):
         else:
             model = self.tuning.apply(model)
         model.train()
+        refuse_nonfinite(model.named_parameters(), f"backbone: {self.name}")
         self.model = model
         head = self.base.get_output_embeddings()
         if head is None:
@@ -188,8 +193,13 @@ class Backbone(nn.Module):
             raise ValueError("backbone: expected a hub name or a folder, found an empty string")
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
         path = Path(name).expanduser()
-        if path.is_file() or (looks_local and not path.is_dir()):
-            raise ValueError(f"backbone: {name!r} is not a folder; expected a model folder or a hub name")
+        found = what_is(path)
+        if found not in ("a folder", "nothing") or (looks_local and found == "nothing"):
+            raise ValueError(
+                f"backbone: {shortened(name, 200)!r} is not a folder, found {found}; expected a model folder or a hub "
+                "name"
+            )
+        _check_files(path)
         needed = factory is not transformers.AutoTokenizer  # an exported adapter has a tokenizer, and no config
         if needed and path.is_dir() and not (path / "config.json").is_file():
             raise ValueError(
@@ -205,8 +215,10 @@ class Backbone(nn.Module):
                 trust_remote_code=self.loading.trust_remote_code,
                 **kwargs,
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
+        except Exception as error:  # whatever a broken file makes transformers raise; no code of ours runs here
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            if not isinstance(error, OSError | ValueError | RuntimeError | ImportError):
+                reason = f"{type(error).__name__}: {reason}"
             what = _PIECES.get(factory.__name__, "model")
             place = "" if path.is_dir() else " (no folder, and no hub model that is in the cache or within reach)"
             raise ValueError(f"backbone: cannot load the {what} of {name!r}{place}: {reason}") from error
@@ -222,6 +234,16 @@ class Backbone(nn.Module):
                 f"{size}; they do not belong together"
             )
         return tokenizer
+
+    def _check_kernels(self) -> None:
+        """Refuse attention code from the hub that a model's config names: transformers would download and run it."""
+        for config in {id(one): one for one in (self.config, self.config.get_text_config())}.values():
+            named = getattr(config, "_attn_implementation", None)
+            if "/" in str(named) and not self.loading.trust_remote_code:
+                raise ValueError(
+                    f"backbone: the config of {self.base_name!r} names attention code at the hub ({named!r}); expected "
+                    "sdpa or eager, or loading.trust_remote_code: true if you have read that code"
+                )
 
     def _check_writes(self) -> None:
         """Refuse models without a text decoder, before their weights are brought."""
@@ -262,6 +284,13 @@ class Backbone(nn.Module):
         )
         problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
         problems += [f"{name}: {tuple(a)} instead of {tuple(b)}" for name, a, b in sorted(found["mismatched_keys"])]
+        unknown = sorted(found["unexpected_keys"])
+        problems += [f"{name} is more than the config has" for name in _of_more_layers(unknown, model)]
+        if unknown and not problems:
+            log.warning(
+                "backbone %s: %d weights of the checkpoint are not used, since its config has no place for them: %s%s",
+                self.base_name, len(unknown), ", ".join(unknown[:3]), " …" if len(unknown) > 3 else "",
+            )  # fmt: skip
         if problems:  # transformers would start them at random
             shown = "; ".join(problems[:3]) + (" …" if len(problems) > 3 else "")
             raise ValueError(
@@ -280,8 +309,8 @@ class Backbone(nn.Module):
             loaded = peft.PeftModel.from_pretrained(
                 model, str(self.adapter), is_trainable=trained and not config.is_prompt_learning
             )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-            reason = "; ".join(str(error).strip().split("\n")[:3])
+        except Exception as error:  # whatever a broken adapter makes peft raise; no code of ours runs here
+            reason = "; ".join(str(error).strip().split("\n")[:3]) or type(error).__name__
             raise ValueError(
                 f"backbone: cannot load the adapter in {self.adapter!r}: {reason}\nIs it an adapter of "
                 f"{self.base_name!r}, and whole?"
@@ -833,17 +862,35 @@ def _first(answers: Tensor) -> Tensor:
     return torch.where(answers.any(1), answers.argmax(1), answers.shape[1] - 1)
 
 
+def _check_files(folder: Path) -> None:
+    """Refuse pipes, devices and circles of links among a model's files, which a reader would wait for without end."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if what_is(file) not in ("a folder", "nothing", "a link to nothing"):
+            check_file(file, "a file of a model")
+
+
+def _of_more_layers(names: list[str], model: nn.Module) -> list[str]:
+    """Those of the names that a model's own weights have too, but for the numbers of layers in them."""
+    known = {_NUMBER.sub(".#", name) for name, _ in model.named_parameters()}
+    return [name for name in names if _NUMBER.search(name) and _NUMBER.sub(".#", name) in known]
+
+
 def _adapter_base(folder: Path) -> str:
     file = folder / "adapter_config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"backbone: {file} is no PEFT adapter config: {error}") from error
     name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(name, str) or not name:
         raise ValueError(f"backbone: {file} names no base model; expected the key base_model_name_or_path")
     if config.get("peft_type") not in list(peft.PeftType):
         raise ValueError(f"backbone: {file}: unknown peft_type {config.get('peft_type')!r}; is peft too old for it?")
+    if config.get("megatron_config") or config.get("megatron_core") not in (None, "megatron.core"):
+        raise ValueError(  # peft would import the module that it names
+            f"backbone: {file} names Megatron parts ({config.get('megatron_core')!r}), which would be imported on a "
+            "file's word; expected an adapter of a transformers model, with megatron_config null"
+        )
     if not (folder / _ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"backbone: adapter folder {str(folder)!r} holds no {_ADAPTER_WEIGHTS}")
     beside = folder / name

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from robustlm.backbone import Pooling, weights_digest
 from robustlm.card import model_card
+from robustlm.checks.numbers import check_number
 from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
 from robustlm.evaluation.state_table import StateWriter as StateFile
 from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts
+from robustlm.files import whole_folder, write_text
+from robustlm.finite import refuse_nonfinite
 from robustlm.modules.base import InstructionTuning
 from robustlm.report.tables import by_condition, markdown
 
@@ -39,11 +41,13 @@ class PredictionWriter(Callback):
         self.prompts = prompts
         self._writer: TableWriter | None = None
         self._taken: list[dict[str, Any]] = []
+        self._made = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the data which rows are answered already."""
         if stage not in ("test", "predict"):
             return
+        self._made = False
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         data.folder = run_folder(trainer) if self.resume is None else Path(self.resume)
         data.resumed = self.resume is not None
@@ -78,9 +82,7 @@ class PredictionWriter(Callback):
             if self.resume is None:
                 clear_parts(table)
             table.parent.mkdir(parents=True, exist_ok=True)
-            written = _identity_file(table).with_suffix(".tmp")
-            written.write_text(json.dumps({**identity, "attempt": attempt}, indent=1), encoding="utf-8")
-            os.replace(written, _identity_file(table))
+            write_text(_identity_file(table), json.dumps({**identity, "attempt": attempt}, indent=1))
             self._count_taken(trainer, pl_module)
         trainer.strategy.barrier("predictions")
         self._writer = TableWriter(table, trainer.global_rank, attempt)
@@ -125,6 +127,15 @@ class PredictionWriter(Callback):
                 print("\n" + markdown("F1 or accuracy, %", scores))
             print(f"predictions: {table}")
         self._writer = None
+        self._made = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to end as if all were well when no table was made: Lightning asks nothing where it finds no batch."""
+        if stage in ("test", "predict") and not self._made:
+            raise ValueError(
+                f"{self._table(trainer)} was not made, as no batch was asked; expected rows, and "
+                f"trainer.limit_{stage}_batches above 0"
+            )
 
     def folder(self, trainer: Trainer) -> Path:
         """Where the table goes: the run's folder, or that of the run it goes on with."""
@@ -291,21 +302,20 @@ class AdapterExport(Callback):
         target = run_folder(trainer) / self.name  # asked on every rank: the folder is broadcast
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{self.name}-", dir=target.parent))
-        try:
+        if not trainer.global_step:
+            raise ValueError(
+                f"{target}: not written, as no optimiser step was taken and nothing is trained; expected a run of at "
+                "least one step (see trainer.max_steps, max_epochs, max_time and limit_train_batches)"
+            )
+        trained = ((name, value) for name, value in pl_module.named_parameters() if value.requires_grad)
+        refuse_nonfinite(trained, f"{target} not written: the trained weights")
+        with whole_folder(target) as unfinished:
             backbone: Any = pl_module.backbone
             backbone.model.save_pretrained(unfinished)
             backbone.tokenizer.save_pretrained(unfinished)
             (unfinished / "README.md").write_text(model_card(pl_module, trainer), encoding="utf-8")
-            unfinished.chmod(0o755)  # temporary folders, and what safetensors writes, are the owner's alone
             for file in unfinished.iterdir():
-                file.chmod(0o644)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(unfinished, target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+                file.chmod(0o644)  # what safetensors writes is the owner's alone
 
 
 class WhereItIs(Callback):
@@ -347,6 +357,25 @@ class KnownMonitor(Callback):
         return [monitor for monitor in found if monitor and monitor.startswith("val/")]
 
 
+class RestoredOptimizer(Callback):
+    """Refuses to go on with an optimiser's state of another model, which torch restores without looking at it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Each weight's moments have its shape, each group's rate is a number."""
+        where = f"ckpt_path: {trainer.ckpt_path}: optimizer_states"
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                check_number(f"{where}: lr", group["lr"], least=0)
+                for weight in group["params"]:
+                    for name, value in optimizer.state.get(weight, {}).items():
+                        if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
+                            raise ValueError(
+                                f"{where}: {name}: found the shape {tuple(value.shape)} for a weight of "
+                                f"{tuple(weight.shape)}; expected the checkpoint of a run with the same model and "
+                                "optimizer"
+                            )
+
+
 class FalseStart(Callback):
     """Removes the log folder of a run that failed before its first batch: it holds nothing but the settings.
 
@@ -373,14 +402,23 @@ class FalseStart(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove what the loggers have opened already."""
-        if self._began or not trainer.is_global_zero or (self.folder / ATTACKS).exists():
-            return  # attacks are searched for before the first batch, and are not lost
+        if self._began or not trainer.is_global_zero or self._holds_results():
+            return
         for logger in trainer.loggers:
             logger.finalize("failed")  # closes its files
         shutil.rmtree(self.folder, ignore_errors=True)
         for path in self._new:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+    def _holds_results(self) -> bool:
+        """Whether something is there that is not to be lost.
+
+        Attacks are searched for before the first batch. Batches of processes that this one started (`ddp_fork`,
+        `ddp_spawn`) are not seen here.
+        """
+        kept = (ATTACKS, "*.run.json", "*.part-*", "checkpoints", "metrics.csv")
+        return any(True for pattern in kept for _ in self.folder.glob(pattern))
 
 
 def run_folder(trainer: Trainer) -> Path:

@@ -38,6 +38,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         longest = max(longest, *found.lengths)
         if role == "train":
             datamodule.rows[role] = found
+        _show_notes(datamodule)
         if role == "test":
             _show_asked({c.name: datamodule.under(c, found) for c in datamodule.conditions}, datamodule)
     model.configure_model()
@@ -68,7 +69,16 @@ def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> N
     ):
         least, median, high, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
         print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  tokens")
+    for text, count in encoder.special_texts(rows.samples).items():
+        print(f"  special   {count} rows hold the text {text!r}, which is written as plain pieces, not as that token")
     print(f"  cut       {cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}")
+
+
+def _show_notes(datamodule: InstructionDataModule) -> None:
+    """What a user should know of the rows, once."""
+    for note in datamodule.notes:
+        print(f"  note      {note}")
+    datamodule.notes.clear()
 
 
 def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) -> None:
@@ -87,6 +97,8 @@ def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) 
 def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:
     rows = datamodule.rows["train"]
     dataset = datamodule.train_dataset(rows)
+    for fact in dataset.facts(0):
+        print(f"\n{fact}")
     batch = dataset[BatchKey(0, tuple(range(min(count, len(rows)))))]
     print(f"\nfirst rows, as trained on ({OPEN}…{CLOSE}: tokens that are trained)")
     for name in ("raw", "variant", "negative"):

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import docstring_parser
 import jsonargparse
@@ -23,22 +23,41 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import robustlm
 from robustlm.assets import config_file, known_configs
-from robustlm.callbacks import AdapterExport, FalseStart, KnownMonitor, PredictionWriter, StateWriter, WhereItIs
+from robustlm.callbacks import (
+    AdapterExport,
+    FalseStart,
+    KnownMonitor,
+    PredictionWriter,
+    RestoredOptimizer,
+    StateWriter,
+    WhereItIs,
+)
+from robustlm.checkpoints import StepCheckpoint, newest_checkpoint
+from robustlm.checks.checkpoint import EXPECTED, check_content
+from robustlm.checks.places import what_is
+from robustlm.checks.run import check_run
+from robustlm.checks.texts import brief
 from robustlm.commands import COMMANDS
 from robustlm.data.embedders import EmbeddingError
 from robustlm.data.endpoint import EndpointError
 from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
+from robustlm.foreign import as_user_error, in_checkpoint
+from robustlm.interruption import StopOnSignal
+from robustlm.layers import drop_on_switch, ordered, reported
 from robustlm.modules import InstructionTuning
+from robustlm.own_code import serve
 from robustlm.progress import AnswersBar
+from robustlm.trust import allow_classes, allow_model, said
+from robustlm.yaml_text import check_yaml
 
 USER_ERRORS = (ValueError, OSError, MisconfigurationException, ImportError, EmbeddingError, EndpointError)
 """What wrong input raises; anything else is a bug and keeps its traceback."""
@@ -100,7 +119,7 @@ class BriefParser(jsonargparse.ArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         program = parser.prog.replace(" [options]", "")
         text = explain(message, re.findall(r"(?<=\s)--[\w.]+", parser.format_help()))
-        self.exit(2, f"robustlm: error: {text}\n(`{program} --help` shows the options)\n")
+        self.exit(2, f"robustlm: error: {brief(text)}\n(`{program} --help` shows the options)\n")
 
 
 class Parser(BriefParser, LightningArgumentParser):
@@ -121,7 +140,10 @@ class RobustLMCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=CheckingTrainer,
-            trainer_defaults={"max_epochs": 1, "callbacks": [WhereItIs(), KnownMonitor()]},
+            trainer_defaults={
+                "max_epochs": 1,
+                "callbacks": [WhereItIs(), KnownMonitor(), RestoredOptimizer(), StopOnSignal(args)],
+            },
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
@@ -137,32 +159,50 @@ class RobustLMCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that every run has, with options of their own."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
         parser.add_lightning_class_args(AdapterExport, "export")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(StateWriter, "states")
+        if self._command == "fit":
+            parser.add_argument(
+                "--resume",
+                type=Literal["auto"] | None,
+                default=None,
+                help="`auto` goes on with the newest last.ckpt below trainer.default_root_dir, or begins anew.",
+            )
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
-        given = _named_configs(args)
+        with reported():
+            self._parse_layers(parser, ordered(_named_configs(args)))
+
+    def _parse_layers(self, parser: LightningArgumentParser, given: list[str]) -> None:
         for config in _configs(given):
             _check_config(config)
+        given = _with_checkpoint(given)
         path = _value_of(given, "--ckpt_path")
         stored = {} if path in (None, "best", "last", "hpc", "registry", "null") else checkpoint_settings(str(path))
         if not stored:
             self.config = parser.parse_args(given)
             return
-        _refuse_foreign_classes(str(path), stored, given)
+        words = said(given, _configs(given))
+        allow_classes(str(path), stored, InstructionTuning, words)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint.yaml"
             file.write_text(yaml.safe_dump({"model": stored}), encoding="utf-8")
             self.config = parser.parse_args(_after_configs(given, str(file)))
         used = yaml.safe_load(parser.dump(self.config, skip_none=False))[self.config["subcommand"]]["model"]
+        chosen = allow_model(str(path), stored["init_args"], used.get("init_args") or {}, words)
+        rank_zero_only(print)("\n".join(chosen), end="\n" if chosen else "")
         _report_differences(str(path), _flat(stored), _flat(used), _flat(_configured_model(given)))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse numbers and places that a run would fail on, before model and rows are looked at."""
+        check_run(self._command, self.config[self._command].as_dict())
 
     def check(self, **kwargs: Any) -> None:
         """Print the settings that are not defaults, then what the trainer finds."""
@@ -207,9 +247,9 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
     Raises:
         ValueError: There is no such file, or it is no checkpoint (truncated, of another program, not weights only).
     """
-    expected = "expected a .ckpt file that `robustlm fit` wrote"
-    if not Path(path).is_file():
-        raise ValueError(f"ckpt_path: {path} is not a file; {expected}")
+    expected = EXPECTED
+    if (found := what_is(path)) != "a file":
+        raise ValueError(f"ckpt_path: {path} is not a file, found {found}; {expected}")
     if not Path(path).stat().st_size:
         raise ValueError(f"ckpt_path: {path} is empty; {expected}")
     try:
@@ -229,34 +269,27 @@ def checkpoint_settings(path: str) -> dict[str, Any]:
         raise ValueError(
             f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}"
         )
-    settings = dict(checkpoint.get("hyper_parameters", {}))
+    check_content(path, checkpoint)
+    settings = dict(checkpoint.get("hyper_parameters") or {})
     settings.pop("_instantiator", None)
     class_path = settings.pop("_class_path", None)
     return {"class_path": class_path, "init_args": settings} if class_path else {}
 
 
-def _refuse_foreign_classes(path: str, stored: dict[str, Any], args: list[str]) -> None:
-    """A checkpoint may name classes of this package, and those that the user names too: a file decides no imports."""
-    named = " ".join([*args, *(Path(file).read_text(encoding="utf-8") for file in _configs(args))])
-    for found in re.findall(r"class_path: (\S+)", yaml.safe_dump(stored)):
-        if found.partition(".")[0] != "robustlm" and found not in named:
-            raise ValueError(
-                f"ckpt_path: {path} asks for the class {found}, which is not imported on a file's word; name it in a "
-                "config or by flag (--model, --model.adversary, …) if you trust it"
-            )
-
-
 def run(args: Sequence[str]) -> RobustLMCLI | None:
     """Run a command, raising what goes wrong. `main` is for shells, this is for Python."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())  # a class of your own, beside the config; last, so that it hides nothing
+    given = _named_configs(args)
+    serve(os.getcwd(), (path.partition(".")[0] for path in said(given, _configs(given)).paths()))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
+    _speak()
     if args and args[0] in COMMANDS:
         parser = BriefParser(prog=f"robustlm {args[0]}", description=_first_line(COMMANDS[args[0]]), allow_abbrev=False)
         _add_arguments(parser, COMMANDS[args[0]])
-        values = parser.instantiate_classes(parser.parse_args(list(args[1:])))
+        with reported():
+            parsed = parser.parse_args(ordered(args)[1:])
+        values = parser.instantiate_classes(parsed)
         for command in COMMANDS[args[0]](**vars(values)) or ():
             run(command)
         return None
@@ -291,6 +324,13 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         run(given)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns it into 1
+            raise SystemExit(130) from None
+        raise
     except BrokenPipeError:  # whoever reads has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -299,8 +339,17 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         text = str(error).strip() or type(error).__name__
         text = explain(text) if text.startswith("Does not validate") else text  # raised in making what was parsed
-        print(f"robustlm: error: {text}\n(ROBUSTLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
-        raise SystemExit(2) from error
+        _end(in_checkpoint(text, error, _value_of(given, "--ckpt_path")), error)
+    except Exception as error:
+        text = as_user_error(error, _value_of(given, "--ckpt_path")) or ""
+        if not text or os.environ.get("ROBUSTLM_TRACEBACK"):
+            raise
+        _end(text, error)
+
+
+def _end(text: str, error: Exception) -> NoReturn:
+    print(f"robustlm: error: {brief(text)}\n(ROBUSTLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+    raise SystemExit(2) from error
 
 
 def _named_configs(args: Sequence[str]) -> list[str]:
@@ -319,6 +368,44 @@ def _named_configs(args: Sequence[str]) -> list[str]:
 def _config_path(name: str) -> str:
     packaged = None if Path(name).is_file() else config_file(name)  # a folder of runs may well be called like a config
     return name if packaged is None else str(packaged)
+
+
+def _with_checkpoint(args: list[str]) -> list[str]:
+    """The arguments, with the file that `--ckpt_path last` or `--resume auto` means.
+
+    Raises:
+        ValueError: There is no last checkpoint, or both flags are given.
+    """
+    resume, path = _setting(args, "resume"), _setting(args, "ckpt_path")
+    if resume == "auto" and path is not None:
+        raise ValueError(f"resume: auto and ckpt_path: {path} both say where to go on; expected one of them")
+    if resume != "auto" and path != "last":
+        return args
+    root = Path(_setting(args, "trainer.default_root_dir") or "runs")
+    folder = _setting(args, "checkpoint.dirpath")
+    found = newest_checkpoint(root, Path(folder) if folder else None)
+    whence = folder or f"the runs below {root}"
+    if found is None and path == "last":
+        raise ValueError(
+            f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, or "
+            "the path of a checkpoint"
+        )
+    rank_zero_only(print)(f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}")
+    kept = [arg for i, arg in enumerate(args) if not (arg.startswith("--ckpt_path") or args[i - 1] == "--ckpt_path")]
+    return kept if found is None else [*kept, f"--ckpt_path={found}"]
+
+
+def _setting(args: list[str], name: str) -> str | None:
+    """The value of an option among the arguments or, where no flag gives it, in the config files."""
+    if (value := _value_of(args, f"--{name}")) is not None:
+        return None if value == "null" else value
+    found = None
+    for file in _configs(args):
+        value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        found = value if value is not None else found
+    return found
 
 
 def _after_configs(args: list[str], file: str) -> list[str]:
@@ -359,25 +446,34 @@ def _configs(args: list[str]) -> list[str]:
 
 def _check_config(file: str) -> None:
     """Refuse what is no config file, by name and line, which the parser leaves out."""
-    if not Path(file).is_file():
+    if (found := what_is(file)) != "a file":
         known = known_configs()
+        seen = "" if found == "nothing" else f", found {found}"
         raise ValueError(
-            f"config: {file} is not a file{nearest(file, known)}; expected a YAML file, or one that comes along: "
+            f"config: {file} is not a file{nearest(file, known)}{seen}; expected a YAML file, or one that comes along: "
             f"{', '.join(known)}"
         )
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        text = Path(file).read_text(encoding="utf-8")
+        check_yaml(text)
+        content = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"config: {file} is not UTF-8 (byte {error.start + 1}); convert the file") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ValueError(f"config: {file}{line}: broken YAML: {getattr(error, 'problem', None) or error}") from error
-    if content is not None and not isinstance(content, dict):
+    except RecursionError as error:
+        raise ValueError(f"config: {file}: the YAML is nested too deeply; expected a few levels") from error
+    except ValueError as error:  # a date that no calendar has, a number of thousands of digits
+        raise ValueError(f"config: {file}: a value cannot be read ({error}); put quotes around it") from error
+    if not isinstance(content, dict) or not content:
+        found = "no settings" if not content else f"a {type(content).__name__}"
         raise ValueError(
-            f"config: {file}: found a {type(content).__name__}; expected keys and values such as `trainer:`, `model:`, "
-            "`data:`"
+            f"config: {file}: found {found}; expected keys and values such as `trainer:`, `model:`, `data:`"
         )
+    if odd := [key for key in content if not isinstance(key, str)]:
+        raise ValueError(f"config: {file}: found the key {odd[0]!r}; expected text such as `trainer`")
 
 
 def _configured_model(args: list[str]) -> dict[str, Any]:
@@ -459,12 +555,19 @@ _yaml_load = jsonargparse.get_loader("yaml")
 
 def _load(text: str) -> Any:
     """Read YAML, but take a prompt template given by flag (`Task: {instruction}`) for text and not for a mapping."""
-    value = _yaml_load(text)
+    check_yaml(text)
+    try:
+        value = _yaml_load(text)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply; expected a few levels") from error
+    except ValueError:  # a date that no calendar has: the parser says what it expected instead
+        return text
     template = isinstance(value, dict) and not _SETTINGS & value.keys() and re.search(r"\{\w+\}", text)
     return text if template else value
 
 
 jsonargparse.set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
+drop_on_switch(InstructionTuning, InstructionDataModule)
 # as a type of its own, since the parser opens the file that a path names where it expects a dataclass
 jsonargparse.typing.register_type(Source, asdict, _source)
 
@@ -484,3 +587,19 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not re.search(r"litlogger|available: False|^Loading `train_dataloader`", record.getMessage())
     )
+
+
+class _Notices(logging.Handler):
+    """Prints what the package has to say on standard error; what is no warning, on the first rank alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or getattr(rank_zero_only, "rank", 0) == 0:
+            print(self.format(record), file=sys.stderr)
+
+
+def _speak() -> None:
+    """Show notices of this package, which Python hides below the level of a warning."""
+    logger = logging.getLogger("robustlm")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Notices) for handler in logger.handlers):
+        logger.addHandler(_Notices())

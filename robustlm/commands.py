@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from robustlm.checks.numbers import check_number, check_seed
+from robustlm.checks.places import check_folder, check_name, check_output
 from robustlm.data.distortion import RBE, Distortion
 from robustlm.data.instructions import Version
 from robustlm.data.noise import Noise
@@ -49,6 +51,8 @@ def noise(
     """
     from robustlm.data.noise_rows import noise_rows
 
+    check_seed("seed", seed)
+    check_number("epoch", epoch, least=0, whole=True)
     print(
         noise_rows(
             input,
@@ -76,6 +80,7 @@ def pairs(
     form: Literal["robustlm", "coin"] = "robustlm",
     limit: int | None = None,
     seed: int = 0,
+    unseen_share: float | None = None,
 ) -> None:
     """Write rows with two phrasings each, grouped with hard negatives, for contrastive tuning.
 
@@ -92,15 +97,29 @@ def pairs(
         form: `robustlm` rows, or `coin`: whole prompts in three columns, as released with CoIN.
         limit: Use the first rows of each source only.
         seed: Seed of phrasings, groups and their order.
+        unseen_share: Share of a plain list of templates that is kept from training, the last ones; null: a quarter.
     """
     from robustlm.data.pairs import write_pairs
     from robustlm.data.paraphrases import load_paraphrases
     from robustlm.data.sources import load_all
 
+    check_seed("seed", seed)
+    check_output("output", output)
     sources = [Source(input, bank=bank, fields=fields), *(Source(one) if isinstance(one, str) else one for one in more)]
     samples = load_all([_narrowed(source, split, limit) for source in sources], "train")
     others = load_paraphrases(paraphrases) if paraphrases else None
-    print(write_pairs(samples, output, negatives=negatives, version=version, paraphrases=others, form=form, seed=seed))
+    print(
+        write_pairs(
+            samples,
+            output,
+            negatives=negatives,
+            version=version,
+            paraphrases=others,
+            form=form,
+            seed=seed,
+            unseen_share=unseen_share,
+        )
+    )
 
 
 def _narrowed(source: Source, split: str, limit: int | None) -> Source:
@@ -206,6 +225,7 @@ def init(
     from robustlm.data.sources import load_all
     from robustlm.data.templates import PlainTemplate
 
+    check_folder("folder", folder)
     template = PlainTemplate()
     samples = load_all([Source(row, split=None if Path(row).is_file() else split) for row in rows], "train")
     banks = {name: InstructionBank.load(name) for name in {sample.bank for sample in samples} if name}
@@ -260,6 +280,10 @@ def compare(
     from robustlm.report.robustness import flip_lines, pairing_markdown, write_all, write_whole
     from robustlm.report.tables import markdown
 
+    if flips is not None:
+        check_output("flips", flips)
+    if output is not None:
+        check_folder("output", output)
     for task in tasks:
         resolve_task(task)
     if (paired or flips) and len(runs) < 2:
@@ -323,6 +347,8 @@ def report(
     from robustlm.report.robustness import FORMATS, to_csv, to_json, to_markdown, write_all
     from robustlm.report.run import run_name, run_settings
 
+    if output is not None:
+        check_folder("output", output)
     for task in tasks:
         resolve_task(task)
     settings = Settings(draws, seed, level, resample)
@@ -374,6 +400,9 @@ def export_harness(
     from robustlm.report.harness import task_files
     from robustlm.report.robustness import write_all
 
+    check_name("name", name)
+    check_number("max_new_tokens", max_new_tokens, least=1, whole=True)
+    check_folder("output", output)
     folder = Path(output)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"output: {folder} holds files already; expected a new or an empty folder")
@@ -418,9 +447,8 @@ def import_harness(
 
     for task in tasks:
         resolve_task(task)
+    check_folder("output", output)
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output: {folder} is a file; expected a folder, or a name for a new one")
     if not Path(results).exists():
         raise ValueError(f"results: {results} is not there; expected a folder or file that the harness wrote")
     table = folder / "predictions.parquet"
@@ -465,10 +493,11 @@ def states(
     from robustlm.report.state_pictures import draw
     from robustlm.report.states import load_runs, measured, to_csv, to_json, to_markdown
 
+    if output is not None:
+        check_folder("output", output)
     for task in tasks:
         resolve_task(task)
-    if points < 3:
-        raise ValueError(f"points: found {points}; expected ≥ 3")
+    check_number("points", points, least=3, whole=True)
     check_projection(projection)
     settings = Settings(draws, seed, level)
     loaded = load_runs(runs)

@@ -20,7 +20,7 @@ _GIVEN = re.compile(r"Given value: (?P<found>.*)")
 _NOISE = re.compile(r"(Does not validate against|Errors:$|Given value type:|Expected a path but)")
 _BAD_CLASS = re.compile(
     r"(Expected a dot import path string|Unexpected import path format|Import path does not correspond"
-    r"|Expected an instantiatable class|.*[Nn]o module named|.*has no attribute)"
+    r"|Expected an instantiatable class|.*[Nn]o module named|.*\bmodule .*has no attribute)"
 )
 _TYPES = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
 _MOST_SHOWN = 12

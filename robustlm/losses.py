@@ -40,7 +40,7 @@ def divergence(
     temperature: float = 1.0,
     detach_reference: bool = False,
 ) -> Tensor:
-    """Divergence between two predictions of each token ([ALIGN] eq. 2: `forward`, paraphrase first).
+    """Divergence between two predictions of each token ([ALIGN] fig. 7: `forward`, paraphrase first).
 
     Args:
         logits: `[n, V]` under the paraphrase; computed on in fp32 (fp64 stays).
@@ -73,7 +73,7 @@ def cosine_similarity(anchors: Tensor, candidates: Tensor) -> Tensor:
 
 
 def info_nce(similarity: Tensor, positives: Tensor, temperature: float) -> Tensor:
-    """Contrastive loss of each anchor: which of the candidates is its own ([CoIN] eq. 1).
+    """Contrastive loss of each anchor: which of the candidates is its own ([CoIN] § 3.3, L_ctr).
 
     Args:
         similarity: `[n, m]` of anchors and candidates; −∞ where an anchor is not compared with a candidate.
@@ -89,7 +89,7 @@ def info_nce(similarity: Tensor, positives: Tensor, temperature: float) -> Tenso
 def balance(reference: Tensor, loss: Tensor, limit: float) -> Tensor:
     """The weight that brings a loss to the size of another one: min(limit, reference / loss), a detached scalar.
 
-    [CoIN] eq. 2 prints a maximum, describes an upper bound, and its published code takes the minimum.
+    [CoIN] § 3.3 prints a maximum, describes an upper bound, and its published code takes the minimum.
     """
     ratio = reference.detach() / loss.detach().clamp_min(torch.finfo(loss.dtype).tiny)
     return ratio.clamp(max=limit)

@@ -11,7 +11,12 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from robustlm.checks.numbers import check_number
 from robustlm.optim import MuonAdamW
+
+_FASTEST = 10.0
+"""Largest learning rate: a step of AdamW moves each weight by about the rate, and weights of models are below 10."""
+_LONGEST_WARMUP = 10**9
 
 
 @dataclass
@@ -22,12 +27,19 @@ class Optimizer(ABC):
         """Check the fields: rates are finite and not negative, momenta in [0, 1)."""
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name.endswith(("lr", "weight_decay")) and not 0 <= value < math.inf:
-                raise ValueError(f"optimizer.{item.name}: {value} is no rate; expected a finite number ≥ 0")
+            if item.name.endswith("lr"):
+                check_number(f"optimizer.{item.name}", value, least=0, most=_FASTEST)
+            if item.name.endswith("weight_decay"):
+                rate = getattr(self, item.name.removesuffix("weight_decay") + "lr")
+                check_number(f"optimizer.{item.name}", value, least=0)
+                if value * rate > 1:
+                    raise ValueError(
+                        f"optimizer.{item.name}: found {value}; expected a number from 0 to {1 / rate:g}, as a step "
+                        "takes this times the learning rate off each weight"
+                    )
             if item.name.endswith(("betas", "momentum")):
-                values = value if isinstance(value, tuple | list) else (value,)
-                if not all(0 <= share < 1 for share in values):
-                    raise ValueError(f"optimizer.{item.name}: {value} is outside [0, 1)")
+                for share in value if isinstance(value, tuple | list) else (value,):
+                    check_number(f"optimizer.{item.name}", share, least=0, below=1)
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -52,11 +64,7 @@ class AdamW(Optimizer):
 
 @dataclass
 class Muon(Optimizer):
-    """Muon (Jordan et al., 2024) for hidden matrices, AdamW for the rest: what small models learn fast with.
-
-    No field is called as one of `AdamW`: on the command line, fields of the same name keep their value when the class
-    is switched.
-    """
+    """Muon (Jordan et al., 2024) for hidden matrices, AdamW for the rest: what small models learn fast with."""
 
     muon_lr: float = 0.01
     """Peak learning rate of hidden matrices."""
@@ -96,10 +104,8 @@ class Schedule:
     """Learning rate at the end, as a share of the peak."""
 
     def __post_init__(self) -> None:
-        if self.warmup < 0:
-            raise ValueError(f"schedule.warmup: {self.warmup} is negative; expected steps, or a share below 1")
-        if not 0 <= self.final <= 1:
-            raise ValueError(f"schedule.final: {self.final} is outside [0, 1]")
+        check_number("schedule.warmup", self.warmup, least=0, most=_LONGEST_WARMUP, why="steps, or a share below 1")
+        check_number("schedule.final", self.final, least=0, most=1)
 
     def factor(self, step: int, total: int) -> float:
         """Learning rate at `step` of `total`, as a share of the peak."""

@@ -10,6 +10,11 @@ from typing import Any, Literal
 import peft
 from torch import nn
 
+from robustlm.checks.numbers import check_number
+
+_MOST_TOKENS = 100_000
+"""Of a prefix or soft prompt, and the widest MLP that makes one: longer than any prompt, wider than any model."""
+
 
 @dataclass
 class Tuning(ABC):
@@ -38,12 +43,9 @@ class LoRA(Tuning):
     """Layers to adapt: `all-linear` (every linear layer but the head), a regular expression, or a list of names."""
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ValueError(f"tuning.r: {self.r} is no rank; expected ≥ 1")
-        if self.alpha < 1:
-            raise ValueError(f"tuning.alpha: {self.alpha} leaves nothing of the update; expected ≥ 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"tuning.dropout: {self.dropout} is outside [0, 1)")
+        check_number("tuning.r", self.r, least=1, whole=True)
+        check_number("tuning.alpha", self.alpha, least=1, below=2**31, whole=True)
+        check_number("tuning.dropout", self.dropout, least=0, below=1)
         if isinstance(self.target_modules, str):
             try:
                 re.compile(self.target_modules)
@@ -55,6 +57,14 @@ class LoRA(Tuning):
 
     def apply(self, model: Any) -> Any:
         """See `Tuning.apply`."""
+        widest = max(
+            (min(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)), default=0
+        )
+        if widest and self.r > widest:
+            raise ValueError(
+                f"tuning.r: found {self.r}; the layers of this model have matrices of rank {widest} at most; expected "
+                f"a number from 1 to {widest}"
+            )
         config = peft.LoraConfig(
             task_type=_task_type(model),
             r=self.r,
@@ -79,8 +89,10 @@ class PrefixTuning(Tuning):
     """Factor on peft's N(0, 1) start of the prefix embeddings, which is large beside a model's own keys."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tuning.tokens: {self.tokens} is no prefix; expected ≥ 1")
+        check_number("tuning.tokens", self.tokens, least=1, most=_MOST_TOKENS, whole=True)
+        own = "for the model's own width"
+        check_number("tuning.hidden_size", self.hidden_size, least=1, most=_MOST_TOKENS, whole=True, or_null=own)
+        check_number("tuning.init_scale", self.init_scale, least=0, most=1e6)
 
     def check(self, *, gradient_checkpointing: bool) -> None:
         """See `Tuning.check`."""
@@ -113,8 +125,7 @@ class PromptTuning(Tuning):
     """The words to start from with `init: text`."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tuning.tokens: {self.tokens} is no prompt; expected ≥ 1")
+        check_number("tuning.tokens", self.tokens, least=1, most=_MOST_TOKENS, whole=True)
 
     def apply(self, model: Any) -> Any:
         """See `Tuning.apply`."""
@@ -178,6 +189,6 @@ def _task_type(model: Any) -> Any:
 def _wrap(model: nn.Module, config: Any) -> Any:
     try:
         return peft.get_peft_model(model, config)
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:  # all of them peft's
         reason = str(error).split("\n")[0]
         raise ValueError(f"tuning: {type(config).__name__} does not fit {type(model).__name__}: {reason}") from error

@@ -160,9 +160,9 @@ def rows_folder_with_two_files_for_a_split(site: Site) -> list[str]:
     return site.read("data")
 
 
-@kind("rows.txt", "unknown kind of file", ".parquet")
+@kind("rows.tsv", "unknown kind of file", ".parquet")
 def rows_unknown_ending(site: Site) -> list[str]:
-    return site.read(site.write("rows.txt", "hello\n"))
+    return site.read(site.write("rows.tsv", "hello\n"))
 
 
 @kind("rows.jsonl:2", "not UTF-8", "0xf6", "convert")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from robustlm.batch import Encoded, collate
 from robustlm.check import check, rendered
+from robustlm.cli import main
 from robustlm.data.noise import Noise
-from robustlm.datamodules import InstructionDataModule, NLUDataModule, RobustnessDataModule
-from robustlm.modules import ANIT, InstructionTuning
+from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, RobustnessDataModule
+from robustlm.modules import ANIT, ContrastiveTuning, InstructionTuning
 from robustlm.tuning import LoRA
+from tests.tiny import write_rows
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
@@ -67,3 +71,19 @@ def test_what_would_stop_a_run_stops_the_check(llama: str, train_file: str) -> N
         check(InstructionTuning(llama), InstructionDataModule())
     with pytest.raises(ValueError, match="too long"):
         check(InstructionTuning(llama), InstructionDataModule(train=train_file, max_length=10))
+
+
+def test_it_says_how_many_rows_have_hard_negatives(llama: str, tmp_path: Path, capsys: Any) -> None:
+    labels = ["positive", "negative"]
+    rows = [{"text": f"text {i}", "label": labels[i % 2], "labels": labels, "bank": "sentiment"} for i in range(8)]
+    data = ContrastiveDataModule(train=write_rows(tmp_path / "two.jsonl", rows), batch_size=4, negatives=1)
+    check(ContrastiveTuning(llama, tuning=LoRA(r=2)), data)
+    shown = capsys.readouterr().out
+    assert "data.group_size 2: 8 of 8 rows (100.0%) have a hard negative in their group" in shown
+    assert "data.negatives 1: 8 of 8 rows (100.0%) find as many hard negatives in their task" in shown
+
+
+def test_notices_are_shown(capsys: Any) -> None:
+    main(["--help"])
+    logging.getLogger("robustlm.data").info("what was done")
+    assert capsys.readouterr().err.splitlines() == ["what was done"]

@@ -75,3 +75,37 @@ def test_a_folder_of_runs_does_not_hide_the_config_of_its_name(
         main(["fit", "-c", "coin", "--model.backbone", "model", "--print_config"])
     assert not end.value.code, capsys.readouterr().err
     assert "ContrastiveTuning" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "negatives"), [("coin", 1), ("presets/coin_released", 0), ("robust", 0)])
+def test_the_negatives_of_a_contrast(
+    name: str, negatives: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`coin` has the paper's negatives, under the anchor's instruction; the others have other rows' variants."""
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", name, "--model.backbone", "model", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["negatives"] == negatives
+
+
+def test_the_contrast_trains_as_published_and_as_released(folder: Path) -> None:
+    rows = [
+        {"text": f"text {i}", "label": ("good", "bad")[i % 2], "labels": ["good", "bad"], "bank": "sentiment"}
+        for i in range(8)
+    ]
+    Path("mood.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    main(shlex.split("pairs mood.jsonl pairs.csv --form coin"))
+    runs = (("coin", "mood.jsonl", 2 + 4), ("presets/coin_released", "pairs.csv", 2))
+    for number, (name, source, candidates) in enumerate(runs):
+        command = f"""
+            fit -c {name} --model.backbone model --model.loading.scratch true --data.train {source}
+            --trainer.max_epochs 1 --trainer.accelerator cpu --trainer.log_every_n_steps 1
+            --trainer.accumulate_grad_batches 1 --trainer.enable_progress_bar false
+        """
+        extra = "--data.batch_size 4 " if name == "coin" else ""
+        main(shlex.split(command + extra))
+        lines = (folder / f"runs/version_{number}/metrics.csv").read_text(encoding="utf-8").splitlines()
+        names = lines[0].split(",")
+        steps = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
+        counts = [float(row["contrast/candidates"]) for row in steps if row["contrast/candidates"]]
+        assert counts
+        assert all(candidates - 2 <= count <= candidates for count in counts)

@@ -38,7 +38,7 @@ def naive_divergence(a: list[float], b: list[float], direction: Direction, tempe
 
 
 def naive_info_nce(similarity: list[list[float]], positives: list[int], temperature: float) -> list[float]:
-    """[CoIN] eq. 1 as printed; candidates at −∞ are not there."""
+    """[CoIN] § 3.3, L_ctr as printed; candidates at −∞ are not there."""
     losses = []
     for row, own in zip(similarity, positives, strict=True):
         weights = [math.exp((s - row[own]) / temperature) for s in row if s > -math.inf]

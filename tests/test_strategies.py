@@ -19,7 +19,7 @@ FAMILIES: list[list[type]] = [
 
 @pytest.mark.parametrize("family", FAMILIES, ids=["adversaries", "optimizers", "tunings"])
 def test_fields_that_siblings_share_have_one_default(family: list[type]) -> None:
-    """The command line keeps a field's value when it switches classes; a differing default would travel along."""
+    """A field of one name means one thing; the command line drops values on a switch (`tests/test_layers.py`)."""
     found: dict[str, object] = {}
     for cls in family:
         for item in fields(cls):

@@ -57,6 +57,12 @@ class Problem:
 
     Give the `GradScaler`'s scale under fp16, where gradients would underflow without it.
     """
+    held: bool = False
+    """Whether other losses of the step hold the graph of `loss(embeds)`, and `embeds` requires a gradient.
+
+    The gradient at the embeddings is then taken from that graph, which stays, and no pass is run twice. A
+    backward pass for the weights that is done early would free nothing, and need a pass of its own.
+    """
 
 
 @dataclass
@@ -144,11 +150,7 @@ class BoundedAdversary(Adversary):
 
     @property
     def radius(self) -> float:
-        """Epsilon, or the method's own where none is given.
-
-        Null and not a number in the signature, because the command line keeps the value of a field when it
-        switches to another class that has it too.
-        """
+        """Epsilon, or the method's own where none is given."""
         return self.default_epsilon if self.epsilon is None else self.epsilon
 
     def check_step(self, name: str) -> None:
@@ -192,6 +194,20 @@ def clean_losses(problem: Problem, low_memory: bool) -> Tensor:
     if low_memory:
         return shared_backward(problem, no_perturbation(problem))[1]
     return row_losses(problem, problem.embeds)
+
+
+def clean_gradient(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Gradient of the summed row losses at the embeddings, `[R, T, H]`, zero outside the mask; and the losses `[R]`.
+
+    Takes one forward and one backward pass that serve the weights too (`shared_backward`). Where others hold that pass,
+    it takes one more backward pass through it, which serves the gradient alone.
+    """
+    if not problem.held:
+        return shared_backward(problem, no_perturbation(problem))
+    with torch.enable_grad():
+        rows = row_losses(problem, problem.embeds)
+        (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [problem.embeds], retain_graph=True)
+    return _masked(problem, gradient.to(working_dtype(gradient)) / problem.loss_scale), rows
 
 
 def no_perturbation(problem: Problem) -> Tensor:

@@ -9,10 +9,9 @@ from robustlm.adversaries.base import (
     BoundedAdversary,
     Outcome,
     Problem,
+    clean_gradient,
     measure,
-    no_perturbation,
     row_losses,
-    shared_backward,
 )
 from robustlm.adversaries.geometry import drop_nonfinite, perturb, steepest
 
@@ -23,8 +22,8 @@ class FGM(BoundedAdversary):
 
         g = ∇_X L(f(X), y),   δ = ε · g/‖g‖,   L(f(X), y) and L(f(X + δ), y)
 
-    The clean term's backward pass yields g along with the weights' gradient. A row whose g is not finite is
-    not perturbed. β is not used.
+    The clean term's backward pass yields g along with the weights' gradient; where other losses hold that pass, g
+    takes one more backward pass. A row whose g is not finite is not perturbed. β is not used.
 
     Cost with LoRA, plain tuning = 1: 2.0 (two forward and two backward passes).
     """
@@ -34,7 +33,7 @@ class FGM(BoundedAdversary):
     def attack(self, problem: Problem) -> Outcome:
         """Step from the clean embeddings to the edge of the ball, and return both losses."""
         unit = self.length(problem)
-        gradient, clean = shared_backward(problem, no_perturbation(problem))
+        gradient, clean = clean_gradient(problem)
         gradient, broken = drop_nonfinite(gradient)
         delta = self.radius * unit * steepest(gradient, self.norm)
         adversarial = row_losses(problem, perturb(problem.embeds, delta))

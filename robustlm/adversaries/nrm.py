@@ -14,12 +14,11 @@ from robustlm.adversaries.base import (
     Outcome,
     Problem,
     ascent_gradient,
+    clean_gradient,
     clean_losses,
     measure,
-    no_perturbation,
     row_losses,
     row_mean,
-    shared_backward,
 )
 from robustlm.adversaries.control import GapController
 from robustlm.adversaries.geometry import (
@@ -36,7 +35,7 @@ from robustlm.adversaries.geometry import (
 
 @dataclass
 class NRM(BoundedAdversary):
-    """Noise Response Method, Bai et al. 2025 [ANIT] eq. 7.
+    """Noise Response Method, Bai et al. 2025 [ANIT] eqs. 5 to 7 and algorithm 1.
 
     For each row, with N its perturbed tokens × hidden size and β its semantic distortion::
 
@@ -44,12 +43,13 @@ class NRM(BoundedAdversary):
         g  = ∇_δ L(f(X + δ0), y)
         δ1 = Π_{‖δ‖ ≤ ε}(δ0 + α · g/‖g‖)
 
-    and the model trains on L(f(X), y) + λ · L(f(X + δ1), y), where λ belongs to the caller. A row whose g is
-    not finite takes no step: its δ1 is Π(δ0).
+    and the model trains on L(f(X), y) + λ · L(f(X + δ1), y) (eq. 8), where λ belongs to the caller. A row whose
+    g is not finite takes no step: its δ1 is Π(δ0). The paper's main text gives no value of ε, α or λ.
 
     E‖δ0‖ is 0.577 · init_scale · ε · (1 − β), so at the paper's `init_scale` of 10 δ0 lies outside the ball
     unless β > 0.83: the projection always binds, and (1 − β) decides how far δ1 points along g, not how long
-    it is. `init_scale: 1` and `scale_radius_by_beta` give (1 − β) the meaning that the text describes.
+    it is. The attack so grows with β, where the text says that it shrinks. Only `init_scale: 1` together with
+    `scale_radius_by_beta` makes it shrink (`benchmarks/beta.py` measures all four forms).
 
     Cost with LoRA, plain tuning = 1: 3.0 (`ascent: full`: three forward and three backward passes) or 2.0
     (`clean`).
@@ -72,7 +72,8 @@ class NRM(BoundedAdversary):
     """Project δ1 onto the ball; false lets it lie where the step took it."""
     ascent: Literal["full", "clean"] = "full"
     """Where the gradient is taken: `full` at δ0, by a pass of its own; `clean` at δ = 0, where the clean
-    term's backward pass yields it along with the weights' gradient: a third cheaper, and low in memory."""
+    term's backward pass yields it along with the weights' gradient: a third cheaper, and low in memory. Where
+    other losses hold the clean pass (a contrast, an alignment), only a pass forward is saved, and no memory."""
     target_gap: float | None = None
     """Hold the loss gap L(X+δ1) − L(X) at this share of the clean loss, by moving epsilon (and alpha with
     it); epsilon is then only the start. null: epsilon is fixed."""
@@ -80,8 +81,8 @@ class NRM(BoundedAdversary):
     """The most that log epsilon moves in one step under target_gap."""
     low_memory: bool = False
     """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
-    are held instead of two: same losses, gradients and time. Other objectives cannot share the clean pass
-    then."""
+    are held instead of two: same losses, gradients and time. Other losses that hold the clean pass (a contrast,
+    an alignment) exclude it."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -112,7 +113,7 @@ class NRM(BoundedAdversary):
         noise = epsilon * row_unit * uniform(embeds, mask, problem.seeds)
         delta0 = self.init_scale / count.sqrt() * noise * keep
         if self.ascent == "clean":
-            gradient, clean = shared_backward(problem, no_perturbation(problem))
+            gradient, clean = clean_gradient(problem)
         else:
             gradient = ascent_gradient(problem, delta0)
             clean = clean_losses(problem, self.low_memory)

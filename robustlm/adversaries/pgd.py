@@ -41,8 +41,8 @@ class PGD(BoundedAdversary):
     together (1 for `linf`: uniform in the cube); false starts at the embeddings themselves."""
     low_memory: bool = False
     """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
-    are held instead of two: same losses, gradients and time. Other objectives cannot share the clean pass
-    then."""
+    are held instead of two: same losses, gradients and time. Other losses that hold the clean pass (a contrast,
+    an alignment) exclude it."""
 
     def __post_init__(self) -> None:
         """Check the fields."""

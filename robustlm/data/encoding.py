@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from robustlm.batch import Encoded
 from robustlm.data.samples import Sample
+from robustlm.data.specials import Spans, Specials, SpecialTextError
 from robustlm.data.templates import Origin, Prompt, Template
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class Encoder:
         self.encoder_decoder = encoder_decoder
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._special = set(tokenizer.all_special_ids)
+        self._specials = Specials(tokenizer)
 
     def encode(self, samples: Sequence[Sample], instructions: Sequence[str] | None = None) -> list[Encoded]:
         """Tokenise samples, each under its own instruction or the given one, shortening contexts that are too long.
@@ -67,14 +70,10 @@ class Encoder:
         asked = instructions if instructions is not None else [sample.instruction for sample in samples]
         prompts = [self.template.render(sample, text) for sample, text in zip(samples, asked, strict=True)]
         special = prompts[0].add_special_tokens
-        tokens = self.tokenizer(
-            [prompt.text for prompt in prompts], return_offsets_mapping=True, add_special_tokens=special
-        )
+        prompt_ids, prompt_offsets = self._prompts(prompts, special, samples)
         rows = []
-        answers = self._answers(prompts, [sample.target for sample in samples], tokens["input_ids"], special)
-        for prompt, ids, offsets, answer in zip(
-            prompts, tokens["input_ids"], tokens["offset_mapping"], answers, strict=True
-        ):
+        answers = self._answers(prompts, samples, [sample.target for sample in samples], prompt_ids, special)
+        for prompt, ids, offsets, answer in zip(prompts, prompt_ids, prompt_offsets, answers, strict=True):
             if not self.encoder_decoder and ids and ids[-1] == self.tokenizer.eos_token_id:
                 ids, offsets = ids[:-1], offsets[:-1]  # an ended prompt would teach to answer after the end
             origins = _origins(prompt, ids, offsets, self._special)
@@ -135,12 +134,13 @@ class Encoder:
     def _choice_ids(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
         prompts = [self.template.render(sample, sample.instruction) for sample in samples]
         special = prompts[0].add_special_tokens
-        ids = self.tokenizer([prompt.text for prompt in prompts], add_special_tokens=special)["input_ids"]
+        ids, _ = self._prompts(prompts, special, samples)
         pairs = [(i, choice) for i, sample in enumerate(samples) for choice in sample.choices]
         found: list[list[list[int]]] = [[] for _ in samples]
         if pairs:
             asked = [prompts[i] for i, _ in pairs]
-            answers = self._answers(asked, [choice for _, choice in pairs], [ids[i] for i, _ in pairs], special)
+            whose = [samples[i] for i, _ in pairs]
+            answers = self._answers(asked, whose, [choice for _, choice in pairs], [ids[i] for i, _ in pairs], special)
             for (i, _), answer in zip(pairs, answers, strict=True):
                 found[i].append(answer)
         return found
@@ -162,8 +162,48 @@ class Encoder:
             return max(len(row.prompt_ids), len(row.answer_ids)) - self.max_length
         return len(row) - self.max_length
 
+    def special_texts(self, samples: Sequence[Sample]) -> dict[str, int]:
+        """The special tokens whose text stands in rows, and in how many rows; it is written as plain pieces."""
+        found: Counter[str] = Counter()
+        for sample in samples:
+            prompt = self.template.render(sample, sample.instruction)
+            texts = {text for answer in (sample.target, *sample.choices) for text in self._specials.within(answer)}
+            found.update(texts | set(self._specials.within(prompt.text, prompt.given)))
+        return dict(found)
+
+    def _prompts(
+        self, prompts: Sequence[Prompt], special: bool, samples: Sequence[Sample]
+    ) -> tuple[list[list[int]], list[Sequence[tuple[int, int]]]]:
+        """Token ids and offsets of prompts."""
+        texts, given = [prompt.text for prompt in prompts], [prompt.given for prompt in prompts]
+        return self._tokens(texts, given, special, samples, offsets=True)
+
+    def _tokens(
+        self,
+        texts: Sequence[str],
+        given: Sequence[Spans],
+        special: bool,
+        samples: Sequence[Sample],
+        offsets: bool = False,
+    ) -> tuple[list[list[int]], list[Sequence[tuple[int, int]]]]:
+        """`Specials.tokens`, whose errors then name the sample."""
+        try:
+            return self._specials.tokens(texts, given, add_special_tokens=special, offsets=offsets)
+        except SpecialTextError:
+            for text, spans, sample in zip(texts, given, samples, strict=True):
+                try:
+                    self._specials.tokens([text], [spans], add_special_tokens=special)
+                except SpecialTextError as error:
+                    raise SpecialTextError(f"{sample.id}: {error}") from None
+            raise
+
     def _answers(
-        self, prompts: Sequence[Prompt], targets: Sequence[str], prompt_ids: Sequence[list[int]], special: bool
+        self,
+        prompts: Sequence[Prompt],
+        samples: Sequence[Sample],
+        targets: Sequence[str],
+        prompt_ids: Sequence[list[int]],
+        special: bool,
     ) -> list[list[int]]:
         """Token ids of the targets, as they continue their prompts, ended.
 
@@ -174,10 +214,13 @@ class Encoder:
         eos = self.tokenizer.eos_token_id
         alone = [prompt.answer_prefix + target for prompt, target in zip(prompts, targets, strict=True)]
         if self.encoder_decoder:
-            return [[*ids, eos] for ids in self._plain([text.strip() for text in alone])]
-        whole = self.tokenizer(
-            [prompt.text + text for prompt, text in zip(prompts, alone, strict=True)], add_special_tokens=special
-        )["input_ids"]
+            return [[*ids, eos] for ids in self._plain([text.strip() for text in alone], samples)]
+        given = [
+            (*prompt.given, (len(prompt.text) + len(prompt.answer_prefix), len(prompt.text) + len(text)))
+            for prompt, text in zip(prompts, alone, strict=True)
+        ]
+        texts = [prompt.text + text for prompt, text in zip(prompts, alone, strict=True)]
+        whole, _ = self._tokens(texts, given, special, samples)
         separate: list[list[int]] | None = None
         answers = []
         for i, (before, full) in enumerate(zip(prompt_ids, whole, strict=True)):
@@ -186,13 +229,12 @@ class Encoder:
             if stripped[: len(opening)] == opening:
                 answers.append([*stripped[len(opening) :], eos])
                 continue
-            separate = separate if separate is not None else self._plain(alone)
+            separate = separate if separate is not None else self._plain(alone, samples)
             answers.append([*separate[i], eos])
         return answers
 
-    def _plain(self, texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids
+    def _plain(self, texts: list[str], samples: Sequence[Sample]) -> list[list[int]]:
+        return self._tokens(texts, [[(0, len(text))] for text in texts], False, samples)[0]
 
 
 def _origins(prompt: Prompt, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]) -> list[Origin]:

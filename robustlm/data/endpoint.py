@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from robustlm.checks.numbers import check_number
+
 T = TypeVar("T")
+_DAY = 86_400.0
+"""Seconds; no answer takes longer."""
 
 
 class EndpointError(RuntimeError):
@@ -59,10 +63,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         if self.max_retries < 0:
             raise ValueError(f"{self.settings}max_retries: expected 0 or more, found {self.max_retries}")
-        if not self.timeout > 0:
-            raise ValueError(f"{self.settings}timeout: expected seconds above 0, found {self.timeout}")
-        if "@" in urlsplit(self.base_url or "").netloc:
-            raise ValueError(f"{self.settings}base_url: found credentials in it; set ${self.api_key_env} instead")
+        check_number(f"{self.settings}timeout", self.timeout, above=0, most=_DAY, why="seconds")
+        _check_url(self.base_url or "", f"{self.settings}base_url", self.api_key_env)
         if not self.api_key_env.isidentifier():
             # not shown: whoever confuses name and key puts the key here
             raise ValueError(
@@ -73,8 +75,7 @@ class Endpoint:
     def url(self) -> str:
         """The endpoint, up to `/v1`."""
         url = self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        if "@" in urlsplit(url).netloc:
-            raise ValueError(f"$OPENAI_BASE_URL: found credentials in it; set ${self.api_key_env} instead")
+        _check_url(url, f"{self.settings}base_url" if self.base_url else "$OPENAI_BASE_URL", self.api_key_env)
         return url.rstrip("/")
 
     @property
@@ -113,6 +114,21 @@ class Endpoint:
         if isinstance(error, openai.APIConnectionError):
             return f"cannot reach the endpoint; check {self.settings}base_url and the network"
         return f"malformed answer ({str(error).replace(secret, '***')[:200]}); is this {self.kind}?"
+
+
+def _check_url(url: str, where: str, key: str) -> None:
+    """Refuse a URL that may hold a secret, without showing it: the URL is part of messages, caches and tables."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"{where}: found no URL; expected one such as https://api.openai.com/v1") from None
+    if "@" in parts.netloc or "@" in url.partition("?")[0].partition("#")[0]:
+        raise ValueError(f"{where}: found credentials in it; set ${key} instead")
+    if "?" in url or "#" in url:
+        raise ValueError(
+            f"{where}: found a query or fragment (? or #) in it, which requests would not keep; expected the endpoint "
+            f"up to /v1. Set ${key} to give a key"
+        )
 
 
 class Connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -12,16 +12,22 @@ def required(row: Mapping[str, Any], key: str) -> str:
     Raises:
         ValueError: It is missing, no string, or blank.
     """
-    _check_present(row, key)
+    present(row, key)
     text = optional(row, key)
     if not text.strip():
         raise ValueError(f"empty {key}: found {row[key]!r}; expected some text")
     return text
 
 
-def _check_present(row: Mapping[str, Any], key: str) -> None:
+def present(row: Mapping[str, Any], key: str) -> Any:
+    """A field that must be there, whatever it is.
+
+    Raises:
+        ValueError: It is missing.
+    """
     if key not in row:
         raise ValueError(f"no {key}: found keys {', '.join(map(str, row))}; expected {key!r} among them")
+    return row[key]
 
 
 def optional(row: Mapping[str, Any], key: str) -> str:
@@ -44,14 +50,29 @@ def elements(row: Mapping[str, Any], key: str, kind: type, expected: str) -> lis
     Raises:
         ValueError: It is missing, no list, or an element is of another type.
     """
-    _check_present(row, key)
-    values = row[key]
+    values = present(row, key)
     if not isinstance(values, list | tuple):
         raise ValueError(f"{key} is no list: found {shown(values)}; expected {expected}")
     for number, value in enumerate(values, start=1):
         if not isinstance(value, kind):
             raise ValueError(f"wrong element of {key}: element {number} is {shown(value)}; expected {expected}")
     return list(values)
+
+
+def check_choices(choices: Sequence[str], answer: str) -> None:
+    """Whether there is something to choose.
+
+    Another choice than the answer may occur twice, as in a row of the published MMLU: it leaves the answer alone.
+
+    Raises:
+        ValueError: There are fewer than two different choices, one is empty, or the answer occurs twice.
+    """
+    if len(set(choices)) < 2 or not all(choices):
+        raise ValueError(f"unusable choices: found {list(choices)!r}; expected two or more, none empty")
+    if choices.count(answer) > 1:
+        raise ValueError(
+            f"unusable choices: found the answer {answer!r} {choices.count(answer)} times; expected it once"
+        )
 
 
 def squeezed(text: str) -> str:

@@ -15,11 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from robustlm.data.fields import elements, optional, required, shown
-from robustlm.data.instructions import InstructionBank
+from robustlm.checks.texts import shortened
+from robustlm.data.fields import check_choices, elements, optional, required, shown
+from robustlm.data.instructions import NO_FORMAT, InstructionBank, known_banks
+from robustlm.data.labels import Given, Labels
 from robustlm.data.lookup import imported
+from robustlm.data.published import unfolded
 from robustlm.data.rows import (
-    SUFFIXES,
+    READABLE,
     BadRowsError,
     Row,
     RowError,
@@ -28,8 +31,9 @@ from robustlm.data.rows import (
     write_rows,
 )
 from robustlm.data.samples import Context, Sample
-from robustlm.data.slots import OPTIONS, option_lines
+from robustlm.data.slots import OPTIONS, is_slotted, option_lines
 from robustlm.data.tasks import TASKS, Task, resolve_task
+from robustlm.data.unshown import Read, Unshown
 
 ReadRow = Callable[[Mapping[str, Any], str], Sample]
 """Makes a sample of a row and the id it shall have; raises `ValueError` for a row that it cannot use."""
@@ -71,7 +75,7 @@ def register_shape(name: str, needs: tuple[str, ...], unless: tuple[str, ...] = 
         >>> read_dialogue({"ask": "Greet me.", "reply": "Hello."}, "greetings:1").target
         'Hello.'
     """
-    if name in SHAPES or name in TASKS:
+    if name in SHAPES or name in TASKS or name == NO_FORMAT:
         raise ValueError(f"found a second shape named {name!r}; expected another name")
 
     def add(read: ReadRow) -> ReadRow:
@@ -131,6 +135,7 @@ def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
     choices = tuple(choice.strip() for choice in elements(row, "choices", str, "a list of strings"))
     if sample.target not in choices:
         raise ValueError(f"target not among choices: found {sample.target!r}; expected one of {choices!r}")
+    check_choices(choices, sample.target)
     return replace(sample, choices=choices)
 
 
@@ -277,6 +282,55 @@ def _task_shape(task: Task) -> Shape:
 # ------------------------------------------------------------------------------------------ loading
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The rows of a source, before they are told all labels there are."""
+
+    samples: dict[str, Sample]
+    """By id, in the order of the rows; those of a task's own shape still lack options, choices and bank."""
+    labelled: tuple[str, ...]
+    """Ids of the samples of a task's own shape."""
+    errors: list[RowError]
+    """Rows that cannot be used."""
+    unshown: str
+    """Which fields of the rows no prompt shows, as a line for people; empty where all are shown."""
+
+    def notes(self) -> list[str]:
+        """What a user should know of the rows, a line each."""
+        found = [self.unshown] if self.unshown else []
+        if twice := [id for id, one in self.samples.items() if len(set(one.choices)) < len(one.choices)]:
+            found.append(
+                f"a wrong choice occurs twice in {len(twice)} rows ({', '.join(twice[:3])}{', …' * (len(twice) > 3)})"
+            )
+        return found
+
+    def labels(self) -> dict[str, set[str]]:
+        """The labels in the answers of the rows of each task whose answers have labels."""
+        found: dict[str, set[str]] = {}
+        for id in self.labelled:
+            sample = self.samples[id]
+            task = TASKS[sample.task]
+            if task.labelled:
+                items = task.parse(sample.target).items
+                found.setdefault(task.bare_of or task.name, set()).update(item[0] for item in items)
+        return found
+
+    def settled(self, options: Mapping[str, Sequence[str]] | None = None) -> list[Sample]:
+        """The samples, whole.
+
+        Args:
+            options: All labels of each task, in the order in which they are shown; those of these rows, sorted, where
+                not given.
+        """
+        known = {task: sorted(found) for task, found in self.labels().items()} | dict(options or {})
+        samples = dict(self.samples)
+        for id in self.labelled:
+            task = TASKS[samples[id].task]
+            samples[id] = _labelled(samples[id], known.get(task.bare_of or task.name, ()))
+        _fill_options(samples)
+        return list(samples.values())
+
+
 def load_samples(
     source: str,
     *,
@@ -289,75 +343,181 @@ def load_samples(
     bank: str | None = None,
     fields: Mapping[str, str] | None = None,
     topic: str | None = None,
+    labels: Given | None = None,
+    round_to: float | None = None,
 ) -> list[Sample]:
     """Read a source whole, check every row, and make samples.
 
     A row's id is its `id` field, or `folder/stem:line` (`conll03/train:17`). Rows of a task's own shape get
     their instruction from a bank (`Sample.bank`), unless they bring one. Labels are known once all rows are
-    read: they then become `Context.option`, and the `choices` of classification.
+    read: they then become `Context.option`, and the `choices` of classification. `robustlm.data.sources` reads several
+    sources, whose rows share their labels.
 
     Args:
         source: A file, folder or hub dataset, as `iter_rows` takes it.
         format: The rows' shape, by name or by the import path of its function; recognised by each row's keys when
-            left out.
+            left out. `none` recognises it too, and leaves out what rows of tasks are told of the answer's format.
         task: Which task's answers the rows hold, for rows that do not say so themselves; by name or by the import
             path of its class.
         split: Split of a folder or hub dataset.
         limit: How many samples to return; all rows are read and checked nevertheless.
         on_bad_row: `strict` raises when there is any bad row; `skip` leaves bad rows out and warns.
         rejected: JSONL file for the rows left out and why (`file`, `line`, `problem`, `found`).
-
         bank: Bank that all rows take their phrasings from, in place of banks and instructions of their own. Slots of
             its phrasings become the samples' `fields`: `{name}` is the row's `name`, `{options_}` its choices.
         fields: Keys of the rows for the slots that have other names.
         topic: Key of the rows that says what they are about; its text becomes the samples' `topic`.
+        labels: Names of all labels, or names by what rows hold; the options are these, in this order.
+        round_to: Step that labels which are numbers are rounded to, before they get names.
 
     Raises:
         SourceError: There is nothing to read, or the file is damaged.
         BadRowsError: Rows are bad and `on_bad_row` is `strict`, or no row is good.
-        ValueError: `format`, `task`, `limit`, `bank` or `fields` is none that there is.
+        ValueError: `format`, `task`, `limit`, `bank`, `fields` or `labels` is none that there is.
     """
-    task = task and resolve_task(task)
-    format = format and resolve_shape(format)
     if limit is not None and limit < 1:
         raise ValueError(f"limit: found {limit}; expected at least 1")
+    named = named_labels(labels, round_to)
+    loaded = read_samples(
+        source, format=format, task=task, split=split, bank=bank, fields=fields, topic=topic, labels=named
+    )
+    settle_errors(source, loaded, on_bad_row, rejected)
+    options = {name: TASKS[name].options(named.names) for name in loaded.labels()} if named and named.names else {}
+    return loaded.settled(options)[:limit]
+
+
+def named_labels(labels: Given | None, round_to: float | None = None) -> Labels | None:
+    """Labels as a source gives them, checked; null where it gives none.
+
+    Raises:
+        ValueError: They are none; begins with `labels: ` or `round_to: `.
+    """
+    return None if labels is None and round_to is None else Labels(labels, round_to)
+
+
+def read_samples(
+    source: str,
+    *,
+    format: str | None = None,
+    task: str | None = None,
+    split: str | None = None,
+    bank: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    topic: str | None = None,
+    labels: Labels | None = None,
+) -> Loaded:
+    """Read a source whole and check every row, as `load_samples` does; what it finds is not yet settled."""
+    task = task and resolve_task(task)
+    stated = format == NO_FORMAT
+    format = None if stated else format and resolve_shape(format)
     slots = bank_slots(bank, fields) if bank else []
     shapes = known_shapes()
     samples: dict[str, Sample] = {}
     places: dict[str, str] = {}
     errors: list[RowError] = []
     task_shaped: list[str] = []
+    unshown = Unshown()
     for row in iter_rows(source, split, on_bad=errors.append):
-        try:
-            shape = shapes[format] if format else _recognised(row.data, shapes, task)
-            sample = _checked(shape.read(row.data, row_id(row)), task)
-            if sample.variant is None:
-                sample = replace(sample, variant=optional(row.data, "variant") or None)
-            if bank:
-                sample = _asked_by(sample, bank, slots, row.data, fields or {}, shape)
-            elif sample.bank:
-                sample = _asked_by_its_own(sample, row.data, shape)
-            if topic:
-                sample = replace(sample, topic=required(row.data, topic).strip())
-            if not (sample.instruction or sample.bank or shape.name in TASKS):
-                raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
-            if sample.id in samples:
-                raise ValueError(f"duplicate id: found {sample.id!r}, already used at {places[sample.id]}")
-        except ValueError as error:
-            errors.append(RowError(row.file, row.line, str(error), row.data))
-            continue
-        samples[sample.id], places[sample.id] = sample, row.where
-        if shape.name in TASKS:
-            task_shaped.append(sample.id)
-    _settle_errors(source, errors, len(samples), on_bad_row, rejected)
-    _fill_labels(samples, task_shaped)
-    _fill_options(samples)
-    return list(samples.values())[:limit]
+        for part in _parts(row, task, errors):
+            try:
+                shape = shapes[format] if format else _recognised(part.data, shapes, task)
+                data = Read(_named(part.data, shape, labels))
+                sample = _checked(shape.read(data, part.id), task)
+                if sample.variant is None:
+                    sample = replace(sample, variant=optional(data, "variant") or None)
+                if bank:
+                    sample = _asked_by(sample, bank, slots, data, fields or {}, shape)
+                elif sample.bank:
+                    _check_own_bank(sample.bank)
+                    sample = _asked_by_its_own(sample, data, shape)
+                if stated or (sample.bank and not sample.instruction and _known_bank(sample.bank).states_format):
+                    sample = _without_format(sample, shape)
+                if topic:
+                    sample = replace(sample, topic=required(data, topic).strip())
+                if not (sample.instruction or sample.bank or shape.name in TASKS):
+                    raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
+                if sample.id in samples:
+                    raise ValueError(f"duplicate id: found {sample.id!r}, already used at {places[sample.id]}")
+            except ValueError as error:
+                errors.append(RowError(row.file, row.line, str(error), row.data))
+                continue
+            samples[sample.id], places[sample.id] = sample, row.where
+            if shape.name in TASKS:
+                task_shaped.append(sample.id)
+            unshown.add(data, sample, slotted=_slotted(sample, fields or {}))
+    return Loaded(samples, tuple(task_shaped), errors, str(unshown))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A row that becomes one sample."""
+
+    id: str
+    data: Mapping[str, Any]
+
+
+def _parts(row: Row, task: str | None, errors: list[RowError]) -> list[_Part]:
+    """The rows that a row stands for: one, or the sentences of a published document."""
+    try:
+        id = row_id(row)
+        return [_Part(id + suffix, data) for suffix, data in unfolded(row.data, task)]
+    except ValueError as error:
+        errors.append(RowError(row.file, row.line, str(error), row.data))
+        return []
+
+
+def _without_format(sample: Sample, shape: Shape) -> Sample:
+    """A sample whose instruction says how to answer: its prompt does not, and its answer has no form of its own."""
+    task = TASKS.get(shape.name)
+    if task is None:
+        if sample.context.format:
+            found = f"a row of the shape {shape.name!r} with a format of its own ({shown(sample.context.format)})"
+            raise ValueError(f"format none: found {found}; expected rows without, or leave `format: none` out")
+        return sample
+    if not task.bare:
+        form = f"a row of the task {task.name!r}, whose answers can only be read in the form {sample.context.format!r}"
+        raise ValueError(f"format none: found {form}; leave `format: none` out, so that prompts state it")
+    bare = TASKS[task.bare]
+    answer = bare.format(task.parse(sample.target).items)
+    return replace(sample, task=bare.name, target=answer, context=replace(sample.context, format=""))
+
+
+def _slotted(sample: Sample, keys: Mapping[str, str]) -> set[str] | None:
+    """The keys that fill placeholders, where every phrasing that a sample is asked with has some."""
+    names = tuple(name for name, _ in sample.fields)
+    if sample.instruction or not (sample.bank and names and _all_slotted(sample.bank, names)):
+        return None
+    return {keys.get(name, name) for name in names}
+
+
+@lru_cache
+def _all_slotted(bank: str, names: tuple[str, ...]) -> bool:
+    return all(is_slotted(instruction.text, names) for instruction in _known_bank(bank).instructions)
+
+
+def _named(row: Mapping[str, Any], shape: Shape, labels: Labels | None) -> Mapping[str, Any]:
+    """A row in which labels have their names."""
+    if labels is None:
+        return row
+    if shape.name not in TASKS:
+        found = f"found them for a row of the shape {shape.name!r}, which brings its answers as they are"
+        raise ValueError(f"labels: {found}; expected rows of a task's own shape, or none")
+    return TASKS[shape.name].named(row, labels)
 
 
 @lru_cache
 def _known_bank(name: str) -> InstructionBank:
     return InstructionBank.load(name)
+
+
+@lru_cache
+def _check_own_bank(name: str) -> None:
+    """Refuse a file where a row names its bank: data does not decide which files are opened. Raises `ValueError`."""
+    if ".json" in name or name not in known_banks():
+        raise ValueError(
+            f"bank: found {shown(name)}; a row names a packaged bank ({', '.join(known_banks())}), and a file is named "
+            "by a config: data.bank, or the bank of a source"
+        )
 
 
 def bank_slots(bank: str, fields: Mapping[str, str] | None) -> list[str]:
@@ -435,7 +595,7 @@ def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str 
     fitting = [shape for shape in fitting if shape.name == task] or fitting
     if len(fitting) == 1:
         return fitting[0]
-    keys = ", ".join(map(str, data)) or "none"
+    keys = shortened(", ".join(map(str, data)), 300) or "none"
     if fitting:
         names = " and ".join(shape.name for shape in fitting)
         raise ValueError(f"ambiguous keys: found {keys}, which fit {names}; name the shape with format=…")
@@ -459,7 +619,7 @@ def row_id(row: Row) -> str:
 
 def _stem(file: str) -> str:
     """Folder and name without ending: telling, and the same wherever the program is started from."""
-    ending = next((suffix for suffix in SUFFIXES if file.lower().endswith(suffix)), "")
+    ending = next((suffix for suffix in READABLE if file.lower().endswith(suffix)), "")
     if ending:
         file = os.path.abspath(file)[: -len(ending)]
     return "/".join(Path(file).parts[-2:])
@@ -481,11 +641,17 @@ def _checked(sample: Sample, task: str | None) -> Sample:
     return sample
 
 
-def _settle_errors(source: str, errors: list[RowError], good: int, on_bad_row: str, rejected: Path | None) -> None:
+def settle_errors(source: str, loaded: Loaded, on_bad_row: str, rejected: Path | None) -> None:
+    """Stop at the bad rows of a source, or leave them out with a warning, and list them in a file if there is one.
+
+    Raises:
+        BadRowsError: `on_bad_row` is `strict`, or no row is good.
+    """
+    errors = loaded.errors
     if not errors:
         return
-    rows = good + len(errors)
-    if on_bad_row == "strict" or not good:
+    rows = len(loaded.samples) + len(errors)
+    if on_bad_row == "strict" or not loaded.samples:
         raise BadRowsError(source, errors, rows, hint="Mend the rows, or leave them out with on_bad_row=skip.")
     if rejected is not None:
         write_rows(rejected, map(_as_rejected, errors))
@@ -507,18 +673,7 @@ def _plain(found: object) -> object:
     return found
 
 
-def _fill_labels(samples: dict[str, Sample], ids: Sequence[str]) -> None:
-    """Give samples of task-shaped rows what only the whole source shows: labels, choices, the bank."""
-    labels: dict[str, set[str]] = {}
-    for id in ids:
-        sample = samples[id]
-        items = TASKS[sample.task].parse(sample.target).items
-        labels.setdefault(sample.task, set()).update(item[0] for item in items)
-    for id in ids:
-        samples[id] = _labelled(samples[id], sorted(labels[samples[id].task]))
-
-
-def _labelled(sample: Sample, labels: list[str]) -> Sample:
+def _labelled(sample: Sample, labels: Sequence[str]) -> Sample:
     task = TASKS[sample.task]
     context, choices = sample.context, sample.choices
     if task.labelled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ _VERSIONS = ("concise", "detailed")
 _SPLITS = ("seen", "unseen")
 _LIST = "list"
 _LISTS = "lists"
+_FORMAT = "format"
+NO_FORMAT = "none"
+"""What a bank or a source calls the format of answers that its instructions state themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +55,56 @@ class InstructionBank:
     Args:
         name: What ids begin with; the name of a packaged bank, of an entry, or the `task` of a file of your own.
         instructions: All phrasings, in the order concise before detailed, seen before unseen.
+        division: How a list without splits of its own was divided into them, as a sentence; null for other banks.
+        states_format: Whether they say themselves how to answer (`"format": "none"` in the file); prompts do not then.
     """
 
-    def __init__(self, name: str, instructions: tuple[Instruction, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        instructions: tuple[Instruction, ...],
+        division: str | None = None,
+        *,
+        states_format: bool = False,
+    ) -> None:
         self.name = name
         self.instructions = instructions
+        self.division = division
+        self.states_format = states_format
 
     @classmethod
-    def load(cls, name_or_path: str) -> Self:
+    def load(cls, name_or_path: str, unseen_share: float | None = None) -> Self:
         """Read a packaged bank by name (`ner`, `quickstart/ner`), or one of your own from a file.
 
-        `file.json` is a bank, `file.json#name` an entry of a file with many. All templates of an entry are `concise`;
-        the last quarter of a list of four or more, rounded up, is `unseen`. Templates for another target than
-        `{answer}` (write a premise, say) ask for another task and are left out, as is one that a list holds twice.
+        `file.json` is a bank, `file.json#name` an entry of a file with many. All templates of an entry are `concise`.
+        Templates for another target than `{answer}` (write a premise, say) ask for another task and are left out, as is
+        one that a list holds twice.
+
+        Args:
+            name_or_path: Of the bank.
+            unseen_share: Share of a list's templates that are `unseen`, the last ones, to the nearest number: 0 for
+                none, 1 for all of them. Null: a quarter of a list of four or more, rounded up. Banks that say
+                themselves which are unseen are taken as they are.
 
         Raises:
-            ValueError: There is no such bank, file or entry, or it is no bank.
+            ValueError: There is no such bank, file or entry, or it is no bank; or the share is not in [0, 1].
         """
+        if unseen_share is not None and not 0 <= unseen_share <= 1:
+            raise ValueError(f"unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
         file_name, ending, entry = name_or_path.rpartition(".json#")
         if ending:
             file_name += ".json"
-            return cls(entry, tuple(_entry(_many(file_name, entry), entry, file_name)))
+            given = _many(file_name, entry)
+            found = tuple(_entry(given, entry, file_name, unseen_share))
+            division = _division(found, entry, file_name) if isinstance(given, list) else None
+            return cls(entry, found, division, states_format=_states_format(given, f"{file_name}#{entry}"))
         if name_or_path.endswith(".json"):
             path = Path(name_or_path)
             if not path.is_file():
                 raise ValueError(f"{path}: no such file; expected an instruction bank, a JSON file")
             data = _parsed(path.read_bytes(), name_or_path)
-            return cls(data["task"], tuple(_instructions(data, data["task"], name_or_path)))
+            stated = _states_format(data, name_or_path)
+            return cls(data["task"], tuple(_instructions(data, data["task"], name_or_path)), states_format=stated)
         file = _packaged().get(name_or_path)
         if file is None:
             known = ", ".join(known_banks())
@@ -103,8 +130,17 @@ class InstructionBank:
         prefixes = tuple(f"{self.name}/{one}/{other}/" for one in versions for other in splits)
         found = [instruction for instruction in self.instructions if instruction.id.startswith(prefixes)]
         if not found:
-            raise ValueError(f"instruction bank {self.name!r}: no {split} phrasings of version {version}; add some")
+            raise ValueError(
+                f"instruction bank {self.name!r}: no {split} phrasings of version {version}; add some"
+                + (", or divide the list in another way (unseen_share)" if self.division else "")
+            )
         return found
+
+    def has(self, split: Split) -> bool:
+        """Whether there are phrasings of a split, of any length."""
+        splits = _SPLITS if split == "all" else (split,)
+        prefixes = tuple(f"{self.name}/{version}/{one}/" for version in _VERSIONS for one in splits)
+        return any(instruction.id.startswith(prefixes) for instruction in self.instructions)
 
     @property
     def lists(self) -> dict[str, list[Instruction]]:
@@ -169,8 +205,17 @@ def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
         data = json.loads(raw)
     except ValueError as error:
         raise ValueError(f"{where}: found no UTF-8 JSON ({error}); expected an instruction bank") from None
-    checked = _keys(data, ("task", *_VERSIONS, _LISTS), where)
+    checked = _keys(data, ("task", *_VERSIONS, _LISTS, _FORMAT), where)
     return {**checked, "task": _text(checked.get("task"), f"{where}: task")}
+
+
+def _states_format(data: object, where: str) -> bool:
+    """Whether a bank says that its instructions state the format of answers."""
+    if not isinstance(data, dict) or _FORMAT not in data:
+        return False
+    if data[_FORMAT] != NO_FORMAT:
+        raise ValueError(f"{where}: {_FORMAT}: found {data[_FORMAT]!r}; expected {NO_FORMAT!r}, or no such key")
+    return True
 
 
 def _instructions(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instruction]:
@@ -230,15 +275,23 @@ _ANSWER = "{answer}"
 _LIST_NAME = re.compile(r"[\w-]+")
 
 
-def _entry(entry: object, name: str, path: str) -> Iterator[Instruction]:
+def _division(instructions: Sequence[Instruction], name: str, path: str) -> str:
+    unseen = sum(one.id.startswith(f"{name}/concise/unseen/") for one in instructions)
+    seen = len(instructions) - unseen
+    return f"{path}#{name}: of {seen + unseen} templates the first {seen} are seen and the last {unseen} unseen"
+
+
+def _entry(entry: object, name: str, path: str, unseen_share: float | None) -> Iterator[Instruction]:
     where = f"{path}#{name}"
     lists: list[Instruction] = []
     if isinstance(entry, list):
         texts = _templates(entry, where)
         held_back = -(-len(texts) // 4) if len(texts) >= 4 else 0
+        if unseen_share is not None:
+            held_back = math.floor(unseen_share * len(texts) + 0.5)
         splits = {"seen": texts[: len(texts) - held_back], "unseen": texts[len(texts) - held_back :]}
     elif isinstance(entry, dict):
-        given = _keys(entry, (*_SPLITS, _LISTS), where)
+        given = _keys(entry, (*_SPLITS, _LISTS, _FORMAT), where)
         lists = list(_lists(given, name, where))
         splits = {split: _templates(given.get(split, []), f"{where}: {split}") for split in _SPLITS}
     else:

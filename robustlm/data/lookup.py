@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from robustlm.own_code import permit
+
 
 def imported(path: str) -> Any | None:
     """The object at `package.module.name`, or `None` where the text is no such path or the module lacks the name.
@@ -15,6 +17,7 @@ def imported(path: str) -> Any | None:
     module, _, attribute = path.rpartition(".")
     if not module or not all(part.isidentifier() for part in path.split(".")):
         return None
+    permit(path)
     try:
         return getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:

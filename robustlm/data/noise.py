@@ -20,8 +20,10 @@ between them.
 
 from __future__ import annotations
 
+import inspect
 import math
 import struct
+import sys
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -30,6 +32,7 @@ from functools import partial
 from hashlib import blake2b
 from itertools import accumulate, count, islice
 
+from robustlm.checks.numbers import check_number
 from robustlm.data import opposites
 from robustlm.data.edits import Edits, word_edits
 from robustlm.data.lookup import imported
@@ -148,7 +151,20 @@ def resolve_kind(name: str) -> Kind:
     if not callable(kind):
         known = ", ".join([*KINDS, MIXED])
         raise ValueError(f"unknown noise kind {name!r}: expected one of {known}, or an import path like my.module.fn")
+    if not _takes_words(kind):
+        raise ValueError(f"noise kind {name!r}: found no function of (words, omega, rng, pools) there")
     return kind
+
+
+def _takes_words(kind: object) -> bool:
+    """Whether something is called like a kind: `os.system` is a function too, and must not be given instructions."""
+    if isinstance(kind, type) or getattr(kind, "__module__", None) in sys.stdlib_module_names:
+        return False
+    try:
+        inspect.signature(kind).bind([], 0.0, None, None)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # other arguments, or a built-in that does not say which
+        return False
+    return True
 
 
 def word_budget(n: int, omega: float) -> int:
@@ -392,9 +408,8 @@ class Noise:
     """Leave answers, words of the answer's format and quoted words alone (see `robustlm.data.protection`)."""
 
     def __post_init__(self) -> None:
-        for name, share in (("omega", self.omega), ("phi", self.phi)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"noise.{name}: expected a number from 0 to 1, found {share}")
+        check_number("noise.omega", self.omega, least=0, most=1)
+        check_number("noise.phi", self.phi, least=0, most=1)
         if self.weights is not None:
             self._check_weights(self.weights)
         self._mixture()

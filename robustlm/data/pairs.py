@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from robustlm.data.instructions import InstructionBank, Version
 from robustlm.data.rows import RowWriter, SourceError
 from robustlm.data.samples import Sample
 from robustlm.data.templates import StringTemplate
+
+log = logging.getLogger(__name__)
 
 Form = Literal["robustlm", "coin"]
 """`robustlm`: rows that load back as the samples they are. `coin`: the columns of the data released with [CoIN]."""
@@ -65,8 +68,9 @@ def write_pairs(
     paraphrases: Paraphrases | None = None,
     form: Form = "robustlm",
     seed: int = 0,
+    unseen_share: float | None = None,
 ) -> Summary:
-    """Write samples under two phrasings each, a group after the other.
+    """Write samples under two phrasings each, a group after the other; in the form `coin`, the largest groups first.
 
     Args:
         samples: Any samples; each is written once.
@@ -76,6 +80,7 @@ def write_pairs(
         paraphrases: Other phrasings of instructions; they come before those of a bank.
         form: What the rows look like.
         seed: Of phrasings, groups and their order.
+        unseen_share: See `InstructionBank.load`.
 
     Returns:
         Counts.
@@ -88,7 +93,9 @@ def write_pairs(
         raise ValueError(f"form: found {form!r}; expected one of {', '.join(_FORMS)}")
     _check_negatives(negatives)
     with RowWriter(output) as writer:
-        groups = contrasted(phrased(samples, version, paraphrases or {}, seed), negatives, seed)
+        groups = contrasted(phrased(samples, version, paraphrases or {}, seed, unseen_share), negatives, seed)
+        if form == "coin":  # such rows name no group: a smaller one would shift all groups after it
+            groups.sort(key=lambda group: -len(group))
         for group in groups:
             for sample in group:
                 writer.write(_FORMS[form](replace(sample, group=group[0].id)))
@@ -106,7 +113,13 @@ def write_pairs(
 # ---------------------------------------------------------------------------------------- two phrasings
 
 
-def phrased(samples: Sequence[Sample], version: Version, paraphrases: Paraphrases, seed: int) -> list[Sample]:
+def phrased(
+    samples: Sequence[Sample],
+    version: Version,
+    paraphrases: Paraphrases,
+    seed: int,
+    unseen_share: float | None = None,
+) -> list[Sample]:
     """Give each sample an instruction, where it has none, and another phrasing of it as its variant.
 
     The variant is a paraphrase where the instruction has any, a seen phrasing of the sample's bank, or the variant that
@@ -115,7 +128,10 @@ def phrased(samples: Sequence[Sample], version: Version, paraphrases: Paraphrase
     Raises:
         SourceError: Samples have one phrasing only; names them.
     """
-    bank = cache(InstructionBank.load)
+    bank = cache(partial(InstructionBank.load, unseen_share=unseen_share))
+    for name in sorted({sample.bank for sample in samples if sample.bank}):
+        if division := bank(name).division:
+            log.info("%s (unseen_share: %s); only seen ones are used", division, unseen_share)
     found: list[Sample] = []
     single: list[str] = []
     for sample in samples:
@@ -147,8 +163,9 @@ def phrased(samples: Sequence[Sample], version: Version, paraphrases: Paraphrase
 def contrasted(samples: Sequence[Sample], negatives: int, seed: int) -> list[list[Sample]]:
     """Deal samples out into groups of a sample and its hard negatives.
 
-    A hard negative is of the same data set, has the same instruction, another input and another target. Every sample is
-    in one group. Groups come from the data sets in turn.
+    A hard negative is of the same data set, has the same instruction, another input and another target. Samples of one
+    bank are asked the same thing: a group of them takes the phrasings of its first. Every sample is in one group.
+    Groups come from the data sets in turn.
 
     Args:
         samples: With their instructions.
@@ -164,10 +181,10 @@ def contrasted(samples: Sequence[Sample], negatives: int, seed: int) -> list[lis
     _check_negatives(negatives)
     alike: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
     for sample in sorted(samples, key=lambda sample: _draw(seed, "order", sample.id)):
-        alike[_dataset(sample), sample.task, sample.bank, sample.instruction].append(sample)
+        alike[_dataset(sample), sample.task, sample.bank, "" if sample.bank else sample.instruction].append(sample)
     of_dataset: dict[str, list[list[Sample]]] = defaultdict(list)
     for (dataset, *_), bucket in alike.items():
-        of_dataset[dataset] += _groups(bucket, negatives)
+        of_dataset[dataset] += [_asked_alike(group) for group in _groups(bucket, negatives)]
     piles = []
     for dataset in sorted(of_dataset):
         piles.append(deque(sorted(of_dataset[dataset], key=lambda group: _draw(seed, "group", group[0].id))))
@@ -182,8 +199,18 @@ def _check_negatives(negatives: int) -> None:
         raise ValueError(f"negatives: found {negatives}; expected at least 1")
 
 
+def _asked_alike(group: list[Sample]) -> list[Sample]:
+    first = group[0]
+    if not first.bank:
+        return group
+    return [
+        replace(sample, instruction=first.instruction, instruction_id=first.instruction_id, variant=first.variant)
+        for sample in group
+    ]
+
+
 def _groups(bucket: Sequence[Sample], negatives: int) -> Iterator[list[Sample]]:
-    """Groups of samples with one instruction.
+    """Groups of samples that are asked one thing.
 
     Negatives are taken from the targets that most samples are left of, and the sample from the next: so the targets run
     out together, and few samples stay alone.
@@ -211,18 +238,18 @@ def _negatives_of(
     sample: Sample, heap: list[_Entry], left: Mapping[str, deque[Sample]], negatives: int
 ) -> Iterator[Sample]:
     """Take negatives of a sample out of the targets in the heap, none of which is its own; no two share an input."""
-    inputs = {_input(sample)}
+    inputs = {sample.applied_to}
     passed: list[_Entry] = []
     while heap and negatives:
         entry = heapq.heappop(heap)
         queue = left[entry[2]]
-        at = next((at for at, other in enumerate(queue) if _input(other) not in inputs), None)
+        at = next((at for at, other in enumerate(queue) if other.applied_to not in inputs), None)
         if at is None:
             passed.append(entry)
             continue
         other = queue[at]
         del queue[at]
-        inputs.add(_input(other))
+        inputs.add(other.applied_to)
         negatives -= 1
         _put_back(heap, entry, left)
         yield other
@@ -234,10 +261,6 @@ def _put_back(heap: list[_Entry], entry: _Entry, left: Mapping[str, deque[Sample
     _, number, target = entry
     if left[target]:
         heapq.heappush(heap, (-len(left[target]), number, target))
-
-
-def _input(sample: Sample) -> object:
-    return sample.context, sample.fields
 
 
 def _dataset(sample: Sample) -> str:

@@ -8,6 +8,7 @@ to object to.
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -145,7 +146,7 @@ class Rules:
     def __post_init__(self) -> None:
         if not 0 <= self.min_distance < 1:
             raise ValueError(f"rules.min_distance: expected a number in [0, 1), found {self.min_distance}")
-        if not 0 <= self.shortest <= 1 <= self.longest:
+        if not 0 <= self.shortest <= 1 <= self.longest < math.inf:
             found = f"shortest {self.shortest} and longest {self.longest}"
             raise ValueError(f"rules: expected 0 ≤ shortest ≤ 1 ≤ longest, found {found}")
 

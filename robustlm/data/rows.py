@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,13 +22,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn, Self
 
+from robustlm.checks.places import what_is
+from robustlm.checks.texts import shortened
+from robustlm.data.cells import neutral, restored
+from robustlm.files import whole_file
+
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 """The file kinds that can be read and written."""
+READABLE = (*SUFFIXES, ".txt", ".txt.gz")
+"""The file kinds that can be read; a line of text is a row with the key `text`."""
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
 _FILE_LIKE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|gz|zip|zst|bz2|xz|xlsx?|ya?ml)$", re.IGNORECASE)
 _LISTED = 20
 _PARQUET_BATCH = 1000
+_LONGEST_NAME = 60
+"""Characters of a column's name that a message repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +137,13 @@ def _watched(
 
 
 def _reader(path: str, split: str | None) -> Iterator[Row | RowError]:
-    if os.path.isfile(path):
+    found = what_is(path) if path else "an empty name"
+    if found not in ("a file", "a folder", "nothing"):
+        raise SourceError(f"{path}: found {found}; expected a file ({_kinds()})")
+    if found == "a file":
         if split is not None:
             raise SourceError(f"{path}: found split={split!r} for a single file; a file is one split, leave it out")
-        return _FILE_READERS[suffix_of(path).removesuffix(".gz")](path)
+        return _FILE_READERS[suffix_of(path, READABLE).removesuffix(".gz")](path)
     if os.path.isdir(path):
         if not any(name.endswith(SUFFIXES) for name in os.listdir(path)):
             raise SourceError(f"{path}: found a folder without data files; expected a file ({_kinds()})")
@@ -147,12 +158,12 @@ def _kinds() -> str:
     return ", ".join(SUFFIXES)
 
 
-def suffix_of(path: str) -> str:
-    """Which of `SUFFIXES` a path ends in. Raises `SourceError` for any other ending."""
-    for suffix in SUFFIXES:
+def suffix_of(path: str, known: tuple[str, ...] = SUFFIXES) -> str:
+    """Which of the known endings a path has. Raises `SourceError` for any other ending."""
+    for suffix in known:
         if path.lower().endswith(suffix):
             return suffix
-    raise SourceError(f"{path}: unknown kind of file; expected a name ending in one of {_kinds()}")
+    raise SourceError(f"{path}: unknown kind of file; expected a name ending in one of {', '.join(known)}")
 
 
 # --------------------------------------------------------------------------------------- reading files
@@ -233,6 +244,15 @@ def _read_jsonl(path: str) -> Iterator[Row | RowError]:
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
+def _read_text(path: str) -> Iterator[Row | RowError]:
+    for number, line in _lines(path):
+        if line.strip():
+            try:
+                yield Row(path, number, {"text": line.decode().strip()})
+            except UnicodeDecodeError as error:
+                yield RowError(path, number, _problem_of(error), line.decode(errors="replace").rstrip("\r\n"))
+
+
 def _skip_space(text: str, at: int) -> int:
     match = _NO_SPACE.search(text, at)
     return len(text) if match is None else match.start()
@@ -284,6 +304,7 @@ def _list_items(path: str, text: str) -> Iterator[tuple[int, object]]:
 
 
 def _read_csv(path: str) -> Iterator[Row | RowError]:
+    csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters; this one fits into any C long
     # undecodable bytes travel as surrogates, so that one bad record does not end the reading
     reader = csv.reader((line.decode(errors="surrogateescape") for _, line in _lines(path)), strict=True)
     header: list[str] | None = None
@@ -299,17 +320,19 @@ def _read_csv(path: str) -> Iterator[Row | RowError]:
         if not record:
             continue
         if header is None:
-            header = _checked_header(path, start, record)
+            header = _checked_header(path, start, [restored(name) for name in record])
         elif any("\udc80" <= character <= "\udcff" for field in record for character in field):
             yield RowError(path, start, "not UTF-8: found bytes of another encoding; convert the file", repr(record))
         elif len(record) != len(header):
             found = f"found {len(record)} fields; expected {len(header)} ({', '.join(header)})"
             yield RowError(path, start, f"wrong number of fields: {found}", record)
         else:
-            yield Row(path, start, dict(zip(header, record, strict=True)))
+            yield Row(path, start, dict(zip(header, map(restored, record), strict=True)))
 
 
 def _checked_header(path: str, line: int, header: list[str]) -> list[str]:
+    if any("\udc80" <= character <= "\udcff" for name in header for character in name):
+        raise SourceError(f"{path}:{line}: not UTF-8: found bytes of another encoding; convert the file")
     twice = [name for name, n in Counter(header).items() if n > 1]
     if twice or "" in header:
         found = f"columns {', '.join(map(repr, header))}"
@@ -326,11 +349,44 @@ def _read_parquet(path: str) -> Iterator[Row | RowError]:
         with pq.ParquetFile(path) as file:
             _checked_header(path, 1, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
-                for data in batch.to_pylist():
+                for entry in _parquet_rows(path, number, batch):
                     number += 1
-                    yield Row(path, number, data)
+                    yield entry
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: {_problem_of(error)}; expected names of columns in UTF-8") from None
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path}:{number + 1}: not readable as Parquet ({error})") from None
+
+
+def _parquet_rows(path: str, before: int, batch: Any) -> Iterator[Row | RowError]:
+    """The rows of a record batch, which `before` others stand before; those with an unreadable value are bad rows."""
+    try:
+        whole = batch.to_pylist()
+    except (ValueError, ArithmeticError, LookupError):  # a date past the year 9999, bytes that are no UTF-8
+        whole = None
+    for at in range(batch.num_rows):
+        number = before + at + 1
+        if whole is not None:
+            yield Row(path, number, whole[at])
+            continue
+        try:
+            yield Row(path, number, {name: batch.column(name)[at].as_py() for name in batch.schema.names})
+        except (ValueError, ArithmeticError, LookupError):
+            yield RowError(path, number, _unreadable(batch, at))
+
+
+def _unreadable(batch: Any, row: int) -> str:
+    """What is wrong with a row of a record batch that Python cannot hold."""
+    for name in batch.schema.names:
+        value = batch.column(name)[row]
+        shown = shortened(name, _LONGEST_NAME)
+        try:
+            value.as_py()
+        except UnicodeDecodeError as error:
+            return f"not UTF-8: column {shown!r}: {_problem_of(error).partition(': ')[2]}"
+        except (ValueError, ArithmeticError, LookupError) as error:
+            return f"unreadable value: column {shown!r} ({value.type}): {error}; expected a value that Python can hold"
+    return "unreadable value"
 
 
 _FILE_READERS: dict[str, Callable[[str], Iterator[Row | RowError]]] = {
@@ -338,6 +394,7 @@ _FILE_READERS: dict[str, Callable[[str], Iterator[Row | RowError]]] = {
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
+    ".txt": _read_text,
 }
 
 
@@ -405,14 +462,12 @@ class RowWriter:
         self._suffix = suffix_of(self.path)
         # through links, so that the file a link names is replaced and not the link
         self._target = Path(os.path.realpath(self.path))
-        self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._place = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        if self._target.is_dir():
-            raise SourceError(f"{self.path}: found a folder; expected the name of a file to write")
-        if not self._target.parent.is_dir():
-            raise SourceError(f"{self.path}: no folder {self._target.parent}; create it first")
+        self._check_place()
         try:
+            self._temporary = self._place.enter_context(whole_file(self._target))
             self._file = open(self._temporary, "xb")
         except OSError as error:
             raise SourceError(
@@ -426,6 +481,13 @@ class RowWriter:
             else self._file
         )
         return self
+
+    def _check_place(self) -> None:
+        found = what_is(self.path)
+        if found not in ("a file", "nothing", "a link to nothing"):
+            raise SourceError(f"{self.path}: found {found}; expected the name of a file to write")
+        if not self._target.parent.is_dir():
+            raise SourceError(f"{self.path}: no folder {self._target.parent}; create it first")
 
     def write(self, data: Mapping[str, Any]) -> None:
         """Add one row."""
@@ -443,26 +505,33 @@ class RowWriter:
                 # a Parquet writer left open would complain about its closed file when it is collected
                 with contextlib.suppress(Exception):
                     self._encoder.close(self._stream)
+                # the error at hand goes on by itself
+                with contextlib.suppress(BaseException):
+                    self._file.close()
+                    self._place.__exit__(kind, error, trace)
         finally:
             self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, NotImplementedError) as error:  # the last two are Arrow's
             raise ValueError(f"{self.path}: cannot be written (at row {self.written}): {error}") from error
+        except OSError as error:  # a full disk
+            raise type(error)(
+                error.errno, f"{self.path}: cannot be written (at row {self.written}): {error.strerror}"
+            ) from error
 
     def _finish(self) -> None:
         with self._named():
             self._encoder.close(self._stream)
-        if self._stream is not self._file:
-            self._stream.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self._target)
+            if self._stream is not self._file:
+                self._stream.close()
+            self._file.close()
+        self._place.close()
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -494,7 +563,16 @@ class _JsonEncoder:
 
 
 def _dumped(data: Mapping[str, Any]) -> bytes:
-    return json.dumps(dict(data), ensure_ascii=False, allow_nan=False).encode()
+    try:
+        return json.dumps(dict(data), ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError):
+        for name, value in data.items():
+            try:
+                json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+            except (ValueError, TypeError) as error:
+                shown = shortened(name, _LONGEST_NAME)
+                raise ValueError(f"field {shown!r} holds {shortened(repr(value), 60)}, no JSON ({error})") from error
+        raise
 
 
 class _CsvEncoder:
@@ -521,7 +599,7 @@ class _CsvEncoder:
     def _encoded(self, record: list[Any]) -> bytes:
         self._line.seek(0)
         self._line.truncate()
-        self._writer.writerow(record)
+        self._writer.writerow([neutral(value) for value in record])
         return self._line.getvalue().encode()
 
 
@@ -551,13 +629,29 @@ class _ParquetEncoder:
         if self._schema is None:
             # from_pylist alone would take its columns from the first row and drop what only others have
             keys = list(dict.fromkeys(key for row in self._batch for key in row))
-            self._schema = pa.table({key: [row.get(key) for row in self._batch] for key in keys}).schema
+            self._schema = pa.schema([self._field(key, [row.get(key) for row in self._batch]) for key in keys])
             self._writer = pq.ParquetWriter(stream, self._schema)
         for row in self._batch:
             if unknown := set(row) - set(self._schema.names):
                 raise ValueError(f"fields {', '.join(sorted(unknown))} are not in the first {_PARQUET_BATCH} rows")
         self._writer.write_table(pa.Table.from_pylist(self._batch, schema=self._schema))
         self._batch = []
+
+    def _field(self, name: str, values: list[Any]) -> Any:
+        """A column's name and type, tried alone, so that the one that cannot be written is named."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            column = pa.table({name: values})
+            with pq.ParquetWriter(io.BytesIO(), column.schema) as writer:
+                writer.write_table(column)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise ValueError(
+                f"field {shortened(name, _LONGEST_NAME)!r}: Parquet cannot hold its values ({error}); expected values "
+                "of one type, and objects with at least one key; write .jsonl instead"
+            ) from error
+        return column.schema.field(0)
 
 
 _ENCODERS: dict[str, Callable[[], _JsonlEncoder | _JsonEncoder | _CsvEncoder | _ParquetEncoder]] = {

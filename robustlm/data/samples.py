@@ -52,3 +52,8 @@ class Sample:
     """What the row is about, as few-shot examples of it must be too (MMLU: its subject); empty: they may be any."""
     examples: tuple[Sample, ...] = ()
     """Solved rows that are shown before this one, in this order; under its instruction where theirs is empty."""
+
+    @property
+    def applied_to(self) -> tuple[Context, tuple[tuple[str, str], ...]]:
+        """The input: all that the instruction is about, whatever it says."""
+        return self.context, self.fields

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from robustlm.data import quickstart
-from robustlm.data.formats import bank_slots, load_samples
-from robustlm.data.rows import SUFFIXES, SourceError
+from robustlm.data.formats import Loaded, bank_slots, named_labels, read_samples, settle_errors
+from robustlm.data.instructions import NO_FORMAT
+from robustlm.data.rows import READABLE, SUFFIXES, SourceError
 from robustlm.data.samples import Sample
+from robustlm.data.shots import rank
+from robustlm.data.tasks import TASKS
+
+log = logging.getLogger(__name__)
 
 Role = Literal["train", "validation", "test", "examples"]
 """What rows are for; `examples` are shown solved before test rows, and come from `train` where no split is named."""
@@ -26,13 +34,18 @@ class Source:
     Face dataset name, or `builtin:quickstart`, the corpus that the project generates."""
     format: str | None = None
     """Shape of the rows (`robustlm`, `alpaca`, `messages`, …, or the import path of your own); recognised by its keys
-    where not given."""
+    where not given. `none` recognises it too, and leaves out the line on the answer's format, for instructions that
+    state one: classification then answers with the bare label, and entities, relations and aspects are refused."""
     task: str | None = None
     """Task of the rows, where their shape does not say it; a name, or the import path of a class of your own."""
     split: str | None = None
     """Which split of a folder, a hub dataset or the built-in corpus; the role the source is used in where not given."""
-    limit: int | None = None
-    """Use the first rows only."""
+    limit: int | float | None = None
+    """How many rows are used (`16`), or which share of them (`0.01`, rounded up); all where not given."""
+    sampling: Literal["first", "random"] = "first"
+    """Which rows a limit leaves: the first ones, or some drawn by `seed` and their ids, in the order of the file."""
+    seed: int | None = None
+    """Seed of that draw; the run's (`data.seed`) where not given."""
     name: str | None = None
     """Name the scores are reported under; the folder's or file's where not given."""
     bank: str | None = None
@@ -44,14 +57,40 @@ class Source:
     topic: str | None = None
     """Key of the rows that says what they are about (MMLU's `subject`): few-shot examples are of the same topic as the
     row they are shown for."""
+    labels: list[str] | dict[int, str] | dict[str, str] | None = None
+    """All labels of the rows, which become their options in this order: a list of names, or names by what the rows hold
+    (`{0: no, 1: yes}`). A number in a row is a place in the list, from 0. For `ner`, names of tags (`[O, B-PER, …]`) or
+    of types. Without it, the labels are those of all rows of that name and task in train, validation and test, in
+    alphabetical order."""
+    round_to: float | None = None
+    """Step that labels which are numbers on a scale are rounded to, to become classes: at 1, the label 3.8 of STS-B is
+    the class `4`. They are then scored as classes, by accuracy."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path.strip():
+            raise ValueError(f"path: found {self.path!r}; expected a file, folder or name of a data set with rows")
         if self.bank is not None and not isinstance(self.bank, str):
             raise ValueError(f"{self.path}: bank: found {self.bank!r}; expected a bank's name or file")
         if self.fields is not None:
             self._check_fields(self.fields)
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"{self.path}: limit {self.limit} leaves no rows; expected ≥ 1")
+        try:
+            named_labels(self.labels, self.round_to)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+        self._check_limit()
+
+    def _check_limit(self) -> None:
+        limit = self.limit
+        share = isinstance(limit, float)
+        if limit is not None and (isinstance(limit, bool) or not (0 < limit <= 1 if share else limit >= 1)):
+            expected = "a number of rows ≥ 1, or a share of them above 0 and up to 1.0"
+            raise ValueError(f"{self.path}: limit {limit} leaves no rows or is no share; expected {expected}")
+        if self.sampling not in ("first", "random"):
+            raise ValueError(f"{self.path}: sampling: found {self.sampling!r}; expected first or random")
+        if self.sampling == "random" and limit is None:
+            raise ValueError(f"{self.path}: sampling: found random without a limit; expected how many rows are drawn")
+        if self.seed is not None and self.sampling != "random":
+            raise ValueError(f"{self.path}: seed: found {self.seed} with sampling first; expected sampling: random")
 
     def _check_fields(self, fields: object) -> None:
         if not isinstance(fields, dict) or not all(isinstance(text, str) for pair in fields.items() for text in pair):
@@ -63,7 +102,7 @@ class Source:
 def load(
     source: str | Source, role: Role, *, on_bad_row: Literal["strict", "skip"] = "strict", rejected: Path | None = None
 ) -> list[Sample]:
-    """Read a source for a role, checking every row.
+    """Read one source for a role, checking every row; its own rows show which labels there are.
 
     Args:
         source: What to read.
@@ -72,36 +111,11 @@ def load(
         rejected: File for the rows that `skip` leaves out, with reasons.
 
     Raises:
-        SourceError: There is nothing to read at that place.
+        SourceError: There is nothing to read at that place, or too few labels.
         BadRowsError: There are bad rows.
     """
-    wanted = Source(source) if isinstance(source, str) else source
-    if wanted.bank:
-        try:
-            bank_slots(wanted.bank, wanted.fields)
-        except ValueError as error:
-            raise SourceError(f"data.{role}: {wanted.path}: {error}") from error
-    if wanted.path == BUILTIN:
-        return _builtin(wanted, role)
-    if wanted.path.startswith("builtin:"):
-        raise SourceError(f"data.{role}: {wanted.path!r} does not come with the package; expected {BUILTIN!r}")
-    path, split = wanted.path, wanted.split or _split(role)
-    if Path(path).is_dir():
-        path = _split_file(Path(path), split)
-    samples = load_samples(
-        path,
-        format=wanted.format,
-        task=wanted.task,
-        split=wanted.split if Path(wanted.path).is_file() else None if Path(path).is_file() else split,
-        limit=wanted.limit,
-        on_bad_row=on_bad_row,
-        rejected=rejected,
-        bank=wanted.bank,
-        fields=wanted.fields,
-        topic=wanted.topic,
-    )
-    name = wanted.name or _name(Path(path))
-    return [sample if sample.dataset else replace(sample, dataset=name) for sample in samples]
+    (found,) = _load([source], role, on_bad_row, [rejected], None, log.warning)
+    return found
 
 
 def load_all(
@@ -110,12 +124,35 @@ def load_all(
     *,
     on_bad_row: Literal["strict", "skip"] = "strict",
     rejected: Path | None = None,
+    known: KnownLabels | None = None,
+    seed: int = 0,
+    say: Callable[[str], object] = log.warning,
 ) -> list[Sample]:
-    """Read several sources, refusing ids that occur twice."""
+    """Read several sources, refusing ids that occur twice.
+
+    Sources of one dataset (name) and task share their labels, also with those of other roles: what rows are shown as
+    options does not depend on the split that they are in.
+
+    Args:
+        sources: What to read.
+        role: Which split to take where a source has several.
+        on_bad_row: As in `load`.
+        rejected: As in `load`; each source gets a file of its own, named after it.
+        known: Where the labels of other roles' sources come from; null: there are none.
+        seed: Of rows that are drawn, for sources without one.
+        say: Takes each thing that a user should know, as a line.
+
+    Raises:
+        SourceError: As in `load`; or an id occurs twice, or the sources of a dataset disagree on its labels.
+        BadRowsError: There are bad rows.
+    """
+    files = [
+        rejected.with_name(f"{rejected.stem}-{role}-{i}{rejected.suffix}") if rejected else None
+        for i in range(len(sources))
+    ]
     found: dict[str, Sample] = {}
-    for i, source in enumerate(sources):
-        file = rejected.with_name(f"{rejected.stem}-{role}-{i}{rejected.suffix}") if rejected else None
-        for sample in load(source, role, on_bad_row=on_bad_row, rejected=file):
+    for samples in _load(sources, role, on_bad_row, files, known, say, seed):
+        for sample in samples:
             if sample.id in found:
                 raise SourceError(
                     f"data.{role}: the sample id {sample.id!r} occurs in two sources; was one listed twice?"
@@ -124,11 +161,252 @@ def load_all(
     return list(found.values())
 
 
+class KnownLabels:
+    """The labels of sources by role: named by them, or found in their rows, which are read once, when asked for.
+
+    Args:
+        sources: By role.
+    """
+
+    def __init__(self, sources: Mapping[Role, Sequence[str | Source]]) -> None:
+        self._sources = {role: [_as_source(one) for one in given] for role, given in sources.items()}
+        self._found: dict[tuple[Role, int], dict[str, set[str]]] = {}
+
+    def others(self, role: Role, name: str) -> list[tuple[Role, int, Source]]:
+        """The sources of other roles whose rows count in the dataset of that name."""
+        return [
+            (other, i, source)
+            for other, given in self._sources.items()
+            for i, source in enumerate(given)
+            if other != role and source.path != BUILTIN and _dataset(source, other) == name
+        ]
+
+    def found(self, role: Role, number: int) -> dict[str, set[str]]:
+        """The labels in the rows of a source by task; bad rows, which only their own role reports, have none."""
+        if (role, number) not in self._found:
+            source = self._sources[role][number]
+            loaded = _read(replace(source, bank=None, fields=None, topic=None), role)
+            if not loaded.samples:
+                settle_errors(f"data.{role}: {source.path}", loaded, "skip", None)
+            self._found[role, number] = loaded.labels()
+        return self._found[role, number]
+
+
+def _load(
+    sources: Sequence[str | Source],
+    role: Role,
+    on_bad_row: Literal["strict", "skip"],
+    rejected: Sequence[Path | None],
+    known: KnownLabels | None,
+    say: Callable[[str], object],
+    seed: int = 0,
+) -> list[list[Sample]]:
+    """The samples of each source, whole."""
+    wanted = [_as_source(source) for source in sources]
+    loaded: dict[int, Loaded] = {}
+    for i, source in enumerate(wanted):
+        if source.bank:
+            try:
+                bank_slots(source.bank, source.fields)
+            except ValueError as error:
+                raise SourceError(f"data.{role}: {source.path}: {error}") from error
+        if source.path != BUILTIN:
+            loaded[i] = _read(source, role)
+            settle_errors(source.path, loaded[i], on_bad_row, rejected[i])
+            for note in loaded[i].notes():
+                say(f"data.{role}: {_dataset(source, role)} ({source.path}): {note}")
+    options = _options({i: (wanted[i], one.labels()) for i, one in loaded.items()}, role, known, say)
+    found = []
+    for i, source in enumerate(wanted):
+        if i not in loaded:
+            found.append(_builtin(source, role, seed))
+            continue
+        name = _dataset(source, role)
+        samples = loaded[i].settled({task: labels for (of, task), labels in options.items() if of == name})
+        if isinstance(source.limit, int) and source.limit > len(samples):
+            fewer = f"found {len(samples)} rows, fewer than the limit of {source.limit}; all are used"
+            say(f"data.{role}: {source.path}: {fewer}")
+        taken = _limited(samples, source, seed)
+        found.append([one if one.dataset else replace(one, dataset=name) for one in taken])
+    return found
+
+
+def _limited(samples: list[Sample], source: Source, seed: int) -> list[Sample]:
+    """The samples that a source's limit leaves."""
+    if source.limit is None:
+        return samples
+    count = _count(source.limit, len(samples))
+    if source.sampling == "first":
+        return samples[:count]
+    seed = seed if source.seed is None else source.seed
+    drawn = {one.id for one in sorted(samples, key=lambda one: rank(seed, "limit", one.id))[:count]}
+    return [one for one in samples if one.id in drawn]
+
+
+def _count(limit: int | float, rows: int) -> int:
+    # the decimal number as it was written: 0.07 of 100 rows are 7
+    return math.ceil(Fraction(str(limit)) * rows) if isinstance(limit, float) else limit
+
+
+def _read(source: Source, role: Role) -> Loaded:
+    if source.path.startswith("builtin:"):
+        raise SourceError(f"data.{role}: {source.path!r} does not come with the package; expected {BUILTIN!r}")
+    file = _file(source, role)
+    return read_samples(
+        file,
+        format=source.format,
+        task=source.task,
+        split=source.split
+        if Path(source.path).is_file()
+        else None
+        if Path(file).is_file()
+        else _split_of(source, role),
+        bank=source.bank,
+        fields=source.fields,
+        topic=source.topic,
+        labels=named_labels(source.labels, source.round_to),
+    )
+
+
+def _as_source(source: str | Source) -> Source:
+    return Source(source) if isinstance(source, str) else source
+
+
+def _split_within(source: Source, file: str, role: Role) -> str | None:
+    """The split that is still to be chosen: none of the file of a folder; a single file refuses one."""
+    if Path(source.path).is_file():
+        return source.split
+    return None if Path(file).is_file() else _split_of(source, role)
+
+
+def _split_of(source: Source, role: Role) -> str:
+    return source.split or _split(role)
+
+
+def _file(source: Source, role: Role) -> str:
+    """The file of a source's split, or what else names its rows."""
+    folder = Path(source.path)
+    return _split_file(folder, _split_of(source, role)) if folder.is_dir() else source.path
+
+
+def _dataset(source: Source, role: Role) -> str:
+    """The name that the scores of a source's rows are reported under, where rows do not say so themselves."""
+    path = Path(source.path)
+    return source.name or _name(path / f"{_split_of(source, role)}.jsonl" if path.is_dir() else path)
+
+
+# ------------------------------------------------------------------------------------------ options
+
+_Key = tuple[str, str]
+"""Dataset and task."""
+
+
+def _options(
+    own: Mapping[int, tuple[Source, Mapping[str, set[str]]]],
+    role: Role,
+    known: KnownLabels | None,
+    say: Callable[[str], object],
+) -> dict[_Key, tuple[str, ...]]:
+    """The options of each dataset and task: as sources name them, or else all labels of all their rows, sorted.
+
+    Args:
+        own: The sources that are read, each with the labels in its rows.
+        role: They are read for.
+        known: The labels of sources of other roles.
+        say: Takes a line where there are no others.
+
+    Raises:
+        SourceError: Sources disagree, rows hold labels that are not named, or a choice has one option.
+    """
+    found: dict[_Key, tuple[str, ...]] = {}
+    for source, labels in own.values():
+        name = _dataset(source, role)
+        for task in labels:
+            if (name, task) not in found:
+                found[name, task] = _options_of(name, task, own, role, known, say)
+    return found
+
+
+def _options_of(
+    name: str,
+    task: str,
+    own: Mapping[int, tuple[Source, Mapping[str, set[str]]]],
+    role: Role,
+    known: KnownLabels | None,
+    say: Callable[[str], object],
+) -> tuple[str, ...]:
+    mine = [(source, labels) for source, labels in own.values() if task in labels and _dataset(source, role) == name]
+    others = known.others(role, name) if known else []
+    everyone = [(role, source) for source, _ in mine] + [(other, source) for other, _, source in others]
+    named = [(of, source) for of, source in everyone if source.labels is not None and source.task in (None, task)]
+    where = f"data.{role}: {mine[0][0].path}"
+    shared = 0
+    if named:
+        labels = _agreed(named, task)
+        for source, seen in mine:
+            if unknown := sorted(seen[task] - set(labels)):
+                raise SourceError(
+                    f"data.{role}: {source.path}: found the label {unknown[0]!r} in its rows; expected those that "
+                    f"`labels` of data.{named[0][0]} ({named[0][1].path}) names: {', '.join(labels)}"
+                )
+    else:
+        union = set().union(*(seen[task] for _, seen in mine))
+        for other, number, source in others:
+            try:
+                theirs = known.found(other, number).get(task) if known else None
+            except ValueError as error:
+                raise SourceError(
+                    f"data.{role}: the options of {name} also come from data.{other} ({source.path}), which cannot be "
+                    f"read ({error}); mend it, leave it out, or name all labels by `labels` of the source"
+                ) from error
+            if theirs is not None:
+                shared += 1
+                union |= theirs
+        labels = tuple(sorted(union))
+    if TASKS[task].score == "accuracy" and len(labels) == 1:
+        raise SourceError(
+            f"{where}: found one label, {labels[0]!r}, in all rows of {name}, which leaves no choice; expected two or "
+            f"more: name all of them by `labels` of the source, such as labels: [{labels[0]}, …]"
+        )
+    if not named and not shared and role in ("test", "validation"):
+        say(
+            f"{where}: the options of {name} ({', '.join(labels) or 'none'}) were taken from the targets of these rows "
+            "themselves, as no other source of that name shows them; `labels` of the source names them all"
+        )
+    return labels
+
+
+def _agreed(named: Sequence[tuple[Role, Source]], task: str) -> tuple[str, ...]:
+    """The labels that all sources name.
+
+    Raises:
+        SourceError: They name others, or in another order.
+    """
+    found = []
+    for role, source in named:
+        labels = named_labels(source.labels)
+        assert labels is not None
+        try:
+            found.append(TASKS[task].options(labels.names))
+        except ValueError as error:
+            raise SourceError(f"data.{role}: {source.path}: {error}") from error
+        if found[-1] != found[0]:
+            first, of = named[0]
+            raise SourceError(
+                f"data.{role}: {source.path}: `labels` names {', '.join(found[-1])}; expected those of data.{first} "
+                f"({of.path}), of the same dataset, in the same order: {', '.join(found[0])}"
+            )
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------------ places
+
+
 def _split(role: Role) -> str:
     return "train" if role == "examples" else role
 
 
-def _builtin(source: Source, role: Role) -> list[Sample]:
+def _builtin(source: Source, role: Role, seed: int) -> list[Sample]:
     splits: dict[str, quickstart.Split] = {
         "pretrain": "pretrain",
         "train": "train",
@@ -137,11 +415,18 @@ def _builtin(source: Source, role: Role) -> list[Sample]:
     }
     if source.topic:
         raise SourceError(f"{BUILTIN}: found topic {source.topic!r}; expected none, as its rows have no keys")
+    if source.format == NO_FORMAT:
+        raise SourceError(f"{BUILTIN}: found format none; expected none to be named, as its instructions state it")
+    if source.labels or source.round_to:
+        raise SourceError(f"{BUILTIN}: found labels or round_to; expected none, as its instructions name them")
     split = source.split or _split(role)
     if split not in splits:
         raise SourceError(f"{BUILTIN}: unknown split {split!r}; known: {', '.join(splits)}")
     default = {"pretrain": 12_000, "train": 3_600, "validation": 300, "test": 600}
-    samples = quickstart.samples(splits[split], source.limit or default[split])
+    size = default[split]
+    if isinstance(source.limit, int) and (source.sampling == "first" or source.limit > size):
+        size = source.limit  # there are as many as are asked for
+    samples = _limited(quickstart.samples(splits[split], size), source, seed)
     if source.bank is None:
         return samples
     if slots := bank_slots(source.bank, None):
@@ -166,6 +451,6 @@ def _split_file(folder: Path, split: str) -> str:
 
 def _name(path: Path) -> str:
     stem = path.name
-    for suffix in SUFFIXES:
+    for suffix in READABLE:
         stem = stem.removesuffix(suffix)
     return path.parent.name if stem in ("train", "validation", "test", "dev") and path.parent.name else stem

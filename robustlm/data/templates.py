@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from robustlm.data.limits import TimeLimitError, limited
 from robustlm.data.samples import Context, Sample
 from robustlm.data.slots import OPTIONS, is_slotted, pieces
 
@@ -42,6 +43,8 @@ class Prompt:
     """What stands between the prompt and the answer (a space, or nothing)."""
     add_special_tokens: bool = True
     """Whether the tokenizer adds its own special tokens; false where the template wrote them."""
+    given: tuple[tuple[int, int], ...] = ()
+    """`(start, end)` of every piece that the template did not write: instructions, rows, examples and their answers."""
 
 
 class _Writer:
@@ -50,11 +53,15 @@ class _Writer:
     def __init__(self) -> None:
         self.text = ""
         self.spans: list[tuple[int, int, Origin]] = []
+        self.given: list[tuple[int, int]] = []
         self.solved = False
         """Whether an example is written: its context is no context of the row, and is neither cut nor perturbed."""
 
-    def write(self, piece: str, origin: Origin = Origin.SCAFFOLD) -> None:
+    def write(self, piece: str, origin: Origin = Origin.SCAFFOLD, *, given: bool = False) -> None:
+        """Write a piece; `given` says that a scaffold is not the template's own (options, answers of examples)."""
         start = len(self.text)
+        if piece and (given or origin is not Origin.SCAFFOLD):
+            self.given.append((start, start + len(piece)))
         if self.solved and origin is Origin.CONTEXT:
             origin = Origin.SCAFFOLD
         self.text += piece
@@ -66,6 +73,7 @@ class _Writer:
         offset = len(self.text)
         self.text += other.text
         self.spans += [(start + offset, end + offset, origin) for start, end, origin in other.spans]
+        self.given += [(start + offset, end + offset) for start, end in other.given]
 
     def strip(self) -> None:
         """Take white space off both ends, out of the spans too."""
@@ -73,9 +81,11 @@ class _Writer:
         self.text = self.text.strip()
         cut = [(max(a, start) - start, min(b, end) - start, origin) for a, b, origin in self.spans]
         self.spans = [(a, b, origin) for a, b, origin in cut if a < b]
+        given = [(max(a, start) - start, min(b, end) - start) for a, b in self.given]
+        self.given = [(a, b) for a, b in given if a < b]
 
     def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
-        return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens)
+        return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens, tuple(self.given))
 
 
 class Template(ABC):
@@ -87,6 +97,15 @@ class Template(ABC):
     A sample's examples come before it, each with its answer: the instruction once, and then what each is applied to.
     Where the instruction brings the context along, or examples have instructions of their own, each is a whole prompt.
     """
+
+    parts: tuple[str, ...] = PARTS
+    """The parts of a context that it writes."""
+
+    def hides(self, sample: Sample) -> list[str]:
+        """The parts of a sample's context that no prompt shows, the answer's format aside."""
+        if is_slotted(sample.instruction, dict(sample.fields)):
+            return []
+        return [part for part in PARTS if part not in ("format", *self.parts) and getattr(sample.context, part)]
 
     @abstractmethod
     def render(self, sample: Sample, instruction: str) -> Prompt:
@@ -117,7 +136,9 @@ class PlainTemplate(Template):
                     blank = " "
             out.write(f"{blank}Answer:")
             if out.solved:
-                out.write(f" {one.target}\n\n")
+                out.write(" ")
+                out.write(one.target, given=True)
+                out.write("\n\n")
         return out.prompt(" ")
 
 
@@ -150,12 +171,16 @@ class AlpacaTemplate(Template):
                 out.write("\n\n")
             out.write("### Response:\n")
             if out.solved:
-                out.write(f"{one.target}\n\n")
+                out.write(one.target, given=True)
+                out.write("\n\n")
         return out.prompt("")
 
 
 _MARK = "{{message {}}}"
 """Stands for a message when a chat template is asked what it writes around it."""
+_OTHER = "mend chat_template in the tokenizer's folder, or use 'plain', 'alpaca' or a template string"
+LONGEST_RENDERING = 10.0
+"""Seconds that a chat template may take for one row; usual ones take less than a millisecond."""
 _REWRITTEN = (
     "data.template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
     "apart; use 'plain', 'alpaca' or a template string"
@@ -177,7 +202,11 @@ class ChatTemplate(Template):
             )
         self._tokenizer = tokenizer
         self._arounds: dict[int, list[str]] = {}
-        if not self._around(1):
+        try:
+            known = self._around(1)
+        except TemplateError as error:
+            raise ValueError(_failed(error, _MARK.format(0))) from error
+        if not known:
             raise ValueError(_REWRITTEN)
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
@@ -190,7 +219,7 @@ class ChatTemplate(Template):
             messages.append(_message(one, opening, solved=one is not sample))
             if one is not sample:
                 messages.append(_Writer())
-                messages[-1].write(one.target.strip())
+                messages[-1].write(one.target.strip(), given=True)
         around = self._around(len(messages))
         if not around:
             messages = [_as_one(messages)]
@@ -200,7 +229,12 @@ class ChatTemplate(Template):
             out.write(before)
             out.append(message)
         out.write(around[-1])
-        if self._rendered([message.text for message in messages]) != out.text:
+        contents = [message.text for message in messages]
+        try:
+            rendered = self._rendered(contents)
+        except TemplateError as error:
+            raise ValueError(f"{sample.id}: {_failed(error, contents[0])}") from error
+        if rendered != out.text:
             raise ValueError(_REWRITTEN)
         return out.prompt("", add_special_tokens=False)
 
@@ -223,8 +257,38 @@ class ChatTemplate(Template):
         """The dialogue of these messages, of which the first and last are the user's."""
         roles = ("user", "assistant")
         dialogue = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
-        text: str = self._tokenizer.apply_chat_template(dialogue, tokenize=False, add_generation_prompt=True)
+        try:
+            text = limited(
+                LONGEST_RENDERING,
+                lambda: self._tokenizer.apply_chat_template(dialogue, tokenize=False, add_generation_prompt=True),
+            )
+        except TemplateError:
+            raise
+        except TimeLimitError as error:
+            raise ValueError(
+                f"data.template: the tokenizer's chat template did not end within {LONGEST_RENDERING} s on the message "
+                f"{_start(contents[0])}; {_OTHER}"
+            ) from error
+        except Exception as error:  # whatever the template's own code raises
+            raise ValueError(_failed(error, contents[0])) from error
+        if not isinstance(text, str):
+            raise ValueError(f"data.template: the chat template gave {type(text).__name__}; expected text. {_OTHER}")
         return text
+
+
+def _failed(error: Exception, content: str) -> str:
+    """A template's error, with the line where the template has one."""
+    line = getattr(error, "lineno", None)
+    place = f", line {line}" if line else ""
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    return (
+        f"data.template: the tokenizer's chat template{place} fails on the message {_start(content)}: "
+        f"{type(error).__name__}: {reason}; {_OTHER}"
+    )
+
+
+def _start(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
 def _between(text: str, marks: Sequence[str]) -> list[str]:
@@ -289,6 +353,7 @@ class StringTemplate(Template):
                 f"data.template: {template!r} must hold {{instruction}} exactly once; the named templates are "
                 "'plain', 'alpaca' and 'chat'"
             )
+        self.parts = PARTS if "context" in names else tuple(part for part in PARTS if part in names)
         body = template.rstrip()
         self._prefix = template[len(body) :]
         self._fields = list(Formatter().parse(body))
@@ -309,7 +374,9 @@ class StringTemplate(Template):
                 elif name is not None:
                     out.write(getattr(context, name), Origin.CONTEXT)
             if out.solved:
-                out.write(f"{self._prefix}{one.target}\n\n")
+                out.write(self._prefix)
+                out.write(one.target, given=True)
+                out.write("\n\n")
         return out.prompt(self._prefix)
 
 
@@ -352,7 +419,7 @@ def _write_instruction(out: _Writer, sample: Sample, instruction: str) -> Contex
         out.write(literal, Origin.INSTRUCTION)
         if name is not None:
             # the options an answer is taken from stay whole: neither cut nor perturbed
-            out.write(fields[name], Origin.SCAFFOLD if name == OPTIONS else Origin.CONTEXT)
+            out.write(fields[name], Origin.SCAFFOLD if name == OPTIONS else Origin.CONTEXT, given=True)
     return _remaining(sample, instruction)
 
 

@@ -11,8 +11,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-import Levenshtein
-
 # named scripts and grapheme clusters, which the standard library's `re` does not know
 import regex  # type: ignore[import-untyped]
 
@@ -102,6 +100,8 @@ def _places(own: Sequence[str], new: Sequence[str]) -> list[int | None]:
     """For each new word, the number of the word that it is or stands in the place of; None where it was inserted."""
     if len(own) == len(new):
         return list(range(len(new)))
+    import Levenshtein  # here, since prompts are split into words without it, on machines that lack it
+
     places: list[int | None] = [None] * len(new)
     for action, start, end, at, _ in Levenshtein.opcodes(list(own), list(new)):
         if action in ("equal", "replace"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,22 +16,26 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from robustlm.batch import Encoded, InstructionBatch, collate
+from robustlm.checks.numbers import check_number, check_seed
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
-from robustlm.data.instructions import Instruction, InstructionBank, Version, assigned
+from robustlm.data.instructions import Instruction, InstructionBank, Split, Version, assigned
 from robustlm.data.misleading import misled, phrasings_under
 from robustlm.data.noise import build_pools, padding_text, slots_of
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
-from robustlm.data.sources import Role, Source, load_all
+from robustlm.data.sources import KnownLabels, Role, Source, load_all
 from robustlm.data.templates import make_template
 from robustlm.datamodules.phrasing import Phrasings, meaning
 from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, Order, ResumableLoader, StepSampler
 from robustlm.evaluation.table import Key
 
 log = logging.getLogger(__name__)
+
+_MOST_WORKERS = 4096
+"""Processes of one machine; a typing error should not start more."""
 
 Scoring = Literal["generation", "options"]
 """How answers come about in evaluation."""
@@ -95,6 +100,10 @@ class TrainRows(Dataset[InstructionBatch]):
             texts = [self.phrasings.drawn(i, epoch, leader) for i, leader in enumerate(leaders)]
             self._asked = epoch, texts
         return self._asked[1]
+
+    def facts(self, epoch: int) -> list[str]:
+        """What a user should know of the training rows, a line each, said at the start of a run and by `check`."""
+        return []
 
     def leaders(self, epoch: int) -> Sequence[int]:
         """The row whose drawn phrasings each row shares; its own unless rows are grouped."""
@@ -185,6 +194,8 @@ class InstructionDataModule(LightningDataModule):
             instruction of their own keep it.
         bank: A bank (name, JSON file, or `file.json#name`) to take instructions from in place of the rows' own, for
             sources that name none themselves.
+        unseen_share: Share of the templates of a bank that is a plain list (`file.json#name`) which are kept from
+            training as `unseen`, the last ones: 0 for none, 1 for all; null: a quarter of four or more, rounded up.
         phrasing: `fixed` asks a row with one phrasing in all of training, `fresh` with another one every epoch (PAFT).
         paraphrases: File of paraphrases (JSONL, `{"instruction": …, "paraphrases": […]}`): more phrasings for rows that
             bring their own instructions.
@@ -209,6 +220,14 @@ class InstructionDataModule(LightningDataModule):
     asks_all: ClassVar[bool] = False
     """Whether all samples of a dataset are asked with the same instructions, as attacks and paraphrases need it."""
 
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refused: checkpoints hold no settings of data, and a file does not choose what is read or imported."""
+        raise ValueError(
+            f"{cls.__name__}.load_from_checkpoint: checkpoints hold no settings of data; make it from its arguments or "
+            "from the run's config.yaml"
+        )
+
     def __init__(
         self,
         train: Sources = None,
@@ -230,15 +249,25 @@ class InstructionDataModule(LightningDataModule):
         on_bad_row: Literal["strict", "skip"] = "strict",
         rejected: str | None = None,
         scoring: Scoring = "generation",
+        unseen_share: float | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
-            if value is not None and value < 1:
-                raise ValueError(f"data.{name}: {value} makes no batch; expected ≥ 1")
+            check_number(
+                f"data.{name}",
+                value,
+                least=1,
+                below=2**31,
+                whole=True,
+                or_null="for twice batch_size" if name == "eval_batch_size" else "",
+            )
         if phrasing not in ("fixed", "fresh"):
             raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
-        if num_workers < 0:
-            raise ValueError(f"data.num_workers: {num_workers} is negative; expected ≥ 0")
+        if unseen_share is not None and not 0 <= unseen_share <= 1:
+            raise ValueError(f"data.unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
+        check_number("data.num_workers", num_workers, least=0, most=_MOST_WORKERS, whole=True)
+        check_number("data.max_length", max_length, least=2, whole=True)
+        check_seed("data.seed", seed)
         if not conditions:
             raise ValueError("data.conditions: found none; expected at least one, such as clean")
         if scoring not in get_args(Scoring):
@@ -251,6 +280,7 @@ class InstructionDataModule(LightningDataModule):
         self.template = template
         self.instructions: Version = instructions
         self.bank = bank
+        self.unseen_share = unseen_share
         self.phrasing: Literal["fixed", "fresh"] = phrasing
         self.paraphrases = paraphrases
         self.conditions = [parse_condition(text) for text in conditions]
@@ -290,6 +320,9 @@ class InstructionDataModule(LightningDataModule):
         self.resumed = False
         """Whether an interrupted evaluation is gone on with in that folder."""
         self.backbone: Any = None
+        self.notes: list[str] = []
+        """What a user should know of the rows that were read, a line each; `setup` logs them, `check` prints them."""
+        self._labels: KnownLabels | None = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
 
@@ -310,9 +343,12 @@ class InstructionDataModule(LightningDataModule):
             "test": ("test",),
             "predict": ("test",),
         }
+        known = len(self.notes)
         for role in roles[stage]:
             if role not in self.rows and (self.sources[role] or role != "validation"):
                 self.rows[role] = self.read(role)
+        for note in self.notes[known:]:
+            log.warning(note)
         if "test" in roles[stage] and not self.conditioned:
             self.conditioned = {c.name: self.under(c, self.rows["test"]) for c in self.conditions}
 
@@ -325,7 +361,7 @@ class InstructionDataModule(LightningDataModule):
         self.conditioned.clear()
         if self.bank:
             try:
-                _bank(self.bank)
+                self.bank_named(self.bank)
             except ValueError as error:
                 raise ValueError(f"data.bank: {error}") from error
         template = make_template(self.template, backbone.tokenizer)
@@ -350,10 +386,40 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
         if self.bank:
             sources = [asked_by(source, self.bank) for source in sources]
-        samples = load_all(sources, role, on_bad_row=self.on_bad_row, rejected=self.rejected)
-        asked = [self.phrased(sample, "seen") for sample in self.selected(samples, role)]
+        samples = self.loaded(sources, role)
+        self._say_divisions(samples, role)
+        asked = [self.phrased(sample, self._split_of(sample, role)) for sample in self.selected(samples, role)]
+        self._note_hidden(asked, role)
         rows = self.tokenised(asked, role)
         return self.with_options(rows, role) if role == "validation" else rows
+
+    def _note_hidden(self, samples: Sequence[Sample], role: Role) -> None:
+        """Note what of the rows the template leaves out."""
+        template = self._encoder().template
+        counts = Counter((sample.dataset or sample.task, part) for sample in samples for part in template.hides(sample))
+        for (dataset, part), count in counts.items():
+            self.notes.append(
+                f"data.template: has no {{{part}}} and no {{context}}, so no prompt shows the {part} that {count:,} "
+                f"rows of {dataset} in data.{role} have"
+            )
+
+    def loaded(self, sources: Sequence[str | Source], role: Role) -> list[Sample]:
+        """The samples of sources; those of one dataset and task have the same options in all roles."""
+        if self._labels is None:
+            self._labels = KnownLabels(self.all_sources())
+        return load_all(
+            sources,
+            role,
+            on_bad_row=self.on_bad_row,
+            rejected=self.rejected,
+            known=self._labels,
+            seed=self.seed,
+            say=self.notes.append,
+        )
+
+    def all_sources(self) -> dict[Role, list[str | Source]]:
+        """Every source there is, by role."""
+        return dict(self.sources)
 
     def selected(self, samples: list[Sample], role: Role) -> list[Sample]:
         """Which of a role's samples are used: all of them, unless a subclass says otherwise."""
@@ -361,14 +427,29 @@ class InstructionDataModule(LightningDataModule):
 
     def bank_named(self, name: str) -> InstructionBank:
         """A bank, read once."""
-        return _bank(name)
+        return _bank(name, self.unseen_share)
 
-    def phrased(self, sample: Sample, split: Literal["seen", "unseen"]) -> Sample:
+    def _say_divisions(self, samples: Sequence[Sample], role: Role) -> None:
+        """How banks that are plain lists were divided into seen and unseen phrasings."""
+        names = sorted({name for name in map(self.bank_of, samples) if name})
+        divisions = [division for name in names if (division := self.bank_named(name).division)]
+        share = "null, a quarter" if self.unseen_share is None else self.unseen_share
+        for division in divisions:
+            log.info("data.%s: %s (data.unseen_share: %s)", role, division, share)
+        if self.unseen_share is not None and not divisions:
+            log.info("data.unseen_share: %s divides nothing of data.%s, as no bank is a plain list", share, role)
+
+    def _split_of(self, sample: Sample, role: Role) -> Split:
+        """Which phrasings a row is tokenised under: seen ones. A test asks anew, and may have unseen ones alone."""
+        name = self.bank_of(sample)
+        return "seen" if role != "test" or not name or self.bank_named(name).has("seen") else "unseen"
+
+    def phrased(self, sample: Sample, split: Split) -> Sample:
         """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
         name = self.bank_of(sample)
         if not name:
             return sample
-        return replace(_bank(name).assign(sample, self.instructions, split, self.seed), bank=name)
+        return replace(self.bank_named(name).assign(sample, self.instructions, split, self.seed), bank=name)
 
     def banked(self, condition: Condition, samples: Sequence[Sample]) -> dict[str, list[Instruction]]:
         """The phrasings that a condition asks samples with, by bank."""
@@ -499,7 +580,7 @@ class InstructionDataModule(LightningDataModule):
     def phrasings(self, rows: Rows, *, variants: bool = False) -> Phrasings:
         """Every way that training rows may be asked; with `variants`, which may be noise, also those rows bring."""
         names = [self.bank_of(sample) for sample in rows.samples]
-        seen = {name: _bank(name).phrasings(self.instructions, "seen") for name in set(names) if name}
+        seen = {name: self.bank_named(name).phrasings(self.instructions, "seen") for name in set(names) if name}
         banked = [tuple(found.text for found in seen[name]) if name else () for name in names]
         samples = rows.samples if variants else [replace(sample, variant=None) for sample in rows.samples]
         given = load_paraphrases(self.paraphrases) if self.paraphrases else {}
@@ -534,6 +615,8 @@ class InstructionDataModule(LightningDataModule):
         if self._position is not None:
             loader.load_state_dict(self._position)
             self._position = None
+        for line in dataset.facts(sampler.epoch):
+            log.info("data.train: %s", line)
         self._train_loader = loader
         return loader
 
@@ -561,13 +644,19 @@ class InstructionDataModule(LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """One loader for each condition."""
         self.skipped.clear()
-        return [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
+        loaders = [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
+        if loaders and not any(len(loader.sampler) for loader in loaders):  # type: ignore[arg-type]
+            # all was answered before: without a batch, Lightning would leave out the hooks that make the table
+            name, rows = next(iter(self.conditioned.items()))
+            self.skipped -= {key for key in self.skipped if key[0] == name}
+            loaders[0] = self._evaluation_loader(rows, name, again=True)
+        return loaders
 
     def predict_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """As for a test."""
         return self.test_dataloader()
 
-    def _evaluation_loader(self, rows: Rows, condition: str) -> DataLoader[InstructionBatch]:
+    def _evaluation_loader(self, rows: Rows, condition: str, *, again: bool = False) -> DataLoader[InstructionBatch]:
         assert self.encoder is not None
         trainer = self.trainer
         keys = [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
@@ -578,6 +667,7 @@ class InstructionDataModule(LightningDataModule):
             world=trainer.world_size if trainer else 1,
             groups=[dataset for _, dataset, _, _ in keys],
             done={i for i, key in enumerate(keys) if key in self.done} if self.done else (),
+            again=again,
         )
         self.skipped |= {keys[row] for row in sampler.skipped}
         return self._loader(EvaluationRows(rows, self.encoder, condition, self.eval_batch_size), sampler, DataLoader)
@@ -593,8 +683,8 @@ class InstructionDataModule(LightningDataModule):
 
 
 @lru_cache
-def _bank(name: str) -> InstructionBank:
-    return InstructionBank.load(name)
+def _bank(name: str, unseen_share: float | None) -> InstructionBank:
+    return InstructionBank.load(name, unseen_share)
 
 
 def noise_pools(samples: Sequence[Sample], *, protect: bool = False) -> dict[str, Any]:

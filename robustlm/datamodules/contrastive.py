@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from robustlm.batch import InstructionBatch
-from robustlm.data.samples import Sample
+from robustlm.data.samples import Context, Sample
 from robustlm.datamodules.base import Rows, TrainRows
 from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedRows
 from robustlm.datamodules.phrasing import meaning
 from robustlm.datamodules.sampling import BatchKey, Order
 
+_TRIES = 64
+"""How many rows are looked at for one that takes another's place in a group."""
+
 
 class HardNegativeGroups:
-    """Groups of rows that are asked the same thing about different inputs, with different targets.
+    """Groups of rows that are asked the same thing about different inputs, with two targets or more.
 
-    Each epoch forms new groups and deals them evenly over tasks: tasks with equally many groups take turns. Rows that
-    find no group of their own task are packed together at random. Rows that bring groups (`Sample.group`) keep them.
+    Every row of a group is an anchor, and the rows of another target than its own are its hard negatives ([CoIN], sec.
+    3.2). Two rows of a group may have the same target: tasks of two labels could fill no larger groups otherwise.
+    Each epoch forms new groups and deals them evenly over tasks: tasks with equally many groups take turns. What a task
+    has left over makes a smaller group; smaller groups are packed together. Rows that bring groups (`Sample.group`)
+    keep them.
 
     Args:
         samples: The rows.
@@ -35,7 +40,7 @@ class HardNegativeGroups:
     def __init__(self, samples: Sequence[Sample], size: int, seed: int) -> None:
         self.unit = size
         self._seed = seed
-        self._inputs = [(sample.context, sample.fields) for sample in samples]
+        self._inputs = [sample.applied_to for sample in samples]
         self._targets = [sample.target for sample in samples]
         self._tasks: dict[str, list[int]] = defaultdict(list)
         self._given: dict[str, list[int]] = defaultdict(list)
@@ -64,14 +69,14 @@ class HardNegativeGroups:
         if self._epoch is None or self._epoch[0] != epoch:
             random = np.random.default_rng((self._seed, epoch, 0xC01))
             placed: list[tuple[float, list[int]]] = []
-            single: list[int] = []
+            left: list[list[int]] = []
             for task in sorted(self._tasks):
-                groups, alone = self._formed(random.permutation(self._tasks[task]).tolist(), random)
-                placed += self._spread(groups, random)
-                single += alone
+                groups = self._formed(random.permutation(self._tasks[task]).tolist(), random)
+                placed += self._spread([group for group in groups if len(group) == self.unit], random)
+                left += [group for group in groups if len(group) < self.unit]
             whole = [rows for rows in self._given.values() if len(rows) == self.unit]
             packed = _packed([rows for rows in self._given.values() if len(rows) < self.unit], self.unit)
-            packed += _packed([[row] for row in random.permutation(single).tolist()], self.unit)
+            packed += _packed([left[at] for at in random.permutation(len(left)).tolist()], self.unit)
             placed += self._spread(whole + packed, random)
             groups = [rows for _, rows in sorted(placed)]
             leaders = list(range(len(self._targets)))
@@ -87,34 +92,39 @@ class HardNegativeGroups:
         order = random.permutation(len(groups)).tolist()
         return [((at + start) / len(groups), groups[which]) for at, which in enumerate(order)]
 
-    def _formed(self, rows: list[int], random: np.random.Generator) -> tuple[list[list[int]], list[int]]:
-        """As many groups of different targets as there are, the frequent targets first, and the rows left over."""
+    def _formed(self, rows: list[int], random: np.random.Generator) -> list[list[int]]:
+        """Rows of one task in groups of `size`, and those left over in a smaller one.
+
+        Rows are dealt out target by target. So a target comes twice in a group only where it has more rows than there
+        are groups, and no group holds one target alone as long as the other targets have a row for each group.
+        """
         of: dict[str, list[int]] = defaultdict(list)
         for row in rows:
             of[self._targets[row]].append(row)
-        ties = random.permutation(len(of)).tolist()
-        heap = [(-len(found), tie, target) for (target, found), tie in zip(of.items(), ties, strict=True)]
-        heapq.heapify(heap)
-        groups, single = [], []
-        while heap:
-            taken: list[tuple[int, int, str]] = []
-            group: list[int] = []
-            passed: list[tuple[int, int, str]] = []
-            while heap and len(group) < self.unit:
-                item = heapq.heappop(heap)
-                row = of[item[2]][-1]
-                if any(self._inputs[row] == self._inputs[other] for other in group):
-                    passed.append(item)
+        names = list(of)
+        most = max(names, key=lambda name: len(of[name]))
+        others = [names[at] for at in random.permutation(len(names)).tolist() if names[at] != most]
+        groups = _dealt([row for name in (most, *others) for row in of[name]], self.unit)
+        self._part_inputs(groups, of, random)
+        return groups
+
+    def _part_inputs(self, groups: list[list[int]], of: dict[str, list[int]], random: np.random.Generator) -> None:
+        """Exchange rows that share their input with another of their group for rows of the same target, in place."""
+        home = {row: (group, at) for group in groups for at, row in enumerate(group)}
+
+        def fits(row: int, group: list[int], at: int) -> bool:
+            return all(self._inputs[row] != self._inputs[other] for i, other in enumerate(group) if i != at)
+
+        for group in groups:
+            for at, row in enumerate(group):
+                if fits(row, group, at):
                     continue
-                group.append(of[item[2]].pop())
-                taken.append(item)
-            (groups.append(group) if len(group) == self.unit else single.extend(group))
-            for count, tie, target in taken:
-                if count < -1:
-                    heapq.heappush(heap, (count + 1, tie, target))
-            for item in passed:
-                heapq.heappush(heap, item)
-        return groups, single
+                for other in islice(_shuffled(of[self._targets[row]], random), _TRIES):
+                    theirs, there = home[other]
+                    if theirs is not group and fits(other, group, at) and fits(row, theirs, there):
+                        group[at], theirs[there] = other, row
+                        home[row], home[other] = (theirs, there), (group, at)
+                        break
 
 
 class _FileOrder:
@@ -134,24 +144,29 @@ class _FileOrder:
                 self._units[-1].append(row)
             start = stop
         self._units = [rows for rows in self._units if rows]
+        self._rows = range(len(samples))
 
     def __call__(self, epoch: int) -> list[list[int]]:
         return self._units
+
+    def leaders(self, epoch: int) -> Sequence[int]:
+        """Each row is asked in its own phrasing."""
+        return self._rows
 
 
 class ContrastiveRows(ParaphrasedRows):
     """Training batches of groups, and explicit negatives if asked for.
 
     Args:
-        groups: Arranges rows into groups; null leaves them in their order.
+        order: Arranges rows into groups.
         negatives: Explicit negatives of each row.
         args: See `ParaphrasedRows`.
         kwargs: See `ParaphrasedRows`.
     """
 
-    def __init__(self, *args: Any, groups: HardNegativeGroups | None, negatives: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, order: HardNegativeGroups | _FileOrder, negatives: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.groups = groups
+        self.order = order
         self._negatives = negatives
         self._alike: dict[str, list[int]] = defaultdict(list)
         for i, sample in enumerate(self.rows.samples):
@@ -159,7 +174,40 @@ class ContrastiveRows(ParaphrasedRows):
 
     def leaders(self, epoch: int) -> Sequence[int]:
         """The first row of each group: all of its rows are asked alike."""
-        return super().leaders(epoch) if self.groups is None else self.groups.leaders(epoch)
+        return self.order.leaders(epoch)
+
+    def facts(self, epoch: int) -> list[str]:
+        """How many rows have hard negatives: in their group, and explicit ones."""
+        return [*super().facts(epoch), self._grouped(epoch), *([self._explicit()] if self._negatives else [])]
+
+    def _grouped(self, epoch: int) -> str:
+        samples, asked, count = self.rows.samples, self.asked(epoch), len(self)
+        name = f"data.group_size {self.order.unit}: "
+        if all(sample.applied_to == (Context(), ()) for sample in samples):
+            return name + (
+                "instruction and input of each row are one text, so which rows are hard negatives is not known; "
+                "rows of a group follow each other in the file"
+            )
+        met = [_met([samples[i] for i in unit], [asked[i] for i in unit]) for unit in self.order(epoch)]
+        hard = [number for unit in met for number, _ in unit]
+        false = sum(number > 0 for unit in met for _, number in unit)
+        line = (
+            f"{name}{_share(sum(number > 0 for number in hard), count)} have a hard negative in their group (asked the "
+            f"same about another input, with another target), {sum(hard) / count:.1f} in the mean"
+        )
+        if false:
+            line += (
+                f"; {_share(false, count)} meet rows there that are asked and answered alike, which "
+                "contrast.mask_false_negatives leaves out"
+            )
+        return line
+
+    def _explicit(self) -> str:
+        samples, count = self.rows.samples, len(self)
+        met = [_met([samples[i] for i in rows], [""] * len(rows)) for rows in self._alike.values()]
+        have = sum(number >= self._negatives for task in met for number, _ in task)
+        line = f"data.negatives {self._negatives}: {_share(have, count)} find as many hard negatives in their task"
+        return line if have == count else line + "; the others are given rows of other tasks, or the same ones again"
 
     def __getitem__(self, key: BatchKey) -> InstructionBatch:
         batch = super().__getitem__(key)
@@ -233,16 +281,20 @@ class ContrastiveDataModule(ParaphraseDataModule):
         """Rows in groups."""
         phrasings = self.paraphrasings(rows)
         free = not all(sample.group for sample in rows.samples)
-        groups = HardNegativeGroups(rows.samples, self.group_size, self.seed) if self.shuffle else None
+        order = (
+            HardNegativeGroups(rows.samples, self.group_size, self.seed)
+            if self.shuffle
+            else _FileOrder(rows.samples, self.group_size)
+        )
         drawn = phrasings if self.phrasing == "fresh" else None
-        if drawn is None and groups is not None and self.group_size > 1 and free:
+        if drawn is None and self.shuffle and self.group_size > 1 and free:
             drawn = phrasings.keeping(i for i, sample in enumerate(rows.samples) if sample.group)
         return ContrastiveRows(
             rows,
             self._encoder(),
             drawn,
             others=phrasings,
-            groups=groups,
+            order=order,
             negatives=self.negatives,
             **self.variation(),
         )
@@ -250,7 +302,7 @@ class ContrastiveDataModule(ParaphraseDataModule):
     def train_order(self, dataset: TrainRows) -> Order | None:
         """Group by group, or as read."""
         assert isinstance(dataset, ContrastiveRows)
-        return dataset.groups or _FileOrder(dataset.rows.samples, self.group_size)
+        return dataset.order
 
 
 def task_of(sample: Sample) -> str:
@@ -258,8 +310,38 @@ def task_of(sample: Sample) -> str:
     return f"{sample.dataset}\t{sample.bank or sample.instruction}"
 
 
+def _met(samples: Sequence[Sample], asked: Sequence[str]) -> list[tuple[int, int]]:
+    """Of each of some samples, how many others are hard negatives, and how many are asked and answered alike."""
+    keys = list(zip(asked, (s.target for s in samples), (s.applied_to for s in samples), strict=True))
+    texts = Counter(text for text, _, _ in keys)
+    targets = Counter((text, target) for text, target, _ in keys)
+    inputs = Counter((text, given) for text, _, given in keys)
+    both = Counter(keys)
+    return [(texts[t] - targets[t, y] - inputs[t, x] + both[t, y, x], targets[t, y] - 1) for t, y, x in keys]
+
+
+def _share(some: int, count: int) -> str:
+    return f"{some:,} of {count:,} rows ({some / count:.1%})"
+
+
+def _dealt(rows: Sequence[int], size: int) -> list[list[int]]:
+    """Rows dealt out in turns to groups of `size`, the rest in a smaller group that is last.
+
+    Rows at a distance of less than the number of full groups never meet in one of those. The smaller group takes part
+    in turns that are spread evenly.
+    """
+    full, rest = divmod(len(rows), size)
+    groups: list[list[int]] = [[] for _ in range(full + (rest > 0))]
+    joins = {turn * (size - 1) // max(rest - 1, 1) for turn in range(rest)}
+    dealt = iter(rows)
+    for turn in range(size):
+        for group in [*groups[full:], *groups[:full]] if turn in joins else groups[:full]:
+            group.append(next(dealt))
+    return groups
+
+
 def _differs(sample: Sample, other: Sample) -> bool:
-    return sample.target != other.target and (sample.context, sample.fields) != (other.context, other.fields)
+    return sample.target != other.target and sample.applied_to != other.applied_to
 
 
 def _shuffled(pool: Sequence[int], random: np.random.Generator) -> Iterable[int]:

@@ -19,7 +19,7 @@ from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.samples import Sample
 from robustlm.data.shots import Examples, choose, input_of, pool_of, rank
-from robustlm.data.sources import Role, Source, load_all
+from robustlm.data.sources import Role, Source
 from robustlm.datamodules.attacking import Asked, Attacker, Attacks
 from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, listed, noise_pools
 from robustlm.evaluation.attack import Objective
@@ -105,7 +105,9 @@ class RobustnessDataModule(InstructionDataModule):
         like = next((other for other in tested if other.path == wanted.path), None)
         if like is not None:
             topic, name = wanted.topic or like.topic, wanted.name or like.name
-            wanted = replace(wanted, topic=topic, name=name, format=wanted.format or like.format)
+            labels = like.labels if wanted.labels is None else wanted.labels
+            wanted = replace(wanted, topic=topic, name=name, labels=labels, format=wanted.format or like.format)
+            wanted = replace(wanted, round_to=wanted.round_to or like.round_to)
             if not wanted.bank:
                 wanted = replace(wanted, bank=like.bank, fields=like.fields)
         return asked_by(wanted, self.bank)
@@ -133,13 +135,17 @@ class RobustnessDataModule(InstructionDataModule):
             found.append(replace(example, instruction="") if alike else example)
         return tuple(found)
 
+    def all_sources(self) -> dict[Role, list[str | Source]]:
+        """See `InstructionDataModule.all_sources`."""
+        return {**super().all_sources(), "examples": list(self.examples)}
+
     def selected(self, samples: list[Sample], role: Role) -> list[Sample]:
         """As many samples of each dataset as asked for, the same in every run with this seed."""
         if role != "test":
             return samples
         if self.shots:
             # also samples that are not asked must not be shown, so that other `samples` meet the same examples
-            given = load_all(self.examples, "examples", on_bad_row=self.on_bad_row, rejected=self.rejected)
+            given = self.loaded(self.examples, "examples")
             tested = {input_of(sample) for sample in samples}
             self._chosen = choose(given, map(pool_of, samples), tested, self.shots, self.seed)
         if self.samples is None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import logging
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+
+log = logging.getLogger(__name__)
 
 GROUPED_BATCHES = 50
 """Rows are sorted by length within this many shuffled batches: little padding, much randomness."""
@@ -92,22 +96,42 @@ class StepSampler(_Kept):
         self.epoch = 0
         self.offset = 0
         """Batches of this epoch to leave out, because an interrupted run had them."""
+        self.begun = 0
+        """Units of this epoch that were trained on under another number of processes, batch size or accumulation."""
+        self._begun_size = batch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; a new one starts at its first batch."""
         if epoch != self.epoch:
-            self.offset = 0
+            self.offset = self.begun = 0
         self.epoch = epoch
 
     def __len__(self) -> int:
-        units = len(self._lengths) if self._order is None else len(self._order(self.epoch))
+        return self._count(self.units)
+
+    @property
+    def units(self) -> int:
+        """How many units (single rows where there are no groups) an epoch has."""
+        return len(self._lengths) if self._order is None else len(self._order(self.epoch))
+
+    def _count(self, units: int) -> int:
+        """Batches of one rank that some units make."""
         full, rest = divmod(units, self._batch_size // self._unit * self._world)
         return (full + (rest >= self._world)) * self._replays
 
+    @property
+    def _before(self) -> int:
+        """Batches that the units begun with count for: as many as are missing to a whole epoch."""
+        return len(self) - self._count(self.units - self.begun) if self.begun else 0
+
     def rounds(self, epoch: int) -> list[list[list[int]]]:
-        """The epoch's micro-batches, W at a time. At most W − 1 rows (or units) are left out, others each epoch."""
+        """The epoch's micro-batches, W at a time. At most W − 1 rows (or units) are left out, others each epoch.
+
+        In an epoch that was begun in another way, those of the rest.
+        """
         world, per = self._world, self._batch_size // self._unit
-        units = self._arranged(epoch if self._reshuffle else 0)
+        begun = self.begun if epoch == self.epoch else 0
+        units = self._arranged(epoch if self._reshuffle else 0, self._begun_size if begun else self._batch_size)[begun:]
         full = len(units) // (per * world) * world
         batches = [_joined(units[at * per : (at + 1) * per]) for at in range(full)]
         found = [batches[at : at + world] for at in range(0, full, world)]
@@ -117,12 +141,11 @@ class StepSampler(_Kept):
             found.append([_joined([rest[at] for at in share]) for share in shares])
         return [batches for batches in found for _ in range(self._replays)]
 
-    def _arranged(self, epoch: int) -> list[list[int]]:
+    def _arranged(self, epoch: int, size: int) -> list[list[int]]:
         if self._order is not None:
             return self._order(epoch)
         random = np.random.default_rng((self._seed, epoch, 0x5EED))
         order = random.permutation(len(self._lengths))
-        size = self._batch_size
         if self._group:
             span = size * GROUPED_BATCHES
             chunks = [order[at : at + span] for at in range(0, len(order), span)]
@@ -135,13 +158,99 @@ class StepSampler(_Kept):
 
     def __iter__(self) -> Iterator[Any]:  # of BatchKey, though SequentialSampler promises int
         rounds = self.rounds(self.epoch)
-        rounds = rounds[: self._limit(len(rounds))]
+        before = self._before
+        rounds = rounds[: self._limit(before + len(rounds)) - before]
         window = self._accumulate()
-        for at in range(self.offset, len(rounds)):
+        for at in range(max(self.offset, before), before + len(rounds)):
             start = at - at % window
-            rows = [row for batches in rounds[start : start + window] for batch in batches for row in batch]
+            step = rounds[max(start - before, 0) : start - before + window]
+            rows = [row for batches in step for batch in batches for row in batch]
             tokens = float(self._tokens[rows].sum()) / (window * self._world)
-            yield BatchKey(self.epoch, tuple(rounds[at][self._rank]), tokens)
+            yield BatchKey(self.epoch, tuple(rounds[at - before][self._rank]), tokens)
+
+    # --- going on ----------------------------------------------------------------------------------------------
+
+    def position(self, batches: int) -> dict[str, int]:
+        """Where training is after some batches of this epoch, in units of its order, which knows nothing of ranks.
+
+        Returns:
+            Plain numbers for a checkpoint: what `go_on` needs, on any number of processes.
+        """
+        per_round = self._batch_size // self._unit * self._world
+        whole, replay = divmod(max(batches - self._before, 0), self._replays)
+        units = self.units if batches >= len(self) else min(self.begun + whole * per_round, self.units)
+        return {
+            "epoch": self.epoch,
+            "batches": batches,
+            "units": units,
+            "replay": 0 if batches >= len(self) else replay,
+            "begun": self.begun,
+            "order_size": self._begun_size if self.begun else self._batch_size,
+            **self._order_of(),
+            **self._shape(),
+        }
+
+    def _order_of(self) -> dict[str, int]:
+        """What the order of rows depends on, besides the batch size, which is kept until the epoch ends."""
+        return {
+            "rows": len(self._lengths),
+            "unit": self._unit,
+            "seed": self._seed,
+            "tokens": int(self._lengths.sum()),
+            "by_length": int(self._group),
+            "reshuffle": int(self._reshuffle),
+        }
+
+    def _shape(self) -> dict[str, int]:
+        """How the order is cut into steps."""
+        return {
+            "world": self._world,
+            "batch_size": self._batch_size,
+            "accumulate": self._accumulate(),
+            "replays": self._replays,
+        }
+
+    def go_on(self, state: Mapping[str, int]) -> int:
+        """Go on at a `position`, and return how many batches of the epoch, as they are cut now, lie before it.
+
+        Raises:
+            ValueError: The rows are others or in another order, or the place is in the middle of replays or of limited
+                batches, which other processes would cut in another way.
+        """
+        if "units" not in state:
+            raise ValueError("this checkpoint was written by an earlier version, which kept no place among the rows")
+        self.epoch = state["epoch"]
+        ended = state["units"] >= state["rows"] // state["unit"] and state["units"] >= self.units
+        for name, value in self._order_of().items():
+            if state[name] != value and not ended:
+                raise ValueError(
+                    f"data: the checkpoint stands after {state['units']} units of epoch {state['epoch']}, in an order "
+                    f"of rows with {name} {state[name]}; found {name} {value}; expected the same rows and settings"
+                )
+        self._begun_size = state["order_size"]
+        cut = {name: (state[name], value) for name, value in self._shape().items() if state[name] != value}
+        if not cut and not state["begun"]:
+            self.offset, self.begun = state["batches"], 0
+            return self.offset
+        if cut and not ended and (state["replay"] or self._limit(len(self)) < len(self)):
+            why = "in the middle of data.replays" if state["replay"] else "in an epoch under limit_train_batches"
+            changed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in cut.items())
+            raise ValueError(f"data: cannot go on {why} with {changed}; expected the settings it was saved with")
+        self.begun = state["units"]
+        self.offset = self._before
+        if cut:
+            changed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in cut.items())
+            old, new = (
+                math.prod(pair[at] for pair in (cut.get(name, (value, value)) for name, value in self._shape().items()))
+                for at in (0, 1)
+            )
+            log.warning(
+                "going on after %d of %d units of epoch %d with %s; no row is skipped or repeated%s",
+                self.begun, self.units, self.epoch, changed,
+                "" if old == new else f"; an optimiser step had up to {old} rows and now has {new}, so the number of "
+                "steps and the schedule change",
+            )  # fmt: skip
+        return self.offset
 
 
 def _joined(units: Sequence[list[int]]) -> list[int]:
@@ -165,6 +274,7 @@ class EvaluationSampler(_Kept):
         groups: The dataset of each row; one for all where not given.
         done: Rows that an interrupted evaluation has answered. A batch is left out if all of its rows are done: what is
             run again is run in the very batches of the first time, and so with the very same result.
+        again: Run a batch on each rank even if all rows are done.
 
     Raises:
         ValueError: There are fewer rows than ranks.
@@ -179,6 +289,7 @@ class EvaluationSampler(_Kept):
         world: int = 1,
         groups: Sequence[str] = (),
         done: Collection[int] = (),
+        again: bool = False,
     ) -> None:
         if len(lengths) < world:
             raise ValueError(f"{len(lengths)} rows to evaluate are fewer than the {world} processes; use fewer devices")
@@ -190,7 +301,7 @@ class EvaluationSampler(_Kept):
         order = sorted(range(len(lengths)), key=lambda i: (-longest[names[i]], names[i], -lengths[i], i))
         batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
         left = [batch for batch in batches if not done or not all(row in done for row in batch)]
-        if 0 < len(left) < world:  # every rank needs one
+        if (left or again) and len(left) < world:  # every rank needs one
             left += [batch for batch in batches if batch not in left][: world - len(left)]
         kept = {row for batch in left for row in batch}
         self.skipped = [row for row in order if row not in kept]
@@ -226,14 +337,13 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and number of batches served in it."""
+        """The place among the rows of an epoch: see `StepSampler.position`."""
         sampler = self.sampler
         assert isinstance(sampler, StepSampler)
-        return {"epoch": sampler.epoch, "batches": self._served}
+        return sampler.position(self._served)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that `state` counts."""
+        """Go on at that place."""
         sampler = self.sampler
         assert isinstance(sampler, StepSampler)
-        sampler.epoch, sampler.offset = state["epoch"], state["batches"]
-        self._served = state["batches"]
+        self._served = sampler.go_on(state)

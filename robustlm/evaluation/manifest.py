@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from robustlm.files import whole_file
 
 ATTACKS = "attacks.jsonl"
 """The file's name in the folder of a run."""
@@ -70,9 +71,8 @@ class Manifest:
             path.unlink(missing_ok=True)
         elif path.exists():
             whole, end, _ = path.read_bytes().rpartition(b"\n")
-            unfinished = path.with_name(f"{path.name}.tmp")
-            unfinished.write_bytes(whole + end)
-            os.replace(unfinished, path)
+            with whole_file(path) as unfinished:
+                unfinished.write_bytes(whole + end)
 
     def add(self, line: dict[str, Any]) -> None:
         """Write a line; it is on disk when this returns."""

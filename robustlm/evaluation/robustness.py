@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from robustlm.checks.numbers import check_number, check_seed
 from robustlm.evaluation.grid import Bools, Floats, Grid, Ints, Row, grids, ratio
 
 Resample = Literal["samples", "both"]
@@ -47,6 +48,10 @@ _BLOCK = 20_000_000
 """Cells of the largest array at a time: draws × samples × instructions."""
 
 
+_MOST_DRAWS = 10**6
+"""More change no digit that is shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How intervals are made."""
@@ -62,10 +67,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what makes no interval."""
-        if self.draws < 0:
-            raise ValueError(f"draws: found {self.draws}; expected ≥ 0")
-        if self.seed < 0:
-            raise ValueError(f"seed: found {self.seed}; expected ≥ 0")
+        check_number("draws", self.draws, least=0, most=_MOST_DRAWS, whole=True)
+        check_seed("seed", self.seed)
         if not 0 < self.level < 1:
             raise ValueError(f"level: found {self.level}; expected a share between 0 and 1")
         if self.resample not in ("samples", "both"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from robustlm.evaluation.table import Key
+from robustlm.checks.places import check_file
+from robustlm.evaluation.table import Key, checked_column
+from robustlm.files import whole_file
 
 STATES = "states.parquet"
 """Name of the table, beside the predictions."""
@@ -100,14 +101,15 @@ def merge_states(path: Path, conditions: Sequence[str], about: Mapping[str, Any]
     keys = sorted(places, key=lambda key: (order.get(key[0], len(order)), *key))
     states = [_states(batch) for batch in batches]
     schema = _schema(states[0].shape[1]).with_metadata({_META: json.dumps(dict(about)).encode()})
-    unfinished = path.with_name(path.name + ".tmp")
-    with pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=list(_KEYS)) as writer:
+    with (
+        whole_file(path) as unfinished,
+        pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=list(_KEYS)) as writer,
+    ):
         for start in range(0, len(keys), _GROUP_ROWS):
             some = keys[start : start + _GROUP_ROWS]
             block = np.stack([states[b][i] for b, i in map(places.__getitem__, some)])
             columns: list[Any] = [pa.array(list(names), pa.string()) for names in zip(*some, strict=True)]
             writer.write_table(pa.table([*columns, _vectors(block)], schema=schema), _GROUP_ROWS)
-    os.replace(unfinished, path)
     return len(keys)
 
 
@@ -123,20 +125,25 @@ class StateTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_file(path, "a state table (Parquet)")
         try:
             self._file = pq.ParquetFile(path)
-        except (OSError, pa.ArrowInvalid) as error:
+            schema = self._file.schema_arrow
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise ValueError(f"{path}: no state table: {error}") from error
-        schema = self._file.schema_arrow
         if missing := [name for name in (*_KEYS, "state") if name not in schema.names]:
             raise ValueError(f"{path}: the columns {missing} of a state table are missing; found {schema.names}")
-        about = json.loads((schema.metadata or {}).get(_META, b"{}"))
+        if not pa.types.is_fixed_size_list(kind := schema.field("state").type) or kind.value_type != pa.float32():
+            raise ValueError(f"{path}: state: found {kind}; expected lists of float32 of one length")
+        about = _about(path, (schema.metadata or {}).get(_META, b"{}"))
         self.layer: int | None = about.get("layer")
         self.position: str | None = about.get("position")
+        wanted = _schema(self.width)
         self._groups: list[int] = []
         keys: list[Key] = []
         for group in range(self._file.num_row_groups):
-            keys += _keys(self._file.read_row_group(group, columns=list(_KEYS)))
+            found = self._file.read_row_group(group, columns=list(_KEYS))
+            keys += _keys({name: checked_column(path, wanted.field(name), found.column(name)) for name in _KEYS})
             self._groups.append(len(keys))
         self.keys = keys
         """Condition, dataset, sample and instruction of each row."""
@@ -154,10 +161,30 @@ class StateTable:
         for group, end in enumerate(self._groups):
             low, high = np.searchsorted(wanted, (start, end))
             if low < high:
-                block = _states(self._file.read_row_group(group, columns=["state"]))
+                block = self._block(group)
                 found[low:high] = block[wanted[low:high] - start]
             start = end
         return found
+
+    def _block(self, group: int) -> Singles:
+        rows = self._file.read_row_group(group, columns=["state"])
+        if not rows.column("state").null_count:
+            block = _states(rows)
+            if np.isfinite(block).all():
+                return block
+        raise ValueError(
+            f"{self.path}: state: found null or a number that is not finite; expected a state for each row"
+        )
+
+
+def _about(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: its notes on layer and position are no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: its notes on layer and position are {type(found).__name__}; expected an object")
+    return found
 
 
 def _schema(width: int) -> pa.Schema:
@@ -170,7 +197,7 @@ def _vectors(states: Singles) -> Any:
 
 
 def _keys(rows: Any) -> list[Key]:
-    return list(zip(*(rows.column(name).to_pylist() for name in _KEYS), strict=True))
+    return list(zip(*(rows[name].to_pylist() for name in _KEYS), strict=True))
 
 
 def _states(rows: Any) -> Singles:

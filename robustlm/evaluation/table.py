@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from robustlm.checks.places import check_file
+from robustlm.files import whole_file
 
 SCHEMA = pa.schema(
     [
@@ -123,9 +126,8 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], conditions: Sequence
     for row in listed:
         order.setdefault(row["condition"], len(order))
     listed.sort(key=lambda row: (order[row["condition"]], row["dataset"], row["sample_id"], row["instruction_id"]))
-    unfinished = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.Table.from_pylist(listed, schema=SCHEMA), unfinished)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        pq.write_table(pa.Table.from_pylist(listed, schema=SCHEMA), unfinished)
 
 
 def _parts(path: Path) -> list[Path]:
@@ -139,12 +141,81 @@ def _parts(path: Path) -> list[Path]:
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table. Raises `ValueError` for a file that is none."""
+    """Rows of a table.
+
+    Raises:
+        ValueError: The file is none, or a column is missing, of another type, or empty where it must not be.
+    """
+    check_file(path, "a prediction table (Parquet)")
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        names: list[str] = pq.read_schema(path).names
+        table = None if len(set(names)) < len(names) else pq.read_table(path)
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ValueError(f"{path}: no prediction table: {error}") from error
-    if missing := [name for name in SCHEMA.names if name not in (*table.column_names, *_LATER)]:
-        raise ValueError(f"{path}: the columns {missing} of a prediction table are missing; found {table.column_names}")
-    rows: list[dict[str, Any]] = table.to_pylist()
+    if missing := [name for name in SCHEMA.names if name not in (*names, *_LATER)]:
+        raise ValueError(f"{path}: the columns {missing} of a prediction table are missing; found {names}")
+    if table is None:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: found the column {twice!r} twice; expected it once")
+    known = {
+        field.name: checked_column(path, field, table.column(field.name)) for field in SCHEMA if field.name in names
+    }
+    rows: list[dict[str, Any]] = pa.table(known).to_pylist()
+    _refuse_repeats(path, rows)
     return [dict.fromkeys(_LATER) | row for row in rows]
+
+
+def _refuse_repeats(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    seen: dict[Key, int] = {}
+    for number, row in enumerate(rows, start=1):
+        first = seen.setdefault(key_of(row), number)
+        if first != number:
+            names = ", ".join(map(repr, key_of(row)))
+            raise ValueError(f"{path}: rows {first} and {number} answer the same ({names}); expected each row once")
+
+
+def checked_column(path: Path, field: pa.Field, column: Any) -> Any:
+    """A column as the type that a table of ours has.
+
+    Args:
+        path: The file; begins the message.
+        field: Name and type of the column, and whether it may be null.
+        column: What the file holds, a chunked array.
+
+    Raises:
+        ValueError: It is of another type, holds null where a value is needed, or text that is no UTF-8.
+    """
+    expected = f"expected {_type_name(field.type)}"
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if _plain_type(column.type) != _plain_type(field.type) and not (field.nullable and pa.types.is_null(column.type)):
+        raise ValueError(f"{path}: {field.name}: found {_type_name(column.type)}; {expected}")
+    try:
+        column.validate(full=True)
+        column = column.cast(field.type)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: {field.name}: {error}; {expected}") from error
+    if not field.nullable and column.null_count:
+        row = pc.index(pc.is_null(column), True).as_py() + 1
+        raise ValueError(f"{path}: row {row}: {field.name}: found null; {expected}")
+    items = column
+    while pa.types.is_list(items.type):
+        items = pc.list_flatten(items)
+        if items.null_count:
+            raise ValueError(f"{path}: {field.name}: found null in a list; {expected}")
+    return column
+
+
+def _plain_type(kind: Any) -> Any:
+    """A type without its variants for large data, and with numbers as one."""
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    return pa.float64() if pa.types.is_floating(kind) else pa.int64() if pa.types.is_integer(kind) else kind
+
+
+def _type_name(kind: Any) -> str:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"lists of {_type_name(kind.value_type)}"
+    return {"string": "text", "large_string": "text", "bool": "true or false"}.get(str(kind), str(kind))

@@ -19,7 +19,7 @@ from robustlm.tuning import PrefixTuning, Tuning
 
 @dataclass
 class Alignment:
-    """The distribution over answers is the same under every phrasing ([ALIGN] eq. 2)."""
+    """The distribution over answers is the same under every phrasing ([ALIGN] fig. 7)."""
 
     weight: float = 0.5
     """λ in (1 − λ)·L_answers + λ·L_KL, in [0, 1]."""
@@ -55,7 +55,7 @@ class Alignment:
 class PrefixAlignment(InstructionTuning):
     """Tuning, of a prefix unless told otherwise, with a KL term between paraphrased and reference instructions.
 
-    L = (1 − λ)·L_answers + λ·L_KL ([ALIGN] eq. 1), L_answers over the reference and its paraphrases. The raw view is
+    L = (1 − λ)·L_answers + λ·L_KL ([ALIGN] fig. 7), L_answers over the reference and its paraphrases. The raw view is
     the reference, the variants are the N − 1 paraphrases. Full tuning, with and without the term: `tuning`,
     `alignment: null`.
 
@@ -93,6 +93,6 @@ class PrefixAlignment(InstructionTuning):
             self.check_variants(datamodule, "an alignment compares")
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """[ALIGN] eqs. 1 and 2."""
+        """[ALIGN] fig. 7."""
         terms = super().losses(passes)
         return terms if self.alignment is None else {**terms, "alignment": self.alignment.loss(passes)}

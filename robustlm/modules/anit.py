@@ -6,18 +6,24 @@ import copy
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from robustlm.adversaries import NRM, Adversary, FreeAT
-from robustlm.batch import Scope
+from robustlm.batch import InstructionBatch, Scope
+from robustlm.checks.numbers import check_number
 from robustlm.modules.base import VIEWS, InstructionTuning, TrainOn
+from robustlm.modules.boundary import inside_step
 from robustlm.modules.passes import Passes
+
+_HEAVIEST = 1e6
+"""Largest weight: beside it a loss of usual size is lost in single precision."""
 
 
 class ANIT(InstructionTuning):
     """Tuning on noisy instructions, with an adversary that perturbs their embeddings.
 
-    L = L(f(X_n), y) + λ·L(f(X_n + δ), y) ([ANIT] eq. 7), over the datamodule's noisy variants; its share of clean
-    instructions is `data.noise.phi`.
+    L = L(f(X_n), y) + λ·L(f(X_n + δ), y) ([ANIT] eq. 8), over the datamodule's variants; the share of noisy ones
+    among them is `data.noise.phi` (φ), the others are clean.
 
     Args:
         adversary: What finds δ: `NRM` (the paper), `FGM`, `FGSM`, `PGD`, `FreeLB`, `FreeAT`, `NEFTune`; null trains on
@@ -38,11 +44,12 @@ class ANIT(InstructionTuning):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if adversarial_weight < 0:
-            raise ValueError(f"adversarial_weight: {adversarial_weight} is negative; use null for no adversary")
+        adversary_off = "set adversary to null for none"
+        check_number("adversarial_weight", adversarial_weight, least=0, most=_HEAVIEST, why=adversary_off)
         self.adversary = copy.deepcopy(adversary)
         self.perturb: Scope = perturb
         self.weights["adversarial"] = adversarial_weight
+        self._before: Adversary | None = None
 
     def check_data(self, datamodule: Any) -> None:
         """Refuse data without variants, and without the replays that `FreeAT` needs."""
@@ -56,7 +63,7 @@ class ANIT(InstructionTuning):
             )
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """[ANIT] eq. 7."""
+        """[ANIT] eq. 8."""
         return self.supervised(passes)
 
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
@@ -70,7 +77,7 @@ class ANIT(InstructionTuning):
             return {"answer": passes.cross_entropy(*views)}
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
         scale = 1.0 if scaler is None else float(scaler.get_scale())
-        outcome = self.adversary.attack(passes.problem("variant", self.perturb, scale))
+        outcome = self.adversary.attack(passes.problem("variant", self.perturb, scale, held=self.holds_variants))
         logs = dict(outcome.logs)
         if outcome.clean is not None:  # for each answer token, as the losses are
             passes.keep_row_losses("variant", outcome.clean)
@@ -83,15 +90,36 @@ class ANIT(InstructionTuning):
         return {**terms, "adversarial": outcome.adversarial.sum() / passes.token_count("variant")}
 
     @property
+    def holds_variants(self) -> bool:
+        """Whether losses besides these read the pass over the variants."""
+        return False
+
+    @property
     def adversary_name(self) -> str:
         """Prefix of logged quantities (`nrm/loss_gap`)."""
         return type(self.adversary).__name__.lower()
 
+    def on_train_start(self) -> None:
+        """Keep the adversary as it is before an optimiser step; each micro-batch may move its state."""
+        self._before = copy.deepcopy(self.adversary)
+
+    def on_train_batch_end(self, outputs: Any, batch: InstructionBatch, batch_idx: int) -> None:
+        """The same before the next one."""
+        if not inside_step(self.trainer):
+            self._before = copy.deepcopy(self.adversary)
+
+    def skip_step(self, optimizer: Optimizer) -> None:
+        """Also take back what the step did to the adversary's state."""
+        super().skip_step(optimizer)
+        if self.adversary is not None and self._before is not None:
+            self.adversary.load_state_dict(self._before.state_dict())
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also keep the adversary's state."""
+        """Also keep the adversary's state at the end of the last optimiser step."""
         super().on_save_checkpoint(checkpoint)
-        if self.adversary is not None:
-            checkpoint["robustlm"]["adversary"] = self.adversary.state_dict()
+        adversary = self._before if self._before is not None and inside_step(self.trainer) else self.adversary
+        if adversary is not None:
+            checkpoint["robustlm"]["adversary"] = adversary.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also restore the adversary's state."""

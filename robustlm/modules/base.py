@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import copy
+import logging
+import math
 import os
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from robustlm.backbone import Backbone, Loading, Pooling
 from robustlm.batch import InstructionBatch
+from robustlm.checks.numbers import check_number
 from robustlm.data.tasks import TASKS
 from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.scores import Scores
+from robustlm.finite import refuse_nonfinite, step_extent
 from robustlm.hosted import HostedBackbone, is_hosted
+from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.replies import judged, replies
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.plain import to_plain
+from robustlm.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.tuning import LoRA, Tuning
+
+log = logging.getLogger(__name__)
 
 Stage = Literal["val", "test"]
 TrainOn = Literal["raw", "variant", "both"]
@@ -48,6 +56,8 @@ class InstructionTuning(LightningModule):
             tuning.
         chunk_rows: Run larger views this many rows at a time, twice, so that the activations of one chunk are held at a
             time: batches larger than memory (many candidates for a contrast) at a third more cost.
+        max_skipped_steps: Optimiser steps whose loss or gradient is not finite are skipped and counted
+            (`train/skipped_steps`); more than this many in a row stop the run.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
@@ -64,14 +74,14 @@ class InstructionTuning(LightningModule):
         generate_in_validation: bool = False,
         train_on: TrainOn | None = None,
         chunk_rows: int | None = None,
+        max_skipped_steps: int = 20,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self._keep_plain_hyperparameters()
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: {max_new_tokens} generates nothing; expected ≥ 1")
-        if chunk_rows is not None and chunk_rows < 1:
-            raise ValueError(f"chunk_rows: {chunk_rows} runs nothing; expected ≥ 1, or null for all rows at once")
+        check_number("max_new_tokens", max_new_tokens, least=1, below=2**31, whole=True)
+        check_number("chunk_rows", chunk_rows, least=1, whole=True, or_null="for all rows at once")
+        check_number("max_skipped_steps", max_skipped_steps, least=0, whole=True)
         if train_on is not None and train_on not in VIEWS:
             known = ", ".join(VIEWS)
             raise ValueError(f"train_on: found {train_on!r}; expected one of {known}, or null for the method's own")
@@ -91,6 +101,13 @@ class InstructionTuning(LightningModule):
         self.weights: dict[str, float] = {}
         """Factor of each named loss; 1 where not given."""
         self.scores = Scores()
+        self.max_skipped_steps = max_skipped_steps
+        self.skipped_steps = 0
+        """Optimiser steps that were skipped, since their loss or gradient was not finite."""
+        self.updating = False
+        """Whether weights are being changed at this moment."""
+        self._skipped_in_a_row = 0
+        self._step_loss: Tensor | float = 0.0
         self._seed: int | None = None
 
     def check_data(self, datamodule: Any) -> None:
@@ -140,6 +157,8 @@ class InstructionTuning(LightningModule):
         parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
         total = torch.stack(parts).sum()
         size = len(batch)
+        self._step_loss = self._step_loss + total.detach()
+        self.log("train/skipped_steps", float(self.skipped_steps), batch_size=size)
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
         return total
@@ -156,6 +175,10 @@ class InstructionTuning(LightningModule):
         return found
 
     # --- Lightning's hooks -------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run needs to be resumed exactly."""
+        return [StepBoundary()]
 
     def configure_model(self) -> None:
         """Bring the weights."""
@@ -176,6 +199,8 @@ class InstructionTuning(LightningModule):
 
     def on_fit_start(self) -> None:
         """Fix the seed that every step's random numbers come from."""
+        if not any(isinstance(one, StepBoundary) for one in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise TypeError(f"{type(self).__name__}.configure_callbacks has to add to those of InstructionTuning")
         if self._seed is None:
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint keeps one seed for all ranks
@@ -185,6 +210,59 @@ class InstructionTuning(LightningModule):
         assert self._seed is not None
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed((self._seed * 1_000_003 + step) * 4_099 + self.global_rank)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave out a step whose loss or gradient is not finite.
+
+        Raises:
+            ValueError: More than `max_skipped_steps` were left out in a row.
+        """
+        gradient, loss = step_extent(self.parameters(), self._step_loss)
+        finite = math.isfinite(gradient) and math.isfinite(loss)
+        if self.trainer.world_size > 1:  # a loss may be wrong on one rank, where gradients are cut into parts too
+            finite = self.trainer.strategy.reduce_boolean_decision(finite)
+        if finite:
+            self._skipped_in_a_row = 0
+        else:
+            self._skip(optimizer, gradient, loss)
+        self._step_loss = 0.0
+        self.updating = True
+
+    def skip_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take back what a step has done so far; without gradients an optimiser does nothing. Subclasses extend it."""
+        optimizer.zero_grad(set_to_none=True)
+
+    def _skip(self, optimizer: torch.optim.Optimizer, gradient: float, loss: float) -> None:
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        self.skip_step(optimizer)
+        what = f"optimiser step {self.trainer.global_step + 1}: loss {loss:g}, largest gradient {gradient:g}"
+        if self._skipped_in_a_row > self.max_skipped_steps:
+            raise ValueError(
+                f"training: {self._skipped_in_a_row} steps in a row had a loss or gradient that is not finite (last "
+                f"{what}); they changed no weights. Expected at most model.max_skipped_steps {self.max_skipped_steps}; "
+                "try a lower model.optimizer.lr, trainer.gradient_clip_val, or trainer.precision bf16-mixed or 32-true"
+            )
+        if self._skipped_in_a_row == 1:
+            log.warning("%s; the step is skipped (train/skipped_steps: %d)", what, self.skipped_steps)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's step; knows when weights are whole."""
+        super().optimizer_step(*args, **kwargs)
+        self.updating = False
+
+    def on_train_end(self) -> None:
+        """Refuse a run that has trained nothing, before an adapter is exported. Raises `ValueError`."""
+        if 0 < self.trainer.global_step <= self.skipped_steps:
+            raise ValueError(
+                f"training: the loss or gradient was not finite in any of the {self.trainer.global_step} optimiser "
+                "steps, so nothing is trained; look at data and model, or try a lower model.optimizer.lr"
+            )
+        if self.skipped_steps:
+            log.warning(
+                "%d of %d optimiser steps were skipped: their loss or gradient was not finite",
+                self.skipped_steps, self.trainer.global_step,
+            )  # fmt: skip
 
     def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss of the true answers, and scores of the model's own if asked for."""
@@ -259,12 +337,49 @@ class InstructionTuning(LightningModule):
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a module with the settings and weights of a checkpoint, as far as a file may choose them.
+
+        Classes have to be of this package or imported already. The model has to be packaged, a folder, or one that this
+        machine loaded from the hub before; others, hosted ones and code that comes with a model have to be named here.
+
+        Args:
+            checkpoint_path: The file, or an open one.
+            map_location: Where weights go.
+            hparams_file: Settings in place of the checkpoint's.
+            strict: Not used: trained weights always have to be all there.
+            weights_only: Refuse what is more than weights and plain data.
+            kwargs: Arguments in place of stored ones, such as `backbone="openai:gpt-4o-mini"`.
+
+        Raises:
+            ValueError: The checkpoint names a class or a model that needs your word.
+        """
+        settings = stored_settings(checkpoint_path) if hparams_file is None else file_settings(hparams_file)
+        allow_stored(str(checkpoint_path), settings, cls, kwargs)
+        found: Self = super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+        )
+        return found
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only, and what the next step depends on besides."""
+        if self.updating:
+            raise RuntimeError("a checkpoint was asked for while weights are being changed; ask between two batches")
         trained = self._trained_names()
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
-        checkpoint["robustlm"] = {"seed": self._seed}
+        refuse_nonfinite(checkpoint["state_dict"], "checkpoint not written: the trained weights")
+        skipped = {"skipped_steps": self.skipped_steps, "skipped_in_a_row": self._skipped_in_a_row}
+        checkpoint["robustlm"] = {"seed": self._seed, **skipped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` kept."""
@@ -272,6 +387,10 @@ class InstructionTuning(LightningModule):
             raise ValueError("this checkpoint was not written by robustlm: it lacks the entry 'robustlm'")
         if self._resuming:  # a loaded module that is tuned on in a new run takes that run's seed
             self._seed = checkpoint["robustlm"]["seed"]
+            self.skipped_steps = checkpoint["robustlm"].get("skipped_steps", 0)
+            self._skipped_in_a_row = checkpoint["robustlm"].get("skipped_in_a_row", 0)
+            folders = [str(one.dirpath) for one in self.trainer.checkpoint_callbacks if hasattr(one, "dirpath")]
+            allow_paths(checkpoint.get("callbacks"), folders)
 
     @property
     def _resuming(self) -> bool:
@@ -299,6 +418,7 @@ class InstructionTuning(LightningModule):
                 + _listed("unknown weights", unexpected)
                 + _listed("other shapes", shapes)
             )
+        refuse_nonfinite(state_dict, "the checkpoint's weights")
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def _trained_names(self) -> set[str]:

@@ -18,7 +18,7 @@ from robustlm.modules.passes import Passes
 
 @dataclass
 class Contrast:
-    """A sample's state under one phrasing is nearest to its state under another ([CoIN] eqs. 1 and 2)."""
+    """A sample's state under one phrasing is nearest to its state under another ([CoIN] § 3.3)."""
 
     temperature: float = 0.05
     """τ, divides the cosine similarities."""
@@ -140,7 +140,7 @@ class Contrast:
 class ContrastiveTuning(InstructionTuning):
     """Tuning with an in-batch contrast between the states of a sample under two phrasings.
 
-    L = L_answers + min(λ, L_answers / L_contrast) · L_contrast ([CoIN] eq. 2), L_answers over raw and variant rows.
+    L = L_answers + min(λ, L_answers / L_contrast) · L_contrast ([CoIN] § 3.3), L_answers over raw and variant rows.
 
     Args:
         contrast: Temperature, pooling, weight and candidates of the contrast; null trains on the answers alone.
@@ -161,7 +161,7 @@ class ContrastiveTuning(InstructionTuning):
             self.check_variants(datamodule, "a contrast compares")
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """[CoIN] eq. 2."""
+        """The answer losses, and the contrast ([CoIN] § 3.3)."""
         terms = super().losses(passes)
         if self.contrast is not None:
             terms["contrast"], logs = self.contrast.losses(passes, terms["answer"])

@@ -45,6 +45,7 @@ class Passes:
         self._all_gather = all_gather
         self._chunk_rows = chunk_rows
         self._answers: dict[str, Answers] = {}
+        self._embeds: dict[str, Tensor] = {}
         self._row_losses: dict[str, Tensor] = {}
         self._rng = _RandomState(batch.raw.input_ids.device)
 
@@ -68,7 +69,7 @@ class Passes:
     def answers(self, name: ViewName) -> Answers:
         """Answer logits and states of a view, run once."""
         if name not in self._answers:
-            self._answers[name] = self.run(self.view(name))
+            self._answers[name] = self.run(self.view(name), self._embeds.get(name))
         return self._answers[name]
 
     def run(self, view: View, inputs_embeds: Tensor | None = None, *, masks: int = 0) -> Answers:
@@ -110,7 +111,8 @@ class Passes:
         if self.batch.step_tokens is None:
             return torch.stack([(view.labels >= 0).sum() for view in views]).sum().clamp(min=1).float()
         rows = sum(len(view) for view in views)
-        return torch.tensor(self.batch.step_tokens * rows / len(raw), device=raw.labels.device)
+        # the type is given: under bf16-true the default one would round the count
+        return torch.tensor(self.batch.step_tokens * rows / len(raw), device=raw.labels.device, dtype=torch.float32)
 
     def row_losses(self, name: ViewName) -> Tensor:
         """Answer cross-entropy `[R]` of a view, summed over each row's answer tokens; computed once."""
@@ -164,7 +166,7 @@ class Passes:
     def _rank(self) -> int:
         return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
-    def problem(self, name: ViewName, scope: Scope, loss_scale: float = 1.0) -> Problem:
+    def problem(self, name: ViewName, scope: Scope, loss_scale: float = 1.0, *, held: bool = False) -> Problem:
         """A view as an adversary sees it; row losses are summed over each row's answer tokens.
 
         Its clean pass is shared: `loss` of the very tensor `embeds` gives this object's own `row_losses`.
@@ -173,12 +175,18 @@ class Passes:
             name: Of the view.
             scope: Positions that may be perturbed.
             loss_scale: What fp16 gradients are scaled by.
+            held: Whether other losses of the step will read this view's pass, so that it must not be freed. Ask for the
+                problem before they do: a pass that has been run already has no gradient at its embeddings, and is then
+                run once more for adversaries that take one there.
         """
         view = self.view(name)
         rows = len(view)
         device = view.input_ids.device
         beta, seeds = (self.batch.beta, self.batch.seeds) if name == "variant" else (None, None)
         own = self.backbone.embed(view.input_ids)
+        held = held and name not in self._answers
+        if held:
+            self._embeds[name] = own if own.requires_grad else own.requires_grad_()
 
         def loss(embeds: Tensor) -> Tensor:
             if embeds is own:
@@ -195,6 +203,7 @@ class Passes:
             scale=self.backbone.embedding_scale,
             parameters=self.backbone.trained,
             loss_scale=loss_scale,
+            held=held,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustlm.adversaries import Adversary
+from robustlm.adversaries import NRM, PGD, Adversary
 from robustlm.modules.alignment import Alignment
 from robustlm.modules.anit import ANIT
 from robustlm.modules.base import TrainOn
@@ -40,12 +40,23 @@ class RobustTuning(ANIT):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, adversary=adversary, **kwargs)
+        if (contrast or alignment) and isinstance(adversary, NRM | PGD) and adversary.low_memory:
+            raise ValueError(
+                f"adversary.low_memory: {type(adversary).__name__} would free the pass over the variants early, but "
+                f"the {'contrast' if contrast else 'alignment'} holds that pass to the end of the step: nothing would "
+                "be saved, and the pass run twice; expected false, or chunk_rows to hold fewer rows at a time"
+            )
         self.contrast = copy.copy(contrast)
         self.alignment = copy.copy(alignment)
         self.pooling = contrast.pooling if contrast else "last"
         if alignment is not None:
             adversarial = self.weights["adversarial"] * (1 - alignment.weight)
             self.weights |= {"adversarial": adversarial, "answer": 1 - alignment.weight, "alignment": alignment.weight}
+
+    @property
+    def holds_variants(self) -> bool:
+        """Contrast and alignment compare states and answers of the variants."""
+        return self.contrast is not None or self.alignment is not None
 
     @property
     def answer_views(self) -> TrainOn:

@@ -66,9 +66,16 @@ def load_tables(runs: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Prediction tables by run. A run is a path, or `name=path`.
 
     Raises:
-        ValueError: A table is missing, or two runs have one name.
+        ValueError: A table is missing or holds no answers, or two runs have one name.
     """
-    return {name: read_table(find_table(path)) for name, path in named_runs(runs).items()}
+    files = {name: find_table(path) for name, path in named_runs(runs).items()}
+    found = {name: read_table(file) for name, file in files.items()}
+    for name, rows in found.items():
+        if not rows:
+            raise ValueError(
+                f"{files[name]}: the table holds no answers; expected those of a `robustlm test` that ended"
+            )
+    return found
 
 
 def scores_of(tables: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from robustlm.checks.places import check_file
 from robustlm.data.tasks import TASKS
 from robustlm.evaluation.table import OWN, key_of
 
@@ -172,12 +173,17 @@ def _unused(stem: str, taken: Mapping[str, str]) -> str:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+    check_file(file, "samples of the harness")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 (byte {error.start + 1}); expected samples of the harness") from error
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}:{number}: found no JSON ({error}); expected a sample of the harness") from error
         if not isinstance(found, dict):
             raise ValueError(f"{file}:{number}: found a {type(found).__name__}; expected a sample of the harness")

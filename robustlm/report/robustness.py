@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +11,7 @@ from typing import Any, Literal
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
+from robustlm.files import write_text
 from robustlm.report.markup import counted
 from robustlm.report.tables import aligned, csv_text
 
@@ -160,14 +159,7 @@ def write_whole(file: Path, text: str) -> Path:
     """
     if not file.parent.is_dir() or file.is_dir():
         raise ValueError(f"{file}: expected a file name in a folder that is there; found {_instead(file)}")
-    handle, unfinished = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        Path(unfinished).chmod(0o644)  # temporary files are the owner's alone
-        os.replace(unfinished, file)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    write_text(file, text)
     return file
 
 

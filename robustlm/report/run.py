@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from robustlm.checks.texts import shortened
 from robustlm.data.conditions import ATTACK
 
 CONFIG = "config.yaml"
@@ -59,8 +60,8 @@ def run_settings(table: Path) -> dict[str, str]:
         return {}
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        return {CONFIG: f"could not be read: {error}"}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        return {CONFIG: f"could not be read: {shortened(str(error), 200)}"}
     paths = _SETTINGS | (_attack_settings(config) if _attacked(config) else {})
     found = {name: _look(config, path) for name, path in paths.items()}
     if not found["few-shot examples"]:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from robustlm.data.cells import neutral
+
 MAIN_SCORES = ("f1", "accuracy")
+
+
+def cell(text: str) -> str:
+    """Text inside of a Markdown table, in one line, of which nothing is markup: no HTML, no picture, no new cell."""
+    found = re.sub(r"[\\|<]", r"\\\g<0>", " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text)
+    return found.replace("](", "]\\(")
 
 
 def markdown(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -17,6 +26,7 @@ def markdown(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:
         corner: Heading of the first column.
         rows: Scores in per cent by row and column.
     """
+    rows = {cell(name): {cell(column): value for column, value in scores.items()} for name, scores in rows.items()}
     columns = list(dict.fromkeys(column for scores in rows.values() for column in scores))
     width = max(len(corner), *(len(name) for name in rows))
     widths = [max(len(column), 5) for column in columns]
@@ -25,8 +35,8 @@ def markdown(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:
         f"|{'-' * (width + 2)}|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|",
     ]
     for name, scores in rows.items():
-        cells = (f"{scores[c]:>{w}.1f}" if c in scores else f"{'-':>{w}}" for c, w in zip(columns, widths, strict=True))
-        lines.append(f"| {name:<{width}} | " + " | ".join(cells) + " |")
+        shown = (f"{scores[c]:>{w}.1f}" if c in scores else f"{'-':>{w}}" for c, w in zip(columns, widths, strict=True))
+        lines.append(f"| {name:<{width}} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
@@ -46,10 +56,10 @@ def by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table of text, aligned to be read in a terminal too."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
+    cells = [[cell(text) for text in row] for row in (heads, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
@@ -59,5 +69,5 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: neutral(value) for name, value in row.items()} for row in rows)
     return text.getvalue()

@@ -188,3 +188,26 @@ def test_unknown_banks() -> None:
         InstructionBank.load("poetry.json")
     with pytest.raises(ValueError, match=r"poetry.json: cannot be read \(No such file"):
         InstructionBank.load("poetry.json#haiku")
+
+
+@pytest.mark.parametrize(("share", "seen"), [(None, 4), (0, 6), (1, 0), (0.5, 3), (0.25, 4), (0.01, 6), (0.99, 0)])
+def test_a_list_is_divided_as_asked(share: float | None, seen: int, tmp_path: Path) -> None:
+    file = tmp_path / "banks.json"
+    file.write_text(json.dumps({"six": [f"Do {i}." for i in range(6)], "own": {"seen": ["Do."], "unseen": ["Go."]}}))
+    bank = InstructionBank.load(f"{file}#six", share)
+    ids = [one.id for one in bank.instructions]
+    assert ids == [f"six/concise/{'seen' if i < seen else 'unseen'}/{i if i < seen else i - seen}" for i in range(6)]
+    assert bank.division == f"{file}#six: of 6 templates the first {seen} are seen and the last {6 - seen} unseen"
+    assert (bank.has("seen"), bank.has("unseen")) == (seen > 0, seen < 6)
+    for split, lacking in (("seen", seen == 0), ("unseen", seen == 6)):
+        if lacking:
+            with pytest.raises(ValueError, match=rf"no {split} phrasings .*divide the list in another way"):
+                bank.phrasings("both", split)  # type: ignore[arg-type]
+    own = InstructionBank.load(f"{file}#own", share)
+    assert (len(own.phrasings(split="seen")), len(own.phrasings(split="unseen")), own.division) == (1, 1, None)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_shares_that_cannot_be(share: float) -> None:
+    with pytest.raises(ValueError, match=r"unseen_share: found .*; expected a share"):
+        InstructionBank.load("ner", share)

@@ -90,6 +90,24 @@ def test_few_rows_stay_alone(counts: tuple[int, ...], negatives: int, sizes: dic
     assert Counter(map(len, contrasted(samples, negatives, 0))) == sizes
 
 
+@pytest.mark.parametrize("negatives", [1, 2, 7])
+def test_every_row_of_two_labels_has_a_hard_negative(negatives: int) -> None:
+    """Each row of a group is an anchor in training, not the first alone."""
+    for group in contrasted(made(240), negatives, 0):
+        assert all(any(other.target != own.target for other in group) for own in group)
+
+
+def test_a_group_of_a_bank_is_asked_in_the_phrasing_of_its_first() -> None:
+    """Rows of a bank are asked the same thing, whatever phrasing each has drawn: few of them are enough for pairs."""
+    bare = [replace(sample, instruction="", variant=None, bank="sentiment") for sample in made(16)]
+    own = {sample.id: sample for sample in phrased(bare, "both", {}, 0)}
+    groups = contrasted(list(own.values()), 1, 0)
+    assert Counter(map(len, groups)) == {2: 8}
+    for first, other in groups:
+        asked = [(one.instruction, one.instruction_id, one.variant) for one in (first, other, own[first.id])]
+        assert len(set(asked)) == 1
+
+
 def test_data_sets_take_turns_and_the_seed_shuffles() -> None:
     samples = [*made(20, dataset="b"), *made(8, dataset="a")]
     groups = contrasted(samples, 1, seed=0)
@@ -150,6 +168,18 @@ def test_the_released_columns(tmp_path: Path, ending: str) -> None:
     found = load_samples(str(output))
     assert {sample.task for sample in found} == {"generation"}
     assert [(s.instruction, s.variant, s.target, s.group) for s in found] == [(*row.values(), "") for row in rows]
+
+
+def test_released_rows_are_groups_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """They name no group, so rows that stay alone come last: each two rows before them are a pair."""
+    labels = [0, 0, 0, 1, 0, 1, 0, 0]
+    samples = [replace(s, target=f"label: {label}") for s, label in zip(made(8), labels, strict=True)]
+    samples += [replace(s, target=f"label: {i % 2}") for i, s in enumerate(made(6, dataset="other"))]
+    output = tmp_path / "out.jsonl"
+    summary = write_pairs(samples, str(output), form="coin")
+    targets = [sample.target for sample in load_samples(str(output))]
+    assert (summary.groups, summary.alone) == (5, 4)
+    assert all(targets[at] != targets[at + 1] for at in range(0, 10, 2))
 
 
 def test_nothing_half_written(tmp_path: Path) -> None:

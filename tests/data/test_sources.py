@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from robustlm.data import instructions
 from robustlm.data.formats import load_samples
 from robustlm.data.instructions import InstructionBank
 from robustlm.data.noise import KINDS, Noise
@@ -133,8 +134,11 @@ def test_the_built_in_corpus_takes_banks_without_slots(banks: str) -> None:
         load(Source("builtin:quickstart", bank=f"{banks}#text", limit=5), "train")
 
 
-def test_a_bank_that_a_row_names(tmp_path: Path, banks: str) -> None:
-    bank = f"{banks}#pair"
+def test_a_bank_that_a_row_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "packaged.json"
+    file.write_text(json.dumps({"task": "pair", "concise": {"seen": BANKS["pair"], "unseen": []}}), encoding="utf-8")
+    monkeypatch.setattr(instructions, "_packaged", lambda: {"pair_of_test": file})
+    bank = "pair_of_test"
     base = {"instruction": "", "target": "y", "bank": bank}
     fields = {"one": "a", "two": "b", "options_": "-"}
     found = read(tmp_path, [base | fields, base | {"fields": fields}, base | {"text": "t"}])

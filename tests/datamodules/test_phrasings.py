@@ -19,6 +19,7 @@ from robustlm.batch import IGNORE, InstructionBatch, View
 from robustlm.data.instructions import InstructionBank
 from robustlm.data.noise import Noise
 from robustlm.data.samples import Context, Sample
+from robustlm.data.sources import Source
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
 from robustlm.datamodules.base import Rows
 from robustlm.datamodules.contrastive import HardNegativeGroups, task_of
@@ -306,25 +307,87 @@ def test_groups_stay_whole(
         assert [served[rank][at] for rank in range(world)] == whole[at * world : (at + 1) * world]
 
 
-@settings(max_examples=40, deadline=None)
-@given(count=st.integers(4, 60), targets=st.integers(2, 4), size=st.integers(2, 4), epoch=st.integers(0, 2))
-def test_groups_are_hard_negatives(count: int, targets: int, size: int, epoch: int) -> None:
+def hard_negatives(samples: Sequence[Sample], unit: Sequence[int]) -> list[int]:
+    """How many rows of its unit are hard negatives of each row, by the definition of [CoIN], sec. 3.2."""
+    rows = [samples[row] for row in unit]
+    return [
+        sum(
+            task_of(other) == task_of(own) and other.target != own.target and other.applied_to != own.applied_to
+            for other in rows
+        )
+        for own in rows
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(4, 60), targets=st.integers(2, 6), size=st.integers(2, 8), epoch=st.integers(0, 2))
+def test_as_many_rows_as_can_have_hard_negatives(count: int, targets: int, size: int, epoch: int) -> None:
     samples = samples_of(count, 2, targets, 10**9)
-    leaders = HardNegativeGroups(samples, size, 3).leaders(epoch)
-    groups: dict[int, list[Sample]] = {}
-    for row, leader in enumerate(leaders):
-        groups.setdefault(leader, []).append(samples[row])
-    hard = 0
-    for group in groups.values():
-        alike = len({task_of(s) for s in group}) == 1 and len({s.target for s in group}) == len(group) == size
-        hard += alike
-        if alike:
-            assert len({s.context for s in group}) == size
-    best = 0  # rows of distinct targets can fill m groups of g iff Σ min(count, m) ≥ m·g
+    units = HardNegativeGroups(samples, size, 3)(epoch)
+    assert sorted(row for unit in units for row in unit) == list(range(count))
+    found = sum(number > 0 for unit in units for number in hard_negatives(samples, unit))
+    best = 0  # a group needs one row of another target than the most frequent one
     for task in {task_of(s) for s in samples}:
-        counts = Counter(s.target for s in samples if task_of(s) == task).values()
-        best += max(m for m in range(count + 1) if sum(min(c, m) for c in counts) >= m * size)
-    assert hard >= best
+        counts = Counter(s.target for s in samples if task_of(s) == task)
+        full, rare = counts.total() // size, counts.total() - max(counts.values())
+        best += size * min(full, rare)
+        if full >= max(counts.values()):  # no target has to come twice
+            whole = [unit for unit in units if len(unit) == size and {task_of(samples[row]) for row in unit} == {task}]
+            assert sum(len({samples[row].target for row in unit}) == size for unit in whole) >= full
+    assert found >= best
+
+
+@pytest.mark.parametrize(("size", "least", "mean"), [(2, 1.0, 1.0), (3, 1.0, 4 / 3), (8, 1.0, 4.0)])
+def test_two_labels_fill_groups_of_any_size(size: int, least: float, mean: float) -> None:
+    samples = [
+        Sample(f"{i}", f"task {i % 2}", "yes" if i % 4 < 2 else "no", Context(text=f"input {i}")) for i in range(240)
+    ]
+    found = [number for unit in HardNegativeGroups(samples, size, 0)(0) for number in hard_negatives(samples, unit)]
+    assert np.mean([number > 0 for number in found]) >= least
+    assert np.mean(found) == pytest.approx(mean)
+
+
+@settings(max_examples=40, deadline=None)
+@given(inputs=st.integers(8, 40), size=st.integers(2, 4), epoch=st.integers(0, 2))
+def test_rows_with_one_input_do_not_meet(inputs: int, size: int, epoch: int) -> None:
+    """Each input comes with every target, as a question does that is asked with several answers."""
+    samples = [
+        Sample(f"{i}-{j}", "do", f"answer {j}", Context(text=f"input {i}")) for i in range(inputs) for j in range(3)
+    ]
+    for unit in HardNegativeGroups(samples, size, 1)(epoch):
+        assert len({samples[row].applied_to for row in unit}) == len(unit)
+
+
+def test_the_start_of_a_run_says_how_many_rows_have_hard_negatives(
+    llama: str, bank_file: str, tmp_path: Path, caplog: Any
+) -> None:
+    caplog.set_level("INFO", "robustlm")
+    made(ContrastiveDataModule, llama, bank_file, group_size=2).train_dataloader()
+    assert "data.train: data.group_size 2: 18 of 18 rows (100.0%) have a hard negative in their group" in caplog.text
+    assert "1.0 in the mean" in caplog.text
+    assert "asked and answered alike" not in caplog.text
+    caplog.clear()
+    made(ContrastiveDataModule, llama, bank_file, group_size=1).train_dataloader()
+    assert "data.group_size 1: 0 of 18 rows (0.0%) have a hard negative" in caplog.text
+    caplog.clear()
+    labels = ["positive", "negative"]
+    rows = [
+        {"text": f"text {i}", "label": labels[i % 2], "labels": labels, "id": f"row-{i}", "bank": "sentiment"}
+        for i in range(16)
+    ]
+    file = write_rows(tmp_path / "two.jsonl", rows)
+    made(ContrastiveDataModule, llama, file, group_size=4, negatives=9).train_dataloader()
+    assert "data.group_size 4: 16 of 16 rows (100.0%) have a hard negative in their group" in caplog.text
+    assert "2.0 in the mean; 16 of 16 rows (100.0%) meet rows there that are asked and answered alike" in caplog.text
+    assert "data.negatives 9: 0 of 16 rows (0.0%) find as many hard negatives in their task; the others" in caplog.text
+    caplog.clear()
+    made(ContrastiveDataModule, llama, file, shuffle=False, batch_size=2, negatives=8).train_dataloader()
+    assert "data.negatives 8: 16 of 16 rows (100.0%) find as many hard negatives in their task\n" in caplog.text
+    one = [{"original_instruction": f"A {i}", "paraphrased_instruction": f"B {i}", "targets": "x"} for i in range(4)]
+    caplog.clear()
+    file = write_rows(tmp_path / "coin.jsonl", one)
+    made(ContrastiveDataModule, llama, file, shuffle=False, batch_size=2).train_dataloader()
+    assert "data.group_size 2: instruction and input of each row are one text" in caplog.text
 
 
 def test_tasks_take_turns_and_epochs_differ() -> None:
@@ -454,7 +517,8 @@ def test_negatives_from_other_tasks_are_asked_as_the_sample_is(llama: str, tmp_p
 
 def test_no_negative_anywhere(llama: str, tmp_path: Path) -> None:
     rows = [{**row, "label": "positive"} for row in rows_of() if row["bank"] == "sentiment"]
-    datamodule = made(ContrastiveDataModule, llama, write_rows(tmp_path / "same.jsonl", rows), negatives=1)
+    source = Source(write_rows(tmp_path / "same.jsonl", rows), labels=["positive", "negative"])
+    datamodule = made(ContrastiveDataModule, llama, [source], negatives=1)
     with pytest.raises(ValueError, match="no row can be a negative of row-"):
         next(iter(datamodule.train_dataloader()))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from robustlm.assets import config_file
 from robustlm.data.instructions import InstructionBank
 from robustlm.data.misleading import negated
 from robustlm.data.samples import Sample
@@ -204,3 +207,38 @@ def test_conditions_that_ask_the_same_are_refused(second: str) -> None:
     with pytest.raises(ValueError, match=rf"'{re.escape(second)}' asks the same as 'clean'; expected one of them"):
         RobustnessDataModule(test="rows.jsonl", conditions=["unseen", "clean", second])
     RobustnessDataModule(test="rows.jsonl", conditions=["mixed@0.2", "mixed@0.3", "mixed@0.2+protected"])
+
+
+def test_six_prompts_of_ones_own_are_six(llama: str, tmp_path: Path, caplog: Any) -> None:
+    """As `presets/levels` asks them; by default a quarter is kept as unseen, and that is said."""
+    caplog.set_level("INFO", "robustlm")
+    rows = [{"text": f"text {i}", "label": ("good", "bad")[i % 2], "labels": ["good", "bad"]} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (tmp_path / "mine.json").write_text(json.dumps({"mine": [f"Is it {i}?" for i in range(6)]}))
+    file = config_file("presets/levels")
+    assert file is not None
+    levels = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["init_args"]
+
+    def asked(condition: str, **settings: Any) -> set[str]:
+        caplog.clear()
+        datamodule = RobustnessDataModule(
+            test=str(tmp_path / "rows.jsonl"), bank=f"{tmp_path}/mine.json#mine", prompts=levels["prompts"],
+            conditions=[condition], **settings,
+        )  # fmt: skip
+        datamodule.attach(load(llama, None))
+        datamodule.setup("test")
+        return {sample.instruction for sample in datamodule.conditioned[condition].samples}
+
+    six = {f"Is it {i}?" for i in range(6)}
+    assert asked("clean", unseen_share=levels["unseen_share"]) == six
+    assert "of 6 templates the first 6 are seen and the last 0 unseen (data.unseen_share: 0)" in caplog.text
+    assert asked("unseen", unseen_share=1) == six
+    assert asked("clean") == {f"Is it {i}?" for i in range(4)}
+    assert (
+        "of 6 templates the first 4 are seen and the last 2 unseen (data.unseen_share: null, a quarter)" in caplog.text
+    )
+    assert "has 4 seen phrasings, which are fewer than 6" in caplog.text
+    with pytest.raises(ValueError, match="no unseen phrasings"):
+        asked("unseen", unseen_share=0)
+    with pytest.raises(ValueError, match=r"data\.unseen_share: found 2; expected a share"):
+        asked("clean", unseen_share=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -151,3 +152,67 @@ def test_evaluation_sees_every_row_once(rows: int, size: int, world: int) -> Non
     assert all(len(key.indices) <= size for share in shares for key in share)
     first = next(iter(shares[0]))
     assert sizes[first.indices[0]] == max(sizes)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.integers(8, 70),
+    group=st.booleans(),
+    epoch=st.integers(0, 2),
+    shapes=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.integers(0, 5)), min_size=2, max_size=5
+    ),
+)
+def test_going_on_with_other_processes_skips_and_repeats_no_row(
+    rows: int, group: bool, epoch: int, shapes: list[tuple[int, int, int, int]]
+) -> None:
+    """Each start has W processes, a batch size and A micro-batches to a step, and ends after some steps."""
+    served: list[int] = []
+    state: dict[str, int] | None = None
+    for at, (world, size, accumulate, steps) in enumerate(shapes):
+        own = [
+            sampler(rows, size, group, world=world, rank=rank, accumulate=lambda accumulate=accumulate: accumulate)
+            for rank in range(world)
+        ]
+        before = 0
+        for one in own:
+            one.set_epoch(epoch)
+            before = one.go_on(state) if state else 0
+        keys = [list(one) for one in own]
+        assert {len(found) for found in keys} == {len(own[0]) - before}
+        # whole steps, as Lightning counts them: by the number of the batch in the epoch
+        end = min(before - before % accumulate + steps * accumulate, len(own[0]))
+        end = len(own[0]) if at == len(shapes) - 1 else max(end, before)
+        for found in keys:
+            served += [i for key in found[: end - before] for i in key.indices]
+        tokens = np.array(lengths(rows)[1])
+        for start in range(before - before % accumulate, len(own[0]), accumulate):
+            window = [
+                key for found in keys for key in found[max(start - before, 0) : max(start - before + accumulate, 0)]
+            ]
+            wanted = sum(tokens[list(key.indices)].sum() for key in window) / accumulate / world
+            assert all(key.step_tokens == pytest.approx(wanted) for key in window)
+        state = own[0].position(end)
+        assert all(one.position(end) == state for one in own)
+        assert json.loads(json.dumps(state)) == state
+    assert len(served) == len(set(served))
+    assert len(served) > rows - max(world for world, *_ in shapes) * len(shapes)
+    if all(world == 1 for world, *_ in shapes):
+        assert sorted(served) == list(range(rows))
+
+
+def test_other_rows_are_no_place_to_go_on() -> None:
+    state = sampler(40, 4).position(3)
+    with pytest.raises(ValueError, match=r"after 12 units of epoch 0.* rows 40; found rows 41"):
+        sampler(41, 4).go_on(state)
+    with pytest.raises(ValueError, match="by_length 1; found by_length 0"):
+        sampler(40, 4, group=False).go_on(state)
+    with pytest.raises(ValueError, match="earlier version"):
+        sampler(40, 4).go_on({"epoch": 0, "batches": 3})
+    limited = sampler(40, 4, world=2, limit=lambda count: min(count, 3))
+    with pytest.raises(ValueError, match="limit_train_batches with world 1 → 2"):
+        limited.go_on(state)
+    replayed = sampler(40, 4, replays=2).position(3)
+    with pytest.raises(ValueError, match=r"in the middle of data\.replays with world 1 → 2"):
+        sampler(40, 4, replays=2, world=2).go_on(replayed)
+    assert sampler(40, 4, group=False).go_on(sampler(40, 4).position(10)) == 10  # an epoch that has ended

@@ -64,16 +64,64 @@ def test_the_sources_with_banks_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("templates.json").write_text(text, encoding="utf-8")
     rows = {
         "rte": [{"sentence1": f"a{i}", "sentence2": f"b{i}", "label": "yes" if i % 2 else "no"} for i in range(8)],
-        "sst2": [{"sentence": "fine", "label": "positive"}],
+        "sst2": [{"sentence": "fine", "label": "positive"}, {"sentence": "dull", "label": "negative"}],
     }
     for name, data in rows.items():
         Path(name).mkdir()
         write_rows(f"{name}/train.jsonl", data)
     train = [Source(**fields) for fields in yaml.safe_load(sources)["data"]["init_args"]["train"]]
-    assert [sample.bank for sample in load_all(train, "train")] == ["templates.json#rte"] * 8 + ["sentiment"]
+    assert [sample.bank for sample in load_all(train, "train")] == ["templates.json#rte"] * 8 + ["sentiment"] * 2
     (command,) = re.findall(r"^robustlm (pairs .*)$", PAGE, re.MULTILINE)
     main(shlex.split(command))
     assert len({sample.group for sample in load_samples("pairs.jsonl")}) < 8
+
+
+def test_the_labels_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sources,) = re.findall(r"^```yaml labels\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    rows: dict[str, dict[str, object]] = {
+        "sst2": {"sentence": "fine", "label": 1},
+        "wic": {"word": "bank", "sentence1": "a", "sentence2": "b", "label": True},
+        "conll03": {"tokens": ["Oslo"], "ner_tags": [3]},
+    }
+    for name, row in rows.items():
+        Path(name).mkdir()
+        write_rows(f"{name}/train.jsonl", [row])
+    train = [Source(**fields) for fields in yaml.safe_load(sources)["data"]["init_args"]["train"]]
+    samples = load_all(train, "train")
+    assert [sample.target for sample in samples] == ["label: positive", "label: same", "LOC: Oslo"]
+    assert [sample.context.option for sample in samples] == ["negative, positive", "different, same", "PER, LOC"]
+
+
+def test_the_bank_that_states_the_format(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```json bare\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mood.json").write_text(text, encoding="utf-8")
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, [{"sentence": "fine", "label": "positive"}, {"sentence": "dull", "label": "negative"}])
+    samples = load_all([Source(str(rows), bank=str(tmp_path / "mood.json"))], "train")
+    assert [(sample.target, sample.context.format) for sample in samples] == [("positive", ""), ("negative", "")]
+
+
+def test_the_published_rows_load(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```jsonl published\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    targets = []
+    for number, line in enumerate(text.splitlines()):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text(line, encoding="utf-8")
+        targets += [sample.target for sample in load_samples(str(file))]
+    assert targets == [
+        "MET: Ada, Bo", "born in: Ada, Oslo", "NEG: soup, cold", "label: yes", "label: duplicate", "PER: Ada",
+    ]  # fmt: skip
+
+
+def test_the_limits_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sources,) = re.findall(r"^```yaml limits\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name in ("sst2", "rte"):
+        Path(name).mkdir()
+        write_rows(f"{name}/train.jsonl", [{"sentence": f"{i}", "label": ("no", "yes")[i % 2]} for i in range(20)])
+    train = [Source(**fields) for fields in yaml.safe_load(sources)["data"]["init_args"]["train"]]
+    assert [len(load_all([source], "train")) for source in train] == [5, 16]
 
 
 def test_the_paraphrase_file_is_one(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def contrast(
     keys: list[int] | None = None,
     negative_keys: list[int] | None = None,
 ) -> tuple[float, float]:
-    """L_ctr and the mean number of candidates: [CoIN] eq. 1 for every pair of a raw row and a variant of its own.
+    """L_ctr and the mean number of candidates: [CoIN] § 3.3, for every pair of a raw row and a variant of its own.
 
     Samples of equal keys are no negatives of each other.
     """

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+import yaml
 from torch import Tensor
 
-from robustlm.backbone import Pooling
+from robustlm.assets import config_file
+from robustlm.backbone import Answers, Pooling
 from robustlm.batch import InstructionBatch, View
 from robustlm.data.samples import Sample
 from robustlm.losses import Direction
@@ -122,6 +125,47 @@ def test_the_weight(llama: str) -> None:
     assert float(weighted(weight=0.0)[0]) == 0
     loss, _ = Contrast(temperature=1.0).losses(passes, answers)
     assert torch.autograd.grad(loss, answers, allow_unused=True) == (None,)  # the weight is no way around
+
+
+def released(raw: Answers, variant: Answers) -> Tensor:
+    """What the code released with [CoIN] trains on, from its formulas: states and logits of both views."""
+    generation = F.cross_entropy(raw.logits, raw.targets) + F.cross_entropy(variant.logits, variant.targets)
+    similarity = F.cosine_similarity(raw.state[:, None], variant.state[None], dim=2) / 0.05
+    own = torch.arange(len(similarity))
+    contrastive = 1000 * (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
+    if contrastive > generation:
+        contrastive = contrastive * min(1000.0, float((generation / contrastive).detach()))
+    return generation + contrastive
+
+
+@pytest.mark.parametrize("solved", [False, True])
+def test_the_released_preset_takes_the_released_direction(solved: bool, llama: str) -> None:
+    """At the bound of the weight and below it: the preset's loss and gradient are half of the released code's."""
+    file = config_file("presets/coin_released")
+    assert file is not None
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    contrast = Contrast(**config["model"]["init_args"]["contrast"])
+    torch.manual_seed(0)
+    module = ContrastiveTuning(llama, tuning=LoRA(r=2, dropout=0.0), contrast=contrast)
+    module.configure_model()
+    backbone = module.backbone
+    samples = [SAMPLES[0], replace(SAMPLES[1], instruction=SAMPLES[0].instruction)]
+    variants = [replace(sample, instruction="say which") for sample in samples]
+    batch = InstructionBatch(view_of(backbone, samples), ["a", "b"], view_of(backbone, variants))
+    optimizer = torch.optim.Adam(backbone.trained, lr=0.03)
+    for _ in range(60 if solved else 0):  # until the contrast is nothing beside the answers' loss
+        torch.autograd.backward(replace(contrast, weight=1.0).losses(Passes(backbone, batch), torch.tensor(1.0))[0])
+        optimizer.step()
+        optimizer.zero_grad()
+    passes = Passes(backbone, batch)
+    _, logs = contrast.losses(passes, passes.cross_entropy("raw", "variant"))
+    assert (float(logs["weight"]) == 500) is solved
+    grads = []
+    for total in (released(passes.answers("raw"), passes.answers("variant")), module.training_step(batch, 0) * 2):
+        grads.append([total.detach(), *torch.autograd.grad(total, backbone.trained, retain_graph=True)])
+    for ours, theirs in zip(*grads, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert config["trainer"]["gradient_clip_val"] == 0.5  # as half of a gradient is clipped at half its norm
 
 
 def test_a_batch_of_one_has_nothing_to_compare(llama: str) -> None:

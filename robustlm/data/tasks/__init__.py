@@ -6,12 +6,13 @@ from robustlm.data.tasks.choice import MultipleChoice
 from robustlm.data.tasks.generation import Generation
 from robustlm.data.tasks.ner import NamedEntities
 from robustlm.data.tasks.re import Relations
-from robustlm.data.tasks.tc import Classification
+from robustlm.data.tasks.tc import BareClassification, Classification
 
 __all__ = [
     "TASKS",
     "Answer",
     "AspectSentiment",
+    "BareClassification",
     "Classification",
     "Generation",
     "Item",

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from robustlm.data.fields import elements, required
+from robustlm.data.labels import Labels
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Item, register
-from robustlm.data.tasks.spans import SpanTask, read_item
+from robustlm.data.tasks.spans import SpanTask, named_items, read_item
 
 
 @register
@@ -35,3 +36,7 @@ class AspectSentiment(SpanTask):
             tuple(read_item(triplet, "sentiment", "aspect", "opinion") for triplet in triplets),
             (),
         )
+
+    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+        """The row with the names of its polarities."""
+        return {**row, "triplets": named_items(row, "triplets", "sentiment", labels)}

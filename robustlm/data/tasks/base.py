@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from robustlm.data.labels import Labels
 from robustlm.data.lookup import imported
 from robustlm.data.samples import Context
 
@@ -49,6 +50,12 @@ class Task(ABC):
     labelled: ClassVar[bool] = False
     """Whether each item's first word comes from a fixed set of labels, which only the whole source shows."""
 
+    bare: ClassVar[str] = ""
+    """The task whose answers are these without their form, where the form is nothing but a word before them; empty: the
+    form is needed to read them."""
+    bare_of: ClassVar[str] = ""
+    """The task that this one is the bare form of: both have the same labels."""
+
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """Whether a row's keys are those of this task's own row shape."""
         return False
@@ -65,6 +72,20 @@ class Task(ABC):
                 first colon are the reason under which bad rows are counted.
         """
         raise ValueError(f"no row shape: the task {self.name!r} has none of its own")
+
+    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+        """A row of this task's own shape in which every label has its name.
+
+        Raises:
+            ValueError: A value stands for no label, or the task's rows have none.
+        """
+        raise ValueError(
+            f"labels: found them for a row of the task {self.name!r}, whose answers hold no labels; expected none"
+        )
+
+    def options(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The options to be shown where a source names its labels; those names, unless these are made of others."""
+        return tuple(names)
 
     @abstractmethod
     def format(self, items: Sequence[Item]) -> str:

@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from robustlm.data.fields import elements, required
+from robustlm.data.fields import check_choices, elements, required
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Item, register
 from robustlm.data.tasks.generation import Generation
@@ -18,6 +18,7 @@ class MultipleChoice(Generation):
 
     name = "choice"
     keys = "question, choices, answer"
+    bare = "choice"
 
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """Rows with `question`, `choices` and `answer`."""
@@ -28,8 +29,7 @@ class MultipleChoice(Generation):
         question = required(row, "question")
         choices = [choice.strip() for choice in elements(row, "choices", str, "a list of strings")]
         answer = required(row, "answer").strip()
-        if len(choices) < 2 or not all(choices):
-            raise ValueError(f"unusable choices: found {choices!r}; expected two or more, none empty")
+        check_choices(choices, answer)
         if len(choices) > len(string.ascii_uppercase):
             raise ValueError(f"unusable choices: found {len(choices)}; expected at most 26, one a letter")
         if answer not in choices:

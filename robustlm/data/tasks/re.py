@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from robustlm.data.fields import elements, required
+from robustlm.data.labels import Labels
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Item, register
-from robustlm.data.tasks.spans import SpanTask, read_item
+from robustlm.data.tasks.spans import SpanTask, named_items, read_item
 
 
 @register
@@ -31,3 +32,7 @@ class Relations(SpanTask):
         )
         relations = elements(row, "relations", dict, "a list of objects {head, type, tail}")
         return context, tuple(read_item(relation, "type", "head", "tail") for relation in relations), ()
+
+    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+        """The row with the names of its relations."""
+        return {**row, "relations": named_items(row, "relations", "type", labels)}

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from robustlm.data.fields import required, squeezed
+from robustlm.data.fields import elements, present, required, squeezed
+from robustlm.data.labels import Labels
 from robustlm.data.tasks.base import Answer, Item, Task
 
 NOTHING = "None"
@@ -59,6 +60,12 @@ class SpanTask(Task):
 def read_item(values: Mapping[str, Any], *keys: str) -> Item:
     """The values of some keys as an item, each a non-empty string with single spaces."""
     return tuple(squeezed(required(values, key)) for key in keys)
+
+
+def named_items(row: Mapping[str, Any], key: str, label: str, labels: Labels) -> list[dict[str, Any]]:
+    """A row's list of items, in which the label of each has its name."""
+    items = elements(row, key, Mapping, "a list of objects")
+    return [{**item, label: labels.name(present(item, label))} for item in items]
 
 
 def _escape(text: str, characters: str) -> str:

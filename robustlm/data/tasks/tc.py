@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from robustlm.data.fields import required, squeezed
+from robustlm.data.fields import present, required, shown, squeezed
+from robustlm.data.labels import Labels
+from robustlm.data.published import pronoun
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Answer, Item, Task, register
 
 _PREFIX = "label:"
+_FORM = "label: class"
 
 _TEXT_KEYS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
+    ("question1", "question2"),
     ("question", "sentence"),
     ("question", "passage"),
     ("sentence",),
@@ -62,8 +66,9 @@ class Classification(Task):
 
     name = "tc"
     score = "accuracy"
-    keys = f"label, and {' or '.join(' + '.join(keys) for keys in _TEXT_KEYS)}"
+    keys = f"label, and {' or '.join(' + '.join(keys) for keys in _TEXT_KEYS)} (+ span1_text and span2_text)"
     labelled = True
+    bare = "tc_bare"
 
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """Rows with `label` and one of the ways to hold texts."""
@@ -73,7 +78,7 @@ class Classification(Task):
         """The bank that knows all the labels for rows of this make; `tc`, which suits any, when none does."""
         banks = _QUESTION_BANKS if context.question else _PAIR_BANKS if _is_pair(context) else _BANKS
         lowered = {label.lower() for label in labels}
-        return next((name for name, known in banks.items() if lowered <= known), self.name)
+        return next((name for name, known in banks.items() if lowered <= known), Classification.name)
 
     def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read texts and label; the choices are empty, as one row does not show the other labels."""
@@ -81,9 +86,16 @@ class Classification(Task):
         if len(found) != 1:
             several = " or ".join(" + ".join(keys) for keys in found) or f"keys {', '.join(row)}"
             raise ValueError(f"unclear text: found {several}; expected one of {self.keys}")
+        label = squeezed(_label(row))
+        if _is_pronoun(row):
+            question, text = pronoun(row)
+            return Context(question=question, format=_FORM, text=text), ((label,),), ()
         texts = [required(row, key) for key in found[0]]
-        label = squeezed(required(row, "label"))
         return _context(found[0], texts), ((label,),), ()
+
+    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+        """The row with its label's name."""
+        return {**row, "label": labels.name(present(row, "label"))}
 
     def format(self, items: Sequence[Item]) -> str:
         """Write the class after `label: `."""
@@ -100,6 +112,41 @@ class Classification(Task):
         return Answer(((label,),))
 
 
+@register
+class BareClassification(Classification):
+    """The same with the class alone for an answer, for instructions that say themselves how to answer."""
+
+    name = "tc_bare"
+    keys = ""
+    bare = ""
+    bare_of = "tc"
+
+    def recognises(self, row: Mapping[str, Any]) -> bool:
+        """None: rows of `tc` become such where a source or bank says so."""
+        return False
+
+    def format(self, items: Sequence[Item]) -> str:
+        """Write the class."""
+        return super().format(items).removeprefix(f"{_PREFIX} ")
+
+    def parse(self, text: str) -> Answer:
+        """Take the whole text for the class; nothing at all is malformed."""
+        return super().parse(f"{_PREFIX} {text}")
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    if isinstance(row.get("label"), int | float):
+        expected = "a name; `labels` of the source gives numbers theirs, and `round_to` makes classes of a scale"
+        raise ValueError(f"label is no string: found {shown(row['label'])}; expected {expected}")
+    return required(row, "label")
+
+
+def _is_pronoun(row: Mapping[str, Any]) -> bool:
+    """Whether a row asks what a pronoun refers to, as those of WSC do."""
+    spans = row.get("target")
+    return "span2_text" in row or (isinstance(spans, Mapping) and "span2_text" in spans)
+
+
 def _text_keys(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The ways that fit a row, without those that are part of another that fits."""
     fitting = [keys for keys in _TEXT_KEYS if all(key in row for key in keys)]
@@ -107,7 +154,7 @@ def _text_keys(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _context(keys: tuple[str, ...], texts: list[str]) -> Context:
-    form = "label: class"
+    form = _FORM
     if keys[0] == "question" and len(keys) == 2:
         return Context(question=texts[0], format=form, text=texts[1])
     if len(keys) == 2:

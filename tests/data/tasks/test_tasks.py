@@ -31,6 +31,7 @@ ITEMS = {
     "re": items_of(3),
     "absa": items_of(3),
     "tc": st.tuples(WORDS).map(lambda item: [item]),
+    "tc_bare": st.tuples(WORDS).map(lambda item: [item]),
     "choice": st.tuples(LOOSE).map(lambda item: [item]),
     "generation": st.tuples(LOOSE).map(lambda item: [item]),
 }
@@ -73,6 +74,7 @@ def test_parse_reads_any_text_and_only_once(name: str, text: str) -> None:
         ("ner", [], "None"),
         ("tc", [("Sci/Tech",)], "label: Sci/Tech"),
         ("tc", [("None",)], "label: None"),
+        ("tc_bare", [("label: a",)], "label: a"),
         ("choice", [("a;\nb",)], "a;\nb"),
     ],
 )  # fmt: skip
@@ -95,6 +97,7 @@ def test_answers_look_natural(name: str, items: list[Item], text: str) -> None:
         ("re", "r: a; r: a, b, c; r: a, ; r: a, b", Answer((("r", "a", "b"),), 3)),
         ("tc", "positive", Answer((), 1)),
         ("tc", "label:", Answer((), 1)),
+        ("tc_bare", " ", Answer((), 1)),
         ("tc", "label:positive ", Answer((("positive",),))),
         ("choice", " \n", Answer((), 1)),
     ],

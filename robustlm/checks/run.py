@@ -1,0 +1,110 @@
+"""The settings of a run that Lightning does not check: held against their ranges before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from string import Formatter
+from typing import Any
+
+from robustlm.checks.numbers import check_number
+from robustlm.checks.places import check_file, check_folder, check_name, check_output
+
+_SEEDS = 2**32
+"""Lightning seeds NumPy, which takes seeds below this."""
+_BATCHES = ("train", "val", "test", "predict")
+
+
+def check_run(command: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings under which a run fails late, trains nothing, or writes outside of its folder.
+
+    Args:
+        command: `fit`, `validate`, `test`, `predict` or `check`.
+        settings: All settings of the command by section (`trainer`, `checkpoint`, …), as plain data.
+
+    Raises:
+        ValueError: Says the setting, what was found and what was expected.
+    """
+    seed = settings.get("seed_everything")
+    if not isinstance(seed, bool | None):
+        check_number("seed_everything", seed, least=0, below=_SEEDS, whole=True)
+    trainer = settings.get("trainer") or {}
+    _check_loops(trainer)
+    if command == "fit":
+        _check_trains(trainer)
+        _check_checkpoint(settings.get("checkpoint") or {})
+        check_name("export.name", (settings.get("export") or {}).get("name", "adapter"))
+    if command in ("test", "predict"):
+        predictions = settings.get("predictions") or {}
+        check_name("predictions.name", predictions.get("name", "predictions.parquet"))
+        if not str(predictions.get("name", ".parquet")).endswith(".parquet"):
+            raise ValueError(f"predictions.name: found {predictions['name']!r}; expected a name that ends in .parquet")
+    if command != "check" and (root := trainer.get("default_root_dir")):
+        check_folder("trainer.default_root_dir", root)
+    data = (settings.get("data") or {}).get("init_args") or {}
+    if rejected := data.get("rejected"):
+        if not str(rejected).endswith((".jsonl", ".jsonl.gz")):
+            raise ValueError(f"data.rejected: found {rejected!r}; expected a file that ends in .jsonl or .jsonl.gz")
+        check_output("data.rejected", rejected)
+
+
+def check_readable(setting: str, path: str) -> None:
+    """Refuse a file to be read that is none. Raises `ValueError`."""
+    try:
+        check_file(path, "a file")
+    except ValueError as error:
+        raise ValueError(f"{setting}: {error}") from None
+
+
+def _check_loops(trainer: Mapping[str, Any]) -> None:
+    least: dict[str, int] = {
+        "accumulate_grad_batches": 1,
+        "check_val_every_n_epoch": 1,
+        "num_nodes": 1,
+        "log_every_n_steps": 0,
+        "num_sanity_val_steps": -1,
+        "max_epochs": -1,
+        "max_steps": -1,
+        "min_epochs": 0,
+        "min_steps": 0,
+    }
+    for name, bound in least.items():
+        if trainer.get(name) is not None:
+            check_number(f"trainer.{name}", trainer[name], least=bound, whole=True)
+    if trainer.get("gradient_clip_val") is not None:
+        check_number("trainer.gradient_clip_val", trainer["gradient_clip_val"], least=0)
+    for name in (*(f"limit_{stage}_batches" for stage in _BATCHES), "overfit_batches"):
+        _check_share(f"trainer.{name}", trainer.get(name), least=0)
+    _check_share("trainer.val_check_interval", trainer.get("val_check_interval"), above=0)
+
+
+def _check_share(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> None:
+    """A number of batches, or a share of them: an integer, or a number up to 1."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        check_number(name, value, whole=True, least=least, above=above)
+    elif isinstance(value, float):
+        check_number(name, value, most=1, why="a share, or a whole number of batches", least=least, above=above)
+
+
+def _check_trains(trainer: Mapping[str, Any]) -> None:
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise ValueError(f"trainer.{name}: found {trainer[name]}, which trains nothing; expected a number > 0")
+
+
+def _check_checkpoint(checkpoint: Mapping[str, Any]) -> None:
+    if (folder := checkpoint.get("dirpath")) is not None:
+        check_folder("checkpoint.dirpath", folder)
+    name = checkpoint.get("filename")
+    if name is None:
+        return
+    expected = "expected a name such as {epoch}-{step}, without .. and conversions"
+    try:
+        fields = list(Formatter().parse(name))
+    except ValueError as error:
+        raise ValueError(f"checkpoint.filename: found {name!r} ({error}); {expected}") from error
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name or any(conversion for *_, conversion in fields):
+        raise ValueError(f"checkpoint.filename: found {name!r}; {expected}")
+    for part in path.parts:
+        check_name("checkpoint.filename", part.replace(":", "-"))

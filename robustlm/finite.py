@@ -1,0 +1,54 @@
+"""Weights that are not numbers: found before they are written, used or handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def step_extent(parameters: Iterable[nn.Parameter], loss: Tensor | float) -> tuple[float, float]:
+    """The largest absolute gradient of an optimiser step and its loss, NaN or infinite where either is.
+
+    Gradients are read once, and the device is waited for once.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    largest = torch.nn.utils.get_total_norm(gradients, float("inf")).float()
+    both: list[float] = torch.stack([largest, torch.as_tensor(loss, device=largest.device).float()]).tolist()
+    return both[0], both[1]
+
+
+class NonFiniteError(ValueError):
+    """Weights hold NaN or infinity."""
+
+
+@torch.no_grad()
+def refuse_nonfinite(weights: Mapping[str, Tensor] | Iterable[tuple[str, Tensor | nn.Parameter]], what: str) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    One pass over each tensor, without a copy; the device is waited for once.
+
+    Args:
+        weights: Tensors by name; those of integers and those without data (meta) are passed over.
+        what: Whose weights they are: the beginning of the message.
+
+    Raises:
+        NonFiniteError: Names the first few.
+    """
+    named = weights.items() if isinstance(weights, Mapping) else weights
+    looked = [
+        (name, torch.stack(torch.aminmax(value.detach())).isfinite().all())
+        for name, value in named
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel() and not value.is_meta
+    ]
+    if not looked:
+        return
+    device = looked[0][1].device
+    good = torch.stack([flag.to(device) for _, flag in looked]).tolist()
+    bad = [name for (name, _), fine in zip(looked, good, strict=True) if not fine]
+    if bad:
+        shown = "; ".join(bad[:3]) + (" …" if len(bad) > 3 else "")
+        raise NonFiniteError(
+            f"{what}: {len(bad)} of {len(looked)} tensors hold NaN or infinity ({shown}); expected numbers alone"
+        )

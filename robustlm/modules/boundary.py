@@ -1,0 +1,156 @@
+"""Checkpoints describe the end of an optimiser step, wherever they are written, so that a resumed run is exact."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+
+def inside_step(trainer: Trainer) -> bool:
+    """Whether an optimiser step is being worked on: some of its micro-batches are summed up, or one of them runs.
+
+    Weights, optimiser, schedule and loss scale change at the end of a step alone; counters, the place in the rows and
+    an adversary's state change with each micro-batch.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    progress = loop.batch_progress
+    current: Any = progress.current
+    if current.ready != current.processed:
+        return True
+    last = progress.is_last_batch or current.ready == trainer.num_training_batches
+    return bool(current.ready % trainer.accumulate_grad_batches) and not last
+
+
+class StepBoundary(Callback):
+    """Writes checkpoints as of the last finished optimiser step.
+
+    Lightning saves wherever it is asked to: after a validation within a step's micro-batches, on an exception, on a
+    signal. The sum of gradients is not in such a checkpoint, and a resumed run would train on a part of a step. This
+    callback keeps what Lightning had counted when the last step ended and puts it into the checkpoint: the
+    micro-batches of an unfinished step are run again. What validations within the step changed in callbacks
+    (`EarlyStopping`) is taken back too, since they are run again as well. What `ModelCheckpoint` knows of its files
+    stays: they are there.
+
+    `InstructionTuning` brings it along to every trainer.
+    """
+
+    def __init__(self) -> None:
+        self._loops: dict[str, Any] | None = None
+        self._data: dict[str, Any] | None = None
+        self._callbacks: tuple[int, dict[str, Any]] = -1, {}
+        self._validating = False
+        self._counted = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A step that is interrupted before another one has ended begins where the checkpoint stands."""
+        self._loops = copy.deepcopy(checkpoint["loops"]["fit_loop"])
+        self._data = copy.deepcopy(checkpoint.get(_data_key(trainer)))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Without a checkpoint, that is the start."""
+        self._validating = self._counted = False
+        if self._loops is None:
+            self._keep(trainer)
+            return
+        # another number of processes, batch size or accumulation cuts the epoch into another number of batches
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        place = {} if data is None else data.state_dict()
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        current: Any = progress.current
+        if "batches" in place and place["batches"] != current.processed and self._stands_in(trainer, place["epoch"]):
+            current.completed += place["batches"] - current.processed
+            current.ready = current.started = current.processed = place["batches"]
+            progress.is_last_batch = place["batches"] >= trainer.num_training_batches
+        epoch: Any = trainer.fit_loop.epoch_progress.current
+        if trainer.fit_loop.restarted_mid_epoch and epoch.ready == epoch.processed:
+            # The checkpoint is of an epoch's last batch. Lightning would not count the beginning of the next epoch,
+            # take a checkpoint within it for one of its end, and count one batch too few in the run after that.
+            trainer.fit_loop.reset_restart_stage()
+
+    def _stands_in(self, trainer: Trainer, epoch: int) -> bool:
+        """Whether the loaded counters are of this epoch, and not of one that has not begun."""
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        return bool(progress.ready == epoch + 1)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep what validations within the step may change.
+
+        Raises:
+            RuntimeError: Lightning and the loader count different batches after a restart.
+        """
+        if not self._counted:
+            self._counted = True
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            place = {} if data is None else data.state_dict()
+            if place.get("batches", batch_idx + 1) != batch_idx + 1:
+                raise RuntimeError(
+                    f"resuming: the loader stands at batch {place['batches']} of epoch {place['epoch']}, Lightning at "
+                    f"batch {batch_idx + 1}; going on would not be exact. Resume from another checkpoint"
+                )
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            states = {
+                callback.state_key: copy.deepcopy(callback.state_dict())
+                for callback in trainer.callbacks  # type: ignore[attr-defined]
+                if not isinstance(callback, Checkpoint)
+            }
+            self._callbacks = trainer.global_step, states
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the end of a step."""
+        self._keep_ended(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """A validation that is interrupted is run again from its beginning."""
+        if batch_idx == dataloader_idx == 0 and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validating = True
+            self._keep_ended(trainer)
+            if self._loops is not None and not inside_step(trainer):
+                # as if the first batch were running: this is what Lightning takes for an unfinished validation
+                progress = self._loops["epoch_loop.val_loop.batch_progress"]
+                for tracker in (progress["total"], progress["current"]):
+                    tracker["started"] = tracker["ready"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A validation that has ended is not run again."""
+        self._validating = False
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._keep_ended(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What happens at the end of an epoch does not happen again."""
+        self._keep_ended(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the end of the last step into a checkpoint that is written later."""
+        inside = inside_step(trainer)
+        if self._loops is None or not (inside or self._validating):
+            return
+        checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._loops)
+        checkpoint["epoch"] = self._loops["epoch_progress"]["current"]["processed"]
+        if self._data is not None:
+            checkpoint[_data_key(trainer)] = copy.deepcopy(self._data)
+        step, states = self._callbacks
+        if inside and step == trainer.global_step:  # else the step has only begun
+            known = checkpoint["callbacks"]
+            known |= {name: copy.deepcopy(state) for name, state in states.items() if name in known}
+
+    def _keep_ended(self, trainer: Trainer) -> None:
+        if not inside_step(trainer):
+            self._keep(trainer)
+
+    def _keep(self, trainer: Trainer) -> None:
+        self._loops = trainer.fit_loop.state_dict()
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._data = None if data is None else copy.deepcopy(data.state_dict())
+
+
+def _data_key(trainer: Trainer) -> str:
+    """Where Lightning keeps a datamodule's state."""
+    return type(trainer.datamodule).__qualname__  # type: ignore[attr-defined]
