@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 import peft
 import torch
 import transformers
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
@@ -125,6 +126,8 @@ class Backbone(nn.Module):
         self.tuning = tuning
         if tuning is not None:
             tuning.check(gradient_checkpointing=self.loading.gradient_checkpointing)
+        if (found := what_is(name)).startswith("no path"):
+            raise ValueError(f"backbone: {shortened(name, 200)!r} is {found}; expected a model folder or a hub name")
         self.adapter = name if (Path(name) / "adapter_config.json").is_file() else None
         self.base_name = _adapter_base(Path(name)) if self.adapter else name
         self.config = self._pretrained(transformers.AutoConfig, self.base_name)
@@ -219,6 +222,7 @@ class Backbone(nn.Module):
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             if not isinstance(error, OSError | ValueError | RuntimeError | ImportError):
                 reason = f"{type(error).__name__}: {reason}"
+            reason = re.sub(r"<class '([\w.]+)'>", r"\1", reason)
             what = _PIECES.get(factory.__name__, "model")
             place = "" if path.is_dir() else " (no folder, and no hub model that is in the cache or within reach)"
             raise ValueError(f"backbone: cannot load the {what} of {name!r}{place}: {reason}") from error
@@ -227,6 +231,11 @@ class Backbone(nn.Module):
         own = self.adapter if self.adapter and (Path(self.adapter) / "tokenizer_config.json").is_file() else None
         name = self.loading.tokenizer or own or self.base_name
         tokenizer = self._pretrained(transformers.AutoTokenizer, name)
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise ValueError(
+                f"backbone: the tokenizer of {name!r} has model_max_length {tokenizer.model_max_length!r}; expected a "
+                "number"
+            )
         size = getattr(self.config.get_text_config(), "vocab_size", None)
         if size is not None and len(tokenizer) > size:
             raise ValueError(
@@ -315,6 +324,8 @@ class Backbone(nn.Module):
                 f"backbone: cannot load the adapter in {self.adapter!r}: {reason}\nIs it an adapter of "
                 f"{self.base_name!r}, and whole?"
             ) from error
+        if not config.is_prompt_learning:
+            _check_adapter(Path(str(self.adapter)), loaded)
         if config.is_prompt_learning:
             resume_prompt(loaded, trained=trained, gradient_checkpointing=self.loading.gradient_checkpointing)
         return loaded
@@ -869,6 +880,21 @@ def _check_files(folder: Path) -> None:
             check_file(file, "a file of a model")
 
 
+def _check_adapter(folder: Path, model: Any) -> None:
+    """Refuse an adapter whose weights are not those that its config describes: peft starts the others at random."""
+    expected = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
+    with safe_open(folder / _ADAPTER_WEIGHTS, framework="pt") as file:
+        found = set(file.keys())
+    problems = [f"{name} is missing" for name in sorted(expected - found)]
+    problems += [f"{name} is unknown" for name in sorted(found - expected) if ".lora_" in name]
+    if problems:
+        shown = "; ".join(problems[:3]) + (" …" if len(problems) > 3 else "")
+        raise ValueError(
+            f"backbone: {len(problems)} weights of the adapter in {str(folder)!r} do not fit its config and model "
+            f"({shown}); expected a whole adapter of this model"
+        )
+
+
 def _of_more_layers(names: list[str], model: nn.Module) -> list[str]:
     """Those of the names that a model's own weights have too, but for the numbers of layers in them."""
     known = {_NUMBER.sub(".#", name) for name, _ in model.named_parameters()}
@@ -894,7 +920,7 @@ def _adapter_base(folder: Path) -> str:
     if not (folder / _ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"backbone: adapter folder {str(folder)!r} holds no {_ADAPTER_WEIGHTS}")
     beside = folder / name
-    return str(beside) if not Path(name).exists() and re.match(r"\.{1,2}/", name) and beside.is_dir() else name
+    return str(beside) if what_is(name) == "nothing" and re.match(r"\.{1,2}/", name) and beside.is_dir() else name
 
 
 def _four_bit() -> Any:

@@ -366,7 +366,8 @@ def _named_configs(args: Sequence[str]) -> list[str]:
 
 
 def _config_path(name: str) -> str:
-    packaged = None if Path(name).is_file() else config_file(name)  # a folder of runs may well be called like a config
+    # a folder of runs may well be called like a config
+    packaged = None if what_is(name) == "a file" else config_file(name)
     return name if packaged is None else str(packaged)
 
 

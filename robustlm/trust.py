@@ -27,6 +27,7 @@ import yaml
 
 import robustlm
 from robustlm.assets import TINY
+from robustlm.checks.places import what_is
 from robustlm.hosted import is_hosted
 from robustlm.yaml_text import check_yaml
 
@@ -78,7 +79,7 @@ def said(args: Sequence[str], configs: Sequence[str] = ()) -> Words:
     left += [Path(value) for _, value in pairs if _names_config(value)]
     while left:
         file = left.pop()
-        if file in seen:
+        if file in seen or what_is(file) != "a file":  # a pipe would be waited for without end
             continue
         seen.add(file)
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+COLDEST = 1e-6
+"""Lowest temperature: what is divided by less leaves single precision."""
 SEED_LIMIT = 2**63
 """Seeds stay below this: torch and NumPy take no larger ones."""
 

@@ -28,7 +28,9 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
     seed = settings.get("seed_everything")
     if not isinstance(seed, bool | None):
         check_number("seed_everything", seed, least=0, below=_SEEDS, whole=True)
-    trainer = settings.get("trainer") or {}
+    trainer = settings.get("trainer", {})
+    if not isinstance(trainer, Mapping):
+        raise ValueError(f"trainer: found {trainer!r}; expected settings such as max_epochs, or no key trainer")
     _check_loops(trainer)
     if command == "fit":
         _check_trains(trainer)

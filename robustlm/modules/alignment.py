@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
 from robustlm.backbone import Loading
+from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import Direction, divergence
 from robustlm.modules.base import InstructionTuning, TrainOn
 from robustlm.modules.passes import Passes
@@ -33,8 +33,7 @@ class Alignment:
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise ValueError(f"alignment.weight: found {self.weight}; expected a share in [0, 1]")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"alignment.temperature: found {self.temperature}; expected a finite number > 0")
+        check_number("alignment.temperature", self.temperature, above=0, least=COLDEST)
         if self.direction not in get_args(Direction):
             known = ", ".join(get_args(Direction))
             raise ValueError(f"alignment.direction: found {self.direction!r}; expected one of {known}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustlm.backbone import Pooling
+from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import balance, cosine_similarity, info_nce
 from robustlm.modules.base import InstructionTuning, TrainOn
 from robustlm.modules.passes import Passes
@@ -36,9 +37,8 @@ class Contrast:
     """Also compare with the rows of all other ranks, with gradient."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "weight_limit"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"contrast.{name}: found {getattr(self, name)}; expected a finite number > 0")
+        check_number("contrast.temperature", self.temperature, above=0, least=COLDEST)
+        check_number("contrast.weight_limit", self.weight_limit, above=0)
         if self.weight is not None and not 0 <= self.weight < math.inf:
             raise ValueError(f"contrast.weight: found {self.weight}; expected a finite number ≥ 0, or null to balance")
         if self.pooling not in get_args(Pooling):

@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from robustlm.checks.places import check_file
 from robustlm.checks.texts import shortened
 from robustlm.data.conditions import ATTACK
+from robustlm.yaml_text import check_yaml
 
 CONFIG = "config.yaml"
 
@@ -59,7 +61,10 @@ def run_settings(table: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        check_file(file, "the settings of a run")
+        text = file.read_text(encoding="utf-8")
+        check_yaml(text)
+        config = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         return {CONFIG: f"could not be read: {shortened(str(error), 200)}"}
     paths = _SETTINGS | (_attack_settings(config) if _attacked(config) else {})

@@ -89,7 +89,7 @@ def _circle(path: Path) -> None:
 
 
 def _device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
+    path.symlink_to(os.devnull)
 
 
 PLACES = {"a named pipe": _pipe, "links in a circle": _circle, "a device": _device}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -124,8 +125,6 @@ def test_a_models_file_of_another_kind(file: str, content: str, site: Site, capf
 
 @pytest.mark.parametrize("name", ["num_attention_heads", "hidden_size"])
 def test_a_model_of_size_zero(name: str, site: Site, capfd: pytest.CaptureFixture[str]) -> None:
-    import json
-
     file = site.model() / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), name: 0}))
     assert "'model'" in refused(site.check(model="model"), site.folder, capfd)
@@ -157,3 +156,32 @@ def test_weights_that_are_not_used_are_said(site: Site, caplog: pytest.LogCaptur
     main(site.check(model="model"))
     assert "1 weights of the checkpoint are not used" in caplog.text
     assert "model.picture.weight" in caplog.text
+
+
+def _adapter(site: Site, change: str) -> str:
+    """An adapter of the tiny model, of whose weights one is renamed or left out."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(site.tiny)
+    get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2)).save_pretrained("adapter")
+    weights = load_file("adapter/adapter_model.safetensors")
+    name = next(iter(weights))
+    value = weights.pop(name)
+    if change:
+        weights[name.replace("layers.0", change)] = value
+    save_file(weights, "adapter/adapter_model.safetensors", {"format": "pt"})
+    return "adapter"
+
+
+@pytest.mark.parametrize("change", ["", "layers.7"])
+def test_an_adapter_without_one_of_its_weights(change: str, site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    args = site.check(model=_adapter(site, change))
+    message = refused(args, site.folder, capfd)
+    assert "'adapter'" in message
+    assert "is missing" in message
+
+
+def test_a_whole_adapter_is_loaded(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    main(site.check(model=_adapter(site, "layers.0")))
+    assert "parameters" in capsys.readouterr().out

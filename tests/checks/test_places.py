@@ -17,7 +17,7 @@ def places(tmp_path: Path) -> Path:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "dangling").symlink_to("nowhere")
-    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "device").symlink_to(os.devnull)
     return tmp_path
 
 
