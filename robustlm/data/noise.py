@@ -354,7 +354,7 @@ def random_typos(words: list[str], omega: float, rng: Stream, pools: Pools) -> l
 def _mistype(word: str, rng: Stream) -> str:
     edit, i = rng.below(4), rng.below(len(word))
     char, rest = word[i], word[i + 1 :]
-    if is_unspaced(word):
+    if is_unspaced(word) and len(split_words(word)) == 1:
         return word + word
     if edit == 0 and rest and rest[0] != char:
         return word[:i] + rest[0] + char + rest[1:]
