@@ -56,6 +56,7 @@ from robustlm.layers import drop_on_switch, ordered, reported
 from robustlm.modules import InstructionTuning
 from robustlm.own_code import serve
 from robustlm.progress import AnswersBar
+from robustlm.ranks import LostRank
 from robustlm.trust import allow_classes, allow_model, said
 from robustlm.yaml_text import check_yaml
 
@@ -142,7 +143,7 @@ class RobustLMCLI(LightningCLI):
             trainer_class=CheckingTrainer,
             trainer_defaults={
                 "max_epochs": 1,
-                "callbacks": [WhereItIs(), KnownMonitor(), RestoredOptimizer(), StopOnSignal(args)],
+                "callbacks": [LostRank(args), WhereItIs(), KnownMonitor(), RestoredOptimizer(), StopOnSignal(args)],
             },
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -238,7 +239,11 @@ class RobustLMCLI(LightningCLI):
             isinstance(one, ProgressBar) for one in callbacks
         ):
             config["callbacks"] = [*callbacks, AnswersBar()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LostRank):
+                callback.watch(trainer)
+        return trainer
 
 
 def checkpoint_settings(path: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ ROOMS = (
     "card",
     "callbacks",
     "interruption",
+    "ranks",
     "progress",
     "check",
     "quickstart",
