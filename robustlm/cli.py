@@ -561,8 +561,8 @@ _yaml_load = jsonargparse.get_loader("yaml")
 
 def _load(text: str) -> Any:
     """Read YAML, but take a prompt template given by flag (`Task: {instruction}`) for text and not for a mapping."""
-    check_yaml(text)
     try:
+        check_yaml(text)
         value = _yaml_load(text)
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply; expected a few levels") from error

@@ -25,6 +25,8 @@ class _Place:
     """Regular expression of its name."""
     message: str
     """What it means for a user; `{error}` is the library's own message."""
+    own: tuple[str, ...] = ()
+    """Functions of this package that do nothing but take in what the user gave."""
 
 
 _RESTORING = ("connectors/checkpoint_connector.py", r"_?(restore|resume|load|migrate)\w*")
@@ -33,6 +35,7 @@ _PLACES = (
         *_RESTORING,
         "ckpt_path: {path} cannot be restored ({error}); expected a whole checkpoint of a run with the same model, "
         "optimizer and schedule",
+        own=("on_load_checkpoint", "load_state_dict"),
     ),
     _Place(
         "lightning/pytorch/trainer/trainer.py",
@@ -61,7 +64,8 @@ def as_user_error(error: BaseException, ckpt_path: str | None = None) -> str | N
     frames = traceback.extract_tb(error.__traceback__)
     for place in _PLACES:
         at = _found(frames, place.file, place.function)
-        if at is not None and not any(frame.filename.startswith(_OWN) for frame in frames[at:]):
+        own = [frame.name for frame in frames[at or 0 :] if frame.filename.startswith(_OWN)]
+        if at is not None and all(name in place.own for name in own):
             found = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
             return place.message.format(error=found, path=ckpt_path)
     return None

@@ -203,6 +203,7 @@ def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]
 def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
     try:
         data = json.loads(raw)
+        json.dumps(data, ensure_ascii=False).encode()  # an escape such as \ud800 alone is no character
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: found no UTF-8 JSON ({error}); expected an instruction bank") from None
     checked = _keys(data, ("task", *_VERSIONS, _LISTS, _FORMAT), where)

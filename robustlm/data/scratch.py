@@ -8,10 +8,15 @@ from typing import Any, Literal, cast, get_args
 
 from transformers import LlamaConfig, T5Config
 
+from robustlm.checks.numbers import check_number
 from robustlm.data.tokenizer import train_tokenizer
 
 Architecture = Literal["llama", "t5"]
 """Decoder alone, or encoder and decoder."""
+
+
+_LARGEST = 10**7
+"""Of any size of a model or vocabulary: a typing error should not fill the memory."""
 
 
 def build(
@@ -51,8 +56,8 @@ def build(
     folder = Path(folder)
     sizes = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "intermediate_size": intermediate_size}
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}: {size} makes no model; expected ≥ 1")
+        check_number(name, size, least=1, most=_LARGEST, whole=True)
+    check_number("vocab_size", vocab_size, least=1, most=_LARGEST, whole=True)
     if hidden_size % (2 * heads):
         raise ValueError(f"hidden_size: {hidden_size} is not a multiple of 2 × heads = {2 * heads}")
     if architecture not in get_args(Architecture):
@@ -61,6 +66,7 @@ def build(
         raise ValueError("initializer_range: T5 draws each kind of weight by a rule of its own; leave it out")
     if initializer_range is not None and initializer_range < 0:
         raise ValueError(f"initializer_range: {initializer_range} is negative; expected a standard deviation")
+    check_number("initializer_range", initializer_range, least=0, most=100, or_null="for 0.08")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; expected a new or empty folder")
     if folder.is_dir() and any(folder.iterdir()):

@@ -69,6 +69,9 @@ class Source:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path.strip():
             raise ValueError(f"path: found {self.path!r}; expected a file, folder or name of a data set with rows")
+        for name in ("format", "task", "split", "name", "topic"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{self.path}: {name}: found {getattr(self, name)!r}; expected text, or null")
         if self.bank is not None and not isinstance(self.bank, str):
             raise ValueError(f"{self.path}: bank: found {self.bank!r}; expected a bank's name or file")
         if self.fields is not None:
