@@ -50,7 +50,8 @@ def test_a_checkpoint_decides_no_imports(
     monkeypatch.chdir(tmp_path)
     Path("planted.py").write_text("raise RuntimeError('imported')\n", encoding="utf-8")
     stored = {"_class_path": "robustlm.ANIT", "backbone": "m", "adversary": {"class_path": "planted.Adversary"}}
-    torch.save({"state_dict": {}, "robustlm": {}, "hyper_parameters": stored}, "foreign.ckpt")
+    counted = {"epoch": 0, "global_step": 0, "loops": {}, "pytorch-lightning_version": "2.6.6"}
+    torch.save({"state_dict": {}, "robustlm": {"seed": 0}, "hyper_parameters": stored, **counted}, "foreign.ckpt")
     with pytest.raises(SystemExit):
         main(["test", "--ckpt_path", "foreign.ckpt", "--data", "NLUDataModule", "--data.test", "rows.jsonl"])
     assert "asks for the class planted.Adversary" in capsys.readouterr().err

@@ -226,7 +226,7 @@ def test_odd_keys_and_settings(make: Make, monkeypatch: pytest.MonkeyPatch, endp
     for settings, message in [
         ({"batch_size": 0}, r"embedder\.batch_size: .* found 0"),
         ({"max_retries": -1}, r"embedder\.max_retries: .* found -1"),
-        ({"timeout": 0}, r"embedder\.timeout: .* found 0"),
+        ({"timeout": 0}, r"embedder\.timeout: found 0"),
         ({"base_url": f"https://me:{SECRET}@host/v1"}, r"embedder\.base_url: found credentials"),
         ({"api_key_env": SECRET}, r"embedder\.api_key_env: expected the name"),
     ]:

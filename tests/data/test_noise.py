@@ -499,9 +499,9 @@ def test_golden_values(kind: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"omega": 1.5}, r"noise\.omega: .* found 1\.5"),
+        ({"omega": 1.5}, r"noise\.omega: found 1\.5"),
         ({"omega": float("nan")}, r"noise\.omega"),
-        ({"phi": -0.1}, r"noise\.phi: .* found -0\.1"),
+        ({"phi": -0.1}, r"noise\.phi: found -0\.1"),
         (
             {"kind": "random_inserton"},
             r"unknown noise kind 'random_inserton': expected one of random_replacement, ",
