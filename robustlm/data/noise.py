@@ -32,7 +32,6 @@ from functools import partial
 from hashlib import blake2b
 from itertools import accumulate, count, islice
 
-from robustlm.checks.numbers import check_number
 from robustlm.data import opposites
 from robustlm.data.edits import Edits, word_edits
 from robustlm.data.lookup import imported
@@ -408,8 +407,9 @@ class Noise:
     """Leave answers, words of the answer's format and quoted words alone (see `robustlm.data.protection`)."""
 
     def __post_init__(self) -> None:
-        check_number("noise.omega", self.omega, least=0, most=1)
-        check_number("noise.phi", self.phi, least=0, most=1)
+        for name, share in (("omega", self.omega), ("phi", self.phi)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"noise.{name}: expected a number from 0 to 1, found {share}")
         if self.weights is not None:
             self._check_weights(self.weights)
         self._mixture()
