@@ -497,7 +497,8 @@ def states(
         check_folder("output", output)
     for task in tasks:
         resolve_task(task)
-    check_number("points", points, least=3, whole=True)
+    if points < 3:
+        raise ValueError(f"points: found {points}; expected ≥ 3")
     check_projection(projection)
     settings = Settings(draws, seed, level)
     loaded = load_runs(runs)

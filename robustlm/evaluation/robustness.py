@@ -67,6 +67,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what makes no interval."""
+        for name in ("draws", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: found {getattr(self, name)}; expected ≥ 0")
         check_number("draws", self.draws, least=0, most=_MOST_DRAWS, whole=True)
         check_seed("seed", self.seed)
         if not 0 < self.level < 1:

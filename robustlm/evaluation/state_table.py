@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from robustlm.checks.places import check_file
+from robustlm.checks.places import what_is
 from robustlm.evaluation.table import Key, checked_column
 from robustlm.files import whole_file
 
@@ -125,7 +125,8 @@ class StateTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        check_file(path, "a state table (Parquet)")
+        if (found := what_is(path)) != "a file":
+            raise ValueError(f"{path}: no state table: found {found}; expected a Parquet file")
         try:
             self._file = pq.ParquetFile(path)
             schema = self._file.schema_arrow

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from robustlm.checks.places import check_file
+from robustlm.checks.places import what_is
 from robustlm.files import whole_file
 
 SCHEMA = pa.schema(
@@ -146,7 +146,8 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: The file is none, or a column is missing, of another type, or empty where it must not be.
     """
-    check_file(path, "a prediction table (Parquet)")
+    if (found := what_is(path)) != "a file":
+        raise ValueError(f"{path}: no prediction table: found {found}; expected a Parquet file")
     try:
         names: list[str] = pq.read_schema(path).names
         table = None if len(set(names)) < len(names) else pq.read_table(path)
