@@ -80,15 +80,15 @@ class StopOnSignal(Callback):
             return
         self._pid = os.getpid()
         environment = trainer._accelerator_connector.cluster_environment
-        requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        slurm = environment if isinstance(environment, SLURMEnvironment) and environment.auto_requeue else None
         for number in SIGNALS:
-            if not (requeued and number == signal.SIGTERM):
+            if slurm is None or number != signal.SIGTERM:
                 self._known[number] = signal.signal(number, self._receive)
-        if requeued and (number := environment.requeue_signal) is not None:
-            known = signal.getsignal(number)
+        if slurm is not None and slurm.requeue_signal is not None:
+            known = signal.getsignal(slurm.requeue_signal)
             if callable(known):
-                self._trainer, self._requeue_number, self._requeue = trainer, number, known
-                self._known[number] = signal.signal(number, self._receive_requeue)
+                self._trainer, self._requeue_number, self._requeue = trainer, slurm.requeue_signal, known
+                self._known[self._requeue_number] = signal.signal(self._requeue_number, self._receive_requeue)
 
     def _receive_requeue(self, number: int, frame: Any) -> None:
         if os.getpid() != self._pid:
