@@ -47,7 +47,9 @@ class StopOnSignal(Callback):
     Training ends with the running optimiser step (all of its micro-batches), or within a validation, which is then run
     again; a checkpoint `last.ckpt` is written. A test ends with the running batch; its answers are kept. With several
     processes it is enough that one of them gets the signal, and a validation is ended first, since ranks may have other
-    numbers of batches in it. On SLURM with requeueing, SIGTERM is left to Lightning.
+    numbers of batches in it. On SLURM with requeueing, SIGTERM is left to Lightning, and the signal to requeue (SIGUSR1
+    by default) is handed on to Lightning, which saves and requeues, at the same places instead of in the middle of a
+    step: there, weights and counters are of different steps.
 
     Args:
         args: The arguments of the command, to say how to go on; null says only where the checkpoint is.
@@ -58,6 +60,17 @@ class StopOnSignal(Callback):
         self._received: int | None = None
         self._known: dict[int, Any] = {}
         self._pid = 0
+        self._trainer: Any = None
+        self._requeue: Any = None
+        """Lightning's own handler of the signal to requeue."""
+        self._requeue_number = 0
+        self._requeued_by: tuple[int, Any] | None = None
+        """That signal, from its arrival to the end of the step."""
+
+    @property
+    def received(self) -> bool:
+        """Whether this process was told to end."""
+        return self._received is not None
 
     # --- signals -----------------------------------------------------------------------------------------------
 
@@ -67,10 +80,35 @@ class StopOnSignal(Callback):
             return
         self._pid = os.getpid()
         environment = trainer._accelerator_connector.cluster_environment
-        requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        slurm = environment if isinstance(environment, SLURMEnvironment) and environment.auto_requeue else None
         for number in SIGNALS:
-            if not (requeued and number == signal.SIGTERM):
+            if slurm is None or number != signal.SIGTERM:
                 self._known[number] = signal.signal(number, self._receive)
+        if slurm is not None and slurm.requeue_signal is not None:
+            known = signal.getsignal(slurm.requeue_signal)
+            if callable(known):
+                self._trainer, self._requeue_number, self._requeue = trainer, slurm.requeue_signal, known
+                self._known[self._requeue_number] = signal.signal(self._requeue_number, self._receive_requeue)
+
+    def _receive_requeue(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._pid:
+            return
+        if self._trainer.state.fn != "fit":
+            self._requeue(number, frame)
+            return
+        self._requeued_by = number, frame
+        os.write(2, f"\n{signal.Signals(number).name}: requeueing at the end of the step\n".encode())
+
+    def _hand_on(self, trainer: Trainer) -> None:
+        """Let Lightning save and requeue, on all processes if one was told to."""
+        if self._requeue is None:
+            return
+        received = self._requeued_by
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(received is not None, all=False):
+            received = received or (self._requeue_number, None)
+        if received is not None:
+            self._requeued_by = None
+            self._requeue(*received)
 
     def _receive(self, number: int, frame: Any) -> None:
         if os.getpid() != self._pid:
@@ -84,10 +122,11 @@ class StopOnSignal(Callback):
         os.write(2, f"\n{name}: ending as soon as all is saved; a second signal ends at once\n".encode())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Give the signals back, unless Lightning, which ends first, has given them to whoever had them before it."""
         for number, handler in self._known.items():
-            signal.signal(number, handler)
-        self._known = {}
+            if signal.getsignal(number) in (self._receive, self._receive_requeue):
+                signal.signal(number, handler)
+        self._known, self._requeue = {}, None
 
     # --- where a run can end -----------------------------------------------------------------------------------
 
@@ -106,17 +145,26 @@ class StopOnSignal(Callback):
         """After an optimiser step."""
         if inside_step(trainer):
             return
+        self._hand_on(trainer)
         received = self._received
         if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(received is not None, all=False):
-            received = received or signal.SIGTERM
+            self._received = received = received or signal.SIGTERM
         if received is not None:
             self._end_training(trainer, received)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A signal to requeue after the last step, as in a last validation, is not lost."""
+        self._hand_on(trainer)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """Within a validation, of a process that is alone."""
-        if self._received is None or trainer.world_size > 1:
+        if trainer.world_size > 1:
+            return
+        if self._requeued_by is not None and not trainer.sanity_checking:
+            self._hand_on(trainer)
+        if self._received is None:
             return
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             raise SystemExit(128 + self._received)

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback
+from lightning.pytorch.trainer.connectors import signal_connector
 
 from robustlm.checkpoints import newest_checkpoint
 from robustlm.cli import main, run
 from robustlm.evaluation.table import read_table
-from robustlm.interruption import going_on
+from robustlm.interruption import StopOnSignal, going_on
 from tests.evaluation.test_resume import arguments
+from tests.modules.test_boundary import data_of, module_of
 from tests.modules.test_equivalence import command, flags
+from tests.tiny import trainer, weights_of
 
 
 class Signal(Callback):
@@ -177,3 +181,56 @@ def test_an_evaluation_keeps_its_answers(llama: str, tmp_path: Path, capfd: pyte
     main([*arguments(llama, rows, tmp_path / "cut"), f"--predictions.resume={folder}"])
     assert "12 rows were answered before" in capfd.readouterr().out
     assert read_table(folder / "predictions.parquet") == read_table(tmp_path / "whole/version_0/predictions.parquet")
+
+
+class InUpdate(Callback):
+    """Sends SIGUSR1 as soon as an optimiser has changed the weights, and notes what is saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.left = step, step
+        self.saved: list[tuple[bool, int, int]] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.optimizers[0].register_step_post_hook(self._signal)
+
+    def _signal(self, *_: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
+        self.saved.append((pl_module.updating, checkpoint["global_step"], batches))
+
+
+def test_a_requeue_by_slurm_saves_at_the_end_of_the_step(
+    llama: str, train_file: str, test_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's handler saves at once; within the update, weights and counters are of different steps."""
+    for name in ("JOB_ID", "PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    asked: list[Any] = []
+    monkeypatch.setattr(signal_connector, "call", lambda command: asked.append(command) or 0)
+
+    def fit(folder: str, *callbacks: Callback, ckpt_path: str | None = None) -> Any:
+        module = module_of("anit", llama)
+        run = trainer(
+            tmp_path / folder,
+            accumulate_grad_batches=2,
+            max_epochs=2,
+            callbacks=[StopOnSignal(), *callbacks],
+            plugins=[SLURMEnvironment()],
+        )
+        run.fit(module, data_of("anit", train_file, test_file), ckpt_path=ckpt_path)
+        return weights_of(module)
+
+    numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+    known = [signal.getsignal(number) for number in numbers]
+    watch = InUpdate(3)
+    whole = fit("cut", watch)
+    assert asked == [["scontrol", "requeue", "0"]]
+    assert watch.saved == [(False, 3, 6)]
+    assert [signal.getsignal(number) for number in numbers] == known
+    again = fit("again", ckpt_path=str(tmp_path / "cut/hpc_ckpt_1.ckpt"))
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())

@@ -10,11 +10,15 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 
+from robustlm.interruption import StopOnSignal
+from robustlm.ranks import LostRank, _is_lost
 from tests.modules.test_equivalence import flags
 
 LIMIT = 60
@@ -25,7 +29,7 @@ class Dies(Callback):
     """Ends one rank in some way, at a hook of the run.
 
     Args:
-        how: `kill` (SIGKILL, as of a system without memory) or `raise`.
+        how: `kill` (SIGKILL, as of a system without memory), `raise` or `term` (SIGTERM, which is no death).
         rank: Who.
         hook: When, the second time that it is called.
     """
@@ -41,6 +45,9 @@ class Dies(Callback):
         print(f"rank {self.rank} dies at {time.time()}", flush=True)
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "term":
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         raise RuntimeError("only here")
 
 
@@ -94,3 +101,35 @@ def test_the_run_ends_and_says_who_died(
     assert said.count(f"--ckpt_path {last}") == 1, said
     if how == "raise":
         assert "RuntimeError: only here" in said
+
+
+def test_a_process_that_obeys_a_signal_is_no_death(llama: str, train_file: str, tmp_path: Path) -> None:
+    status, said, _ = run_of("fit", *fit(tmp_path, llama, train_file), *dying("term", 1))
+    assert status == 143, said
+    assert "robustlm: error" not in said
+    assert said.count(f"--ckpt_path {tmp_path / 'checkpoints/last.ckpt'}") == 1, said
+
+
+def test_only_a_death_is_told() -> None:
+    """A process that has ended well, or has obeyed a signal that this one got too, is none."""
+
+    def children(*statuses: int | None) -> Any:
+        processes = [SimpleNamespace(pid=i, poll=lambda status=status: status) for i, status in enumerate(statuses)]
+        strategy = SimpleNamespace(launcher=SimpleNamespace(procs=processes))
+        return SimpleNamespace(strategy=strategy, callbacks=[told])
+
+    told, watch = StopOnSignal(), LostRank()
+    assert watch._lost(children(None, 0)) is None
+    assert watch._lost(children(0, 143)) == ("rank 2 (process 1) ended with exit status 143", 143)
+    assert watch._lost(children(None, -15)) == ("rank 2 (process 1) was ended by SIGTERM", 143)
+    told._received = signal.SIGTERM
+    assert watch._lost(children(143, 0)) is None
+    assert watch._lost(children(143, 2)) == ("rank 2 (process 1) ended with exit status 2", 2)
+
+
+def test_errors_that_another_death_causes_are_known() -> None:
+    closed = "[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:34029."
+    assert _is_lost(RuntimeError(closed))
+    assert _is_lost(torch.distributed.DistNetworkError("failed to recv, got 0 bytes"))
+    assert not _is_lost(RuntimeError("DefaultCPUAllocator: not enough memory"))
+    assert not _is_lost(ValueError("gloo"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, StepSampler
+from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, ResumableLoader, StepSampler
 
 SETTINGS = {
     "rows": st.integers(1, 70),
@@ -199,6 +200,49 @@ def test_going_on_with_other_processes_skips_and_repeats_no_row(
     assert len(served) > rows - max(world for world, *_ in shapes) * len(shapes)
     if all(world == 1 for world, *_ in shapes):
         assert sorted(served) == list(range(rows))
+
+
+class Ids:
+    """Rows of a loader; a batch of them is their ids."""
+
+    def prepare(self, epoch: int) -> None:
+        pass
+
+    def __getitem__(self, key: BatchKey) -> tuple[int, list[str]]:
+        return key.epoch, [f"row-{i}" for i in key.indices]
+
+
+@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize("starts", [((1, 3), (2, 6), (1, None)), ((1, 12), (2, 1), (1, None)), ((2, 7), (1, None))])
+def test_one_two_and_one_process_see_every_row_once_in_every_epoch(
+    starts: tuple[tuple[int, int | None], ...], group: bool
+) -> None:
+    """Through loaders and checkpoints; `benchmarks/resume.py --processes 1 2` kills real processes."""
+    rows, epochs = 42, 3
+    served = [Counter[str]() for _ in range(epochs)]
+    states: list[str] = []
+    for world, batches in starts:
+        written = []
+        for rank in range(world):
+            own = sampler(rows, 4, group, world=world, rank=rank, accumulate=lambda world=world: 2 // world)
+            loader = ResumableLoader(Ids(), sampler=own, batch_size=None)  # type: ignore[arg-type]
+            if states:
+                loader.load_state_dict(json.loads(states[0]))
+            left, epoch = batches, own.epoch
+            while epoch < epochs and left != 0:
+                own.set_epoch(epoch)
+                for found, ids in loader:
+                    assert found == epoch
+                    served[epoch].update(ids)
+                    left = None if left is None else left - 1
+                    if left == 0:
+                        break
+                else:
+                    epoch += 1
+            written.append(json.dumps(loader.state_dict()))
+        assert len(set(written)) == 1
+        states = written
+    assert served == [Counter(f"row-{i}" for i in range(rows))] * epochs
 
 
 def test_other_rows_are_no_place_to_go_on() -> None:
