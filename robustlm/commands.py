@@ -225,7 +225,8 @@ def init(
     from robustlm.data.sources import load_all
     from robustlm.data.templates import PlainTemplate
 
-    check_folder("folder", folder)
+    if not Path(folder).exists():  # what lies in a folder that is there is looked at below
+        check_folder("folder", folder)
     template = PlainTemplate()
     samples = load_all([Source(row, split=None if Path(row).is_file() else split) for row in rows], "train")
     banks = {name: InstructionBank.load(name) for name in {sample.bank for sample in samples} if name}

@@ -41,19 +41,18 @@ def _check(checkpoint: Mapping[Any, Any]) -> None:
             raise ValueError(f"hyper_parameters: found the name {name!r}, which is no text")
         _check_plain(name, value)
     _kind(checkpoint, "robustlm", Mapping, "this package's own entries")
-    if "seed" not in checkpoint["robustlm"]:
-        raise ValueError("robustlm: no seed is there")
-    if (seed := checkpoint["robustlm"]["seed"]) is not None:
+    if (seed := checkpoint["robustlm"].get("seed")) is not None:
         check_seed("robustlm: seed", seed)
     for name in ("epoch", "global_step"):
-        value = _kind(checkpoint, name, int, "a count")
-        if value < 0 or isinstance(value, bool):
+        value = _kind(checkpoint, name, int, "a count", needed=False)
+        if value is not None and (value < 0 or isinstance(value, bool)):
             raise ValueError(f"{name}: found {value}, no count")
-    _kind(checkpoint, "pytorch-lightning_version", str, "a version")
-    if not checkpoint["pytorch-lightning_version"][:1].isdigit():
-        raise ValueError(f"pytorch-lightning_version: found {checkpoint['pytorch-lightning_version']!r}, no version")
+    version = _kind(checkpoint, "pytorch-lightning_version", str, "a version", needed=False)
+    if version is not None and not version[:1].isdigit():
+        raise ValueError(f"pytorch-lightning_version: found {version!r}, no version")
     _kind(checkpoint, "callbacks", Mapping, "states by callback", needed=False)
-    counters = _kind(checkpoint, "loops", Mapping, "counters").get("fit_loop")
+    resumes = bool(checkpoint.get("optimizer_states"))
+    counters = (_kind(checkpoint, "loops", Mapping, "counters", needed=resumes) or {}).get("fit_loop")
     if counters is not None and (not isinstance(counters, Mapping) or "epoch_progress" not in counters):
         raise ValueError("loops: no counters of fit_loop are there, which say how far training was")
     for name in checkpoint:
