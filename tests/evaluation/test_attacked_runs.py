@@ -283,9 +283,11 @@ def test_conditions_that_cannot_be_attacked(tmp_path: Path, capsys: pytest.Captu
             main(arguments(tmp_path, *more, **how))
         return capsys.readouterr().err
 
-    assert "which InstructionDataModule does not do; expected RobustnessDataModule" in refused(
-        "--data=InstructionDataModule"
-    )
+    with pytest.raises(SystemExit):
+        own = ("--data=", "--data.prompts", "--data.samples", "--data.attack")  # of RobustnessDataModule
+        main([*(one for one in arguments(tmp_path) if not one.startswith(own)), "--data=InstructionDataModule"])
+    said = capsys.readouterr().err
+    assert "which InstructionDataModule does not do; expected RobustnessDataModule" in said
     assert "data.attack.budget: found 0; expected ≥ 1" in refused("--data.attack.budget=0")
     assert "unknown attack 'bugs'" in refused(conditions="attack:bugs@0.2")
     assert not (tmp_path / "version_0" / ATTACKS).exists()

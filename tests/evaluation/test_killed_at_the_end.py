@@ -12,7 +12,7 @@ import pytest
 
 from robustlm import callbacks
 from robustlm.cli import main
-from robustlm.evaluation import state_table, table
+from robustlm.evaluation import table
 from robustlm.evaluation.state_table import StateTable
 from robustlm.evaluation.table import key_of, read_table
 from tests.evaluation.test_resume import arguments, rows
@@ -21,7 +21,7 @@ __all__ = ["rows"]  # a fixture
 
 STAGES = {
     "answers written": (callbacks.StateFile, "close", False),
-    "in states": (state_table.os, "replace", False),
+    "in states": (os, "replace", False),
     "after states": (callbacks, "merge_states", True),
     "part closed": (table.TableWriter, "close", True),
     "before the table": (table, "write_table", False),
@@ -43,7 +43,7 @@ def killed(run: Callable[[], Any], owner: Any, name: str, *, after: bool) -> int
             os._exit(9)
 
         # the identity of a run is replaced into place before any answer; only what comes at the end counts
-        if owner is state_table.os:
+        if owner is os:
             merge = callbacks.merge_states
 
             def merging(*args: Any, **kwargs: Any) -> Any:
