@@ -283,9 +283,10 @@ def test_conditions_that_cannot_be_attacked(tmp_path: Path, capsys: pytest.Captu
             main(arguments(tmp_path, *more, **how))
         return capsys.readouterr().err
 
+    own = ("--data=", "--data.prompts", "--data.samples", "--data.attack")  # of RobustnessDataModule
+    args = [one for one in arguments(tmp_path) if not one.startswith(own)]
     with pytest.raises(SystemExit):
-        own = ("--data=", "--data.prompts", "--data.samples", "--data.attack")  # of RobustnessDataModule
-        main([*(one for one in arguments(tmp_path) if not one.startswith(own)), "--data=InstructionDataModule"])
+        main([*args, "--data=InstructionDataModule"])
     said = capsys.readouterr().err
     assert "which InstructionDataModule does not do; expected RobustnessDataModule" in said
     assert "data.attack.budget: found 0; expected ≥ 1" in refused("--data.attack.budget=0")
