@@ -49,7 +49,7 @@ class ANIT(InstructionTuning):
         self.adversary = copy.deepcopy(adversary)
         self.perturb: Scope = perturb
         self.weights["adversarial"] = adversarial_weight
-        self._before: Adversary | None = None
+        self._before: dict[str, Any] | None = None
 
     def check_data(self, datamodule: Any) -> None:
         """Refuse data without variants, and without the replays that `FreeAT` needs."""
@@ -101,25 +101,28 @@ class ANIT(InstructionTuning):
 
     def on_train_start(self) -> None:
         """Keep the adversary as it is before an optimiser step; each micro-batch may move its state."""
-        self._before = copy.deepcopy(self.adversary)
+        self._keep_adversary()
 
     def on_train_batch_end(self, outputs: Any, batch: InstructionBatch, batch_idx: int) -> None:
         """The same before the next one."""
         if not inside_step(self.trainer):
-            self._before = copy.deepcopy(self.adversary)
+            self._keep_adversary()
+
+    def _keep_adversary(self) -> None:
+        self._before = None if self.adversary is None else copy.deepcopy(self.adversary.state_dict())
 
     def skip_step(self, optimizer: Optimizer) -> None:
         """Also take back what the step did to the adversary's state."""
         super().skip_step(optimizer)
         if self.adversary is not None and self._before is not None:
-            self.adversary.load_state_dict(self._before.state_dict())
+            self.adversary.load_state_dict(copy.deepcopy(self._before))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also keep the adversary's state at the end of the last optimiser step."""
         super().on_save_checkpoint(checkpoint)
-        adversary = self._before if self._before is not None and inside_step(self.trainer) else self.adversary
-        if adversary is not None:
-            checkpoint["robustlm"]["adversary"] = adversary.state_dict()
+        if self.adversary is not None:
+            inside = self._before is not None and inside_step(self.trainer)
+            checkpoint["robustlm"]["adversary"] = self._before if inside else self.adversary.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also restore the adversary's state."""

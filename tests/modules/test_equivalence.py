@@ -58,7 +58,8 @@ def test_accumulation_is_a_larger_batch(
     adversary = ADVERSARIES.get(name, "plain")
     large = fitted(tmp_path, models[kind], train_file, adversary, 8, gradient_clip_val=0.5)
     small = fitted(tmp_path, models[kind], train_file, adversary, 4, gradient_clip_val=0.5, accumulate_grad_batches=2)
-    assert close(large, small, 1e-6 if adversary in ("plain", None) else 3e-6)  # a gradient is divided by its norm
+    # adversaries and Adam divide gradients by their size: the rounding of small ones shows in weights
+    assert close(large, small, 1e-6 if adversary in ("plain", None) else 2e-5)
     unscaled = fitted(tmp_path, models[kind], train_file, adversary, 4, gradient_clip_val=0.5)
     assert not close(large, unscaled, 1e-4)
 
