@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustlm.batch import IGNORE, InstructionBatch, View, collate
+from robustlm.checks.numbers import check_number
 from robustlm.data.conditions import ATTACK
 from robustlm.datamodules import InstructionDataModule
 from robustlm.datamodules.base import Rows
@@ -24,6 +25,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         ValueError: Whatever would stop a run at its start: unknown model, bad rows, rows that do not fit, conditions
             that they cannot be asked under.
     """
+    check_number("rows", rows, least=1, whole=True)
     roles = [role for role, sources in datamodule.sources.items() if sources]
     if not roles:
         raise ValueError("data: no source is named; expected at least one of data.train, data.validation, data.test")

@@ -87,3 +87,8 @@ def test_notices_are_shown(capsys: Any) -> None:
     main(["--help"])
     logging.getLogger("robustlm.data").info("what was done")
     assert capsys.readouterr().err.splitlines() == ["what was done"]
+
+
+def test_no_rows_cannot_be_shown(llama: str, train_file: str) -> None:
+    with pytest.raises(ValueError, match="rows: found 0; expected a whole number ≥ 1"):
+        check(InstructionTuning(llama), InstructionDataModule(train=train_file), rows=0)
