@@ -58,8 +58,9 @@ def test_accumulation_is_a_larger_batch(
     adversary = ADVERSARIES.get(name, "plain")
     large = fitted(tmp_path, models[kind], train_file, adversary, 8, gradient_clip_val=0.5)
     small = fitted(tmp_path, models[kind], train_file, adversary, 4, gradient_clip_val=0.5, accumulate_grad_batches=2)
-    # adversaries and Adam divide gradients by their size: the rounding of small ones shows in weights
-    assert close(large, small, 1e-6 if adversary in ("plain", None) else 2e-5)
+    # an adversary divides a gradient by its norm; T5 with NRM: 1.6e-5 measured, most likely rounding that Adam enlarges
+    bound = 1e-6 if adversary in ("plain", None) else 2e-5 if (kind, name) == ("t5", "nrm") else 3e-6
+    assert close(large, small, bound)
     unscaled = fitted(tmp_path, models[kind], train_file, adversary, 4, gradient_clip_val=0.5)
     assert not close(large, unscaled, 1e-4)
 

@@ -25,8 +25,8 @@ def test_two_processes_are_one_with_all_rows(llama: str, phrased_file: str, tmp_
     for name in MODULES:
         one, two = ours[name]["weights"], theirs[name]["weights"]
         assert all(torch.equal(value, two[key]) for key, value in one.items()), name
-        # Adam divides gradients by their size, so the rounding of small ones shows in weights; gradients are held below
-        assert close(one, single[name]["weights"], 2e-5) is (name != "apart"), name
+        # all slots: 9.8e-6 measured, most likely rounding that Adam enlarges; gradients are held to 3e-6 below
+        assert close(one, single[name]["weights"], 2e-5 if name == "all" else 3e-6) is (name != "apart"), name
         gradients, wanted = ours[name]["gradients"], single[name]["gradients"]
         size = max(float(value.abs().max()) for value in wanted.values())
         apart = max(float((gradients[key] - value).abs().max()) for key, value in wanted.items()) / size
