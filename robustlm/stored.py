@@ -1,0 +1,353 @@
+"""Settings that a checkpoint or an adapter brings along: a layer between config files and flags.
+
+A checkpoint brings the model's settings and those that decide how prompts are written; an adapter of ours brings the
+latter (`robustlm.json`). Flags win over them, they win over config files, and each difference is printed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc import locate
+from typing import Any, Literal
+
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+
+import robustlm
+from robustlm.checkpoints import newest_checkpoint
+from robustlm.checks.checkpoint import EXPECTED, check_content
+from robustlm.checks.places import what_is
+from robustlm.datamodules import InstructionDataModule
+from robustlm.layers import groups_of, key_of
+from robustlm.modules import InstructionTuning
+from robustlm.prompt import FILE, checked_prompt, read_prompt
+from robustlm.trust import Words, allow_classes, allow_model, allow_prompt
+
+NO_CHECKPOINT = (None, "best", "last", "hpc", "registry", "null")
+"""Values of `ckpt_path` that name no file."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a checkpoint or an adapter brings along."""
+
+    path: str
+    kind: Literal["checkpoint", "adapter"]
+    model: dict[str, Any]
+    """`{"class_path": …, "init_args": …}`; empty where there is none."""
+    prompt: dict[str, Any] | None
+    """Data settings that decide how prompts are written, by name; null: they are not known."""
+
+    def allow(self, words: Words) -> None:
+        """Refuse settings that need the user's word. Raises `ValueError`."""
+        if self.model:
+            allow_classes(self.path, self.model, InstructionTuning, words)
+
+
+def of_checkpoint(path: str) -> Stored:
+    """The settings that a checkpoint holds.
+
+    Raises:
+        ValueError: There is no such file, or it is no checkpoint (truncated, of another program, not weights only).
+    """
+    expected = EXPECTED
+    if (found := what_is(path)) != "a file":
+        raise ValueError(f"ckpt_path: {path} is not a file, found {found}; {expected}")
+    if not Path(path).stat().st_size:
+        raise ValueError(f"ckpt_path: {path} is empty; {expected}")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:  # torch's own message advises to trust the file
+        raise ValueError(
+            f"ckpt_path: {path} holds more than weights and plain data, which is not loaded, as it could run code; "
+            f"{expected}"
+        ) from error
+    except Exception as error:  # whatever a broken file makes torch raise
+        reason = str(error).strip().split("\n")[0].partition(". ")[0] or type(error).__name__
+        raise ValueError(f"ckpt_path: {path} is damaged or of another kind ({reason}); {expected}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"ckpt_path: {path} is no Lightning checkpoint, as it holds no state_dict; {expected}")
+    if "robustlm" not in checkpoint:
+        raise ValueError(
+            f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}"
+        )
+    check_content(path, checkpoint)
+    prompt = checked_prompt(path, checkpoint["robustlm"].get("prompt"))
+    settings = dict(checkpoint.get("hyper_parameters") or {})
+    settings.pop("_instantiator", None)
+    class_path = settings.pop("_class_path", None)
+    model = {"class_path": class_path, "init_args": settings} if class_path else {}
+    return Stored(path, "checkpoint", model, prompt)
+
+
+def setting(args: Sequence[str], name: str) -> Any:
+    """The value of an option among the arguments or, where no flag gives it, in the config files; null where none."""
+    given, value = _flag(args, name)
+    if given:
+        return None if value == "null" else value
+    return configured(args, name)
+
+
+def configured(args: Sequence[str], name: str) -> Any:
+    """The value of an option in the config files among the arguments; the last one that is not null counts."""
+    found = None
+    for file in configs_of(args):
+        value = _look(yaml.safe_load(Path(file).read_text(encoding="utf-8")), name.split("."))
+        found = value if value is not None else found
+    return found
+
+
+def _flag(args: Sequence[str], name: str) -> tuple[bool, Any]:
+    """Whether a flag gives an option, itself or within a mapping (`--data '{init_args: …}'`), and its value."""
+    found: tuple[bool, Any] = False, None
+    for group in groups_of(args[1:]):
+        key = key_of(group)
+        _, equals, value = group[0].partition("=")
+        value = value if equals else " ".join(group[1:])
+        if key == name:
+            found = True, value
+        elif name.startswith(f"{key}."):
+            try:
+                inner = _look(yaml.safe_load(value), name.removeprefix(f"{key}.").split("."))
+            except yaml.YAMLError:
+                continue
+            found = (True, inner) if inner is not None else found
+    return found
+
+
+def _look(node: Any, keys: Sequence[str]) -> Any:
+    """A value by its keys, through the `init_args` of classes; null where it is not there."""
+    for key in keys:
+        if isinstance(node, dict) and key not in node:
+            node = node.get("init_args")
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def value_of(args: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, written `--flag VALUE` or `--flag=VALUE`; the last one counts."""
+    value = None
+    for i, arg in enumerate(args):
+        if arg == flag and i + 1 < len(args):
+            value = args[i + 1]
+        elif arg.startswith(f"{flag}="):
+            value = arg.partition("=")[2]
+    return value
+
+
+def configs_of(args: Sequence[str]) -> list[str]:
+    """The config files among the arguments."""
+    found = []
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag in ("-c", "--config") and (equals or i + 1 < len(args)):
+            found.append(value if equals else args[i + 1])
+    return found
+
+
+def with_checkpoint(args: list[str]) -> list[str]:
+    """The arguments, with the file that `--ckpt_path last` or `--resume auto` means.
+
+    Raises:
+        ValueError: There is no last checkpoint, or both flags are given.
+    """
+    resume, path = setting(args, "resume"), setting(args, "ckpt_path")
+    if resume == "auto" and path is not None:
+        raise ValueError(f"resume: auto and ckpt_path: {path} both say where to go on; expected one of them")
+    if resume != "auto" and path != "last":
+        return args
+    root = Path(setting(args, "trainer.default_root_dir") or "runs")
+    folder = setting(args, "checkpoint.dirpath")
+    found = newest_checkpoint(root, Path(folder) if folder else None)
+    whence = folder or f"the runs below {root}"
+    if found is None and path == "last":
+        raise ValueError(
+            f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, or "
+            "the path of a checkpoint"
+        )
+    rank_zero_only(print)(f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}")
+    kept = [arg for i, arg in enumerate(args) if not (arg.startswith("--ckpt_path") or args[i - 1] == "--ckpt_path")]
+    return kept if found is None else [*kept, f"--ckpt_path={found}"]
+
+
+def after_configs(args: Sequence[str], file: str) -> list[str]:
+    """The arguments with one more config file after all others and before all flags."""
+    command, rest = args[0], list(args[1:])
+    configs, flags = [], []
+    while rest:
+        arg = rest.pop(0)
+        if arg in ("-c", "--config") and rest:
+            configs += [arg, rest.pop(0)]
+        elif arg.startswith(("-c=", "--config=")):
+            configs.append(arg)
+        else:
+            flags.append(arg)
+    return [command, *configs, "--config", file, *flags]
+
+
+def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
+    if isinstance(value, dict):
+        inner = {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}").items()}
+        return {name.replace(".init_args", ""): item for name, item in inner.items()}
+    return {prefix: value.rpartition(".")[2] if prefix.endswith(".class_path") else value}
+
+
+def of_backbone(name: Any) -> Stored | None:
+    """The settings beside an adapter (or a tuned model) that is named as the backbone; null for any other model."""
+    folder = Path(name).expanduser() if isinstance(name, str) else None
+    if folder is None or not folder.is_dir():
+        return None
+    if (folder / FILE).exists() or (folder / "adapter_config.json").is_file():
+        return Stored(str(name), "adapter", {}, read_prompt(folder))
+    return None
+
+
+class PromptLayer:
+    """The stored settings of prompts, between config files and flags of one command.
+
+    Args:
+        stored: Where they are stored.
+        args: The arguments of the command, in order.
+        words: What the user has said.
+
+    Raises:
+        ValueError: A setting is of another kind than it should be, or names a file that the user has not named.
+    """
+
+    def __init__(self, stored: Stored, args: Sequence[str], words: Words) -> None:
+        self._stored, self._args = stored, args
+        self._data = _data_class(args)
+        known = _class_of(self._data)
+        self._values = {name: value for name, value in (stored.prompt or {}).items() if name in known.prompt_settings}
+        self._unknown = {name: value for name, value in (stored.prompt or {}).items() if name not in self._values}
+        self._flagged = [name for name in self._values if _flag(args, f"data.{name}")[0]]
+        kept = {name: value for name, value in self._values.items() if name not in self._flagged}
+        allow_prompt(f"{stored.kind} {stored.path}", kept, known, words)
+        self._kept = kept
+        self._defaults = {
+            name: parameter.default for base in known.__mro__ for name, parameter in _parameters(base).items()
+        }
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The section `data` of a config file that holds them; empty where there is nothing to hold."""
+        return {"class_path": self._data, "init_args": self._kept} if self._data and self._kept else {}
+
+    def differences(self, used: Mapping[str, Any]) -> Iterator[str]:
+        """What flags changed, what was changed over config files, and what over defaults, a line each.
+
+        Args:
+            used: Arguments of the datamodule as they are used.
+
+        Raises:
+            ValueError: A setting did not arrive.
+        """
+        path, kind = self._stored.path, self._stored.kind
+        if self._stored.prompt is None:
+            yield (
+                f"how prompts were written in training is not known, as {path} does not say it: this command's own "
+                f"data.{', data.'.join(InstructionDataModule.prompt_settings)} are used"
+            )
+            return
+        flags, configs, defaults = [], [], []
+        for name, value in self._values.items():
+            taken, line = used.get(name), f"  data.{name}: {used.get(name)!r}"
+            said = configured(self._args, f"data.{name}")
+            if name in self._flagged:
+                flags += [f"{line} ({kind}: {value!r})"] if taken != value else []
+            elif taken != value:
+                raise ValueError(
+                    f"{path}: data.{name}: found {value!r}, which came out as {taken!r}; expected --data.{name} by flag"
+                )
+            elif said is not None:
+                configs += [f"{line} (config file: {said!r})"] if said != value else []
+            elif value != self._defaults.get(name):
+                defaults.append(line)
+        for heading, lines in (
+            (f"flags overrule the settings stored in {path}:", flags),
+            (f"the settings stored in {path} overrule config files:", configs),
+            (f"prompts are written as {path} says:", defaults),
+            (
+                f"settings stored in {path} that this datamodule does not have are not used:",
+                [f"  data.{name}: {value!r}" for name, value in self._unknown.items()],
+            ),
+        ):
+            if lines:
+                yield "\n".join([heading, *lines])
+
+
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else {}  # type: ignore[misc]
+
+
+def _data_class(args: Sequence[str]) -> str | None:
+    """The name of the datamodule's class, as flags or config files give it."""
+    given, value = _flag(args, "data")
+    if given and isinstance(value, str) and value.replace(".", "").isidentifier():
+        return value
+    found = setting(args, "data.class_path")
+    if found is None:
+        found = configured(args, "data")
+    return found if isinstance(found, str) else None
+
+
+def _class_of(name: str | None) -> type[InstructionDataModule]:
+    """The datamodule of a name that the user gave; the base where the parser will have to say what is wrong."""
+    if name is None:
+        return InstructionDataModule
+    found = getattr(robustlm, name, None) if name in robustlm.__all__ else locate(name)
+    good = isinstance(found, type) and issubclass(found, InstructionDataModule)
+    return found if good else InstructionDataModule  # type: ignore[return-value]
+
+
+def model_differences(
+    path: str, stored: Mapping[str, Any], used: Mapping[str, Any], args: Sequence[str]
+) -> Iterator[str]:
+    """What flags changed of a checkpoint's model settings, and what these changed of config files.
+
+    Args:
+        path: The checkpoint.
+        stored: Its section `model`.
+        used: The section as it is used.
+        args: The arguments of the command.
+    """
+    kept, taken = _flat(stored), _flat(used)
+    known: dict[str, Any] = {}
+    for file in configs_of(args):
+        known = (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).get("model") or known
+    said = _flat(known)
+    flags = [f"  {k}: {taken[k]!r} (checkpoint: {kept[k]!r})" for k in kept if k in taken and taken[k] != kept[k]]
+    taken_over = [k for k in kept if k in said and taken.get(k) == kept[k] != said[k]]
+    configs = [f"  {k}: {taken[k]!r} (config file: {said[k]!r})" for k in taken_over]
+    if flags:
+        yield f"flags overrule the settings stored in {path}:\n" + "\n".join(flags)
+    if configs:
+        yield f"the settings stored in {path} overrule config files:\n" + "\n".join(configs)
+
+
+def chosen_model(stored: Stored, used: Mapping[str, Any], words: Words) -> list[str]:
+    """Lines for what a checkpoint chose of the model. Raises `ValueError` for what is not the user's to run."""
+    return allow_model(stored.path, stored.model["init_args"], used.get("init_args") or {}, words)
+
+
+def untrained(module: Any, checkpoint: str | None) -> str | None:
+    """A line that says that a module which is made to be trained is used as it is; null where that is not so.
+
+    Args:
+        module: The module.
+        checkpoint: The file whose weights it gets, if any.
+    """
+    backbone = module.backbone
+    if checkpoint is not None or getattr(backbone, "tuning", None) is None or getattr(backbone, "adapter", None):
+        return None
+    return (
+        f"no checkpoint is named, so untrained weights are used: {backbone.name} with a new "
+        f"{type(backbone.tuning).__name__}. --ckpt_path names trained ones; --model.tuning null uses the model as it is"
+    )
