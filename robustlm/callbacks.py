@@ -422,7 +422,7 @@ class FalseStart(Callback):
         Attacks are searched for before the first batch. Batches of processes that this one started (`ddp_fork`,
         `ddp_spawn`) are not seen here.
         """
-        kept = (ATTACKS, "*.run.json", "*.part-*", "checkpoints", "metrics.csv")
+        kept = (ATTACKS, "*.run.json", "*.part-*", "checkpoints", "metrics*.csv")
         return any(True for pattern in kept for _ in self.folder.glob(pattern))
 
 

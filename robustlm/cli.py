@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import docstring_parser
 import jsonargparse
@@ -58,15 +58,19 @@ from robustlm.stored import (
     NO_CHECKPOINT,
     PromptLayer,
     after_configs,
+    check_run_name,
     chosen_model,
     configs_of,
+    keep_metrics,
     model_differences,
     of_backbone,
     of_checkpoint,
+    part_of_run,
     setting,
     untrained,
     value_of,
     with_checkpoint,
+    with_evaluation,
 )
 from robustlm.trust import said
 from robustlm.yaml_text import check_yaml
@@ -178,9 +182,18 @@ class RobustLMCLI(LightningCLI):
         if self._command == "fit":
             parser.add_argument(
                 "--resume",
-                type=Literal["auto"] | None,
+                type=str | None,
                 default=None,
-                help="`auto` goes on with the newest last.ckpt below trainer.default_root_dir, or begins anew.",
+                help="`auto` goes on with the newest last.ckpt below trainer.default_root_dir (with --run: of it), "
+                "or begins anew; the folder of a run, or a checkpoint, goes on with that.",
+            )
+        if self._command != "check":
+            parser.add_argument(
+                "--run",
+                type=str | None,
+                default=None,
+                help="Name of the run: a fit goes to runs/NAME/fit, a test to runs/NAME/test, another one to test-2; a "
+                "test tests the run's own fit.",
             )
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
 
@@ -192,7 +205,7 @@ class RobustLMCLI(LightningCLI):
     def _parse_layers(self, parser: LightningArgumentParser, given: list[str]) -> None:
         for config in configs_of(given):
             _check_config(config)
-        given = with_checkpoint(given)
+        given = with_evaluation(with_checkpoint(given))
         path = setting(given, "ckpt_path")
         stored = of_backbone(setting(given, "model.backbone")) if path in NO_CHECKPOINT else of_checkpoint(str(path))
         if stored is None:
@@ -249,8 +262,14 @@ class RobustLMCLI(LightningCLI):
         root = config.get("default_root_dir")
         if root and Path(root).exists() and not Path(root).is_dir():
             raise ValueError(f"trainer.default_root_dir: {root} is a file; expected a folder, or a name for a new one")
+        part = self._part_of_run(Path(root or "runs"))
+        if part is not None:
+            config["default_root_dir"] = str(part)
         if config.get("logger") in (None, True) and "logger" not in kwargs:
-            board = TensorBoardLogger(config.get("default_root_dir") or "runs", name="")
+            board = TensorBoardLogger(root or "runs", name="")
+            if part is not None:
+                keep_metrics(part)
+                board = TensorBoardLogger(part.parent, name="", version=part.name)
             kwargs["logger"] = [board, CSVLogger(board.save_dir, name="", version=board.version)]
             config["callbacks"] = [
                 *(config.get("callbacks") or []),
@@ -267,6 +286,16 @@ class RobustLMCLI(LightningCLI):
             if isinstance(callback, LostRank):
                 callback.watch(trainer)
         return trainer
+
+    def _part_of_run(self, root: Path) -> Path | None:
+        """The folder of the named run that this command logs in; null without a name."""
+        command = self.config_init["subcommand"]
+        settings = self.config_init[command]
+        if not settings.get("run"):
+            return None
+        checkpoint, resume = settings.get("ckpt_path"), settings.get("resume")
+        evaluation = settings["predictions"].resume
+        return part_of_run(command, root / check_run_name(settings["run"]), checkpoint, resume, evaluation)
 
 
 def run(args: Sequence[str]) -> RobustLMCLI | None:

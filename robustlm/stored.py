@@ -11,6 +11,7 @@ import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from pydoc import locate
 from typing import Any, Literal
@@ -22,11 +23,12 @@ from lightning.pytorch.utilities import rank_zero_only
 import robustlm
 from robustlm.checkpoints import newest_checkpoint
 from robustlm.checks.checkpoint import EXPECTED, check_content
-from robustlm.checks.places import what_is
+from robustlm.checks.places import check_name, what_is
 from robustlm.datamodules import InstructionDataModule
 from robustlm.layers import groups_of, key_of
 from robustlm.modules import InstructionTuning
 from robustlm.prompt import FILE, checked_prompt, read_prompt
+from robustlm.runs import FIT, checkpoint_in, evaluation_folder, evaluation_in, fit_folder
 from robustlm.trust import Words, allow_classes, allow_model, allow_prompt
 
 NO_CHECKPOINT = (None, "best", "last", "hpc", "registry", "null")
@@ -153,28 +155,109 @@ def configs_of(args: Sequence[str]) -> list[str]:
 
 
 def with_checkpoint(args: list[str]) -> list[str]:
-    """The arguments, with the file that `--ckpt_path last` or `--resume auto` means.
+    """The arguments, with the file that `--ckpt_path` or `--resume` means: a run's folder, `last`, `auto`.
+
+    A test of a named run (`--run`) that names no checkpoint gets that of the run's fit.
 
     Raises:
-        ValueError: There is no last checkpoint, or both flags are given.
+        ValueError: There is no such checkpoint, or both settings name one.
     """
-    resume, path = setting(args, "resume"), setting(args, "ckpt_path")
-    if resume == "auto" and path is not None:
-        raise ValueError(f"resume: auto and ckpt_path: {path} both say where to go on; expected one of them")
-    if resume != "auto" and path != "last":
+    resume, path = _one_of(args)
+    root, run = Path(setting(args, "trainer.default_root_dir") or "runs"), setting(args, "run")
+    root = root / check_run_name(run) if run else root
+    if resume is None and path is None:
+        return _with_own_fit(args, root) if run and not _flag(args, "ckpt_path")[0] else args
+    name, value = ("resume", resume) if path is None else ("ckpt_path", path)
+    found: Path | None
+    if value in ("auto", "last"):
+        folder = setting(args, "checkpoint.dirpath")
+        found = newest_checkpoint(root, Path(folder) if folder else None)
+        whence = folder or f"the runs below {root}"
+        if found is None and value == "last":
+            raise ValueError(
+                f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, "
+                "or the path of a checkpoint"
+            )
+        said = f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}"
+    elif what_is(value) == "a folder":
+        found = checkpoint_in(name, Path(value))
+        said = f"{name}: {found}"
+    elif name == "resume":
+        found, said = Path(value), f"going on with {value}"
+    else:
         return args
-    root = Path(setting(args, "trainer.default_root_dir") or "runs")
-    folder = setting(args, "checkpoint.dirpath")
-    found = newest_checkpoint(root, Path(folder) if folder else None)
-    whence = folder or f"the runs below {root}"
-    if found is None and path == "last":
-        raise ValueError(
-            f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, or "
-            "the path of a checkpoint"
-        )
-    rank_zero_only(print)(f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}")
-    kept = [arg for i, arg in enumerate(args) if not (arg.startswith("--ckpt_path") or args[i - 1] == "--ckpt_path")]
-    return kept if found is None else [*kept, f"--ckpt_path={found}"]
+    rank_zero_only(print)(said)
+    groups = [group for group in groups_of(args[1:]) if key_of(group) not in ("ckpt_path", "resume")]
+    kept = [args[0], *(arg for group in groups for arg in group)]
+    return [*kept, f"--ckpt_path={'null' if found is None else found}"]
+
+
+def _one_of(args: Sequence[str]) -> tuple[str | None, str | None]:
+    """The values of `resume` and `ckpt_path`, of which one is null: a flag wins over config files."""
+    resume, path = setting(args, "resume"), setting(args, "ckpt_path")
+    if resume is not None and path is not None:
+        flagged = _flag(args, "resume")[0], _flag(args, "ckpt_path")[0]
+        if flagged[0] == flagged[1]:
+            raise ValueError(f"resume: {resume} and ckpt_path: {path} both say where to go on; expected one of them")
+        return (resume, None) if flagged[0] else (None, path)
+    return resume, path
+
+
+def _with_own_fit(args: list[str], run: Path) -> list[str]:
+    """The arguments of a test, with the checkpoint of the fit of the same run, where there is one."""
+    if args[0] not in ("test", "predict", "validate") or not (run / FIT).is_dir():
+        return args
+    try:
+        found = checkpoint_in("run", run / FIT)
+    except ValueError as error:
+        raise ValueError(f"{error}. --ckpt_path null takes none") from None
+    rank_zero_only(print)(f"run: the weights are those of the fit in this run, {found} (--ckpt_path null takes none)")
+    return [*args, f"--ckpt_path={found}"]
+
+
+def check_run_name(name: Any) -> str:
+    """The name of a run, a plain name of a folder. Raises `ValueError` for another."""
+    check_name("run", str(name))
+    return str(name)
+
+
+def with_evaluation(args: list[str]) -> list[str]:
+    """The arguments, with the folder of the evaluation that `--predictions.resume RUN` goes on with."""
+    folder = setting(args, "predictions.resume")
+    if folder is None or (found := evaluation_in(Path(folder))) == Path(folder):
+        return args
+    rank_zero_only(print)(f"predictions.resume: {found}")
+    return [*args, f"--predictions.resume={found}"]
+
+
+def keep_metrics(folder: Path) -> None:
+    """Rename the `metrics.csv` of a run that is gone on with (`metrics-1.csv`): Lightning's logger would delete it."""
+    file = folder / "metrics.csv"
+    if getattr(rank_zero_only, "rank", 0) == 0 and file.is_file():
+        free = (folder / f"metrics-{number}.csv" for number in count(1))
+        file.rename(next(path for path in free if not path.exists()))
+
+
+def part_of_run(command: str, run: Path, checkpoint: str | None, resume: str | None, evaluation: str | None) -> Path:
+    """The folder of a named run in which a command logs.
+
+    Args:
+        command: `fit`, `test`, `predict` or `validate`.
+        run: The run's folder.
+        checkpoint: The checkpoint that a fit begins from.
+        resume: `auto`, where a fit goes on with what is there, or begins anew.
+        evaluation: Folder of the evaluation that is gone on with.
+
+    Raises:
+        ValueError: There is a fit already, and it is not gone on with.
+    """
+    if command == "fit":
+        own = checkpoint is not None and (run / FIT).resolve() in Path(checkpoint).resolve().parents
+        first = getattr(rank_zero_only, "rank", 0) == 0  # other processes start when the first one has written already
+        return fit_folder(run, goes_on=own or resume == "auto" or not first)
+    if evaluation is not None and Path(evaluation).resolve().parent == run.resolve():
+        return run / Path(evaluation).name
+    return evaluation_folder(run, command)
 
 
 def after_configs(args: Sequence[str], file: str) -> list[str]:

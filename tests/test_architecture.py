@@ -20,6 +20,7 @@ ROOMS = (
     "checks",
     "losses",
     "files",
+    "runs",
     "finite",
     "plain",
     "own_code",
