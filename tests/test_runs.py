@@ -84,7 +84,7 @@ def test_fit_and_tests_of_one_name_lie_together(site: Path, capsys: pytest.Captu
     assert cli.trainer.ckpt_path is None
     assert Path("runs/mine/test-3/predictions.parquet").is_file()
 
-    main([*FIT, "--resume=runs/mine", "--trainer.max_epochs=2", "--trainer.max_steps=5"])
+    main([*FIT, "--resume=runs/mine", "--trainer.max_epochs=2"])
     assert "resume: runs/mine/fit/checkpoints/last.ckpt" in capsys.readouterr().out
     assert Path("runs/mine/fit/metrics-1.csv").is_file()
     assert Path("runs/mine/fit/metrics.csv").is_file()
