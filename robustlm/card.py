@@ -63,6 +63,39 @@ def model_card(module: Any, trainer: Any, prompt: Mapping[str, Any] | None = Non
     )
 
 
+def merged_card(backbone: Any, kind: str, prompt: Mapping[str, Any] | None) -> str:
+    """The card of a model into which an adapter was merged.
+
+    Args:
+        backbone: The adapter's, which names its base model.
+        kind: Of the adapter, as peft names it.
+        prompt: As for `model_card`.
+    """
+    header = {"base_model": backbone.base_name, "library_name": "transformers", "tags": ["robustlm", kind.lower()]}
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(header, sort_keys=False).strip(),
+            "---",
+            "",
+            f"# {backbone.base_name}, with a {kind} adapter merged into its weights",
+            "",
+            f"Merged by robustlm {robustlm.__version__}.",
+            "",
+            "## Load it",
+            "",
+            "```python",
+            _loading_code(backbone, peft=False),
+            "```",
+            "",
+            "## Prompts",
+            "",
+            *_prompt_lines(prompt),
+            "",
+        ]
+    )
+
+
 def _prompt_lines(prompt: Mapping[str, Any] | None) -> list[str]:
     if prompt is None:
         return ["How prompts were written is not known, as the run had no datamodule of robustlm."]

@@ -23,7 +23,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import robustlm
@@ -36,6 +35,7 @@ from robustlm.callbacks import (
     RestoredOptimizer,
     StateWriter,
     WhereItIs,
+    run_folder,
 )
 from robustlm.checkpoints import StepCheckpoint
 from robustlm.checks.places import what_is
@@ -48,8 +48,10 @@ from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
 from robustlm.foreign import as_user_error, in_checkpoint
+from robustlm.hub import check_hub, push
 from robustlm.interruption import StopOnSignal
 from robustlm.layers import drop_on_switch, ordered, reported
+from robustlm.loggers import Kind, check_logger, make_loggers
 from robustlm.modules import InstructionTuning
 from robustlm.own_code import serve
 from robustlm.progress import AnswersBar
@@ -181,6 +183,15 @@ class RobustLMCLI(LightningCLI):
         parser.add_lightning_class_args(StateWriter, "states")
         if self._command == "fit":
             parser.add_argument(
+                "--hub",
+                type=str | None,
+                default=None,
+                help="Repository at the Hugging Face hub (user/name) that the adapter is brought to after the run.",
+            )
+            parser.add_argument(
+                "--hub_private", type=bool, default=True, help="Whether a new repository at the hub is private."
+            )
+            parser.add_argument(
                 "--resume",
                 type=str | None,
                 default=None,
@@ -188,6 +199,13 @@ class RobustLMCLI(LightningCLI):
                 "or begins anew; the folder of a run, or a checkpoint, goes on with that.",
             )
         if self._command != "check":
+            parser.add_argument(
+                "--logger",
+                type=Kind | None,
+                default=None,
+                help="Where to log: tensorboard, csv, wandb or mlflow (the last two beside a CSV file); null: "
+                "TensorBoard and a CSV file.",
+            )
             parser.add_argument(
                 "--run",
                 type=str | None,
@@ -232,7 +250,19 @@ class RobustLMCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse numbers and places that a run would fail on, before model and rows are looked at."""
-        check_run(self._command, self.config[self._command].as_dict())
+        settings = self.config[self._command].as_dict()
+        check_run(self._command, settings)
+        if settings.get("logger"):
+            check_logger(settings["logger"], settings["trainer"].get("logger"))
+        if settings.get("hub"):
+            check_hub(settings["hub"])
+
+    def after_fit(self) -> None:
+        """Bring the adapter to the hub, when all else of the run is done."""
+        settings = self.config_init["fit"]
+        folder = run_folder(self.trainer) / settings["export"].name
+        if settings.get("hub") and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print(f"hub: {push(folder, settings['hub'], private=settings['hub_private'])}")
 
     def check(self, **kwargs: Any) -> None:
         """Print the settings that are not defaults, then what the trainer finds."""
@@ -266,15 +296,14 @@ class RobustLMCLI(LightningCLI):
         if part is not None:
             config["default_root_dir"] = str(part)
         if config.get("logger") in (None, True) and "logger" not in kwargs:
-            board = TensorBoardLogger(root or "runs", name="")
             if part is not None:
                 keep_metrics(part)
-                board = TensorBoardLogger(part.parent, name="", version=part.name)
-            kwargs["logger"] = [board, CSVLogger(board.save_dir, name="", version=board.version)]
+            kind = self.config_init[self.config_init["subcommand"]].get("logger")
+            kwargs["logger"] = make_loggers(kind, Path(root or "runs"), part)
             config["callbacks"] = [
                 *(config.get("callbacks") or []),
                 LearningRateMonitor(),
-                FalseStart(Path(board.log_dir)),
+                FalseStart(Path(kwargs["logger"][0].log_dir)),
             ]
         callbacks = config.get("callbacks") or []
         if config.get("enable_progress_bar") is not False and not any(

@@ -13,6 +13,8 @@ from pathlib import Path
 from robustlm.checks.places import what_is
 
 FIT = "fit"
+ADAPTER = "adapter_config.json"
+"""What the folder of a PEFT adapter holds."""
 _COUNTED = re.compile(r"(test|predict|validate)(-\d+)?")
 _UNFINISHED = ("*.parquet.run.json", "*.parquet.part-*", "attacks.jsonl")
 """What an evaluation that did not end leaves behind."""
@@ -74,6 +76,29 @@ def checkpoint_in(setting: str, folder: Path) -> Path:
     raise ValueError(
         f"{setting}: {folder} holds no last.ckpt{there}; expected the folder of a `robustlm fit` that saved one, or a "
         "checkpoint's path"
+    )
+
+
+def adapter_in(folder: Path) -> Path:
+    """The folder of the adapter that a run has left.
+
+    Args:
+        folder: Of a run (`runs/NAME`, `runs/version_0`), of its fit, or of the adapter.
+
+    Raises:
+        ValueError: There is none, or there are several.
+    """
+    if what_is(folder) != "a folder":
+        raise ValueError(f"{folder}: found {what_is(folder)}; expected the folder of a run or of an adapter")
+    for pattern in (ADAPTER, f"*/{ADAPTER}", f"{FIT}/*/{ADAPTER}"):
+        found = sorted(file.parent for file in folder.glob(pattern))
+        if len(found) > 1:
+            raise ValueError(f"{folder}: found several adapters: {_listed(found)}; expected one of them")
+        if found:
+            return found[0]
+    raise ValueError(
+        f"{folder}: no {ADAPTER} there; expected the folder of a `robustlm fit` with an adapter, or an adapter. A "
+        "model of which all weights were tuned has nothing to merge"
     )
 
 
