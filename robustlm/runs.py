@@ -25,6 +25,12 @@ def is_part(folder: Path) -> bool:
     return folder.name == FIT or _COUNTED.fullmatch(folder.name) is not None
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds the checkpoints of a run."""
+    places = (".", "checkpoints", FIT, f"{FIT}/checkpoints")
+    return any(True for place in places for _ in (folder / place).glob("last*.ckpt"))
+
+
 def fit_folder(run: Path, *, goes_on: bool) -> Path:
     """Where the fit of a named run goes.
 

@@ -167,7 +167,7 @@ def with_checkpoint(args: list[str]) -> list[str]:
     root = root / check_run_name(run) if run else root
     if resume is None and path is None:
         return _with_own_fit(args, root) if run and not _flag(args, "ckpt_path")[0] else args
-    name, value = ("resume", resume) if path is None else ("ckpt_path", path)
+    name, value = ("ckpt_path", path) if path is not None else ("resume", str(resume))
     found: Path | None
     if value in ("auto", "last"):
         folder = setting(args, "checkpoint.dirpath")

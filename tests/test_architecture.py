@@ -47,6 +47,7 @@ ROOMS = (
     "hub",
     "loggers",
     "callbacks",
+    "tuned",
     "interruption",
     "ranks",
     "progress",
