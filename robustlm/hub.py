@@ -7,7 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 
 def check_hub(repo: str) -> None:

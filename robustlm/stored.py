@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from pydoc import locate
+from pydoc import ErrorDuringImport, locate
 from typing import Any, Literal
 
 import torch
@@ -308,7 +308,8 @@ class PromptLayer:
         self._stored, self._args = stored, args
         self._data = _data_class(args)
         known = _class_of(self._data)
-        self._values = {name: value for name, value in (stored.prompt or {}).items() if name in known.prompt_settings}
+        taken = _accepted(known) & set(known.prompt_settings)
+        self._values = {name: value for name, value in (stored.prompt or {}).items() if name in taken}
         self._unknown = {name: value for name, value in (stored.prompt or {}).items() if name not in self._values}
         self._flagged = [name for name in self._values if _flag(args, f"data.{name}")[0]]
         kept = {name: value for name, value in self._values.items() if name not in self._flagged}
@@ -366,6 +367,17 @@ class PromptLayer:
                 yield "\n".join([heading, *lines])
 
 
+def _accepted(cls: type) -> set[str]:
+    """Names of the arguments of a class, with those that go on to its bases."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        parameters = _parameters(base)
+        found |= set(parameters)
+        if parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            break
+    return found
+
+
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else {}  # type: ignore[misc]
 
@@ -385,7 +397,10 @@ def _class_of(name: str | None) -> type[InstructionDataModule]:
     """The datamodule of a name that the user gave; the base where the parser will have to say what is wrong."""
     if name is None:
         return InstructionDataModule
-    found = getattr(robustlm, name, None) if name in robustlm.__all__ else locate(name)
+    try:
+        found = getattr(robustlm, name, None) if name in robustlm.__all__ else locate(name)
+    except ErrorDuringImport:  # which the parser meets too, and says
+        found = None
     good = isinstance(found, type) and issubclass(found, InstructionDataModule)
     return found if good else InstructionDataModule  # type: ignore[return-value]
 

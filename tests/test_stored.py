@@ -208,3 +208,31 @@ def test_untrained_weights_are_named(site: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.count(line) == 1
     main([*base, "--model.tuning=null"])
     assert "untrained" not in capsys.readouterr().out
+
+
+class Own(InstructionDataModule):
+    """A user's datamodule with few arguments, one of which decides the prompt."""
+
+    prompt_settings = (*InstructionDataModule.prompt_settings, "mine")
+
+    def __init__(
+        self, train: str | None = None, test: str | None = None, template: str = "plain", mine: int = 1
+    ) -> None:
+        super().__init__(train=train, test=test, template=template)
+        self.mine = mine
+
+
+def test_settings_of_ones_own_datamodule(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = f"--data={__name__}.Own"
+    main(["fit", "--model=InstructionTuning", "--model.backbone=model", own, "--data.train=train.jsonl", *QUIET,
+          "--data.mine=7", "--data.template=chat", "--trainer.max_steps=1"])  # fmt: skip
+    assert torch.load(CKPT, weights_only=True)["robustlm"]["prompt"]["mine"] == 7
+    capsys.readouterr()
+    cli = run(["test", own, "--data.test=test.jsonl", f"--ckpt_path={CKPT}", *QUIET])
+    assert cli is not None
+    assert (cli.datamodule.mine, cli.datamodule.template) == (7, "chat")
+    said = capsys.readouterr().out
+    assert "  data.mine: 7" in said
+    assert "that this datamodule does not have are not used:\n  data.instructions: 'both'" in said
+    run(["test", "--data=InstructionDataModule", "--data.test=test.jsonl", f"--ckpt_path={CKPT}", *QUIET])
+    assert "that this datamodule does not have are not used:\n  data.mine: 7" in capsys.readouterr().out

@@ -420,8 +420,7 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
         if self.bank:
             sources = [asked_by(source, self.bank) for source in sources]
-        if self.format:
-            sources = [formatted_by(source, self.format) for source in sources]
+        sources = [formatted_by(source, self.format) for source in sources]
         samples = self.loaded(sources, role)
         self._say_divisions(samples, role)
         asked = [self.phrased(sample, self._split_of(sample, role)) for sample in self.selected(samples, role)]
@@ -748,7 +747,7 @@ def asked_by(source: str | Source, bank: str | None) -> Source:
     return wanted if wanted.bank else replace(wanted, bank=bank)
 
 
-def formatted_by(source: str | Source, format: str) -> Source:
+def formatted_by(source: str | Source, format: str | None) -> Source:
     """A source in a format, unless it names one itself; the built-in corpus has its formats in its instructions."""
     wanted = Source(source) if isinstance(source, str) else source
     return wanted if wanted.format or wanted.path == BUILTIN else replace(wanted, format=format)
