@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def test_wandb_offline(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         wandb.finish()
     (file,) = Path("runs/mine/fit/wandb").glob("offline-run-*/run-*.wandb")
-    logged = file.read_bytes()
+    end = time.monotonic() + 60
+    while b"train/loss" not in (logged := file.read_bytes()) and time.monotonic() < end:
+        time.sleep(0.1)  # W&B's own process writes, also after `finish`
     assert b"train/loss" in logged
     assert b"mine/fit" in logged
     assert Path("runs/mine/fit/metrics.csv").is_file()
