@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         RobustTuning,
     )
     from robustlm.optimizers import AdamW, Muon, Schedule
+    from robustlm.tuned import TunedModel, load
     from robustlm.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 
 _HOMES = {
@@ -66,6 +67,7 @@ _HOMES = {
         "RobustTuning",
     ),
     "optimizers": ("AdamW", "Muon", "Schedule"),
+    "tuned": ("TunedModel", "load"),
     "tuning": ("FullTuning", "LoRA", "PrefixTuning", "PromptTuning"),
 }
 _HOME_OF = {name: f"robustlm.{home}" for home, names in _HOMES.items() for name in names}
@@ -104,6 +106,8 @@ __all__ = [
     "RobustnessDataModule",
     "Schedule",
     "Source",
+    "TunedModel",
+    "load",
 ]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from robustlm.backbone import Pooling, weights_digest
 from robustlm.card import model_card
 from robustlm.checks.numbers import check_number
+from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
 from robustlm.evaluation.state_table import StateWriter as StateFile
@@ -22,6 +23,7 @@ from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_par
 from robustlm.files import whole_folder, write_text
 from robustlm.finite import refuse_nonfinite
 from robustlm.modules.base import InstructionTuning
+from robustlm.prompt import write_prompt
 from robustlm.report.tables import by_condition, markdown
 
 
@@ -313,7 +315,10 @@ class AdapterExport(Callback):
             backbone: Any = pl_module.backbone
             backbone.model.save_pretrained(unfinished)
             backbone.tokenizer.save_pretrained(unfinished)
-            (unfinished / "README.md").write_text(model_card(pl_module, trainer), encoding="utf-8")
+            data = getattr(trainer, "datamodule", None)
+            prompt = data.prompt() if isinstance(data, InstructionDataModule) else None
+            write_prompt(unfinished, prompt, backbone.base_name)
+            (unfinished / "README.md").write_text(model_card(pl_module, trainer, prompt), encoding="utf-8")
             for file in unfinished.iterdir():
                 file.chmod(0o644)  # what safetensors writes is the owner's alone
 
@@ -417,7 +422,7 @@ class FalseStart(Callback):
         Attacks are searched for before the first batch. Batches of processes that this one started (`ddp_fork`,
         `ddp_spawn`) are not seen here.
         """
-        kept = (ATTACKS, "*.run.json", "*.part-*", "checkpoints", "metrics.csv")
+        kept = (ATTACKS, "*.run.json", "*.part-*", "checkpoints", "metrics*.csv")
         return any(True for pattern in kept for _ in self.folder.glob(pattern))
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 import robustlm
+from robustlm.prompt import FILE
 
 
-def model_card(module: Any, trainer: Any) -> str:
-    """A Hugging Face model card for a tuned module: base, method, settings, how to load it."""
+def model_card(module: Any, trainer: Any, prompt: Mapping[str, Any] | None = None) -> str:
+    """A Hugging Face model card for a tuned module: base, method, settings, how to load it.
+
+    Args:
+        module: The tuned module.
+        trainer: Its trainer, after `fit`.
+        prompt: Data settings that decided how prompts were written, by name; null: they are not known.
+    """
     backbone = module.backbone
     peft = hasattr(backbone.model, "peft_config")
     header = {
@@ -43,12 +51,63 @@ def model_card(module: Any, trainer: Any) -> str:
             yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).strip(),
             "```",
             "",
+            "## Prompts",
+            "",
+            *_prompt_lines(prompt),
+            "",
             "## Last validation",
             "",
             "\n".join(f"- {name}: {value}" for name, value in scores.items()) or "None was run.",
             "",
         ]
     )
+
+
+def merged_card(backbone: Any, kind: str, prompt: Mapping[str, Any] | None) -> str:
+    """The card of a model into which an adapter was merged.
+
+    Args:
+        backbone: The adapter's, which names its base model.
+        kind: Of the adapter, as peft names it.
+        prompt: As for `model_card`.
+    """
+    header = {"base_model": backbone.base_name, "library_name": "transformers", "tags": ["robustlm", kind.lower()]}
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(header, sort_keys=False).strip(),
+            "---",
+            "",
+            f"# {backbone.base_name}, with a {kind} adapter merged into its weights",
+            "",
+            f"Merged by robustlm {robustlm.__version__}.",
+            "",
+            "## Load it",
+            "",
+            "```python",
+            _loading_code(backbone, peft=False),
+            "```",
+            "",
+            "## Prompts",
+            "",
+            *_prompt_lines(prompt),
+            "",
+        ]
+    )
+
+
+def _prompt_lines(prompt: Mapping[str, Any] | None) -> list[str]:
+    if prompt is None:
+        return ["How prompts were written is not known, as the run had no datamodule of robustlm."]
+    listed = yaml.safe_dump(dict(prompt), sort_keys=False, allow_unicode=True).strip()
+    why = f"`{FILE}` holds these data settings too; robustlm takes them from there in a test."
+    return [
+        f"Prompts were written by these settings, and the model expects them so. {why}",
+        "",
+        "```yaml",
+        listed,
+        "```",
+    ]
 
 
 def _loading_code(backbone: Any, peft: bool) -> str:

@@ -5,27 +5,24 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import pickle
 import re
 import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import docstring_parser
 import jsonargparse
 import jsonargparse.typing
-import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import robustlm
@@ -38,9 +35,9 @@ from robustlm.callbacks import (
     RestoredOptimizer,
     StateWriter,
     WhereItIs,
+    run_folder,
 )
-from robustlm.checkpoints import StepCheckpoint, newest_checkpoint
-from robustlm.checks.checkpoint import EXPECTED, check_content
+from robustlm.checkpoints import StepCheckpoint
 from robustlm.checks.places import what_is
 from robustlm.checks.run import check_run
 from robustlm.checks.texts import brief
@@ -51,13 +48,33 @@ from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
 from robustlm.foreign import as_user_error, in_checkpoint
+from robustlm.hub import check_hub, push
 from robustlm.interruption import StopOnSignal
 from robustlm.layers import drop_on_switch, ordered, reported
+from robustlm.loggers import Kind, check_logger, make_loggers
 from robustlm.modules import InstructionTuning
 from robustlm.own_code import serve
 from robustlm.progress import AnswersBar
 from robustlm.ranks import LostRank
-from robustlm.trust import allow_classes, allow_model, said
+from robustlm.stored import (
+    NO_CHECKPOINT,
+    PromptLayer,
+    after_configs,
+    check_run_name,
+    chosen_model,
+    configs_of,
+    keep_metrics,
+    model_differences,
+    of_backbone,
+    of_checkpoint,
+    part_of_run,
+    setting,
+    untrained,
+    value_of,
+    with_checkpoint,
+    with_evaluation,
+)
+from robustlm.trust import said
 from robustlm.yaml_text import check_yaml
 
 USER_ERRORS = (ValueError, OSError, MisconfigurationException, ImportError, EmbeddingError, EndpointError)
@@ -166,10 +183,35 @@ class RobustLMCLI(LightningCLI):
         parser.add_lightning_class_args(StateWriter, "states")
         if self._command == "fit":
             parser.add_argument(
-                "--resume",
-                type=Literal["auto"] | None,
+                "--hub",
+                type=str | None,
                 default=None,
-                help="`auto` goes on with the newest last.ckpt below trainer.default_root_dir, or begins anew.",
+                help="Repository at the Hugging Face hub (user/name) that the adapter is brought to after the run.",
+            )
+            parser.add_argument(
+                "--hub_private", type=bool, default=True, help="Whether a new repository at the hub is private."
+            )
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                default=None,
+                help="`auto` goes on with the newest last.ckpt below trainer.default_root_dir (with --run: of it), "
+                "or begins anew; the folder of a run, or a checkpoint, goes on with that.",
+            )
+        if self._command != "check":
+            parser.add_argument(
+                "--logger",
+                type=Kind | None,
+                default=None,
+                help="Where to log: tensorboard, csv, wandb or mlflow (the last two beside a CSV file); null: "
+                "TensorBoard and a CSV file.",
+            )
+            parser.add_argument(
+                "--run",
+                type=str | None,
+                default=None,
+                help="Name of the run: a fit goes to runs/NAME/fit, a test to runs/NAME/test, another one to test-2; a "
+                "test tests the run's own fit.",
             )
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
 
@@ -179,31 +221,48 @@ class RobustLMCLI(LightningCLI):
             self._parse_layers(parser, ordered(_named_configs(args)))
 
     def _parse_layers(self, parser: LightningArgumentParser, given: list[str]) -> None:
-        for config in _configs(given):
+        for config in configs_of(given):
             _check_config(config)
-        given = _with_checkpoint(given)
-        path = _value_of(given, "--ckpt_path")
-        stored = {} if path in (None, "best", "last", "hpc", "registry", "null") else checkpoint_settings(str(path))
-        if not stored:
+        given = with_evaluation(with_checkpoint(given))
+        path = setting(given, "ckpt_path")
+        stored = of_backbone(setting(given, "model.backbone")) if path in NO_CHECKPOINT else of_checkpoint(str(path))
+        if stored is None:
             self.config = parser.parse_args(given)
             return
-        words = said(given, _configs(given))
-        allow_classes(str(path), stored, InstructionTuning, words)
+        words = said(given, configs_of(given))
+        stored.allow(words)
+        prompts = PromptLayer(stored, given, words)
+        layer = {"model": stored.model, "data": prompts.section}
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "checkpoint.yaml"
-            file.write_text(yaml.safe_dump({"model": stored}), encoding="utf-8")
-            self.config = parser.parse_args(_after_configs(given, str(file)))
-        used = yaml.safe_load(parser.dump(self.config, skip_none=False))[self.config["subcommand"]]["model"]
-        chosen = allow_model(str(path), stored["init_args"], used.get("init_args") or {}, words)
-        rank_zero_only(print)("\n".join(chosen), end="\n" if chosen else "")
-        _report_differences(str(path), _flat(stored), _flat(used), _flat(_configured_model(given)))
+            file = Path(folder) / "stored.yaml"
+            file.write_text(yaml.safe_dump({name: part for name, part in layer.items() if part}), encoding="utf-8")
+            self.config = parser.parse_args(after_configs(given, str(file)) if any(layer.values()) else given)
+        used = yaml.safe_load(parser.dump(self.config, skip_none=False))[self.config["subcommand"]]
+        lines: Iterable[str] = prompts.differences((used["data"] or {}).get("init_args") or {})
+        if stored.model:
+            chosen = chosen_model(stored, used["model"], words)
+            lines = (*chosen, *model_differences(stored.path, stored.model, used["model"], given), *lines)
+        for line in lines:
+            rank_zero_only(print)(line)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
 
     def before_instantiate_classes(self) -> None:
         """Refuse numbers and places that a run would fail on, before model and rows are looked at."""
-        check_run(self._command, self.config[self._command].as_dict())
+        settings = self.config[self._command].as_dict()
+        check_run(self._command, settings)
+        if settings.get("logger"):
+            check_logger(settings["logger"], settings["trainer"].get("logger"))
+        if settings.get("hub"):
+            check_hub(settings["hub"])
+
+    def after_fit(self) -> None:
+        """Bring the adapter to the hub, when all else of the run is done."""
+        settings = self.config_init["fit"]
+        folder = run_folder(self.trainer) / settings["export"].name
+        if settings.get("hub") and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print(f"hub: {push(folder, settings['hub'], private=settings['hub_private'])}")
 
     def check(self, **kwargs: Any) -> None:
         """Print the settings that are not defaults, then what the trainer finds."""
@@ -212,8 +271,15 @@ class RobustLMCLI(LightningCLI):
         assert isinstance(self.trainer, CheckingTrainer)
         self.trainer.check(**kwargs)
 
+    def before_validate(self) -> None:
+        """Say that weights are untrained."""
+        line = untrained(self.model, self.config_init[self.config_init["subcommand"]].get("ckpt_path"))
+        if line is not None:
+            rank_zero_only(print)(line)
+
     def before_test(self) -> None:
-        """Refuse states that the model does not have before any rows are read."""
+        """See `before_validate`; refuse states that the model does not have before any rows are read."""
+        self.before_validate()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StateWriter):
                 callback.check(self.model)
@@ -226,13 +292,18 @@ class RobustLMCLI(LightningCLI):
         root = config.get("default_root_dir")
         if root and Path(root).exists() and not Path(root).is_dir():
             raise ValueError(f"trainer.default_root_dir: {root} is a file; expected a folder, or a name for a new one")
+        part = self._part_of_run(Path(root or "runs"))
+        if part is not None:
+            config["default_root_dir"] = str(part)
         if config.get("logger") in (None, True) and "logger" not in kwargs:
-            board = TensorBoardLogger(config.get("default_root_dir") or "runs", name="")
-            kwargs["logger"] = [board, CSVLogger(board.save_dir, name="", version=board.version)]
+            if part is not None:
+                keep_metrics(part)
+            kind = self.config_init[self.config_init["subcommand"]].get("logger")
+            kwargs["logger"] = make_loggers(kind, Path(root or "runs"), part)
             config["callbacks"] = [
                 *(config.get("callbacks") or []),
                 LearningRateMonitor(),
-                FalseStart(Path(board.log_dir)),
+                FalseStart(Path(kwargs["logger"][0].log_dir)),
             ]
         callbacks = config.get("callbacks") or []
         if config.get("enable_progress_bar") is not False and not any(
@@ -245,47 +316,22 @@ class RobustLMCLI(LightningCLI):
                 callback.watch(trainer)
         return trainer
 
-
-def checkpoint_settings(path: str) -> dict[str, Any]:
-    """The model settings that a checkpoint holds, as `{"class_path": …, "init_args": …}`; empty where it has none.
-
-    Raises:
-        ValueError: There is no such file, or it is no checkpoint (truncated, of another program, not weights only).
-    """
-    expected = EXPECTED
-    if (found := what_is(path)) != "a file":
-        raise ValueError(f"ckpt_path: {path} is not a file, found {found}; {expected}")
-    if not Path(path).stat().st_size:
-        raise ValueError(f"ckpt_path: {path} is empty; {expected}")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:  # torch's own message advises to trust the file
-        raise ValueError(
-            f"ckpt_path: {path} holds more than weights and plain data, which is not loaded, as it could run code; "
-            f"{expected}"
-        ) from error
-    except Exception as error:  # whatever a broken file makes torch raise
-        reason = str(error).strip().split("\n")[0].partition(". ")[0] or type(error).__name__
-        raise ValueError(f"ckpt_path: {path} is damaged or of another kind ({reason}); {expected}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"ckpt_path: {path} is no Lightning checkpoint, as it holds no state_dict; {expected}")
-    if "robustlm" not in checkpoint:
-        raise ValueError(
-            f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}"
-        )
-    check_content(path, checkpoint)
-    settings = dict(checkpoint.get("hyper_parameters") or {})
-    settings.pop("_instantiator", None)
-    class_path = settings.pop("_class_path", None)
-    return {"class_path": class_path, "init_args": settings} if class_path else {}
+    def _part_of_run(self, root: Path) -> Path | None:
+        """The folder of the named run that this command logs in; null without a name."""
+        command = self.config_init["subcommand"]
+        settings = self.config_init[command]
+        if not settings.get("run"):
+            return None
+        checkpoint, resume = settings.get("ckpt_path"), settings.get("resume")
+        evaluation = settings["predictions"].resume
+        return part_of_run(command, root / check_run_name(settings["run"]), checkpoint, resume, evaluation)
 
 
 def run(args: Sequence[str]) -> RobustLMCLI | None:
     """Run a command, raising what goes wrong. `main` is for shells, this is for Python."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     given = _named_configs(args)
-    serve(os.getcwd(), (path.partition(".")[0] for path in said(given, _configs(given)).paths()))
+    serve(os.getcwd(), (path.partition(".")[0] for path in said(given, configs_of(given)).paths()))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers and forked workers deadlock otherwise
     _quiet()
     _speak()
@@ -344,9 +390,9 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         text = str(error).strip() or type(error).__name__
         text = explain(text) if text.startswith("Does not validate") else text  # raised in making what was parsed
-        _end(in_checkpoint(text, error, _value_of(given, "--ckpt_path")), error)
+        _end(in_checkpoint(text, error, value_of(given, "--ckpt_path")), error)
     except Exception as error:
-        text = as_user_error(error, _value_of(given, "--ckpt_path")) or ""
+        text = as_user_error(error, value_of(given, "--ckpt_path")) or ""
         if not text or os.environ.get("ROBUSTLM_TRACEBACK"):
             raise
         _end(text, error)
@@ -374,80 +420,6 @@ def _config_path(name: str) -> str:
     # a folder of runs may well be called like a config
     packaged = None if what_is(name) == "a file" else config_file(name)
     return name if packaged is None else str(packaged)
-
-
-def _with_checkpoint(args: list[str]) -> list[str]:
-    """The arguments, with the file that `--ckpt_path last` or `--resume auto` means.
-
-    Raises:
-        ValueError: There is no last checkpoint, or both flags are given.
-    """
-    resume, path = _setting(args, "resume"), _setting(args, "ckpt_path")
-    if resume == "auto" and path is not None:
-        raise ValueError(f"resume: auto and ckpt_path: {path} both say where to go on; expected one of them")
-    if resume != "auto" and path != "last":
-        return args
-    root = Path(_setting(args, "trainer.default_root_dir") or "runs")
-    folder = _setting(args, "checkpoint.dirpath")
-    found = newest_checkpoint(root, Path(folder) if folder else None)
-    whence = folder or f"the runs below {root}"
-    if found is None and path == "last":
-        raise ValueError(
-            f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, or "
-            "the path of a checkpoint"
-        )
-    rank_zero_only(print)(f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}")
-    kept = [arg for i, arg in enumerate(args) if not (arg.startswith("--ckpt_path") or args[i - 1] == "--ckpt_path")]
-    return kept if found is None else [*kept, f"--ckpt_path={found}"]
-
-
-def _setting(args: list[str], name: str) -> str | None:
-    """The value of an option among the arguments or, where no flag gives it, in the config files."""
-    if (value := _value_of(args, f"--{name}")) is not None:
-        return None if value == "null" else value
-    found = None
-    for file in _configs(args):
-        value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        found = value if value is not None else found
-    return found
-
-
-def _after_configs(args: list[str], file: str) -> list[str]:
-    """The arguments with one more config file after all others and before all flags."""
-    command, rest = args[0], args[1:]
-    configs, flags = [], []
-    while rest:
-        arg = rest.pop(0)
-        if arg in ("-c", "--config") and rest:
-            configs += [arg, rest.pop(0)]
-        elif arg.startswith(("-c=", "--config=")):
-            configs.append(arg)
-        else:
-            flags.append(arg)
-    return [command, *configs, "--config", file, *flags]
-
-
-def _value_of(args: list[str], flag: str) -> str | None:
-    """The value of a flag, written `--flag VALUE` or `--flag=VALUE`; the last one counts."""
-    value = None
-    for i, arg in enumerate(args):
-        if arg == flag and i + 1 < len(args):
-            value = args[i + 1]
-        elif arg.startswith(f"{flag}="):
-            value = arg.partition("=")[2]
-    return value
-
-
-def _configs(args: list[str]) -> list[str]:
-    """The config files among the arguments."""
-    found = []
-    for i, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if flag in ("-c", "--config") and (equals or i + 1 < len(args)):
-            found.append(value if equals else args[i + 1])
-    return found
 
 
 def _check_config(file: str) -> None:
@@ -480,36 +452,6 @@ def _check_config(file: str) -> None:
         )
     if odd := [key for key in content if not isinstance(key, str)]:
         raise ValueError(f"config: {file}: found the key {odd[0]!r}; expected text such as `trainer`")
-
-
-def _configured_model(args: list[str]) -> dict[str, Any]:
-    """The model section of the config files among the arguments; the last one counts."""
-    found: dict[str, Any] = {}
-    for file in _configs(args):
-        config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        found = (config or {}).get("model") or found
-    return found
-
-
-def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
-    if isinstance(value, dict):
-        inner = {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}").items()}
-        return {name.replace(".init_args", ""): item for name, item in inner.items()}
-    return {prefix: value.rpartition(".")[2] if prefix.endswith(".class_path") else value}
-
-
-@rank_zero_only
-def _report_differences(path: str, stored: dict[str, Any], used: dict[str, Any], configured: dict[str, Any]) -> None:
-    flags = [f"  {k}: {used[k]!r} (checkpoint: {stored[k]!r})" for k in stored if k in used and used[k] != stored[k]]
-    configs = [
-        f"  {k}: {used[k]!r} (config file: {configured[k]!r})"
-        for k in stored
-        if k in configured and used.get(k) == stored[k] != configured[k]
-    ]
-    if flags:
-        print(f"flags overrule the settings stored in {path}:\n" + "\n".join(flags))
-    if configs:
-        print(f"the settings stored in {path} overrule config files:\n" + "\n".join(configs))
 
 
 def _first_line(function: Any) -> str:

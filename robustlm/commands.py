@@ -516,6 +516,20 @@ def states(
             print(f"picture: {path}")
 
 
+def merge(run: str, output: str | None = None) -> None:
+    """Merge a run's adapter into the weights of its base model, for programs that know no adapters.
+
+    Args:
+        run: Folder of a run that `robustlm fit` wrote, or of an adapter.
+        output: Folder for the model (safetensors, tokenizer, card); `merged` beside the adapter where not given.
+    """
+    from robustlm.merging import merge
+
+    if output is not None:
+        check_folder("output", output)
+    print(f"merged model: {merge(run, output)}")
+
+
 COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "noise": noise,
     "pairs": pairs,
@@ -526,6 +540,7 @@ COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "states": states,
     "export-harness": export_harness,
     "import-harness": import_harness,
+    "merge": merge,
     "quickstart": quickstart,
 }
 """Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields their arguments."""

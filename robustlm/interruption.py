@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -38,7 +40,24 @@ def going_on(args: Sequence[str], flag: str, value: str) -> str:
             rest[:1] = []
         elif arg.partition("=")[0] not in places:
             kept.append(arg)
-    return shlex.join(["robustlm", *kept, flag, value])
+    return shlex.join([*started_by(), *kept, flag, value])
+
+
+def started_by() -> list[str]:
+    """What a shell starts this program by, as it was started: `robustlm`, its path, or `python -m robustlm`."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py" and program.parent.name == "robustlm" and "-m" in sys.orig_argv:
+        return list(sys.orig_argv[: sys.orig_argv.index("-m") + 2])
+    found = shutil.which("robustlm")
+    if program.stem == "robustlm" and (found is None or not Path(found).samefile(program)):
+        return [str(program)]
+    return ["robustlm"]
+
+
+def _launcher() -> str:
+    """What started the processes of this run, where it was not this program; for messages."""
+    known = {"TORCHELASTIC_RUN_ID": "torchrun", "SLURM_STEP_ID": "srun"}
+    return next((f", by {name} as before" for key, name in known.items() if key in os.environ), "")
 
 
 class StopOnSignal(Callback):
@@ -206,4 +225,4 @@ class StopOnSignal(Callback):
     def _say(self, what: str, flag: str, value: str) -> None:
         print(what, file=sys.stderr)
         if self._args is not None:
-            print(f"go on with:\n  {going_on(self._args, flag, value)}", file=sys.stderr, flush=True)
+            print(f"go on with{_launcher()}:\n  {going_on(self._args, flag, value)}", file=sys.stderr, flush=True)

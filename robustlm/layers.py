@@ -90,17 +90,17 @@ def ordered(args: Sequence[str]) -> list[str]:
     `--model.adversary.steps 5 --model.adversary PGD -c anit` then means what it means in any other order. Otherwise the
     order is kept, so that of two config files or two equal flags the last one wins.
     """
-    command, groups = args[:1], _groups(args[1:])
-    configs = [group for group in groups if _key(group) in ("c", "config")]
+    command, groups = args[:1], groups_of(args[1:])
+    configs = [group for group in groups if key_of(group) in ("c", "config")]
     flags: list[list[str]] = []
     for group in (group for group in groups if group not in configs):
-        inner = f"{_key(group)}."
-        later = [i for i, flag in enumerate(flags) if _key(flag).startswith(inner)]
+        inner = f"{key_of(group)}."
+        later = [i for i, flag in enumerate(flags) if key_of(flag).startswith(inner)]
         flags.insert(later[0] if later and _names_a_class(group) else len(flags), group)
     return [*command, *(arg for group in (*configs, *flags) for arg in group)]
 
 
-def _groups(args: Sequence[str]) -> list[list[str]]:
+def groups_of(args: Sequence[str]) -> list[list[str]]:
     """Flags with their values."""
     groups: list[list[str]] = []
     for arg in args:
@@ -110,7 +110,7 @@ def _groups(args: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def _key(group: list[str]) -> str:
+def key_of(group: list[str]) -> str:
     """Which setting a flag sets, without the parts `init_args` and `class_path` that may be left out."""
     parts = group[0].partition("=")[0].lstrip("-").split(".")
     return ".".join(part for part in parts if part not in ("init_args", "class_path"))

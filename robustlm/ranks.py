@@ -20,7 +20,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from robustlm.callbacks import PredictionWriter
 from robustlm.checkpoints import StepCheckpoint
-from robustlm.interruption import SIGNALS, StopOnSignal, going_on
+from robustlm.interruption import SIGNALS, StopOnSignal, going_on, started_by
 
 FIRST = "ROBUSTLM_RANK_ZERO"
 """Environment variable in which the first process of a machine tells those that it starts its process id."""
@@ -152,7 +152,7 @@ class LostRank(Callback):
                 return ["go on with:", f"  {going_on(self._args, '--ckpt_path', last)}"]
         elif self._answers is not None:
             return ["go on with:", f"  {going_on(self._args, '--predictions.resume', str(self._answers))}"]
-        return ["nothing was saved by this run; start it again with:", f"  {shlex.join(['robustlm', *self._args])}"]
+        return ["nothing was saved by this run; start it again with:", f"  {shlex.join([*started_by(), *self._args])}"]
 
 
 def _children(trainer: Trainer) -> list[Any]:

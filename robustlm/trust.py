@@ -28,6 +28,7 @@ import yaml
 import robustlm
 from robustlm.assets import TINY
 from robustlm.checks.places import what_is
+from robustlm.data.instructions import known_banks
 from robustlm.hosted import is_hosted
 from robustlm.yaml_text import check_yaml
 
@@ -158,6 +159,29 @@ def allow_model(path: str, stored: Mapping[str, Any], used: Mapping[str, Any], w
                     f"{flag} {_shown(value)}, if you have read that code, or --model.loading.trust_remote_code false"
                 )
     return lines
+
+
+def allow_prompt(place: str, prompt: Mapping[str, Any], data: Any, words: Words | None) -> None:
+    """Refuse settings of prompts that are no plain values of their kind, or that name a file the user has not named.
+
+    Args:
+        place: The checkpoint or adapter, for messages.
+        prompt: Settings of data by name.
+        data: The class of the datamodule that they are for; its `prompt_files` may name files.
+        words: What the user has said; `None`: nothing.
+
+    Raises:
+        ValueError: Names the setting.
+    """
+    _Check(place, words).arguments(prompt, data, "data")
+    for name in data.prompt_files:
+        value = prompt.get(name)
+        if value is None or value in known_banks() or (words is not None and words.says(name, value)):
+            continue
+        raise ValueError(
+            f"{place} was tuned with data.{name} {_shown(value)}, which is a file; a checkpoint does not choose which "
+            f"files are read: expected --data.{name} {_shown(value)}, if it is yours, or --data.{name} null"
+        )
 
 
 def allow_paths(states: Any, folders: Sequence[str]) -> None:

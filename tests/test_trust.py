@@ -252,7 +252,7 @@ def test_a_hub_model_of_this_machine_is_taken(
 
 def test_data_is_not_made_from_a_checkpoint(site: Path) -> None:
     torch.save({"datamodule_hyper_parameters": {"_class_path": "evilmod.Adv", "_instantiator": INSTANTIATOR}}, "x.ckpt")
-    with pytest.raises(ValueError, match="no settings of data"):
+    with pytest.raises(ValueError, match="no sources of data"):
         NLUDataModule.load_from_checkpoint("x.ckpt")
 
 

@@ -19,18 +19,19 @@ from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
-from robustlm.data.instructions import Instruction, InstructionBank, Split, Version, assigned
+from robustlm.data.instructions import NO_FORMAT, Instruction, InstructionBank, Split, Version, assigned
 from robustlm.data.misleading import misled, phrasings_under
 from robustlm.data.noise import build_pools, padding_text, slots_of
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import write_rows
 from robustlm.data.samples import Sample
-from robustlm.data.sources import KnownLabels, Role, Source, load_all
+from robustlm.data.sources import BUILTIN, KnownLabels, Role, Source, load_all
 from robustlm.data.templates import make_template
 from robustlm.datamodules.phrasing import Phrasings, meaning
 from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, Order, ResumableLoader, StepSampler
 from robustlm.evaluation.table import Key
+from robustlm.plain import to_plain
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +197,8 @@ class InstructionDataModule(LightningDataModule):
             sources that name none themselves.
         unseen_share: Share of the templates of a bank that is a plain list (`file.json#name`) which are kept from
             training as `unseen`, the last ones: 0 for none, 1 for all; null: a quarter of four or more, rounded up.
+        format: `none` leaves out the line on the answer's format for sources that name no format, as `format: none` of
+            a source does; null leaves it to the sources.
         phrasing: `fixed` asks a row with one phrasing in all of training, `fresh` with another one every epoch (PAFT).
         paraphrases: File of paraphrases (JSONL, `{"instruction": …, "paraphrases": […]}`): more phrasings for rows that
             bring their own instructions.
@@ -217,14 +220,30 @@ class InstructionDataModule(LightningDataModule):
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
     """The views that training batches hold."""
+    prompt_settings: ClassVar[tuple[str, ...]] = (
+        "template",
+        "instructions",
+        "bank",
+        "unseen_share",
+        "format",
+        "max_length",
+    )
+    """Arguments that decide how a row is written as a prompt, each kept in an attribute of its name.
+
+    Checkpoints and adapters keep them, and a test of these takes them from there. A subclass with such arguments of its
+    own adds them: `prompt_settings = (*InstructionDataModule.prompt_settings, "mine")`.
+    """
+    prompt_files: ClassVar[tuple[str, ...]] = ("bank",)
+    """Those of them that may name a file. A checkpoint names no file on its own word; null is not kept, as it leaves
+    the choice to the rows."""
     asks_all: ClassVar[bool] = False
     """Whether all samples of a dataset are asked with the same instructions, as attacks and paraphrases need it."""
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
-        """Refused: checkpoints hold no settings of data, and a file does not choose what is read or imported."""
+        """Refused: of data, checkpoints hold only how prompts are written; a file does not choose what is read."""
         raise ValueError(
-            f"{cls.__name__}.load_from_checkpoint: checkpoints hold no settings of data; make it from its arguments or "
+            f"{cls.__name__}.load_from_checkpoint: checkpoints hold no sources of data; make it from its arguments or "
             "from the run's config.yaml"
         )
 
@@ -250,6 +269,7 @@ class InstructionDataModule(LightningDataModule):
         rejected: str | None = None,
         scoring: Scoring = "generation",
         unseen_share: float | None = None,
+        format: Literal["none"] | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -270,6 +290,11 @@ class InstructionDataModule(LightningDataModule):
         check_seed("data.seed", seed)
         if not conditions:
             raise ValueError("data.conditions: found none; expected at least one, such as clean")
+        if format not in (None, NO_FORMAT):
+            raise ValueError(
+                f"data.format: found {format!r}; expected none or null. A source names the shape of its rows itself: "
+                "{path: …, format: …}"
+            )
         if scoring not in get_args(Scoring):
             raise ValueError(f"data.scoring: found {scoring!r}; expected one of {', '.join(get_args(Scoring))}")
         self.sources: dict[Role, list[str | Source]] = {
@@ -281,6 +306,7 @@ class InstructionDataModule(LightningDataModule):
         self.instructions: Version = instructions
         self.bank = bank
         self.unseen_share = unseen_share
+        self.format = format
         self.phrasing: Literal["fixed", "fresh"] = phrasing
         self.paraphrases = paraphrases
         self.conditions = [parse_condition(text) for text in conditions]
@@ -325,6 +351,14 @@ class InstructionDataModule(LightningDataModule):
         self._labels: KnownLabels | None = None
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
+
+    def prompt(self) -> dict[str, Any]:
+        """The settings that decide how training prompts are written, by name, as plain data."""
+        found = {name: to_plain(getattr(self, name)) for name in self.prompt_settings}
+        stated = [isinstance(source, Source) and source.format == NO_FORMAT for source in self.sources["train"]]
+        if stated and all(stated):
+            found["format"] = NO_FORMAT
+        return {name: value for name, value in found.items() if value is not None or name not in self.prompt_files}
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -386,6 +420,7 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
         if self.bank:
             sources = [asked_by(source, self.bank) for source in sources]
+        sources = [formatted_by(source, self.format) for source in sources]
         samples = self.loaded(sources, role)
         self._say_divisions(samples, role)
         asked = [self.phrased(sample, self._split_of(sample, role)) for sample in self.selected(samples, role)]
@@ -710,6 +745,12 @@ def asked_by(source: str | Source, bank: str | None) -> Source:
     """A source under a bank, unless it names one itself."""
     wanted = Source(source) if isinstance(source, str) else source
     return wanted if wanted.bank else replace(wanted, bank=bank)
+
+
+def formatted_by(source: str | Source, format: str | None) -> Source:
+    """A source in a format, unless it names one itself; the built-in corpus has its formats in its instructions."""
+    wanted = Source(source) if isinstance(source, str) else source
+    return wanted if wanted.format or wanted.path == BUILTIN else replace(wanted, format=format)
 
 
 def _limited(count: int, limit: int | float | None) -> int:

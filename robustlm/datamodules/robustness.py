@@ -21,7 +21,7 @@ from robustlm.data.samples import Sample
 from robustlm.data.shots import Examples, choose, input_of, pool_of, rank
 from robustlm.data.sources import Role, Source
 from robustlm.datamodules.attacking import Asked, Attacker, Attacks
-from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, listed, noise_pools
+from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, formatted_by, listed, noise_pools
 from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.manifest import ATTACKS, AttackKey, Manifest, read_attacks
 from robustlm.evaluation.table import OWN
@@ -110,7 +110,7 @@ class RobustnessDataModule(InstructionDataModule):
             wanted = replace(wanted, round_to=wanted.round_to or like.round_to)
             if not wanted.bank:
                 wanted = replace(wanted, bank=like.bank, fields=like.fields)
-        return asked_by(wanted, self.bank)
+        return formatted_by(asked_by(wanted, self.bank), self.format)
 
     def solved(self, samples: Sequence[Sample]) -> list[Sample]:
         """Samples with the examples that are shown before them.

@@ -16,6 +16,7 @@ from robustlm.backbone import Backbone, Loading, Pooling
 from robustlm.batch import InstructionBatch
 from robustlm.checks.numbers import check_number
 from robustlm.data.tasks import TASKS
+from robustlm.datamodules.base import InstructionDataModule
 from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.scores import Scores
 from robustlm.finite import refuse_nonfinite, step_extent
@@ -379,7 +380,9 @@ class InstructionTuning(LightningModule):
         checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
         refuse_nonfinite(checkpoint["state_dict"], "checkpoint not written: the trained weights")
         skipped = {"skipped_steps": self.skipped_steps, "skipped_in_a_row": self._skipped_in_a_row}
-        checkpoint["robustlm"] = {"seed": self._seed, **skipped}
+        data = getattr(self._trainer, "datamodule", None)
+        prompt = data.prompt() if isinstance(data, InstructionDataModule) else None
+        checkpoint["robustlm"] = {"seed": self._seed, **skipped, "prompt": prompt}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def find_table(run: str) -> Path:
     found = sorted(path.rglob(TABLE), key=lambda file: file.stat().st_mtime) if path.is_dir() else []
     if not found:
         raise ValueError(f"{run}: no {TABLE} there; expected a table, or a folder of a run that `robustlm test` wrote")
+    if len(found) > 1:
+        print(f"{run}: reading {found[-1]}, the newest of {len(found)} tables there", file=sys.stderr)
     return found[-1]
 
 

@@ -11,6 +11,7 @@ import yaml
 from robustlm.checks.places import check_file
 from robustlm.checks.texts import shortened
 from robustlm.data.conditions import ATTACK
+from robustlm.runs import is_part
 from robustlm.yaml_text import check_yaml
 
 CONFIG = "config.yaml"
@@ -47,9 +48,11 @@ _ATTACK = {
 
 
 def run_name(table: Path) -> str:
-    """The name of the folder that a table is in; of the one around it too where Lightning counted it."""
+    """The name of the folder that a table is in; of the one around it too where that is the run's."""
     folder = table.resolve().parent
-    return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("version_") else folder.name
+    return (
+        f"{folder.parent.name}/{folder.name}" if folder.name.startswith("version_") or is_part(folder) else folder.name
+    )
 
 
 def run_settings(table: Path) -> dict[str, str]:

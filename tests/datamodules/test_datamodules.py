@@ -372,3 +372,16 @@ def test_perturbable_positions(llama: str, train_file: str) -> None:
     assert view.perturbable("instruction").any(1).all()
     assert (view.perturbable("prompt") >= view.perturbable("instruction")).all()
     assert torch.equal(view.perturbable("all"), ~pad)
+
+
+def test_a_format_of_all_sources_is_that_of_each(llama: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set.jsonl", [{"sentence": "fine", "label": "a"}, {"sentence": "dull", "label": "b"}])
+    found = []
+    for train, format in (([Source(path, format="none")], None), (path, "none"), (path, None)):
+        data = InstructionDataModule(train=train, format=format)  # type: ignore[arg-type]
+        data.attach(load(llama, None))
+        found.append(data.read("train").samples)
+        assert data.prompt()["format"] == (format or (None if train is path else "none"))
+    assert found[0] == found[1] != found[2]
+    with pytest.raises(ValueError, match=r"data.format: found 'tc'; expected none or null"):
+        InstructionDataModule(format="tc")  # type: ignore[arg-type]

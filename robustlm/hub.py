@@ -1,0 +1,54 @@
+"""A tuned adapter brought to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+
+def check_hub(repo: str) -> None:
+    """Refuse a push that cannot work, before anything is trained. Asks no other machine.
+
+    Args:
+        repo: Name of the repository, `user/name`.
+
+    Raises:
+        ValueError: It is no name of a repository, or this machine is not logged in.
+    """
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ValueError(f"hub: found {repo!r}; expected user/name ({error})") from error
+    if huggingface_hub.get_token() is None:
+        raise ValueError("hub: this machine has no token for the hub; log in by `hf auth login`, or set $HF_TOKEN")
+
+
+def push(folder: Path, repo: str, *, private: bool = True) -> str:
+    """Bring a folder to the hub, in a repository that is made where it is not there.
+
+    Args:
+        folder: Of an adapter or a model.
+        repo: Name of the repository, `user/name`.
+        private: Whether a new repository is private; one that is there stays as it is.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ValueError: It did not work; says where the folder is, and the command that tries again.
+    """
+    api = huggingface_hub.HfApi()
+    try:
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repo, commit_message="Add what robustlm tuned")
+    except Exception as error:  # of the network, of the hub, of rights: the run is over and must not look lost
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"hub: {folder} is saved, but was not brought to {repo}: {reason}\ntry again by: "
+            f"{shlex.join(['hf', 'upload', repo, str(folder)])}"
+        ) from error
+    return str(address)
