@@ -42,7 +42,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
             datamodule.rows[role] = found
         _show_notes(datamodule)
         if role == "test":
-            _show_asked({c.name: datamodule.under(c, found) for c in datamodule.conditions}, datamodule)
+            _show_asked(datamodule.under_all(found), datamodule)
     model.configure_model()
     if "train" in datamodule.rows:
         model.check_trained()

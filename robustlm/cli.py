@@ -52,7 +52,7 @@ from robustlm.datamodules import InstructionDataModule
 from robustlm.explain import explain, nearest
 from robustlm.foreign import as_user_error, in_checkpoint
 from robustlm.interruption import StopOnSignal
-from robustlm.layers import drop_on_switch, ordered, reported
+from robustlm.layers import drop_on_switch, named_by_user, ordered, reported
 from robustlm.modules import InstructionTuning
 from robustlm.own_code import serve
 from robustlm.progress import AnswersBar
@@ -135,6 +135,7 @@ class RobustLMCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self._command = args[0]
+        self._given = _named_configs(args)
         super().__init__(
             InstructionTuning,
             InstructionDataModule,
@@ -200,6 +201,11 @@ class RobustLMCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
+
+    def instantiate_classes(self) -> None:
+        """Tell the data which conditions the user named; those of a packaged config may be left out."""
+        super().instantiate_classes()
+        self.datamodule.named = named_by_user(self._given, "conditions")
 
     def before_instantiate_classes(self) -> None:
         """Refuse numbers and places that a run would fail on, before model and rows are looked at."""

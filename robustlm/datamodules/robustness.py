@@ -13,7 +13,7 @@ from typing import Any
 from robustlm.backbone import weights_digest
 from robustlm.batch import InstructionBatch
 from robustlm.data.conditions import PARAPHRASED, Condition
-from robustlm.data.instructions import Instruction
+from robustlm.data.instructions import Instruction, LackingError
 from robustlm.data.noise import Noise
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
@@ -277,9 +277,11 @@ class RobustnessDataModule(InstructionDataModule):
         ]
         found = [one for turn in zip_longest(*own) for one in turn if one is not None]
         if not found:
-            raise ValueError(
-                f"data.paraphrases: {self.paraphrases} has no paraphrases for {whose}, which is asked with "
-                f"{asked[0].text!r}; expected some for each instruction (`robustlm paraphrase` finds them)"
+            reason = f"data.paraphrases: {self.paraphrases} has no paraphrases for {whose}"
+            raise LackingError(
+                f"{reason}, which is asked with {asked[0].text!r}; expected some for each instruction "
+                "(`robustlm paraphrase` finds them)",
+                reason,
             )
         return found
 
