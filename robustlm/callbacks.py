@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, get_args
@@ -18,11 +19,14 @@ from robustlm.checks.numbers import check_number
 from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
 from robustlm.evaluation.state_table import StateWriter as StateFile
-from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts
+from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts, read_table
+from robustlm.evaluation.unreadable import unreadable, warning
 from robustlm.files import whole_folder, write_text
 from robustlm.finite import refuse_nonfinite
 from robustlm.modules.base import InstructionTuning
 from robustlm.report.tables import by_condition, markdown
+
+log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
@@ -126,6 +130,8 @@ class PredictionWriter(Callback):
             if scores:
                 print("\n" + markdown("F1 or accuracy, %", scores))
             print(f"predictions: {table}")
+            if trainer.testing and (said := warning(unreadable(read_table(table)))):
+                log.warning(said)
         self._writer = None
         self._made = True
 

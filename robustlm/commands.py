@@ -276,10 +276,12 @@ def compare(
     from robustlm.data.tasks import resolve_task
     from robustlm.evaluation.pairing import paired_tests
     from robustlm.evaluation.robustness import Settings
+    from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.comparison import draw, load_tables, scores_of
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.robustness import flip_lines, pairing_markdown, write_all, write_whole
     from robustlm.report.tables import markdown
+    from robustlm.report.unread import unread_markdown
 
     if flips is not None:
         check_output("flips", flips)
@@ -291,7 +293,9 @@ def compare(
         raise ValueError(f"runs: found {len(runs)}; expected two or more to test against the first, or to find flips")
     tables = load_tables(runs)
     found = scores_of(tables)
-    table = markdown(title, found)
+    unread = {name: own for name, rows in tables.items() if (own := unreadable(rows))}
+    said = "".join("\n\n" + "\n".join(unread_markdown(own, name)).strip() for name, own in unread.items())
+    table = markdown(title, found) + said
     print(table)
     settings = Settings(draws=draws, seed=seed)
     tests = paired_tests(tables, settings) if paired else {}
@@ -343,6 +347,7 @@ def report(
     from robustlm.data.tasks import resolve_task
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
+    from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.comparison import find_table
     from robustlm.report.page import About, to_html
     from robustlm.report.robustness import FORMATS, to_csv, to_json, to_markdown, write_all
@@ -361,7 +366,7 @@ def report(
     if clean not in ("clean", *conditions):
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
     results = robustness(rows, settings, clean)
-    text = to_markdown(results, settings)
+    text = to_markdown(results, settings, unread=unreadable(rows))
     print(text, end="")
     if output is not None:
         make: dict[str, Callable[[], str]] = {
