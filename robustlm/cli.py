@@ -39,6 +39,7 @@ from robustlm.callbacks import (
     StateWriter,
     WhereItIs,
 )
+from robustlm.chains import run_chains
 from robustlm.checkpoints import StepCheckpoint, newest_checkpoint
 from robustlm.checks.checkpoint import EXPECTED, check_content
 from robustlm.checks.places import what_is
@@ -56,6 +57,7 @@ from robustlm.layers import drop_on_switch, named_by_user, ordered, reported
 from robustlm.modules import InstructionTuning
 from robustlm.own_code import serve
 from robustlm.progress import AnswersBar
+from robustlm.quickstart import as_typed
 from robustlm.ranks import LostRank
 from robustlm.trust import allow_classes, allow_model, said
 from robustlm.yaml_text import check_yaml
@@ -301,8 +303,8 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
         with reported():
             parsed = parser.parse_args(ordered(args)[1:])
         values = parser.instantiate_classes(parsed)
-        for command in COMMANDS[args[0]](**vars(values)) or ():
-            run(command)
+        for chains in COMMANDS[args[0]](**vars(values)) or ():
+            run_chains(chains, main, lambda command: print(as_typed(command), flush=True))
         return None
     if list(args) in (["-h"], ["--help"]):
         print(_overview())

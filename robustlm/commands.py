@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
+from robustlm.chains import Chain
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.checks.places import check_folder, check_name, check_output
 from robustlm.data.distortion import RBE, Distortion
@@ -521,7 +522,7 @@ def states(
             print(f"picture: {path}")
 
 
-COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
+COMMANDS: dict[str, Callable[..., Iterable[Sequence[Chain]] | None]] = {
     "noise": noise,
     "pairs": pairs,
     "paraphrase": paraphrase,
@@ -533,4 +534,4 @@ COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "import-harness": import_harness,
     "quickstart": quickstart,
 }
-"""Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields their arguments."""
+"""Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields chains of them."""

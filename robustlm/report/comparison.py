@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlm.data.tasks import TASKS
+from robustlm.evaluation.robustness import Estimate
 from robustlm.evaluation.scores import Scores
 from robustlm.evaluation.table import read_table
 
@@ -96,8 +97,16 @@ def scores_of(tables: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str,
     return found
 
 
-def draw(runs: dict[str, dict[str, float]], file: Path) -> None:
-    """Draw a bar for each run and condition."""
+def draw(
+    runs: dict[str, dict[str, float]], file: Path, intervals: Mapping[str, Mapping[str, Estimate]] | None = None
+) -> None:
+    """Draw a bar for each run and condition.
+
+    Args:
+        runs: Scores in per cent, by run and condition.
+        file: The picture.
+        intervals: Intervals of the scores, by run and condition, which are drawn on the bars.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -111,7 +120,12 @@ def draw(runs: dict[str, dict[str, float]], file: Path) -> None:
         places = [at + (i - (len(runs) - 1) / 2) * thickness for at in range(len(conditions))]
         values = [scores[condition] for condition in conditions]
         bars = axes.bar(places, values, thickness * 0.92, label=name, color=colours[i % len(colours)])
-        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+        if intervals is not None:
+            ends = [(100 * intervals[name][c].low, 100 * intervals[name][c].high) for c in conditions]
+            axes.vlines(places, *zip(*ends, strict=True), color="#202124", linewidth=1)
+        axes.bar_label(
+            bars, fmt="%.0f", fontsize=7, label_type="center" if intervals is not None else "edge", padding=1
+        )
     axes.set_xticks(range(len(conditions)), [condition.replace("+", "\n+ ") for condition in conditions])
     axes.set_ylabel("mean score over tasks (%)")
     axes.set_ylim(0, 108)
