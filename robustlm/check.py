@@ -12,6 +12,7 @@ from robustlm.data.conditions import ATTACK
 from robustlm.datamodules import InstructionDataModule
 from robustlm.datamodules.base import Rows
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.hosted import HostedBackbone
 from robustlm.modules import InstructionTuning
 
 OPEN, CLOSE = "«", "»"
@@ -29,6 +30,11 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
     roles = [role for role, sources in datamodule.sources.items() if sources]
     if not roles:
         raise ValueError("data: no source is named; expected at least one of data.train, data.validation, data.test")
+    hosted = isinstance(model.backbone, HostedBackbone)
+    if hosted and "train" in roles:
+        raise ValueError(
+            f"data.train: {model.backbone.name} is hosted elsewhere and cannot be tuned; expected data.test alone"
+        )
     if "train" in roles:
         model.check_data(datamodule)
     datamodule.attach(model.backbone)
@@ -43,6 +49,9 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         _show_notes(datamodule)
         if role == "test":
             _show_asked(datamodule.under_all(found), datamodule)
+    if hosted:
+        print("\nparameters  not known, and no memory is needed here: the model is hosted elsewhere")
+        return
     model.configure_model()
     if "train" in datamodule.rows:
         model.check_trained()
@@ -54,6 +63,9 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
 def _show_tokenizer(model: InstructionTuning) -> None:
     tokenizer = model.backbone.tokenizer
     print(f"model       {model.backbone.name} ({model.backbone.config.model_type}), {type(model).__name__}")
+    if isinstance(model.backbone, HostedBackbone):
+        print("tokenizer   not known: the model is hosted elsewhere, so lengths are those in characters")
+        return
     print(f"tokenizer   {type(tokenizer).__name__}, {len(tokenizer)} tokens, ends with {tokenizer.eos_token!r}")
 
 
@@ -62,6 +74,7 @@ def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> N
     assert encoder is not None
     full = encoder.encode_untruncated(rows.samples)
     cut = sum(encoder.excess(row) > 0 for row in full)
+    unit = "characters" if isinstance(datamodule.backbone, HostedBackbone) else "tokens"
     tasks = sorted({sample.dataset or sample.task for sample in rows.samples})
     print(f"\n{role:<12}{len(rows)} rows of {', '.join(tasks)}")
     for name, lengths in (
@@ -70,7 +83,7 @@ def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> N
         ("row", [len(row) for row in full]),
     ):
         least, median, high, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
-        print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  tokens")
+        print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  {unit}")
     for text, count in encoder.special_texts(rows.samples).items():
         print(f"  special   {count} rows hold the text {text!r}, which is written as plain pieces, not as that token")
     print(f"  cut       {cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}")

@@ -32,6 +32,7 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
     if not isinstance(trainer, Mapping):
         raise ValueError(f"trainer: found {trainer!r}; expected settings such as max_epochs, or no key trainer")
     _check_loops(trainer)
+    _check_strategy(command, trainer.get("strategy"))
     if command == "fit":
         _check_trains(trainer)
         _check_checkpoint(settings.get("checkpoint") or {})
@@ -78,6 +79,16 @@ def _check_loops(trainer: Mapping[str, Any]) -> None:
     for name in (*(f"limit_{stage}_batches" for stage in _BATCHES), "overfit_batches"):
         _check_share(f"trainer.{name}", trainer.get(name), least=0)
     _check_share("trainer.val_check_interval", trainer.get("val_check_interval"), above=0)
+
+
+def _check_strategy(command: str, strategy: Any) -> None:
+    """Refuse a strategy whose processes hand no weights back, which fails when all is trained."""
+    name = strategy.get("class_path") if isinstance(strategy, Mapping) else strategy
+    start = strategy.get("init_args", {}).get("start_method") if isinstance(strategy, Mapping) else None
+    if command == "fit" and (str(name).startswith("ddp_spawn") or start == "spawn"):
+        raise ValueError(
+            f"trainer.strategy: found {start or name}; expected ddp, as a fit with spawned processes fails at its end"
+        )
 
 
 def _check_share(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> None:

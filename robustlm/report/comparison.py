@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,19 @@ def scores_of(tables: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str,
         if keys != asked[first]:
             raise ValueError(
                 f"{name} and {first} answered different rows ({len(keys)} and {len(asked[first])}); "
-                "scores compare only over the same samples and conditions"
+                "scores compare only over the same samples and conditions" + other_datasets(tables, first, name)
             )
     return found
+
+
+def other_datasets(tables: Mapping[str, Sequence[Mapping[str, Any]]], first: str, second: str) -> str:
+    """Which names of datasets two runs do not share, as the end of a message; empty where they share all."""
+    names = {run: {row["dataset"] for row in tables[run]} for run in (first, second)}
+    alone = {run: ", ".join(sorted(names[run] - names[other])) for run, other in ((first, second), (second, first))}
+    if names[first] == names[second]:
+        return ""
+    listed = "; ".join(f"only in {run}: {found}" for run, found in alone.items() if found)
+    return f". Names of datasets differ ({listed}): `name` of a source in data.test makes them alike"
 
 
 def draw(
