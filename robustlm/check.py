@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from robustlm.batch import IGNORE, InstructionBatch, View, collate
 from robustlm.checks.numbers import check_number
 from robustlm.data.conditions import ATTACK
+from robustlm.data.noise import Noise
 from robustlm.datamodules import InstructionDataModule
-from robustlm.datamodules.base import Rows
+from robustlm.datamodules.base import Rows, noise_pools
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.hosted import HostedBackbone
 from robustlm.modules import InstructionTuning
@@ -40,24 +42,29 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
     datamodule.attach(model.backbone)
     _show_tokenizer(model)
     longest = 0
+    problems: list[str] = []
     for role in roles:
         found = datamodule.read(role)
-        _show_lengths(role, found, datamodule)
+        problems += _show_lengths(role, found, datamodule)
         longest = max(longest, *found.lengths)
         if role == "train":
             datamodule.rows[role] = found
-        _show_notes(datamodule)
+        problems += datamodule.notes
+        datamodule.notes.clear()
         if role == "test":
             _show_asked(datamodule.under_all(found), datamodule)
     if hosted:
         print("\nparameters  not known, and no memory is needed here: the model is hosted elsewhere")
+        _show_problems(problems)
         return
     model.configure_model()
     if "train" in datamodule.rows:
         model.check_trained()
         _show_views(model, datamodule, rows)
+        _show_noise(datamodule)
     _show_parameters(model)
     _show_memory(model, datamodule.batch_size if "train" in roles else datamodule.eval_batch_size, longest)
+    _show_problems(problems)
 
 
 def _show_tokenizer(model: InstructionTuning) -> None:
@@ -69,7 +76,8 @@ def _show_tokenizer(model: InstructionTuning) -> None:
     print(f"tokenizer   {type(tokenizer).__name__}, {len(tokenizer)} tokens, ends with {tokenizer.eos_token!r}")
 
 
-def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> None:
+def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> list[str]:
+    """Returns what to look at, a line each."""
     encoder = datamodule.encoder
     assert encoder is not None
     full = encoder.encode_untruncated(rows.samples)
@@ -86,14 +94,36 @@ def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> N
         print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  {unit}")
     for text, count in encoder.special_texts(rows.samples).items():
         print(f"  special   {count} rows hold the text {text!r}, which is written as plain pieces, not as that token")
-    print(f"  cut       {cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}")
+    said = f"{cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}"
+    print(f"  cut       {said}")
+    return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more"] if cut else []
 
 
-def _show_notes(datamodule: InstructionDataModule) -> None:
-    """What a user should know of the rows, once."""
-    for note in datamodule.notes:
-        print(f"  note      {note}")
-    datamodule.notes.clear()
+def _show_problems(problems: Sequence[str]) -> None:
+    """What a user should look at before the run, last, where it is read."""
+    if not problems:
+        print("\nno problem was found")
+        return
+    print(f"\nto look at ({len(problems)})")
+    for problem in problems:
+        print(f"  {problem}")
+
+
+def _show_noise(datamodule: InstructionDataModule) -> None:
+    """The first training row's instruction, and what each kind of noise makes of it."""
+    noise = getattr(datamodule, "noise", None)
+    if not isinstance(noise, Noise):
+        return
+    samples = datamodule.rows["train"].samples
+    pools = noise_pools(samples, protect=noise.protect)
+    at = next((i for i, sample in enumerate(samples) if len(sample.instruction.split()) > 1), 0)
+    own = {name: pools[name] and pools[name][at : at + 1] for name in ("own", "slots", "protected")}
+    print(f"\nnoise       at ω = {noise.omega:g}, on {noise.phi:.0%} of the rows; of {samples[at].id}:")
+    print(f"  {'-':<20}{samples[at].instruction}")
+    for kind in noise.kinds:
+        one = Noise(kind, noise.omega, 1.0, protect=noise.protect)
+        made = one.apply([samples[at].instruction], [samples[at].id], seed=datamodule.seed, **{**pools, **own})
+        print(f"  {kind:<20}{made.texts[0]}")
 
 
 def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) -> None:

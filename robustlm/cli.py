@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import re
+import shlex
 import sys
 import tempfile
 import textwrap
@@ -128,6 +129,25 @@ class BriefParser(jsonargparse.ArgumentParser):
 class Parser(BriefParser, LightningArgumentParser):
     """Parser of the commands that run a trainer."""
 
+    def format_help(self) -> str:
+        """The help, with the options of model and data before those of the trainer."""
+        found = self._action_groups
+        first = [group for group in found if {f"--{name}" for name in _FIRST} & _flags(group)]
+        self._action_groups = [*found[:2], *first, *(group for group in found[2:] if group not in first)]
+        try:
+            return str(super().format_help())
+        finally:
+            self._action_groups = found
+
+
+_FIRST = ("model", "data")
+"""What a user names in any run."""
+
+
+def _flags(group: Any) -> set[str]:
+    """The options of a group of arguments."""
+    return {flag for action in group._group_actions for flag in action.option_strings}
+
 
 class RobustLMCLI(LightningCLI):
     """LightningCLI over any `InstructionTuning` and any `InstructionDataModule`, named by their class.
@@ -137,6 +157,7 @@ class RobustLMCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self._command = args[0]
+        self._typed = list(args)
         self._given = _named_configs(args)
         super().__init__(
             InstructionTuning,
@@ -219,6 +240,13 @@ class RobustLMCLI(LightningCLI):
         print("settings\n" + textwrap.indent(settings, "  "))
         assert isinstance(self.trainer, CheckingTrainer)
         self.trainer.check(**kwargs)
+        command = (
+            "fit" if self.datamodule.sources["train"] else "test" if self.datamodule.sources["test"] else "validate"
+        )
+        given = [
+            a for i, a in enumerate(self._typed) if i and not a.startswith("--rows") and self._typed[i - 1] != "--rows"
+        ]
+        print(f"next: {shlex.join(['robustlm', command, *given])}")
 
     def before_test(self) -> None:
         """Refuse states that the model does not have before any rows are read."""
@@ -305,6 +333,9 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
         values = parser.instantiate_classes(parsed)
         for chains in COMMANDS[args[0]](**vars(values)) or ():
             run_chains(chains, main, lambda command: print(as_typed(command), flush=True))
+        return None
+    if list(args) == ["--version"]:
+        print(f"robustlm {robustlm.__version__}")
         return None
     if list(args) in (["-h"], ["--help"]):
         print(_overview())
@@ -540,9 +571,23 @@ def _overview() -> str:
     )
 
 
+_EXAMPLES = {
+    "fit": "-c anit --model.backbone builtin:tiny --data.train builtin:quickstart --trainer.max_steps 20",
+    "validate": "-c anit --model.backbone builtin:tiny --data.validation builtin:quickstart",
+    "test": "-c robustness --model.backbone builtin:tiny --data.test builtin:quickstart",
+    "predict": "-c robustness --model.backbone builtin:tiny --data.test builtin:quickstart",
+    "check": "-c anit --model.backbone builtin:tiny --data.train builtin:quickstart",
+}
+"""Arguments that run as they stand."""
+
+
 def _options_of(command: str) -> dict[str, Any]:
     """How a command's parser is made."""
-    usage = f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARG VALUE] [--data.ARG VALUE] …"
+    usage = (
+        f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARG VALUE] [--data.ARG VALUE] …\n\n"
+        f"example: robustlm {command} {_EXAMPLES[command]}\n\n"
+        "--model.help CLASS and --data.help CLASS show the options of a class, such as ANIT and NLUDataModule"
+    )
     return {"usage": usage, "description": TRAINER_COMMANDS[command]}
 
 

@@ -44,10 +44,10 @@ def test_a_hosted_model_is_checked(
 
 @pytest.mark.parametrize(
     "strategy",
-    ["ddp_spawn", "ddp_spawn_find_unused_parameters_true",
+    ["ddp_spawn", "ddp_spawn_find_unused_parameters_true", "ddp_fork", "ddp_notebook",
      '{"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"start_method": "spawn"}}'],
 )  # fmt: skip
-def test_fit_with_spawned_processes_is_refused_at_the_start(
+def test_fit_in_spawned_or_forked_processes_is_refused_at_the_start(
     strategy: str, llama: str, train_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["fit", "-c", "anit", "--model.backbone", llama, "--data.train", train_file,

@@ -82,12 +82,19 @@ def _check_loops(trainer: Mapping[str, Any]) -> None:
 
 
 def _check_strategy(command: str, strategy: Any) -> None:
-    """Refuse a strategy whose processes hand no weights back, which fails when all is trained."""
-    name = strategy.get("class_path") if isinstance(strategy, Mapping) else strategy
-    start = strategy.get("init_args", {}).get("start_method") if isinstance(strategy, Mapping) else None
-    if command == "fit" and (str(name).startswith("ddp_spawn") or start == "spawn"):
+    """Refuse strategies whose processes do not begin as this one did.
+
+    Modules cannot be sent to spawned ones. Forked ones hand all weights back at the end of `fit`, which a module that
+    takes trained weights alone refuses.
+    """
+    known = isinstance(strategy, Mapping)
+    name = str(strategy.get("class_path") if known else strategy)
+    start = (strategy.get("init_args") or {}).get("start_method") if known else None
+    begun = next((kind for kind in ("spawn", "fork", "notebook") if name.startswith(f"ddp_{kind}")), start)
+    if begun in ("spawn", "forkserver") or (command == "fit" and begun not in (None, "popen")):
+        found = begun if known else name
         raise ValueError(
-            f"trainer.strategy: found {start or name}; expected ddp, as a fit with spawned processes fails at its end"
+            f"trainer.strategy: found {found}; expected ddp, as {command} fails in processes that begin in this way"
         )
 
 

@@ -20,7 +20,7 @@ from robustlm.data.protection import protected_phrases
 from robustlm.data.samples import Sample
 from robustlm.data.shots import Examples, choose, input_of, pool_of, rank
 from robustlm.data.sources import Role, Source, named_by_path
-from robustlm.datamodules.attacking import Asked, Attacker, Attacks
+from robustlm.datamodules.attacking import Asked, Attacker, Attacks, SearchBar
 from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, listed, noise_pools
 from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.manifest import ATTACKS, AttackKey, Manifest, read_attacks
@@ -177,9 +177,13 @@ class RobustnessDataModule(InstructionDataModule):
         """One loader for each condition; searches for attacks first."""
         wanted = [condition for condition in self.conditions if condition.attack is not None]
         if wanted:
-            attacker = self._attacker()
-            for condition in wanted:
-                self.conditioned[condition.name] = self._attacked(condition, attacker)
+            bar = self._search_bar(wanted)
+            attacker = self._attacker(bar)
+            try:
+                for condition in wanted:
+                    self.conditioned[condition.name] = self._attacked(condition, attacker)
+            finally:
+                bar.close()
             if attacker.searched and self.trainer.is_global_zero:  # type: ignore[union-attr]
                 print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
             if attacker.never_right:
@@ -200,7 +204,17 @@ class RobustnessDataModule(InstructionDataModule):
             texts[key] = attacker.text(named, condition.attack, first, _common_phrases(found))
         return self.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
 
-    def _attacker(self) -> Attacker:
+    def _search_bar(self, wanted: Sequence[Condition]) -> SearchBar:
+        """A bar over all instructions that are searched on, where the trainer shows bars."""
+        trainer = self.trainer
+        progress = None if trainer is None else trainer.progress_bar_callback
+        shown = trainer is not None and trainer.is_global_zero and getattr(progress, "is_enabled", progress is not None)
+        path = None if self.folder is None else self.folder / ATTACKS
+        known = read_attacks(path) if path is not None and self.resumed and path.exists() else {}
+        keys = {(c.name, *key) for c in wanted for key in _sharing(self._unattacked[c.name].samples)}
+        return SearchBar(0 if self.attack.reuse else len(keys - known.keys()), self.attack.budget, shown=shown)
+
+    def _attacker(self, bar: SearchBar) -> Attacker:
         trainer = self.trainer
         if trainer is None:
             raise RuntimeError("attacks need a model to attack: make the loaders in a Trainer's test or predict")
@@ -242,6 +256,7 @@ class RobustnessDataModule(InstructionDataModule):
             known=known,
             manifest=Manifest(path, keep=self.resumed) if path is not None and trainer.is_global_zero else None,
             folder=path,
+            bar=bar,
         )
 
     # --- instructions ------------------------------------------------------------------------------------------
