@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from robustlm.backbone import Pooling, weights_digest
-from robustlm.card import model_card
+from robustlm.card import model_card, trained_line
 from robustlm.checks.numbers import check_number
 from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
@@ -340,6 +340,18 @@ class WhereItIs(Callback):
             if isinstance(callback, AdapterExport) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 lines["adapter"] = folder / callback.name
         print("\n".join(f"{name}: {path}" for name, path in lines.items() if path))
+
+
+class TrainedWeights(Callback):
+    """Begins a run with a line that says how much of the model is trained.
+
+    It stands for Lightning's summary, whose FLOPs are 0 where a model is not run on an example, as here.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print it."""
+        if trainer.is_global_zero:
+            print(trained_line(pl_module))
 
 
 class KnownMonitor(Callback):

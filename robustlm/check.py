@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustlm.batch import IGNORE, InstructionBatch, View, collate
+from robustlm.card import trained_line
 from robustlm.checks.numbers import check_number
 from robustlm.data.conditions import ATTACK
 from robustlm.data.noise import Noise
@@ -62,7 +63,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         model.check_trained()
         _show_views(model, datamodule, rows)
         _show_noise(datamodule)
-    _show_parameters(model)
+    print(f"\n{trained_line(model)}")
     _show_memory(model, datamodule.batch_size if "train" in roles else datamodule.eval_batch_size, longest)
     _show_problems(problems)
 
@@ -170,13 +171,6 @@ def rendered(view: View, tokenizer: Any, *, encoder_decoder: bool = False) -> li
         text = tokenizer.decode(prompt, skip_special_tokens=False)
         found.append(f"{text}{OPEN}{tokenizer.decode(answer, skip_special_tokens=False)}{CLOSE}")
     return found
-
-
-def _show_parameters(model: InstructionTuning) -> None:
-    every = sum(p.numel() for p in model.backbone.model.parameters())
-    trained = sum(p.numel() for p in model.backbone.trained)
-    tuning = type(model.backbone.tuning).__name__ if model.backbone.tuning else "nothing"
-    print(f"\nparameters  {trained:,} of {every:,} are trained ({trained / every:.2%}, {tuning})")
 
 
 def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> None:

@@ -38,6 +38,7 @@ from robustlm.callbacks import (
     PredictionWriter,
     RestoredOptimizer,
     StateWriter,
+    TrainedWeights,
     WhereItIs,
 )
 from robustlm.chains import run_chains
@@ -167,7 +168,15 @@ class RobustLMCLI(LightningCLI):
             trainer_class=CheckingTrainer,
             trainer_defaults={
                 "max_epochs": 1,
-                "callbacks": [LostRank(args), WhereItIs(), KnownMonitor(), RestoredOptimizer(), StopOnSignal(args)],
+                "enable_model_summary": False,  # see TrainedWeights
+                "callbacks": [
+                    TrainedWeights(),
+                    LostRank(args),
+                    WhereItIs(),
+                    KnownMonitor(),
+                    RestoredOptimizer(),
+                    StopOnSignal(args),
+                ],
             },
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -641,6 +650,7 @@ def _quiet() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        "pkg_resources is deprecated as an API",  # of a library that asks an older setuptools for versions
     ):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

@@ -200,9 +200,11 @@ _TALK = (
     re.compile(r"\d (paraphras|rephras|reword)\w*", re.IGNORECASE),
     re.compile(r"\bi('ve| have)? (kept|preserved|rewritten|rewrote|tried|made sure|changed)\b", re.IGNORECASE),
 )
-_KIND = r"((original|actual|full|complete|exact|specific|necessary|relevant|following|input|source|given|whole) )*"
-_DEFINITE = rf"(the|your) {_KIND}"
-_INDEFINITE = rf"(an?|some|any) {_KIND}"
+_ADJECTIVES = (
+    r"((original|actual|full|complete|exact|specific|necessary|relevant|following|input|source|given|whole) )*"
+)
+_THIS = rf"(the|your) {_ADJECTIVES}"
+_ANY = rf"(an?|some|any) {_ADJECTIVES}"
 _MORE = r"((some|any|a (bit|little)) )?(more|additional|further) (specific )?"
 _INPUT = (
     r"(instructions?|prompts?|texts?|sentences?|passages?|paragraphs?|documents?|articles?|questions?|inputs?|contents?"
@@ -225,7 +227,7 @@ _REFUSAL = (
     # it asks for the input and not for an answer: "Please provide the text.", not "Please provide the text's topic."
     re.compile(
         r"^(please|could you( please)?|can you( please)?|kindly) provide (me with |us with )?"
-        rf"({_DEFINITE}{_INPUT}{_ENDS}|{_INDEFINITE}{_INPUT}{_WANTED}|{_MORE}{_INPUT}({_ENDS}|{_WANTED}))",
+        rf"({_THIS}{_INPUT}{_ENDS}|{_ANY}{_INPUT}{_WANTED}|{_MORE}{_INPUT}({_ENDS}|{_WANTED}))",
         re.IGNORECASE,
     ),
 )
