@@ -130,13 +130,13 @@ class BriefParser(jsonargparse.ArgumentParser):
 class Parser(BriefParser, LightningArgumentParser):
     """Parser of the commands that run a trainer."""
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help, with the options of model and data before those of the trainer."""
         found = self._action_groups
         first = [group for group in found if {f"--{name}" for name in _FIRST} & _flags(group)]
         self._action_groups = [*found[:2], *first, *(group for group in found[2:] if group not in first)]
         try:
-            return str(super().format_help())
+            return str(super().format_help(*args, **kwargs))
         finally:
             self._action_groups = found
 

@@ -103,10 +103,10 @@ class RobustnessDataModule(InstructionDataModule):
         wanted = Source(source) if isinstance(source, str) else source
         tested = [asked_by(other, self.bank) for other in self.sources["test"]]
         like = next((other for other in tested if other.path == wanted.path), None)
-        if like is None and len(tested) == 1:  # all examples are for the one source; names of files tell nothing
+        if like is None and len(tested) == 1 and not wanted.name:
+            # all examples are for the one source that is tested, however their files are called
             like = tested[0] if tested[0].name else replace(tested[0], name=named_by_path(tested[0], "test"))
-            if not wanted.name:
-                log.info("data.examples: rows of %s are examples for the dataset %s", wanted.path, like.name)
+            log.info("data.examples: rows of %s are examples for the dataset %s", wanted.path, like.name)
         if like is not None:
             topic, name = wanted.topic or like.topic, wanted.name or like.name
             labels = like.labels if wanted.labels is None else wanted.labels
