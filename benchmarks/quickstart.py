@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from robustlm.cli import run
-from robustlm.quickstart import ARMS, arm, quickstart
+from robustlm.quickstart import ARMS, arm
 from robustlm.report.comparison import load_tables, scores_of
 from robustlm.report.tables import markdown
 
@@ -34,8 +34,7 @@ def main() -> None:
     for seed in options.seeds:
         folder = f"{options.output}/{seed}"
         if not Path(folder, "comparison.md").exists():
-            for command in quickstart(folder, seed):
-                run(command)
+            run(["quickstart", "--output", folder, "--seed", str(seed)])
         if not Path(folder, LONGER).exists():
             for command in arm(f"{folder}/{LONGER}", [*ARMS["noisy"], "--trainer.max_steps", "610"], seed):
                 run(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, get_args
@@ -13,18 +14,21 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from robustlm.backbone import Pooling, weights_digest
-from robustlm.card import model_card
+from robustlm.card import model_card, trained_line
 from robustlm.checks.numbers import check_number
 from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
 from robustlm.evaluation.state_table import StateWriter as StateFile
-from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts
+from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts, read_table
+from robustlm.evaluation.unreadable import unreadable, warning
 from robustlm.files import whole_folder, write_text
 from robustlm.finite import refuse_nonfinite
 from robustlm.modules.base import InstructionTuning
 from robustlm.prompt import write_prompt
 from robustlm.report.tables import by_condition, markdown
+
+log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
@@ -128,6 +132,8 @@ class PredictionWriter(Callback):
             if scores:
                 print("\n" + markdown("F1 or accuracy, %", scores))
             print(f"predictions: {table}")
+            if trainer.testing and (said := warning(unreadable(read_table(table)))):
+                log.warning(said)
         self._writer = None
         self._made = True
 
@@ -339,6 +345,18 @@ class WhereItIs(Callback):
             if isinstance(callback, AdapterExport) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 lines["adapter"] = folder / callback.name
         print("\n".join(f"{name}: {path}" for name, path in lines.items() if path))
+
+
+class TrainedWeights(Callback):
+    """Begins a run with a line that says how much of the model is trained.
+
+    It stands for Lightning's summary, whose FLOPs are 0 where a model is not run on an example, as here.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print it."""
+        if trainer.is_global_zero:
+            print(trained_line(pl_module))
 
 
 class KnownMonitor(Callback):

@@ -119,3 +119,11 @@ def _loading_code(backbone: Any, peft: bool) -> str:
         f'model = {auto}.from_pretrained("path/to/this/folder")\n'
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
     )
+
+
+def trained_line(module: Any) -> str:
+    """How many weights of a module's model are trained, as one line for people."""
+    every = sum(p.numel() for p in module.backbone.model.parameters())
+    trained = sum(p.numel() for p in module.backbone.trained)
+    tuning = type(module.backbone.tuning).__name__ if module.backbone.tuning else "nothing"
+    return f"parameters  {trained:,} of {every:,} are trained ({trained / every:.2%}, {tuning})"

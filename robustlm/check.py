@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from robustlm.batch import IGNORE, InstructionBatch, View, collate
+from robustlm.card import trained_line
 from robustlm.checks.numbers import check_number
 from robustlm.data.conditions import ATTACK
+from robustlm.data.noise import Noise
 from robustlm.datamodules import InstructionDataModule
-from robustlm.datamodules.base import Rows
+from robustlm.datamodules.base import Rows, noise_pools
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.hosted import HostedBackbone
 from robustlm.modules import InstructionTuning
 
 OPEN, CLOSE = "«", "»"
@@ -29,39 +33,57 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
     roles = [role for role, sources in datamodule.sources.items() if sources]
     if not roles:
         raise ValueError("data: no source is named; expected at least one of data.train, data.validation, data.test")
+    hosted = isinstance(model.backbone, HostedBackbone)
+    if hosted and "train" in roles:
+        raise ValueError(
+            f"data.train: {model.backbone.name} is hosted elsewhere and cannot be tuned; expected data.test alone"
+        )
     if "train" in roles:
         model.check_data(datamodule)
     datamodule.attach(model.backbone)
     _show_tokenizer(model)
     longest = 0
+    problems: list[str] = []
     for role in roles:
         found = datamodule.read(role)
-        _show_lengths(role, found, datamodule)
+        problems += _show_lengths(role, found, datamodule)
         longest = max(longest, *found.lengths)
         if role == "train":
             datamodule.rows[role] = found
-        _show_notes(datamodule)
+        problems += datamodule.notes
+        datamodule.notes.clear()
         if role == "test":
-            _show_asked({c.name: datamodule.under(c, found) for c in datamodule.conditions}, datamodule)
+            _show_asked(datamodule.under_all(found), datamodule)
+    if hosted:
+        print("\nparameters  not known, and no memory is needed here: the model is hosted elsewhere")
+        _show_problems(problems)
+        return
     model.configure_model()
     if "train" in datamodule.rows:
         model.check_trained()
         _show_views(model, datamodule, rows)
-    _show_parameters(model)
+        _show_noise(datamodule)
+    print(f"\n{trained_line(model)}")
     _show_memory(model, datamodule.batch_size if "train" in roles else datamodule.eval_batch_size, longest)
+    _show_problems(problems)
 
 
 def _show_tokenizer(model: InstructionTuning) -> None:
     tokenizer = model.backbone.tokenizer
     print(f"model       {model.backbone.name} ({model.backbone.config.model_type}), {type(model).__name__}")
+    if isinstance(model.backbone, HostedBackbone):
+        print("tokenizer   not known: the model is hosted elsewhere, so lengths are those in characters")
+        return
     print(f"tokenizer   {type(tokenizer).__name__}, {len(tokenizer)} tokens, ends with {tokenizer.eos_token!r}")
 
 
-def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> None:
+def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> list[str]:
+    """Returns what to look at, a line each."""
     encoder = datamodule.encoder
     assert encoder is not None
     full = encoder.encode_untruncated(rows.samples)
     cut = sum(encoder.excess(row) > 0 for row in full)
+    unit = "characters" if isinstance(datamodule.backbone, HostedBackbone) else "tokens"
     tasks = sorted({sample.dataset or sample.task for sample in rows.samples})
     print(f"\n{role:<12}{len(rows)} rows of {', '.join(tasks)}")
     for name, lengths in (
@@ -70,17 +92,39 @@ def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> N
         ("row", [len(row) for row in full]),
     ):
         least, median, high, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
-        print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  tokens")
+        print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  {unit}")
     for text, count in encoder.special_texts(rows.samples).items():
         print(f"  special   {count} rows hold the text {text!r}, which is written as plain pieces, not as that token")
-    print(f"  cut       {cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}")
+    said = f"{cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}"
+    print(f"  cut       {said}")
+    return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more"] if cut else []
 
 
-def _show_notes(datamodule: InstructionDataModule) -> None:
-    """What a user should know of the rows, once."""
-    for note in datamodule.notes:
-        print(f"  note      {note}")
-    datamodule.notes.clear()
+def _show_problems(problems: Sequence[str]) -> None:
+    """What a user should look at before the run, last, where it is read."""
+    if not problems:
+        print("\nno problem was found")
+        return
+    print(f"\nto look at ({len(problems)})")
+    for problem in problems:
+        print(f"  {problem}")
+
+
+def _show_noise(datamodule: InstructionDataModule) -> None:
+    """The first training row's instruction, and what each kind of noise makes of it."""
+    noise = getattr(datamodule, "noise", None)
+    if not isinstance(noise, Noise):
+        return
+    samples = datamodule.rows["train"].samples
+    pools = noise_pools(samples, protect=noise.protect)
+    at = next((i for i, sample in enumerate(samples) if len(sample.instruction.split()) > 1), 0)
+    own = {name: pools[name] and pools[name][at : at + 1] for name in ("own", "slots", "protected")}
+    print(f"\nnoise       at ω = {noise.omega:g}, on {noise.phi:.0%} of the rows; of {samples[at].id}:")
+    print(f"  {'-':<20}{samples[at].instruction}")
+    for kind in noise.kinds:
+        one = Noise(kind, noise.omega, 1.0, protect=noise.protect)
+        made = one.apply([samples[at].instruction], [samples[at].id], seed=datamodule.seed, **{**pools, **own})
+        print(f"  {kind:<20}{made.texts[0]}")
 
 
 def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) -> None:
@@ -127,13 +171,6 @@ def rendered(view: View, tokenizer: Any, *, encoder_decoder: bool = False) -> li
         text = tokenizer.decode(prompt, skip_special_tokens=False)
         found.append(f"{text}{OPEN}{tokenizer.decode(answer, skip_special_tokens=False)}{CLOSE}")
     return found
-
-
-def _show_parameters(model: InstructionTuning) -> None:
-    every = sum(p.numel() for p in model.backbone.model.parameters())
-    trained = sum(p.numel() for p in model.backbone.trained)
-    tuning = type(model.backbone.tuning).__name__ if model.backbone.tuning else "nothing"
-    print(f"\nparameters  {trained:,} of {every:,} are trained ({trained / every:.2%}, {tuning})")
 
 
 def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> None:

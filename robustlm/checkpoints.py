@@ -61,6 +61,15 @@ class StepCheckpoint(ModelCheckpoint):
                 if place and _is_local_file_protocol(place):
                     remove_orphans(Path(place))
 
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super()._save_checkpoint(trainer, filepath)
+
+    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        # Lightning writes `last.ckpt` of a trial run too, and names it as the run's checkpoint
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super()._save_last_checkpoint(trainer, monitor_candidates)
+
     @property
     def state_key(self) -> str:
         """That of `ModelCheckpoint`, so that either reads what the other has kept."""

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 import textwrap
@@ -34,9 +35,11 @@ from robustlm.callbacks import (
     PredictionWriter,
     RestoredOptimizer,
     StateWriter,
+    TrainedWeights,
     WhereItIs,
     run_folder,
 )
+from robustlm.chains import run_chains
 from robustlm.checkpoints import StepCheckpoint
 from robustlm.checks.places import what_is
 from robustlm.checks.run import check_run
@@ -50,11 +53,12 @@ from robustlm.explain import explain, nearest
 from robustlm.foreign import as_user_error, in_checkpoint
 from robustlm.hub import check_hub, push
 from robustlm.interruption import StopOnSignal
-from robustlm.layers import drop_on_switch, ordered, reported
+from robustlm.layers import drop_on_switch, named_by_user, ordered, reported
 from robustlm.loggers import Kind, check_logger, make_loggers
 from robustlm.modules import InstructionTuning
 from robustlm.own_code import serve
 from robustlm.progress import AnswersBar
+from robustlm.quickstart import as_typed
 from robustlm.ranks import LostRank
 from robustlm.stored import (
     NO_CHECKPOINT,
@@ -143,6 +147,25 @@ class BriefParser(jsonargparse.ArgumentParser):
 class Parser(BriefParser, LightningArgumentParser):
     """Parser of the commands that run a trainer."""
 
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, with the options of model and data before those of the trainer."""
+        found = self._action_groups
+        first = [group for group in found if {f"--{name}" for name in _FIRST} & _flags(group)]
+        self._action_groups = [*found[:2], *first, *(group for group in found[2:] if group not in first)]
+        try:
+            return str(super().format_help(*args, **kwargs))
+        finally:
+            self._action_groups = found
+
+
+_FIRST = ("model", "data")
+"""What a user names in any run."""
+
+
+def _flags(group: Any) -> set[str]:
+    """The options of a group of arguments."""
+    return {flag for action in group._group_actions for flag in action.option_strings}
+
 
 class RobustLMCLI(LightningCLI):
     """LightningCLI over any `InstructionTuning` and any `InstructionDataModule`, named by their class.
@@ -152,6 +175,8 @@ class RobustLMCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self._command = args[0]
+        self._typed = list(args)
+        self._given = _named_configs(args)
         super().__init__(
             InstructionTuning,
             InstructionDataModule,
@@ -160,7 +185,15 @@ class RobustLMCLI(LightningCLI):
             trainer_class=CheckingTrainer,
             trainer_defaults={
                 "max_epochs": 1,
-                "callbacks": [LostRank(args), WhereItIs(), KnownMonitor(), RestoredOptimizer(), StopOnSignal(args)],
+                "enable_model_summary": False,  # see TrainedWeights
+                "callbacks": [
+                    TrainedWeights(),
+                    LostRank(args),
+                    WhereItIs(),
+                    KnownMonitor(),
+                    RestoredOptimizer(),
+                    StopOnSignal(args),
+                ],
             },
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -248,6 +281,11 @@ class RobustLMCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
 
+    def instantiate_classes(self) -> None:
+        """Tell the data which conditions the user named; those of a packaged config may be left out."""
+        super().instantiate_classes()
+        self.datamodule.named = named_by_user(self._given, "conditions")
+
     def before_instantiate_classes(self) -> None:
         """Refuse numbers and places that a run would fail on, before model and rows are looked at."""
         settings = self.config[self._command].as_dict()
@@ -270,6 +308,13 @@ class RobustLMCLI(LightningCLI):
         print("settings\n" + textwrap.indent(settings, "  "))
         assert isinstance(self.trainer, CheckingTrainer)
         self.trainer.check(**kwargs)
+        command = (
+            "fit" if self.datamodule.sources["train"] else "test" if self.datamodule.sources["test"] else "validate"
+        )
+        given = [
+            a for i, a in enumerate(self._typed) if i and not a.startswith("--rows") and self._typed[i - 1] != "--rows"
+        ]
+        print(f"next: {shlex.join(['robustlm', command, *given])}")
 
     def before_validate(self) -> None:
         """Say that weights are untrained."""
@@ -341,8 +386,11 @@ def run(args: Sequence[str]) -> RobustLMCLI | None:
         with reported():
             parsed = parser.parse_args(ordered(args)[1:])
         values = parser.instantiate_classes(parsed)
-        for command in COMMANDS[args[0]](**vars(values)) or ():
-            run(command)
+        for chains in COMMANDS[args[0]](**vars(values)) or ():
+            run_chains(chains, main, lambda command: print(as_typed(command), flush=True))
+        return None
+    if list(args) == ["--version"]:
+        print(f"robustlm {robustlm.__version__}")
         return None
     if list(args) in (["-h"], ["--help"]):
         print(_overview())
@@ -474,9 +522,23 @@ def _overview() -> str:
     )
 
 
+_EXAMPLES = {
+    "fit": "-c anit --model.backbone builtin:tiny --data.train builtin:quickstart --trainer.max_steps 20",
+    "validate": "-c anit --model.backbone builtin:tiny --data.validation builtin:quickstart",
+    "test": "-c robustness --model.backbone builtin:tiny --data.test builtin:quickstart",
+    "predict": "-c robustness --model.backbone builtin:tiny --data.test builtin:quickstart",
+    "check": "-c anit --model.backbone builtin:tiny --data.train builtin:quickstart",
+}
+"""Arguments that run as they stand."""
+
+
 def _options_of(command: str) -> dict[str, Any]:
     """How a command's parser is made."""
-    usage = f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARG VALUE] [--data.ARG VALUE] …"
+    usage = (
+        f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARG VALUE] [--data.ARG VALUE] …\n\n"
+        f"example: robustlm {command} {_EXAMPLES[command]}\n\n"
+        "--model.help CLASS and --data.help CLASS show the options of a class, such as ANIT and NLUDataModule"
+    )
     return {"usage": usage, "description": TRAINER_COMMANDS[command]}
 
 
@@ -530,6 +592,7 @@ def _quiet() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        "pkg_resources is deprecated as an API",  # of a library that asks an older setuptools for versions
     ):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

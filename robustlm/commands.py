@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
+from robustlm.chains import Chain
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.checks.places import check_folder, check_name, check_output
-from robustlm.data.distortion import RBE, Distortion
+from robustlm.data.distortion import LME, RBE, Distortion
+from robustlm.data.embedders import StateEmbedder, TokenEmbedder
 from robustlm.data.instructions import Version
 from robustlm.data.noise import Noise
 from robustlm.data.paraphrase_rules import Rules
 from robustlm.data.sources import Source
+from robustlm.hosted import is_hosted
 from robustlm.quickstart import quickstart
 
 Projection = Literal["pca", "tsne", "umap"]
@@ -32,6 +35,7 @@ def noise(
     protect: bool = False,
     manifest: str | None = None,
     bank: str | None = None,
+    backbone: str | None = None,
 ) -> None:
     """Write rows with noisy variants of their instructions, and how distorted those are.
 
@@ -48,11 +52,14 @@ def noise(
         manifest: JSONL file for what was done to each instruction, word by word.
         bank: Instruction bank without placeholders whose seen phrasings rows are asked with, in place of their own
             instruction or where they have none: a packaged name, a JSON file, or `file.json#name`.
+        backbone: The model whose states or token embeddings `LME` compares (a hub name, a folder, an adapter or
+            `builtin:tiny`), which its default embedder needs.
     """
     from robustlm.data.noise_rows import noise_rows
 
     check_seed("seed", seed)
     check_number("epoch", epoch, least=0, whole=True)
+    _bind(distortion, backbone)
     print(
         noise_rows(
             input,
@@ -65,6 +72,31 @@ def noise(
             bank=bank,
         )
     )
+
+
+def _bind(distortion: Distortion, backbone: str | None) -> None:
+    """Give a model to a distortion that needs one. Raises `ValueError` where it is missing or not needed."""
+    embedder = distortion.embedder if isinstance(distortion, LME) else None
+    if not isinstance(embedder, StateEmbedder | TokenEmbedder):
+        if backbone is not None:
+            raise ValueError(f"backbone: found {backbone}, but the distortion asks no model; expected no backbone")
+        return
+    if backbone is None:
+        raise ValueError(
+            f"distortion: LME with {type(embedder).__name__} compares what a model makes of the texts; expected "
+            "--backbone MODEL, such as builtin:tiny, or --distortion.embedder OpenAIEmbedder or "
+            "SentenceTransformerEmbedder"
+        )
+    if is_hosted(backbone):
+        raise ValueError(f"backbone: {backbone} is hosted and shows no hidden states; expected a local model")
+    from robustlm.backbone import Backbone
+    from robustlm.datamodules import NLUDataModule
+
+    data = NLUDataModule(distortion=distortion)
+    data.backbone = Backbone(backbone)
+    data.backbone.load()
+    data.backbone.eval()
+    data.variation()
 
 
 def pairs(
@@ -276,10 +308,12 @@ def compare(
     from robustlm.data.tasks import resolve_task
     from robustlm.evaluation.pairing import paired_tests
     from robustlm.evaluation.robustness import Settings
-    from robustlm.report.comparison import draw, load_tables, scores_of
+    from robustlm.evaluation.unreadable import unreadable
+    from robustlm.report.comparison import draw, load_tables, other_datasets, scores_of
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.robustness import flip_lines, pairing_markdown, write_all, write_whole
     from robustlm.report.tables import markdown
+    from robustlm.report.unread import unread_markdown
 
     if flips is not None:
         check_output("flips", flips)
@@ -291,7 +325,16 @@ def compare(
         raise ValueError(f"runs: found {len(runs)}; expected two or more to test against the first, or to find flips")
     tables = load_tables(runs)
     found = scores_of(tables)
-    table = markdown(title, found)
+    first = next(iter(tables))
+    for name in tables:
+        if differ := other_datasets(tables, first, name):
+            text = f"{name} and {first} answered the same samples and conditions{differ}"
+            if paired or flips:
+                raise ValueError(text)
+            print(f"{text}\n")
+    unread = {name: own for name, rows in tables.items() if (own := unreadable(rows))}
+    said = "".join("\n\n" + "\n".join(unread_markdown(own, name)).strip() for name, own in unread.items())
+    table = markdown(title, found) + said
     print(table)
     settings = Settings(draws=draws, seed=seed)
     tests = paired_tests(tables, settings) if paired else {}
@@ -343,6 +386,7 @@ def report(
     from robustlm.data.tasks import resolve_task
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
+    from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.comparison import find_table
     from robustlm.report.page import About, to_html
     from robustlm.report.robustness import FORMATS, to_csv, to_json, to_markdown, write_all
@@ -361,7 +405,7 @@ def report(
     if clean not in ("clean", *conditions):
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
     results = robustness(rows, settings, clean)
-    text = to_markdown(results, settings)
+    text = to_markdown(results, settings, unread=unreadable(rows))
     print(text, end="")
     if output is not None:
         make: dict[str, Callable[[], str]] = {
@@ -530,7 +574,7 @@ def merge(run: str, output: str | None = None) -> None:
     print(f"merged model: {merge(run, output)}")
 
 
-COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
+COMMANDS: dict[str, Callable[..., Iterable[Sequence[Chain]] | None]] = {
     "noise": noise,
     "pairs": pairs,
     "paraphrase": paraphrase,
@@ -543,4 +587,4 @@ COMMANDS: dict[str, Callable[..., Iterable[list[str]] | None]] = {
     "merge": merge,
     "quickstart": quickstart,
 }
-"""Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields their arguments."""
+"""Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields chains of them."""

@@ -20,7 +20,9 @@ import jsonargparse
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch.utilities import rank_zero_only
 
+from robustlm.assets import is_packaged_config
 from robustlm.plain import to_plain
+from robustlm.trust import said
 
 _HOOK = "discard_init_args_on_class_path_change"
 _keep_shared = getattr(_typehints, _HOOK, None)
@@ -98,6 +100,28 @@ def ordered(args: Sequence[str]) -> list[str]:
         later = [i for i, flag in enumerate(flags) if key_of(flag).startswith(inner)]
         flags.insert(later[0] if later and _names_a_class(group) else len(flags), group)
     return [*command, *(arg for group in (*configs, *flags) for arg in group)]
+
+
+def named_by_user(args: Sequence[str], key: str) -> list[str]:
+    """The texts that a user himself gave a setting: by flags and in config files of his own.
+
+    What a config that comes along has there (`-c anit`) does not count.
+
+    Args:
+        args: Arguments of a command, with the files of packaged configs in place of their names.
+        key: The setting, without its parents: `conditions` for `--data.conditions`.
+    """
+    own, files = list(args[:1]), []
+    for group in groups_of(args[1:]):
+        if key_of(group) in ("c", "config"):
+            _, equals, value = group[0].partition("=")
+            file = value if equals else " ".join(group[1:])
+            if is_packaged_config(file):
+                continue
+            files.append(file)
+        own += group
+    words = said(own, files)
+    return [text for name in (key, f"{key}+") for text in words.values(name) if isinstance(text, str)]
 
 
 def groups_of(args: Sequence[str]) -> list[list[str]]:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-import torch
+from robustlm.chains import Chain
+from robustlm.evaluation.grid import Row
+from robustlm.evaluation.pairing import pair
+from robustlm.evaluation.robustness import Estimate, Settings, robustness
+from robustlm.files import write_text
+from robustlm.report.comparison import draw, load_tables, scores_of
+from robustlm.report.robustness import cell, points
+from robustlm.report.tables import aligned
 
 ARMS = {
     "plain": ["--model", "InstructionTuning"],
@@ -15,30 +25,55 @@ ARMS = {
 }
 """Tuned alike but for the objective: on clean instructions, on noisy ones, on noisy ones with an adversary."""
 
+CLEAN = "clean"
+HARD = "unseen+random_typos@0.3"
+"""The condition that no training saw anything of: phrasings and noise are both new."""
 
-def quickstart(output: str = "runs/quickstart", seed: int = 0) -> Iterator[list[str]]:
-    """Tune the shipped model in three ways, test all on other phrasings and noise, and show the effect.
+TITLE = "mean over tasks, % [95 % interval]"
 
-    Every command is printed before it runs, as you would type it.
+
+def quickstart(output: str = "runs/quickstart", seed: int = 0) -> Iterator[Sequence[Chain]]:
+    """Tune the shipped model in three ways, test all on other phrasings and noise, and say what that shows.
+
+    Arms run side by side where there are two cores. Every command is printed when it begins, as you would type it; what
+    it prints goes to `output.log` in the folder of its arm.
 
     Args:
         output: Folder of the runs, the table and the picture.
         seed: Seed of training.
 
     Yields:
-        The arguments of each command, to be run before the next is asked for.
+        The chains of commands, to be run before the next is asked for.
     """
-    torch.set_num_threads(1)  # so small a model gains nothing from more, and loses much where cores are shared
     began = time.monotonic()
-    commands = [["test", *_common(f"{output}/untuned", seed), "--model.tuning", "null"]]
-    for name, flags in ARMS.items():
-        commands += arm(f"{output}/{name}", flags, seed)
-    runs = [f"{name}={output}/{name}" for name in ("untuned", *ARMS)]
-    commands.append(["compare", *runs, "--output", output])
-    for i, command in enumerate(commands, start=1):
-        print(f"\n[{i}/{len(commands)}, {time.monotonic() - began:.0f} s] $ robustlm {shlex.join(command)}", flush=True)
-        yield command
-    print(f"\nall of it took {time.monotonic() - began:.0f} s; watch the curves with: tensorboard --logdir {output}")
+    print("Tunes the shipped model in three ways on generated rows and tests each under five conditions.")
+    print(f"What the commands print is in {output}/*/output.log. They begin:", flush=True)
+    yield chains(output, seed)
+    tables = load_tables([f"{name}={output}/{name}" for name in ("untuned", *ARMS)])
+    found, picture = estimates(tables), Path(output, "comparison.png")
+    text = summary(tables, found)
+    write_text(Path(output, "comparison.md"), f"{text}\n")
+    draw(scores_of(tables), picture, found)
+    print(f"\n{text}\n\npicture: {picture} (all of it took {time.monotonic() - began:.0f} s)\n{next_steps()}")
+
+
+def chains(output: str, seed: int) -> list[Chain]:
+    """What is run, the arm that takes longest first. Bars would fill the logs, so there are none."""
+    found = {"untuned": [["test", *_common(f"{output}/untuned", seed), "--model.tuning", "null"]]}
+    found |= {name: arm(f"{output}/{name}", flags, seed) for name, flags in ARMS.items()}
+    return [
+        Chain(f"{output}/{name}/output.log", tuple((*command, *_QUIET) for command in found[name]))
+        for name in reversed(found)
+    ]
+
+
+_QUIET = ("--trainer.enable_progress_bar", "false")
+
+
+def as_typed(command: Sequence[str]) -> str:
+    """A command as a user would type it, who wants to see bars."""
+    kept = command[: -len(_QUIET)] if tuple(command[-len(_QUIET) :]) == _QUIET else command
+    return f"$ robustlm {shlex.join(kept)}"
 
 
 def arm(folder: str, flags: list[str], seed: int) -> list[list[str]]:
@@ -57,13 +92,77 @@ def arm(folder: str, flags: list[str], seed: int) -> list[list[str]]:
 
 
 def _common(folder: str, seed: int) -> list[str]:
-    return [
-        "-c",
-        "quickstart",
-        "--seed_everything",
-        str(seed),
-        "--data.seed",
-        str(seed),
-        "--trainer.default_root_dir",
-        folder,
-    ]
+    seeds = ["--seed_everything", str(seed), "--data.seed", str(seed)] if seed else []  # both are 0 in the config
+    return ["-c", "quickstart", *seeds, "--trainer.default_root_dir", folder]
+
+
+# --- what it shows ---------------------------------------------------------------------------------------------
+
+
+def estimates(tables: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, Estimate]]:
+    """Mean scores with their intervals, by run and condition."""
+    return {
+        name: {one.condition: one.numbers["mean"] for one in robustness(_once(rows), Settings()) if one.name is None}
+        for name, rows in tables.items()
+    }
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """Rows that each sample has one of under a condition, without what compares instructions: that takes long."""
+    return [{**row, "instruction_id": ""} for row in rows]
+
+
+def summary(tables: Mapping[str, Sequence[Row]], found: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """A table of scores with intervals, and two sentences.
+
+    Args:
+        tables: Prediction tables by run; `plain` and `ANIT` among them, asked as `CLEAN` and as `HARD`.
+        found: Their `estimates`.
+    """
+    conditions = list(next(iter(found.values())))
+    lines = aligned([TITLE, *found], [[c, *(cell(own[c], "mean") for own in found.values())] for c in conditions])
+    return "\n".join([*lines, "", shown(tables["plain"], tables["ANIT"])])
+
+
+def shown(plain: Sequence[Row], anit: Sequence[Row]) -> str:
+    """Two sentences about what ANIT gains over plain tuning, and what that costs.
+
+    They follow the paired differences: an interval that holds 0 is called no difference.
+
+    Args:
+        plain: Answers of the model that was tuned on clean instructions.
+        anit: Answers of the one that was tuned by ANIT, to the same rows.
+    """
+    pairs = pair(_once(plain), _once(anit), Settings(), permutations=1)
+    gaps = {one.condition: one.differences["mean"] for one in pairs if one.name is None and one.condition is not None}
+    hard = _verdict(gaps[HARD], "it is more robust here", "it is less robust here")
+    clean = _verdict(gaps[CLEAN], "there too it is ahead", "that is what it costs")
+    return (
+        f"Asked in phrasings and with typos that no tuning saw, ANIT scores {points(gaps[HARD])} points against plain "
+        f"tuning: {hard}.\nOn clean instructions it scores {points(gaps[CLEAN])} points: {clean}."
+    )
+
+
+def _verdict(gap: Estimate, better: str, worse: str) -> str:
+    if gap.low > 0:
+        return better
+    return worse if gap.high < 0 else "a difference that these rows cannot tell from none"
+
+
+def next_steps() -> str:
+    """Three commands that go on, with rows of one's own."""
+    beside = Path(sys.executable).with_name("robustlm")
+    known = shutil.which("robustlm")
+    hidden = beside.exists() and (known is None or Path(known).resolve() != beside.resolve())
+    program = _short(beside) if hidden else "robustlm"
+    return (
+        "Next, with a model (a Hugging Face name or a folder) and rows of your own:\n"
+        f"  {program} check -c anit --model.backbone MODEL --data.train train.jsonl --data.test test.jsonl\n"
+        f"  {program} fit   -c anit --model.backbone MODEL --data.train train.jsonl\n"
+        f"  {program} test  -c anit --data.test test.jsonl --ckpt_path runs/version_0/checkpoints/last.ckpt"
+    )
+
+
+def _short(path: Path) -> str:
+    """A path from the working folder where it is below it."""
+    return str(path.relative_to(Path.cwd())) if Path.cwd() in path.parents else str(path)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "robustlm"
 
 ROOMS = (
+    "chains",
     "checks",
     "losses",
     "files",

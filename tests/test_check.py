@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from robustlm import __version__
 from robustlm.batch import Encoded, collate
 from robustlm.check import check, rendered
-from robustlm.cli import main
-from robustlm.data.noise import Noise
+from robustlm.cli import _EXAMPLES, main
+from robustlm.data.noise import MIXED_KINDS, Noise
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, RobustnessDataModule
 from robustlm.modules import ANIT, ContrastiveTuning, InstructionTuning
 from robustlm.tuning import LoRA
@@ -92,3 +94,50 @@ def test_notices_are_shown(capsys: Any) -> None:
 def test_no_rows_cannot_be_shown(llama: str, train_file: str) -> None:
     with pytest.raises(ValueError, match="rows: found 0; expected a whole number ≥ 1"):
         check(InstructionTuning(llama), InstructionDataModule(train=train_file), rows=0)
+
+
+def test_what_each_kind_of_noise_does_is_shown(llama: str, tmp_path: Path, capsys: Any) -> None:
+    rows = [{"instruction": f"Name every place in text {i}.", "target": "Oslo", "text": "a b"} for i in range(4)]
+    train = write_rows(tmp_path / "rows.jsonl", rows)
+    check(ANIT(llama, tuning=LoRA(r=2)), NLUDataModule(train=train, noise=Noise("mixed", omega=0.5)))
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("noise       at ω = 0.5, on "))
+    own = lines[at + 1].split(maxsplit=1)[1]
+    assert own == "Name every place in text 0."
+    shown = dict(line.split(maxsplit=1) for line in lines[at + 2 : at + 2 + len(MIXED_KINDS)])
+    assert list(shown) == list(MIXED_KINDS)
+    assert all(text != own for text in shown.values())
+
+
+def test_what_matters_is_last(llama: str, train_file: str, tmp_path: Path, capsys: Any) -> None:
+    args = ["check", "-c", "anit", "--model.backbone", llama, "--data.train", train_file]
+    main([*args[:3], "--rows", "1", *args[3:]])
+    *_, problems, following = capsys.readouterr().out.splitlines()
+    assert problems == "no problem was found"
+    assert following.startswith("next: robustlm fit -c anit ")
+    assert following.endswith(f"--model.backbone {llama} --data.train {train_file}")
+    rows = [{"instruction": "Find.", "target": "no", "text": "word " * 60, "id": f"{i}"} for i in range(3)]
+    main([*args[:-1], write_rows(tmp_path / "long.jsonl", rows), "--data.max_length", "40"])
+    *_, heading, problem, following = capsys.readouterr().out.splitlines()
+    assert heading == "to look at (1)"
+    assert "data.train: the context of 3 rows (100.0%) at max_length 40 is cut" in problem
+    assert following.startswith("next: robustlm fit ")
+
+
+def test_the_version_and_help_of_a_command(capsys: Any) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"robustlm {__version__}\n"
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    said = capsys.readouterr().out
+    places = [
+        said.index(text) for text in ("example: robustlm fit ", "--model CONFIG", "--data CONFIG", "--trainer CONFIG")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", _EXAMPLES)
+def test_examples_of_help_parse(command: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, *shlex.split(_EXAMPLES[command]), "--print_config"])
+    assert not end.value.code

@@ -22,6 +22,12 @@ def known_configs() -> list[str]:
     return sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
 
 
+def is_packaged_config(file: str) -> bool:
+    """Whether a path leads to one of the packaged configs."""
+    found, package = Path(file).resolve(), Path(robustlm.__file__).resolve().parent
+    return any(folder in found.parents for folder in (package / "configs", package.parent / "configs"))
+
+
 def config_file(name: str) -> Path | None:
     """The packaged config called `name` (`anit`, `configs/anit.yaml`, `presets/anit_released`), or `None`."""
     stem = name.removeprefix("configs/").removesuffix(".yaml")

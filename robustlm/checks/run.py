@@ -32,6 +32,7 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
     if not isinstance(trainer, Mapping):
         raise ValueError(f"trainer: found {trainer!r}; expected settings such as max_epochs, or no key trainer")
     _check_loops(trainer)
+    _check_strategy(command, trainer.get("strategy"))
     if str(settings.get("ckpt_path") or "").lower().partition(":")[0] == "registry":
         raise ValueError(
             f"ckpt_path: found {settings['ckpt_path']!r}, a registry of checkpoints, which is not read; expected a "
@@ -83,6 +84,23 @@ def _check_loops(trainer: Mapping[str, Any]) -> None:
     for name in (*(f"limit_{stage}_batches" for stage in _BATCHES), "overfit_batches"):
         _check_share(f"trainer.{name}", trainer.get(name), least=0)
     _check_share("trainer.val_check_interval", trainer.get("val_check_interval"), above=0)
+
+
+def _check_strategy(command: str, strategy: Any) -> None:
+    """Refuse strategies whose processes do not begin as this one did.
+
+    Modules cannot be sent to spawned ones. Forked ones hand all weights back at the end of `fit`, which a module that
+    takes trained weights alone refuses.
+    """
+    known = isinstance(strategy, Mapping)
+    name = str(strategy.get("class_path") if known else strategy)
+    start = (strategy.get("init_args") or {}).get("start_method") if known else None
+    begun = next((kind for kind in ("spawn", "fork", "notebook") if name.startswith(f"ddp_{kind}")), start)
+    if begun in ("spawn", "forkserver") or (command == "fit" and begun not in (None, "popen")):
+        found = begun if known else name
+        raise ValueError(
+            f"trainer.strategy: found {found}; expected ddp, as {command} fails in processes that begin in this way"
+        )
 
 
 def _check_share(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> None:

@@ -34,6 +34,19 @@ NO_FORMAT = "none"
 """What a bank or a source calls the format of answers that its instructions state themselves."""
 
 
+class LackingError(ValueError):
+    """Rows or banks lack what an instruction condition needs.
+
+    Args:
+        message: The whole error.
+        reason: What is lacking, without what to do.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class Instruction:
     """One phrasing and its place in its bank."""
@@ -130,9 +143,10 @@ class InstructionBank:
         prefixes = tuple(f"{self.name}/{one}/{other}/" for one in versions for other in splits)
         found = [instruction for instruction in self.instructions if instruction.id.startswith(prefixes)]
         if not found:
-            raise ValueError(
-                f"instruction bank {self.name!r}: no {split} phrasings of version {version}; add some"
-                + (", or divide the list in another way (unseen_share)" if self.division else "")
+            reason = f"instruction bank {self.name!r}: no {split} phrasings of version {version}"
+            raise LackingError(
+                f"{reason}; add some" + (", or divide the list in another way (unseen_share)" if self.division else ""),
+                reason,
             )
         return found
 
@@ -161,7 +175,8 @@ class InstructionBank:
         lists = self.lists
         if name not in lists:
             known = ", ".join(lists) or "none, as it has no `lists`"
-            raise ValueError(f"instruction bank {self.name!r}: found no list {name!r}; expected one of {known}")
+            reason = f"instruction bank {self.name!r}: found no list {name!r}"
+            raise LackingError(f"{reason}; expected one of {known}", reason)
         return lists[name]
 
     def assign(self, sample: Sample, version: Version = "both", split: Split = "seen", seed: int = 0) -> Sample:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from robustlm.data.conditions import INCORRECT, NEGATED, NONSENSICAL, Condition
-from robustlm.data.instructions import Instruction, InstructionBank, Version
+from robustlm.data.instructions import Instruction, InstructionBank, LackingError, Version
 from robustlm.data.opposites import PUNCTUATION, edits, replace_core
 from robustlm.data.slots import Skeleton, literal, slots
 from robustlm.data.words import split_words
@@ -129,9 +129,10 @@ def _others(
 ) -> list[Instruction]:
     """The phrasings of another bank: each bank's are given to one other, none to itself."""
     if len(banks) < 2:
-        raise ValueError(
+        raise LackingError(
             f"data.conditions: {condition.name!r} asks with the phrasings of another bank, but the bank {own} is the "
-            f"only one here; expected rows of two banks or more, or a list {INCORRECT!r} in the bank"
+            f"only one here; expected rows of two banks or more, or a list {INCORRECT!r} in the bank",
+            f"the bank {own} is the only one here, and another bank is needed",
         )
     order = sorted(banks, key=lambda name: hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest())
     other = order[(order.index(own) + 1) % len(order)]

@@ -421,6 +421,11 @@ class Noise:
         if bad or not any(weights.values()):
             raise ValueError(f"noise.weights: expected numbers ≥ 0 with one above 0, found {bad or weights}")
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that are drawn from: one, unless the kind is `mixed`."""
+        return self._mixture()[0]
+
     def _mixture(self) -> tuple[list[str], list[Kind], list[float]]:
         """Names, functions and cumulative shares of the kinds to draw from."""
         weights = self.weights or dict.fromkeys(MIXED_KINDS if self.kind == MIXED else [self.kind], 1.0)

@@ -201,6 +201,22 @@ _TALK = (
     re.compile(r"\d (paraphras|rephras|reword)\w*", re.IGNORECASE),
     re.compile(r"\bi('ve| have)? (kept|preserved|rewritten|rewrote|tried|made sure|changed)\b", re.IGNORECASE),
 )
+_ADJECTIVES = (
+    r"((original|actual|full|complete|exact|specific|necessary|relevant|following|input|source|given|whole) )*"
+)
+_THIS = rf"(the|your) {_ADJECTIVES}"
+_ANY = rf"(an?|some|any) {_ADJECTIVES}"
+_MORE = r"((some|any|a (bit|little)) )?(more|additional|further) (specific )?"
+_INPUT = (
+    r"(instructions?|prompts?|texts?|sentences?|passages?|paragraphs?|documents?|articles?|questions?|inputs?|contents?"
+    r"|contexts?|details?|informations?|clarifications?|examples?|data|request|task)\b(?!['’])"
+)
+_WANTED = (
+    r"[^.?!]*\b(you(['’]d| would)? (like|want|need|wish|mean|have in mind|refer)|(so|and)( that)? (i|we)\b"
+    r"|for (me|us) to\b"
+    r"|(to be|for) (re)?(paraphras|phras|word|analy[sz]|process|translat|classif|label|summari[sz])\w*)"
+)
+_ENDS = rf"( first| here| below| again)?([.?!:;,]|$|{_WANTED})"
 _REFUSAL = (
     re.compile(r"\b(i['’]?m|i am|we['’]?re|we are) (very |so |truly )?sorry\b|^sorry\b", re.IGNORECASE),
     re.compile(r"\b(my apologies|i apologi[sz]e|i regret)\b", re.IGNORECASE),
@@ -208,7 +224,13 @@ _REFUSAL = (
     re.compile(
         r"\bi(['’]m| am)? (can['’]?t|cannot|can not|could not|couldn['’]t|won['’]t|will not|not able|unable)\b", re.I
     ),
-    re.compile(r"^(please provide|could you (please )?(provide|clarify)|i need more)\b", re.IGNORECASE),
+    re.compile(r"^(could you (please )?clarify|i need more)\b", re.IGNORECASE),
+    # it asks for the input and not for an answer: "Please provide the text.", not "Please provide the text's topic."
+    re.compile(
+        r"^(please|could you( please)?|can you( please)?|kindly) provide (me with |us with )?"
+        rf"({_THIS}{_INPUT}{_ENDS}|{_ANY}{_INPUT}{_WANTED}|{_MORE}{_INPUT}({_ENDS}|{_WANTED}))",
+        re.IGNORECASE,
+    ),
 )
 
 

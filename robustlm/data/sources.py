@@ -181,7 +181,7 @@ class KnownLabels:
             (other, i, source)
             for other, given in self._sources.items()
             for i, source in enumerate(given)
-            if other != role and source.path != BUILTIN and _dataset(source, other) == name
+            if other != role and source.path != BUILTIN and named_by_path(source, other) == name
         ]
 
     def found(self, role: Role, number: int) -> dict[str, set[str]]:
@@ -217,14 +217,14 @@ def _load(
             loaded[i] = _read(source, role)
             settle_errors(source.path, loaded[i], on_bad_row, rejected[i])
             for note in loaded[i].notes():
-                say(f"data.{role}: {_dataset(source, role)} ({source.path}): {note}")
+                say(f"data.{role}: {named_by_path(source, role)} ({source.path}): {note}")
     options = _options({i: (wanted[i], one.labels()) for i, one in loaded.items()}, role, known, say)
     found = []
     for i, source in enumerate(wanted):
         if i not in loaded:
             found.append(_builtin(source, role, seed))
             continue
-        name = _dataset(source, role)
+        name = named_by_path(source, role)
         samples = loaded[i].settled({task: labels for (of, task), labels in options.items() if of == name})
         if isinstance(source.limit, int) and source.limit > len(samples):
             fewer = f"found {len(samples)} rows, fewer than the limit of {source.limit}; all are used"
@@ -292,7 +292,7 @@ def _file(source: Source, role: Role) -> str:
     return _split_file(folder, _split_of(source, role)) if folder.is_dir() else source.path
 
 
-def _dataset(source: Source, role: Role) -> str:
+def named_by_path(source: Source, role: Role) -> str:
     """The name that the scores of a source's rows are reported under, where rows do not say so themselves."""
     path = Path(source.path)
     return source.name or _name(path / f"{_split_of(source, role)}.jsonl" if path.is_dir() else path)
@@ -323,7 +323,7 @@ def _options(
     """
     found: dict[_Key, tuple[str, ...]] = {}
     for source, labels in own.values():
-        name = _dataset(source, role)
+        name = named_by_path(source, role)
         for task in labels:
             if (name, task) not in found:
                 found[name, task] = _options_of(name, task, own, role, known, say)
@@ -338,7 +338,9 @@ def _options_of(
     known: KnownLabels | None,
     say: Callable[[str], object],
 ) -> tuple[str, ...]:
-    mine = [(source, labels) for source, labels in own.values() if task in labels and _dataset(source, role) == name]
+    mine = [
+        (source, labels) for source, labels in own.values() if task in labels and named_by_path(source, role) == name
+    ]
     others = known.others(role, name) if known else []
     everyone = [(role, source) for source, _ in mine] + [(other, source) for other, _, source in others]
     named = [(of, source) for of, source in everyone if source.labels is not None and source.task in (None, task)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from robustlm.batch import InstructionBatch
 from robustlm.data.encoding import Encoder, TooLongError
@@ -97,11 +99,14 @@ class Asked:
         self._options = options
         self._rank = rank
         self._world = world
+        self.tried: Callable[[int], None] = lambda count: None
+        """Called with how many texts were tried."""
         self.rows = 0
         """Rows that the model was run on, by all ranks; options of a row count as one."""
 
     def scores(self, texts: Sequence[str], objective: Objective) -> list[float]:
         """The mean over samples under each text; infinite where a sample does not fit into `max_length` under it."""
+        self.tried(len(texts))
         found = [math.inf] * len(texts)
         rows, owners = Rows([], []), []
         for at, text in enumerate(texts):
@@ -214,6 +219,55 @@ def search(
     return Found(replace(found, text=written(found.text)), (right[text], right[found.text]))
 
 
+class SearchBar:
+    """How far the search for attacks is: texts tried, of the most that all instructions may take, and the time left.
+
+    The time left is an upper bound, since many searches end before their budget is used up.
+
+    Args:
+        instructions: How many are searched on.
+        budget: Most texts tried for each.
+        shown: Whether there is a bar; without one, lines are printed as they are.
+    """
+
+    def __init__(self, instructions: int, budget: int, *, shown: bool) -> None:
+        self._instructions = instructions
+        self._budget = budget
+        self._finished = self._within = 0
+        self._bar = tqdm(
+            total=instructions * budget,
+            desc=self._said,
+            disable=not shown or not instructions,
+            dynamic_ncols=True,
+            file=sys.stdout,
+            smoothing=0,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, at most {remaining} left",
+        )
+
+    @property
+    def _said(self) -> str:
+        return f"attacks: {self._finished} of {self._instructions} instructions"
+
+    def tried(self, count: int) -> None:
+        """So many texts more were tried for the instruction at hand."""
+        step = min(count, self._budget - self._within)
+        self._within += step
+        self._bar.update(step)
+
+    def ended(self, line: str) -> None:
+        """The instruction at hand is done; says a line about it."""
+        self._bar.update(self._budget - self._within)
+        self._finished, self._within = self._finished + 1, 0
+        self._bar.set_description_str(self._said, refresh=False)
+        if line:
+            self._bar.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leave the terminal to others."""
+        self._bar.close()
+
+
 class Attacker:
     """Attacks instruction after instruction, unless what they become is known: from this run, or from another model's.
 
@@ -226,6 +280,7 @@ class Attacker:
         known: Attacks of this run that were found before it was interrupted.
         manifest: Where attacks are written down; null in processes that write nothing.
         folder: Where the known ones are from, for messages.
+        bar: Shows how far the search is.
     """
 
     def __init__(
@@ -239,6 +294,7 @@ class Attacker:
         known: dict[AttackKey, dict[str, Any]],
         manifest: Manifest | None = None,
         folder: Path | None = None,
+        bar: SearchBar | None = None,
     ) -> None:
         self._settings = settings
         self._asked = asked
@@ -248,6 +304,7 @@ class Attacker:
         self._known = known
         self._manifest = manifest
         self._folder = folder
+        self._bar = SearchBar(0, settings.budget, shown=False) if bar is None else bar
         self._reused = read_attacks(Path(settings.reuse)) if settings.reuse else None
         self.searched = self.queries = self.rows = self.never_right = 0
 
@@ -275,6 +332,7 @@ class Attacker:
                 )
             return str(self._known[key]["after"])
         before = samples[0].instruction
+        asked.tried = self._bar.tried
         found = search(before, how, phrases, asked, self._settings, objective=self._objective, seed=self._seed)
         self._note(key, before, found, asked, made)
         return found.attacked.text
@@ -302,6 +360,7 @@ class Attacker:
         self.queries += attacked.queries
         self.rows += asked.rows
         if self._manifest is None:
+            self._bar.ended("")
             return
         self._manifest.add(
             {
@@ -320,11 +379,10 @@ class Attacker:
                 "made": made,
             }
         )
-        print(
+        self._bar.ended(
             f"{_named(key)}: right {found.right[0] * count:.0f} → {found.right[1] * count:.0f} of {count}, "
             f"{self._objective} {attacked.clean:.3f} → {attacked.score:.3f}, words changed: {len(attacked.edits)}, "
-            f"queries: {attacked.queries}, rows: {asked.rows}",
-            flush=True,
+            f"queries: {attacked.queries}, rows: {asked.rows}"
         )
 
     def _identity(self, key: AttackKey, asked: Asked, phrases: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,15 @@ from robustlm.batch import Encoded, InstructionBatch, collate
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
-from robustlm.data.instructions import NO_FORMAT, Instruction, InstructionBank, Split, Version, assigned
+from robustlm.data.instructions import (
+    NO_FORMAT,
+    Instruction,
+    InstructionBank,
+    LackingError,
+    Split,
+    Version,
+    assigned,
+)
 from robustlm.data.misleading import misled, phrasings_under
 from robustlm.data.noise import build_pools, padding_text, slots_of
 from robustlm.data.paraphrases import load_paraphrases
@@ -324,6 +332,8 @@ class InstructionDataModule(LightningDataModule):
                     f"data.conditions: {condition.name!r} asks the same as {self.conditions[first].name!r}; expected "
                     "one of them"
                 )
+        self.named: Collection[str] | None = None
+        """The conditions that the user himself named; null: all. Others may be left out, see `under_all`."""
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.max_length = max_length
@@ -384,7 +394,7 @@ class InstructionDataModule(LightningDataModule):
         for note in self.notes[known:]:
             log.warning(note)
         if "test" in roles[stage] and not self.conditioned:
-            self.conditioned = {c.name: self.under(c, self.rows["test"]) for c in self.conditions}
+            self.conditioned = self.under_all(self.rows["test"])
 
     def attach(self, backbone: Any) -> None:
         """Take tokenizer and prompt form from a model; rows tokenised for another model are read anew."""
@@ -536,13 +546,42 @@ class InstructionDataModule(LightningDataModule):
             file = self.rejected.with_name(f"{self.rejected.stem}-{role}-too-long{self.rejected.suffix}")
             write_rows(file, ({"id": sample.id, "problem": text} for sample, text in bad))
 
+    def under_all(self, rows: Rows) -> dict[str, Rows]:
+        """The rows under every condition, by its name.
+
+        A condition that is not in `named`, and that the rows cannot be asked under, is left out of `conditions`. One
+        line of the log names all of them and says why.
+
+        Raises:
+            LackingError: The rows lack what a condition in `named` needs, or what every condition needs.
+        """
+        found: dict[str, Rows] = {}
+        lacking: dict[str, list[str]] = {}
+        first: LackingError | None = None
+        for condition in self.conditions:
+            try:
+                found[condition.name] = self.under(condition, rows)
+            except LackingError as error:
+                if self.named is None or condition.name in self.named:
+                    raise
+                first = first or error
+                lacking.setdefault(error.reason, []).append(condition.name)
+        if first is not None and not found:
+            raise first
+        if lacking:
+            reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in lacking.items())
+            log.info("data.conditions: left out %s; name them in data.conditions to make this an error", reasons)
+        self.conditions = [condition for condition in self.conditions if condition.name in found]
+        return found
+
     def under(self, condition: Condition, rows: Rows) -> Rows:
         """The same rows, asked as a condition says."""
         if condition.needs_bank and not any(self.bank_of(sample) for sample in rows.samples):
             needed = "phrasings kept from training" if condition.split == "unseen" else "phrasings of a bank"
-            raise ValueError(
+            raise LackingError(
                 f"data.conditions: {condition.name!r} needs {needed}, but the rows bring their own instructions and "
-                "name no bank; set data.bank, or leave the condition out"
+                "name no bank; set data.bank, or leave the condition out",
+                "the rows bring their own instructions and name no bank (data.bank)",
             )
         return self.ready(self.asked_under(condition, rows.samples), condition)
 

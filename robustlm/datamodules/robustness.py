@@ -13,14 +13,14 @@ from typing import Any
 from robustlm.backbone import weights_digest
 from robustlm.batch import InstructionBatch
 from robustlm.data.conditions import PARAPHRASED, Condition
-from robustlm.data.instructions import Instruction
+from robustlm.data.instructions import Instruction, LackingError
 from robustlm.data.noise import Noise
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.samples import Sample
 from robustlm.data.shots import Examples, choose, input_of, pool_of, rank
-from robustlm.data.sources import Role, Source
-from robustlm.datamodules.attacking import Asked, Attacker, Attacks
+from robustlm.data.sources import Role, Source, named_by_path
+from robustlm.datamodules.attacking import Asked, Attacker, Attacks, SearchBar
 from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, formatted_by, listed, noise_pools
 from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.manifest import ATTACKS, AttackKey, Manifest, read_attacks
@@ -103,6 +103,10 @@ class RobustnessDataModule(InstructionDataModule):
         wanted = Source(source) if isinstance(source, str) else source
         tested = [asked_by(other, self.bank) for other in self.sources["test"]]
         like = next((other for other in tested if other.path == wanted.path), None)
+        if like is None and len(tested) == 1 and not wanted.name:
+            # all examples are for the one source that is tested, however their files are called
+            like = tested[0] if tested[0].name else replace(tested[0], name=named_by_path(tested[0], "test"))
+            log.info("data.examples: rows of %s are examples for the dataset %s", wanted.path, like.name)
         if like is not None:
             topic, name = wanted.topic or like.topic, wanted.name or like.name
             labels = like.labels if wanted.labels is None else wanted.labels
@@ -173,9 +177,13 @@ class RobustnessDataModule(InstructionDataModule):
         """One loader for each condition; searches for attacks first."""
         wanted = [condition for condition in self.conditions if condition.attack is not None]
         if wanted:
-            attacker = self._attacker()
-            for condition in wanted:
-                self.conditioned[condition.name] = self._attacked(condition, attacker)
+            bar = self._search_bar(wanted)
+            attacker = self._attacker(bar)
+            try:
+                for condition in wanted:
+                    self.conditioned[condition.name] = self._attacked(condition, attacker)
+            finally:
+                bar.close()
             if attacker.searched and self.trainer.is_global_zero:  # type: ignore[union-attr]
                 print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
             if attacker.never_right:
@@ -196,7 +204,17 @@ class RobustnessDataModule(InstructionDataModule):
             texts[key] = attacker.text(named, condition.attack, first, _common_phrases(found))
         return self.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
 
-    def _attacker(self) -> Attacker:
+    def _search_bar(self, wanted: Sequence[Condition]) -> SearchBar:
+        """A bar over all instructions that are searched on, where the trainer shows bars."""
+        trainer = self.trainer
+        progress = None if trainer is None else trainer.progress_bar_callback
+        shown = trainer is not None and trainer.is_global_zero and getattr(progress, "is_enabled", progress is not None)
+        path = None if self.folder is None else self.folder / ATTACKS
+        known = read_attacks(path) if path is not None and self.resumed and path.exists() else {}
+        keys = {(c.name, *key) for c in wanted for key in _sharing(self._unattacked[c.name].samples)}
+        return SearchBar(0 if self.attack.reuse else len(keys - known.keys()), self.attack.budget, shown=shown)
+
+    def _attacker(self, bar: SearchBar) -> Attacker:
         trainer = self.trainer
         if trainer is None:
             raise RuntimeError("attacks need a model to attack: make the loaders in a Trainer's test or predict")
@@ -238,6 +256,7 @@ class RobustnessDataModule(InstructionDataModule):
             known=known,
             manifest=Manifest(path, keep=self.resumed) if path is not None and trainer.is_global_zero else None,
             folder=path,
+            bar=bar,
         )
 
     # --- instructions ------------------------------------------------------------------------------------------
@@ -277,9 +296,11 @@ class RobustnessDataModule(InstructionDataModule):
         ]
         found = [one for turn in zip_longest(*own) for one in turn if one is not None]
         if not found:
-            raise ValueError(
-                f"data.paraphrases: {self.paraphrases} has no paraphrases for {whose}, which is asked with "
-                f"{asked[0].text!r}; expected some for each instruction (`robustlm paraphrase` finds them)"
+            reason = f"data.paraphrases: {self.paraphrases} has no paraphrases for {whose}"
+            raise LackingError(
+                f"{reason}, which is asked with {asked[0].text!r}; expected some for each instruction "
+                "(`robustlm paraphrase` finds them)",
+                reason,
             )
         return found
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robustlm.data.tasks import TASKS
+from robustlm.evaluation.robustness import Estimate
 from robustlm.evaluation.scores import Scores
 from robustlm.evaluation.table import read_table
 
@@ -94,13 +95,31 @@ def scores_of(tables: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str,
         if keys != asked[first]:
             raise ValueError(
                 f"{name} and {first} answered different rows ({len(keys)} and {len(asked[first])}); "
-                "scores compare only over the same samples and conditions"
+                "scores compare only over the same samples and conditions" + other_datasets(tables, first, name)
             )
     return found
 
 
-def draw(runs: dict[str, dict[str, float]], file: Path) -> None:
-    """Draw a bar for each run and condition."""
+def other_datasets(tables: Mapping[str, Sequence[Mapping[str, Any]]], first: str, second: str) -> str:
+    """Which names of datasets two runs do not share, as the end of a message; empty where they share all."""
+    names = {run: {row["dataset"] for row in tables[run]} for run in (first, second)}
+    alone = {run: ", ".join(sorted(names[run] - names[other])) for run, other in ((first, second), (second, first))}
+    if names[first] == names[second]:
+        return ""
+    listed = "; ".join(f"only in {run}: {found}" for run, found in alone.items() if found)
+    return f". Names of datasets differ ({listed}): `name` of a source in data.test makes them alike"
+
+
+def draw(
+    runs: dict[str, dict[str, float]], file: Path, intervals: Mapping[str, Mapping[str, Estimate]] | None = None
+) -> None:
+    """Draw a bar for each run and condition.
+
+    Args:
+        runs: Scores in per cent, by run and condition.
+        file: The picture.
+        intervals: Intervals of the scores, by run and condition, which are drawn on the bars.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -114,7 +133,12 @@ def draw(runs: dict[str, dict[str, float]], file: Path) -> None:
         places = [at + (i - (len(runs) - 1) / 2) * thickness for at in range(len(conditions))]
         values = [scores[condition] for condition in conditions]
         bars = axes.bar(places, values, thickness * 0.92, label=name, color=colours[i % len(colours)])
-        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+        if intervals is not None:
+            ends = [(100 * intervals[name][c].low, 100 * intervals[name][c].high) for c in conditions]
+            axes.vlines(places, *zip(*ends, strict=True), color="#202124", linewidth=1)
+        axes.bar_label(
+            bars, fmt="%.0f", fontsize=7, label_type="center" if intervals is not None else "edge", padding=1
+        )
     axes.set_xticks(range(len(conditions)), [condition.replace("+", "\n+ ") for condition in conditions])
     axes.set_ylabel("mean score over tasks (%)")
     axes.set_ylim(0, 108)

@@ -9,10 +9,12 @@ from typing import Any
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
 from robustlm.evaluation.robustness import Result, Settings, robustness
+from robustlm.evaluation.unreadable import unreadable
 from robustlm.report.figures import Axis, Line, intervals, legend
 from robustlm.report.markup import Html, counted, join, named, page, table, tag, word
 from robustlm.report.robustness import ALL, PAIRED, cell, interval_note, pairing_cells, points
 from robustlm.report.samples import in_turn
+from robustlm.report.unread import unread_box
 
 MOST_FLIPS = 50
 """Flips that are shown."""
@@ -43,6 +45,7 @@ def comparison_html(
         tag(
             "p", f"{len(next(iter(runs.values()))):,} answers of each run, to the same samples, asked in the same ways."
         ),
+        *(unread_box(unreadable(rows), name) for name, rows in runs.items()),
     )
     found = {name: [one for one in robustness(rows, settings) if one.name is None] for name, rows in runs.items()}
     parts = [

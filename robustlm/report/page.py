@@ -9,11 +9,13 @@ from itertools import takewhile
 
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.robustness import NUMBERS, Estimate, Result, Settings
+from robustlm.evaluation.unreadable import LIMIT, unreadable
 from robustlm.report.figures import SHARES, Axis, Line, heat, intervals, legend, shares, strip
 from robustlm.report.levels import by_level
 from robustlm.report.markup import Html, counted, join, named, page, table, tag, wide, word
 from robustlm.report.robustness import ALL, COUNTS, cell, interval_note, known, notes, size
 from robustlm.report.samples import Answer, Changing, most_changing
+from robustlm.report.unread import unread_box
 
 OPEN_ROWS = 60
 """Rows of instructions up to which their tables are unfolded."""
@@ -58,6 +60,7 @@ def to_html(
     head = join(
         tag("h1", "Robustness of ", named(about.settings.get("backbone", about.run))),
         _summary(pooled, single),
+        unread_box(unreadable(rows)),
         _cards(pooled, single, clean),
     )
     parts = [
@@ -93,8 +96,11 @@ def _cards(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]],
     cards.append(
         _card(first, "worst_case", "Worst case", "score if each sample met its worst instruction, under ", how)
     )
-    said = "of pairs of instructions get the same answer, under "
-    cards.append(_card(first, "consistency", "Consistency", said, how))
+    same = ["of pairs of instructions get the same answer, under ", how]
+    unread = first.numbers.get("unparseable")
+    if unread is not None and unread.value > LIMIT:
+        same.append(f"; {100 * unread.value:.1f} % of the answers could not be read")
+    cards.append(_card(first, "consistency", "Consistency", *same))
     return tag("div", *cards, class_="cards")
 
 

@@ -11,9 +11,11 @@ from typing import Any, Literal
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
+from robustlm.evaluation.unreadable import Unreadable
 from robustlm.files import write_text
 from robustlm.report.markup import counted
 from robustlm.report.tables import aligned, csv_text
+from robustlm.report.unread import unread_markdown
 
 Format = Literal["csv", "html", "json", "md"]
 FORMATS: tuple[Format, ...] = ("csv", "html", "json", "md")
@@ -76,14 +78,24 @@ def to_json(results: Sequence[Result], settings: Settings) -> str:
     return json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def to_markdown(results: Sequence[Result], settings: Settings, title: str = "Robustness") -> str:
-    """A summary to read: all datasets, then each one's scores, then what is missing."""
+def to_markdown(
+    results: Sequence[Result], settings: Settings, title: str = "Robustness", unread: Sequence[Unreadable] = ()
+) -> str:
+    """A summary to read: what could not be read, all datasets, then each one's scores, then what is missing.
+
+    Args:
+        results: The numbers.
+        settings: How intervals were made.
+        title: The heading.
+        unread: Answers that could not be read, which stand before all numbers.
+    """
     pooled = [one for one in results if one.name is None]
     single = [one for one in results if one.name is not None]
     conditions = [one.condition for one in pooled]
     lines = [
         f"# {title}",
         "",
+        *unread_markdown(unread),
         interval_note(settings),
         "",
         f"## Means over {counted(len({one.name for one in single}), 'dataset')}",

@@ -1,0 +1,99 @@
+"""Answers that a task's parser cannot read: how many, what they look like, and what may help.
+
+Such answers count as wrong, and numbers that compare answers compare their texts. A score of 0 or a consistency of
+100 % may then be a matter of format alone. Tests and reports say so beside their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from robustlm.data.tasks import TASKS
+from robustlm.evaluation.grid import Row
+
+LIMIT = 0.05
+"""Share of unreadable answers above which there is a warning."""
+_SAMPLES = 2
+_LONGEST = 80
+"""Characters of a sample that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A dataset and task with conditions in which more than `LIMIT` of the answers could not be read."""
+
+    dataset: str
+    task: str
+    conditions: dict[str, tuple[int, int]]
+    """By condition: answers that could not be read, and all answers."""
+    samples: tuple[tuple[str, str], ...]
+    """Two of them: what was expected and what the model answered, each in one line."""
+
+    @property
+    def said(self) -> str:
+        """One line that names the dataset, the task and the shares."""
+        shares = ", ".join(
+            f"{condition} {100 * bad / every:.1f} % ({bad:,} of {every:,})"
+            for condition, (bad, every) in self.conditions.items()
+        )
+        return f"answers to {self.dataset} ({self.task}) could not be read and count as wrong: {shares}"
+
+    @property
+    def shown(self) -> list[str]:
+        """A line for each of the samples."""
+        return [f"expected {target}, the model answered {answer}" for target, answer in self.samples]
+
+
+def unreadable(rows: Iterable[Row], limit: float = LIMIT) -> list[Unreadable]:
+    """Datasets and tasks with a condition in which more than a share of the answers could not be read.
+
+    Where no condition is above the limit, no condition or task as a whole is.
+
+    Args:
+        rows: Rows of a prediction table.
+        limit: The share, in [0, 1).
+    """
+    groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        groups.setdefault((row["dataset"], row["task"]), {}).setdefault(row["condition"], []).append(row)
+    found = []
+    for (dataset, task), conditions in groups.items():
+        bad = {name: [row for row in own if row["parsed"] is None] for name, own in conditions.items()}
+        above = {
+            name: (len(bad[name]), len(own)) for name, own in conditions.items() if len(bad[name]) > limit * len(own)
+        }
+        if above:
+            found.append(Unreadable(dataset, task, above, _two([row for name in above for row in bad[name]])))
+    return found
+
+
+def hint(found: Sequence[Unreadable]) -> str:
+    """What a user may do about it: one line."""
+    said = "check data.template (`chat` for a chat model) and model.max_new_tokens"
+    if any(one.task in TASKS and TASKS[one.task].score == "accuracy" for one in found):
+        said += "; --data.scoring options lets a local model choose among the options of a row, in place of writing one"
+    return said
+
+
+def warning(found: Sequence[Unreadable]) -> str:
+    """All of it as text of several lines; empty where nothing was found."""
+    lines = [line for one in found for line in (one.said, *(f"  {shown}" for shown in one.shown))]
+    return "\n".join([*lines, f"  {hint(found)}"]) if lines else ""
+
+
+def _two(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
+    """Two samples, of different answers and, where there are some, different targets."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if all(row["prediction"] != other["prediction"] for other in found.values()):
+            found.setdefault(row["target"], row)
+        if len(found) == _SAMPLES:
+            break
+    return tuple((_line(row["target"]), _line(row["prediction"])) for row in found.values())
+
+
+def _line(text: str) -> str:
+    """A text in quotes, cut to a part of a line; control characters are written out."""
+    flat = " ".join(text.split())
+    return repr(flat if len(flat) <= _LONGEST else f"{flat[:_LONGEST]}…")
