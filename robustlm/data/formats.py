@@ -439,7 +439,7 @@ def read_samples(
                 if sample.id in samples:
                     raise ValueError(f"duplicate id: found {sample.id!r}, already used at {places[sample.id]}")
             except ValueError as error:
-                errors.append(RowError(row.file, row.line, str(error), row.data))
+                errors.append(row.error(str(error)))
                 continue
             samples[sample.id], places[sample.id] = sample, row.where
             if shape.name in TASKS:
@@ -462,7 +462,7 @@ def _parts(row: Row, task: str | None, errors: list[RowError]) -> list[_Part]:
         id = row_id(row)
         return [_Part(id + suffix, data) for suffix, data in unfolded(row.data, task)]
     except ValueError as error:
-        errors.append(RowError(row.file, row.line, str(error), row.data))
+        errors.append(row.error(str(error)))
         return []
 
 
@@ -606,6 +606,8 @@ def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str 
 def row_id(row: Row) -> str:
     """A row's own `id`, or `folder/stem:line`: what draws for a row depend on, wherever they are made.
 
+    The number is that of the item in a JSON list, and of the row where a source has no lines (Parquet, hub).
+
     Raises:
         ValueError: The row has an `id` that cannot serve as one.
     """
@@ -661,7 +663,8 @@ def settle_errors(source: str, loaded: Loaded, on_bad_row: str, rejected: Path |
 
 
 def _as_rejected(error: RowError) -> dict[str, Any]:
-    return {"file": error.file, "line": error.line, "problem": error.problem, "found": _plain(error.found)}
+    place = {"item" if error.item else "line": error.line}
+    return {"file": error.file, **place, "problem": error.problem, "found": _plain(error.found)}
 
 
 def _plain(found: object) -> object:

@@ -172,7 +172,7 @@ def instructed_rows(
                     "to rows whose field `instruction` holds it, or that have none"
                 )
         except ValueError as error:
-            errors.append(RowError(row.file, row.line, str(error)))
+            errors.append(row.error(str(error)))
             if len(errors) >= _ENOUGH_ERRORS:
                 break
         else:
