@@ -32,6 +32,7 @@ def noise(
     protect: bool = False,
     manifest: str | None = None,
     bank: str | None = None,
+    weights: dict[str, float] | None = None,
 ) -> None:
     """Write rows with noisy variants of their instructions, and how distorted those are.
 
@@ -48,6 +49,7 @@ def noise(
         manifest: JSONL file for what was done to each instruction, word by word.
         bank: Instruction bank without placeholders whose seen phrasings rows are asked with, in place of their own
             instruction or where they have none: a packaged name, a JSON file, or `file.json#name`.
+        weights: For `mixed`: how often each kind is drawn, relative to the sum; null: six kinds equally.
     """
     from robustlm.data.noise_rows import noise_rows
 
@@ -57,7 +59,7 @@ def noise(
         noise_rows(
             input,
             output,
-            noise=Noise(kind, omega, phi, protect=protect),
+            noise=Noise(kind, omega, phi, weights, protect),
             distortion=distortion,
             seed=seed,
             epoch=epoch,

@@ -30,7 +30,7 @@ from robustlm.data.rows import (
     iter_rows,
     write_rows,
 )
-from robustlm.data.samples import Context, Sample
+from robustlm.data.samples import SYSTEM_ROLES, Context, Sample, Turn
 from robustlm.data.slots import OPTIONS, is_slotted, option_lines
 from robustlm.data.tasks import TASKS, Task, resolve_task
 from robustlm.data.unshown import Read, Unshown
@@ -129,6 +129,7 @@ def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
         dataset=_name_in(row, "dataset"),
         fields=_fields_of(row),
         group=_name_in(row, "group"),
+        turns=_turns_of(row),
     )
     if row.get("choices") is None:
         return sample
@@ -164,6 +165,7 @@ def robustlm_row(sample: Sample) -> dict[str, Any]:
     context = {part: text for part in _PARTS if (text := getattr(sample.context, part))}
     row: dict[str, Any] = {"id": sample.id, "instruction": sample.instruction}
     optional_parts = {
+        "turns": [{"role": role, "content": text} for role, text in sample.turns],
         "variant": sample.variant,
         "context": context,
         "fields": dict(sample.fields),
@@ -242,24 +244,46 @@ def read_coin(row: Mapping[str, Any], id: str) -> Sample:
 
 @register_shape("messages", needs=("messages",))
 def read_messages(row: Mapping[str, Any], id: str) -> Sample:
-    """A chat: the first question is the instruction, the last reply the target, all between them the text.
+    """A chat: the last reply is the target, the user's turn before it the instruction, all before that its turns.
 
-    A system message stands before the instruction. After it, user and assistant must take turns.
+    A message of the role `system` or `developer` may come first; an empty one counts as none. After it, user and
+    assistant must take turns.
     """
-    turns = elements(row, "messages", Mapping, "a list of objects {role, content}")
-    said = [(required(turn, "role"), required(turn, "content").strip()) for turn in turns]
-    system = said.pop(0)[1] if said and said[0][0] == "system" else ""
-    roles = [role for role, _ in said]
-    if not said or len(said) % 2 or roles != ["user", "assistant"] * (len(said) // 2):
-        found = ", ".join(role for role, _ in said) or "no turns"
+    said = _said(row, "messages")
+    chat = said[1:] if said and said[0][0] in SYSTEM_ROLES else said
+    if not chat or len(chat) % 2 or not _alternate(chat):
+        found = ", ".join(role for role, _ in chat) or "no turns"
         raise ValueError(f"wrong roles: found {found}; expected user, assistant in turns, the assistant last")
-    (_, first), *history, (_, reply) = said
-    return Sample(
-        id,
-        instruction=f"{system}\n{first}".strip(),
-        target=reply,
-        context=Context(text="\n".join(f"{role.capitalize()}: {content}" for role, content in history)),
-    )
+    *turns, (_, question), (_, reply) = said
+    return Sample(id, instruction=question, target=reply, turns=tuple(turns))
+
+
+def _turns_of(row: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """What was said before the instruction of a row of robustlm's own shape."""
+    if row.get("turns") is None:
+        return ()
+    said = _said(row, "turns")
+    chat = said[1:] if said and said[0][0] in SYSTEM_ROLES else said
+    if len(chat) % 2 or not _alternate(chat):
+        found = ", ".join(role for role, _ in chat)
+        expected = "user, assistant in turns, the assistant last, as the instruction is the user's next turn"
+        raise ValueError(f"wrong roles in turns: found {found}; expected {expected}")
+    return tuple(said)
+
+
+def _said(row: Mapping[str, Any], key: str) -> list[Turn]:
+    """Role and text of each message, without empty system messages."""
+    said = []
+    for turn in elements(row, key, Mapping, "a list of objects {role, content}"):
+        role = required(turn, "role")
+        text = (optional if role in SYSTEM_ROLES else required)(turn, "content").strip()
+        if text or role not in SYSTEM_ROLES:
+            said.append((role, text))
+    return said
+
+
+def _alternate(chat: Sequence[Turn]) -> bool:
+    return all(role == ("user", "assistant")[i % 2] for i, (role, _) in enumerate(chat))
 
 
 def _task_shape(task: Task) -> Shape:

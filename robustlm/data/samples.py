@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+Turn = tuple[str, str]
+"""Role and text of a message of a chat."""
+SYSTEM_ROLES = ("system", "developer")
+"""Roles of the message that may open a chat."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -53,7 +58,22 @@ class Sample:
     examples: tuple[Sample, ...] = ()
     """Solved rows that are shown before this one, in this order; under its instruction where theirs is empty."""
 
+    turns: tuple[Turn, ...] = ()
+    """What was said in a chat before the instruction, which is the last turn of the user: a system message, if there is
+    one, and turns of `user` and `assistant`."""
+
     @property
-    def applied_to(self) -> tuple[Context, tuple[tuple[str, str], ...]]:
-        """The input: all that the instruction is about, whatever it says."""
-        return self.context, self.fields
+    def applied_to(self) -> tuple[object, ...]:
+        """The input: all that the instruction is about, whatever it says; empty where there is nothing."""
+        parts: tuple[object, ...] = self.context, self.fields, self.turns
+        return () if parts == (Context(), (), ()) else parts
+
+    @property
+    def system(self) -> tuple[Turn, ...]:
+        """The system message of a chat, or nothing."""
+        return self.turns[:1] if self.turns and self.turns[0][0] in SYSTEM_ROLES else ()
+
+    @property
+    def history(self) -> tuple[Turn, ...]:
+        """The earlier turns of a chat without its system message: `user` and `assistant` in turn, or nothing."""
+        return self.turns[len(self.system) :]

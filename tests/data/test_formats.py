@@ -103,7 +103,31 @@ CONTEXT = Context(**PARTS)
                     {"role": "assistant", "content": "y"},
                 ]
             },
-            Sample("set/train:1", "S\nI", "y", Context(text="Assistant: a\nUser: b")),
+            Sample("set/train:1", "b", "y", turns=(("system", "S"), ("user", "I"), ("assistant", "a"))),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "developer", "content": " S\n"},
+                    {"role": "user", "content": "I"},
+                    {"role": "assistant", "content": "y"},
+                ]
+            },
+            Sample("set/train:1", "I", "y", turns=(("developer", "S"),)),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "system", "content": ""},
+                    {"role": "user", "content": "I"},
+                    {"role": "assistant", "content": "y"},
+                ]
+            },
+            Sample("set/train:1", "I", "y"),
+        ),
+        (
+            {"turns": [{"role": "system", "content": "S"}], "instruction": "I", "target": "y"},
+            Sample("set/train:1", "I", "y", turns=(("system", "S"),)),
         ),
     ],
 )  # fmt: skip
@@ -149,6 +173,14 @@ def test_generic_shapes(tmp_path: Path, row: dict[str, Any], expected: Sample) -
         ),
         ({"messages": [{"role": "user"}, {"role": "assistant", "content": "y"}]}, "no content: "),
         ({"messages": "hello"}, "messages is no list: "),
+        (
+            {"messages": [{"role": role, "content": "x"} for role in ("user", "tool", "assistant", "assistant")]},
+            "wrong roles: found user, tool, assistant, assistant; ",
+        ),
+        (
+            {"instruction": "I", "target": "y", "turns": [{"role": "user", "content": "x"}]},
+            "wrong roles in turns: found user; expected user, assistant in turns, the assistant last",
+        ),
         ({"tokens": ["a"], "ner_tags": ["B-X", "O"]}, "tags do not fit tokens: "),
     ],
 )
