@@ -18,7 +18,7 @@ from typing import Any, Literal
 from robustlm.checks.texts import shortened
 from robustlm.data.fields import check_choices, elements, optional, required, shown
 from robustlm.data.instructions import NO_FORMAT, InstructionBank, known_banks
-from robustlm.data.labels import Given, Labels
+from robustlm.data.labels import Given, Labels, quoted
 from robustlm.data.lookup import imported
 from robustlm.data.published import unfolded
 from robustlm.data.rows import (
@@ -704,7 +704,7 @@ def _labelled(sample: Sample, labels: Sequence[str]) -> Sample:
     task = TASKS[sample.task]
     context, choices = sample.context, sample.choices
     if task.labelled:
-        context = replace(context, option=", ".join(labels))
+        context = replace(context, option=", ".join(map(quoted, labels)))
         if task.score == "accuracy":
             choices = tuple(task.format([(label,)]) for label in labels)
     bank = sample.bank if sample.instruction or sample.bank else task.bank(context, labels)

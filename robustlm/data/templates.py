@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from string import Formatter
 from typing import Any
@@ -19,6 +19,8 @@ from robustlm.data.slots import OPTIONS, is_slotted, pieces
 log = logging.getLogger(__name__)
 
 PARTS = ("question", "format", "option", "text")
+_HEADS = {"question": "Question: ", "format": "Format: ", "option": "Options: ", "text": "Text: "}
+"""What stands before a part where a prompt shows more than one."""
 
 
 class Origin(IntEnum):
@@ -146,7 +148,7 @@ class PlainTemplate(Template):
 
 
 class AlpacaTemplate(Template):
-    """The headings of Stanford Alpaca, with or without an input section."""
+    """The headings of Stanford Alpaca, with or without an input section; several parts of an input have names."""
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
@@ -169,9 +171,9 @@ class AlpacaTemplate(Template):
                 out.write("### Instruction:\n")
                 context = _write_instruction(out, one, _asked(one, sample, instruction))
                 out.write("\n\n")
-            if values := _filled(context):
+            if _filled(context):
                 out.write("### Input:\n")
-                _write_joined(out, values)
+                _write_joined(out, context)
                 out.write("\n\n")
             out.write("### Response:\n")
             if out.solved:
@@ -194,9 +196,10 @@ _REWRITTEN = (
 class ChatTemplate(Template):
     """The tokenizer's own chat template, with instruction and context as one user message.
 
-    The earlier turns of a chat keep their roles. Examples are turns before these, their answers the assistant's. A
-    template that takes no system message gets its text at the start of the first user message. One that takes no turns
-    gets one message, in which the answers of examples follow `Answer:`, and the turns of a chat their roles.
+    Parts of a context have their names (`Options: …`) where there are several. The earlier turns of a chat keep their
+    roles. Examples are turns before these, their answers the assistant's. A template that takes no system message gets
+    its text at the start of the first user message. One that takes no turns gets one message, in which the answers of
+    examples follow `Answer:`, and the turns of a chat their roles.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -227,6 +230,8 @@ class ChatTemplate(Template):
         if not around:
             if sample.turns:
                 self._warn("takes no earlier turns; they are part of the user message, under their roles")
+            else:
+                self._warn("takes no earlier turns; examples are part of the message", logging.INFO)
             kept = int(takes_system)
             named = bool(sample.history) or roles[kept] != "user"
             messages[kept:] = [_as_one(messages[kept:], roles[kept:] if named else [])]
@@ -267,10 +272,10 @@ class ChatTemplate(Template):
                 say("assistant", _given(one.target))
         return roles, messages
 
-    def _warn(self, what: str) -> None:
+    def _warn(self, what: str, level: int = logging.WARNING) -> None:
         if what not in self._warned:
             self._warned.add(what)
-            log.warning("data.template: the tokenizer's chat template %s", what)
+            log.log(level, "data.template: the tokenizer's chat template %s", what)
 
     def _around(self, roles: Sequence[str]) -> list[str]:
         """What the template writes before, between and after messages of these roles; nothing where it changes them."""
@@ -279,8 +284,6 @@ class ChatTemplate(Template):
             marks = [_MARK.format(i) for i in range(len(key))]
             text = self._rendered(marks, key) if len(key) == 1 else self._tried(marks, key)
             self._arounds[key] = _between(text, marks)
-            if not self._arounds[key] and set(key) == {"user", "assistant"}:
-                log.info("data.template: the chat template takes no earlier turns; examples are part of the message")
         return self._arounds[key]
 
     def _tried(self, contents: Sequence[str], roles: Sequence[str]) -> str:
@@ -346,9 +349,10 @@ def _message(sample: Sample, instruction: str, *, solved: bool) -> _Writer:
     message.solved = solved
     context = _write_instruction(message, sample, instruction)
     message.strip()
-    if values := [value for value in (part.strip() for part in _filled(context)) if value]:
+    context = replace(context, **{part: getattr(context, part).strip() for part in PARTS})
+    if _filled(context):
         message.write("\n\n" if message.text else "")
-        _write_joined(message, values)
+        _write_joined(message, context)
     return message
 
 
@@ -384,9 +388,9 @@ def _as_one(messages: Sequence[_Writer], roles: Sequence[str]) -> _Writer:
 class StringTemplate(Template):
     """A format string with `{instruction}` and any of `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
 
-    `{context}` stands for all filled parts, a line each. The prompt ends where the answer starts; white space at the
-    template's end is moved into the answer, so that a generated answer begins as a trained one does. Examples are whole
-    prompts, as the instruction may stand anywhere in the string.
+    `{context}` stands for all filled parts, a line each, with their names where there are several. The prompt ends
+    where the answer starts; white space at the template's end is moved into the answer, so that a generated answer
+    begins as a trained one does. Examples are whole prompts, as the instruction may stand anywhere in the string.
     """
 
     def __init__(self, template: str) -> None:
@@ -425,7 +429,7 @@ class StringTemplate(Template):
                 if name == "instruction":
                     _write_instruction(out, one, asked)
                 elif name == "context":
-                    _write_joined(out, _filled(context))
+                    _write_joined(out, context)
                 elif name is not None:
                     out.write(getattr(context, name), Origin.CONTEXT)
             if out.solved:
@@ -490,7 +494,12 @@ def _filled(context: Context) -> list[str]:
     return [value for part in PARTS if (value := getattr(context, part))]
 
 
-def _write_joined(out: _Writer, values: list[str]) -> None:
-    for i, value in enumerate(values):
-        out.write("\n" if i else "")
-        out.write(value, Origin.CONTEXT)
+def _write_joined(out: _Writer, context: Context) -> None:
+    """Write the filled parts of a context, a line each; with their names where there are several."""
+    named = len(_filled(context)) > 1
+    blank = ""
+    for part in PARTS:
+        if value := getattr(context, part):
+            out.write(blank + (_HEADS[part] if named else ""))
+            out.write(value, Origin.CONTEXT)
+            blank = "\n"

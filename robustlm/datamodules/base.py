@@ -21,7 +21,7 @@ from robustlm.data.conditions import Condition, parse_condition
 from robustlm.data.encoding import Encoder, TooLongError
 from robustlm.data.instructions import Instruction, InstructionBank, Split, Version, assigned
 from robustlm.data.misleading import misled, phrasings_under
-from robustlm.data.noise import build_pools, is_request, padding_text, slots_of, spared
+from robustlm.data.noise import CHANGES_MEANING, build_pools, is_request, padding_text, slots_of, spared
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import write_rows
@@ -565,6 +565,12 @@ class InstructionDataModule(LightningDataModule):
         requests = sum(map(is_request, samples))
         if condition.noise is not None and (line := spared(condition.noise, requests, len(samples))):
             log.info("data.conditions: %s: %s", condition.name, line)
+        if condition.noise is not None and condition.noise.kind in CHANGES_MEANING and requests:
+            log.warning(
+                "data.conditions: %s turns around what %d of %d rows ask for, as their instruction is the request "
+                "itself; their targets are not the answers any more",
+                condition.name, requests, len(samples),
+            )  # fmt: skip
 
     def with_options(self, rows: Rows, role: str) -> Rows:
         """Tokenise the rows' choices, if options are scored; rows with choices that are too long are bad rows."""

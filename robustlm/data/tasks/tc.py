@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from robustlm.data.fields import present, required, shown, squeezed
-from robustlm.data.labels import Labels
+from robustlm.data.labels import Labels, answered, unquoted
 from robustlm.data.published import pronoun
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Answer, Item, Task, register
@@ -101,12 +101,15 @@ class Classification(Task):
         """Write the class after `label: `."""
         if len(items) != 1 or len(items[0]) != 1 or not items[0][0] or items[0][0] != squeezed(items[0][0]):
             raise ValueError(f"{self.name}: found items {items!r}; expected one label, with single spaces only")
-        return f"{_PREFIX} {items[0][0]}"
+        return f"{_PREFIX} {answered(items[0][0])}"
 
     def parse(self, text: str) -> Answer:
-        """Read the class after `label:`; without that word, or without a class, the answer is malformed."""
+        """Read the class after `label:`; without that word, or without a class, the answer is malformed.
+
+        A class with a comma may be in quotes, as options show it.
+        """
         answer = text.strip()
-        label = squeezed(answer.removeprefix(_PREFIX))
+        label = squeezed(unquoted(squeezed(answer.removeprefix(_PREFIX))))
         if not answer.startswith(_PREFIX) or not label:
             return Answer((), malformed=1)
         return Answer(((label,),))
