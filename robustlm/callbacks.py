@@ -22,7 +22,7 @@ from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_par
 from robustlm.files import whole_folder, write_text
 from robustlm.finite import refuse_nonfinite
 from robustlm.modules.base import InstructionTuning
-from robustlm.report.tables import by_condition, markdown
+from robustlm.report.tables import by_condition, markdown, near_by_condition
 
 
 class PredictionWriter(Callback):
@@ -122,9 +122,11 @@ class PredictionWriter(Callback):
             _identity_file(table).unlink(missing_ok=True)
             if _state_writer(trainer) is None:
                 table.with_name(STATES).unlink(missing_ok=True)  # of an earlier run here, whose answers were others
-            scores = by_condition({name: float(value) for name, value in trainer.callback_metrics.items()})
-            if scores:
+            logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            if scores := by_condition(logged):
                 print("\n" + markdown("F1 or accuracy, %", scores))
+            if near := near_by_condition(logged):
+                print("\n" + markdown("free-text answers, %", near))
             print(f"predictions: {table}")
         self._writer = None
         self._made = True

@@ -343,6 +343,7 @@ def report(
     from pathlib import Path
 
     from robustlm.data.tasks import resolve_task
+    from robustlm.evaluation.free_text import free_text
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
     from robustlm.report.comparison import find_table
@@ -363,13 +364,14 @@ def report(
     if clean not in ("clean", *conditions):
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
     results = robustness(rows, settings, clean)
-    text = to_markdown(results, settings)
+    free = free_text(rows, settings)
+    text = to_markdown(results, settings, free=free)
     print(text, end="")
     if output is not None:
         make: dict[str, Callable[[], str]] = {
             "md": lambda: text,
-            "csv": lambda: to_csv(results),
-            "json": lambda: to_json(results, settings),
+            "csv": lambda: to_csv(results, free),
+            "json": lambda: to_json(results, settings, free),
             "html": lambda: to_html(rows, results, settings, About(run_name(file), run_settings(file)), clean),
         }
         wanted = FORMATS if format == "all" else (format,)

@@ -33,7 +33,8 @@ class Sample:
     instruction: str
     """The instruction as the row gives it; empty where a bank supplies it (see `bank`)."""
     target: str
-    """The answer to be trained and compared with, without end-of-sequence token."""
+    """The answer to be trained and compared with, without end-of-sequence token; empty in rows that are asked alone
+    (`predict`), as no row with an answer has an empty one."""
     context: Context = field(default_factory=Context)
     """Question, format, options and text."""
     task: str = "generation"

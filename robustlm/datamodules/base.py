@@ -328,6 +328,8 @@ class InstructionDataModule(LightningDataModule):
         self.notes: list[str] = []
         """What a user should know of the rows that were read, a line each; `setup` logs them, `check` prints them."""
         self._labels: KnownLabels | None = None
+        self._answered = True
+        """Whether test rows have to bring their answers; those of `predict` need not."""
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
 
@@ -348,6 +350,10 @@ class InstructionDataModule(LightningDataModule):
             "test": ("test",),
             "predict": ("test",),
         }
+        self._answered = stage != "predict"
+        if self._answered and "test" in self.rows and not all(sample.target for sample in self.rows["test"].samples):
+            del self.rows["test"]  # of a `predict` before; read anew, they are refused
+            self.conditioned.clear()
         known = len(self.notes)
         for role in roles[stage]:
             if role not in self.rows and (self.sources[role] or role != "validation"):
@@ -420,6 +426,7 @@ class InstructionDataModule(LightningDataModule):
             known=self._labels,
             seed=self.seed,
             say=self.notes.append,
+            answered=self._answered or role != "test",
         )
         if self.system is None:
             return samples
@@ -526,6 +533,11 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(
                 f"data.conditions: {condition.name!r} needs {needed}, but the rows bring their own instructions and "
                 "name no bank; set data.bank, or leave the condition out"
+            )
+        if condition.attack is not None and (alone := [s.id for s in rows.samples if not s.target]):
+            raise ValueError(
+                f"data.conditions: {condition.name!r} searches for wrong answers, but {len(alone)} of {len(rows)} rows "
+                f"bring no answer to compare with ({alone[0]}); expected rows with answers, or no attacks"
             )
         return self.ready(self.asked_under(condition, rows.samples), condition)
 
