@@ -43,15 +43,15 @@ def _check(checkpoint: Mapping[Any, Any]) -> None:
     _kind(checkpoint, "robustlm", Mapping, "this package's own entries")
     if (seed := checkpoint["robustlm"].get("seed")) is not None:
         check_seed("robustlm: seed", seed)
+    resumes = bool(checkpoint.get("optimizer_states"))
     for name in ("epoch", "global_step"):
-        value = _kind(checkpoint, name, int, "a count", needed=False)
+        value = _kind(checkpoint, name, int, "a count", needed=resumes)
         if value is not None and (value < 0 or isinstance(value, bool)):
             raise ValueError(f"{name}: found {value}, no count")
     version = _kind(checkpoint, "pytorch-lightning_version", str, "a version", needed=False)
     if version is not None and not version[:1].isdigit():
         raise ValueError(f"pytorch-lightning_version: found {version!r}, no version")
     _kind(checkpoint, "callbacks", Mapping, "states by callback", needed=False)
-    resumes = bool(checkpoint.get("optimizer_states"))
     counters = (_kind(checkpoint, "loops", Mapping, "counters", needed=resumes) or {}).get("fit_loop")
     if counters is not None and (not isinstance(counters, Mapping) or "epoch_progress" not in counters):
         raise ValueError("loops: no counters of fit_loop are there, which say how far training was")

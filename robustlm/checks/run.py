@@ -32,6 +32,11 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
     if not isinstance(trainer, Mapping):
         raise ValueError(f"trainer: found {trainer!r}; expected settings such as max_epochs, or no key trainer")
     _check_loops(trainer)
+    if str(settings.get("ckpt_path") or "").lower().partition(":")[0] == "registry":
+        raise ValueError(
+            f"ckpt_path: found {settings['ckpt_path']!r}, a registry of checkpoints, which is not read; expected a "
+            ".ckpt file that `robustlm fit` wrote"
+        )
     if command == "fit":
         _check_trains(trainer)
         _check_checkpoint(settings.get("checkpoint") or {})

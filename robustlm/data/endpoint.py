@@ -122,6 +122,11 @@ def _check_url(url: str, where: str, key: str) -> None:
         parts = urlsplit(url)
     except ValueError:
         raise ValueError(f"{where}: found no URL; expected one such as https://api.openai.com/v1") from None
+    if url and (parts.scheme not in ("http", "https") or not parts.netloc):
+        raise ValueError(
+            f"{where}: found no address that begins with http:// or https:// and a host; expected one such as "
+            "https://api.openai.com/v1"
+        )
     if "@" in parts.netloc or "@" in url.partition("?")[0].partition("#")[0]:
         raise ValueError(f"{where}: found credentials in it; set ${key} instead")
     if "?" in url or "#" in url:

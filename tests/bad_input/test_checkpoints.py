@@ -71,7 +71,7 @@ def test_a_damaged_entry_is_named(kind: str) -> None:
         check_content("x.ckpt", {**WHOLE, **changes})
 
 
-@pytest.mark.parametrize("name", ["state_dict", "robustlm", "loops"])
+@pytest.mark.parametrize("name", ["state_dict", "robustlm", "loops", "epoch", "global_step"])
 def test_a_missing_entry_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is missing"):
         check_content("x.ckpt", {key: value for key, value in WHOLE.items() if key != name})

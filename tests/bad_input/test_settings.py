@@ -30,6 +30,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "trainer.num_nodes: found 0": {"trainer": {"num_nodes": 0}},
     "trainer.default_root_dir: /proc/x cannot be written to": {"trainer": {"default_root_dir": "/proc/x"}},
     "seed_everything: found -1": {"seed_everything": -1},
+    "ckpt_path: found 'registry:m', a registry of checkpoints": {"ckpt_path": "registry:m"},
     "export.name: found '../../x'": {"export": {"name": "../../x"}},
     "export.name: found ''": {"export": {"name": ""}},
     "checkpoint.filename: found '../x'": {"checkpoint": {"filename": "../x"}},

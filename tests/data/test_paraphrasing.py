@@ -350,6 +350,8 @@ def test_a_prompt_of_ones_own(endpoint: LocalEndpoint) -> None:
         ({"prompt": "Say it again {count} times."}, r"--prompt: expected \{instruction\} in it"),
         ({"concurrency": 0}, "--concurrency: expected 1 or more, found 0"),
         ({"max_retries": -1}, "--max_retries: expected 0 or more, found -1"),
+        ({"base_url": "ftp://host/v1"}, "--base_url: found no address that begins with http"),
+        ({"base_url": "api.openai.com/v1"}, "--base_url: found no address that begins with http"),
         ({"base_url": f"https://me:{SECRET}@host/v1"}, "--base_url: found credentials in it"),
     ],
 )

@@ -267,6 +267,10 @@ def test_two_processes_are_one_that_accumulates(llama: str, train_file: str, tes
         assert len(read_table(one)) == 14
         assert read_table(one) == read_table(two)
         assert not list(two.parent.glob("*.part-*"))
+    for lost in (ours["lost"], theirs["lost"]):  # one rank's loss is no number: both leave the step out
+        assert (lost["skipped"], lost["steps"]) == (1, 7)
+        assert all(value.isfinite().all() for value in lost["weights"].values())
+    assert all(torch.equal(value, theirs["lost"]["weights"][key]) for key, value in ours["lost"]["weights"].items())
 
 
 def test_two_processes_from_the_command_line(llama: str, train_file: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -57,7 +58,7 @@ class Look(Callback):
 def fit(llama: str, train_file: str, folder: Path, broken: tuple[int, ...], where: str = "loss", **more: Any) -> Any:
     callbacks = [Look(), Record(), *more.pop("callbacks", ())]
     optimizer, limit = more.pop("optimizer", AdamW(lr=1e-2)), more.pop("max_skipped_steps", 20)
-    fitter = trainer(folder, callbacks=callbacks, gradient_clip_val=1.0, **more)
+    fitter = trainer(folder, callbacks=callbacks, **({"gradient_clip_val": 1.0} | more))
     module = Broken(
         llama, adversary=NRM(target_gap=0.2), tuning=LoRA(r=2), optimizer=optimizer, max_skipped_steps=limit
     )
@@ -89,6 +90,23 @@ def test_a_whole_accumulated_step_is_skipped(at: int, llama: str, train_file: st
     assert same == [True, False, False]
     assert all(map(torch.equal, look.seen[1], look.seen[3]))  # controller and moments too, once the step is over
     assert module.skipped_steps == 1
+
+
+def test_fp16_goes_on_where_the_loss_scale_was_too_large(llama: str, train_file: str, tmp_path: Path) -> None:
+    """The scaler leaves out the steps that overflow and halves its scale; they are counted once, and change nothing."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    fp16 = MixedPrecision("16-mixed", "cpu", scaler)
+    module, (look, record) = fit(
+        llama, train_file, tmp_path, (), plugins=[fp16], max_epochs=5, max_skipped_steps=35, gradient_clip_val=None
+    )
+    steps = len(look.seen)
+    skipped = [step["train/skipped_steps"] for step in record.steps]
+    assert 5 < module.skipped_steps < steps
+    assert skipped[-1] == module.skipped_steps
+    assert scaler.get_scale() == 2.0 ** (40 - module.skipped_steps)
+    same = [all(map(torch.equal, a, b)) for a, b in zip(look.seen[:-1], look.seen[1:], strict=True)]
+    assert same == [True] * (module.skipped_steps - 1) + [False] * (steps - module.skipped_steps)
+    assert all(value.isfinite().all() for value in weights_of(module).values())
 
 
 def test_too_many_in_a_row_stop_the_run(llama: str, train_file: str, tmp_path: Path) -> None:

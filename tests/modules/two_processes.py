@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from robustlm.callbacks import AdapterExport, PredictionWriter
 from robustlm.datamodules import NLUDataModule
@@ -31,6 +32,7 @@ def results(folder: Path, backbone: str, train: str, test: str, **settings: Any)
         run.fit(module, NLUDataModule(**data))
         found[name] = weights_of(module)
     settings.pop("accumulate_grad_batches", None)
+    settings.pop("accumulate_grad_batches", None)
     for size in (4, 8):
         run = trainer(folder / f"test-{size}", callbacks=[PredictionWriter()], **settings)
         more = {"eval_batch_size": size, "conditions": ["clean", "random_typos@0.5"]}
@@ -40,8 +42,26 @@ def results(folder: Path, backbone: str, train: str, test: str, **settings: Any)
     return found
 
 
+class LostOnOneRank(ANIT):
+    """Has a loss that is no number at the second step, on the last rank alone."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        spoilt = batch_idx == 1 and self.global_rank == self.trainer.world_size - 1
+        return loss * float("nan") if spoilt else loss
+
+
+def lost_on_one_rank(folder: Path, backbone: str, train: str, **settings: Any) -> dict[str, Any]:
+    """Weights after such a fit, and how many of how many steps were skipped."""
+    run = trainer(folder / "lost", **settings)
+    module = LostOnOneRank(backbone, tuning=LoRA(r=2, dropout=0.0), optimizer=AdamW(lr=1e-3))
+    run.fit(module, NLUDataModule(train=train, batch_size=2))
+    return {"weights": weights_of(module), "skipped": module.skipped_steps, "steps": run.global_step}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     _folder, *_names = sys.argv[1:]
     _found = results(Path(_folder), *_names, devices=2, strategy="ddp")
+    _found["lost"] = lost_on_one_rank(Path(_folder), *_names[:2], devices=2, strategy="ddp")
     torch.save(_found, Path(_folder) / f"rank-{torch.distributed.get_rank()}.pt")
