@@ -212,6 +212,12 @@ class StateWriter(Callback):
         """Write the states of the batch's rows."""
         if self._file is None or outputs is None or self.layer is None:
             return
+        if self.position != "prompt_end" and not all(batch.targets):
+            alone = batch.ids[batch.targets.index("")]
+            raise ValueError(
+                f"states.position: {self.position!r} reads the true answer, which {alone} does not bring; expected "
+                "prompt_end, or rows with answers"
+            )
         view = batch.prompt if self.position == "prompt_end" else batch.raw
         backbone: Any = pl_module.backbone
         with trainer.precision_plugin.forward_context():

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from lightning.pytorch.callbacks import Callback
 
-from robustlm.callbacks import PredictionWriter
+from robustlm.callbacks import PredictionWriter, StateWriter
 from robustlm.cli import main
 from robustlm.data.rows import BadRowsError, SourceError, iter_rows
 from robustlm.data.sources import KnownLabels, Source, load_all
@@ -123,6 +123,13 @@ def test_attacks_need_answers(tmp_path: Path, llama: str) -> None:
     data = RobustnessDataModule(test=file, conditions=["attack:textbugger@0.2"])
     with pytest.raises(ValueError, match=r"'attack:textbugger@0.2' searches for wrong answers, but 1 of 1 rows"):
         asked_of(tmp_path / "attacked", llama, data, "predict")
+
+
+def test_states_of_answers_need_answers(tmp_path: Path, llama: str) -> None:
+    data = InstructionDataModule(test=write_rows(tmp_path / "rows.jsonl", [{"prompt": "Find."}]))
+    with pytest.raises(ValueError, match=r"states\.position: 'last' reads the true answer, which .*rows:1 does not"):
+        asked_of(tmp_path / "last", llama, data, "predict", StateWriter(-1, "last"))
+    asked_of(tmp_path / "end", llama, data, "predict", StateWriter(-1))
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,6 +187,9 @@ _MARK = "{{message {}}}"
 _OTHER = "mend chat_template in the tokenizer's folder, or use 'plain', 'alpaca' or a template string"
 LONGEST_RENDERING = 10.0
 """Seconds that a chat template may take for one row; usual ones take less than a millisecond."""
+_Around = list[tuple[str, int | None]]
+"""What a template writes before each message, with the message's number (some put the system message into a later one),
+and what after the last, without a number."""
 _REWRITTEN = (
     "data.template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
     "apart; use 'plain', 'alpaca' or a template string"
@@ -209,7 +212,7 @@ class ChatTemplate(Template):
                 "use 'plain', 'alpaca' or a template string"
             )
         self._tokenizer = tokenizer
-        self._arounds: dict[tuple[str, ...], list[str]] = {}
+        self._arounds: dict[tuple[str, ...], _Around] = {}
         self._warned: set[str] = set()
         try:
             known = self._around(["user"])
@@ -238,10 +241,10 @@ class ChatTemplate(Template):
             roles = [*roles[:kept], "user"]
             around = self._around(roles)
         out = _Writer()
-        for before, message in zip(around, messages, strict=False):
+        for before, at in around:
             out.write(before)
-            out.append(message)
-        out.write(around[-1])
+            if at is not None:
+                out.append(messages[at])
         contents = [message.text for message in messages]
         try:
             rendered = self._rendered(contents, roles)
@@ -277,7 +280,7 @@ class ChatTemplate(Template):
             self._warned.add(what)
             log.log(level, "data.template: the tokenizer's chat template %s", what)
 
-    def _around(self, roles: Sequence[str]) -> list[str]:
+    def _around(self, roles: Sequence[str]) -> _Around:
         """What the template writes before, between and after messages of these roles; nothing where it changes them."""
         key = tuple(roles)
         if key not in self._arounds:
@@ -329,15 +332,15 @@ def _start(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
-def _between(text: str, marks: Sequence[str]) -> list[str]:
-    """What is before, between and after marks; nothing unless all are there, in order."""
-    found = []
-    for mark in marks:
-        before, there, text = text.partition(mark)
-        if not there:
-            return []
-        found.append(before)
-    return [*found, text]
+def _between(text: str, marks: Sequence[str]) -> _Around:
+    """What is before each mark, and after the last; nothing unless each is there once, in whatever order."""
+    if any(text.count(mark) != 1 for mark in marks):
+        return []
+    found: _Around = []
+    for at in sorted(range(len(marks)), key=lambda i: text.index(marks[i])):
+        before, _, text = text.partition(marks[at])
+        found.append((before, at))
+    return [*found, (text, None)]
 
 
 def _message(sample: Sample, instruction: str, *, solved: bool) -> _Writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from dataclasses import replace
@@ -15,6 +16,7 @@ from robustlm.data.encoding import Encoder
 from robustlm.data.formats import load_samples, read_robustlm, robustlm_row
 from robustlm.data.noise import Noise, is_request
 from robustlm.data.samples import Context, Sample
+from robustlm.data.sources import load as load_rows
 from robustlm.data.templates import ChatTemplate, Origin, make_template
 from robustlm.data.tokenizer import train_tokenizer
 from robustlm.datamodules import InstructionDataModule, NLUDataModule
@@ -51,6 +53,22 @@ def test_roles_go_through_the_chat_template() -> None:
     assert [prompt.text[a:b] for a, b in prompt.given] == ["Be brief.", "Name a city.", "Oslo.", "And a nother one?"]
     developer = replace(TALK, turns=(("developer", "Be brief."),))
     assert ChatTemplate(Chat()).render(developer, "Hi").text == "<developer>Be brief.<user>Hi<assistant>"
+
+
+class SystemLast(Chat):
+    """A template that writes the system message before the last question, as Mistral's does."""
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
+        (system, *turns) = messages if messages[0]["role"] == "system" else [None, *messages]
+        opening = f"{system['content']}\n\n" if system else ""
+        last = {"role": "user", "content": opening + turns[-1]["content"]}
+        return super().apply_chat_template([*turns[:-1], last], **kwargs)
+
+
+def test_a_template_may_write_the_system_message_where_it_likes() -> None:
+    prompt = ChatTemplate(SystemLast()).render(TALK, "Another?")
+    assert prompt.text == "<user>Name a city.<assistant>Oslo.<user>Be brief.\n\nAnother?<assistant>"
+    assert pieces(prompt, Origin.INSTRUCTION) == ["Another?"]
 
 
 @pytest.mark.parametrize(
@@ -236,3 +254,15 @@ def test_a_run_says_that_requests_are_not_turned_around(
 
 def test_messages_load_as_chats(chats: str) -> None:
     assert {(s.instruction, s.target, s.turns) for s in load_samples(chats)} == {(TALK.instruction, TALK.target, TURNS)}
+
+
+@pytest.mark.parametrize("role", ["train", "validation", "test"])
+def test_no_row_of_the_built_in_corpus_is_a_request(role: Any) -> None:
+    assert not any(map(is_request, load_rows("builtin:quickstart", role)))
+
+
+def test_plain_prompts_of_the_built_in_corpus_stay_as_results_were_measured_with() -> None:
+    template, digest = make_template("plain", None), hashlib.blake2b(digest_size=8)
+    for sample in load_rows("builtin:quickstart", "test"):
+        digest.update(template.render(sample, sample.instruction or "Do it.").text.encode())
+    assert digest.hexdigest() == "7d6a7248c3a2e667"
