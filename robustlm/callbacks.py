@@ -126,7 +126,7 @@ class PredictionWriter(Callback):
             if scores := by_condition(logged):
                 print("\n" + markdown("F1 or accuracy, %", scores))
             if near := near_by_condition(logged):
-                print("\n" + markdown("free-text answers, %", near))
+                print("\n" + markdown("free text, %", near))
             print(f"predictions: {table}")
         self._writer = None
         self._made = True

@@ -177,7 +177,7 @@ def test_free_text_is_scored_in_table_metrics_and_report(
     found = read_table(table)
     for name in ("token_f1", "rouge_l"):
         assert logged[f"test/clean/rows/{name}"] == pytest.approx(sum(row[name] for row in found) / 5)
-    assert "free-text answers, %" in capsys.readouterr().out
+    assert "free text, %" in capsys.readouterr().out
     main(["report", str(table), "--output", str(tmp_path / "report"), "--draws", "20"])
     said = capsys.readouterr().out
     assert "## Free-text answers" in said
