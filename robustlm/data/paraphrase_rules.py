@@ -14,10 +14,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import islice
 
 import Levenshtein
 
+from robustlm.data.exchanges import PLACEHOLDER, QUOTED, exchanged_answers, exchanged_fields, exchanged_sides
 from robustlm.data.fields import squeezed
 from robustlm.data.opposites import ANTONYMS, VERBS, WORDS
 from robustlm.data.words import split_words
@@ -232,83 +233,19 @@ def _talk(instruction: str, candidate: str) -> str:
     said = _said(_TALK, instruction, candidate)
     colon = candidate.rstrip("* ").endswith(":") and not instruction.endswith(":")
     # a prompt may end in a colon, as in "Answer:"; talk asks for nothing and shows no field
-    if not said and colon and not (_PLACEHOLDER.search(candidate) or _commands(candidate)):
+    if not said and colon and not (PLACEHOLDER.search(candidate) or _commands(candidate)):
         said = candidate[-20:]
     return f"talk: {said!r}" if said else ""
 
 
 # ------------------------------------------------------------------------- what must be there word for word
 
-_PLACEHOLDER = re.compile(r"\{[^{}\s]*\}")
-_QUOTED = re.compile(
-    r"```(?P<a>.+?)```|`(?P<b>[^`\n]+)`|\"(?P<c>[^\"\n]+)\"|“(?P<d>[^”\n]+)”|«(?P<e>[^»\n]+)»"
-    r"|(?<!\w)['‘](?P<f>[^'’\n]+(?:['’]\w[^'’\n]*)*)['’](?!\w)",
-    re.DOTALL,
-)
-
 
 def _placeholders(instruction: str, candidate: str) -> str:
-    wanted, found = _PLACEHOLDER.findall(instruction), _PLACEHOLDER.findall(candidate)
+    wanted, found = PLACEHOLDER.findall(instruction), PLACEHOLDER.findall(candidate)
     if problem := _difference("placeholders", Counter(wanted), Counter(found)):
         return problem
-    return _exchanged_fields(instruction, candidate, list(dict.fromkeys(wanted)))
-
-
-def _exchanged_fields(instruction: str, candidate: str, names: Sequence[str]) -> str:
-    """Whether a field has the role of another.
-
-    Fields keep their order, unless each comes after the same word ("{text} to {language}", "to {language}: {text}").
-    None is part of a question in the place of another, nor comes right after another's name ("Question: {answer}").
-    """
-    if _mislabelled(candidate, names) and not _mislabelled(instruction, names):
-        return f"placeholders: found {_mislabelled(candidate, names)}; expected each after its own name"
-    same_words = _placed(instruction) == _placed(candidate)
-    for pair in combinations(names, 2):
-        texts = (instruction, candidate)
-        old, new = (_first(text, pair) for text in texts)
-        old_asked, new_asked = ([name for name in pair if _asked(text, name)] for text in texts)
-        turned = len(old_asked) == len(new_asked) == 1 and old_asked != new_asked
-        if (old != new and not same_words) or turned:
-            return f"placeholders: found {pair[0]} and {pair[1]} exchanged, or in another order"
-    return ""
-
-
-def _first(text: str, pair: tuple[str, str]) -> str:
-    return min(pair, key=text.index)
-
-
-def _asked(text: str, name: str) -> bool:
-    """Whether a field is part of a question, before the mark and on its line."""
-    return any(re.match(r"[^.?!\n]*\?", text[found.end() :]) for found in re.finditer(re.escape(name), text))
-
-
-def _mislabelled(text: str, names: Sequence[str]) -> str:
-    """A field right after the name of another; empty where there is none."""
-    bare = {name.strip("{}").casefold() for name in names}
-    for name, before in _labelled(text):
-        if before in bare - {name.strip("{}").casefold()}:
-            return f"{before} {name}"
-    return ""
-
-
-_BEFORE = re.compile(r"([^\W_]+)[^\w{}\n]*\Z")
-
-
-def _labelled(text: str) -> list[tuple[str, str]]:
-    """Each placeholder that stands after a word on its line, and that word."""
-    found = []
-    for match in _PLACEHOLDER.finditer(text):
-        if before := _BEFORE.search(text, max(0, match.start() - 40), match.start()):
-            found.append((match[0], before[1].casefold()))
-    return found
-
-
-def _placed(text: str) -> dict[str, str] | str:
-    """The word before each placeholder; the text itself where one has none or two have the same."""
-    found = dict(_labelled(text))
-    names = _PLACEHOLDER.findall(text)
-    complete = len(found) == len(names) == len(set(found.values()))
-    return found if complete else text
+    return exchanged_fields(instruction, candidate, list(dict.fromkeys(wanted)))
 
 
 def _difference(reason: str, wanted: Counter[str], found: Counter[str]) -> str:
@@ -322,8 +259,8 @@ def _listed(items: Counter[str]) -> str:
 
 
 def _quotations(text: str) -> set[str]:
-    found = {next(filter(None, match.groups())).strip().rstrip(".,;:") for match in _QUOTED.finditer(text)}
-    return {quoted for quoted in found if not _PLACEHOLDER.fullmatch(quoted)}  # quotes around a field come and go
+    found = {next(filter(None, match.groups())).strip().rstrip(".,;:") for match in QUOTED.finditer(text)}
+    return {quoted for quoted in found if not PLACEHOLDER.fullmatch(quoted)}  # quotes around a field come and go
 
 
 def _quoted(instruction: str, candidate: str) -> str:
@@ -385,7 +322,7 @@ _NAME = re.compile(r"(?<![.!?:;\"“'‘(\[\n*-]) (?P<name>[A-Z][a-z]+)\b")
 
 def _formats(text: str) -> set[str]:
     """Patterns such as `label: class` outside of quotes, in one spelling."""
-    found = (next(filter(None, match.groups())) for match in _FORMAT.finditer(_QUOTED.sub(" ", text)))
+    found = (next(filter(None, match.groups())) for match in _FORMAT.finditer(QUOTED.sub(" ", text)))
     return {re.sub(r"\s*:\s*", ": ", pair.strip()) for pair in found}
 
 
@@ -393,7 +330,7 @@ def _format(instruction: str, candidate: str) -> str:
     """Patterns, labels in capitals and names stay; names in any case, labels exactly."""
     spelled = re.sub(r"\s*:\s*", ": ", squeezed(candidate))
     lost = {pair for pair in _formats(instruction) if pair not in spelled}
-    plain = _PLACEHOLDER.sub(".", _QUOTED.sub(" ", instruction))  # what follows a field begins a sentence
+    plain = PLACEHOLDER.sub(".", QUOTED.sub(" ", instruction))  # what follows a field begins a sentence
     words = re.findall(r"[^\W\d_]+", plain)
     if sum(word[0].isupper() for word in words) * 2 <= len(words):  # elsewhere capitals are a style
         labels = {token for token in _TOKEN.findall(plain) if _LABEL.fullmatch(token)}
@@ -435,7 +372,7 @@ _LAYOUT = {pair for one in (("above", "below"), ("following", "preceding")) for 
 
 def _plain(text: str) -> str:
     """Without quoted labels and without what looks like a negation and is none."""
-    text = _PLACEHOLDER.sub(" ", _QUOTED.sub(" ", text)).casefold()
+    text = PLACEHOLDER.sub(" ", QUOTED.sub(" ", text)).casefold()
     return re.sub(r"\bneither\b(.{0,200}?)\bnor\b", r"neither\1", _IDIOMS.sub(" ", text), flags=re.DOTALL)
 
 
@@ -448,7 +385,7 @@ def _negation(instruction: str, candidate: str) -> str:
     texts = _plain(instruction), _plain(candidate)
     old, new = (set(re.findall(r"[^\W\d_]+", text)) for text in texts)
     swapped = {(word, other) for word, other in _OPPOSITES.items() if word in old - new and other in new - old}
-    if _PLACEHOLDER.search(instruction):  # the fields show what stands where
+    if PLACEHOLDER.search(instruction):  # the fields show what stands where
         swapped -= _LAYOUT
     gone = {word for pair in swapped for word in pair}
     turns = [[turn for turn in (match[0] for match in _NEGATION.finditer(text)) if turn not in gone] for text in texts]
@@ -483,7 +420,7 @@ def _directs(text: str) -> bool:
     words = re.findall(r"[a-z]+", text.casefold())
     if not words or "?" in text:
         return bool(words)
-    if text.rstrip().endswith("}") or (_PLACEHOLDER.search(text) and text.rstrip()[-1] not in ".!"):
+    if text.rstrip().endswith("}") or (PLACEHOLDER.search(text) and text.rstrip()[-1] not in ".!"):
         return True  # a form to fill in
     return words[0] in _OPENING or not _DIRECTING.isdisjoint(words)
 
@@ -497,86 +434,6 @@ def _answer(instruction: str, candidate: str) -> str:
     return ""
 
 
-# -------------------------------------------------------------------------------------------------- exchanges
-
-_ANSWER_WORD = re.compile(
-    r"\b(yes|no(?! \w+ (is|are|was))|true|false|positive|negative|entailment|not_entailment|contradiction|neutral)\b",
-    re.IGNORECASE,
-)
-_CONDITION = re.compile(
-    r"\b(if|when|whenever|where|otherwise|else|unless|in case|means?|stands for)\b|[=→]", re.IGNORECASE
-)
-
-
-def _answers(instruction: str, candidate: str) -> str:
-    """Answers tied to conditions keep their order: "yes if so, no otherwise" is not "no if so, yes otherwise"."""
-    if not (_CONDITION.search(instruction) or _CONDITION.search(candidate)):
-        return ""  # "yes or no" and "no or yes" ask for the same
-    orders = [_answer_order(instruction), _answer_order(candidate)]
-    common = set(orders[0]) & set(orders[1])
-    old, new = ([one for one in order if one in common] for order in orders)
-    return "" if old == new else f"exchanged: found the answers {', '.join(new)}; expected {', '.join(old)}"
-
-
-def _answer_order(text: str) -> list[str]:
-    """Distinct quoted strings and words that are answers, as they first occur."""
-    found = [(match.start(), next(filter(None, match.groups()))) for match in _QUOTED.finditer(text)]
-    found += [(match.start(), match[0]) for match in _ANSWER_WORD.finditer(text)]
-    return list(dict.fromkeys(word.strip(" .,;:").casefold() for _, word in sorted(found)))
-
-
-_RELATION = re.compile(
-    r"\b(entail|impl(y|ie)|infer|deduc|conclu|follows?\b|support|contradict|deriv|justif|prove|guarante|refut|caus|true|correct)"
-    r"",
-    re.IGNORECASE,
-)
-_INVERSE = re.compile(
-    r"\b(entailed|implied|inferred|deduced|concluded|supported|derived|drawn|justified|proven|proved|guaranteed|refuted|caused"
-    r"|contradicted|follows?|following|true|correct|evident|valid|hold|holds)\b[^.?!{]{0,40}?\b(by|from|given|based|according|in)\b",
-    re.IGNORECASE,
-)
-_FIELD_LABEL = re.compile(r"\b\w+ ?\d?:")
-_IF = re.compile(r"\b(if|because|since|assuming|given)\b", re.IGNORECASE)
-_SIDES = (
-    ("premise", "hypothesis"),
-    ("first", "second"),
-    ("sentence1", "sentence2"),
-    ("sentence 1", "sentence 2"),
-    ("question", "answer"),
-    ("paragraph", "hypothesis"),
-    ("text", "hypothesis"),
-    ("premise", "statement"),
-    ("premise", "conclusion"),
-    ("context", "claim"),
-    ("evidence", "claim"),
-    ("passage", "claim"),
-    ("cause", "effect"),
-)
-
-
-def _roles(instruction: str, candidate: str) -> str:
-    """What follows from what stays: "premise entails hypothesis" is "hypothesis follows from premise" alone."""
-    if not (_RELATION.search(instruction) and _RELATION.search(candidate)):
-        return ""
-    for pair in _SIDES:
-        old, new = _source(instruction, pair), _source(candidate, pair)
-        if old and new and old != new:
-            return f"exchanged: found {new!r} as what the other follows from; expected {old!r}"
-    return ""
-
-
-def _source(text: str, pair: tuple[str, str]) -> str:
-    """Which of two sides the other follows from; empty where the text lacks one of them."""
-    words = _FIELD_LABEL.sub(" ", _PLACEHOLDER.sub(" ", text)).casefold()  # fields have a rule of their own
-    sides = [re.escape(side.casefold()) for side in pair]
-    places = [match.start() if (match := re.search(rf"(?<![^\W_]){side}(?![^\W_])", words)) else -1 for side in sides]
-    if min(places) < 0:
-        return ""
-    first = places[1] < places[0]
-    between = words[min(places) : max(places)]
-    return pair[first ^ bool(_INVERSE.search(between + " ") or _IF.search(between))]
-
-
 _CHECKS: tuple[Callable[[str, str], str], ...] = (
     _refusal,
     _talk,
@@ -586,6 +443,6 @@ _CHECKS: tuple[Callable[[str, str], str], ...] = (
     _format,
     _negation,
     _answer,
-    _answers,
-    _roles,
+    exchanged_answers,
+    exchanged_sides,
 )

@@ -2,14 +2,17 @@
 
 import itertools
 import os
+import re
 import runpy
 import time
 from pathlib import Path
 
 import pytest
 
+from robustlm.data.exchanges import exchanged_fields
 from robustlm.data.instructions import InstructionBank, known_banks
 from robustlm.data.paraphrase_rules import Rules, nearness, normalised, parse_answer
+from robustlm.data.slots import slots
 
 TWO = ["List every name.", "Who is named?"]
 
@@ -192,16 +195,149 @@ def test_what_is_kept(instruction: str, candidate: str) -> None:
     assert Rules().problem(instruction, candidate) == ""
 
 
+# an instruction and a paraphrase of it; with two fields of it exchanged it is none
+IF = 'If "{a}", can we conclude that "{b}"?'
+ASK = "Question: {question}\nIs this a good answer: {sentence}"
+ROLES = [
+    (IF, 'Is "{b}" true if "{a}"?'),
+    (IF, 'Does "{b}" appear to be an accurate statement based on "{a}"?'),
+    (IF, 'Is it possible to draw the conclusion that "{b}" if "{a}"?'),
+    (IF, 'Tell if "{b}" follows, given that "{a}".'),
+    (IF, 'Sentence 1: "{a}"\nSentence 2: "{b}"\nIs sentence 2 true, based on sentence 1?'),
+    (IF, "Sentence B: {b}\nSentence A: {a}\nDoes it follow from sentence A that sentence B is true?"),
+    (IF, '"{a}" is a true sentence.\nDoes this mean that "{b}"?'),
+    (IF, 'Let\'s say that "{a}"\nCan we now say that "{b}"?'),
+    (IF, 'Would you say that "{a}" necessarily implies "{b}"?'),
+    (IF, "Assume it is true that {a}\nTherefore, {b}: is it guaranteed, possible, or impossible?"),
+    (IF, "Are we justified in saying that {b}, assuming the following: {a}?"),
+    (IF, "{a}\nGoing by the paragraph above, should one believe that {b}?"),
+    (IF, "{a}\nCan we draw the following conclusion?\n{b}"),
+    (IF, "{a}\nBased on that paragraph, is this sentence true?\n{b}"),
+    (IF, "Can one derive {b} from {a}, or can one not do so? Say yes or no, not more."),
+    (ASK, 'Does "{sentence}" correctly answer the question of {question}?'),
+    (ASK, 'Does "{sentence}" contain the correct answer to "{question}"?'),
+    (ASK, "Q: {question}\nA: {sentence}\nDoes the answer correctly answer the question?"),
+    (ASK, 'I was going to say "{sentence}".\nThe question was: {question}'),
+    (ASK, 'I think "{sentence}" is a valid answer.\nThis was the question: {question}'),
+    (ASK, "How would you answer this: {question}\nWould it be by {sentence}?"),
+    (ASK, "Is the question {question} met by this answer {sentence}, or by something else?"),
+    ("{passage}\nQuestion: {question}\nAnswer:", "Based on the following passage, {question}? {passage}"),
+    (
+        "{context}\nNow answer this: {question}",
+        "Answer the question with words from the context: {question}\n{context}",
+    ),
+    ("With the fact {x}, how would you answer {y}?", "Fact: {x}\nQuestion: {y}\nAnswer:"),
+    ("Who is {pronoun} in the following sentence?\n{sentence}", "{sentence}\nTell me who {pronoun} is."),
+    (
+        "In {text}, does the pronoun {x} stand for {y}?",
+        "{text}\nIs {y} what is meant, or does {x} refer to something else?",
+    ),
+    ("{premise}\nWhat is the {kind} of this?", "Which is the likely {kind} of what the sentence says?\n{premise}"),
+    ("{article}\nWrite a title: {document_title}", "Article: {article}\nIts title: {document_title}"),
+]
+
+
+@pytest.mark.parametrize(("instruction", "candidate"), ROLES)
+def test_fields_keep_their_roles_in_any_order(instruction: str, candidate: str) -> None:
+    rules = Rules(longest=4)
+    assert rules.problem(instruction, candidate) == ""
+    for one, other in itertools.combinations(slots(candidate), 2):
+        swapped = (
+            candidate.replace(f"{{{one}}}", "{}").replace(f"{{{other}}}", f"{{{one}}}").replace("{}", f"{{{other}}}")
+        )
+        assert rules.problem(instruction, swapped).startswith("placeholders: found"), swapped
+
+
+FOLLOWS, ANSWERS, REFERS = "If {x}, then {y}.", "{x}\nQuestion: {y}", "Does {x} refer to {y}?"
+ONE_ROLE = [  # each tells one role, and shows the fields in the other order
+    (FOLLOWS, "{y}: so it is, given that {x}"),
+    (FOLLOWS, "{y}\nAssume the following: {x}"),
+    (FOLLOWS, "Say yes to {y}, based on {x}"),
+    (FOLLOWS, "{y}\nThe fact that {x} is known."),
+    (FOLLOWS, "Say yes to {y} or say no.\n{x} is true."),
+    (FOLLOWS, "Say yes to {y} or say no.\n{x} implies it."),
+    ("Is {y} true if {x}?", "{x}\nGoing by the text above: {y}"),
+    (FOLLOWS, "Therefore, {y}\nThe words: {x}"),
+    (FOLLOWS, "One may conclude that {y}\nThe words: {x}"),
+    (FOLLOWS, "Should one believe that {y}\nThe words: {x}"),
+    (FOLLOWS, "Is {y} correct\nThe words: {x}"),
+    (FOLLOWS, "Can one derive {y}\nThe words: {x}"),
+    (FOLLOWS, "Can one deduce the following?\n{y}\nThe words: {x}"),
+    (FOLLOWS, "Is this sentence true?\n{y}\nThe words: {x}"),
+    (ANSWERS, "Give an answer to {y}\nThe words: {x}"),
+    (ANSWERS, "Answer the following: {y}\nThe words: {x}"),
+    (ANSWERS, "How would you answer {y}\nThe words: {x}"),
+    (ANSWERS, "Now, {y}?\nThe words: {x}"),
+    (ANSWERS, "{y}\nAnswer: {x}"),
+    (ANSWERS, "{y}\nI found this answer {x}"),
+    (ANSWERS, "{y}\nSay whether {x} is a good answer."),
+    (ANSWERS, "{y}\nI was going to say {x}."),
+    (ANSWERS, "{y}\nI think {x} to be a valid answer."),
+    (REFERS, "Of {y} and the pronoun {x}"),
+    (REFERS, "Say if {y} is what {x} stands for."),
+    (REFERS, "It stands for {y} and it is {x}"),
+    ("{x}\nWhat is the {y} of this?", "Tell its most likely {y}\nThe words: {x}"),
+    ("{x}\nIs {y} right?", "Say who {y} is.\nThe words: {x}"),
+]
+
+
+@pytest.mark.parametrize(("instruction", "candidate"), ONE_ROLE)
+def test_a_role_that_both_wordings_tell_decides(instruction: str, candidate: str) -> None:
+    names = ["{x}", "{y}"]
+    assert exchanged_fields(instruction, candidate, names) == ""
+    wrong = exchanged_fields(
+        instruction, candidate.replace("{x}", "{z}").replace("{y}", "{x}").replace("{z}", "{y}"), names
+    )
+    assert re.fullmatch(r"placeholders: found \{[xy]\} as .+; expected \{[xy]\}", wrong), wrong
+
+
+SYMMETRIC = [
+    ("Are {a} and {b} the same?", "Do {b} and {a} have the same meaning?"),
+    ("Is {a} similar to {b}?", "Would you say that {b} and {a} are alike?"),
+    ("Do {a} and {b} mean the same thing?", "Is there the same meaning in {b} and {a}?"),
+]
+
+
+@pytest.mark.parametrize(("instruction", "candidate"), SYMMETRIC)
+def test_fields_that_are_compared_may_change_places(instruction: str, candidate: str) -> None:
+    assert Rules().problem(instruction, candidate) == ""
+    assert Rules().problem("Does {a} come before {b}?", "Is it {b} and {a} in the order of time?") != ""
+
+
+def test_two_fields_without_a_word_between_them_cannot_be_told_apart() -> None:
+    bare = "Determine if the sentence is true based on the text below:\n{premise}\n{hypothesis}"
+    problem = Rules().problem('{premise}\nBased on it, can we conclude that "{hypothesis}"?', bare)
+    assert problem.startswith("placeholders: found nothing that tells {premise} from {hypothesis}")
+    assert Rules().problem("{premise}\n{hypothesis}\nRelated?", "Are these two related?\n{premise}\n{hypothesis}") == ""
+
+
+@pytest.mark.parametrize(
+    ("instruction", "wrong"),
+    [
+        ("{premise}\n{hypothesis}\nTrue?", '{hypothesis}\nIs "{premise}" true? Say so.'),  # the name tells the role
+        ("{passage}\n{question}\nReply:", "The question of {passage}\nReply by {question}"),
+        ("{a}\nList the options:\n{options_}", "List the options of this text:\n{options_}\n{a}"),
+    ],
+)
+def test_names_tell_roles_and_options_keep_their_place(instruction: str, wrong: str) -> None:
+    assert Rules(longest=4).problem(instruction, wrong).startswith("placeholders: found")
+
+
 DATA = os.environ.get("ROBUSTLM_DATA", "")
 
 
 @pytest.mark.skipif(not DATA, reason="ROBUSTLM_DATA names no folder of datasets")
 def test_published_lists_of_instructions_are_mostly_kept_and_exchanges_rejected() -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "paraphrase_rules.py"
-    found = runpy.run_path(str(script))["measure"](Path(DATA) / "instructions")
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "paraphrase_rules.py"))
+    found = script["measure"](Path(DATA) / "instructions")
+    assert script["beyond"](found) == []
     for side in ("tuned", "held out"):
-        assert found[side]["kept"] >= 0.88 * found[side].total() > 0
-    assert found["exchanged"]["kept"] <= 0.013 * found["exchanged"].total()
+        assert found[side]["kept"] >= 0.92 * found[side].total() > 0
+    assert found["placeholders exchanged, tuned"]["kept"] == found["answers or sides exchanged"]["kept"] == 0
+    assert (
+        found["placeholders exchanged, held out"]["kept"] <= 0.005 * found["placeholders exchanged, held out"].total()
+    )
+    assert found["exchanged, and asks for the same"].total() < 300  # what the criteria take out of the exchanges
 
 
 def test_paraphrases_differ_from_each_other() -> None:
@@ -228,7 +364,13 @@ def test_settings_are_checked(settings: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 20000, "a_" * 10000, "A-" * 10000, "neither " * 3000, " " * 20000 + "x", "\n[ " * 5000]
+    "text",
+    ["a" * 20000, "a_" * 10000, "A-" * 10000, "neither " * 3000, " " * 20000 + "x", "\n[ " * 5000]
+    + [
+        f"{{a}} {word * 4000} {{b}}"
+        for word in ("can ", "the same ", "tell who ", "if the ", "answer this question ", "a: ")
+    ]
+    + ["{a}\n{b} " * 2000],
 )
 def test_long_texts_take_no_quadratic_time(text: str) -> None:
     started = time.process_time()
