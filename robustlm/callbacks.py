@@ -26,7 +26,7 @@ from robustlm.files import whole_folder, write_text
 from robustlm.finite import refuse_nonfinite
 from robustlm.modules.base import InstructionTuning
 from robustlm.prompt import write_prompt
-from robustlm.report.tables import by_condition, markdown
+from robustlm.report.tables import by_condition, markdown, near_by_condition
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +128,11 @@ class PredictionWriter(Callback):
             _identity_file(table).unlink(missing_ok=True)
             if _state_writer(trainer) is None:
                 table.with_name(STATES).unlink(missing_ok=True)  # of an earlier run here, whose answers were others
-            scores = by_condition({name: float(value) for name, value in trainer.callback_metrics.items()})
-            if scores:
+            logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            if scores := by_condition(logged):
                 print("\n" + markdown("F1 or accuracy, %", scores))
+            if near := near_by_condition(logged):
+                print("\n" + markdown("free text, %", near))
             print(f"predictions: {table}")
             if trainer.testing and (said := warning(unreadable(read_table(table)))):
                 log.warning(said)
@@ -218,6 +220,12 @@ class StateWriter(Callback):
         """Write the states of the batch's rows."""
         if self._file is None or outputs is None or self.layer is None:
             return
+        if self.position != "prompt_end" and not all(batch.targets):
+            alone = batch.ids[batch.targets.index("")]
+            raise ValueError(
+                f"states.position: {self.position!r} reads the true answer, which {alone} does not bring; expected "
+                "prompt_end, or rows with answers"
+            )
         view = batch.prompt if self.position == "prompt_end" else batch.raw
         backbone: Any = pl_module.backbone
         with trainer.precision_plugin.forward_context():

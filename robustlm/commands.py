@@ -36,6 +36,7 @@ def noise(
     manifest: str | None = None,
     bank: str | None = None,
     backbone: str | None = None,
+    weights: dict[str, float] | None = None,
 ) -> None:
     """Write rows with noisy variants of their instructions, and how distorted those are.
 
@@ -54,6 +55,7 @@ def noise(
             instruction or where they have none: a packaged name, a JSON file, or `file.json#name`.
         backbone: The model whose states or token embeddings `LME` compares (a hub name, a folder, an adapter or
             `builtin:tiny`), which its default embedder needs.
+        weights: For `mixed`: how often each kind is drawn, relative to the sum; null: six kinds equally.
     """
     from robustlm.data.noise_rows import noise_rows
 
@@ -64,7 +66,7 @@ def noise(
         noise_rows(
             input,
             output,
-            noise=Noise(kind, omega, phi, protect=protect),
+            noise=Noise(kind, omega, phi, weights, protect),
             distortion=distortion,
             seed=seed,
             epoch=epoch,
@@ -384,6 +386,7 @@ def report(
     from pathlib import Path
 
     from robustlm.data.tasks import resolve_task
+    from robustlm.evaluation.free_text import free_text
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
     from robustlm.evaluation.unreadable import unreadable
@@ -405,13 +408,14 @@ def report(
     if clean not in ("clean", *conditions):
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
     results = robustness(rows, settings, clean)
-    text = to_markdown(results, settings, unread=unreadable(rows))
+    free = free_text(rows, settings)
+    text = to_markdown(results, settings, unread=unreadable(rows), free=free)
     print(text, end="")
     if output is not None:
         make: dict[str, Callable[[], str]] = {
             "md": lambda: text,
-            "csv": lambda: to_csv(results),
-            "json": lambda: to_json(results, settings),
+            "csv": lambda: to_csv(results, free),
+            "json": lambda: to_json(results, settings, free),
             "html": lambda: to_html(rows, results, settings, About(run_name(file), run_settings(file)), clean),
         }
         wanted = FORMATS if format == "all" else (format,)

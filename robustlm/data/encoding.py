@@ -113,14 +113,20 @@ class Encoder:
         )
 
     def fitted(self, sample: Sample, row: Encoded) -> tuple[Sample, Encoded]:
-        """Leave out whole examples, the first ones first, while the row is too long with its answer.
+        """Leave out what comes before the row while it is too long with its answer, the first first.
+
+        Those are whole examples, and after them the earlier turns of a chat, a question with its reply at a time. A
+        system message stays.
 
         Args:
             sample: Under its own instruction.
             row: The sample tokenised, at full length, with any answer.
         """
-        while sample.examples and self.excess(row) > 0:
-            sample = replace(sample, examples=sample.examples[1:])
+        while (sample.examples or sample.history) and self.excess(row) > 0:
+            if sample.examples:
+                sample = replace(sample, examples=sample.examples[1:])
+            else:
+                sample = replace(sample, turns=(*sample.system, *sample.history[2:]))
             row = replace(self.encode_untruncated([sample])[0], answer_ids=row.answer_ids)
         return sample, row
 

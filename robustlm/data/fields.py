@@ -44,6 +44,12 @@ def optional(row: Mapping[str, Any], key: str) -> str:
     return value
 
 
+def lacks(row: Mapping[str, Any], key: str) -> bool:
+    """Whether a field is missing, null or blank: an answer that is still to be given."""
+    value = row.get(key)
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def elements(row: Mapping[str, Any], key: str, kind: type, expected: str) -> list[Any]:
     """A field that must be a list whose elements are all of one type.
 

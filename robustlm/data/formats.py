@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustlm.checks.texts import shortened
-from robustlm.data.fields import check_choices, elements, optional, required, shown
+from robustlm.data.fields import check_choices, elements, lacks, optional, required, shown
 from robustlm.data.instructions import NO_FORMAT, InstructionBank, known_banks
-from robustlm.data.labels import Given, Labels
+from robustlm.data.labels import Given, Labels, quoted
 from robustlm.data.lookup import imported
 from robustlm.data.published import unfolded
 from robustlm.data.rows import (
@@ -30,13 +30,19 @@ from robustlm.data.rows import (
     iter_rows,
     write_rows,
 )
-from robustlm.data.samples import Context, Sample
+from robustlm.data.samples import SYSTEM_ROLES, Context, Sample, Turn
 from robustlm.data.slots import OPTIONS, is_slotted, option_lines
 from robustlm.data.tasks import TASKS, Task, resolve_task
 from robustlm.data.unshown import Read, Unshown
 
 ReadRow = Callable[[Mapping[str, Any], str], Sample]
 """Makes a sample of a row and the id it shall have; raises `ValueError` for a row that it cannot use."""
+
+
+FillRow = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
+"""Makes a readable row of one that lacks its answer; null where the row is another one."""
+_FILLER = "-"
+"""Answer that stands for the missing one of a row while it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +57,31 @@ class Shape:
     """Whether a row has this shape, judged by its keys."""
     read: ReadRow
     """Turns a row into a sample."""
+    filled: FillRow = lambda row: None
+    """Puts some answer into a row of this shape that lacks one; null for other rows."""
 
 
 SHAPES: dict[str, Shape] = {}
 """Shapes by name, besides those of `TASKS`; `register_shape` adds to them."""
 
 
-def register_shape(name: str, needs: tuple[str, ...], unless: tuple[str, ...] = ()) -> Callable[[ReadRow], ReadRow]:
+def register_shape(
+    name: str, needs: tuple[str, ...], unless: tuple[str, ...] = (), answer: str | FillRow | None = None
+) -> Callable[[ReadRow], ReadRow]:
     """Decorator: make a function that reads rows known as a shape.
 
     Args:
         name: What `format=` takes.
         needs: Keys that a row must have to be recognised.
         unless: Keys of which it must have none.
+        answer: Which of `needs` is the answer, so that `robustlm predict` takes rows without it; or what puts some
+            answer into a row that lacks one. Null: every row has to bring an answer.
 
     Raises:
         ValueError: The name is taken.
 
     Example:
-        >>> @register_shape("dialogue", needs=("ask", "reply"))
+        >>> @register_shape("dialogue", needs=("ask", "reply"), answer="reply")
         ... def read_dialogue(row, id):
         ...     return Sample(id, instruction=row["ask"], target=row["reply"])
         >>> read_dialogue({"ask": "Greet me.", "reply": "Hello."}, "greetings:1").target
@@ -82,7 +94,12 @@ def register_shape(name: str, needs: tuple[str, ...], unless: tuple[str, ...] = 
         def recognises(row: Mapping[str, Any]) -> bool:
             return all(key in row for key in needs) and not any(key in row for key in unless)
 
-        SHAPES[name] = Shape(name, ", ".join(needs), recognises, read)
+        def filled(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+            if not isinstance(answer, str) or not lacks(row, answer) or any(key in row for key in unless):
+                return None
+            return {**row, answer: _FILLER} if all(key in row for key in needs if key != answer) else None
+
+        SHAPES[name] = Shape(name, ", ".join(needs), recognises, read, answer if callable(answer) else filled)
         return read
 
     return add
@@ -115,7 +132,30 @@ def resolve_shape(name: str) -> str:
 # ------------------------------------------------------------------------------------------ the shapes
 
 
-@register_shape("robustlm", needs=("instruction", "target"))
+def _filled_robustlm(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if "instruction" not in row or not lacks(row, "target") or {"input", "output", "adv_instruction"} & set(row):
+        return None
+    choices = row.get("choices")
+    return {**row, "target": choices[0] if isinstance(choices, list | tuple) and choices else _FILLER}
+
+
+def _filled_alpaca(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if "instruction" not in row or not lacks(row, "output") or {"adv_instruction", "target"} & set(row):
+        return None
+    return {**row, "output": _FILLER} if {"input", "output"} & set(row) else None
+
+
+def _filled_messages(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    turns = row.get("messages")
+    if not isinstance(turns, list | tuple) or not turns or not isinstance(turns[-1], Mapping):
+        return None
+    return {**row, "messages": [*turns, _REPLY]} if turns[-1].get("role") == "user" else None
+
+
+_REPLY = {"role": "assistant", "content": _FILLER}
+
+
+@register_shape("robustlm", needs=("instruction", "target"), answer=_filled_robustlm)
 def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
     """Fields named as in `Sample`; the context an object, a string (its text), or its parts as fields."""
     sample = Sample(
@@ -129,6 +169,7 @@ def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
         dataset=_name_in(row, "dataset"),
         fields=_fields_of(row),
         group=_name_in(row, "group"),
+        turns=_turns_of(row),
     )
     if row.get("choices") is None:
         return sample
@@ -164,6 +205,7 @@ def robustlm_row(sample: Sample) -> dict[str, Any]:
     context = {part: text for part in _PARTS if (text := getattr(sample.context, part))}
     row: dict[str, Any] = {"id": sample.id, "instruction": sample.instruction}
     optional_parts = {
+        "turns": [{"role": role, "content": text} for role, text in sample.turns],
         "variant": sample.variant,
         "context": context,
         "fields": dict(sample.fields),
@@ -195,7 +237,7 @@ def _context_of(row: Mapping[str, Any]) -> Context:
     return Context(**{key: optional(context, key) for key in context})
 
 
-@register_shape("anit", needs=("instruction", "adv_instruction", "output"))
+@register_shape("anit", needs=("instruction", "adv_instruction", "output"), answer="output")
 def read_anit(row: Mapping[str, Any], id: str) -> Sample:
     """Rows as released with [ANIT]; the noisy instruction that comes with a row is its variant."""
     parts = {key: optional(row, key) for key in ("question", "format", "option")}
@@ -208,7 +250,7 @@ def read_anit(row: Mapping[str, Any], id: str) -> Sample:
     )
 
 
-@register_shape("alpaca", needs=("instruction", "output"), unless=("adv_instruction",))
+@register_shape("alpaca", needs=("instruction", "output"), unless=("adv_instruction",), answer=_filled_alpaca)
 def read_alpaca(row: Mapping[str, Any], id: str) -> Sample:
     """Alpaca rows; `input` may be empty or missing."""
     return Sample(
@@ -219,7 +261,7 @@ def read_alpaca(row: Mapping[str, Any], id: str) -> Sample:
     )
 
 
-@register_shape("completion", needs=("prompt", "completion"))
+@register_shape("completion", needs=("prompt", "completion"), answer="completion")
 def read_completion(row: Mapping[str, Any], id: str) -> Sample:
     """A prompt, taken as the instruction, and its completion."""
     return Sample(
@@ -229,7 +271,7 @@ def read_completion(row: Mapping[str, Any], id: str) -> Sample:
     )
 
 
-@register_shape("coin", needs=("original_instruction", "paraphrased_instruction", "targets"))
+@register_shape("coin", needs=("original_instruction", "paraphrased_instruction", "targets"), answer="targets")
 def read_coin(row: Mapping[str, Any], id: str) -> Sample:
     """Rows as released with [CoIN]: two whole prompts that differ in the phrasing of the instruction alone."""
     return Sample(
@@ -240,26 +282,49 @@ def read_coin(row: Mapping[str, Any], id: str) -> Sample:
     )
 
 
-@register_shape("messages", needs=("messages",))
+@register_shape("messages", needs=("messages",), answer=_filled_messages)
 def read_messages(row: Mapping[str, Any], id: str) -> Sample:
-    """A chat: the first question is the instruction, the last reply the target, all between them the text.
+    """A chat: the last reply is the target, the user's turn before it the instruction, all before that its turns.
 
-    A system message stands before the instruction. After it, user and assistant must take turns.
+    A message of the role `system` or `developer` may come first; an empty one counts as none. After it, user and
+    assistant must take turns.
     """
-    turns = elements(row, "messages", Mapping, "a list of objects {role, content}")
-    said = [(required(turn, "role"), required(turn, "content").strip()) for turn in turns]
-    system = said.pop(0)[1] if said and said[0][0] == "system" else ""
-    roles = [role for role, _ in said]
-    if not said or len(said) % 2 or roles != ["user", "assistant"] * (len(said) // 2):
-        found = ", ".join(role for role, _ in said) or "no turns"
-        raise ValueError(f"wrong roles: found {found}; expected user, assistant in turns, the assistant last")
-    (_, first), *history, (_, reply) = said
-    return Sample(
-        id,
-        instruction=f"{system}\n{first}".strip(),
-        target=reply,
-        context=Context(text="\n".join(f"{role.capitalize()}: {content}" for role, content in history)),
-    )
+    said = _said(row, "messages")
+    chat = said[1:] if said and said[0][0] in SYSTEM_ROLES else said
+    if not chat or len(chat) % 2 or not _alternate(chat):
+        found = ", ".join(role for role, _ in chat) or "no turns"
+        alone = " (`robustlm predict` also takes chats that end with the user)" if chat and len(chat) % 2 else ""
+        raise ValueError(f"wrong roles: found {found}; expected user, assistant in turns, the assistant last{alone}")
+    *turns, (_, question), (_, reply) = said
+    return Sample(id, instruction=question, target=reply, turns=tuple(turns))
+
+
+def _turns_of(row: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """What was said before the instruction of a row of robustlm's own shape."""
+    if row.get("turns") is None:
+        return ()
+    said = _said(row, "turns")
+    chat = said[1:] if said and said[0][0] in SYSTEM_ROLES else said
+    if len(chat) % 2 or not _alternate(chat):
+        found = ", ".join(role for role, _ in chat)
+        expected = "user, assistant in turns, the assistant last, as the instruction is the user's next turn"
+        raise ValueError(f"wrong roles in turns: found {found}; expected {expected}")
+    return tuple(said)
+
+
+def _said(row: Mapping[str, Any], key: str) -> list[Turn]:
+    """Role and text of each message, without empty system messages."""
+    said = []
+    for turn in elements(row, key, Mapping, "a list of objects {role, content}"):
+        role = required(turn, "role")
+        text = (optional if role in SYSTEM_ROLES else required)(turn, "content").strip()
+        if text or role not in SYSTEM_ROLES:
+            said.append((role, text))
+    return said
+
+
+def _alternate(chat: Sequence[Turn]) -> bool:
+    return all(role == ("user", "assistant")[i % 2] for i, (role, _) in enumerate(chat))
 
 
 def _task_shape(task: Task) -> Shape:
@@ -276,7 +341,7 @@ def _task_shape(task: Task) -> Shape:
             choices=choices,
         )
 
-    return Shape(task.name, task.keys, task.recognises, read)
+    return Shape(task.name, task.keys, task.recognises, read, task.filled)
 
 
 # ------------------------------------------------------------------------------------------ loading
@@ -405,8 +470,12 @@ def read_samples(
     fields: Mapping[str, str] | None = None,
     topic: str | None = None,
     labels: Labels | None = None,
+    answered: bool = True,
 ) -> Loaded:
-    """Read a source whole and check every row, as `load_samples` does; what it finds is not yet settled."""
+    """Read a source whole and check every row, as `load_samples` does; what it finds is not yet settled.
+
+    With `answered` false, rows may lack their answer, and their samples then have an empty target.
+    """
     task = task and resolve_task(task)
     stated = format == NO_FORMAT
     format = None if stated else format and resolve_shape(format)
@@ -420,9 +489,10 @@ def read_samples(
     for row in iter_rows(source, split, on_bad=errors.append):
         for part in _parts(row, task, errors):
             try:
-                shape = shapes[format] if format else _recognised(part.data, shapes, task)
-                data = Read(_named(part.data, shape, labels))
-                sample = _checked(shape.read(data, part.id), task)
+                shape, filled = _shape_of(part.data, shapes, format, task, answered=answered)
+                data = Read(part.data if filled else _named(part.data, shape, labels))
+                sample = shape.read(_Filled(data, filled) if filled else data, part.id)
+                sample = _checked(replace(sample, target="") if filled else sample, task)
                 if sample.variant is None:
                     sample = replace(sample, variant=optional(data, "variant") or None)
                 if bank:
@@ -439,7 +509,7 @@ def read_samples(
                 if sample.id in samples:
                     raise ValueError(f"duplicate id: found {sample.id!r}, already used at {places[sample.id]}")
             except ValueError as error:
-                errors.append(RowError(row.file, row.line, str(error), row.data))
+                errors.append(row.error(str(error)))
                 continue
             samples[sample.id], places[sample.id] = sample, row.where
             if shape.name in TASKS:
@@ -462,7 +532,7 @@ def _parts(row: Row, task: str | None, errors: list[RowError]) -> list[_Part]:
         id = row_id(row)
         return [_Part(id + suffix, data) for suffix, data in unfolded(row.data, task)]
     except ValueError as error:
-        errors.append(RowError(row.file, row.line, str(error), row.data))
+        errors.append(row.error(str(error)))
         return []
 
 
@@ -478,7 +548,7 @@ def _without_format(sample: Sample, shape: Shape) -> Sample:
         form = f"a row of the task {task.name!r}, whose answers can only be read in the form {sample.context.format!r}"
         raise ValueError(f"format none: found {form}; leave `format: none` out, so that prompts state it")
     bare = TASKS[task.bare]
-    answer = bare.format(task.parse(sample.target).items)
+    answer = bare.format(task.parse(sample.target).items) if sample.target else ""
     return replace(sample, task=bare.name, target=answer, context=replace(sample.context, format=""))
 
 
@@ -589,8 +659,45 @@ def _fill_options(samples: dict[str, Sample]) -> None:
             samples[id] = replace(sample, fields=fields)
 
 
-def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str | None) -> Shape:
-    fitting = [shape for shape in shapes.values() if shape.recognises(data)]
+class _Filled(Read):
+    """A row with an answer put into it; which of its own keys were read, the row itself is told."""
+
+    def __init__(self, row: Read, filled: Mapping[str, Any]) -> None:
+        super().__init__(filled)
+        self.read = row.read
+
+
+def _shape_of(
+    data: Mapping[str, Any], shapes: Mapping[str, Shape], format: str | None, task: str | None, *, answered: bool
+) -> tuple[Shape, Mapping[str, Any] | None]:
+    """A row's shape and, of a row without an answer, the row with one put into it.
+
+    Raises:
+        ValueError: The row has no shape that is known, or several; or it lacks its answer.
+    """
+    fillable = {name: filled for name, shape in shapes.items() if (filled := shape.filled(data)) is not None}
+    if format:
+        return shapes[format], None if answered else fillable.get(format)
+    if any(shape.recognises(data) and name not in fillable for name, shape in shapes.items()):
+        return _recognised(data, {name: shape for name, shape in shapes.items() if name not in fillable}, task), None
+    # a row that brings its instruction is not taken for a row of a task, unless that is said
+    own = [name for name in fillable if name in SHAPES and task not in fillable] or list(fillable)
+    if answered or not own:
+        if own and not any(shape.recognises(data) for shape in shapes.values()):
+            found = f"found keys {shortened(', '.join(map(str, data)), 300)}"
+            expected = "; or ".join(f"{name} ({shapes[name].keys})" for name in own)
+            raise ValueError(
+                f"no answer: {found}; expected those of {expected}. Only `robustlm predict` takes rows without answers"
+            )
+        return _recognised(data, shapes, task), None
+    shape = _recognised(data, {name: shapes[name] for name in own}, task, among=own)
+    return shape, fillable[shape.name]
+
+
+def _recognised(
+    data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str | None, among: Sequence[str] = ()
+) -> Shape:
+    fitting = [shape for shape in shapes.values() if shape.name in among or shape.recognises(data)]
     # a row may hold answers of several tasks; the one that is asked for decides
     fitting = [shape for shape in fitting if shape.name == task] or fitting
     if len(fitting) == 1:
@@ -605,6 +712,8 @@ def _recognised(data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str 
 
 def row_id(row: Row) -> str:
     """A row's own `id`, or `folder/stem:line`: what draws for a row depend on, wherever they are made.
+
+    The number is that of the item in a JSON list, and of the row where a source has no lines (Parquet, hub).
 
     Raises:
         ValueError: The row has an `id` that cannot serve as one.
@@ -631,7 +740,7 @@ def _checked(sample: Sample, task: str | None) -> Sample:
     sample = replace(sample, task=task or sample.task)
     if sample.task not in TASKS:
         raise ValueError(f"unknown task: found {sample.task!r}; expected one of {', '.join(TASKS)}")
-    if not TASKS[sample.task].parse(sample.target).parsed:
+    if sample.target and not TASKS[sample.task].parse(sample.target).parsed:
         found = f"found {shown(sample.target)}; expected an answer that the task {sample.task!r} can read"
         raise ValueError(f"unreadable target: {found}")
     for choice in sample.choices:
@@ -661,7 +770,8 @@ def settle_errors(source: str, loaded: Loaded, on_bad_row: str, rejected: Path |
 
 
 def _as_rejected(error: RowError) -> dict[str, Any]:
-    return {"file": error.file, "line": error.line, "problem": error.problem, "found": _plain(error.found)}
+    place = {"item" if error.item else "line": error.line}
+    return {"file": error.file, **place, "problem": error.problem, "found": _plain(error.found)}
 
 
 def _plain(found: object) -> object:
@@ -677,7 +787,7 @@ def _labelled(sample: Sample, labels: Sequence[str]) -> Sample:
     task = TASKS[sample.task]
     context, choices = sample.context, sample.choices
     if task.labelled:
-        context = replace(context, option=", ".join(labels))
+        context = replace(context, option=", ".join(map(quoted, labels)))
         if task.score == "accuracy":
             choices = tuple(task.format([(label,)]) for label in labels)
     bank = sample.bank if sample.instruction or sample.bank else task.bank(context, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
@@ -15,6 +16,35 @@ Given = Sequence[str] | Mapping[Any, str]
 
 _PLACES = {"false": "0", "true": "1"}
 """What a command line makes of truth values that are keys."""
+
+
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+
+
+def quoted(label: str) -> str:
+    """A label as lists of options show it: in quotes where it holds a comma, with quotes inside of it doubled.
+
+    Example:
+        >>> quoted("Refund"), quoted("Billing, refunds")
+        ('Refund', '"Billing, refunds"')
+    """
+    return '"' + label.replace('"', '""') + '"' if "," in label else label
+
+
+def unquoted(text: str) -> str:
+    """The label that `quoted` made a text of; other texts as they are.
+
+    Example:
+        >>> unquoted('"Billing, refunds"'), unquoted('"Refund"')
+        ('Billing, refunds', '"Refund"')
+    """
+    found = _QUOTED.fullmatch(text)
+    return found[1].replace('""', '"') if found and "," in text else text
+
+
+def answered(label: str) -> str:
+    """A label as answers have it: as it is, or quoted where it would be taken for a quoted one."""
+    return label if unquoted(label) == label else quoted(label)
 
 
 class Labels:

@@ -212,6 +212,17 @@ def build_pools(samples: Iterable[Sample]) -> Pools:
     return Pools(build_vocabulary([*asked, *contexts]), contexts)
 
 
+def is_request(sample: Sample) -> bool:
+    """Whether nothing but the instruction says what is asked: free text is answered to an instruction of its own.
+
+    So it is in chats, prompts with completions and Alpaca rows. A row with a bank, with placeholders, choices, options
+    or a format for its answer is asked for more than its instruction says.
+    """
+    context = sample.context
+    told = sample.bank or sample.fields or sample.choices or context.format or context.option
+    return sample.task == "generation" and not told
+
+
 def slots_of(sample: Sample) -> tuple[str, ...]:
     """Names of a sample's fields: what noise must take for slots in its instruction."""
     return tuple(name for name, _ in sample.fields)
@@ -376,6 +387,8 @@ MIXED_KINDS = (
     "opposite",
 )
 """What `mixed` draws from where no weights are given."""
+CHANGES_MEANING = frozenset({"opposite"})
+"""Those of them that negate or contradict: of a request, the answer is another one then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,12 +405,17 @@ class NoisyBatch:
     """What was done to each row, where `apply` was told to report it."""
 
 
+_Mixture = tuple[list[str], list[Kind], list[float]]
+"""Names, functions and cumulative shares of kinds to draw from."""
+
+
 @dataclass
 class Noise:
     """Noise on instructions: which kind, how much of an instruction, how many of the samples ([ANIT])."""
 
     kind: str = MIXED
-    """`mixed`, a registered kind such as `random_insertion`, or the import path of a function."""
+    """`mixed`, a registered kind such as `random_insertion`, or the import path of a function. `mixed` leaves
+    `opposite` out for rows whose instruction is the request itself (chats, Alpaca), unless `weights` names it."""
     omega: float = 0.2
     """ω: share of an instruction's words that noise touches, in [0, 1]; 0 changes nothing."""
     phi: float = 1.0
@@ -426,9 +444,15 @@ class Noise:
         """The kinds that are drawn from: one, unless the kind is `mixed`."""
         return self._mixture()[0]
 
-    def _mixture(self) -> tuple[list[str], list[Kind], list[float]]:
-        """Names, functions and cumulative shares of the kinds to draw from."""
-        weights = self.weights or dict.fromkeys(MIXED_KINDS if self.kind == MIXED else [self.kind], 1.0)
+    @property
+    def spares_requests(self) -> bool:
+        """Whether `CHANGES_MEANING` are not drawn for requests: they are where no kind and no weight names them."""
+        return self.kind == MIXED and self.weights is None
+
+    def _mixture(self, without: Collection[str] = ()) -> _Mixture:
+        """The kinds to draw from, without some of them."""
+        known = [kind for kind in MIXED_KINDS if kind not in without] if self.kind == MIXED else [self.kind]
+        weights = self.weights or dict.fromkeys(known, 1.0)
         names = [name for name, weight in weights.items() if weight > 0]
         total = math.fsum(weights.values())
         shares = [share / total for share in accumulate(weights[name] for name in names)]
@@ -447,6 +471,7 @@ class Noise:
         own: Sequence[str] | None = None,
         slots: Sequence[Collection[str]] | None = None,
         protected: Sequence[Collection[str]] | None = None,
+        requests: Sequence[bool] | None = None,
         report: bool = False,
     ) -> NoisyBatch:
         """Make the noisy variant of each instruction.
@@ -469,13 +494,15 @@ class Noise:
                 and noise brings no other in. None: no sample has fields.
             protected: What `protect` protects in each instruction besides words in quotes, n of them, as
                 `robustlm.data.protection.protected_phrases` finds it; None: nothing.
+            requests: Whether each instruction is the request itself, n of them, as `is_request` says: `mixed` without
+                `weights` does not draw `CHANGES_MEANING` for these. None: none is.
             report: Also say what was done to each instruction, so that `robustlm.data.edits.replay` can do it again.
 
         Returns:
             Texts, flags, kinds and, with `report`, edits, n of each.
 
         Raises:
-            ValueError: `ids`, `own`, `slots` or `protected` differ in number from `instructions`.
+            ValueError: `ids`, `own`, `slots`, `protected` or `requests` differ in number from `instructions`.
         """
         if len(ids) != len(instructions) or (own is not None and len(own) != len(instructions)):
             raise ValueError(
@@ -487,7 +514,10 @@ class Noise:
         if protected is not None and len(protected) != len(instructions):
             found = len(protected)
             raise ValueError(f"{len(instructions)} instructions need as many tuples of protected words, found {found}")
-        names, kinds, shares = self._mixture()
+        if requests is not None and len(requests) != len(instructions):
+            raise ValueError(f"{len(instructions)} instructions need as many flags of requests, found {len(requests)}")
+        mixture = self._mixture()
+        milder = self._mixture(CHANGES_MEANING) if self.spares_requests else mixture
         none: list[Edits] | None = [()] * len(ids) if report else None
         batch = NoisyBatch(list(instructions), [False] * len(ids), [CLEAN] * len(ids), none)
         pools = Pools(vocabulary, contexts)
@@ -495,6 +525,7 @@ class Noise:
             rng = Stream(f"{seed} {epoch} {variant} {sample_id}".encode("utf-8", "surrogatepass"))
             if rng.uniform() >= self.phi or self.omega == 0:
                 continue
+            names, kinds, shares = milder if requests is not None and requests[row] else mixture
             drawn = min(bisect_right(shares, rng.uniform()), len(names) - 1)
             in_place = kinds[drawn] in WORD_BY_WORD
             if own is not None:
@@ -519,6 +550,23 @@ class Noise:
                         noisy, in_place = " ".join(kept.interleaved(noisy, in_place)).split(), False
                     batch.edits[row] = word_edits(split_words(text), noisy, in_place)
         return batch
+
+
+def spared(noise: Noise, requests: int, count: int) -> str:
+    """A line for people on the rows that `mixed` noise does not negate or contradict; empty where there are none.
+
+    Args:
+        noise: Of an evaluation or a training.
+        requests: How many of the rows `is_request` names.
+        count: How many rows there are.
+    """
+    if not (noise.spares_requests and requests):
+        return ""
+    weights = ", ".join(f"{kind}: 1" for kind in MIXED_KINDS)
+    return (
+        f"the noise {', '.join(sorted(CHANGES_MEANING))} is off for {requests:,} of {count:,} rows: their instruction "
+        f"is the request itself, and would ask for another answer; weights of the noise turn it on ({{{weights}}})"
+    )
 
 
 def _note(batch: NoisyBatch, row: int, text: str, kind: str, edits: Edits) -> None:

@@ -16,7 +16,7 @@ from robustlm.data.distortion import Distortion, Floats
 from robustlm.data.fields import required
 from robustlm.data.formats import Shape, known_shapes, row_id
 from robustlm.data.instructions import Instruction, InstructionBank, assigned
-from robustlm.data.noise import Noise, NoisyBatch, Pools, build_pools, padding_text, slots_of
+from robustlm.data.noise import Noise, NoisyBatch, Pools, build_pools, is_request, padding_text, slots_of, spared
 from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import BadRowsError, Row, RowError, RowWriter, SourceError, iter_rows
 from robustlm.data.samples import Sample
@@ -47,6 +47,8 @@ class Summary:
     """The least d' of a noisy row."""
     high: float
     """The greatest d' of a noisy row."""
+    spared: str = ""
+    """A line on the rows that `mixed` noise does not negate or contradict; empty where there are none."""
 
     @property
     def noisy(self) -> int:
@@ -60,6 +62,7 @@ class Summary:
             f"{self.output}: {self.rows:,} rows, {self.noisy:,} of them noisy ({share:.1%})\n"
             f"kinds: {kinds}\n"
             f"distortion of the noisy rows: mean (β) {self.mean:.3f}, from {self.low:.3f} to {self.high:.3f}"
+            + (f"\n{self.spared}" if self.spared else "")
         )
 
 
@@ -109,11 +112,12 @@ def noise_rows(
     with RowWriter(output) as writer, nullcontext() if manifest is None else RowWriter(manifest) as notes:
         asked = _Asked(input, _phrasings(bank) if bank else None, seed)
         pools = build_pools(sample for _, sample in asked.rows("collecting words"))
-        kinds, distances = _measure(asked, noise, distortion, pools, seed, epoch)
+        kinds, distances, requests = _measure(asked, noise, distortion, pools, seed, epoch)
         _write(asked, writer, notes, noise, distances, pools, seed, epoch)
     spread = distances if distances.size else np.zeros(1)
     low, mean, high = (float(number) for number in (spread.min(), spread.mean(), spread.max()))
-    return Summary(output, writer.written, dict(kinds), mean, low, high)
+    line = spared(noise, requests, writer.written)
+    return Summary(output, writer.written, dict(kinds), mean, low, high, line)
 
 
 def _phrasings(name: str) -> list[Instruction]:
@@ -137,6 +141,10 @@ class _Asked:
 
     def rows(self, task: str) -> Iterator[tuple[Row, Sample]]:
         return instructed_rows(self.path, task, change=None if self.phrasings is None else self._changed)
+
+    def is_request(self, sample: Sample) -> bool:
+        """Whether the instruction that a row is asked with is the request itself; a bank's phrasing is not."""
+        return self.phrasings is None and is_request(sample)
 
     def _changed(self, row: Row) -> Row:
         assert self.phrasings is not None
@@ -172,7 +180,7 @@ def instructed_rows(
                     "to rows whose field `instruction` holds it, or that have none"
                 )
         except ValueError as error:
-            errors.append(RowError(row.file, row.line, str(error)))
+            errors.append(row.error(str(error)))
             if len(errors) >= _ENOUGH_ERRORS:
                 break
         else:
@@ -199,7 +207,9 @@ def _chunks(samples: Iterable[tuple[Row, Sample]]) -> Iterator[_Chunk]:
         yield chunk
 
 
-def _apply(noise: Noise, chunk: _Chunk, pools: Pools, seed: int, epoch: int, report: bool = False) -> NoisyBatch:
+def _apply(
+    asked: _Asked, noise: Noise, chunk: _Chunk, pools: Pools, seed: int, epoch: int, report: bool = False
+) -> NoisyBatch:
     samples = [sample for _, sample in chunk]
     return noise.apply(
         [sample.instruction for sample in samples],
@@ -211,23 +221,26 @@ def _apply(noise: Noise, chunk: _Chunk, pools: Pools, seed: int, epoch: int, rep
         own=[padding_text(sample) for sample in samples],
         slots=[slots_of(sample) for sample in samples],
         protected=[protected_phrases(sample) for sample in samples] if noise.protect else None,
+        requests=[asked.is_request(sample) for sample in samples],
         report=report,
     )
 
 
 def _measure(
     asked: _Asked, noise: Noise, distortion: Distortion, pools: Pools, seed: int, epoch: int
-) -> tuple[Counter[str], Floats]:
-    """Count the kinds, and find d' of each noisy row in order: normalising takes all of them."""
+) -> tuple[Counter[str], Floats, int]:
+    """Count kinds and requests, and find d' of each noisy row in order: normalising takes all of them."""
     kinds: Counter[str] = Counter()
+    requests = 0
     pairs = [np.empty((0, 2))]
     for chunk in _chunks(asked.rows("measuring")):
-        batch = _apply(noise, chunk, pools, seed, epoch)
+        batch = _apply(asked, noise, chunk, pools, seed, epoch)
         rows = [row for row, noisy in enumerate(batch.noisy) if noisy]
+        requests += sum(asked.is_request(sample) for _, sample in chunk)
         kinds.update(batch.kinds[row] for row in rows)
         raw = [chunk[row][1].instruction for row in rows]
         pairs.append(distortion.compare(raw, [batch.texts[row] for row in rows]))
-    return kinds, distortion.normalise(np.concatenate(pairs))
+    return kinds, distortion.normalise(np.concatenate(pairs)), requests
 
 
 def _write(
@@ -242,7 +255,7 @@ def _write(
 ) -> None:
     left = iter(distances)
     for chunk in _chunks(asked.rows("writing")):
-        batch = _apply(noise, chunk, pools, seed, epoch, report=notes is not None)
+        batch = _apply(asked, noise, chunk, pools, seed, epoch, report=notes is not None)
         if notes is not None:
             _note(notes, chunk, batch)
         for (row, _), text, noisy, kind in zip(chunk, batch.texts, batch.noisy, batch.kinds, strict=True):

@@ -40,7 +40,7 @@ def load_paraphrases(path: str) -> dict[str, tuple[str, ...]]:
         try:
             instruction, paraphrases = _read(row)
         except ValueError as error:
-            errors.append(RowError(row.file, row.line, str(error)))
+            errors.append(row.error(str(error)))
         else:
             good += 1
             found.setdefault(instruction, {}).update(dict.fromkeys(paraphrases))

@@ -15,6 +15,7 @@ from functools import lru_cache
 import regex as re  # type: ignore[import-untyped]
 
 from robustlm.data.edits import Edit, Edits, edited, word_edits
+from robustlm.data.labels import unquoted
 from robustlm.data.samples import Sample
 from robustlm.data.slots import Skeleton, defused, is_slotted
 from robustlm.data.words import UNSPACED, is_unspaced, rejoin, split_words
@@ -26,6 +27,8 @@ _QUOTED = (
     rf"|(?<!{_LETTER})'[^'\n]+'(?!{_LETTER})|‘[^’\n]+’(?!{_LETTER})"
 )
 _LISTED = re.compile(r"[,;|\n，；、]|(?:^|(?<=\s))(?:\([A-Za-z0-9]\)|-)\s")
+_WITH_COMMA = re.compile(r'(?<![^\s,])"(?:[^",]|"")*,(?:[^"]|"")*"(?![^\s,])')
+"""An option in quotes, as `robustlm.data.labels.quoted` writes one with a comma."""
 _KEY = re.compile(r"([^\s:;,()：；，、（）]+)\s*[:：]")
 _NAME = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-Z]\w*")
 _WORD = re.compile(r"[^\W_]+")
@@ -39,7 +42,9 @@ def protected_phrases(sample: Sample) -> tuple[str, ...]:
     """
     context = sample.context
     keys = [f"{key}:" for key in _KEY.findall(context.format)]
-    options = [*sample.choices, *_LISTED.split(context.option.removeprefix("OPTIONS:"))]
+    named = [unquoted(found[0]) for found in _WITH_COMMA.finditer(context.option)]
+    listed = _LISTED.split(_WITH_COMMA.sub(",", context.option).removeprefix("OPTIONS:"))
+    options = [*sample.choices, *named, *listed]
     bare = [option.strip().removeprefix(key).strip() for option in options for key in ("", *keys)]
     quoted = [found[1:-1] for found in re.findall(_QUOTED, context.format)]
     return tuple(dict.fromkeys(filter(None, [*bare, *keys, *quoted, *_NAME.findall(context.format)])))

@@ -18,6 +18,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn, Self
@@ -47,14 +48,20 @@ class Row:
     file: str
     """The file as it was named, or `name/split` of a Hugging Face dataset."""
     line: int
-    """Line where the row starts, from 1; the row's number where a source has no lines (Parquet, hub)."""
+    """Line where the row starts, from 1; the row's number where a source has no lines (JSON lists, Parquet, hub)."""
     data: dict[str, Any]
     """The row's fields."""
+    item: bool = False
+    """Whether the row is an item of a JSON list, and `line` its number there."""
 
     @property
     def where(self) -> str:
-        """`file:line`, as editors understand it."""
-        return f"{self.file}:{self.line}"
+        """`file:line`, as editors understand it; `file item 3` in a JSON list."""
+        return _where(self.file, self.line, self.item)
+
+    def error(self, problem: str) -> RowError:
+        """This row as one that cannot be used."""
+        return RowError(self.file, self.line, problem, self.data, self.item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,8 @@ class RowError:
     """What is wrong. The words before the first colon name the reason under which bad rows are counted."""
     found: Any = None
     """The row's fields, or its text where it could not be read."""
+    item: bool = False
+    """As in `Row`."""
 
     @property
     def reason(self) -> str:
@@ -76,7 +85,11 @@ class RowError:
         return self.problem.partition(":")[0]
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.problem}"
+        return f"{_where(self.file, self.line, self.item)}: {self.problem}"
+
+
+def _where(file: str, number: int, item: bool) -> str:
+    return f"{file} item {number}" if item else f"{file}:{number}"
 
 
 class SourceError(ValueError):
@@ -213,15 +226,15 @@ def _problem_of(error: Exception) -> str:
     return str(error)
 
 
-def _as_row(path: str, line: int, data: object) -> Row | RowError:
+def _as_row(path: str, line: int, data: object, *, item: bool = False) -> Row | RowError:
     if not isinstance(data, dict):
-        return RowError(path, line, f"not an object: found {_kind(data)}; expected an object {{…}}", data)
+        return RowError(path, line, f"not an object: found {_kind(data)}; expected an object {{…}}", data, item)
     try:
         # an escape such as \ud800 alone decodes, but no tokenizer and no file takes it
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return RowError(path, line, "half a character: found an unpaired \\ud800…\\udfff escape", repr(data))
-    return Row(path, line, data)
+        return RowError(path, line, "half a character: found an unpaired \\ud800…\\udfff escape", repr(data), item)
+    return Row(path, line, data, item)
 
 
 def _kind(value: object) -> str:
@@ -267,12 +280,12 @@ def _read_json(path: str) -> Iterator[Row | RowError]:
         raise SourceError(f"{path}:{line}: {_problem_of(error)}") from None
     if not text.strip():
         return
-    for line, data in _list_items(path, text):
-        yield _as_row(path, line, data)
+    for number, data in enumerate(_list_items(path, text), start=1):
+        yield _as_row(path, number, data, item=True)
 
 
-def _list_items(path: str, text: str) -> Iterator[tuple[int, object]]:
-    """Decode a JSON list item by item, so that each item's line is known."""
+def _list_items(path: str, text: str) -> Iterator[object]:
+    """Decode a JSON list item by item, so that an error names the item. All items may stand on one line."""
 
     def broken(at: int, expected: str) -> SourceError:
         found = repr(text[at]) if at < len(text) else "the end of the file"
@@ -280,23 +293,24 @@ def _list_items(path: str, text: str) -> Iterator[tuple[int, object]]:
 
     at = _skip_space(text, 0)
     if text[at] != "[":
-        raise broken(at, "'[', a list of objects (one object a line is .jsonl)")
-    opening, line, counted = at, 1, 0
+        raise broken(
+            at, "'[', a list of objects (one object a line is .jsonl; of {\"data\": […]}, save the list alone)"
+        )
     at = _skip_space(text, at + 1)
-    while not text.startswith("]", at):
-        if counted > opening:
+    for number in count(1):
+        if text.startswith("]", at):
+            break
+        if number > 1:
             if not text.startswith(",", at):
-                raise broken(at, "',' or ']' after an object")
+                raise broken(at, f"',' or ']' after item {number - 1}")
             at = _skip_space(text, at + 1)
-        line, counted = line + text.count("\n", counted, at), at
         try:
             data, at = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             # where a broken object ends is anyone's guess, so there is no going on
-            if isinstance(error, json.JSONDecodeError):
-                line = error.lineno
-            raise SourceError(f"{path}:{line}: {_problem_of(error)}") from None
-        yield line, data
+            line = error.lineno if isinstance(error, json.JSONDecodeError) else text.count("\n", 0, at) + 1
+            raise SourceError(f"{path}:{line}: item {number}: {_problem_of(error)}") from None
+        yield data
         at = _skip_space(text, at)
     at = _skip_space(text, at + 1)
     if at < len(text):

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+Turn = tuple[str, str]
+"""Role and text of a message of a chat."""
+SYSTEM_ROLES = ("system", "developer")
+"""Roles of the message that may open a chat."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -28,7 +33,8 @@ class Sample:
     instruction: str
     """The instruction as the row gives it; empty where a bank supplies it (see `bank`)."""
     target: str
-    """The answer to be trained and compared with, without end-of-sequence token."""
+    """The answer to be trained and compared with, without end-of-sequence token; empty in rows that are asked alone
+    (`predict`), as no row with an answer has an empty one."""
     context: Context = field(default_factory=Context)
     """Question, format, options and text."""
     task: str = "generation"
@@ -53,7 +59,22 @@ class Sample:
     examples: tuple[Sample, ...] = ()
     """Solved rows that are shown before this one, in this order; under its instruction where theirs is empty."""
 
+    turns: tuple[Turn, ...] = ()
+    """What was said in a chat before the instruction, which is the last turn of the user: a system message, if there is
+    one, and turns of `user` and `assistant`."""
+
     @property
-    def applied_to(self) -> tuple[Context, tuple[tuple[str, str], ...]]:
-        """The input: all that the instruction is about, whatever it says."""
-        return self.context, self.fields
+    def applied_to(self) -> tuple[object, ...]:
+        """The input: all that the instruction is about, whatever it says; empty where there is nothing."""
+        parts: tuple[object, ...] = self.context, self.fields, self.turns
+        return () if parts == (Context(), (), ()) else parts
+
+    @property
+    def system(self) -> tuple[Turn, ...]:
+        """The system message of a chat, or nothing."""
+        return self.turns[:1] if self.turns and self.turns[0][0] in SYSTEM_ROLES else ()
+
+    @property
+    def history(self) -> tuple[Turn, ...]:
+        """The earlier turns of a chat without its system message: `user` and `assistant` in turn, or nothing."""
+        return self.turns[len(self.system) :]

@@ -26,15 +26,16 @@ def pool_of(sample: Sample) -> Pool:
 def input_of(sample: Sample) -> str:
     """What a row gives to work on, equal for rows that differ in case, white space and Unicode form alone.
 
-    Question and text, or else the fields; the instruction too where the row brings its own. Options do not count: the
-    same question with other options is no new question.
+    Question and text, or else the fields; also the instruction, where the row brings its own, and earlier turns.
+    Options do not count: the same question with other options is no new question.
     """
     context = sample.context
     given = [context.question, context.text]
     if not any(given):
         given = [text for name, text in sample.fields if name != OPTIONS]
     own = sample.instruction if not (sample.bank or sample.instruction_id) else ""
-    texts = (unicodedata.normalize("NFKC", text).casefold() for text in (own, *given))
+    said = [text for _, text in sample.history]
+    texts = (unicodedata.normalize("NFKC", text).casefold() for text in (own, *given, *said))
     return "\0".join("".join(text.split()) for text in texts)
 
 

@@ -130,6 +130,7 @@ def load_all(
     known: KnownLabels | None = None,
     seed: int = 0,
     say: Callable[[str], object] = log.warning,
+    answered: bool = True,
 ) -> list[Sample]:
     """Read several sources, refusing ids that occur twice.
 
@@ -144,6 +145,7 @@ def load_all(
         known: Where the labels of other roles' sources come from; null: there are none.
         seed: Of rows that are drawn, for sources without one.
         say: Takes each thing that a user should know, as a line.
+        answered: Refuse rows that lack their answer; else the targets of their samples are empty.
 
     Raises:
         SourceError: As in `load`; or an id occurs twice, or the sources of a dataset disagree on its labels.
@@ -154,7 +156,7 @@ def load_all(
         for i in range(len(sources))
     ]
     found: dict[str, Sample] = {}
-    for samples in _load(sources, role, on_bad_row, files, known, say, seed):
+    for samples in _load(sources, role, on_bad_row, files, known, say, seed, answered=answered):
         for sample in samples:
             if sample.id in found:
                 raise SourceError(
@@ -203,6 +205,8 @@ def _load(
     known: KnownLabels | None,
     say: Callable[[str], object],
     seed: int = 0,
+    *,
+    answered: bool = True,
 ) -> list[list[Sample]]:
     """The samples of each source, whole."""
     wanted = [_as_source(source) for source in sources]
@@ -214,7 +218,7 @@ def _load(
             except ValueError as error:
                 raise SourceError(f"data.{role}: {source.path}: {error}") from error
         if source.path != BUILTIN:
-            loaded[i] = _read(source, role)
+            loaded[i] = _read(source, role, answered=answered)
             settle_errors(source.path, loaded[i], on_bad_row, rejected[i])
             for note in loaded[i].notes():
                 say(f"data.{role}: {named_by_path(source, role)} ({source.path}): {note}")
@@ -251,7 +255,7 @@ def _count(limit: int | float, rows: int) -> int:
     return math.ceil(Fraction(str(limit)) * rows) if isinstance(limit, float) else limit
 
 
-def _read(source: Source, role: Role) -> Loaded:
+def _read(source: Source, role: Role, *, answered: bool = True) -> Loaded:
     if source.path.startswith("builtin:"):
         raise SourceError(f"data.{role}: {source.path!r} does not come with the package; expected {BUILTIN!r}")
     file = _file(source, role)
@@ -268,6 +272,7 @@ def _read(source: Source, role: Role) -> Loaded:
         fields=source.fields,
         topic=source.topic,
         labels=named_labels(source.labels, source.round_to),
+        answered=answered,
     )
 
 
@@ -368,6 +373,11 @@ def _options_of(
                 shared += 1
                 union |= theirs
         labels = tuple(sorted(union))
+    if TASKS[task].score == "accuracy" and not labels:
+        raise SourceError(
+            f"{where}: found rows of {name} without labels, and no source that shows which there are; expected all of "
+            "them by `labels` of the source, such as labels: [positive, negative]"
+        )
     if TASKS[task].score == "accuracy" and len(labels) == 1:
         raise SourceError(
             f"{where}: found one label, {labels[0]!r}, in all rows of {name}, which leaves no choice; expected two or "

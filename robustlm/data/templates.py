@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from string import Formatter
 from typing import Any
@@ -19,6 +19,8 @@ from robustlm.data.slots import OPTIONS, is_slotted, pieces
 log = logging.getLogger(__name__)
 
 PARTS = ("question", "format", "option", "text")
+_HEADS = {"question": "Question: ", "format": "Format: ", "option": "Options: ", "text": "Text: "}
+"""What stands before a part where a prompt shows more than one."""
 
 
 class Origin(IntEnum):
@@ -96,6 +98,8 @@ class Template(ABC):
 
     A sample's examples come before it, each with its answer: the instruction once, and then what each is applied to.
     Where the instruction brings the context along, or examples have instructions of their own, each is a whole prompt.
+
+    The earlier turns of a chat come first, under their roles. Like examples, they are neither cut nor perturbed.
     """
 
     parts: tuple[str, ...] = PARTS
@@ -118,6 +122,7 @@ class PlainTemplate(Template):
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
         out = _Writer()
+        _write_turns(out, sample)
         whole = _are_whole(sample, instruction)
         if not whole:
             out.write("Instruction: ")
@@ -143,7 +148,7 @@ class PlainTemplate(Template):
 
 
 class AlpacaTemplate(Template):
-    """The headings of Stanford Alpaca, with or without an input section."""
+    """The headings of Stanford Alpaca, with or without an input section; several parts of an input have names."""
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
@@ -158,6 +163,7 @@ class AlpacaTemplate(Template):
             )
             + ". Write a response that appropriately completes the request.\n\n"
         )
+        _write_turns(out, sample, "### {}:\n")
         for i, one in enumerate((*sample.examples, sample)):
             out.solved = one is not sample
             context = one.context
@@ -165,9 +171,9 @@ class AlpacaTemplate(Template):
                 out.write("### Instruction:\n")
                 context = _write_instruction(out, one, _asked(one, sample, instruction))
                 out.write("\n\n")
-            if values := _filled(context):
+            if _filled(context):
                 out.write("### Input:\n")
-                _write_joined(out, values)
+                _write_joined(out, context)
                 out.write("\n\n")
             out.write("### Response:\n")
             if out.solved:
@@ -181,6 +187,9 @@ _MARK = "{{message {}}}"
 _OTHER = "mend chat_template in the tokenizer's folder, or use 'plain', 'alpaca' or a template string"
 LONGEST_RENDERING = 10.0
 """Seconds that a chat template may take for one row; usual ones take less than a millisecond."""
+_Around = list[tuple[str, int | None]]
+"""What a template writes before each message, with the message's number (some put the system message into a later one),
+and what after the last, without a number."""
 _REWRITTEN = (
     "data.template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
     "apart; use 'plain', 'alpaca' or a template string"
@@ -190,8 +199,10 @@ _REWRITTEN = (
 class ChatTemplate(Template):
     """The tokenizer's own chat template, with instruction and context as one user message.
 
-    Examples are earlier turns, their answers the assistant's. A template that takes no turns gets one message, in which
-    answers follow `Answer:`.
+    Parts of a context have their names (`Options: …`) where there are several. The earlier turns of a chat keep their
+    roles. Examples are turns before these, their answers the assistant's. A template that takes no system message gets
+    its text at the start of the first user message. One that takes no turns gets one message, in which the answers of
+    examples follow `Answer:`, and the turns of a chat their roles.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -201,9 +212,10 @@ class ChatTemplate(Template):
                 "use 'plain', 'alpaca' or a template string"
             )
         self._tokenizer = tokenizer
-        self._arounds: dict[int, list[str]] = {}
+        self._arounds: dict[tuple[str, ...], _Around] = {}
+        self._warned: set[str] = set()
         try:
-            known = self._around(1)
+            known = self._around(["user"])
         except TemplateError as error:
             raise ValueError(_failed(error, _MARK.format(0))) from error
         if not known:
@@ -211,52 +223,81 @@ class ChatTemplate(Template):
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
-        instruction = instruction.strip()
-        whole = _are_whole(sample, instruction)
-        messages: list[_Writer] = []
-        for i, one in enumerate((*sample.examples, sample)):
-            opening = _asked(one, sample, instruction) if whole or i == 0 else ""
-            messages.append(_message(one, opening, solved=one is not sample))
-            if one is not sample:
-                messages.append(_Writer())
-                messages[-1].write(one.target.strip(), given=True)
-        around = self._around(len(messages))
+        roles, messages = self._dialogue(sample, instruction.strip())
+        around = self._around(roles)
+        takes_system = bool(sample.system and self._around([roles[0], "user"]))
+        if not around and sample.system and not takes_system and (around := self._around(roles[1:])):
+            self._warn("takes no system message; it stands at the start of the first user message")
+            messages[:2] = [_joined(messages[:2])]
+            roles = roles[1:]
         if not around:
-            messages = [_as_one(messages)]
-            around = self._around(1)
+            if sample.turns:
+                self._warn("takes no earlier turns; they are part of the user message, under their roles")
+            else:
+                self._warn("takes no earlier turns; examples are part of the message", logging.INFO)
+            kept = int(takes_system)
+            named = bool(sample.history) or roles[kept] != "user"
+            messages[kept:] = [_as_one(messages[kept:], roles[kept:] if named else [])]
+            roles = [*roles[:kept], "user"]
+            around = self._around(roles)
         out = _Writer()
-        for before, message in zip(around, messages, strict=False):
+        for before, at in around:
             out.write(before)
-            out.append(message)
-        out.write(around[-1])
+            if at is not None:
+                out.append(messages[at])
         contents = [message.text for message in messages]
         try:
-            rendered = self._rendered(contents)
+            rendered = self._rendered(contents, roles)
         except TemplateError as error:
             raise ValueError(f"{sample.id}: {_failed(error, contents[0])}") from error
         if rendered != out.text:
             raise ValueError(_REWRITTEN)
         return out.prompt("", add_special_tokens=False)
 
-    def _around(self, count: int) -> list[str]:
-        """What the template writes before, between and after so many messages; nothing where it rewrites them."""
-        if count not in self._arounds:
-            marks = [_MARK.format(i) for i in range(count)]
-            self._arounds[count] = _between(self._rendered(marks[:1]) if count == 1 else self._tried(marks), marks)
-            if not self._arounds[count] and count > 1:
-                log.info("data.template: the chat template takes no earlier turns; examples are part of the message")
-        return self._arounds[count]
+    def _dialogue(self, sample: Sample, instruction: str) -> tuple[list[str], list[_Writer]]:
+        """Roles and texts of all messages: system, examples, earlier turns, and the sample itself."""
+        roles: list[str] = []
+        messages: list[_Writer] = []
 
-    def _tried(self, contents: Sequence[str]) -> str:
+        def say(role: str, message: _Writer) -> None:
+            roles.append(role)
+            messages.append(message)
+
+        whole = _are_whole(sample, instruction)
+        for role, text in sample.system:
+            say(role, _given(text))
+        for i, one in enumerate((*sample.examples, sample)):
+            for role, text in one.history:
+                say(role, _given(text))
+            opening = _asked(one, sample, instruction) if whole or i == 0 else ""
+            say("user", _message(one, opening, solved=one is not sample))
+            if one is not sample:
+                say("assistant", _given(one.target))
+        return roles, messages
+
+    def _warn(self, what: str, level: int = logging.WARNING) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            log.log(level, "data.template: the tokenizer's chat template %s", what)
+
+    def _around(self, roles: Sequence[str]) -> _Around:
+        """What the template writes before, between and after messages of these roles; nothing where it changes them."""
+        key = tuple(roles)
+        if key not in self._arounds:
+            marks = [_MARK.format(i) for i in range(len(key))]
+            text = self._rendered(marks, key) if len(key) == 1 else self._tried(marks, key)
+            self._arounds[key] = _between(text, marks)
+        return self._arounds[key]
+
+    def _tried(self, contents: Sequence[str], roles: Sequence[str]) -> str:
         try:
-            return self._rendered(contents)
+            return self._rendered(contents, roles)
         except TemplateError:  # what a template raises that refuses a dialogue
             return ""
 
-    def _rendered(self, contents: Sequence[str]) -> str:
-        """The dialogue of these messages, of which the first and last are the user's."""
-        roles = ("user", "assistant")
-        dialogue = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
+    def _rendered(self, contents: Sequence[str], roles: Sequence[str]) -> str:
+        """The dialogue of these messages, of which the last is the user's."""
+        dialogue = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         try:
             text = limited(
                 LONGEST_RENDERING,
@@ -291,15 +332,15 @@ def _start(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
-def _between(text: str, marks: Sequence[str]) -> list[str]:
-    """What is before, between and after marks; nothing unless all are there, in order."""
-    found = []
-    for mark in marks:
-        before, there, text = text.partition(mark)
-        if not there:
-            return []
-        found.append(before)
-    return [*found, text]
+def _between(text: str, marks: Sequence[str]) -> _Around:
+    """What is before each mark, and after the last; nothing unless each is there once, in whatever order."""
+    if any(text.count(mark) != 1 for mark in marks):
+        return []
+    found: _Around = []
+    for at in sorted(range(len(marks)), key=lambda i: text.index(marks[i])):
+        before, _, text = text.partition(marks[at])
+        found.append((before, at))
+    return [*found, (text, None)]
 
 
 def _message(sample: Sample, instruction: str, *, solved: bool) -> _Writer:
@@ -311,28 +352,48 @@ def _message(sample: Sample, instruction: str, *, solved: bool) -> _Writer:
     message.solved = solved
     context = _write_instruction(message, sample, instruction)
     message.strip()
-    if values := [value for value in (part.strip() for part in _filled(context)) if value]:
+    context = replace(context, **{part: getattr(context, part).strip() for part in PARTS})
+    if _filled(context):
         message.write("\n\n" if message.text else "")
-        _write_joined(message, values)
+        _write_joined(message, context)
     return message
 
 
-def _as_one(messages: Sequence[_Writer]) -> _Writer:
-    """A dialogue that ends with a question, as one message of the user."""
+def _given(text: str) -> _Writer:
+    """A message that a row brings as it is; many templates strip it, so it has nothing to strip."""
+    message = _Writer()
+    message.write(text.strip(), given=True)
+    return message
+
+
+def _joined(messages: Sequence[_Writer]) -> _Writer:
+    """Messages as one, a blank line between them."""
     out = _Writer()
     for i, message in enumerate(messages):
-        out.write("" if i == 0 else "\nAnswer: " if i % 2 else "\n\n")
+        out.write("\n\n" if i else "")
         out.append(message)
-    out.write("\nAnswer:")
+    return out
+
+
+def _as_one(messages: Sequence[_Writer], roles: Sequence[str]) -> _Writer:
+    """A dialogue that ends with a question, as one message of the user, with the roles named if there are any."""
+    out = _Writer()
+    for i, message in enumerate(messages):
+        if roles:
+            out.write(("\n\n" if i else "") + f"{roles[i].capitalize()}: ")
+        else:
+            out.write("" if i == 0 else "\nAnswer: " if i % 2 else "\n\n")
+        out.append(message)
+    out.write("\n\nAssistant:" if roles else "\nAnswer:")
     return out
 
 
 class StringTemplate(Template):
     """A format string with `{instruction}` and any of `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
 
-    `{context}` stands for all filled parts, a line each. The prompt ends where the answer starts; white space at the
-    template's end is moved into the answer, so that a generated answer begins as a trained one does. Examples are whole
-    prompts, as the instruction may stand anywhere in the string.
+    `{context}` stands for all filled parts, a line each, with their names where there are several. The prompt ends
+    where the answer starts; white space at the template's end is moved into the answer, so that a generated answer
+    begins as a trained one does. Examples are whole prompts, as the instruction may stand anywhere in the string.
     """
 
     def __init__(self, template: str) -> None:
@@ -361,6 +422,7 @@ class StringTemplate(Template):
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
         out = _Writer()
+        _write_turns(out, sample)
         for one in (*sample.examples, sample):
             out.solved = one is not sample
             asked = _asked(one, sample, instruction)
@@ -370,7 +432,7 @@ class StringTemplate(Template):
                 if name == "instruction":
                     _write_instruction(out, one, asked)
                 elif name == "context":
-                    _write_joined(out, _filled(context))
+                    _write_joined(out, context)
                 elif name is not None:
                     out.write(getattr(context, name), Origin.CONTEXT)
             if out.solved:
@@ -423,11 +485,24 @@ def _write_instruction(out: _Writer, sample: Sample, instruction: str) -> Contex
     return _remaining(sample, instruction)
 
 
+def _write_turns(out: _Writer, sample: Sample, head: str = "{}: ") -> None:
+    """Write what was said before a sample, each turn under its role."""
+    for role, text in sample.turns:
+        out.write(head.format(role.capitalize()))
+        out.write(text, given=True)
+        out.write("\n\n")
+
+
 def _filled(context: Context) -> list[str]:
     return [value for part in PARTS if (value := getattr(context, part))]
 
 
-def _write_joined(out: _Writer, values: list[str]) -> None:
-    for i, value in enumerate(values):
-        out.write("\n" if i else "")
-        out.write(value, Origin.CONTEXT)
+def _write_joined(out: _Writer, context: Context) -> None:
+    """Write the filled parts of a context, a line each; with their names where there are several."""
+    named = len(_filled(context)) > 1
+    blank = ""
+    for part in PARTS:
+        if value := getattr(context, part):
+            out.write(blank + (_HEADS[part] if named else ""))
+            out.write(value, Origin.CONTEXT)
+            blank = "\n"

@@ -29,7 +29,7 @@ from robustlm.data.instructions import (
     assigned,
 )
 from robustlm.data.misleading import misled, phrasings_under
-from robustlm.data.noise import build_pools, padding_text, slots_of
+from robustlm.data.noise import CHANGES_MEANING, build_pools, is_request, padding_text, slots_of, spared
 from robustlm.data.paraphrases import load_paraphrases
 from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import write_rows
@@ -224,6 +224,7 @@ class InstructionDataModule(LightningDataModule):
         rejected: File for the rows that `skip` leaves out, with reasons (JSONL).
         scoring: How evaluation finds answers: `generation`, or `options`, which takes the likeliest of a row's choices
             (rows without choices are generated all the same).
+        system: A system message for rows that bring none; null: such rows have none.
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -234,6 +235,7 @@ class InstructionDataModule(LightningDataModule):
         "bank",
         "unseen_share",
         "format",
+        "system",
         "max_length",
     )
     """Arguments that decide how a row is written as a prompt, each kept in an attribute of its name.
@@ -278,6 +280,7 @@ class InstructionDataModule(LightningDataModule):
         scoring: Scoring = "generation",
         unseen_share: float | None = None,
         format: Literal["none"] | None = None,
+        system: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -296,6 +299,8 @@ class InstructionDataModule(LightningDataModule):
         check_number("data.num_workers", num_workers, least=0, most=_MOST_WORKERS, whole=True)
         check_number("data.max_length", max_length, least=2, whole=True)
         check_seed("data.seed", seed)
+        if system is not None and not (isinstance(system, str) and system.strip()):
+            raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
         if not conditions:
             raise ValueError("data.conditions: found none; expected at least one, such as clean")
         if format not in (None, NO_FORMAT):
@@ -311,6 +316,7 @@ class InstructionDataModule(LightningDataModule):
             "test": listed(test),
         }
         self.template = template
+        self.system = system
         self.instructions: Version = instructions
         self.bank = bank
         self.unseen_share = unseen_share
@@ -359,6 +365,8 @@ class InstructionDataModule(LightningDataModule):
         self.notes: list[str] = []
         """What a user should know of the rows that were read, a line each; `setup` logs them, `check` prints them."""
         self._labels: KnownLabels | None = None
+        self._answered = True
+        """Whether test rows have to bring their answers; those of `predict` need not."""
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
 
@@ -387,6 +395,10 @@ class InstructionDataModule(LightningDataModule):
             "test": ("test",),
             "predict": ("test",),
         }
+        self._answered = stage != "predict"
+        if self._answered and "test" in self.rows and not all(sample.target for sample in self.rows["test"].samples):
+            del self.rows["test"]  # of a `predict` before; read anew, they are refused
+            self.conditioned.clear()
         known = len(self.notes)
         for role in roles[stage]:
             if role not in self.rows and (self.sources[role] or role != "validation"):
@@ -452,7 +464,7 @@ class InstructionDataModule(LightningDataModule):
         """The samples of sources; those of one dataset and task have the same options in all roles."""
         if self._labels is None:
             self._labels = KnownLabels(self.all_sources())
-        return load_all(
+        samples = load_all(
             sources,
             role,
             on_bad_row=self.on_bad_row,
@@ -460,7 +472,12 @@ class InstructionDataModule(LightningDataModule):
             known=self._labels,
             seed=self.seed,
             say=self.notes.append,
+            answered=self._answered or role != "test",
         )
+        if self.system is None:
+            return samples
+        opening = (("system", self.system.strip()),)
+        return [s if s.system else replace(s, turns=(*opening, *s.turns)) for s in samples]
 
     def all_sources(self) -> dict[Role, list[str | Source]]:
         """Every source there is, by role."""
@@ -518,9 +535,10 @@ class InstructionDataModule(LightningDataModule):
         full = self.encoder.encode_untruncated(samples)
         rows = Rows([], [])
         bad: list[tuple[Sample, str]] = []
-        cut = 0
+        cut = shorter = 0
         for given, whole in zip(samples, full, strict=True):
             sample, row = self.encoder.fitted(given, whole)
+            shorter += len(sample.turns) < len(given.turns)
             cut += self.encoder.excess(row) > 0
             try:
                 rows.encoded.append(self.encoder.truncate(row, sample.id))
@@ -534,7 +552,15 @@ class InstructionDataModule(LightningDataModule):
                 "data.%s: the context of %d of %d rows was cut to max_length %d", role, cut - len(bad), len(samples),
                 self.encoder.max_length,
             )  # fmt: skip
+        self._say_shorter(shorter, role, len(samples))
         return rows
+
+    def _say_shorter(self, shorter: int, role: str, count: int) -> None:
+        if shorter:
+            log.warning(
+                "data.%s: the first turns of %d of %d rows were left out to fit max_length %d",
+                role, shorter, count, self._encoder().max_length,
+            )  # fmt: skip
 
     def _settle_too_long(self, bad: list[tuple[Sample, str]], role: str, count: int) -> None:
         listed = "\n  ".join(text for _, text in bad[:20]) + ("\n  …" if len(bad) > 20 else "")
@@ -583,6 +609,11 @@ class InstructionDataModule(LightningDataModule):
                 "name no bank; set data.bank, or leave the condition out",
                 "the rows bring their own instructions and name no bank (data.bank)",
             )
+        if condition.attack is not None and (alone := [s.id for s in rows.samples if not s.target]):
+            raise ValueError(
+                f"data.conditions: {condition.name!r} searches for wrong answers, but {len(alone)} of {len(rows)} rows "
+                f"bring no answer to compare with ({alone[0]}); expected rows with answers, or no attacks"
+            )
         return self.ready(self.asked_under(condition, rows.samples), condition)
 
     def ready(self, samples: list[Sample], condition: Condition) -> Rows:
@@ -607,6 +638,7 @@ class InstructionDataModule(LightningDataModule):
         ]
         if condition.noise is None:
             return found
+        self.say_spared(condition, found)
         noisy = condition.noise.apply(
             [sample.instruction for sample in found],
             [sample.id for sample in found],
@@ -615,6 +647,18 @@ class InstructionDataModule(LightningDataModule):
         )
         return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
 
+    def say_spared(self, condition: Condition, samples: Sequence[Sample]) -> None:
+        """Say it where noise of a condition is another one for rows whose instruction is the request itself."""
+        requests = sum(map(is_request, samples))
+        if condition.noise is not None and (line := spared(condition.noise, requests, len(samples))):
+            log.info("data.conditions: %s: %s", condition.name, line)
+        if condition.noise is not None and condition.noise.kind in CHANGES_MEANING and requests:
+            log.warning(
+                "data.conditions: %s turns around what %d of %d rows ask for, as their instruction is the request "
+                "itself; their targets are not the answers any more",
+                condition.name, requests, len(samples),
+            )  # fmt: skip
+
     def with_options(self, rows: Rows, role: str) -> Rows:
         """Tokenise the rows' choices, if options are scored; rows with choices that are too long are bad rows."""
         if self.scoring != "options":
@@ -622,12 +666,14 @@ class InstructionDataModule(LightningDataModule):
         assert self.encoder is not None
         found = Rows([], [])
         bad: list[tuple[Sample, str]] = []
+        shorter = 0
         choices = self.encoder.choice_ids(rows.samples)
         for given, whole, ids in zip(rows.samples, rows.encoded, choices, strict=True):
             sample, row = given, whole
             if ids:
                 longest = replace(whole, answer_ids=max(ids, key=len))
                 sample, row = self.encoder.fitted(given, longest)
+                shorter += len(sample.turns) < len(given.turns)
                 row = replace(row, answer_ids=whole.answer_ids)
             try:
                 found.options.append(self.encoder.options(row, ids, sample.id))
@@ -637,6 +683,7 @@ class InstructionDataModule(LightningDataModule):
                 bad.append((sample, f"with the longest of its choices, {error}"))
         if bad:
             self._settle_too_long(bad, f"{role} options", len(rows))
+        self._say_shorter(shorter, f"{role} options", len(rows))
         if free := sum(not options for options in found.options):
             log.info("data.%s: %d of %d rows have no choices; their answers are generated", role, free, len(found))
         return found
@@ -769,6 +816,7 @@ def noise_pools(samples: Sequence[Sample], *, protect: bool = False) -> dict[str
         "contexts": pools.contexts,
         "own": [padding_text(sample) for sample in samples],
         "slots": [slots_of(sample) for sample in samples] if any(sample.fields for sample in samples) else None,
+        "requests": [is_request(sample) for sample in samples],
         "protected": [protected_phrases(sample) for sample in samples] if protect else None,
     }
 

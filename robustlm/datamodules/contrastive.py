@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from robustlm.batch import InstructionBatch
-from robustlm.data.samples import Context, Sample
+from robustlm.data.samples import Sample
 from robustlm.datamodules.base import Rows, TrainRows
 from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedRows
 from robustlm.datamodules.phrasing import meaning
@@ -183,7 +183,7 @@ class ContrastiveRows(ParaphrasedRows):
     def _grouped(self, epoch: int) -> str:
         samples, asked, count = self.rows.samples, self.asked(epoch), len(self)
         name = f"data.group_size {self.order.unit}: "
-        if all(sample.applied_to == (Context(), ()) for sample in samples):
+        if not any(sample.applied_to for sample in samples):
             return name + (
                 "instruction and input of each row are one text, so which rows are hard negatives is not known; "
                 "rows of a group follow each other in the file"

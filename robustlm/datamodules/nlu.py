@@ -17,7 +17,7 @@ from robustlm.batch import InstructionBatch
 from robustlm.data.distortion import LME, RBE, Distortion, beta
 from robustlm.data.embedders import Embedder, EmbeddingError, StateEmbedder, TokenEmbedder, Vectors
 from robustlm.data.encoding import Encoder
-from robustlm.data.noise import Noise
+from robustlm.data.noise import Noise, is_request, spared
 from robustlm.datamodules.base import InstructionDataModule, Rows, TrainRows, noise_pools
 from robustlm.datamodules.phrasing import Phrasings
 from robustlm.datamodules.sampling import BatchKey
@@ -71,6 +71,14 @@ class VariedRows(TrainRows):
         self._seed = seed
         self._pools = noise_pools(rows.samples, protect=noise.protect) if noise is not None else {}
         self._epoch: _Epoch | None = None
+
+    def facts(self, epoch: int) -> list[str]:
+        """See `TrainRows.facts`; which rows get other noise."""
+        if self._noise is None:
+            return super().facts(epoch)
+        noisy = [sample for sample, own in zip(self.rows.samples, self.given(), strict=True) if own is None]
+        line = spared(self._noise, sum(map(is_request, noisy)), len(noisy))
+        return [*super().facts(epoch), *([f"data.noise: {line}"] if line else [])]
 
     def prepare(self, epoch: int) -> None:
         """Phrasings, noise and distortion of all rows in an epoch."""

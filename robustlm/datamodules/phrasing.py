@@ -90,9 +90,11 @@ class Phrasings:
 def meaning(sample: Sample) -> int:
     """A number equal for samples that are asked the same thing and have the same target (int64).
 
-    What is asked is named by the bank, whatever the phrasing, or else by the instruction.
+    What is asked is named by the bank, whatever the phrasing, or else by the instruction; in a chat, by what was said
+    before too.
     """
     asked = (sample.dataset + "\t" + sample.bank) if sample.bank else sample.instruction
+    asked += "".join(f"\n{role}: {text}" for role, text in sample.turns)
     return _hashed(0, 0, "meaning", asked + "\n" + sample.target) >> 1
 
 

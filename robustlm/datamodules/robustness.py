@@ -274,6 +274,7 @@ class RobustnessDataModule(InstructionDataModule):
             asked = banks[name] if name else self._own(sample, condition)
             bank = name or sample.bank
             found += [replace(sample, instruction=i.text, instruction_id=i.id, bank=bank) for i in asked]
+        self.say_spared(condition, found)
         return found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples)
 
     def _own(self, sample: Sample, condition: Condition) -> list[Instruction]:

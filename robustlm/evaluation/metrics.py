@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.text import rouge_score, squad
 
 from robustlm.data.tasks.base import Answer
+from robustlm.data.words import split_words
 
 
 class MultisetF1(Metric):
@@ -136,11 +140,77 @@ class UnparseableRate(Metric):
         return self.unparseable / self.n_answers
 
 
+class Overlap(Metric):
+    """Means of `overlap` over free-text answers; NaN without answers.
+
+    Example:
+        >>> metric = Overlap()
+        >>> metric.update(["Oslo", "Rome"], ["in Oslo", "Rome"])
+        >>> {name: round(value.item(), 2) for name, value in metric.compute().items()}
+        {'token_f1': 0.83, 'rouge_l': 0.83}
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    token_f1: Tensor
+    rouge_l: Tensor
+    n_answers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("token_f1", "rouge_l"):
+            self.add_state(state, default=torch.tensor(0.0), dist_reduce_fx="sum")
+        _add_count(self, "n_answers")
+
+    def update(self, preds: Sequence[str], golds: Sequence[str]) -> None:
+        """Count one batch of answers. Raises `ValueError` for lists of different lengths."""
+        _check_lengths(preds, golds)
+        for pred, gold in zip(preds, golds, strict=True):
+            token_f1, rouge_l = overlap(pred, gold)
+            self.token_f1 += token_f1
+            self.rouge_l += rouge_l
+        self.n_answers += len(preds)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars (fp32)."""
+        return {"token_f1": self.token_f1 / self.n_answers, "rouge_l": self.rouge_l / self.n_answers}
+
+
+@lru_cache(maxsize=4096)
+def overlap(pred: str, gold: str) -> tuple[float, float]:
+    """How much of a free-text answer is in the true one, and the other way round, in [0, 1].
+
+    Both are torchmetrics': the token F1 of SQuAD (Rajpurkar et al. 2016), without case, punctuation and articles, of
+    words between white space; and the F-measure of ROUGE-L (Lin 2004), the longest common subsequence of words, without
+    case and punctuation, where each character of a script without blanks is a word.
+
+    Args:
+        pred: The answer.
+        gold: The true one.
+
+    Returns:
+        Token F1 and ROUGE-L.
+    """
+    f1 = squad({"prediction_text": pred, "id": ""}, {"answers": {"answer_start": [0], "text": [gold]}, "id": ""})["f1"]
+    rouge = rouge_score(pred, gold, rouge_keys="rougeL", normalizer=_bare, tokenizer=split_words)
+    return float(f1) / 100, float(rouge["rougeL_fmeasure"])
+
+
+def _bare(text: str) -> str:
+    # torchmetrics' own would drop all letters but a to z
+    return _NO_WORD.sub(" ", text.lower())
+
+
+_NO_WORD = re.compile(r"[\W_]+")
+
+
 def _add_count(metric: Metric, name: str) -> None:
     metric.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
 
 
-def _check_lengths(preds: Sequence[Answer], golds: Sequence[Answer]) -> None:
+def _check_lengths(preds: Sequence[object], golds: Sequence[object]) -> None:
     if len(preds) != len(golds):
         raise ValueError(f"found {len(preds)} predictions for {len(golds)} gold answers; expected one for each")
 

@@ -9,23 +9,40 @@ from torch import Tensor
 
 from robustlm.data.tasks import TASKS
 from robustlm.data.tasks.base import Answer
-from robustlm.evaluation.metrics import ExactMatch, MultisetF1, UnparseableRate
+from robustlm.evaluation.metrics import ExactMatch, MultisetF1, Overlap, UnparseableRate
 
 Key = tuple[str, str, str]
 """Condition, dataset, task."""
 
 
+FREE_TEXT = "generation"
+"""The task whose answers are free text: they are also scored by `overlap`, since few of them match exactly."""
+
+
+def text_of(answer: Answer) -> str:
+    """The text of a free-text answer; empty where there is none."""
+    return answer.items[0][0] if answer.items else ""
+
+
 class _Pair:
-    """Score and unparseable rate of one condition and dataset."""
+    """Score and unparseable rate of one condition and dataset; of free text, also how near answers come."""
 
     def __init__(self, task: str, device: torch.device) -> None:
         self.score = (MultisetF1() if TASKS[task].score == "f1" else ExactMatch()).to(device)
         self.unparseable = UnparseableRate().to(device)
+        self.overlap = Overlap().to(device) if task == FREE_TEXT else None
+
+    def update(self, answer: Answer, gold: Answer) -> None:
+        self.score.update([answer], [gold])
+        self.unparseable.update([answer])
+        if self.overlap is not None:
+            self.overlap.update([text_of(answer)], [text_of(gold)])
 
     def compute(self, task: str) -> dict[str, Tensor]:
         value = self.score.compute()
         scores = value if isinstance(value, dict) else {TASKS[task].score: value}
-        return {**scores, "unparseable": self.unparseable.compute()}
+        near = self.overlap.compute() if self.overlap is not None else {}
+        return {**scores, **near, "unparseable": self.unparseable.compute()}
 
 
 class Scores:
@@ -42,14 +59,13 @@ class Scores:
 
     def update(self, condition: str, dataset: str, task: str, answer: Answer, gold: Answer) -> None:
         """Count one answer."""
-        pair = self._pair((condition, dataset, task))
-        pair.score.update([answer], [gold])
-        pair.unparseable.update([answer])
+        self._pair((condition, dataset, task)).update(answer, gold)
 
     def compute(self) -> dict[str, Tensor]:
         """`<condition>/<dataset>/<score>` in [0, 1], `…/unparseable`, and `<condition>/mean` over datasets.
 
-        Where several tasks of a dataset have the same score, it stands under `<dataset>-<task>`.
+        Of free text there are also `…/token_f1` and `…/rouge_l`, which are in no mean over datasets. Where several
+        tasks of a dataset have the same score, it stands under `<dataset>-<task>`.
         """
         scores = {key: self._pair(key).compute(key[2]) for key in self._keys_of_all_ranks()}
         tasks = Counter((condition, dataset, name) for (condition, dataset, _), own in scores.items() for name in own)

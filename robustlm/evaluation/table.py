@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,19 @@ SCHEMA = pa.schema(
         pa.field("instruction_id", pa.string(), nullable=False),
         pa.field("prediction", pa.string(), nullable=False),
         pa.field("parsed", pa.list_(pa.list_(pa.string()))),  # null: could not be read
-        pa.field("target", pa.string(), nullable=False),
-        pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("target", pa.string()),  # this and `correct` are null: the row brought no answer (`predict`)
+        pa.field("correct", pa.bool_()),
         pa.field("choices", pa.list_(pa.string())),  # this and the following are null: the answer was generated
         pa.field("option_scores", pa.list_(pa.float32())),  # log-likelihood of each choice, summed over its tokens
         pa.field("option_tokens", pa.list_(pa.int64())),  # how many those are, with end of sequence
         pa.field("prompt", pa.string()),  # all that the model was given; null: not kept
+        pa.field("token_f1", pa.float32()),  # this and the next: overlap with the target; null: no free text, no target
+        pa.field("rouge_l", pa.float32()),
     ]
 )
 """Columns of the table; `condition`, `dataset`, `sample_id` and `instruction_id` together are its key."""
 
-_LATER = ("choices", "option_scores", "option_tokens", "prompt")
+_LATER = ("choices", "option_scores", "option_tokens", "prompt", "token_f1", "rouge_l")
 """Columns that tables of earlier versions lack; they are null there."""
 
 
@@ -140,11 +143,16 @@ def _parts(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.name}.part-*"), key=age)
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
+def read_table(path: Path, *, answered: bool = True) -> list[dict[str, Any]]:
     """Rows of a table.
 
+    Args:
+        path: The table (Parquet).
+        answered: Leave out rows that brought no answer, of which a warning says how many: nothing can be scored there.
+
     Raises:
-        ValueError: The file is none, or a column is missing, of another type, or empty where it must not be.
+        ValueError: The file is none, or a column is missing, of another type, or empty where it must not be; or no row
+            is left.
     """
     if (found := what_is(path)) != "a file":
         raise ValueError(f"{path}: no prediction table: found {found}; expected a Parquet file")
@@ -163,7 +171,30 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     }
     rows: list[dict[str, Any]] = pa.table(known).to_pylist()
     _refuse_repeats(path, rows)
+    _check_correct(path, rows)
+    if answered:
+        rows = _with_target(path, rows)
     return [dict.fromkeys(_LATER) | row for row in rows]
+
+
+def _check_correct(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    for number, row in enumerate(rows, start=1):
+        if (row["target"] is None) != (row["correct"] is None):
+            empty, other = ("target", "correct") if row["target"] is None else ("correct", "target")
+            raise ValueError(f"{path}: row {number}: {empty}: found null beside a value for {other}; expected both")
+
+
+def _with_target(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = [row for row in rows if row["target"] is not None]
+    if rows and not found:
+        raise ValueError(
+            f"{path}: none of the {len(rows)} rows brought an answer to compare with, as those of `robustlm predict` "
+            "may; expected the table of a `robustlm test`"
+        )
+    if len(found) < len(rows):
+        left_out = f"{len(rows) - len(found)} of {len(rows)} rows are left out: they brought no answer to compare with"
+        warnings.warn(f"{path}: {left_out}", UserWarning, stacklevel=3)
+    return found
 
 
 def _refuse_repeats(path: Path, rows: Sequence[dict[str, Any]]) -> None:

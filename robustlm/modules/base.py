@@ -18,7 +18,8 @@ from robustlm.checks.numbers import check_number
 from robustlm.data.tasks import TASKS
 from robustlm.datamodules.base import InstructionDataModule
 from robustlm.evaluation.attack import Objective
-from robustlm.evaluation.scores import Scores
+from robustlm.evaluation.metrics import overlap
+from robustlm.evaluation.scores import FREE_TEXT, Scores, text_of
 from robustlm.finite import refuse_nonfinite, step_extent
 from robustlm.hosted import HostedBackbone, is_hosted
 from robustlm.modules.boundary import StepBoundary
@@ -298,8 +299,12 @@ class InstructionTuning(LightningModule):
         prompts = self.backbone.texts(batch.prompt)
         for i, reply in enumerate(replies(self.backbone, batch, self.max_new_tokens)):
             task = TASKS[batch.tasks[i]]
-            answer, gold = task.parse(reply.text), task.parse(batch.targets[i])
-            self.scores.update(batch.condition, batch.groups[i], batch.tasks[i], answer, gold)
+            answer, target = task.parse(reply.text), batch.targets[i] or None
+            gold = task.parse(target) if target else None
+            near = None
+            if gold is not None:
+                self.scores.update(batch.condition, batch.groups[i], batch.tasks[i], answer, gold)
+                near = overlap(text_of(answer), text_of(gold)) if batch.tasks[i] == FREE_TEXT else None
             rows.append(
                 {
                     "sample_id": batch.ids[i],
@@ -309,12 +314,14 @@ class InstructionTuning(LightningModule):
                     "instruction_id": batch.instruction_ids[i],
                     "prediction": reply.text,
                     "parsed": [list(item) for item in answer.items] if answer.parsed else None,
-                    "target": batch.targets[i],
-                    "correct": task.correct(answer, gold),
+                    "target": target,
+                    "correct": None if gold is None else task.correct(answer, gold),
                     "choices": reply.choices,
                     "option_scores": reply.option_scores,
                     "option_tokens": reply.option_tokens,
                     "prompt": prompts[i],
+                    "token_f1": near and near[0],
+                    "rouge_l": near and near[1],
                 }
             )
         return rows
@@ -327,6 +334,8 @@ class InstructionTuning(LightningModule):
         """Score rows of a prediction table along with those that are answered from here on."""
         self.scores.device = self.device
         for row in rows:
+            if row["target"] is None:
+                continue
             task = TASKS[row["task"]]
             answer, gold = task.parse(row["prediction"]), task.parse(row["target"])
             self.scores.update(row["condition"], row["dataset"], row["task"], answer, gold)

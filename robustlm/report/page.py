@@ -7,13 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
+from robustlm.evaluation.free_text import FreeText, free_text
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.robustness import NUMBERS, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import LIMIT, unreadable
 from robustlm.report.figures import SHARES, Axis, Line, heat, intervals, legend, shares, strip
 from robustlm.report.levels import by_level
 from robustlm.report.markup import Html, counted, join, named, page, table, tag, wide, word
-from robustlm.report.robustness import ALL, COUNTS, cell, interval_note, known, notes, size
+from robustlm.report.robustness import (
+    ALL,
+    COUNTS,
+    FREE_TEXT,
+    cell,
+    free_text_cells,
+    interval_note,
+    known,
+    notes,
+    size,
+)
 from robustlm.report.samples import Answer, Changing, most_changing
 from robustlm.report.unread import unread_box
 
@@ -71,6 +82,7 @@ def to_html(
         ("variance", "Where the variance comes from", _variance(pooled, single)),
         ("samples", "Samples worth reading", _samples(most_changing(rows))),
         ("numbers", "All numbers", _numbers(pooled, single)),
+        *([("free", "Free-text answers", _free(free))] if (free := free_text(rows, settings)) else []),
         ("counts", "What it is made of", _counts(results)),
         ("intervals", "How intervals were made", _method(settings)),
     ]
@@ -370,6 +382,15 @@ def _numbers(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]
     absent = [f"{name}: {NUMBERS[name]}" for name in NUMBERS if name not in names]
     rest = [tag("p", "Without a value here: ", "; ".join(absent), ".", class_="quiet")] if absent else []
     return join(tag("p", said), tag("h3", over), means, *rest, tag("h3", "Dataset by dataset"), sets)
+
+
+def _free(free: Sequence[FreeText]) -> Html:
+    said = (
+        "Few free-text answers match word for word. Token F1 counts the words that answer and target share (as SQuAD "
+        "does), ROUGE-L their longest common sequence."
+    )
+    lines = [[named(dataset), named(condition), *rest] for dataset, condition, *rest in map(free_text_cells, free)]
+    return join(tag("p", said), table(list(FREE_TEXT), lines, "Free-text answers", texts=(0, 1), id="free-text"))
 
 
 def _counts(results: Sequence[Result]) -> Html:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from robustlm.evaluation.free_text import MEASURES, FreeText
 from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
@@ -27,6 +28,9 @@ COUNTS = ("rows", "samples", "complete", "instructions", "missing")
 
 PAIRED = ("dataset", "condition", "difference, points", "answers", "samples", "p (McNemar)", "p (permutation)")
 """Columns of the paired tests."""
+
+FREE_TEXT = ("dataset", "condition", "answers", "exact match", "token F1", "ROUGE-L")
+"""Columns of the free-text answers."""
 
 _COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *COUNTS, "worst")
 
@@ -61,25 +65,42 @@ def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def to_csv(results: Sequence[Result]) -> str:
-    """`number_rows` as CSV; empty where there is no number."""
-    return csv_text(_COLUMNS, number_rows(results))
+def free_text_rows(free: Sequence[FreeText]) -> list[dict[str, Any]]:
+    """One row for each measure of free-text answers, with the columns of `number_rows`."""
+    return [
+        {"dataset": one.dataset, "condition": one.condition, "number": name}
+        | {key: plain(getattr(found, key)) for key in ("value", "low", "high")}
+        | {"datasets": 1, "rows": one.rows}
+        for one in free
+        for name, found in one.numbers.items()
+        if name != "exact"
+    ]
 
 
-def to_json(results: Sequence[Result], settings: Settings) -> str:
-    """Settings, what the numbers are, `number_rows` and `instruction_rows` as JSON."""
+def to_csv(results: Sequence[Result], free: Sequence[FreeText] = ()) -> str:
+    """`number_rows` and `free_text_rows` as CSV; empty where there is no number."""
+    return csv_text(_COLUMNS, [*number_rows(results), *free_text_rows(free)])
+
+
+def to_json(results: Sequence[Result], settings: Settings, free: Sequence[FreeText] = ()) -> str:
+    """Settings, what the numbers are, `number_rows`, `instruction_rows` and `free_text_rows` as JSON."""
     interval = {name: getattr(settings, name) for name in ("draws", "seed", "level", "resample")}
     found = {
         "interval": interval,
         "meaning": NUMBERS,
         "numbers": number_rows(results),
         "instructions": instruction_rows(results),
+        "free_text": free_text_rows(free),
     }
     return json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def to_markdown(
-    results: Sequence[Result], settings: Settings, title: str = "Robustness", unread: Sequence[Unreadable] = ()
+    results: Sequence[Result],
+    settings: Settings,
+    title: str = "Robustness",
+    unread: Sequence[Unreadable] = (),
+    free: Sequence[FreeText] = (),
 ) -> str:
     """A summary to read: what could not be read, all datasets, then each one's scores, then what is missing.
 
@@ -88,6 +109,7 @@ def to_markdown(
         settings: How intervals were made.
         title: The heading.
         unread: Answers that could not be read, which stand before all numbers.
+        free: Scores of free text.
     """
     pooled = [one for one in results if one.name is None]
     single = [one for one in results if one.name is not None]
@@ -119,10 +141,17 @@ def to_markdown(
             for one in single
         ],
     )
+    if free:
+        lines += ["", "## Free-text answers", "", *aligned(FREE_TEXT, list(map(free_text_cells, free)))]
     lines += ["", "## What it is made of", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     remarks = [f"- {note}" for note in notes(single)]
     return "\n".join([*lines, *(["", *remarks] if remarks else [])]) + "\n"
+
+
+def free_text_cells(one: FreeText) -> list[str]:
+    """A line of the free-text answers, under the heads `FREE_TEXT`."""
+    return [one.dataset, one.condition, str(one.rows), *(cell(one.numbers[name], name) for name in MEASURES)]
 
 
 def pairing_markdown(first: str, second: str, found: Sequence[Pairing]) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from robustlm.data.cells import neutral
 
 MAIN_SCORES = ("f1", "accuracy")
+NEAR_SCORES = {"token_f1": "token F1", "rouge_l": "ROUGE-L"}
+"""Scores of free-text answers beside exact match, and what they are called."""
 
 
 def cell(text: str) -> str:
@@ -52,6 +54,18 @@ def by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return {
         c: {**{k: v for k, v in s.items() if k != "mean"}, "mean": s["mean"]} for c, s in found.items() if "mean" in s
     }
+
+
+def near_by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Token F1 and ROUGE-L of free-text answers in per cent, by condition, as `by_condition` has main scores."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        stage, _, rest = name.partition("/")
+        condition, _, scored = rest.partition("/")
+        dataset, _, score = scored.rpartition("/")
+        if stage == "test" and score in NEAR_SCORES:
+            found.setdefault(condition, {})[f"{dataset} {NEAR_SCORES[score]}"] = 100 * float(value)
+    return found
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -77,7 +77,7 @@ TOKENIZERS = {"byte_level": byte_level(), "metaspace": metaspace(), "trimming": 
 SAMPLE = Sample("s:1", "find the words", "yes no", Context(question="which one?", text="hello world, hello"))
 
 
-def encoder(name: str, template: str, max_length: int = 200, **more: Any) -> Encoder:
+def encoder(name: str, template: str, max_length: int = 250, **more: Any) -> Encoder:
     tokenizer = TOKENIZERS[name]
     return Encoder(tokenizer, make_template(TEMPLATES[template], tokenizer), max_length, **more)
 

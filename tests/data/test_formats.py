@@ -103,7 +103,31 @@ CONTEXT = Context(**PARTS)
                     {"role": "assistant", "content": "y"},
                 ]
             },
-            Sample("set/train:1", "S\nI", "y", Context(text="Assistant: a\nUser: b")),
+            Sample("set/train:1", "b", "y", turns=(("system", "S"), ("user", "I"), ("assistant", "a"))),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "developer", "content": " S\n"},
+                    {"role": "user", "content": "I"},
+                    {"role": "assistant", "content": "y"},
+                ]
+            },
+            Sample("set/train:1", "I", "y", turns=(("developer", "S"),)),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "system", "content": ""},
+                    {"role": "user", "content": "I"},
+                    {"role": "assistant", "content": "y"},
+                ]
+            },
+            Sample("set/train:1", "I", "y"),
+        ),
+        (
+            {"turns": [{"role": "system", "content": "S"}], "instruction": "I", "target": "y"},
+            Sample("set/train:1", "I", "y", turns=(("system", "S"),)),
         ),
     ],
 )  # fmt: skip
@@ -149,6 +173,14 @@ def test_generic_shapes(tmp_path: Path, row: dict[str, Any], expected: Sample) -
         ),
         ({"messages": [{"role": "user"}, {"role": "assistant", "content": "y"}]}, "no content: "),
         ({"messages": "hello"}, "messages is no list: "),
+        (
+            {"messages": [{"role": role, "content": "x"} for role in ("user", "tool", "assistant", "assistant")]},
+            "wrong roles: found user, tool, assistant, assistant; ",
+        ),
+        (
+            {"instruction": "I", "target": "y", "turns": [{"role": "user", "content": "x"}]},
+            "wrong roles in turns: found user; expected user, assistant in turns, the assistant last",
+        ),
         ({"tokens": ["a"], "ner_tags": ["B-X", "O"]}, "tags do not fit tokens: "),
     ],
 )
@@ -357,3 +389,24 @@ def test_fields_must_be_texts_by_name(tmp_path: Path) -> None:
     assert problem_of(tmp_path, row | {"fields": {"a b": "x"}}).startswith("unusable field: found the name 'a b'")
     assert problem_of(tmp_path, row | {"fields": {"a": 3}}).startswith("a is no string: found 3 (int)")
     assert problem_of(tmp_path, row | {"group": ["a"]}).startswith("group is no string")
+
+
+def test_items_of_a_json_list_are_named_by_their_number(tmp_path: Path) -> None:
+    row = {"prompt": "I", "completion": "y"}
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([row] * 3))  # all on one line
+    ids = [f"{tmp_path.name}/rows:{number}" for number in (1, 2, 3)]
+    assert [sample.id for sample in load_samples(str(path))] == ids
+    path.write_text(json.dumps([row] * 3, indent=2))
+    assert [sample.id for sample in load_samples(str(path))] == ids
+    path.write_text(json.dumps([row, row, {"ask": "I"}]))
+    with pytest.raises(BadRowsError, match=r"rows\.json item 3: unknown keys"):
+        load_samples(str(path))
+    rejected = tmp_path / "rejected.jsonl"
+    with pytest.warns(UserWarning, match="left out 1 of 3 rows"):
+        assert len(load_samples(str(path), on_bad_row="skip", rejected=rejected)) == 2
+    (listed,) = [row.data for row in iter_rows(str(rejected))]
+    assert (listed["item"], "line" in listed) == (3, False)
+    path.write_text(json.dumps([{**row, "id": "a"}, row, {**row, "id": "a"}]))
+    with pytest.raises(BadRowsError, match=r"item 3: duplicate id: found 'a', already used at .*rows\.json item 1"):
+        load_samples(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from robustlm.check import check
 from robustlm.cli import main
 from robustlm.data.formats import load_samples
-from robustlm.data.labels import Labels
+from robustlm.data.labels import Labels, quoted
+from robustlm.data.protection import protected_phrases
 from robustlm.data.rows import BadRowsError, SourceError
 from robustlm.data.samples import Sample
 from robustlm.data.sources import KnownLabels, Source, load_all
+from robustlm.data.tasks import TASKS
 from robustlm.datamodules import InstructionDataModule, RobustnessDataModule
 from robustlm.modules import InstructionTuning
 from tests.tiny import load, write_rows
@@ -271,3 +274,33 @@ def test_the_command_line_takes_them(
     config.write_text(f"data:\n  class_path: InstructionDataModule\n  init_args:\n    train:\n    - {source}\n")
     main(["check", "-c", str(config), "--model", "InstructionTuning", "--model.backbone", models["llama"]])
     assert "Option: no, yes" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------ labels with commas
+
+COMMAS = ["Billing, refunds", "Other", 'Say "hi", then', '"a, b"', '" a, b "', '"a", "b"', "Refund"]
+
+
+@pytest.mark.parametrize("label", COMMAS)
+@pytest.mark.parametrize("task", ["tc", "tc_bare", "ner", "re", "absa"])
+def test_a_label_with_a_comma_is_read_with_and_without_the_quotes_of_the_options(task: str, label: str) -> None:
+    spans = {"tc": 0, "tc_bare": 0, "ner": 1, "re": 2, "absa": 2}[task]
+    item = (label, *("Ada", "Oslo")[:spans])
+    answer = TASKS[task].format([item])
+    assert TASKS[task].parse(answer).items == (item,)
+    shown = quoted(label)
+    copied = {0: shown, 1: f"{shown}: Ada", 2: f"{shown}: Ada, Oslo"}[spans]
+    copied = f"label: {shown}" if task == "tc" else copied
+    assert TASKS[task].parse(copied).items == (item,)
+
+
+def test_options_quote_labels_with_commas_and_choices_do_not(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": label} for n, label in enumerate(["Billing, refunds", "Other", "Bug"])]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, *_ = load_samples(str(path))
+    assert first.context.option == '"Billing, refunds", Bug, Other'
+    assert first.target == "label: Billing, refunds"
+    assert first.choices == ("label: Billing, refunds", "label: Bug", "label: Other")
+    assert {"Billing, refunds", "Bug", "Other"} <= set(protected_phrases(first))
+    assert not {'"Billing', "refunds", 'refunds"', "Billing"} & set(protected_phrases(first))

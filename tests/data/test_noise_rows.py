@@ -15,7 +15,7 @@ from robustlm.data.edits import replay
 from robustlm.data.embedders import TokenEmbedder
 from robustlm.data.formats import load_samples
 from robustlm.data.instructions import InstructionBank
-from robustlm.data.noise import Noise, build_pools, padding_text
+from robustlm.data.noise import MIXED_KINDS, Noise, build_pools, padding_text
 from robustlm.data.noise_rows import noise_rows
 from robustlm.data.rows import BadRowsError, SourceError, iter_rows
 
@@ -51,7 +51,7 @@ def test_rows_keep_their_fields_and_gain_three(tmp_path: Path) -> None:
     summary = noise_rows(
         write(tmp_path / "in.jsonl", rows),
         str(output),
-        noise=Noise(phi=0.5),
+        noise=Noise(phi=0.5, weights=dict.fromkeys(MIXED_KINDS, 1.0)),
         distortion=RBE("minmax"),
         seed=1,
         epoch=2,
@@ -86,6 +86,7 @@ def test_the_noise_is_the_one_of_training(tmp_path: Path) -> None:
         vocabulary=pools.vocabulary,
         contexts=pools.contexts,
         own=[padding_text(sample) for sample in samples],
+        requests=[True] * 30,
     )
     assert [row["variant"] for row in read(tmp_path / "out.jsonl")] == batch.texts
 

@@ -78,9 +78,29 @@ def test_jsonl_lines_are_physical_lines(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.json.gz"])
-def test_json_lines_are_where_objects_start(tmp_path: Path, name: str) -> None:
+def test_json_rows_are_items_of_the_list(tmp_path: Path, name: str) -> None:
     path = put(tmp_path / name, '\n[ {"a": 1,\n"b": [2,\n3]}, {"a": 2}\n\n,\n\n{"a": 3} ]\n')
-    assert [(row.line, row.data["a"]) for row in iter_rows(path)] == [(2, 1), (4, 2), (8, 3)]
+    assert [(row.line, row.data["a"]) for row in iter_rows(path)] == [(1, 1), (2, 2), (3, 3)]
+    assert [row.where for row in iter_rows(path)] == [f"{path} item {number}" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+@pytest.mark.parametrize("separators", [None, (",", ":")])
+def test_json_lists_load_however_they_are_laid_out(
+    tmp_path: Path, indent: int | None, separators: tuple[str, str] | None
+) -> None:
+    rows = [{"a": n, "b": [{"c": "é\n"}, []]} for n in range(3)]
+    path = put(tmp_path / "x.json", json.dumps(rows, indent=indent, separators=separators))
+    assert [row.data for row in iter_rows(path)] == rows
+    assert [row.line for row in iter_rows(path)] == [1, 2, 3]
+
+
+def test_messages_on_a_json_list_name_the_item(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.json", '[{"a": 1}, [{"a": 2}], {"a": 3}, "no"]')
+    with pytest.raises(BadRowsError) as caught:
+        list(iter_rows(path))
+    assert f"{path} item 2: not an object: found a list" in str(caught.value)
+    assert f"{path} item 4: not an object: found a string" in str(caught.value)
 
 
 def test_csv_lines_are_where_records_start(tmp_path: Path) -> None:
@@ -153,9 +173,15 @@ def test_without_a_handler_all_bad_rows_are_raised_at_the_end(tmp_path: Path) ->
         ("x.csv", b"a,b\n", "no rows"),
         ("x.csv", b"a,a\n1,2\n", ":1: found columns 'a', 'a'"),
         ("x.json", b'{"a": 1}', ":1: found '{'; expected '['"),
-        ("x.json", b'[{"a": 1},\n\n{"a" 1}]', ":3: broken JSON"),
+        (
+            "x.json",
+            b'{"data": [{"a": 1}]}',
+            ":1: found '{'; expected '[', a list of objects (one object a line is .jsonl; of",
+        ),
+        ("x.json", b'[{"a": 1},\n\n{"a" 1}]', ":3: item 2: broken JSON"),
+        ("x.json", b'[{"a": 1}, {"a": NaN}]', ":1: item 2: not a number"),
         ("x.json", b'[{"a": 1}\n{"a": 1}]', ":2: found '{'; expected ','"),
-        ("x.json", b'[{"a": 1},\n]', ":2: broken JSON"),
+        ("x.json", b'[{"a": 1},\n]', ":2: item 2: broken JSON"),
         ("x.json", b'[{"a": 1}', ":1: found the end of the file; expected ','"),
         ("x.json", b'[{"a": 1}]\n]', ":2: found ']'; expected nothing"),
         ("x.json", b'[{"a": 1},\n{"a": "\xe9"}]', ":2: not UTF-8"),

@@ -66,11 +66,24 @@ def test_plain_text() -> None:
 
 def test_alpaca_text() -> None:
     template = make_template("alpaca", None)
-    assert "### Input:\nq?\none word\nyes, no\nthe text\n\n### Response:\n" in template.render(FULL, "Do it.").text
+    assert (
+        "### Input:\nQuestion: q?\nFormat: one word\nOptions: yes, no\nText: the text\n\n### Response:\n"
+        in template.render(FULL, "Do it.").text
+    )
     bare = template.render(BARE, "Do it.")
     assert "Input" not in bare.text
     assert bare.text.endswith("### Instruction:\nDo it.\n\n### Response:\n")
     assert bare.answer_prefix == ""
+
+
+@pytest.mark.parametrize("name", ["alpaca", "chat", "{instruction}\n{context}"])
+def test_parts_have_names_where_there_are_several(name: str) -> None:
+    template = make_template(name, Chat())
+    several = template.render(FULL, "Do it.").text
+    assert "Question: q?\nFormat: one word\nOptions: yes, no\nText: the text" in several
+    one = template.render(replace(FULL, context=Context(text="the text")), "Do it.").text
+    assert "the text" in one
+    assert "Text:" not in one
 
 
 def test_chat_message_is_found_where_it_is_and_not_where_the_template_says_the_same() -> None:
@@ -176,8 +189,14 @@ SHOWN = (
     Sample("e2", "", "no", Context(question="two?", text="2")),
 )
 SHOT = Sample("q", "Do it.", "no", Context(question="three?", text="3"), examples=SHOWN)
-TURNS = "<user>Do it.\n\none?\n1<assistant>yes<user>two?\n2<assistant>no<user>three?\n3<assistant>"
-ONE = "<user>Do it.\n\none?\n1\nAnswer: yes\n\ntwo?\n2\nAnswer: no\n\nthree?\n3\nAnswer:<assistant>"
+TURNS = (
+    "<user>Do it.\n\nQuestion: one?\nText: 1<assistant>yes"
+    "<user>Question: two?\nText: 2<assistant>no<user>Question: three?\nText: 3<assistant>"
+)
+ONE = (
+    "<user>Do it.\n\nQuestion: one?\nText: 1\nAnswer: yes\n\nQuestion: two?\nText: 2\nAnswer: no\n\n"
+    "Question: three?\nText: 3\nAnswer:<assistant>"
+)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +214,8 @@ ONE = "<user>Do it.\n\none?\n1\nAnswer: yes\n\ntwo?\n2\nAnswer: no\n\nthree?\n3\
         (
             "{context}\n{instruction}: ",
             Chat(),
-            "one?\n1\nDo it.: yes\n\ntwo?\n2\nDo it.: no\n\nthree?\n3\nDo it.:",
+            "Question: one?\nText: 1\nDo it.: yes\n\nQuestion: two?\nText: 2\nDo it.: no\n\n"
+            "Question: three?\nText: 3\nDo it.:",
         ),
     ],
 )
@@ -209,8 +229,9 @@ def test_examples_come_first_with_their_answers(name: str, chat: Chat, text: str
 def test_alpaca_shows_examples_as_further_inputs() -> None:
     prompt = make_template("alpaca", None).render(SHOT, "Do it.")
     assert prompt.text.endswith(
-        "request.\n\n### Instruction:\nDo it.\n\n### Input:\none?\n1\n\n### Response:\nyes\n\n"
-        "### Input:\ntwo?\n2\n\n### Response:\nno\n\n### Input:\nthree?\n3\n\n### Response:\n"
+        "request.\n\n### Instruction:\nDo it.\n\n### Input:\nQuestion: one?\nText: 1\n\n### Response:\nyes\n\n"
+        "### Input:\nQuestion: two?\nText: 2\n\n### Response:\nno\n\n"
+        "### Input:\nQuestion: three?\nText: 3\n\n### Response:\n"
     )
     assert pieces(prompt, Origin.CONTEXT) == ["three?", "3"]
 

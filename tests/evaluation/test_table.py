@@ -11,7 +11,7 @@ import pytest
 
 from robustlm.evaluation.table import SCHEMA, TableWriter, clear_parts, read_table
 
-LATER: dict[str, Any] = {"choices": None, "option_scores": None, "option_tokens": None, "prompt": None}
+LATER: dict[str, Any] = dict.fromkeys(("choices", "option_scores", "option_tokens", "prompt", "token_f1", "rouge_l"))
 
 
 def row(sample: str, condition: str = "clean", **more: Any) -> dict[str, Any]:

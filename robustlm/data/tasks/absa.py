@@ -24,6 +24,10 @@ class AspectSentiment(SpanTask):
         """Rows with `text` and `triplets`."""
         return "text" in row and "triplets" in row
 
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Rows with `text` and no `triplets`."""
+        return {**row, "triplets": []} if "text" in row and row.get("triplets") is None else None
+
     def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read a text and its triplets."""
         context = Context(

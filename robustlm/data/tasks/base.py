@@ -60,6 +60,10 @@ class Task(ABC):
         """Whether a row's keys are those of this task's own row shape."""
         return False
 
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """A row of this task's own shape that lacks its answer, with some answer put in; null for other rows."""
+        return None
+
     def bank(self, context: Context, labels: Collection[str]) -> str:
         """Which instruction bank suits a row of this task's own shape, given all labels of its source."""
         return self.name

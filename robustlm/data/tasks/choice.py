@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from robustlm.data.fields import check_choices, elements, required
+from robustlm.data.fields import check_choices, elements, lacks, required
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Item, register
 from robustlm.data.tasks.generation import Generation
@@ -23,6 +23,13 @@ class MultipleChoice(Generation):
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """Rows with `question`, `choices` and `answer`."""
         return all(key in row for key in ("question", "choices", "answer"))
+
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Rows with `question` and `choices`, and no `answer`."""
+        choices = row.get("choices")
+        if "question" not in row or not isinstance(choices, list | tuple) or not choices or not lacks(row, "answer"):
+            return None
+        return {**row, "answer": choices[0]}
 
     def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read question, options and answer; the options are lettered in the prompt, the answer is not."""

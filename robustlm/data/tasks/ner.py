@@ -29,6 +29,13 @@ class NamedEntities(SpanTask):
         named = "text" in row and "entities" in row and not {"relations", "triplets", "label"} & set(row)
         return ("tokens" in row and "ner_tags" in row) or named
 
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Rows with `tokens` and no `ner_tags`, or with `text` alone."""
+        tokens = row.get("tokens")
+        if isinstance(tokens, list | tuple):
+            return {**row, "ner_tags": ["O"] * len(tokens)} if row.get("ner_tags") is None else None
+        return {**row, "entities": []} if "text" in row and row.get("entities") is None else None
+
     def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read tokens and tags (the text is the tokens with single spaces between them), or a text and its entities."""
         form = "type: words; type: words (None if there is nothing)"

@@ -24,6 +24,10 @@ class Relations(SpanTask):
         """Rows with `text` and `relations`."""
         return "text" in row and "relations" in row
 
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Rows with `text` and no `relations`."""
+        return {**row, "relations": []} if "text" in row and row.get("relations") is None else None
+
     def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read a text and its relations."""
         context = Context(

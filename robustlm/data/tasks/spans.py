@@ -2,6 +2,7 @@ r"""What tasks that report spans share: `label: words; label: words`, and how wo
 
 A backslash stands before every `;` and every backslash of a part, before `:` in a label, and, where an item
 has two spans, before `,` in a span. Everything else is written as it is: ordinary answers show no escapes.
+A label with a comma may be in quotes, as options show it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from robustlm.data.fields import elements, present, required, squeezed
-from robustlm.data.labels import Labels
+from robustlm.data.labels import Labels, answered, unquoted
 from robustlm.data.tasks.base import Answer, Item, Task
 
 NOTHING = "None"
@@ -38,7 +39,7 @@ class SpanTask(Task):
             raise ValueError(f"{self.name}: found item {item!r}; expected {expected}")
         label, *spans = item
         separators = "\\;" if self.spans == 1 else "\\;,"
-        return _escape(label, "\\;:") + ": " + ", ".join(_escape(span, separators) for span in spans)
+        return _escape(answered(label), "\\;:") + ": " + ", ".join(_escape(span, separators) for span in spans)
 
     def parse(self, text: str) -> Answer:
         """Read `label: span; …`; pieces of another form, empty ones too, are malformed."""
@@ -53,7 +54,8 @@ class SpanTask(Task):
         if not rest:
             return None
         spans = rest if self.spans == 1 else _split(rest[0], ",")
-        item = tuple(squeezed(_ESCAPED.sub(r"\1", part)) for part in (label, *spans))
+        name, *words = (squeezed(_ESCAPED.sub(r"\1", part)) for part in (label, *spans))
+        item = (squeezed(unquoted(name)), *words)
         return item if len(item) == 1 + self.spans and all(item) else None
 
 

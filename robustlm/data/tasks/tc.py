@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from robustlm.data.fields import present, required, shown, squeezed
-from robustlm.data.labels import Labels
+from robustlm.data.fields import lacks, present, required, shown, squeezed
+from robustlm.data.labels import Labels, answered, unquoted
 from robustlm.data.published import pronoun
 from robustlm.data.samples import Context
 from robustlm.data.tasks.base import Answer, Item, Task, register
@@ -74,6 +74,11 @@ class Classification(Task):
         """Rows with `label` and one of the ways to hold texts."""
         return "label" in row and bool(_text_keys(row))
 
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Rows with one of the ways to hold texts, and neither `label` nor `choices`."""
+        fits = lacks(row, "label") and "choices" not in row and _text_keys(row)
+        return {**row, "label": "-"} if fits else None
+
     def bank(self, context: Context, labels: Collection[str]) -> str:
         """The bank that knows all the labels for rows of this make; `tc`, which suits any, when none does."""
         banks = _QUESTION_BANKS if context.question else _PAIR_BANKS if _is_pair(context) else _BANKS
@@ -101,12 +106,15 @@ class Classification(Task):
         """Write the class after `label: `."""
         if len(items) != 1 or len(items[0]) != 1 or not items[0][0] or items[0][0] != squeezed(items[0][0]):
             raise ValueError(f"{self.name}: found items {items!r}; expected one label, with single spaces only")
-        return f"{_PREFIX} {items[0][0]}"
+        return f"{_PREFIX} {answered(items[0][0])}"
 
     def parse(self, text: str) -> Answer:
-        """Read the class after `label:`; without that word, or without a class, the answer is malformed."""
+        """Read the class after `label:`; without that word, or without a class, the answer is malformed.
+
+        A class with a comma may be in quotes, as options show it.
+        """
         answer = text.strip()
-        label = squeezed(answer.removeprefix(_PREFIX))
+        label = squeezed(unquoted(squeezed(answer.removeprefix(_PREFIX))))
         if not answer.startswith(_PREFIX) or not label:
             return Answer((), malformed=1)
         return Answer(((label,),))
@@ -124,6 +132,10 @@ class BareClassification(Classification):
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """None: rows of `tc` become such where a source or bank says so."""
         return False
+
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """None, as none is recognised."""
+        return None
 
     def format(self, items: Sequence[Item]) -> str:
         """Write the class."""
