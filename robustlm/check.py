@@ -11,7 +11,7 @@ from robustlm.batch import IGNORE, InstructionBatch, View, collate
 from robustlm.card import trained_line
 from robustlm.checks.numbers import check_number
 from robustlm.data.conditions import ATTACK
-from robustlm.data.noise import Noise
+from robustlm.data.noise import CHANGES_MEANING, Noise
 from robustlm.datamodules import InstructionDataModule
 from robustlm.datamodules.base import Rows, noise_pools
 from robustlm.datamodules.sampling import BatchKey
@@ -118,10 +118,14 @@ def _show_noise(datamodule: InstructionDataModule) -> None:
     samples = datamodule.rows["train"].samples
     pools = noise_pools(samples, protect=noise.protect)
     at = next((i for i, sample in enumerate(samples) if len(sample.instruction.split()) > 1), 0)
-    own = {name: pools[name] and pools[name][at : at + 1] for name in ("own", "slots", "protected")}
+    own = {name: pools[name] and pools[name][at : at + 1] for name in ("own", "slots", "requests", "protected")}
+    is_spared = noise.spares_requests and pools["requests"][at]
     print(f"\nnoise       at ω = {noise.omega:g}, on {noise.phi:.0%} of the rows; of {samples[at].id}:")
     print(f"  {'-':<20}{samples[at].instruction}")
     for kind in noise.kinds:
+        if is_spared and kind in CHANGES_MEANING:
+            print(f"  {kind:<20}(off for this row, whose instruction is the request itself)")
+            continue
         one = Noise(kind, noise.omega, 1.0, protect=noise.protect)
         made = one.apply([samples[at].instruction], [samples[at].id], seed=datamodule.seed, **{**pools, **own})
         print(f"  {kind:<20}{made.texts[0]}")

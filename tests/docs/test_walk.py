@@ -1,0 +1,141 @@
+"""The README, read from top to bottom in a fresh folder: every block runs, in order, on rows of each shape."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from robustlm.cli import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+HUB = ("meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B", "Qwen/Qwen2.5-0.5B")
+"""Models that the README names and no test can download: a small one with a chat template stands for each."""
+
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+)
+
+WORDS = "refund invoice parcel broken late screen password login card blocked question thanks".split()
+LABELS = ["Billing, refunds", "Parcel late", "Account blocked"]
+
+
+def _text(number: int) -> str:
+    return " ".join(WORDS[(number * step) % len(WORDS)] for step in (1, 3, 5, 7))
+
+
+def _alpaca(number: int) -> dict[str, Any]:
+    return {"instruction": f"Say what the customer wants, case {number}.", "input": _text(number), "output": "a refund"}
+
+
+def _chat(number: int) -> dict[str, Any]:
+    turns = [
+        {"role": "system", "content": "You help customers."},
+        {"role": "user", "content": f"My {_text(number)}."},
+        {"role": "assistant", "content": "Which one?"},
+        {"role": "user", "content": f"Number {number}, please say what to do."},
+        {"role": "assistant", "content": "Send it back."},
+    ]
+    return {"messages": turns}
+
+
+def _ticket(number: int) -> dict[str, Any]:
+    return {"text": f"{_text(number)} {number}", "label": LABELS[number % len(LABELS)]}
+
+
+SHAPES: dict[str, Callable[[int], dict[str, Any]]] = {"alpaca": _alpaca, "chat": _chat, "tickets": _ticket}
+
+
+def _without_answer(row: dict[str, Any]) -> dict[str, Any]:
+    """A chat loses its last turn; a ticket is asked about in words, since a text alone says of no task."""
+    if "messages" in row:
+        return {**row, "messages": row["messages"][:-1]}
+    if "label" in row:
+        return {"instruction": "What does the customer want?", "input": row["text"]}
+    return {key: value for key, value in row.items() if key != "output"}
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    if path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def stand_in(llama: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model that can chat."""
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    shutil.copytree(llama, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(params=SHAPES)
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A fresh folder with the files that the README names, all of one shape, each with rows of its own."""
+    make = SHAPES[request.param]
+    names = sorted(set(re.findall(r"[\w-]+\.(?:jsonl|json|csv)\b", "".join(body for _, body in BLOCK.findall(README)))))
+    for start, name in enumerate(names):
+        rows = [make(10 * start + number) for number in range(6)]
+        _write(tmp_path / name, list(map(_without_answer, rows)) if name == "requests.jsonl" else rows)
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    yield tmp_path
+
+
+def _lines(body: str) -> Iterator[str]:
+    for line in body.replace("\\\n", " ").splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield line
+
+
+def run(kind: str, body: str, model: str, names: dict[str, Any]) -> list[str]:
+    """Run a block; the commands of other programs come back."""
+    for name in HUB:
+        body = body.replace(name, model)
+    if kind == "python":
+        exec(compile(body, "README.md", "exec"), names)
+        return []
+    assert kind == "bash", f"{kind} blocks are not run"
+    others = []
+    for line in _lines(body):
+        program, *arguments = shlex.split(line, comments=True)
+        if program == "robustlm":
+            print(f"$ {line}")
+            main(arguments)
+        else:
+            others.append(f"{program} {arguments[0]}")
+    return others
+
+
+def test_every_block_runs(folder: Path, stand_in: str, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"__name__": "readme"}
+    others = []
+    for kind, body in BLOCK.findall(README):
+        others += run(kind, body, stand_in, names)
+    assert set(others) <= {"make quickstart", "make test", ". .venv/bin/activate", "tensorboard --logdir"}
+    assert find_spec("tensorboard")
+    with contextlib.suppress(FileNotFoundError):
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in ("quickstart", "test"))
