@@ -257,7 +257,7 @@ class RobustLMCLI(LightningCLI):
         for config in configs_of(given):
             _check_config(config)
         given = with_evaluation(with_checkpoint(given))
-        path = setting(given, "ckpt_path")
+        path = setting(given, "ckpt_path") or None  # the parser says it of a flag without a value
         stored = of_backbone(setting(given, "model.backbone")) if path in NO_CHECKPOINT else of_checkpoint(str(path))
         if stored is None:
             self.config = parser.parse_args(given)

@@ -878,7 +878,7 @@ def checkpoint_missing(site: Site) -> list[str]:
     return resumed(site, "nowhere.ckpt")
 
 
-@kind("ckpt_path: run", "not a file")
+@kind("ckpt_path: run", "holds no last.ckpt")
 def checkpoint_is_a_folder(site: Site) -> list[str]:
     (site.folder / "run").mkdir()
     return resumed(site, "run")
@@ -1172,7 +1172,7 @@ def noise_unknown_distortion(site: Site) -> list[str]:
     return ["noise", site.rows(), "out.jsonl", "--distortion", "RBF"]
 
 
-@kind("not bound to a model", "RBE")
+@kind("distortion: LME", "expected --backbone")
 def noise_by_a_model_that_is_not_there(site: Site) -> list[str]:
     return ["noise", site.rows(), "out.jsonl", "--distortion", "LME"]
 

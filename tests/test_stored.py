@@ -127,6 +127,7 @@ def test_what_is_kept_beside_an_adapter(site: Path) -> None:
         "instructions": "both",
         "unseen_share": None,
         "format": "none",
+        "system": None,
         "max_length": 512,
     }
     stored = torch.load(CKPT, weights_only=True)["robustlm"]["prompt"]

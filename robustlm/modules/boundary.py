@@ -43,17 +43,22 @@ class StepBoundary(Callback):
         self._callbacks: tuple[int, dict[str, Any]] = -1, {}
         self._validating = False
         self._counted = False
+        self._cut_short = False
+        self._between = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A step that is interrupted before another one has ended begins where the checkpoint stands."""
+        self._between = _end_epoch(checkpoint["loops"]["fit_loop"])
         self._loops = copy.deepcopy(checkpoint["loops"]["fit_loop"])
         self._data = copy.deepcopy(checkpoint.get(_data_key(trainer)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Without a checkpoint, that is the start."""
-        self._validating = self._counted = False
+        self._validating = self._counted = self._cut_short = False
         if self._loops is None:
             self._keep(trainer)
+            return
+        if self._between:
             return
         # another number of processes, batch size or accumulation cuts the epoch into another number of batches
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -124,13 +129,20 @@ class StepBoundary(Callback):
             self._keep_ended(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What happens at the end of an epoch does not happen again."""
-        self._keep_ended(trainer)
+        """What happens at the end of an epoch does not happen again.
+
+        Where `max_steps` or a callback ends a run in the middle of an epoch, Lightning counts the epoch as done. A run
+        that goes on would leave out the rest of its rows, so checkpoints then stay those of the last step.
+        """
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        self._cut_short = not progress.is_last_batch and progress.current.ready < trainer.num_training_batches
+        if not self._cut_short:
+            self._keep_ended(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the end of the last step into a checkpoint that is written later."""
         inside = inside_step(trainer)
-        if self._loops is None or not (inside or self._validating):
+        if self._loops is None or not (inside or self._validating or self._cut_short):
             return
         checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._loops)
         checkpoint["epoch"] = self._loops["epoch_progress"]["current"]["processed"]
@@ -149,6 +161,24 @@ class StepBoundary(Callback):
         self._loops = trainer.fit_loop.state_dict()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._data = None if data is None else copy.deepcopy(data.state_dict())
+
+
+def _end_epoch(loops: dict[str, Any]) -> bool:
+    """Count an epoch as done that has ended but for the hooks of its end, and say whether there is one.
+
+    A checkpoint of an epoch's end is written in these hooks. With `max_steps` Lightning would take up that epoch again,
+    find no batches left, count one more, and never train on the rows of the next.
+    """
+    progress, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    for counted in (progress["current"], progress["total"]):
+        same = counted["ready"] == counted["started"] == counted["processed"] == counted["completed"] + 1
+        if not (same and batches.get("is_last_batch")):
+            return False
+    for counted in (progress["current"], progress["total"]):
+        counted["completed"] = counted["processed"]
+    batches["current"] = dict.fromkeys(batches["current"], 0)
+    batches["is_last_batch"] = False
+    return True
 
 
 def _data_key(trainer: Trainer) -> str:

@@ -31,7 +31,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
 )
 
-WORDS = "refund invoice parcel broken late screen password login card blocked question thanks".split()
+WORDS = ("refund", "invoice", "parcel", "broken", "late", "screen", "password", "login", "card", "blocked", "question")
 LABELS = ["Billing, refunds", "Parcel late", "Account blocked"]
 
 
@@ -92,7 +92,7 @@ def stand_in(llama: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(params=SHAPES)
-def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh folder with the files that the README names, all of one shape, each with rows of its own."""
     make = SHAPES[request.param]
     names = sorted(set(re.findall(r"[\w-]+\.(?:jsonl|json|csv)\b", "".join(body for _, body in BLOCK.findall(README)))))
@@ -101,7 +101,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         _write(tmp_path / name, list(map(_without_answer, rows)) if name == "requests.jsonl" else rows)
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-    yield tmp_path
+    return tmp_path
 
 
 def _lines(body: str) -> Iterator[str]:

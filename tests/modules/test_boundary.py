@@ -16,7 +16,7 @@ from robustlm.checkpoints import StepCheckpoint
 from robustlm.data.noise import Noise
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule
 from robustlm.modules import ANIT, Alignment, Contrast, ContrastiveTuning, InstructionTuning, RobustTuning
-from robustlm.optimizers import AdamW
+from robustlm.optimizers import AdamW, Schedule
 from robustlm.tuning import LoRA
 from tests.tiny import make_rows, trainer, weights_of, write_rows
 
@@ -40,7 +40,8 @@ class StopAt(Callback):
 
 
 def module_of(case: str, llama: str) -> InstructionTuning:
-    shared: dict[str, Any] = {"tuning": LoRA(r=2, dropout=0.3), "optimizer": AdamW(lr=1e-2)}
+    steady = Schedule(warmup=0, decay="constant")  # another length of a run changes no learning rate
+    shared: dict[str, Any] = {"tuning": LoRA(r=2, dropout=0.3), "optimizer": AdamW(lr=1e-2), "schedule": steady}
     if case == "anit":
         return ANIT(llama, adversary=NRM(target_gap=0.2, gap_rate=0.5), **shared)
     if case == "freeat":
@@ -172,3 +173,19 @@ def test_no_checkpoint_is_written_within_a_step_or_twice(
 
 def test_either_checkpoint_callback_reads_the_other(tmp_path: Path) -> None:
     assert StepCheckpoint(tmp_path).state_key == ModelCheckpoint(tmp_path).state_key
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_a_run_that_max_steps_ended_goes_on_with_the_rest_of_the_epoch(
+    steps: int, llama: str, files: tuple[str, str], tmp_path: Path
+) -> None:
+    """An epoch has four steps; the fourth ends it."""
+    steady = {"callbacks": [], "num_sanity_val_steps": 0}
+    whole = fit("anit", llama, files, tmp_path / "whole", max_steps=6, **steady)
+    keeper = StepCheckpoint(tmp_path / "kept", save_last=True)
+    fit("anit", llama, files, tmp_path / "part", max_steps=steps, **steady | {"callbacks": [keeper]})
+    last = tmp_path / "kept/last.ckpt"
+    found = fit("anit", llama, files, tmp_path / "rest", last, max_steps=6, **steady)
+    assert found[1] == whole[1] == 6
+    for name, value in whole[0].items():
+        assert torch.equal(found[0][name], value), name
