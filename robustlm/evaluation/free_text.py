@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustlm.evaluation.grid import Row
-from robustlm.evaluation.robustness import Estimate, Settings
+from robustlm.evaluation.intervals import deviate, share
+from robustlm.evaluation.robustness import Estimate, Settings, sample_weights, variance_of
 
 MEASURES = ("exact", "token_f1", "rouge_l")
 """Exact match, token F1 and ROUGE-L: see `robustlm.evaluation.metrics.overlap`."""
-_DRAWN_AT_ONCE = 10_000_000
-"""Numbers of samples that are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +53,10 @@ def _measured(
     own = [np.array(samples[id]) for id in sorted(samples)]
     sums = np.stack([values.sum(0) for values in own])  # [n, 3]
     counts = np.array([len(values) for values in own], np.float64)  # [n]
-    low, high = _interval(dataset, sums, counts, settings)
-    means = sums.sum(0) / counts.sum()
-    numbers = {name: Estimate(float(means[i]), float(low[i]), float(high[i])) for i, name in enumerate(MEASURES)}
+    weights = sample_weights(dataset, len(own), settings)  # [1 + draws, n], the same under every condition
+    means = weights @ sums / (weights @ counts)[:, None]
+    numbers = {}
+    for name, values in zip(MEASURES, means.T, strict=True):
+        limits = share(float(values[0]), variance_of(values, len(own)), len(own), deviate(settings.level))
+        numbers[name] = Estimate(float(values[0]), *limits)
     return FreeText(dataset, condition, int(counts.sum()), numbers)
-
-
-def _interval(dataset: str, sums: np.ndarray, counts: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of each measure, `[3]`; a dataset's draws are the same under every condition."""
-    if not settings.draws:
-        return np.full(sums.shape[1], np.nan), np.full(sums.shape[1], np.nan)
-    key = hashlib.blake2b(f"{settings.seed} free text {dataset}".encode("utf-8", "surrogatepass"), digest_size=8)
-    random = np.random.default_rng(int.from_bytes(key.digest(), "big"))
-    means = []
-    left = settings.draws
-    while left:
-        draws = min(left, max(1, _DRAWN_AT_ONCE // len(sums)))
-        drawn = random.integers(len(sums), size=(draws, len(sums)))
-        means.append(sums[drawn].sum(1) / counts[drawn].sum(1)[:, None])
-        left -= draws
-    rest = (1 - settings.level) / 2
-    low, high = np.quantile(np.concatenate(means), [rest, 1 - rest], axis=0)
-    return low, high

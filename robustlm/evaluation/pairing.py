@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from robustlm.evaluation import intervals
 from robustlm.evaluation.grid import Floats, Grid, Row, grids, ratio
-from robustlm.evaluation.robustness import Estimate, Settings, estimate, sample
+from robustlm.evaluation.robustness import NUMBERS, SHARES, Drawn, Estimate, Settings, estimate, sample, variance_of
 
 PERMUTATIONS = 10_000
 """Random exchanges of a permutation test: its smallest p is one over this."""
@@ -72,13 +73,15 @@ def pair(
     exchanged = _exchanged(pairs, settings.seed, permutations)
     conditions = list(dict.fromkeys(one.condition for one, _ in pairs))
     found = []
+    known: dict[str, list[Gaps]] = {}
     for one, other in pairs:
         key = one.name, one.condition
-        gaps = _gaps(drawn[0][0][key], drawn[1][0][key], settings.level)
+        gaps = paired_gaps(drawn[0][0][key], drawn[1][0][key], settings.level)
+        known.setdefault(one.condition, []).append(gaps)
         found.append(_pairing(*key, [(one, other)], gaps, exchanged))
     for condition in conditions:
         own = [both for both in pairs if both[0].condition == condition]
-        gaps = _gaps(drawn[0][1][condition], drawn[1][1][condition], settings.level)
+        gaps = _pooled_gaps(drawn[0][1][condition], drawn[1][1][condition], known[condition], settings.level)
         found.append(_pairing(None, condition, own, gaps, exchanged))
     if len(conditions) > 1:
         found.append(_pairing(None, None, pairs, {}, exchanged))
@@ -145,8 +148,43 @@ def _matched(first: Sequence[Grid], second: Sequence[Grid]) -> list[tuple[Grid, 
     return pairs
 
 
-def _gaps(first: Mapping[str, Floats], second: Mapping[str, Floats], level: float) -> dict[str, Estimate]:
-    return {name: estimate(second[name] - values, level) for name, values in first.items() if name in second}
+Gaps = dict[str, Estimate]
+"""Second minus first of each number."""
+
+
+def paired_gaps(first: Drawn, second: Drawn, level: float) -> Gaps:
+    """Of one dataset."""
+    found = _drawn_gaps(first, second, level)
+    for name in SHARES:
+        count = first.samples[name]
+        variance = variance_of(second.numbers[name] - first.numbers[name], count)
+        limits = intervals.paired(found[name].value, variance, count, intervals.deviate(level))
+        found[name] = Estimate(found[name].value, *limits)
+    return found
+
+
+def _pooled_gaps(first: Drawn, second: Drawn, own: Sequence[Gaps], level: float) -> Gaps:
+    """Over all datasets; the intervals of shares are made of those of the datasets, `own`."""
+    found = _drawn_gaps(first, second, level)
+    for name in SHARES:
+        parts = [gaps[name] for gaps in own if not math.isnan(gaps[name].value)]
+        limits = intervals.average([one.value for one in parts], [(one.low, one.high) for one in parts])
+        found[name] = Estimate(found[name].value, *limits)
+    return found
+
+
+def _drawn_gaps(first: Drawn, second: Drawn, level: float) -> Gaps:
+    """Percentiles of draws; a difference that no draw changes gets the width of the two numbers' own intervals."""
+    found = {}
+    for name, values in first.numbers.items():
+        if name not in NUMBERS or name not in second.numbers:
+            continue
+        found[name] = estimate(second.numbers[name] - values, level)
+        if found[name].low == found[name].high:
+            one, other = first.estimates[name], second.estimates[name]
+            limits = intervals.difference(other.value, (other.low, other.high), one.value, (one.low, one.high))
+            found[name] = Estimate(found[name].value, *(limits if limits[0] < limits[1] else intervals.NONE))
+    return found
 
 
 Exchanged = dict[tuple[str, str], Floats]

@@ -7,26 +7,33 @@ of a dataset are a few products of matrices. `docs/evaluation.md` says what each
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from robustlm.checks.numbers import check_number, check_seed
+from robustlm.evaluation import intervals
 from robustlm.evaluation.grid import Bools, Floats, Grid, Ints, Row, grids, ratio
+from robustlm.evaluation.intervals import NONE, Dispersion, Limits
 
 Resample = Literal["samples", "both"]
 
 NUMBERS = {
     "mean": "score over all answers",
     "worst_instruction": "score of the worst instruction",
+    "worst_debiased": "score of the worst instruction, less what chance takes",
     "worst_case": "score of each sample's worst answer",
     "pdr": "performance drop rate against clean",
     "std": "standard deviation over instructions",
     "std_pooled": "standard deviation over instructions and datasets together",
     "std_within": "mean over datasets of the standard deviation over instructions",
+    "std_debiased": "standard deviation over instructions, less what chance adds",
     "spread": "best minus worst instruction",
+    "spread_debiased": "best minus worst instruction, less what chance adds",
+    "cochran_p": "how likely such differences are if all instructions are alike",
     "consistency": "pairs of instructions with equal answers",
     "sensitivity": "difference in score between two instructions",
     "posix": "change of an answer's log-likelihood a token under another instruction",
@@ -38,8 +45,14 @@ NUMBERS = {
 }
 """All numbers and what they are. Those of one dataset have `std`, those of all have `std_pooled` and `std_within`."""
 
-UNBOUNDED = ("posix",)
+UNBOUNDED = ("posix", "cochran_p")
 """Numbers that are no shares: not to be shown in per cent."""
+
+SHARES = ("mean", "worst_case", "consistency", "sensitivity", "all_correct", "unparseable")
+"""Numbers that are means over samples of values in [0, 1], or F1."""
+
+DEBIASED = {"worst_instruction": "worst_debiased", "std": "std_debiased", "spread": "spread_debiased"}
+"""Numbers that chance moves in one direction, and what each is called without that."""
 
 MOST_UNDEFINED = 0.05
 """Where a larger share of draws gives no number, there is no interval."""
@@ -114,7 +127,22 @@ class Result:
 
 
 Sampled = dict[str, Floats]
-"""Each number's value and then its draws, `[1 + draws]`."""
+"""Each number's value and then its draws, `[1 + draws]`. Names with a leading `_` are what others are made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The numbers of a dataset under one condition, or of all datasets, over draws of their samples."""
+
+    numbers: Sampled
+    estimates: dict[str, Estimate]
+    """By the names of `NUMBERS`, in that order."""
+    samples: dict[str, int]
+    """How many samples each of the `SHARES` is made of."""
+    dropped: tuple[Limits, Limits] = (NONE, NONE)
+    """Intervals of the two scores that `pdr` compares: under this condition, and clean."""
+    cochran: tuple[float, int] = (0.0, 0)
+    """Cochran's Q and its degrees of freedom."""
 
 
 def robustness(rows: Iterable[Row], settings: Settings = Settings(), clean: str = "clean") -> list[Result]:
@@ -130,23 +158,23 @@ def robustness(rows: Iterable[Row], settings: Settings = Settings(), clean: str 
     """
     found = grids(rows)
     one, pooled = sample(found, settings, clean)
-    results = [_result(grid, one[grid.name, grid.condition], settings) for grid in found]
-    for condition, numbers in pooled.items():
+    results = [_result(grid, one[grid.name, grid.condition].estimates) for grid in found]
+    for condition, drawn in pooled.items():
         own = [grid for grid in found if grid.condition == condition]
         parts = [one[grid.name, condition] for grid in own]
-        results.append(_pooled_result(condition, own, parts, numbers, settings))
+        results.append(_pooled_result(condition, own, parts, drawn.estimates))
     return results
 
 
 def sample(
     found: Sequence[Grid], settings: Settings, clean: str = "clean"
-) -> tuple[dict[tuple[str, str], Sampled], dict[str, Sampled]]:
+) -> tuple[dict[tuple[str, str], Drawn], dict[str, Drawn]]:
     """Every number's value and draws, by dataset and condition, and by condition over all datasets.
 
     The draws of a dataset depend on its name, its samples and the seed, so tables over the same samples share them.
     """
-    one: dict[tuple[str, str], Sampled] = {}
-    kept: dict[str, list[Sampled]] = {}
+    one: dict[tuple[str, str], Drawn] = {}
+    kept: dict[str, list[Drawn]] = {}
     sets: dict[str, dict[str, Grid]] = {}
     for grid in found:
         sets.setdefault(grid.name, {})[grid.condition] = grid
@@ -154,10 +182,11 @@ def sample(
     for name, conditions in sets.items():
         blocks = _Weights(name, next(iter(conditions.values())), settings)
         for condition in sorted(conditions, key=order.index):
-            numbers = blocks.apply(conditions[condition], conditions.get(clean))
-            one[name, condition] = {key: value for key, value in numbers.items() if not key.startswith("_")}
-            kept.setdefault(condition, []).append(numbers)
-    return one, {condition: _pool(kept[condition]) for condition in order if condition in kept}
+            grid, reference = conditions[condition], conditions.get(clean)
+            drawn = _drawn(grid, reference, blocks.apply(grid, reference), settings)
+            one[name, condition] = drawn
+            kept.setdefault(condition, []).append(drawn)
+    return one, {condition: _pool(kept[condition], settings) for condition in order if condition in kept}
 
 
 def estimate(values: Floats, level: float, datasets: int = 1) -> Estimate:
@@ -364,21 +393,108 @@ def _score(part: Floats, whole: Floats, rows: Floats) -> Floats:
     return np.where(rows > 0, ratio(part, whole), np.nan)
 
 
-def _pool(parts: Sequence[Mapping[str, Floats]]) -> Sampled:
-    """Numbers over datasets: means over those that have them, but for two that are made otherwise."""
-    names = [name for name in NUMBERS if name not in ("std", "std_pooled", "std_within", "pdr")]
-    found = {name: _mean([part[name] for part in parts]) for name in names}
-    found["std_within"] = _mean([part["std"] for part in parts])
-    varied = [part for part in parts if not np.isnan(part["std"][0])]
-    found["std_pooled"] = np.full(len(parts[0]["mean"]), np.nan)
-    if varied:
-        total, squares, count = (np.sum([part[name] for part in varied], 0) for name in ("_sum", "_squares", "_count"))
-        found["std_pooled"] = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
-    dropped = [part for part in parts if "_clean" in part and not np.isnan(part["_clean"][0])]
+def _drawn(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Settings) -> Drawn:
+    """The numbers of one dataset with their intervals.
+
+    Shares have Wilson's interval; what instructions do, one that knows what chance does. The latter is about fixed
+    instructions: where these are drawn too, extremes and deviations keep the percentiles of their draws.
+    """
+    found = {name: estimate(values, settings.level) for name, values in numbers.items() if name in NUMBERS}
+    asked, complete = int(grid.asked.sum()), int(grid.complete.sum())
+    samples = {name: asked if name in ("mean", "unparseable") else complete for name in SHARES}
+    for name, count in samples.items():
+        found[name] = Estimate(found[name].value, *_share(numbers[name], count, settings))
+    dropped = NONE, NONE
+    if clean is not None:
+        both = int((grid.asked & clean.asked).sum())
+        dropped = _share(numbers["_condition"], both, settings), _share(numbers["_clean"], both, settings)
+        found["pdr"] = Estimate(found["pdr"].value, *_drop_limits(numbers, dropped))
+    part, whole = grid.part[grid.complete], grid.whole[grid.complete]
+    cochran = intervals.cochran(grid.cells[grid.complete])
+    found["cochran_p"] = Estimate(intervals.chi2_tail(*cochran) if cochran[1] else math.nan, *NONE)
+    apart = _dispersion(part, whole, settings.level)
+    for name, value, limits in (
+        ("worst_instruction", apart.worst, apart.worst_limits),
+        ("std", apart.std, apart.std_limits),
+        ("spread", apart.spread, apart.spread_limits),
+    ):
+        if settings.draws and settings.resample == "samples" and not math.isnan(value):
+            found[name] = Estimate(found[name].value, *limits)
+        found[DEBIASED[name]] = Estimate(value, found[name].low, found[name].high)
+    return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, samples, dropped, cochran)
+
+
+def _dispersion(part: Floats, whole: Floats, level: float) -> Dispersion:
+    """What instructions do to a score; `part` and `whole` are those of complete samples, `[n, k]`."""
+    if not part.size or not whole.sum(0).all():
+        return intervals.dispersion(np.ones(0), np.ones((0, 0)), level)
+    scores = part.sum(0) / whole.sum(0)
+    return intervals.dispersion(scores, (part - scores * whole) / whole.mean(0), level)
+
+
+def variance_of(values: Floats, samples: int) -> float:
+    """The variance of a number over samples that are drawn anew; NaN where too many draws have none."""
+    draws = values[1:][~np.isnan(values[1:])]
+    if not len(draws) or len(draws) < (1 - MOST_UNDEFINED) * (len(values) - 1):
+        return math.nan
+    return float(draws.var()) * samples / max(samples - 1, 1)
+
+
+def _share(values: Floats, samples: int, settings: Settings) -> Limits:
+    z = intervals.deviate(settings.level)
+    return intervals.share(float(values[0]), variance_of(values, samples), samples, z)
+
+
+def _drop_limits(numbers: Sampled, limits: tuple[Limits, Limits]) -> Limits:
+    """The interval of 1 − M/M(clean)."""
+    mine, clean = numbers["_condition"], numbers["_clean"]
+    together = intervals.correlation(mine[1:], clean[1:])
+    low, high = intervals.quotient(float(mine[0]), limits[0], float(clean[0]), limits[1], together)
+    return 1 - high, 1 - low
+
+
+def _pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
+    """Numbers over datasets: means over those that have them, but for three that are made otherwise.
+
+    Intervals of means are made of the datasets' own, which are independent of each other.
+    """
+    drawn = [part.numbers for part in parts]
+    numbers = {name: _mean([one[name] for one in drawn]) for name in drawn[0] if name in NUMBERS and name != "pdr"}
+    numbers["std_within"] = numbers.pop("std")
+    found = {name: estimate(values, settings.level) for name, values in numbers.items()}
+    for name in (*SHARES, *DEBIASED, *DEBIASED.values()):
+        own = [part.estimates[name] for part in parts if not math.isnan(part.estimates[name].value)]
+        from_ = [part.estimates[DEBIASED.get(name, name)].value for part in parts]
+        middle = [value for value in from_ if not math.isnan(value)]
+        mean = float(np.mean([one.value for one in own])) if own else math.nan
+        limits = intervals.average(middle, [(one.low, one.high) for one in own]) if len(middle) == len(own) else NONE
+        found["std_within" if name == "std" else name] = Estimate(mean, *limits)
+    numbers["std_pooled"] = _std_pooled(drawn)
+    pooled = estimate(numbers["std_pooled"], settings.level)
+    found["std_pooled"] = pooled if pooled.low < pooled.high else Estimate(pooled.value, *NONE)
+    dropped = [part for part in parts if "_clean" in part.numbers and not np.isnan(part.numbers["_clean"][0])]
+    limits = NONE, NONE
     if dropped:
-        mine, clean = (np.mean([part[name] for part in dropped], 0) for name in ("_condition", "_clean"))
-        found["pdr"] = _drop_rate(mine, clean)
-    return {name: found[name] for name in NUMBERS if name in found}
+        mine, clean = (np.mean([part.numbers[name] for part in dropped], 0) for name in ("_condition", "_clean"))
+        numbers |= {"pdr": _drop_rate(mine, clean), "_condition": mine, "_clean": clean}
+        limits = tuple(
+            intervals.average(
+                [float(part.numbers[name][0]) for part in dropped], [part.dropped[at] for part in dropped]
+            )
+            for at, name in enumerate(("_condition", "_clean"))
+        )
+        found["pdr"] = Estimate(float(numbers["pdr"][0]), *_drop_limits(numbers, limits))
+    q, freedom = (sum(part.cochran[at] for part in parts) for at in (0, 1))
+    found["cochran_p"] = Estimate(intervals.chi2_tail(q, int(freedom)) if freedom else math.nan, *NONE)
+    return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, {}, limits)
+
+
+def _std_pooled(drawn: Sequence[Sampled]) -> Floats:
+    varied = [part for part in drawn if not np.isnan(part["std"][0])]
+    if not varied:
+        return np.full(len(drawn[0]["mean"]), np.nan)
+    total, squares, count = (np.sum([part[name] for part in varied], 0) for name in ("_sum", "_squares", "_count"))
+    return np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
 
 
 def _mean(values: Sequence[Floats]) -> Floats:
@@ -386,7 +502,7 @@ def _mean(values: Sequence[Floats]) -> Floats:
     return np.mean(defined, 0) if defined else np.full(len(values[0]), np.nan)
 
 
-def _result(grid: Grid, sampled: Sampled, settings: Settings) -> Result:
+def _result(grid: Grid, numbers: dict[str, Estimate]) -> Result:
     keep = grid.complete
     scores = ratio(grid.part[keep].sum(0), grid.whole[keep].sum(0)) if keep.any() else np.array([])
     by_instruction = dict(zip(grid.instructions, scores.tolist(), strict=False))
@@ -394,7 +510,7 @@ def _result(grid: Grid, sampled: Sampled, settings: Settings) -> Result:
         name=grid.name,
         condition=grid.condition,
         score=grid.score,
-        numbers={name: estimate(sampled[name], settings.level) for name in NUMBERS if name in sampled},
+        numbers=numbers,
         by_instruction=by_instruction,
         worst=min(by_instruction, key=by_instruction.__getitem__) if by_instruction else None,
         rows=int(grid.present.sum()),
@@ -405,18 +521,16 @@ def _result(grid: Grid, sampled: Sampled, settings: Settings) -> Result:
     )
 
 
-def _pooled_result(
-    condition: str, own: Sequence[Grid], parts: Sequence[Sampled], sampled: Sampled, settings: Settings
-) -> Result:
+def _pooled_result(condition: str, own: Sequence[Grid], parts: Sequence[Drawn], numbers: dict[str, Estimate]) -> Result:
     def over(name: str) -> int:
-        source = "std" if name.startswith("std") else name
-        return sum(source in part and not np.isnan(part[source][0]) for part in parts)
+        source = "std" if name in ("std_pooled", "std_within") else name
+        return sum(source in part.estimates and not math.isnan(part.estimates[source].value) for part in parts)
 
     return Result(
         name=None,
         condition=condition,
         score="mean",
-        numbers={name: estimate(values, settings.level, over(name)) for name, values in sampled.items()},
+        numbers={name: replace(found, datasets=over(name)) for name, found in numbers.items()},
         by_instruction={},
         worst=None,
         rows=sum(int(grid.present.sum()) for grid in own),

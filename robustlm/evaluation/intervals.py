@@ -1,0 +1,247 @@
+"""Intervals that keep their promise where a bootstrap does not: near 0 and 100 %, and of extremes and deviations.
+
+A percentile interval has no width where every answer is right, and the minimum, the spread and the standard deviation
+of several scores are moved by chance in one direction. So shares get a Wilson interval, whose number of observations is
+the one that the bootstrap's variance speaks for; and numbers that compare instructions get their interval from the
+noise of each instruction's score.
+
+Sources: Wilson (1927) for shares, Agresti and Min (2005) for their paired differences; Zou and Donner (2008), *MOVER*,
+for differences, means and ratios of estimates that have intervals of their own; the studentized range of Tukey for the
+spread; the noncentral χ² distribution of a sum of squares, as Viechtbauer (2007) inverts it, for the deviation; Cochran
+(1950) for the test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Limits = tuple[float, float]
+
+NONE: Limits = (math.nan, math.nan)
+
+
+def deviate(level: float) -> float:
+    """The standard normal quantile that bounds an interval of this level: 1.96 for 0.95."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def share(value: float, variance: float, samples: int, z: float) -> Limits:
+    """Wilson's interval of a share in [0, 1], which may be a mean over answers that hang together, or an F1.
+
+    As many independent observations are assumed as the variance speaks for: see `_observations`.
+
+    Args:
+        value: The share.
+        variance: Of the share, over samples that are drawn anew.
+        samples: How many samples it is made of.
+        z: See `deviate`.
+    """
+    if math.isnan(value) or math.isnan(variance) or samples < 1:
+        return NONE
+    value = min(max(value, 0.0), 1.0)
+    n = _observations(value, variance, samples, z)
+    middle = (value + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
+    # the value itself is within, whatever rounding says
+    return max(0.0, min(middle - half, value)), min(1.0, max(middle + half, value))
+
+
+def _observations(value: float, variance: float, samples: int, z: float) -> float:
+    """How many independent observations of 0 and 1 have this variance.
+
+    Near 0 and 1 a variance rests on a handful of samples. It is drawn towards that of `samples` independent
+    observations, by as much as z² of the rarer outcome weigh.
+    """
+    spread = value * (1 - value)
+    rare = samples * min(value, 1 - value)
+    effect = variance * samples / spread if spread > 0 else 1.0
+    return samples / max((effect * rare + z * z) / (rare + z * z), 1e-9)
+
+
+def _exact_upper(value: float, variance: float, samples: int, z: float) -> float:
+    """The upper limit of Clopper and Pearson, which Wilson's falls short of where z is large and the share near 1."""
+    from scipy.special import betaincinv
+
+    n = _observations(value, variance, samples, z)
+    if value >= 1:
+        return 1.0
+    return max(value, float(betaincinv(value * n + 1, n - value * n, NormalDist().cdf(z))))
+
+
+def difference(ours: float, own: Limits, theirs: float, other: Limits) -> Limits:
+    """MOVER's interval of ours − theirs, of two numbers with intervals, as if they were independent."""
+    if math.isnan(own[0]) or math.isnan(other[0]) or math.isnan(ours - theirs):
+        return NONE
+    below = math.hypot(ours - own[0], other[1] - theirs)
+    return ours - theirs - below, ours - theirs + math.hypot(own[1] - ours, theirs - other[0])
+
+
+def paired(value: float, variance: float, samples: int, z: float) -> Limits:
+    """The interval of a difference of two shares over the same samples, after Agresti and Min (2005).
+
+    Two samples are added, half of each on either side: without one that differs, a difference of 0 would be certain.
+
+    Args:
+        value: The difference, in [-1, 1].
+        variance: Of the difference, over samples that are drawn anew.
+        samples: How many samples it is made of.
+        z: See `deviate`.
+    """
+    if math.isnan(value) or math.isnan(variance) or samples < 1:
+        return NONE
+    squares = samples * (samples * variance + value * value) + 1
+    n = samples + 2
+    middle = value * samples / n
+    half = z * math.sqrt(max(0.0, squares / n**2 - middle * middle / n))
+    return max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value))
+
+
+def average(values: Sequence[float], limits: Sequence[Limits]) -> Limits:
+    """MOVER's interval of the mean of independent numbers; `values` are where each one's interval is measured from."""
+    if not values or any(math.isnan(low) for low, _ in limits):
+        return NONE
+    middle = sum(values) / len(values)
+    below = math.sqrt(sum((value - low) ** 2 for value, (low, _) in zip(values, limits, strict=True)))
+    above = math.sqrt(sum((high - value) ** 2 for value, (_, high) in zip(values, limits, strict=True)))
+    return middle - below / len(values), middle + above / len(values)
+
+
+def quotient(ours: float, own: Limits, theirs: float, other: Limits, correlation: float) -> Limits:
+    """MOVER's interval of ours / theirs; none where zero lies within the interval of theirs (Donner and Zou, 2012)."""
+    if math.isnan(own[0]) or not other[0] > 0 or not theirs > 0:
+        return NONE
+    (low, high), (least, most) = own, other
+    a = ours * theirs - correlation * (ours - low) * (most - theirs)
+    b = ours * theirs - correlation * (high - ours) * (theirs - least)
+    under, over = most * (2 * theirs - most), least * (2 * theirs - least)
+    if over <= 0:
+        return NONE
+    first = a * a - low * (2 * ours - low) * under
+    last = b * b - high * (2 * ours - high) * over
+    if under > 0:
+        bottom = (a - math.sqrt(max(0.0, first))) / under
+    else:  # the limit of the fraction where the denominator vanishes
+        bottom = low * (2 * ours - low) / (2 * a) if a > 0 else 0.0
+    return max(0.0, bottom), (b + math.sqrt(max(0.0, last))) / over
+
+
+def correlation(ours: Floats, theirs: Floats) -> float:
+    """Of two numbers over the same draws; 0 where one of them does not vary."""
+    both = ~(np.isnan(ours) | np.isnan(theirs))
+    if both.sum() < 3 or ours[both].std() < 1e-12 or theirs[both].std() < 1e-12:
+        return 0.0
+    return float(np.clip(np.corrcoef(ours[both], theirs[both])[0, 1], -1, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Dispersion:
+    """How the scores of k instructions over the same samples differ: more than chance, and by how much."""
+
+    std: float
+    """Standard deviation (divided by k), less what chance adds to its square."""
+    std_limits: Limits
+    spread: float
+    """Highest minus lowest score, with deviations shrunk alike until their standard deviation is `std`."""
+    spread_limits: Limits
+    worst: float
+    """Lowest score, shrunk alike."""
+    worst_limits: Limits
+
+
+def dispersion(scores: Floats, influence: Floats, level: float) -> Dispersion:
+    """What k instructions do to a score, apart from chance.
+
+    The noise is that of a score against the mean of all: what the instructions share, such as easy samples, is not in
+    it. It is taken as equal for all instructions. One more sample, that only one instruction answers right, is added to
+    it: without one that tells instructions apart, no noise would be seen.
+
+    Args:
+        scores: `[k]`, each in [0, 1].
+        influence: `[n, k]`: what each of n samples adds to each score, so that a score varies, over samples that are
+            drawn anew, as the mean of n such numbers does; each column sums to 0.
+        level: Of the intervals.
+    """
+    n, k = influence.shape
+    if k < 2 or n < 2:
+        return Dispersion(math.nan, NONE, math.nan, NONE, math.nan, NONE)
+    apart = influence - influence.mean(1, keepdims=True)
+    noise = float((apart**2).sum()) / (n * (n - 1) * (k - 1)) + 1 / (k * n**2)
+    seen = float(scores.var(ddof=1))
+    left = math.sqrt(max(0.0, 1 - noise / seen)) if seen > 0 else 0.0
+    low, high, middle = float(scores.min()), float(scores.max()), float(scores.mean())
+    least, most = _noncentrality((k - 1) * seen / noise, k - 1, level)
+    reach = _studentized_range(level, k) * math.sqrt(noise)
+    variances = ((influence**2).sum(0) / (n * (n - 1))).tolist()
+    each = list(zip(scores.tolist(), variances, strict=True))
+    return Dispersion(
+        std=float(scores.std()) * left,
+        std_limits=(math.sqrt(least * noise / k), min(0.5, math.sqrt(most * noise / k))),
+        spread=(high - low) * left,
+        spread_limits=(max(0.0, high - low - reach), min(1.0, high - low + reach)),
+        worst=middle - (middle - low) * left,
+        worst_limits=(
+            min(share(score, variance, n, deviate(level))[0] for score, variance in each),
+            min(_exact_upper(score, variance, n, _largest(level, k)) for score, variance in each),
+        ),
+    )
+
+
+@cache
+def _studentized_range(level: float, k: int) -> float:
+    """How far apart k standard normal numbers are at most, in this share of cases."""
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.ppf(level, k, np.inf))
+
+
+@cache
+def _largest(level: float, k: int) -> float:
+    """What the largest of k independent standard normal numbers exceeds in half of 1 − level."""
+    return NormalDist().inv_cdf(((1 + level) / 2) ** (1 / k))
+
+
+def _noncentrality(ratio: float, freedom: int, level: float) -> Limits:
+    """The noncentralities under which a χ² variable of as many degrees of freedom is as small, and as large, as this.
+
+    The upper limit is that of the expected value at least: a sum of squares that happens to be smaller than chance
+    makes it says nothing about how small the truth is.
+    """
+    from scipy.special import chndtr, chndtrinc
+
+    tail = (1 - level) / 2
+    upper = max(ratio, float(freedom))
+    low = float(chndtrinc(ratio, freedom, 1 - tail)) if chndtr(ratio, freedom, 0.0) > 1 - tail else 0.0
+    return low, float(chndtrinc(upper, freedom, tail))
+
+
+def cochran(cells: Floats) -> tuple[float, int]:
+    """Cochran's Q of scores `[n, k]`, and its degrees of freedom; 0 of 0 where no sample tells instructions apart.
+
+    If instructions are alike, a sample's scores could stand in any order, and Q is about χ² distributed. For scores of
+    0 and 1 it is Cochran's; for others the same quadratic form of their sums (Friedman's test on scores, not ranks).
+    """
+    within = float(((cells - cells.mean(1, keepdims=True)) ** 2).sum()) if cells.size else 0.0
+    k = cells.shape[1]
+    if k < 2 or within <= 1e-12:
+        return 0.0, 0
+    sums = cells.sum(0)
+    return (k - 1) * float(((sums - sums.mean()) ** 2).sum()) / within, k - 1
+
+
+def chi2_tail(statistic: float, freedom: int) -> float:
+    """How likely a χ² variable is at least as large; 1 without degrees of freedom."""
+    if freedom == 0:
+        return 1.0
+    from scipy.special import chdtrc
+
+    tail: Any = chdtrc(freedom, statistic)
+    return float(tail)
