@@ -13,6 +13,7 @@ from typing import Literal
 from robustlm.data import quickstart
 from robustlm.data.formats import Loaded, bank_slots, named_labels, read_samples, settle_errors
 from robustlm.data.instructions import NO_FORMAT
+from robustlm.data.labels import quoted
 from robustlm.data.rows import READABLE, SUFFIXES, SourceError
 from robustlm.data.samples import Sample
 from robustlm.data.shots import rank
@@ -384,9 +385,10 @@ def _options_of(
             f"more: name all of them by `labels` of the source, such as labels: [{labels[0]}, …]"
         )
     if not named and not shared and role in ("test", "validation"):
+        shown = ", ".join(map(quoted, labels)) or "none"
         say(
-            f"{where}: the options of {name} ({', '.join(labels) or 'none'}) were taken from the targets of these rows "
-            "themselves, as no other source of that name shows them; `labels` of the source names them all"
+            f"{where}: the options of {name} ({shown}) were taken from the targets of these rows themselves, as "
+            "no other source of that name shows them; `labels` of the source names them all"
         )
     return labels
 

@@ -1,0 +1,60 @@
+"""Every command in a block of the guides is one: its flags are known, and their values are of the right kind."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustlm import cli
+from robustlm.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("data", "evaluation", "performance", "methods", "results", "safety")
+"""README and extending.md are run from top to bottom by tests of their own."""
+LINES = [
+    (page, line)
+    for page in PAGES
+    for body in re.findall(r"^```bash\n(.*?)^```$", (ROOT / f"docs/{page}.md").read_text("utf-8"), re.M | re.S)
+    for line in body.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+OTHERS = {"lm-eval": "run", "pip": "download", "export": "OPENAI_API_KEY=sk-mine"}
+"""Programs of others that the guides name, with the word after them."""
+
+
+@pytest.mark.parametrize(("page", "line"), LINES)
+def test_a_command_is_one(
+    page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program, *arguments = shlex.split(line, comments=True)
+    if program == "python":
+        assert arguments[0] == "-m"
+        assert (ROOT / (arguments[1].replace(".", "/") + ".py")).is_file()
+        return
+    if program != "robustlm":
+        assert OTHERS[program] == arguments[0]
+        return
+    name = arguments[0]
+    if name in cli.COMMANDS:
+        called: list[dict[str, Any]] = []
+
+        @functools.wraps(cli.COMMANDS[name])
+        def record(**values: Any) -> None:
+            called.append(values)
+
+        monkeypatch.setitem(cli.COMMANDS, name, record)
+        main(arguments)
+        assert len(called) == 1
+        return
+    if "--ckpt_path" in arguments:  # whose settings would be read, and is not there
+        at = arguments.index("--ckpt_path")
+        del arguments[at : at + 2]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--print_config"])
+    assert ended.value.code == 0, capsys.readouterr().err
