@@ -23,7 +23,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 import robustlm
@@ -92,6 +92,10 @@ TRAINER_COMMANDS = {
     "check": "Show what a run would do, and find what would stop it; trains nothing.",
 }
 """The commands that take a model and data, and what they do."""
+
+
+FIT_ONLY = ("hub", "hub_private", "resume")
+"""Settings of `fit` that other commands do not have, nor another run of the same settings."""
 
 
 class CheckingTrainer(Trainer):
@@ -167,6 +171,16 @@ def _flags(group: Any) -> set[str]:
     return {flag for action in group._group_actions for flag in action.option_strings}
 
 
+class SavedConfig(SaveConfigCallback):
+    """The settings of a run as `config.yaml`, which every command takes: without those that `fit` alone has."""
+
+    def __init__(self, parser: LightningArgumentParser, config: jsonargparse.Namespace, **settings: Any) -> None:
+        kept = config.clone()
+        for name in FIT_ONLY:
+            kept.pop(name, None)
+        super().__init__(parser, kept, **settings)
+
+
 class RobustLMCLI(LightningCLI):
     """LightningCLI over any `InstructionTuning` and any `InstructionDataModule`, named by their class.
 
@@ -197,6 +211,7 @@ class RobustLMCLI(LightningCLI):
             },
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=SavedConfig,
             save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
             parser_class=Parser,
             parser_kwargs={"prog": "robustlm", "allow_abbrev": False, args[0]: _options_of(args[0])},

@@ -178,3 +178,13 @@ def test_the_command_is_the_one_that_was_typed(
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(sys, "orig_argv", original)
     assert going_on(["fit", "-c", "a b"], "--ckpt_path", "it's") == f"""{said} -c 'a b' --ckpt_path 'it'"'"'s'"""
+
+
+def test_a_runs_config_is_one_for_every_command(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*FIT, "--trainer.max_steps=1", "--resume=auto"])
+    config = "runs/mine/fit/config.yaml"
+    main(["test", "-c", config, "--data.test=test.jsonl", "--data.conditions=[clean]"])
+    assert len(read_table(Path("runs/mine/test/predictions.parquet"))) > 0
+    assert "holds a fit already" in refused(capsys, "fit", "-c", config)
+    main(["fit", "-c", config, "--run=again"])
+    assert Path("runs/again/fit/adapter").is_dir()
