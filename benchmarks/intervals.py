@@ -79,7 +79,8 @@ def measure(setting: Setting, tables: int, draws: int, seed: int = 0) -> tuple[d
     scores = setting.scores
     truth = {"mean": scores.mean(), "worst_instruction": scores.min(), "std": scores.std(), "spread": np.ptp(scores)}
     truth |= {"pdr": 0.0, "difference": 0.0}
-    held, error = defaultdict(float), defaultdict(float)
+    held: dict[str, float] = defaultdict(float)
+    error: dict[str, float] = defaultdict(float)
     for at in range(tables):
         settings = Settings(draws, seed=at)
         easy = random.normal(size=(setting.n, setting.items, 1))

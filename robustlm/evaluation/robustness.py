@@ -473,20 +473,21 @@ def _pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
     pooled = estimate(numbers["std_pooled"], settings.level)
     found["std_pooled"] = pooled if pooled.low < pooled.high else Estimate(pooled.value, *NONE)
     dropped = [part for part in parts if "_clean" in part.numbers and not np.isnan(part.numbers["_clean"][0])]
-    limits = NONE, NONE
+    both = NONE, NONE
     if dropped:
         mine, clean = (np.mean([part.numbers[name] for part in dropped], 0) for name in ("_condition", "_clean"))
         numbers |= {"pdr": _drop_rate(mine, clean), "_condition": mine, "_clean": clean}
-        limits = tuple(
+        under, without = (
             intervals.average(
                 [float(part.numbers[name][0]) for part in dropped], [part.dropped[at] for part in dropped]
             )
             for at, name in enumerate(("_condition", "_clean"))
         )
-        found["pdr"] = Estimate(float(numbers["pdr"][0]), *_drop_limits(numbers, limits))
+        both = under, without
+        found["pdr"] = Estimate(float(numbers["pdr"][0]), *_drop_limits(numbers, both))
     q, freedom = (sum(part.cochran[at] for part in parts) for at in (0, 1))
     found["cochran_p"] = Estimate(intervals.chi2_tail(q, int(freedom)) if freedom else math.nan, *NONE)
-    return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, {}, limits)
+    return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, {}, both)
 
 
 def _std_pooled(drawn: Sequence[Sampled]) -> Floats:
@@ -494,7 +495,8 @@ def _std_pooled(drawn: Sequence[Sampled]) -> Floats:
     if not varied:
         return np.full(len(drawn[0]["mean"]), np.nan)
     total, squares, count = (np.sum([part[name] for part in varied], 0) for name in ("_sum", "_squares", "_count"))
-    return np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
+    found: Floats = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
+    return found
 
 
 def _mean(values: Sequence[Floats]) -> Floats:
