@@ -215,8 +215,8 @@ def interval_note(settings: Settings) -> str:
     drawn = "samples" if settings.resample == "samples" else "samples and instructions"
     return (
         f"Per cent, with {100 * settings.level:g} % intervals from {settings.draws} bootstrap draws of {drawn}. "
-        "Deviations, spreads and worst instructions are drawn further apart than they are: a value beyond its "
-        "interval says that instructions differ no more than so few samples make them differ by chance."
+        "Plain deviations, spreads and worst instructions hold chance of their own and may lie outside of their "
+        "intervals, which are about the truth; the numbers less chance lie inside."
     )
 
 
