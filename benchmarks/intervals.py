@@ -74,11 +74,15 @@ def table(setting: Setting, random: np.random.Generator, condition: str = "clean
 
 
 def measure(setting: Setting, tables: int, draws: int, seed: int = 0) -> tuple[dict[str, float], dict[str, float]]:
-    """Share of tables whose interval holds the truth, and mean errors, by name; percentiles have ` (percentile)`."""
+    """Share of intervals that hold the truth, and mean errors, by name; percentiles have ` (percentile)`.
+
+    Tables without an interval, such as that of a drop from a score that may be 0, do not count.
+    """
     random = np.random.default_rng(seed)
     scores = setting.scores
     truth = {"mean": scores.mean(), "worst_instruction": scores.min(), "std": scores.std(), "spread": np.ptp(scores)}
     truth |= {"pdr": 0.0, "difference": 0.0}
+    given: dict[str, int] = defaultdict(int)
     held: dict[str, float] = defaultdict(float)
     error: dict[str, float] = defaultdict(float)
     for at in range(tables):
@@ -100,7 +104,9 @@ def measure(setting: Setting, tables: int, draws: int, seed: int = 0) -> tuple[d
                 continue
             old = estimate(values[name], settings.level)
             for label, interval in ((name, intervals[name]), (f"{name} (percentile)", old)):
-                held[label] += (interval.low - 1e-9 <= wanted <= interval.high + 1e-9) / tables
+                if not math.isnan(interval.low):
+                    given[label] += 1
+                    held[label] += interval.low - 1e-9 <= wanted <= interval.high + 1e-9
         if setting.k > 1:
             for name, plain in (
                 ("worst_debiased", "worst_instruction"),
@@ -109,8 +115,9 @@ def measure(setting: Setting, tables: int, draws: int, seed: int = 0) -> tuple[d
             ):
                 error[plain] += (drawn.estimates[plain].value - truth[plain]) / tables
                 error[name] += (drawn.estimates[name].value - truth[plain]) / tables
-            held["alike is refused"] += (drawn.estimates["cochran_p"].value < 0.05) / tables
-    return dict(held), dict(error)
+            given["alike is refused"] += 1
+            held["alike is refused"] += drawn.estimates["cochran_p"].value < 0.05
+    return {name: held[name] / count for name, count in given.items()}, dict(error)
 
 
 def main() -> None:

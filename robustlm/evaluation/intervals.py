@@ -5,10 +5,10 @@ of several scores are moved by chance in one direction. So shares get a Wilson i
 the one that the bootstrap's variance speaks for; and numbers that compare instructions get their interval from the
 noise of each instruction's score.
 
-Sources: Wilson (1927) for shares, Agresti and Min (2005) for their paired differences; Zou and Donner (2008), *MOVER*,
-for differences, means and ratios of estimates that have intervals of their own; the studentized range of Tukey for the
-spread; the noncentral χ² distribution of a sum of squares, as Viechtbauer (2007) inverts it, for the deviation; Cochran
-(1950) for the test.
+Sources: Wilson (1927) for shares, Agresti and Min (2005) for their paired differences, Fieller (1954) for ratios; Zou
+and Donner (2008), *MOVER*, for means and differences of estimates that have intervals of their own; the studentized
+range of Tukey for the spread; the noncentral χ² distribution of a sum of squares, as Viechtbauer (2007) inverts it, for
+the deviation; Cochran (1950) for the test.
 """
 
 from __future__ import annotations
@@ -115,31 +115,42 @@ def average(values: Sequence[float], limits: Sequence[Limits]) -> Limits:
     return middle - below / len(values), middle + above / len(values)
 
 
-def quotient(ours: float, own: Limits, theirs: float, other: Limits, correlation: float) -> Limits:
-    """MOVER's interval of ours / theirs; none where zero lies within the interval of theirs (Donner and Zou, 2012)."""
-    if math.isnan(own[0]) or not other[0] > 0 or not theirs > 0:
+def quotient(ours: float, theirs: float, moments: Moments, z: float) -> Limits:
+    """Fieller's interval of ours / theirs; none where theirs may be 0.
+
+    Args:
+        ours: A share, or a mean of shares.
+        theirs: Another, over the same samples.
+        moments: Variance of ours, of theirs, and their covariance, over samples that are drawn anew: see `shared`.
+        z: See `deviate`.
+    """
+    own, other, both = (z * z * moment for moment in moments)
+    a, b, c = theirs**2 - other, ours * theirs - both, ours**2 - own
+    if not a > 0:
         return NONE
-    (low, high), (least, most) = own, other
-    a = ours * theirs - correlation * (ours - low) * (most - theirs)
-    b = ours * theirs - correlation * (high - ours) * (theirs - least)
-    under, over = most * (2 * theirs - most), least * (2 * theirs - least)
-    if over <= 0:
-        return NONE
-    first = a * a - low * (2 * ours - low) * under
-    last = b * b - high * (2 * ours - high) * over
-    if under > 0:
-        bottom = (a - math.sqrt(max(0.0, first))) / under
-    else:  # the limit of the fraction where the denominator vanishes
-        bottom = low * (2 * ours - low) / (2 * a) if a > 0 else 0.0
-    return max(0.0, bottom), (b + math.sqrt(max(0.0, last))) / over
+    root = math.sqrt(max(0.0, b * b - a * c))
+    return max(0.0, (b - root) / a), (b + root) / a
 
 
-def correlation(ours: Floats, theirs: Floats) -> float:
-    """Of two numbers over the same draws; 0 where one of them does not vary."""
-    both = ~(np.isnan(ours) | np.isnan(theirs))
-    if both.sum() < 3 or ours[both].std() < 1e-12 or theirs[both].std() < 1e-12:
-        return 0.0
-    return float(np.clip(np.corrcoef(ours[both], theirs[both])[0, 1], -1, 1))
+Moments = tuple[float, float, float]
+
+
+def shared(ours: Floats, theirs: Floats, samples: int) -> Moments:
+    """Variances of two shares over the same samples, and their covariance.
+
+    As in `paired`, two samples are added, of which one half has ours alone right, and one half theirs.
+
+    Args:
+        ours: Bootstrap draws of a share.
+        theirs: The other over the same draws.
+        samples: How many samples were drawn from.
+    """
+    known = ~(np.isnan(ours) | np.isnan(theirs))
+    if samples < 2 or known.sum() < 3:
+        return math.nan, math.nan, math.nan
+    found = np.cov(ours[known], theirs[known]) * samples / (samples - 1)
+    more = 0.5 / (samples + 2) ** 2
+    return float(found[0, 0]) + more, float(found[1, 1]) + more, float(found[0, 1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.evaluation import intervals
 from robustlm.evaluation.grid import Bools, Floats, Grid, Ints, Row, grids, ratio
-from robustlm.evaluation.intervals import NONE, Dispersion, Limits
+from robustlm.evaluation.intervals import NONE, Dispersion, Limits, Moments
 
 Resample = Literal["samples", "both"]
 
@@ -139,8 +139,8 @@ class Drawn:
     """By the names of `NUMBERS`, in that order."""
     samples: dict[str, int]
     """How many samples each of the `SHARES` is made of."""
-    dropped: tuple[Limits, Limits] = (NONE, NONE)
-    """Intervals of the two scores that `pdr` compares: under this condition, and clean."""
+    dropped: Moments = (math.nan, math.nan, math.nan)
+    """Variances and covariance of the two scores that `pdr` compares: under this condition, and clean."""
     cochran: tuple[float, int] = (0.0, 0)
     """Cochran's Q and its degrees of freedom."""
 
@@ -404,11 +404,12 @@ def _drawn(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Settings)
     samples = {name: asked if name in ("mean", "unparseable") else complete for name in SHARES}
     for name, count in samples.items():
         found[name] = Estimate(found[name].value, *_share(numbers[name], count, settings))
-    dropped = NONE, NONE
+    moments = math.nan, math.nan, math.nan
     if clean is not None:
-        both = int((grid.asked & clean.asked).sum())
-        dropped = _share(numbers["_condition"], both, settings), _share(numbers["_clean"], both, settings)
-        found["pdr"] = Estimate(found["pdr"].value, *_drop_limits(numbers, dropped))
+        mine, other = numbers["_condition"], numbers["_clean"]
+        moments = intervals.shared(mine[1:], other[1:], int((grid.asked & clean.asked).sum()))
+        if clean is not grid:  # against itself nothing drops, whatever the samples
+            found["pdr"] = Estimate(found["pdr"].value, *_dropped(mine, other, moments, settings))
     part, whole = grid.part[grid.complete], grid.whole[grid.complete]
     cochran = intervals.cochran(grid.cells[grid.complete])
     found["cochran_p"] = Estimate(intervals.chi2_tail(*cochran) if cochran[1] else math.nan, *NONE)
@@ -421,7 +422,7 @@ def _drawn(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Settings)
         if settings.draws and settings.resample == "samples" and not math.isnan(value):
             found[name] = Estimate(found[name].value, *limits)
         found[DEBIASED[name]] = Estimate(value, found[name].low, found[name].high)
-    return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, samples, dropped, cochran)
+    return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, samples, moments, cochran)
 
 
 def _dispersion(part: Floats, whole: Floats, level: float) -> Dispersion:
@@ -445,11 +446,9 @@ def _share(values: Floats, samples: int, settings: Settings) -> Limits:
     return intervals.share(float(values[0]), variance_of(values, samples), samples, z)
 
 
-def _drop_limits(numbers: Sampled, limits: tuple[Limits, Limits]) -> Limits:
+def _dropped(mine: Floats, clean: Floats, moments: Moments, settings: Settings) -> Limits:
     """The interval of 1 − M/M(clean)."""
-    mine, clean = numbers["_condition"], numbers["_clean"]
-    together = intervals.correlation(mine[1:], clean[1:])
-    low, high = intervals.quotient(float(mine[0]), limits[0], float(clean[0]), limits[1], together)
+    low, high = intervals.quotient(float(mine[0]), float(clean[0]), moments, intervals.deviate(settings.level))
     return 1 - high, 1 - low
 
 
@@ -473,21 +472,19 @@ def _pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
     pooled = estimate(numbers["std_pooled"], settings.level)
     found["std_pooled"] = pooled if pooled.low < pooled.high else Estimate(pooled.value, *NONE)
     dropped = [part for part in parts if "_clean" in part.numbers and not np.isnan(part.numbers["_clean"][0])]
-    both = NONE, NONE
+    moments = math.nan, math.nan, math.nan
     if dropped:
         mine, clean = (np.mean([part.numbers[name] for part in dropped], 0) for name in ("_condition", "_clean"))
         numbers |= {"pdr": _drop_rate(mine, clean), "_condition": mine, "_clean": clean}
-        under, without = (
-            intervals.average(
-                [float(part.numbers[name][0]) for part in dropped], [part.dropped[at] for part in dropped]
-            )
-            for at, name in enumerate(("_condition", "_clean"))
-        )
-        both = under, without
-        found["pdr"] = Estimate(float(numbers["pdr"][0]), *_drop_limits(numbers, both))
+        first, second, both = (sum(part.dropped[at] for part in dropped) / len(dropped) ** 2 for at in range(3))
+        moments = first, second, both
+        if any(part.estimates["pdr"].low < part.estimates["pdr"].high for part in dropped):  # not clean itself
+            found["pdr"] = Estimate(float(numbers["pdr"][0]), *_dropped(mine, clean, moments, settings))
+        else:
+            found["pdr"] = estimate(numbers["pdr"], settings.level)
     q, freedom = (sum(part.cochran[at] for part in parts) for at in (0, 1))
     found["cochran_p"] = Estimate(intervals.chi2_tail(q, int(freedom)) if freedom else math.nan, *NONE)
-    return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, {}, both)
+    return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, {}, moments)
 
 
 def _std_pooled(drawn: Sequence[Sampled]) -> Floats:

@@ -59,11 +59,15 @@ def test_pairs_have_agresti_and_mins_interval() -> None:
     assert (low, high) == pytest.approx((-Z / 102, Z / 102))
 
 
-def test_a_quotient_of_certain_numbers_is_certain() -> None:
-    assert quotient(0.3, (0.3, 0.3), 0.6, (0.6, 0.6), 0.0) == pytest.approx((0.5, 0.5))
-    low, high = quotient(0.3, (0.2, 0.4), 0.6, (0.6, 0.6), 0.0)
-    assert (low, high) == pytest.approx((1 / 3, 2 / 3))
-    assert all(math.isnan(end) for end in quotient(0.3, (0.2, 0.4), 0.1, (0.0, 0.2), 0.0))
+def test_a_quotient_is_fiellers() -> None:
+    assert quotient(0.3, 0.6, (0.0, 0.0, 0.0), Z) == pytest.approx((0.5, 0.5))
+    low, high = quotient(0.3, 0.6, (0.01, 0.0, 0.0), Z)
+    assert (low, high) == pytest.approx((0.5 - Z * 0.1 / 0.6, 0.5 + Z * 0.1 / 0.6))
+    for end in quotient(
+        0.3, 0.6, (0.001, 0.002, 0.0005), Z
+    ):  # where the difference is as far from 0 as chance takes it
+        assert abs(0.3 - end * 0.6) == pytest.approx(Z * math.sqrt(0.001 - 2 * end * 0.0005 + end**2 * 0.002))
+    assert all(math.isnan(end) for end in quotient(0.3, 0.1, (0.0, 0.01, 0.0), Z))
 
 
 def test_a_mean_of_datasets_is_surer_than_each() -> None:
