@@ -158,8 +158,8 @@ def next_steps() -> str:
     return (
         "Next, with a model (a Hugging Face name or a folder) and rows of your own:\n"
         f"  {program} check -c anit --model.backbone MODEL --data.train train.jsonl --data.test test.jsonl\n"
-        f"  {program} fit   -c anit --model.backbone MODEL --data.train train.jsonl\n"
-        f"  {program} test  -c anit --data.test test.jsonl --ckpt_path runs/version_0/checkpoints/last.ckpt"
+        f"  {program} fit   -c anit --model.backbone MODEL --data.train train.jsonl --run mine\n"
+        f"  {program} test  -c anit --data.test test.jsonl --run mine"
     )
 
 
