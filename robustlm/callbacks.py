@@ -16,7 +16,6 @@ from torch import Tensor
 from robustlm.backbone import Pooling, weights_digest
 from robustlm.card import model_card, trained_line
 from robustlm.checks.numbers import check_number
-from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.manifest import ATTACKS
 from robustlm.evaluation.state_table import STATES, clear_states, known_states, merge_states, next_attempt
 from robustlm.evaluation.state_table import StateWriter as StateFile
@@ -25,7 +24,7 @@ from robustlm.evaluation.unreadable import unreadable, warning
 from robustlm.files import whole_folder, write_text
 from robustlm.finite import refuse_nonfinite
 from robustlm.modules.base import InstructionTuning
-from robustlm.prompt import write_prompt
+from robustlm.prompt import WritesPrompts, write_prompt
 from robustlm.report.tables import by_condition, markdown, near_by_condition
 
 log = logging.getLogger(__name__)
@@ -330,7 +329,7 @@ class AdapterExport(Callback):
             backbone.model.save_pretrained(unfinished)
             backbone.tokenizer.save_pretrained(unfinished)
             data = getattr(trainer, "datamodule", None)
-            prompt = data.prompt() if isinstance(data, InstructionDataModule) else None
+            prompt = data.prompt() if isinstance(data, WritesPrompts) else None
             write_prompt(unfinished, prompt, backbone.base_name)
             (unfinished / "README.md").write_text(model_card(pl_module, trainer, prompt), encoding="utf-8")
             for file in unfinished.iterdir():

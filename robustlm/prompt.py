@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import robustlm
 from robustlm.checks.places import check_file
@@ -16,6 +16,14 @@ FILE = "robustlm.json"
 VERSION = 1
 """Version of the file's form; a later one is refused."""
 _EXPECTED = "expected the file that `robustlm fit` writes beside an adapter"
+
+
+@runtime_checkable
+class WritesPrompts(Protocol):
+    """A datamodule that knows how its prompts are written."""
+
+    def prompt(self) -> dict[str, Any]:
+        """The settings that decide how training prompts are written, by name, as plain data."""
 
 
 def write_prompt(folder: Path, prompt: Mapping[str, Any] | None, base_model: str) -> None:

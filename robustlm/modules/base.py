@@ -16,7 +16,6 @@ from robustlm.backbone import Backbone, Loading, Pooling
 from robustlm.batch import InstructionBatch
 from robustlm.checks.numbers import check_number
 from robustlm.data.tasks import TASKS
-from robustlm.datamodules.base import InstructionDataModule
 from robustlm.evaluation.attack import Objective
 from robustlm.evaluation.metrics import overlap
 from robustlm.evaluation.scores import FREE_TEXT, Scores, text_of
@@ -27,6 +26,7 @@ from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.replies import judged, replies
 from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.plain import to_plain
+from robustlm.prompt import WritesPrompts
 from robustlm.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.tuning import LoRA, Tuning
 
@@ -390,7 +390,7 @@ class InstructionTuning(LightningModule):
         refuse_nonfinite(checkpoint["state_dict"], "checkpoint not written: the trained weights")
         skipped = {"skipped_steps": self.skipped_steps, "skipped_in_a_row": self._skipped_in_a_row}
         data = getattr(self._trainer, "datamodule", None)
-        prompt = data.prompt() if isinstance(data, InstructionDataModule) else None
+        prompt = data.prompt() if isinstance(data, WritesPrompts) else None
         checkpoint["robustlm"] = {"seed": self._seed, **skipped, "prompt": prompt}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
