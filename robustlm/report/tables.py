@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from robustlm.data.cells import neutral
@@ -45,12 +45,9 @@ def markdown(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:
 def by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Main scores in per cent by condition and dataset, out of logged metrics `test/<condition>/<dataset>/<score>`."""
     found: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        stage, _, rest = name.partition("/")
-        condition, _, scored = rest.partition("/")
-        dataset, _, score = scored.rpartition("/")
-        if stage == "test" and (score in MAIN_SCORES or scored == "mean"):
-            found.setdefault(condition, {})[dataset or "mean"] = 100 * float(value)
+    for condition, dataset, score, value in _tested(metrics):
+        if score in MAIN_SCORES or (not dataset and score == "mean"):
+            found.setdefault(condition, {})[dataset or "mean"] = 100 * value
     return {
         c: {**{k: v for k, v in s.items() if k != "mean"}, "mean": s["mean"]} for c, s in found.items() if "mean" in s
     }
@@ -59,13 +56,20 @@ def by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 def near_by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Token F1 and ROUGE-L of free-text answers in per cent, by condition, as `by_condition` has main scores."""
     found: dict[str, dict[str, float]] = {}
+    for condition, dataset, score, value in _tested(metrics):
+        if score in NEAR_SCORES:
+            found.setdefault(condition, {})[f"{dataset} {NEAR_SCORES[score]}"] = 100 * value
+    return found
+
+
+def _tested(metrics: Mapping[str, float]) -> Iterator[tuple[str, str, str, float]]:
+    """Condition, dataset (empty for a mean over them), score and value of what a test logged."""
     for name, value in metrics.items():
         stage, _, rest = name.partition("/")
         condition, _, scored = rest.partition("/")
         dataset, _, score = scored.rpartition("/")
-        if stage == "test" and score in NEAR_SCORES:
-            found.setdefault(condition, {})[f"{dataset} {NEAR_SCORES[score]}"] = 100 * float(value)
-    return found
+        if stage == "test":
+            yield condition, dataset, score, float(value)
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
