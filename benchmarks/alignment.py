@@ -33,10 +33,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from robustlm.cli import main as robustlm
-from robustlm.data.misleading import negated
-from robustlm.data.slots import literal, slots
+from robustlm.cli.main import main as robustlm
+from robustlm.conditions.misleading import negated
 from robustlm.evaluation.table import read_table
+from robustlm.instructions.slots import literal, slots
 
 MMLU = "mmlu"
 GROUPS: dict[str, tuple[str, ...]] = {

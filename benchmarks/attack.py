@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from robustlm.cli import run
-from robustlm.evaluation.manifest import ATTACKS, read_attacks
+from robustlm.cli.main import run
+from robustlm.cli.quickstart import ARMS, arm
+from robustlm.conditions.manifest import ATTACKS, read_attacks
 from robustlm.evaluation.robustness import Settings, robustness
 from robustlm.evaluation.table import read_table
-from robustlm.quickstart import ARMS, arm
 
 RECIPES = {"deepwordbug": "deepwordbug", "textbugger": "textbugger", "textfooler": "synonyms"}
 """Recipes of attacks, and the blind kinds beside them."""

@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 
 from robustlm.assets import TINY
-from robustlm.backbone import Backbone
-from robustlm.data.distortion import LME, RBE, Distortion
-from robustlm.data.embedders import StateEmbedder, TokenEmbedder, Vectors
-from robustlm.data.instructions import InstructionBank
-from robustlm.data.noise import Noise, build_vocabulary
+from robustlm.instructions.banks import InstructionBank
+from robustlm.models.backbone import Backbone
+from robustlm.noise.base import Noise
+from robustlm.noise.distortion import LME, RBE, Distortion
+from robustlm.noise.embedders import StateEmbedder, TokenEmbedder, Vectors
+from robustlm.noise.pools import build_vocabulary
 
 BANKS = ("ner", "re", "absa", "tc", "nli")
 KINDS = ("random_typos", "synonyms", "random_shuffling", "random_truncation", "random_replacement", "opposite")

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from robustlm.backbone import Backbone
-from robustlm.data.sources import Source
 from robustlm.datamodules import RobustnessDataModule
+from robustlm.models.backbone import Backbone
+from robustlm.sources.source import Source
 
 Batches = list[Any]
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from robustlm.batch import collate
-from robustlm.data import quickstart
-from robustlm.data.instructions import InstructionBank
-from robustlm.data.samples import Sample
 from robustlm.datamodules import InstructionDataModule
+from robustlm.instructions.banks import InstructionBank
 from robustlm.modules import InstructionTuning
+from robustlm.sample import Sample
+from robustlm.sources import corpus as quickstart
 
 _ROWS = 60
 """Run at a time."""

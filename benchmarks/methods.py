@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.paired import Difference, differences
 from robustlm.evaluation.table import read_table
 from robustlm.report.comparison import find_table, mean_scores
-from robustlm.report.paired import Difference, differences
 
 CONDITIONS = ("clean", "unseen", "mixed@0.3", "random_typos@0.3", "unseen+random_typos@0.3")
 

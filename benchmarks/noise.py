@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from robustlm.data.distortion import RBE
-from robustlm.data.noise import KINDS, MIXED, Noise, build_vocabulary
+from robustlm.noise.base import KINDS, MIXED, Noise
+from robustlm.noise.distortion import RBE
+from robustlm.noise.pools import build_vocabulary
 
 COUNT = 100_000
 LIMIT = 2.0

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from robustlm.data.paraphrase_rules import Rules
+from robustlm.tools.paraphrase_rules import Rules
 
 SIDES = ("tuned", "held out")
 FIELDS = {side: f"placeholders exchanged, {side}" for side in SIDES}

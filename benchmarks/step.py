@@ -24,10 +24,9 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from robustlm.adversaries import FGM, NRM, PGD, FreeLB
-from robustlm.backbone import Loading
 from robustlm.batch import Encoded, InstructionBatch, collate
-from robustlm.data.tokenizer import train_tokenizer
-from robustlm.finite import step_extent
+from robustlm.models.backbone import Loading
+from robustlm.models.tuning import LoRA
 from robustlm.modules import (
     ANIT,
     Alignment,
@@ -38,8 +37,9 @@ from robustlm.modules import (
     PrefixAlignment,
     RobustTuning,
 )
-from robustlm.optimizers import parameter_groups
-from robustlm.tuning import LoRA
+from robustlm.optim.config import parameter_groups
+from robustlm.tools.tokenizer import train_tokenizer
+from robustlm.utils.finite import step_extent
 
 PLAIN = "plain"
 BOTH = "plain, raw + variant"

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
+from robustlm.adapters.settings import checked_prompt, read_prompt
 from robustlm.batch import collate
-from robustlm.callbacks import PredictionWriter
+from robustlm.callbacks.predictions import PredictionWriter
+from robustlm.checkpoints.trust import Words, allow_prompt
 from robustlm.checks.numbers import check_number
-from robustlm.data.samples import Context, Sample
-from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule
 from robustlm.modules import InstructionTuning
-from robustlm.prompt import checked_prompt, read_prompt
 from robustlm.runs import adapter_in, checkpoint_in, is_run
-from robustlm.trust import Words, allow_prompt
+from robustlm.sample import Context, Sample
+from robustlm.sources.source import Source
 
 log = logging.getLogger(__name__)
 

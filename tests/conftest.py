@@ -16,7 +16,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from robustlm.data.tokenizer import train_tokenizer
+from robustlm.tools.tokenizer import train_tokenizer
 from tests.tiny import make_rows, write_rows
 
 torch.set_num_threads(1)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from robustlm.data.misleading import negated
-from robustlm.data.slots import slots
+from robustlm.conditions.misleading import negated
+from robustlm.instructions.slots import slots
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "alignment.py"
 DEFINITIONS = ("73_commonsense_qa", "1420_mathqa_other", "1286_openbook_qa", "1565_trivia_qa_classification",

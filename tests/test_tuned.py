@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import robustlm
-from robustlm.cli import main
+from robustlm.cli.main import main
 from robustlm.evaluation.table import read_table
-from tests.test_runs import FIT
-from tests.test_stored import QUIET, site
+from tests.cli.test_runs import FIT
+from tests.cli.test_stored import QUIET, site
 
 __all__ = ["site"]
 

@@ -13,12 +13,12 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor
 
 from robustlm.adversaries import FGM, NRM, Adversary, FreeLB
-from robustlm.backbone import Backbone, Loading
 from robustlm.batch import View, collate
-from robustlm.data.encoding import Encoder
-from robustlm.data.samples import Context, Sample
-from robustlm.data.templates import make_template
-from robustlm.tuning import Tuning
+from robustlm.models.backbone import Backbone, Loading
+from robustlm.models.tuning import Tuning
+from robustlm.prompts.encoding import Encoder
+from robustlm.prompts.templates import make_template
+from robustlm.sample import Context, Sample
 
 SAMPLES = [
     Sample("a", "find the words", "yes no", Context(text="hello world é")),

@@ -23,8 +23,9 @@ from benchmarks.gpu.lab import CALCULATED, Mode, Shape
 from benchmarks.gpu.runner import Check, Finding, Note, Settings, Skip
 from robustlm.adversaries import FGM, FGSM, NRM, PGD, FreeAT, FreeLB, NEFTune
 from robustlm.adversaries.geometry import uniform
-from robustlm.backbone import Backbone, Loading
 from robustlm.batch import IGNORE, InstructionBatch, View, collate
+from robustlm.models.backbone import Backbone, Loading
+from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning, Tuning
 from robustlm.modules import (
     ANIT,
     Alignment,
@@ -36,8 +37,7 @@ from robustlm.modules import (
     RobustTuning,
 )
 from robustlm.modules import passes as modules_passes
-from robustlm.optimizers import AdamW, Schedule
-from robustlm.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning, Tuning
+from robustlm.optim.config import AdamW, Schedule
 
 SLOPE_LIMIT = 0.01
 """Relative; differences of float32 roundings and the curvature along the way stay far below."""

@@ -25,15 +25,15 @@ from torch.utils.data import DataLoader
 
 from benchmarks.gpu.compare import Step
 from robustlm.adversaries import Outcome, Problem
-from robustlm.backbone import Backbone
 from robustlm.batch import InstructionBatch, collate
-from robustlm.data import quickstart
-from robustlm.data.encoding import Encoder
-from robustlm.data.instructions import InstructionBank
-from robustlm.data.samples import Sample
-from robustlm.data.templates import make_template
+from robustlm.instructions.banks import InstructionBank
+from robustlm.models.backbone import Backbone
+from robustlm.models.tuning import FullTuning
 from robustlm.modules import InstructionTuning
-from robustlm.tuning import FullTuning
+from robustlm.prompts.encoding import Encoder
+from robustlm.prompts.templates import make_template
+from robustlm.sample import Sample
+from robustlm.sources import corpus as quickstart
 
 Mode = Literal["float32", "bf16-mixed", "bf16-true", "fp16-mixed", "float64"]
 CALCULATED: dict[Mode, torch.dtype] = {

@@ -20,11 +20,11 @@ from torch import Tensor
 from benchmarks.gpu import lab
 from benchmarks.gpu.runner import Check, Finding, Note, Settings, Skip
 from benchmarks.step import ALL, BOTH, METHODS, PLAIN, Method, Size, lay_out, random_batch
-from robustlm.backbone import Backbone, Loading
 from robustlm.batch import Encoded, InstructionBatch, View, collate
+from robustlm.models.backbone import Backbone, Loading
+from robustlm.models.tuning import LoRA
 from robustlm.modules import InstructionTuning
-from robustlm.optimizers import parameter_groups
-from robustlm.tuning import LoRA
+from robustlm.optim.config import parameter_groups
 
 EIGHT_B = Size(
     vocab=128_256, hidden=4096, layers=32, rows=4, tokens=512, answer=64, rank=16,
@@ -425,8 +425,8 @@ def data_check(bench: Bench, note: Note) -> Finding:
     """Batches a second that one process prepares of the built-in corpus: reading, noise, tokens, padding."""
     if find_spec("Levenshtein") is None:
         raise Skip("python-Levenshtein is not installed, and robustlm.datamodules needs it")
-    from robustlm.data.sources import Source
     from robustlm.datamodules import NLUDataModule
+    from robustlm.sources.source import Source
 
     count = 64 if bench.tiny else 6000
     data = NLUDataModule(train=[Source("builtin:quickstart", limit=count)], batch_size=BUILTIN_ROWS)

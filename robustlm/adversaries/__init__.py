@@ -1,6 +1,7 @@
 """Strategies that perturb input embeddings, one a file."""
 
-from robustlm.adversaries.base import Adversary, BoundedAdversary, Outcome, Problem, shared_backward
+from robustlm.adversaries.autograd import shared_backward
+from robustlm.adversaries.base import Adversary, BoundedAdversary, Outcome, Problem
 from robustlm.adversaries.fgm import FGM
 from robustlm.adversaries.fgsm import FGSM
 from robustlm.adversaries.freeat import FreeAT

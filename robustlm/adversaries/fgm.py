@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robustlm.adversaries.base import (
-    BoundedAdversary,
-    Outcome,
-    Problem,
-    clean_gradient,
-    measure,
-    row_losses,
-)
+from robustlm.adversaries.autograd import clean_gradient, row_losses
+from robustlm.adversaries.base import BoundedAdversary, Outcome, Problem, measure
 from robustlm.adversaries.geometry import drop_nonfinite, perturb, steepest
 
 

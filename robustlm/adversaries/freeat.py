@@ -8,14 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustlm.adversaries.base import (
-    BoundedAdversary,
-    Outcome,
-    Problem,
-    measure,
-    no_perturbation,
-    shared_backward,
-)
+from robustlm.adversaries.autograd import no_perturbation, shared_backward
+from robustlm.adversaries.base import BoundedAdversary, Outcome, Problem, measure
 from robustlm.adversaries.geometry import drop_nonfinite, project, steepest
 
 

@@ -7,14 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from robustlm.adversaries.base import (
-    BoundedAdversary,
-    Outcome,
-    Problem,
-    measure,
-    row_losses,
-    shared_backward,
-)
+from robustlm.adversaries.autograd import row_losses, shared_backward
+from robustlm.adversaries.base import BoundedAdversary, Outcome, Problem, measure
 from robustlm.adversaries.geometry import ball_start, drop_nonfinite, perturb, project, steepest
 
 

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
-from robustlm.adversaries.base import Adversary, Outcome, Problem, Unit, embedding_unit, row_losses, row_mean
+from robustlm.adversaries.autograd import row_losses
+from robustlm.adversaries.base import Adversary, Outcome, Problem, Unit, embedding_unit, row_mean
 from robustlm.adversaries.geometry import dimension, perturb, size, uniform
 
 

@@ -9,28 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustlm.adversaries.base import (
-    BoundedAdversary,
-    Outcome,
-    Problem,
-    ascent_gradient,
-    clean_gradient,
-    clean_losses,
-    measure,
-    row_losses,
-    row_mean,
-)
+from robustlm.adversaries.autograd import ascent_gradient, clean_gradient, clean_losses, row_losses
+from robustlm.adversaries.base import BoundedAdversary, Outcome, Problem, measure, row_mean
 from robustlm.adversaries.control import GapController
-from robustlm.adversaries.geometry import (
-    TINY,
-    dimension,
-    drop_nonfinite,
-    perturb,
-    project,
-    size,
-    steepest,
-    uniform,
-)
+from robustlm.adversaries.geometry import TINY, dimension, drop_nonfinite, perturb, project, size, steepest, uniform
 
 
 @dataclass

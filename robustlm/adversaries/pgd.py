@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robustlm.adversaries.base import (
-    BoundedAdversary,
-    Outcome,
-    Problem,
-    ascent_gradient,
-    clean_losses,
-    measure,
-    row_losses,
-)
+from robustlm.adversaries.autograd import ascent_gradient, clean_losses, row_losses
+from robustlm.adversaries.base import BoundedAdversary, Outcome, Problem, measure
 from robustlm.adversaries.geometry import ball_start, drop_nonfinite, perturb, project, steepest
 
 

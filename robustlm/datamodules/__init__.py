@@ -2,7 +2,7 @@
 
 from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.contrastive import ContrastiveDataModule
-from robustlm.datamodules.nlu import NLUDataModule
+from robustlm.datamodules.noisy import NLUDataModule
 from robustlm.datamodules.paraphrase import ParaphraseDataModule
 from robustlm.datamodules.robustness import RobustnessDataModule
 

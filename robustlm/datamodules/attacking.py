@@ -1,4 +1,4 @@
-"""Instructions that a model fails under: the search of `robustlm.evaluation.attack`, run on the model under test."""
+"""Instructions that a model fails under: the search of `robustlm.conditions.search`, run on the model under test."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from robustlm.batch import InstructionBatch
-from robustlm.data.encoding import Encoder, TooLongError
-from robustlm.data.noise import slots_of, word_budget
-from robustlm.data.protection import Guard
-from robustlm.data.recipes import Attack
-from robustlm.data.samples import Sample
-from robustlm.data.slots import defused
-from robustlm.data.words import is_unspaced, split_words
-from robustlm.datamodules.base import EvaluationRows, Rows
+from robustlm.conditions.manifest import AttackKey, Manifest, read_attacks
+from robustlm.conditions.recipes import Attack
+from robustlm.conditions.search import Attacked, Objective, attack
+from robustlm.datamodules.batches import EvaluationRows, Rows
 from robustlm.datamodules.sampling import BatchKey
-from robustlm.evaluation.attack import Attacked, Objective, attack
-from robustlm.evaluation.manifest import AttackKey, Manifest, read_attacks
+from robustlm.instructions.slots import defused
+from robustlm.noise.base import word_budget
+from robustlm.noise.pools import slots_of
+from robustlm.noise.protection import Guard
+from robustlm.prompts.encoding import Encoder, TooLongError
+from robustlm.sample import Sample
+from robustlm.utils.words import is_unspaced, split_words
 
 
 @dataclass

@@ -3,155 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby, islice
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from robustlm.batch import InstructionBatch
-from robustlm.data.samples import Sample
-from robustlm.datamodules.base import Rows, TrainRows
+from robustlm.datamodules.batches import Rows, TrainRows
+from robustlm.datamodules.grouping import FileOrder, HardNegativeGroups, shuffled, task_of
 from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedRows
-from robustlm.datamodules.phrasing import meaning
 from robustlm.datamodules.sampling import BatchKey, Order
-
-_TRIES = 64
-"""How many rows are looked at for one that takes another's place in a group."""
-
-
-class HardNegativeGroups:
-    """Groups of rows that are asked the same thing about different inputs, with two targets or more.
-
-    Every row of a group is an anchor, and the rows of another target than its own are its hard negatives ([CoIN], sec.
-    3.2). Two rows of a group may have the same target: tasks of two labels could fill no larger groups otherwise.
-    Each epoch forms new groups and deals them evenly over tasks: tasks with equally many groups take turns. What a task
-    has left over makes a smaller group; smaller groups are packed together. Rows that bring groups (`Sample.group`)
-    keep them.
-
-    Args:
-        samples: The rows.
-        size: Rows of a group.
-        seed: Of the draws.
-    """
-
-    def __init__(self, samples: Sequence[Sample], size: int, seed: int) -> None:
-        self.unit = size
-        self._seed = seed
-        self._inputs = [sample.applied_to for sample in samples]
-        self._targets = [sample.target for sample in samples]
-        self._tasks: dict[str, list[int]] = defaultdict(list)
-        self._given: dict[str, list[int]] = defaultdict(list)
-        for i, sample in enumerate(samples):
-            if sample.group:
-                self._given[sample.group].append(i)
-            else:
-                self._tasks[task_of(sample)].append(i)
-        large = next((name for name, rows in self._given.items() if len(rows) > size), None)
-        if large is not None:
-            raise ValueError(
-                f"data.group_size: found {size}, but the group {large!r} of the rows holds {len(self._given[large])}; "
-                "expected at least that"
-            )
-        self._epoch: tuple[int, list[list[int]], list[int]] | None = None
-
-    def __call__(self, epoch: int) -> list[list[int]]:
-        """All rows, group by group."""
-        return self._arranged(epoch)[0]
-
-    def leaders(self, epoch: int) -> list[int]:
-        """For each row, the first of its group."""
-        return self._arranged(epoch)[1]
-
-    def _arranged(self, epoch: int) -> tuple[list[list[int]], list[int]]:
-        if self._epoch is None or self._epoch[0] != epoch:
-            random = np.random.default_rng((self._seed, epoch, 0xC01))
-            placed: list[tuple[float, list[int]]] = []
-            left: list[list[int]] = []
-            for task in sorted(self._tasks):
-                groups = self._formed(random.permutation(self._tasks[task]).tolist(), random)
-                placed += self._spread([group for group in groups if len(group) == self.unit], random)
-                left += [group for group in groups if len(group) < self.unit]
-            whole = [rows for rows in self._given.values() if len(rows) == self.unit]
-            packed = _packed([rows for rows in self._given.values() if len(rows) < self.unit], self.unit)
-            packed += _packed([left[at] for at in random.permutation(len(left)).tolist()], self.unit)
-            placed += self._spread(whole + packed, random)
-            groups = [rows for _, rows in sorted(placed)]
-            leaders = list(range(len(self._targets)))
-            for rows in groups:
-                for row in rows:
-                    leaders[row] = rows[0]
-            self._epoch = epoch, groups, leaders
-        return self._epoch[1], self._epoch[2]
-
-    def _spread(self, groups: list[list[int]], random: np.random.Generator) -> list[tuple[float, list[int]]]:
-        """Places in [0, 1) at equal distances, so that every task is met throughout the epoch."""
-        start = random.random()
-        order = random.permutation(len(groups)).tolist()
-        return [((at + start) / len(groups), groups[which]) for at, which in enumerate(order)]
-
-    def _formed(self, rows: list[int], random: np.random.Generator) -> list[list[int]]:
-        """Rows of one task in groups of `size`, and those left over in a smaller one.
-
-        Rows are dealt out target by target. So a target comes twice in a group only where it has more rows than there
-        are groups, and no group holds one target alone as long as the other targets have a row for each group.
-        """
-        of: dict[str, list[int]] = defaultdict(list)
-        for row in rows:
-            of[self._targets[row]].append(row)
-        names = list(of)
-        most = max(names, key=lambda name: len(of[name]))
-        others = [names[at] for at in random.permutation(len(names)).tolist() if names[at] != most]
-        groups = _dealt([row for name in (most, *others) for row in of[name]], self.unit)
-        self._part_inputs(groups, of, random)
-        return groups
-
-    def _part_inputs(self, groups: list[list[int]], of: dict[str, list[int]], random: np.random.Generator) -> None:
-        """Exchange rows that share their input with another of their group for rows of the same target, in place."""
-        home = {row: (group, at) for group in groups for at, row in enumerate(group)}
-
-        def fits(row: int, group: list[int], at: int) -> bool:
-            return all(self._inputs[row] != self._inputs[other] for i, other in enumerate(group) if i != at)
-
-        for group in groups:
-            for at, row in enumerate(group):
-                if fits(row, group, at):
-                    continue
-                for other in islice(_shuffled(of[self._targets[row]], random), _TRIES):
-                    theirs, there = home[other]
-                    if theirs is not group and fits(other, group, at) and fits(row, theirs, there):
-                        group[at], theirs[there] = other, row
-                        home[row], home[other] = (theirs, there), (group, at)
-                        break
-
-
-class _FileOrder:
-    """Rows in the order they are read; those of a group that follow each other stay together."""
-
-    def __init__(self, samples: Sequence[Sample], unit: int) -> None:
-        self.unit = unit
-        self._units: list[list[int]] = [[]]
-        start = 0
-        for name, run in groupby(samples, key=lambda sample: sample.group):
-            stop = start + len(list(run))
-            if name and len(self._units[-1]) + stop - start > unit:
-                self._units.append([])
-            for row in range(start, stop):
-                if len(self._units[-1]) == unit:
-                    self._units.append([])
-                self._units[-1].append(row)
-            start = stop
-        self._units = [rows for rows in self._units if rows]
-        self._rows = range(len(samples))
-
-    def __call__(self, epoch: int) -> list[list[int]]:
-        return self._units
-
-    def leaders(self, epoch: int) -> Sequence[int]:
-        """Each row is asked in its own phrasing."""
-        return self._rows
+from robustlm.instructions.phrasings import meaning
+from robustlm.sample import Sample
 
 
 class ContrastiveRows(ParaphrasedRows):
@@ -164,7 +29,7 @@ class ContrastiveRows(ParaphrasedRows):
         kwargs: See `ParaphrasedRows`.
     """
 
-    def __init__(self, *args: Any, order: HardNegativeGroups | _FileOrder, negatives: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, order: HardNegativeGroups | FileOrder, negatives: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.order = order
         self._negatives = negatives
@@ -232,7 +97,7 @@ class ContrastiveRows(ParaphrasedRows):
         random = np.random.default_rng((self._seed, epoch, index, 0x4E6))
         found: list[int] = []
         for pool in (self._alike[task_of(sample)], range(len(self.rows))):
-            tries = _shuffled(pool, random)
+            tries = shuffled(pool, random)
             for other in tries:
                 if len(found) == self._negatives:
                     return found
@@ -284,7 +149,7 @@ class ContrastiveDataModule(ParaphraseDataModule):
         order = (
             HardNegativeGroups(rows.samples, self.group_size, self.seed)
             if self.shuffle
-            else _FileOrder(rows.samples, self.group_size)
+            else FileOrder(rows.samples, self.group_size)
         )
         drawn = phrasings if self.phrasing == "fresh" else None
         if drawn is None and self.shuffle and self.group_size > 1 and free:
@@ -305,11 +170,6 @@ class ContrastiveDataModule(ParaphraseDataModule):
         return dataset.order
 
 
-def task_of(sample: Sample) -> str:
-    """What a hard negative has in common with a sample: its data set and the instruction that is meant."""
-    return f"{sample.dataset}\t{sample.bank or sample.instruction}"
-
-
 def _met(samples: Sequence[Sample], asked: Sequence[str]) -> list[tuple[int, int]]:
     """Of each of some samples, how many others are hard negatives, and how many are asked and answered alike."""
     keys = list(zip(asked, (s.target for s in samples), (s.applied_to for s in samples), strict=True))
@@ -324,39 +184,5 @@ def _share(some: int, count: int) -> str:
     return f"{some:,} of {count:,} rows ({some / count:.1%})"
 
 
-def _dealt(rows: Sequence[int], size: int) -> list[list[int]]:
-    """Rows dealt out in turns to groups of `size`, the rest in a smaller group that is last.
-
-    Rows at a distance of less than the number of full groups never meet in one of those. The smaller group takes part
-    in turns that are spread evenly.
-    """
-    full, rest = divmod(len(rows), size)
-    groups: list[list[int]] = [[] for _ in range(full + (rest > 0))]
-    joins = {turn * (size - 1) // max(rest - 1, 1) for turn in range(rest)}
-    dealt = iter(rows)
-    for turn in range(size):
-        for group in [*groups[full:], *groups[:full]] if turn in joins else groups[:full]:
-            group.append(next(dealt))
-    return groups
-
-
 def _differs(sample: Sample, other: Sample) -> bool:
     return sample.target != other.target and sample.applied_to != other.applied_to
-
-
-def _shuffled(pool: Sequence[int], random: np.random.Generator) -> Iterable[int]:
-    """A pool in random order; its first few without ordering the whole."""
-    yield from (pool[at] for at in random.integers(len(pool), size=32))
-    yield from (pool[at] for at in random.permutation(len(pool)))
-
-
-def _packed(parts: list[list[int]], size: int) -> list[list[int]]:
-    """Small groups put together into full ones, none split."""
-    packs: list[list[int]] = []
-    for part in sorted(parts, key=len, reverse=True):
-        home = next((pack for pack in packs[-64:] if len(pack) + len(part) <= size), None)
-        if home is None:
-            packs.append(list(part))
-        else:
-            home.extend(part)
-    return packs

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from robustlm.data.noise import Noise
-from robustlm.data.samples import Sample
-from robustlm.datamodules.base import Rows, TrainRows
-from robustlm.datamodules.nlu import NLUDataModule, VariedRows
-from robustlm.datamodules.phrasing import Phrasings
+from robustlm.datamodules.batches import Rows, TrainRows
+from robustlm.datamodules.noisy import NLUDataModule, VariedRows
+from robustlm.instructions.phrasings import Phrasings
+from robustlm.noise.base import Noise
+from robustlm.sample import Sample
 
 log = logging.getLogger(__name__)
 

@@ -10,22 +10,25 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from robustlm.backbone import weights_digest
 from robustlm.batch import InstructionBatch
-from robustlm.data.conditions import PARAPHRASED, Condition
-from robustlm.data.instructions import Instruction, LackingError
-from robustlm.data.noise import Noise
-from robustlm.data.paraphrases import load_paraphrases
-from robustlm.data.protection import protected_phrases
-from robustlm.data.samples import Sample
-from robustlm.data.shots import Examples, choose, input_of, pool_of, rank
-from robustlm.data.sources import Role, Source, named_by_path
+from robustlm.conditions.condition import PARAPHRASED, Condition
+from robustlm.conditions.manifest import ATTACKS, AttackKey, Manifest, read_attacks
+from robustlm.conditions.search import Objective
 from robustlm.datamodules.attacking import Asked, Attacker, Attacks, SearchBar
-from robustlm.datamodules.base import InstructionDataModule, Rows, Sources, asked_by, formatted_by, listed, noise_pools
-from robustlm.evaluation.attack import Objective
-from robustlm.evaluation.manifest import ATTACKS, AttackKey, Manifest, read_attacks
+from robustlm.datamodules.base import InstructionDataModule
+from robustlm.datamodules.batches import Rows
 from robustlm.evaluation.table import OWN
-from robustlm.hosted import HostedBackbone
+from robustlm.instructions.banks import Instruction, LackingError
+from robustlm.instructions.paraphrases import load_paraphrases
+from robustlm.models.digest import weights_digest
+from robustlm.models.hosted import HostedBackbone
+from robustlm.noise.base import Noise
+from robustlm.noise.pools import noise_pools
+from robustlm.noise.protection import protected_phrases
+from robustlm.prompts.few_shot import Examples, choose, input_of, pool_of
+from robustlm.sample import Sample
+from robustlm.sources.source import Role, Source, Sources, asked_by, formatted_by, listed, named_by_path
+from robustlm.utils.random import rank
 
 log = logging.getLogger(__name__)
 

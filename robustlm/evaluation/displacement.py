@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustlm.evaluation.grid import Grid, Row, grids
+from robustlm.evaluation.hidden_state_table import StateTable
+from robustlm.evaluation.hidden_states import Floats, Ints, between_sums, degradation, distances, members, pair_sums
 from robustlm.evaluation.robustness import Estimate, Sampled, Settings, estimate, sample_weights
-from robustlm.evaluation.state_table import StateTable
-from robustlm.evaluation.states import Floats, Ints, between_sums, degradation, distances, members, pair_sums
 from robustlm.evaluation.table import Key, key_of
 
 NUMBERS = {

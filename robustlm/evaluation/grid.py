@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlm.data.tasks import TASKS
-from robustlm.data.tasks.base import Answer, Task
+from robustlm.tasks import TASKS
+from robustlm.tasks.base import Answer, Task
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.text import rouge_score, squad
 
-from robustlm.data.tasks.base import Answer
-from robustlm.data.words import split_words
+from robustlm.tasks.base import Answer
+from robustlm.utils.words import split_words
 
 
 class MultisetF1(Metric):

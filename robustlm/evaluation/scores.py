@@ -7,9 +7,9 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from robustlm.data.tasks import TASKS
-from robustlm.data.tasks.base import Answer
 from robustlm.evaluation.metrics import ExactMatch, MultisetF1, Overlap, UnparseableRate
+from robustlm.tasks import TASKS
+from robustlm.tasks.base import Answer
 
 Key = tuple[str, str, str]
 """Condition, dataset, task."""

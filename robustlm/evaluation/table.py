@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robustlm.checks.places import what_is
-from robustlm.files import whole_file
+from robustlm.utils.files import whole_file
 
 SCHEMA = pa.schema(
     [

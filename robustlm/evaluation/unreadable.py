@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from robustlm.data.tasks import TASKS
 from robustlm.evaluation.grid import Row
+from robustlm.tasks import TASKS
 
 LIMIT = 0.05
 """Share of unreadable answers above which there is a warning."""

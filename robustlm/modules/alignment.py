@@ -8,13 +8,13 @@ from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
-from robustlm.backbone import Loading
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import Direction, divergence
+from robustlm.models.backbone import Loading
+from robustlm.models.tuning import PrefixTuning, Tuning
 from robustlm.modules.base import InstructionTuning, TrainOn
 from robustlm.modules.passes import Passes
-from robustlm.optimizers import AdamW, Optimizer, Schedule
-from robustlm.tuning import PrefixTuning, Tuning
+from robustlm.optim.config import AdamW, Optimizer, Schedule
 
 
 @dataclass

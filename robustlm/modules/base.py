@@ -12,23 +12,24 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
-from robustlm.backbone import Backbone, Loading, Pooling
+from robustlm.adapters.settings import WritesPrompts
 from robustlm.batch import InstructionBatch
+from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.checks.numbers import check_number
-from robustlm.data.tasks import TASKS
-from robustlm.evaluation.attack import Objective
+from robustlm.conditions.search import Objective
 from robustlm.evaluation.metrics import overlap
 from robustlm.evaluation.scores import FREE_TEXT, Scores, text_of
-from robustlm.finite import refuse_nonfinite, step_extent
-from robustlm.hosted import HostedBackbone, is_hosted
+from robustlm.models.backbone import Backbone, Loading
+from robustlm.models.base import Pooling
+from robustlm.models.hosted import HostedBackbone, is_hosted
+from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.replies import judged, replies
-from robustlm.optimizers import AdamW, Optimizer, Schedule, parameter_groups
-from robustlm.plain import to_plain
-from robustlm.prompt import WritesPrompts
-from robustlm.trust import allow_paths, allow_stored, file_settings, stored_settings
-from robustlm.tuning import LoRA, Tuning
+from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
+from robustlm.tasks import TASKS
+from robustlm.utils.finite import refuse_nonfinite, step_extent
+from robustlm.utils.serialization import to_plain
 
 log = logging.getLogger(__name__)
 

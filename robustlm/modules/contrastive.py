@@ -10,9 +10,9 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from robustlm.backbone import Pooling
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import balance, cosine_similarity, info_nce
+from robustlm.models.base import Pooling
 from robustlm.modules.base import InstructionTuning, TrainOn
 from robustlm.modules.passes import Passes
 

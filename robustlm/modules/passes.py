@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from robustlm.adversaries import Problem
-from robustlm.backbone import Answers, Backbone, Pooling
 from robustlm.batch import InstructionBatch, Scope, View
 from robustlm.losses import answer_cross_entropy
+from robustlm.models.backbone import Backbone
+from robustlm.models.base import Answers, Pooling
 
 ViewName = Literal["raw", "variant", "negative"]
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from robustlm.backbone import Backbone
 from robustlm.batch import InstructionBatch
-from robustlm.data.tasks import TASKS
-from robustlm.evaluation.attack import Objective
+from robustlm.conditions.search import Objective
+from robustlm.models.backbone import Backbone
+from robustlm.tasks import TASKS
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustlm.data.tasks import TASKS
 from robustlm.evaluation.robustness import Estimate
 from robustlm.evaluation.scores import Scores
 from robustlm.evaluation.table import read_table
+from robustlm.tasks import TASKS
 
 TABLE = "predictions.parquet"
 

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from robustlm.checks.places import check_file
-from robustlm.data.tasks import TASKS
 from robustlm.evaluation.table import OWN, key_of
+from robustlm.tasks import TASKS
 
 Row = dict[str, Any]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from robustlm.data.conditions import CLEAN, CORRECT, MISLEADING, PARAPHRASED, PROTECTED, UNSEEN
-from robustlm.data.noise import KINDS, MIXED, MIXED_KINDS
-from robustlm.data.perturbations import character, sentence, word
+from robustlm.conditions.condition import CLEAN, CORRECT, MISLEADING, PARAPHRASED, PROTECTED, UNSEEN
+from robustlm.noise import character, sentence, word
+from robustlm.noise.base import KINDS, MIXED, MIXED_KINDS
 
 LEVELS = {
     "character": "Characters",

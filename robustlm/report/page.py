@@ -14,17 +14,7 @@ from robustlm.evaluation.unreadable import LIMIT, unreadable
 from robustlm.report.figures import SHARES, Axis, Line, heat, intervals, legend, shares, strip
 from robustlm.report.levels import by_level
 from robustlm.report.markup import Html, counted, join, named, page, table, tag, wide, word
-from robustlm.report.robustness import (
-    ALL,
-    COUNTS,
-    FREE_TEXT,
-    cell,
-    free_text_cells,
-    interval_note,
-    known,
-    notes,
-    size,
-)
+from robustlm.report.robustness import ALL, COUNTS, FREE_TEXT, cell, free_text_cells, interval_note, known, notes, size
 from robustlm.report.samples import Answer, Changing, most_changing
 from robustlm.report.unread import unread_box
 

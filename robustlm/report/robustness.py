@@ -13,10 +13,10 @@ from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
-from robustlm.files import write_text
 from robustlm.report.markup import counted
 from robustlm.report.tables import aligned, csv_text
 from robustlm.report.unread import unread_markdown
+from robustlm.utils.files import write_text
 
 Format = Literal["csv", "html", "json", "md"]
 FORMATS: tuple[Format, ...] = ("csv", "html", "json", "md")

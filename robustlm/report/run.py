@@ -10,9 +10,9 @@ import yaml
 
 from robustlm.checks.places import check_file
 from robustlm.checks.texts import shortened
-from robustlm.data.conditions import ATTACK
+from robustlm.conditions.condition import ATTACK
 from robustlm.runs import is_part
-from robustlm.yaml_text import check_yaml
+from robustlm.utils.yaml_text import check_yaml
 
 CONFIG = "config.yaml"
 

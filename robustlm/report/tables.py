@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from robustlm.data.cells import neutral
+from robustlm.rows.cells import neutral
 
 MAIN_SCORES = ("f1", "accuracy")
 NEAR_SCORES = {"token_f1": "token F1", "rouge_l": "ROUGE-L"}

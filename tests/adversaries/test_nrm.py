@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustlm.adversaries import FGM, NRM, NEFTune, Problem
-from robustlm.adversaries.base import ascent_gradient
+from robustlm.adversaries.autograd import ascent_gradient
 from robustlm.adversaries.geometry import Norm, size
 
 from .toy import Toy, problem

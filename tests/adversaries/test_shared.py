@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from robustlm.adversaries import FGM, NRM, PGD, Adversary, FreeLB, Problem, shared_backward
-from robustlm.adversaries.base import ascent_gradient, no_perturbation
+from robustlm.adversaries.autograd import ascent_gradient, no_perturbation
 
 from .toy import Toy, problem
 

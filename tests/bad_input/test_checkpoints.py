@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from robustlm.checks.checkpoint import check_content
+from robustlm.checkpoints.content import check_content
 from tests.bad_input.refused import refused
-from tests.test_bad_input import Site, resumed
+from tests.bad_input.test_bad_input import Site, resumed
 
 WHOLE: dict[str, Any] = {
     "state_dict": {"w": torch.zeros(2, 3)},

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from robustlm.data.rows import BadRowsError, RowError, iter_rows
+from robustlm.rows.base import BadRowsError, RowError
+from robustlm.rows.readers import iter_rows
 from tests.bad_input.refused import refused
-from tests.test_bad_input import ROW, Site
+from tests.bad_input.test_bad_input import ROW, Site
 
 TEXTS: dict[str, Any] = {"instruction": ["Say it now.", "Say that."], "output": ["it", "that"]}
 
@@ -120,7 +121,7 @@ def test_a_header_of_another_encoding(site: Site, capfd: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    "kind", ["os.system", "builtins.eval", "os._exit", "random.random", "robustlm.data.noise.Noise"]
+    "kind", ["os.system", "builtins.eval", "os._exit", "random.random", "robustlm.noise.base.Noise"]
 )
 def test_a_function_that_is_no_noise_is_never_called(kind: str, site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     rows = site.rows({**ROW, "instruction": "touch executed now please"})
@@ -129,7 +130,7 @@ def test_a_function_that_is_no_noise_is_never_called(kind: str, site: Site, capf
 
 
 def test_a_function_of_ones_own_still_is_noise(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from robustlm.cli import main
+    from robustlm.cli.main import main
 
     site.write("own_noise.py", "def turned(words, omega, rng, pools):\n    return words[::-1]\n")
     monkeypatch.syspath_prepend(site.folder)

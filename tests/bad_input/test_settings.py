@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from robustlm.checks.run import check_run
-from robustlm.cli import main
+from robustlm.cli.main import main
 from tests.bad_input.refused import refused
-from tests.test_bad_input import Site
+from tests.bad_input.test_bad_input import Site
 
 WRONG: dict[str, dict[str, Any]] = {
     "trainer.accumulate_grad_batches: found 0": {"trainer": {"accumulate_grad_batches": 0}},

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from robustlm.evaluation.state_table import StateTable
+from robustlm.evaluation.hidden_state_table import StateTable
 from robustlm.evaluation.table import SCHEMA, read_table
 
 FILLED: dict[str, Any] = {

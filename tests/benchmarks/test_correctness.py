@@ -18,7 +18,7 @@ from benchmarks.gpu import correctness_checks, lab
 from benchmarks.gpu.compare import Measure, Step, compare, limit, worst
 from benchmarks.gpu.machine import ROOT
 from benchmarks.gpu.runner import START_S, Check, Finding, Settings, Skip
-from robustlm.tuning import LoRA
+from robustlm.models.tuning import LoRA
 
 SETTINGS = Settings("unused", True, "cpu", 8.5, None, {})
 

@@ -10,9 +10,9 @@ import pytest
 
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.datamodules import InstructionDataModule
+from robustlm.models.tuning import LoRA, PrefixTuning, PromptTuning
 from robustlm.modules import ANIT
-from robustlm.optimizers import AdamW, Muon, Schedule
-from robustlm.tuning import LoRA, PrefixTuning, PromptTuning
+from robustlm.optim.config import AdamW, Muon, Schedule
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5, 1e300])

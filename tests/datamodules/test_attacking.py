@@ -13,17 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustlm.data.encoding import Encoder
-from robustlm.data.noise import word_budget
-from robustlm.data.protection import Guard, protected_phrases
-from robustlm.data.recipes import Attack
-from robustlm.data.samples import Context, Sample
-from robustlm.data.slots import pieces
-from robustlm.data.templates import make_template
+from robustlm.conditions.recipes import Attack
+from robustlm.conditions.search import Objective
 from robustlm.datamodules.attacking import Asked, Attacks, search
-from robustlm.evaluation.attack import Objective
+from robustlm.instructions.slots import pieces
 from robustlm.losses import answer_cross_entropy
 from robustlm.modules import InstructionTuning
+from robustlm.noise.base import word_budget
+from robustlm.noise.protection import Guard, protected_phrases
+from robustlm.prompts.encoding import Encoder
+from robustlm.prompts.templates import make_template
+from robustlm.sample import Context, Sample
 from tests.tiny import SAMPLES, view_of
 
 SLOTS = ("premise", "options_")

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from robustlm.batch import IGNORE, InstructionBatch, View
-from robustlm.data.distortion import LME
-from robustlm.data.embedders import EmbeddingError, StateEmbedder, TokenEmbedder
-from robustlm.data.encoding import TooLongError
-from robustlm.data.noise import Noise
-from robustlm.data.sources import Source
 from robustlm.datamodules import InstructionDataModule, NLUDataModule
 from robustlm.datamodules.sampling import BatchKey
-from robustlm.hosted import HostedBackbone
-from robustlm.tuning import FullTuning, LoRA
+from robustlm.models.hosted import HostedBackbone
+from robustlm.models.tuning import FullTuning, LoRA
+from robustlm.noise.base import Noise
+from robustlm.noise.distortion import LME
+from robustlm.noise.embedders import EmbeddingError, StateEmbedder, TokenEmbedder
+from robustlm.prompts.encoding import TooLongError
+from robustlm.sources.source import Source
 from tests.tiny import load, make_rows, write_rows
 
 

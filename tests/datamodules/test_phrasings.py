@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlm.batch import IGNORE, InstructionBatch, View
-from robustlm.data.instructions import InstructionBank
-from robustlm.data.noise import Noise
-from robustlm.data.samples import Context, Sample
-from robustlm.data.sources import Source
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
-from robustlm.datamodules.base import Rows
-from robustlm.datamodules.contrastive import HardNegativeGroups, task_of
-from robustlm.datamodules.phrasing import meaning
+from robustlm.datamodules.batches import Rows
+from robustlm.datamodules.grouping import HardNegativeGroups, task_of
 from robustlm.datamodules.sampling import BatchKey, StepSampler
+from robustlm.instructions.banks import InstructionBank
+from robustlm.instructions.phrasings import meaning
+from robustlm.noise.base import Noise
+from robustlm.sample import Context, Sample
+from robustlm.sources.source import Source
 from tests.datamodules.test_datamodules import epoch_of, ready, same, tensors
 from tests.tiny import write_rows
 

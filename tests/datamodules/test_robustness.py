@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from robustlm.assets import config_file
-from robustlm.data.instructions import InstructionBank
-from robustlm.data.misleading import negated
-from robustlm.data.samples import Sample
+from robustlm.conditions.misleading import negated
 from robustlm.datamodules import InstructionDataModule, RobustnessDataModule
+from robustlm.instructions.banks import InstructionBank
+from robustlm.sample import Sample
 from tests.tiny import load, write_rows
 
 CONDITIONS = ["clean", "random_typos@0.4", "unseen", "unseen+mixed@0.4"]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback
 
-from robustlm.cli import main
-from robustlm.data.sources import Source
+from robustlm.cli.main import main
 from robustlm.datamodules import RobustnessDataModule
 from robustlm.evaluation.table import TableWriter, read_table
+from robustlm.sources.source import Source
 from tests.evaluation.test_resume import QUIET
 from tests.tiny import load, write_rows
 

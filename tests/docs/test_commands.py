@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from robustlm import cli
-from robustlm.cli import main
+from robustlm.cli import main as cli
+from robustlm.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("data", "evaluation", "performance", "methods", "results", "safety")

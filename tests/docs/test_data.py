@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robustlm.cli import main
-from robustlm.data.conditions import parse_condition
-from robustlm.data.edits import replay
-from robustlm.data.formats import known_shapes, load_samples
-from robustlm.data.instructions import InstructionBank, known_banks
-from robustlm.data.noise import KINDS, Noise
-from robustlm.data.paraphrases import load_paraphrases
-from robustlm.data.rows import write_rows
-from robustlm.data.sources import Source, load_all
-from robustlm.data.tasks import TASKS
+from robustlm.cli.main import main
+from robustlm.conditions.condition import parse_condition
+from robustlm.instructions.banks import InstructionBank, known_banks
+from robustlm.instructions.paraphrases import load_paraphrases
+from robustlm.noise.base import KINDS, Noise
+from robustlm.noise.edits import replay
+from robustlm.rows.writers import write_rows
+from robustlm.sources.loading import load_all
+from robustlm.sources.samples import load_samples
+from robustlm.sources.shapes import known_shapes
+from robustlm.sources.source import Source
+from robustlm.tasks import TASKS
 
 PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```json shape=(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustlm.cli import main
+from robustlm.cli.main import main
 from robustlm.evaluation import displacement
+from robustlm.evaluation.hidden_state_table import StateWriter, merge_states
 from robustlm.evaluation.robustness import NUMBERS
-from robustlm.evaluation.state_table import StateWriter, merge_states
 from robustlm.evaluation.table import TableWriter, key_of, read_table
 from tests.tiny import write_rows
 

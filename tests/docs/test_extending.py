@@ -13,8 +13,9 @@ import pytest
 import torch
 import yaml
 
-from robustlm.cli import main
-from robustlm.data import formats, tasks
+from robustlm import tasks
+from robustlm.cli.main import main
+from robustlm.sources import shapes
 
 PAGE = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -41,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     modules = [name.removesuffix(".py") for name in files(PAGE) if name.endswith(".py")]
     for name in modules:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(formats, "SHAPES", formats.SHAPES.copy())
+    monkeypatch.setattr(shapes, "SHAPES", shapes.SHAPES.copy())
     known = tasks.TASKS.copy()
     sizes = "--vocab_size 300 --hidden_size 16 --layers 1 --heads 2 --intermediate_size 32"
     main(shlex.split(f"init model rows.jsonl {sizes}"))

@@ -14,12 +14,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from robustlm.cli import main
-from robustlm.data.noise import word_budget
-from robustlm.data.recipes import Attack
+from robustlm.cli.main import main
+from robustlm.conditions.manifest import ATTACKS, attack_key, read_attacks
+from robustlm.conditions.recipes import Attack
 from robustlm.datamodules import attacking
-from robustlm.evaluation.manifest import ATTACKS, attack_key, read_attacks
 from robustlm.evaluation.table import read_table
+from robustlm.noise.base import word_budget
 from tests.endpoint import SECRET, LocalEndpoint
 from tests.evaluation.two_attacks import results
 from tests.modules.test_equivalence import done
@@ -256,7 +256,7 @@ def test_a_hosted_model_is_attacked_by_its_accuracy(
     endpoint = LocalEndpoint(says)
     monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr("robustlm.hosted.CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("robustlm.models.hosted.CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
     made = [{"id": f"r{i}", "sentence": f"a fine film {i}", "label": "good"} for i in range(4)]
     made += [{"id": "r9", "sentence": "a dull one", "label": "bad"}]

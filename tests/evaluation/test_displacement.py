@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from robustlm.evaluation.displacement import Displacement, displacement
+from robustlm.evaluation.hidden_state_table import StateTable, StateWriter, merge_states
 from robustlm.evaluation.robustness import Settings
-from robustlm.evaluation.state_table import StateTable, StateWriter, merge_states
 from robustlm.evaluation.table import Key, key_of
 
 States = dict[Key, list[float]]

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustlm import callbacks
-from robustlm.cli import main
+from robustlm.callbacks import hidden_states
+from robustlm.cli.main import main
 from robustlm.evaluation import table
-from robustlm.evaluation.state_table import StateTable
+from robustlm.evaluation.hidden_state_table import StateTable
 from robustlm.evaluation.table import key_of, read_table
 from tests.evaluation.test_resume import arguments, rows
 
 __all__ = ["rows"]  # a fixture
 
 STAGES = {
-    "answers written": (callbacks.StateFile, "close", False),
+    "answers written": (hidden_states.StateFile, "close", False),
     "in states": (os, "replace", False),
-    "after states": (callbacks, "merge_states", True),
+    "after states": (hidden_states, "merge_states", True),
     "part closed": (table.TableWriter, "close", True),
     "before the table": (table, "write_table", False),
     "after the table": (table, "write_table", True),
@@ -44,13 +44,13 @@ def killed(run: Callable[[], Any], owner: Any, name: str, *, after: bool) -> int
 
         # the identity of a run is replaced into place before any answer; only what comes at the end counts
         if owner is os:
-            merge = callbacks.merge_states
+            merge = hidden_states.merge_states
 
             def merging(*args: Any, **kwargs: Any) -> Any:
                 owner.replace = dies
                 return merge(*args, **kwargs)
 
-            callbacks.merge_states = merging
+            hidden_states.merge_states = merging
         else:
             setattr(owner, name, dies)
         try:

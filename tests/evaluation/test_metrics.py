@@ -14,9 +14,9 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustlm.data.tasks import Answer
 from robustlm.evaluation import metrics
 from robustlm.evaluation.metrics import ExactMatch, MultisetF1, UnparseableRate
+from robustlm.tasks import Answer
 
 ANSWER = st.builds(
     Answer,

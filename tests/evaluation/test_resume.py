@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustlm.cli import main
-from robustlm.evaluation.state_table import StateTable
+from robustlm.cli.main import main
+from robustlm.evaluation.hidden_state_table import StateTable
 from robustlm.evaluation.table import TableWriter, key_of, read_parts, read_table
 from tests.modules.test_equivalence import command
 from tests.tiny import write_rows

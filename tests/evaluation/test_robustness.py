@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustlm.data.tasks import TASKS
 from robustlm.evaluation.grid import grids
 from robustlm.evaluation.robustness import DEBIASED, NUMBERS, Result, Settings, estimate, robustness, sample
+from robustlm.tasks import TASKS
 
 Rows = list[dict[str, Any]]
 POINT = Settings(draws=0)

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from robustlm.data.tasks.base import Answer
 from robustlm.evaluation.scores import Scores
+from robustlm.tasks.base import Answer
 
 
 def answer(*items: str, malformed: int = 0) -> Answer:

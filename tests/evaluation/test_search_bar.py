@@ -10,7 +10,7 @@ import pytest
 from robustlm.datamodules import RobustnessDataModule
 from robustlm.datamodules.attacking import Attacks, SearchBar
 from robustlm.modules import InstructionTuning
-from tests.evaluation.test_progress import trainer
+from tests.callbacks.test_progress import trainer
 from tests.tiny import trainer as quiet
 
 

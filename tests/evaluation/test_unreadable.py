@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.cli import main
+from robustlm.cli.main import main
 from robustlm.evaluation.robustness import Settings, robustness
 from robustlm.evaluation.unreadable import unreadable, warning
 from robustlm.report.page import About, to_html
@@ -33,7 +33,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalE
     found = LocalEndpoint(says)
     monkeypatch.setenv("OPENAI_BASE_URL", found.url)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr("robustlm.hosted.CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("robustlm.models.hosted.CACHE", str(tmp_path / "cache"))
     yield found
     found.close()
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from robustlm.callbacks import PredictionWriter
-from robustlm.data.sources import Source
+from robustlm.callbacks.predictions import PredictionWriter
 from robustlm.datamodules import RobustnessDataModule
 from robustlm.datamodules.attacking import Attacks
 from robustlm.modules import InstructionTuning
+from robustlm.sources.source import Source
 from tests.tiny import trainer
 
 CONDITION = "attack:textbugger@0.2"

@@ -12,12 +12,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from robustlm.adversaries import NRM, FreeAT
-from robustlm.checkpoints import StepCheckpoint
-from robustlm.data.noise import Noise
+from robustlm.callbacks.checkpoints import StepCheckpoint
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule
+from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, Alignment, Contrast, ContrastiveTuning, InstructionTuning, RobustTuning
-from robustlm.optimizers import AdamW, Schedule
-from robustlm.tuning import LoRA
+from robustlm.noise.base import Noise
+from robustlm.optim.config import AdamW, Schedule
 from tests.tiny import make_rows, trainer, weights_of, write_rows
 
 

@@ -13,12 +13,12 @@ import yaml
 from torch import Tensor
 
 from robustlm.assets import config_file
-from robustlm.backbone import Answers, Pooling
 from robustlm.batch import InstructionBatch, View
-from robustlm.data.samples import Sample
 from robustlm.losses import Direction
+from robustlm.models.base import Answers, Pooling
+from robustlm.models.tuning import LoRA
 from robustlm.modules import Alignment, Contrast, ContrastiveTuning, Passes, PrefixAlignment, RobustTuning
-from robustlm.tuning import LoRA
+from robustlm.sample import Sample
 from tests.modules.oracles import answer_logits, contrast, pooled
 from tests.test_losses import naive_divergence
 from tests.tiny import SAMPLES, load, view_of

@@ -18,13 +18,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from robustlm.adversaries import FGM, NRM, Adversary, FreeAT
-from robustlm.cli import run
-from robustlm.data.noise import Noise
+from robustlm.cli.main import run
 from robustlm.datamodules import NLUDataModule
 from robustlm.evaluation.table import read_table
+from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, InstructionTuning
-from robustlm.optimizers import AdamW, Muon
-from robustlm.tuning import LoRA
+from robustlm.noise.base import Noise
+from robustlm.optim.config import AdamW, Muon
 from tests.modules.two_processes import results
 from tests.tiny import ADVERSARIES, trainer, weights_of
 

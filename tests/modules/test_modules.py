@@ -14,13 +14,13 @@ from torch import Tensor
 
 from robustlm.adversaries import FGM, FGSM, NRM, PGD, Adversary, FreeAT, FreeLB, NEFTune, Outcome, Problem
 from robustlm.batch import IGNORE, InstructionBatch
-from robustlm.cli import run
-from robustlm.data.noise import Noise
+from robustlm.cli.main import run
 from robustlm.datamodules import InstructionDataModule, NLUDataModule
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 from robustlm.modules import ANIT, InstructionTuning, Passes
-from robustlm.optimizers import AdamW, Muon, Schedule
-from robustlm.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
+from robustlm.noise.base import Noise
+from robustlm.optim.config import AdamW, Muon, Schedule
 from tests.tiny import Record, trainer, weights_of
 
 ADVERSARIES: dict[str, Adversary] = {

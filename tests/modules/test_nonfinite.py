@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from robustlm.adversaries import NRM
-from robustlm.backbone import Backbone, Loading
-from robustlm.callbacks import AdapterExport
-from robustlm.checkpoints import StepCheckpoint
-from robustlm.cli import main
+from robustlm.callbacks.checkpoints import StepCheckpoint
+from robustlm.callbacks.export import AdapterExport
+from robustlm.cli.main import main
 from robustlm.datamodules import NLUDataModule
+from robustlm.models.backbone import Backbone, Loading
+from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT
-from robustlm.optimizers import AdamW, Muon
-from robustlm.tuning import LoRA
+from robustlm.optim.config import AdamW, Muon
 from tests.modules.test_equivalence import flags
 from tests.tiny import Record, trainer, weights_of
 

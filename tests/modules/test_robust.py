@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from robustlm.adversaries import FGM, FGSM, NRM, PGD, FreeAT, FreeLB, NEFTune
-from robustlm.backbone import Backbone
 from robustlm.batch import InstructionBatch
-from robustlm.data.noise import Noise
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.models.backbone import Backbone
+from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning
 from robustlm.modules import (
     ANIT,
     Alignment,
@@ -25,8 +25,8 @@ from robustlm.modules import (
     PrefixAlignment,
     RobustTuning,
 )
-from robustlm.optimizers import AdamW
-from robustlm.tuning import FullTuning, LoRA, PrefixTuning
+from robustlm.noise.base import Noise
+from robustlm.optim.config import AdamW
 from tests.tiny import Record, trainer, view_of, weights_of, write_rows
 
 CONTRAST, ALIGNMENT = Contrast(temperature=0.1, symmetric=True), Alignment(weight=0.3, direction="js")

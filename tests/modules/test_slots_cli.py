@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from robustlm.cli import main, run
+from robustlm.cli.main import main, run
+from robustlm.models.tuning import PrefixTuning
 from robustlm.modules import Alignment, Contrast, ContrastiveTuning, PrefixAlignment, RobustTuning
-from robustlm.tuning import PrefixTuning
 from tests.modules.test_equivalence import flags
 from tests.modules.test_robust import phrased_file
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from robustlm.datamodules import ContrastiveDataModule
-from robustlm.datamodules.base import TrainRows
+from robustlm.datamodules.batches import TrainRows
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.models.tuning import LoRA
 from robustlm.modules import Alignment, Contrast, RobustTuning
-from robustlm.optimizers import AdamW, Schedule
-from robustlm.tuning import LoRA
+from robustlm.optim.config import AdamW, Schedule
 from tests.tiny import Record, trainer, weights_of
 
 STEPS = ([[0, 1, 2, 3], [4, 5]], [[6], [7, 8, 9]], [[10, 2, 7], [11, 1, 3]])

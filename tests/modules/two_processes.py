@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustlm.callbacks import AdapterExport, PredictionWriter
+from robustlm.callbacks.export import AdapterExport
+from robustlm.callbacks.predictions import PredictionWriter
 from robustlm.datamodules import NLUDataModule
+from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT
-from robustlm.optimizers import AdamW
-from robustlm.tuning import LoRA
+from robustlm.optim.config import AdamW
 from tests.tiny import ADVERSARIES, trainer, weights_of
 
 

@@ -1,0 +1,78 @@
+"""An adapter merged into the weights of its base model, for programs that know no adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustlm.adapters.card import merged_card
+from robustlm.adapters.settings import read_prompt, write_prompt
+from robustlm.models.backbone import Backbone
+from robustlm.runs import adapter_in
+from robustlm.utils.files import whole_folder
+from robustlm.utils.finite import refuse_nonfinite
+
+_PROBE = "Name the sentiment of the text. Text: a fine day. Answer: good"
+_WIDEST = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""By how much logits may differ, as a share of their size; merged weights are rounded to the model's own type."""
+_WIDEST_ROUNDED = 0.05
+"""As above, for types of 16 bits."""
+
+
+def merge(run: str, output: str | None) -> Path:
+    """Merge an adapter into its base model, and save that with tokenizer, card and prompt settings.
+
+    Args:
+        run: Folder of a run, or of an adapter.
+        output: Where the model goes; a new or an empty folder. `merged` beside the adapter where not given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: There is no adapter, it cannot be merged, or the merged model gives other logits than the adapter.
+    """
+    folder = adapter_in(Path(run))
+    target = Path(output) if output is not None else folder.parent / "merged"
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"output: {target} is there already; expected a new or an empty folder")
+    backbone = Backbone(str(folder))
+    backbone.load()
+    model: Any = backbone.model.eval()
+    config = model.active_peft_config
+    kind = config.peft_type.value
+    if config.is_prompt_learning or not hasattr(model, "merge_and_unload"):
+        raise ValueError(
+            f"{folder}: found an adapter of the kind {kind}, which holds states that are put before a prompt and "
+            "changes no weights; expected one that changes weights, such as LORA. Use this one as it is, by peft"
+        )
+    wanted = _logits(model, backbone)
+    merged = model.merge_and_unload(safe_merge=True)
+    refuse_nonfinite(merged.named_parameters(), f"{target} not written: the merged weights")
+    found = _logits(merged, backbone)
+    apart = float((found - wanted).norm() / wanted.norm())
+    if not apart <= _WIDEST.get(merged.dtype, _WIDEST_ROUNDED):
+        raise ValueError(
+            f"{folder}: the merged model gives other logits than the adapter (by {apart:.1%} of their size), so "
+            "nothing is written; an adapter of embeddings or head cannot be merged into weights that both share"
+        )
+    prompt = read_prompt(folder)
+    with whole_folder(target) as unfinished:
+        merged.save_pretrained(unfinished)
+        backbone.tokenizer.save_pretrained(unfinished)
+        write_prompt(unfinished, prompt, backbone.base_name)
+        (unfinished / "README.md").write_text(merged_card(backbone, str(kind), prompt), encoding="utf-8")
+        for file in unfinished.iterdir():
+            file.chmod(0o644)  # what safetensors writes is the owner's alone
+    return target
+
+
+@torch.no_grad()
+def _logits(model: Any, backbone: Backbone) -> torch.Tensor:
+    """Logits of a text, float32 `[T, V]`."""
+    ids = backbone.tokenizer(_PROBE, return_tensors="pt")["input_ids"].to(model.device)
+    more = {"labels": ids} if backbone.is_encoder_decoder else {}
+    found: torch.Tensor = model(input_ids=ids, **more).logits[0].float()
+    return found

@@ -1,0 +1,136 @@
+"""Gradients with respect to perturbed embeddings, and backward passes that are shared."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustlm.adversaries.base import Problem
+from robustlm.adversaries.geometry import perturb, working_dtype
+
+
+def row_losses(problem: Problem, embeds: Tensor) -> Tensor:
+    """`problem.loss(embeds)`, refused unless it is one number a row."""
+    rows = problem.loss(embeds)
+    if rows.shape != embeds.shape[:1]:
+        raise ValueError(
+            f"Problem.loss gave shape {tuple(rows.shape)} for {embeds.shape[0]} rows; expected one loss a "
+            "row, neither summed nor averaged over the batch"
+        )
+    return rows
+
+
+def ascent_gradient(problem: Problem, delta: Tensor) -> Tensor:
+    """∇_δ Σ_rows L(f(X + δ), y), `[R, T, H]`, zero outside the mask; the weights get nothing from this pass.
+
+    Reentrant `torch.utils.checkpoint` (`use_reentrant=True`) raises here, since it cannot serve
+    `torch.autograd.grad`.
+    """
+    shift = delta.detach().requires_grad_()
+    with torch.enable_grad():  # so that a validation loop under no_grad can be attacked too
+        rows = row_losses(problem, perturb(problem.embeds.detach(), shift))
+        (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [shift])
+    return masked(problem, gradient / problem.loss_scale)
+
+
+def clean_losses(problem: Problem, low_memory: bool) -> Tensor:
+    """Row losses `[R]` at the embeddings; with `low_memory` their backward pass is done at once."""
+    if low_memory:
+        return shared_backward(problem, no_perturbation(problem))[1]
+    return row_losses(problem, problem.embeds)
+
+
+def clean_gradient(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Gradient of the summed row losses at the embeddings, `[R, T, H]`, zero outside the mask; and the losses `[R]`.
+
+    Takes one forward and one backward pass that serve the weights too (`shared_backward`). Where others hold that pass,
+    it takes one more backward pass through it, which serves the gradient alone.
+    """
+    if not problem.held:
+        return shared_backward(problem, no_perturbation(problem))
+    with torch.enable_grad():
+        rows = row_losses(problem, problem.embeds)
+        (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [problem.embeds], retain_graph=True)
+    return masked(problem, gradient.to(working_dtype(gradient)) / problem.loss_scale), rows
+
+
+def no_perturbation(problem: Problem) -> Tensor:
+    """δ = 0, `[R, T, H]`."""
+    return torch.zeros_like(problem.embeds, dtype=working_dtype(problem.embeds))
+
+
+def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """One forward and one backward pass that serve the perturbation and the weights; their graph is freed.
+
+    Args:
+        problem: What is attacked; `parameters` must hold every trained tensor.
+        delta: The perturbation `[R, T, H]`.
+
+    Returns:
+        The gradient of the summed row losses for `delta` (`[R, T, H]`, zero outside the mask), and the row
+        losses `[R]`. Those are leaves of a new, tiny graph that holds the weights' gradients: in the backward
+        pass of the training step they are handed on, times the factor that arrives. So hooks of parameters
+        (DDP's among them) fire once, in that backward pass, and accumulation and gradient scaling work as
+        ever. What is kept is one gradient a trained tensor. Sharded parameters (FSDP) cannot be served, for
+        `torch.autograd.grad` does not see their shards.
+
+    Raises:
+        ValueError: If the loss reaches no trained tensor, so that nothing would be learned from it.
+        RuntimeError: In the backward pass, if the rows do not all arrive with one common factor. With
+            reentrant checkpointing, here.
+    """
+    embeds = problem.embeds
+    shift = delta.detach().requires_grad_()
+    trained = list({id(p): p for p in problem.parameters if p.requires_grad}.values())
+    with torch.enable_grad():
+        rows = row_losses(problem, perturb(embeds.detach(), shift))
+        total = rows.sum() * problem.loss_scale
+        gradient, *found = torch.autograd.grad(total, [shift, *trained], allow_unused=True)
+    if gradient is None:
+        raise ValueError("Problem.loss does not depend on the embeddings it is given")
+    kept = [(p, g) for p, g in zip(trained, found, strict=True) if g is not None]
+    if embeds.requires_grad:
+        # d/dδ is d/dX: it carries on into a trained embedding table, whose graph stays whole for other passes
+        kept.append((embeds, gradient.to(embeds.dtype)))
+    if not kept:
+        raise ValueError(
+            f"Problem.loss reaches none of the {len(trained)} trained tensors in Problem.parameters, so the "
+            "gradient shared with the weights would be lost; give every tensor that is trained"
+        )
+    targets, stored = zip(*kept, strict=True)
+    injected: Tensor = _Inject.apply(  # type: ignore[no-untyped-call]
+        rows.detach(), 1 / problem.loss_scale, len(kept), *targets, *stored
+    )
+    return masked(problem, gradient / problem.loss_scale), injected
+
+
+def masked(problem: Problem, gradient: Tensor) -> Tensor:
+    """`[R, T, H]`: the gradient, zero where nothing may be perturbed."""
+    return gradient.masked_fill(~problem.mask[:, :, None], 0)
+
+
+class _Inject(torch.autograd.Function):
+    """Identity on its first argument; hands stored gradients to their tensors, times the incoming factor."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, rows: Tensor, factor: float, count: int, *tensors: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(*tensors[count:])
+        ctx.factor = factor  # type: ignore[attr-defined]
+        return rows.clone()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (incoming,) = grads
+        low, high = incoming.aminmax()
+        # an overflowing loss scale arrives as inf or NaN: the GradScaler must see it, so it passes here
+        if bool(high - low > 1e-5 * incoming.abs().amax()):
+            raise RuntimeError(
+                "row losses whose backward pass is already done must enter the total with one common factor, "
+                f"but factors from {low.item():.6g} to {high.item():.6g} arrived; weight rows inside "
+                "Problem.loss instead"
+            )
+        factor = incoming[0] * ctx.factor  # type: ignore[attr-defined]
+        stored = ctx.saved_tensors  # type: ignore[attr-defined]
+        return (None, None, None, *(factor.to(g.dtype) * g for g in stored), *([None] * len(stored)))

@@ -1,0 +1,1 @@
+"""What happens around a run: predictions, hidden states, adapters, checkpoints, signals."""

@@ -1,0 +1,47 @@
+"""Writes the tuned adapter when a fit ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from robustlm.adapters.card import model_card
+from robustlm.adapters.settings import WritesPrompts, write_prompt
+from robustlm.callbacks.folder import run_folder
+from robustlm.utils.files import whole_folder
+from robustlm.utils.finite import refuse_nonfinite
+
+
+class AdapterExport(Callback):
+    """Saves adapter (or model), tokenizer and a model card at the end of `fit`, for plain transformers and peft.
+
+    Args:
+        name: Folder inside the run's folder.
+    """
+
+    def __init__(self, name: str = "adapter") -> None:
+        self.name = name
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        target = run_folder(trainer) / self.name  # asked on every rank: the folder is broadcast
+        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+            return
+        if not trainer.global_step:
+            raise ValueError(
+                f"{target}: not written, as no optimiser step was taken and nothing is trained; expected a run of at "
+                "least one step (see trainer.max_steps, max_epochs, max_time and limit_train_batches)"
+            )
+        trained = ((name, value) for name, value in pl_module.named_parameters() if value.requires_grad)
+        refuse_nonfinite(trained, f"{target} not written: the trained weights")
+        with whole_folder(target) as unfinished:
+            backbone: Any = pl_module.backbone
+            backbone.model.save_pretrained(unfinished)
+            backbone.tokenizer.save_pretrained(unfinished)
+            data = getattr(trainer, "datamodule", None)
+            prompt = data.prompt() if isinstance(data, WritesPrompts) else None
+            write_prompt(unfinished, prompt, backbone.base_name)
+            (unfinished / "README.md").write_text(model_card(pl_module, trainer, prompt), encoding="utf-8")
+            for file in unfinished.iterdir():
+                file.chmod(0o644)  # what safetensors writes is the owner's alone

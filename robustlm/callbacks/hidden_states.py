@@ -1,0 +1,108 @@
+"""Writes the hidden states of a test to a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from robustlm.callbacks.folder import run_folder
+from robustlm.evaluation.hidden_state_table import STATES, clear_states, merge_states, next_attempt
+from robustlm.evaluation.hidden_state_table import StateWriter as StateFile
+from robustlm.evaluation.table import key_of
+from robustlm.models.base import Pooling
+
+
+class StateWriter(Callback):
+    """Keeps a hidden state for each tested row, in `states.parquet` beside the predictions; `robustlm states` reads it.
+
+    It takes one more forward pass over each row.
+
+    Args:
+        layer: Which layer's states: -1 is what the head reads (after the last norm), -2 the penultimate layer, 0 the
+            embeddings; null keeps none.
+        position: What stands for a row: the last token of its prompt (`prompt_end`, the state that gives the first
+            token of the answer), the last of prompt and true answer (`last`), or all of these (`mean`, `max`). Of an
+            encoder–decoder, positions are those of the decoder.
+    """
+
+    def __init__(self, layer: int | None = None, position: Pooling = "prompt_end") -> None:
+        if position not in get_args(Pooling):
+            raise ValueError(f"states.position: found {position!r}; expected one of {', '.join(get_args(Pooling))}")
+        self.layer = layer
+        self.position: Pooling = position
+        self._file: StateFile | None = None
+        self._table = Path()
+        self._whole = False
+
+    def check(self, module: Any) -> None:
+        """Refuse a layer that the module's model does not have. Raises `ValueError`."""
+        if self.layer is not None:
+            module.backbone.check_layer(self.layer)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See `check`."""
+        if stage in ("test", "predict"):
+            self.check(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open this process's part."""
+        if self.layer is None:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        folder = getattr(data, "folder", None) or run_folder(trainer)
+        resumed = bool(getattr(data, "resumed", False))
+        self._table, self._whole = folder / STATES, False
+        attempt = next_attempt(self._table) if resumed else 0
+        trainer.strategy.barrier("states counted")
+        if trainer.is_global_zero and not resumed:
+            clear_states(self._table)
+        trainer.strategy.barrier("states")
+        self._file = StateFile(self._table, trainer.global_rank, attempt)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the states of the batch's rows."""
+        if self._file is None or outputs is None or self.layer is None:
+            return
+        if self.position != "prompt_end" and not all(batch.targets):
+            alone = batch.ids[batch.targets.index("")]
+            raise ValueError(
+                f"states.position: {self.position!r} reads the true answer, which {alone} does not bring; expected "
+                "prompt_end, or rows with answers"
+            )
+        view = batch.prompt if self.position == "prompt_end" else batch.raw
+        backbone: Any = pl_module.backbone
+        with trainer.precision_plugin.forward_context():
+            states = backbone.states(view, self.layer, self.position)
+        self._file.write([key_of(row) for row in outputs["rows"]], states.float().cpu().numpy())
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the table, before that of the predictions: who finds predictions whole finds states whole."""
+        if self._file is None:
+            return
+        self._file.close()
+        self._file = None
+        trainer.strategy.barrier("states written")
+        if trainer.is_global_zero:
+            conditions = [condition.name for condition in trainer.datamodule.conditions]  # type: ignore[attr-defined]
+            merge_states(self._table, conditions, {"layer": self.layer, "position": self.position})
+            pl_module.print(f"states: {self._table}")
+        self._whole = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove the parts, which are kept until predictions are whole too, for a run that goes on."""
+        if self._whole and trainer.is_global_zero:
+            clear_states(self._table)
+
+    on_predict_start = on_test_start
+    on_predict_batch_end = on_test_batch_end
+    on_predict_epoch_end = on_test_epoch_end

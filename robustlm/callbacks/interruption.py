@@ -1,0 +1,228 @@
+"""What happens when a run is told to end: it saves, says how to go on, and ends with the signal's exit status."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from robustlm.callbacks.checkpoints import StepCheckpoint
+from robustlm.callbacks.predictions import PredictionWriter
+from robustlm.modules.boundary import inside_step
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""What a run is told to end by: a scheduler's or a shell's signal, and Ctrl-C."""
+
+
+def going_on(args: Sequence[str], flag: str, value: str) -> str:
+    """The command that goes on with a run: its own arguments, with one flag in place of others that say where.
+
+    Args:
+        args: The arguments of `robustlm`, as they were given.
+        flag: `--ckpt_path`, `--resume` or `--predictions.resume`.
+        value: Its value.
+    """
+    places = ("--ckpt_path", "--resume") if flag != "--predictions.resume" else (flag,)
+    kept: list[str] = []
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        if arg in places:
+            rest[:1] = []
+        elif arg.partition("=")[0] not in places:
+            kept.append(arg)
+    return shlex.join([*started_by(), *kept, flag, value])
+
+
+def started_by() -> list[str]:
+    """What a shell starts this program by, as it was started: `robustlm`, its path, or `python -m robustlm`."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py" and program.parent.name == "robustlm" and "-m" in sys.orig_argv:
+        return list(sys.orig_argv[: sys.orig_argv.index("-m") + 2])
+    found = shutil.which("robustlm")
+    if program.stem == "robustlm" and (found is None or not Path(found).samefile(program)):
+        return [str(program)]
+    return ["robustlm"]
+
+
+def _launcher() -> str:
+    """What started the processes of this run, where it was not this program; for messages."""
+    known = {"TORCHELASTIC_RUN_ID": "torchrun", "SLURM_STEP_ID": "srun"}
+    return next((f", by {name} as before" for key, name in known.items() if key in os.environ), "")
+
+
+class StopOnSignal(Callback):
+    """Ends a run by SIGTERM or SIGINT with 143 or 130, after it has saved what it has; a second signal ends it at once.
+
+    Training ends with the running optimiser step (all of its micro-batches), or within a validation, which is then run
+    again; a checkpoint `last.ckpt` is written. A test ends with the running batch; its answers are kept. With several
+    processes it is enough that one of them gets the signal, and a validation is ended first, since ranks may have other
+    numbers of batches in it. On SLURM with requeueing, SIGTERM is left to Lightning, and the signal to requeue (SIGUSR1
+    by default) is handed on to Lightning, which saves and requeues, at the same places instead of in the middle of a
+    step: there, weights and counters are of different steps.
+
+    Args:
+        args: The arguments of the command, to say how to go on; null says only where the checkpoint is.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        self._args = args
+        self._received: int | None = None
+        self._known: dict[int, Any] = {}
+        self._pid = 0
+        self._trainer: Any = None
+        self._requeue: Any = None
+        """Lightning's own handler of the signal to requeue."""
+        self._requeue_number = 0
+        self._requeued_by: tuple[int, Any] | None = None
+        """That signal, from its arrival to the end of the step."""
+
+    @property
+    def received(self) -> bool:
+        """Whether this process was told to end."""
+        return self._received is not None
+
+    # --- signals -----------------------------------------------------------------------------------------------
+
+    def _listen(self, trainer: Trainer) -> None:
+        """Take the signals over; Lightning, which starts to listen shortly before, would end with status 0."""
+        if self._known or threading.current_thread() is not threading.main_thread():
+            return
+        self._pid = os.getpid()
+        environment = trainer._accelerator_connector.cluster_environment
+        slurm = environment if isinstance(environment, SLURMEnvironment) and environment.auto_requeue else None
+        for number in SIGNALS:
+            if slurm is None or number != signal.SIGTERM:
+                self._known[number] = signal.signal(number, self._receive)
+        if slurm is not None and slurm.requeue_signal is not None:
+            known = signal.getsignal(slurm.requeue_signal)
+            if callable(known):
+                self._trainer, self._requeue_number, self._requeue = trainer, slurm.requeue_signal, known
+                self._known[self._requeue_number] = signal.signal(self._requeue_number, self._receive_requeue)
+
+    def _receive_requeue(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._pid:
+            return
+        if self._trainer.state.fn != "fit":
+            self._requeue(number, frame)
+            return
+        self._requeued_by = number, frame
+        os.write(2, f"\n{signal.Signals(number).name}: requeueing at the end of the step\n".encode())
+
+    def _hand_on(self, trainer: Trainer) -> None:
+        """Let Lightning save and requeue, on all processes if one was told to."""
+        if self._requeue is None:
+            return
+        received = self._requeued_by
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(received is not None, all=False):
+            received = received or (self._requeue_number, None)
+        if received is not None:
+            self._requeued_by = None
+            self._requeue(*received)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._pid:
+            return  # a worker that prepares batches, whose process ends with this one
+        name = signal.Signals(number).name
+        if self._received is not None:
+            os.write(2, f"\n{name} again: ending at once\n".encode())
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(self._pid, number)
+        self._received = number
+        os.write(2, f"\n{name}: ending as soon as all is saved; a second signal ends at once\n".encode())
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back, unless Lightning, which ends first, has given them to whoever had them before it."""
+        for number, handler in self._known.items():
+            if signal.getsignal(number) in (self._receive, self._receive_requeue):
+                signal.signal(number, handler)
+        self._known, self._requeue = {}, None
+
+    # --- where a run can end -----------------------------------------------------------------------------------
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen."""
+        self._listen(trainer)
+
+    on_train_start = on_sanity_check_start
+    on_validation_start = on_sanity_check_start
+    on_test_start = on_sanity_check_start
+    on_predict_start = on_sanity_check_start
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After an optimiser step."""
+        if inside_step(trainer):
+            return
+        self._hand_on(trainer)
+        received = self._received
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(received is not None, all=False):
+            self._received = received = received or signal.SIGTERM
+        if received is not None:
+            self._end_training(trainer, received)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A signal to requeue after the last step, as in a last validation, is not lost."""
+        self._hand_on(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Within a validation, of a process that is alone."""
+        if trainer.world_size > 1:
+            return
+        if self._requeued_by is not None and not trainer.sanity_checking:
+            self._hand_on(trainer)
+        if self._received is None:
+            return
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            raise SystemExit(128 + self._received)
+        self._end_training(trainer, self._received)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        """Before another batch of a test."""
+        if self._received is None:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PredictionWriter):
+                self._say("what was answered is kept", "--predictions.resume", str(callback.folder(trainer)))
+        raise SystemExit(128 + self._received)
+
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        """As in a test."""
+        self.on_test_batch_start(trainer, pl_module, batch)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A signal to all processes also kills workers that prepare batches, which is an error: save all the same."""
+        if self._received is None or isinstance(exception, SystemExit | KeyboardInterrupt):
+            return
+        if trainer.world_size == 1 and trainer.state.fn == "fit" and not getattr(pl_module, "updating", False):
+            self._end_training(trainer, self._received)
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _end_training(self, trainer: Trainer, number: int) -> NoReturn:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        keepers = [one for one in callbacks if isinstance(one, StepCheckpoint)]
+        if keepers and trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            path = keepers[0].save_last_now(trainer)
+            if trainer.is_global_zero:
+                self._say(f"saved {path} after optimiser step {trainer.global_step}", "--ckpt_path", path)
+        elif trainer.is_global_zero:
+            print("nothing was trained yet, so nothing is saved", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    def _say(self, what: str, flag: str, value: str) -> None:
+        print(what, file=sys.stderr)
+        if self._args is not None:
+            print(f"go on with{_launcher()}:\n  {going_on(self._args, flag, value)}", file=sys.stderr, flush=True)

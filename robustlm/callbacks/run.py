@@ -1,0 +1,134 @@
+"""What happens beside the steps: predictions to a table, the adapter to take home, where everything is."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from robustlm.adapters.card import trained_line
+from robustlm.callbacks.export import AdapterExport
+from robustlm.callbacks.folder import run_folder
+from robustlm.checks.numbers import check_number
+from robustlm.conditions.manifest import ATTACKS
+
+log = logging.getLogger(__name__)
+
+
+class WhereItIs(Callback):
+    """Ends a run with a line for each thing it left behind."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print where log, checkpoint and adapter lie."""
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero:
+            return
+        lines: dict[str, str | Path | None] = {"log": folder}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ModelCheckpoint):
+                best = callback.best_model_path or callback.last_model_path
+                lines["checkpoint"] = best or None
+            if isinstance(callback, AdapterExport) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                lines["adapter"] = folder / callback.name
+        print("\n".join(f"{name}: {path}" for name, path in lines.items() if path))
+
+
+class TrainedWeights(Callback):
+    """Begins a run with a line that says how much of the model is trained.
+
+    It stands for Lightning's summary, whose FLOPs are 0 where a model is not run on an example, as here.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print it."""
+        if trainer.is_global_zero:
+            print(trained_line(pl_module))
+
+
+class KnownMonitor(Callback):
+    """Refuses a checkpoint to watch a validation value that there is none of, before the first training step."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Without validation rows there is nothing to watch."""
+        for monitor in self._monitors(trainer):
+            if not trainer.datamodule.sources["validation"]:  # type: ignore[attr-defined]
+                raise ValueError(f"checkpoint.monitor: {monitor!r} needs validation rows; set data.validation")
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The check before the first epoch shows which values there are."""
+        known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        for monitor in self._monitors(trainer):
+            if monitor not in known:
+                raise ValueError(f"checkpoint.monitor: found {monitor!r}; expected one of {', '.join(known)}")
+
+    def _monitors(self, trainer: Trainer) -> list[str]:
+        found = [c.monitor for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+        return [monitor for monitor in found if monitor and monitor.startswith("val/")]
+
+
+class RestoredOptimizer(Callback):
+    """Refuses to go on with an optimiser's state of another model, which torch restores without looking at it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Each weight's moments have its shape, each group's rate is a number."""
+        where = f"ckpt_path: {trainer.ckpt_path}: optimizer_states"
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                check_number(f"{where}: lr", group["lr"], least=0)
+                for weight in group["params"]:
+                    for name, value in optimizer.state.get(weight, {}).items():
+                        if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
+                            raise ValueError(
+                                f"{where}: {name}: found the shape {tuple(value.shape)} for a weight of "
+                                f"{tuple(weight.shape)}; expected the checkpoint of a run with the same model and "
+                                "optimizer"
+                            )
+
+
+class FalseStart(Callback):
+    """Removes the log folder of a run that failed before its first batch: it holds nothing but the settings.
+
+    Args:
+        folder: The folder, made for this run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._new = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._began = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run has begun."""
+        self._began = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run has begun, unless this is but the check before it."""
+        self._began = self._began or not trainer.sanity_checking
+
+    # after `on_test_start`, in which another evaluation than the one to be gone on with is refused
+    on_test_epoch_start = on_train_start
+    on_predict_epoch_start = on_train_start
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove what the loggers have opened already."""
+        if self._began or not trainer.is_global_zero or self._holds_results():
+            return
+        for logger in trainer.loggers:
+            logger.finalize("failed")  # closes its files
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for path in self._new:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+    def _holds_results(self) -> bool:
+        """Whether something is there that is not to be lost.
+
+        Attacks are searched for before the first batch. Batches of processes that this one started (`ddp_fork`,
+        `ddp_spawn`) are not seen here.
+        """
+        kept = (ATTACKS, "*.run.json", "*.part-*", "checkpoints", "metrics*.csv")
+        return any(True for pattern in kept for _ in self.folder.glob(pattern))

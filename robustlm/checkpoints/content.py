@@ -1,0 +1,100 @@
+"""What a checkpoint file has to hold, entry by entry, before a trainer reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from robustlm.checks.numbers import check_seed
+
+EXPECTED = "expected a .ckpt file that `robustlm fit` wrote"
+
+
+def check_content(path: str, checkpoint: Mapping[Any, Any]) -> None:
+    """Refuse a checkpoint whose entries are of another kind; what only training needs may be missing.
+
+    Args:
+        path: The file; begins the message.
+        checkpoint: What was read from it.
+
+    Raises:
+        ValueError: Says the entry, what was found and what was expected.
+    """
+    try:
+        _check(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"ckpt_path: {path} is damaged or of another kind: {error}; {EXPECTED}") from None
+
+
+def _check(checkpoint: Mapping[Any, Any]) -> None:
+    _kind(checkpoint, "state_dict", Mapping, "weights by name")
+    for name, value in checkpoint["state_dict"].items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ValueError(f"state_dict: found {type(value).__name__} for {name!r}, no tensor by name")
+        if value.is_complex() or value.layout != torch.strided:
+            raise ValueError(f"state_dict: found a complex or sparse tensor for {name!r}, no dense real one")
+    _kind(checkpoint, "hyper_parameters", Mapping, "settings by name", needed=False)
+    for name, value in (checkpoint.get("hyper_parameters") or {}).items():
+        if not isinstance(name, str):
+            raise ValueError(f"hyper_parameters: found the name {name!r}, which is no text")
+        _check_plain(name, value)
+    _kind(checkpoint, "robustlm", Mapping, "this package's own entries")
+    if (seed := checkpoint["robustlm"].get("seed")) is not None:
+        check_seed("robustlm: seed", seed)
+    resumes = bool(checkpoint.get("optimizer_states"))
+    for name in ("epoch", "global_step"):
+        value = _kind(checkpoint, name, int, "a count", needed=resumes)
+        if value is not None and (value < 0 or isinstance(value, bool)):
+            raise ValueError(f"{name}: found {value}, no count")
+    version = _kind(checkpoint, "pytorch-lightning_version", str, "a version", needed=False)
+    if version is not None and not version[:1].isdigit():
+        raise ValueError(f"pytorch-lightning_version: found {version!r}, no version")
+    _kind(checkpoint, "callbacks", Mapping, "states by callback", needed=False)
+    counters = (_kind(checkpoint, "loops", Mapping, "counters", needed=resumes) or {}).get("fit_loop")
+    if counters is not None and (not isinstance(counters, Mapping) or "epoch_progress" not in counters):
+        raise ValueError("loops: no counters of fit_loop are there, which say how far training was")
+    for name in checkpoint:
+        if isinstance(name, str) and name.endswith("DataModule"):
+            _kind(checkpoint, name, Mapping, "the state of a datamodule")
+    for name in ("optimizer_states", "lr_schedulers"):
+        states = _kind(checkpoint, name, list, "a state of each", needed=False)
+        if states is not None and (len(states) != 1 or not isinstance(states[0], Mapping)):
+            raise ValueError(f"{name}: found {len(states)} entries, not one state")
+    if "optimizer_states" in checkpoint:
+        _check_moments(checkpoint["optimizer_states"][0])
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Settings are plain data, as `robustlm.utils.serialization` makes them."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(name, item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _check_plain(name, item)
+    elif not isinstance(value, str | int | float | bool | None):
+        raise ValueError(f"hyper_parameters: {name}: found {type(value).__name__}, no plain data")
+
+
+def _check_moments(state: Mapping[str, Any]) -> None:
+    """An optimiser's numbers are finite, or each weight that they move is spoilt."""
+    moments = state.get("state")
+    if not isinstance(moments, Mapping) or not isinstance(state.get("param_groups"), list):
+        raise ValueError("optimizer_states: no state and param_groups of an optimiser are there")
+    for number, entry in moments.items():
+        for name, value in entry.items() if isinstance(entry, Mapping) else ():
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+                raise ValueError(f"optimizer_states: {name} of weight {number} holds numbers that are not finite")
+
+
+def _kind(checkpoint: Mapping[Any, Any], name: str, kind: type, what: str, *, needed: bool = True) -> Any:
+    if name not in checkpoint and not needed:
+        return None
+    if name not in checkpoint:
+        raise ValueError(f"{name} is missing ({what})")
+    value = checkpoint[name]
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: found {type(value).__name__}, not {what}")
+    return value

@@ -1,0 +1,210 @@
+"""Preflight: what a run would train on, with what, and what it would cost, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from robustlm.adapters.card import trained_line
+from robustlm.batch import IGNORE, InstructionBatch, View, collate
+from robustlm.checks.numbers import check_number
+from robustlm.conditions.condition import ATTACK
+from robustlm.datamodules import InstructionDataModule
+from robustlm.datamodules.batches import Rows
+from robustlm.datamodules.sampling import BatchKey
+from robustlm.models.hosted import HostedBackbone
+from robustlm.modules import InstructionTuning
+from robustlm.noise.base import CHANGES_MEANING, Noise
+from robustlm.noise.pools import noise_pools
+
+OPEN, CLOSE = "«", "»"
+"""Stand around the tokens that are trained."""
+
+
+def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2) -> None:
+    """Print tokenizer, rows of every view, length statistics, trained parameters and a memory estimate.
+
+    Raises:
+        ValueError: Whatever would stop a run at its start: unknown model, bad rows, rows that do not fit, conditions
+            that they cannot be asked under.
+    """
+    check_number("rows", rows, least=1, whole=True)
+    roles = [role for role, sources in datamodule.sources.items() if sources]
+    if not roles:
+        raise ValueError("data: no source is named; expected at least one of data.train, data.validation, data.test")
+    hosted = isinstance(model.backbone, HostedBackbone)
+    if hosted and "train" in roles:
+        raise ValueError(
+            f"data.train: {model.backbone.name} is hosted elsewhere and cannot be tuned; expected data.test alone"
+        )
+    if "train" in roles:
+        model.check_data(datamodule)
+    datamodule.attach(model.backbone)
+    _show_tokenizer(model)
+    longest = 0
+    problems: list[str] = []
+    for role in roles:
+        found = datamodule.read(role)
+        problems += _show_lengths(role, found, datamodule)
+        longest = max(longest, *found.lengths)
+        if role == "train":
+            datamodule.rows[role] = found
+        problems += datamodule.notes
+        datamodule.notes.clear()
+        if role == "test":
+            _show_asked(datamodule.under_all(found), datamodule)
+    if hosted:
+        print("\nparameters  not known, and no memory is needed here: the model is hosted elsewhere")
+        _show_problems(problems)
+        return
+    model.configure_model()
+    if "train" in datamodule.rows:
+        model.check_trained()
+        _show_views(model, datamodule, rows)
+        _show_noise(datamodule)
+    print(f"\n{trained_line(model)}")
+    _show_memory(model, datamodule.batch_size if "train" in roles else datamodule.eval_batch_size, longest)
+    _show_problems(problems)
+
+
+def _show_tokenizer(model: InstructionTuning) -> None:
+    tokenizer = model.backbone.tokenizer
+    print(f"model       {model.backbone.name} ({model.backbone.config.model_type}), {type(model).__name__}")
+    if isinstance(model.backbone, HostedBackbone):
+        print("tokenizer   not known: the model is hosted elsewhere, so lengths are those in characters")
+        return
+    print(f"tokenizer   {type(tokenizer).__name__}, {len(tokenizer)} tokens, ends with {tokenizer.eos_token!r}")
+
+
+def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> list[str]:
+    """Returns what to look at, a line each."""
+    encoder = datamodule.encoder
+    assert encoder is not None
+    full = encoder.encode_untruncated(rows.samples)
+    cut = sum(encoder.excess(row) > 0 for row in full)
+    unit = "characters" if isinstance(datamodule.backbone, HostedBackbone) else "tokens"
+    tasks = sorted({sample.dataset or sample.task for sample in rows.samples})
+    print(f"\n{role:<12}{len(rows)} rows of {', '.join(tasks)}")
+    for name, lengths in (
+        ("prompt", [len(row.prompt_ids) for row in full]),
+        ("answer", [len(row.answer_ids) for row in full]),
+        ("row", [len(row) for row in full]),
+    ):
+        least, median, high, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
+        print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  {unit}")
+    for text, count in encoder.special_texts(rows.samples).items():
+        print(f"  special   {count} rows hold the text {text!r}, which is written as plain pieces, not as that token")
+    said = f"{cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}"
+    print(f"  cut       {said}")
+    return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more"] if cut else []
+
+
+def _show_problems(problems: Sequence[str]) -> None:
+    """What a user should look at before the run, last, where it is read."""
+    if not problems:
+        print("\nno problem was found")
+        return
+    print(f"\nto look at ({len(problems)})")
+    for problem in problems:
+        print(f"  {problem}")
+
+
+def _show_noise(datamodule: InstructionDataModule) -> None:
+    """The first training row's instruction, and what each kind of noise makes of it."""
+    noise = getattr(datamodule, "noise", None)
+    if not isinstance(noise, Noise):
+        return
+    samples = datamodule.rows["train"].samples
+    pools = noise_pools(samples, protect=noise.protect)
+    at = next((i for i, sample in enumerate(samples) if len(sample.instruction.split()) > 1), 0)
+    own = {name: pools[name] and pools[name][at : at + 1] for name in ("own", "slots", "requests", "protected")}
+    is_spared = noise.spares_requests and pools["requests"][at]
+    print(f"\nnoise       at ω = {noise.omega:g}, on {noise.phi:.0%} of the rows; of {samples[at].id}:")
+    print(f"  {'-':<20}{samples[at].instruction}")
+    for kind in noise.kinds:
+        if is_spared and kind in CHANGES_MEANING:
+            print(f"  {kind:<20}(off for this row, whose instruction is the request itself)")
+            continue
+        one = Noise(kind, noise.omega, 1.0, protect=noise.protect)
+        made = one.apply([samples[at].instruction], [samples[at].id], seed=datamodule.seed, **{**pools, **own})
+        print(f"  {kind:<20}{made.texts[0]}")
+
+
+def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) -> None:
+    """How many answers a test takes, and the first sample under each condition; attacks are not searched for."""
+    encoder = datamodule.encoder
+    assert encoder is not None
+    print(f"\nasked       {sum(map(len, conditions.values())):,} answers; the first row of each condition")
+    for name, rows in conditions.items():
+        view = collate(
+            rows.encoded[:1], pad_id=encoder.pad_id, encoder_decoder=encoder.encoder_decoder, with_answer=False
+        )
+        when = " (before its search)" if ATTACK in name else ""
+        print(f"  {name}, {len(rows):,}{when}: {datamodule.backbone.texts(view)[0]}")
+
+
+def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:
+    rows = datamodule.rows["train"]
+    dataset = datamodule.train_dataset(rows)
+    for fact in dataset.facts(0):
+        print(f"\n{fact}")
+    batch = dataset[BatchKey(0, tuple(range(min(count, len(rows)))))]
+    print(f"\nfirst rows, as trained on ({OPEN}…{CLOSE}: tokens that are trained)")
+    for name in ("raw", "variant", "negative"):
+        view = getattr(batch, name)
+        if view is not None:
+            separate = model.backbone.is_encoder_decoder
+            for line, text in enumerate(rendered(view, model.backbone.tokenizer, encoder_decoder=separate)):
+                print(f"  {name:<9}{text}{_beta(batch, name, line)}")
+
+
+def _beta(batch: InstructionBatch, name: str, row: int) -> str:
+    return f"  (β = {float(batch.beta[row]):.3f})" if name == "variant" and batch.beta is not None else ""
+
+
+def rendered(view: View, tokenizer: Any, *, encoder_decoder: bool = False) -> list[str]:
+    """Rows of a view as text, trained tokens in « », padding left out."""
+    found = []
+    for ids, attended, labels in zip(
+        view.input_ids.tolist(), view.attention_mask.tolist(), view.labels.tolist(), strict=True
+    ):
+        answer = [label for label in labels if label != IGNORE]
+        trained = [False] * len(ids) if encoder_decoder else [label != IGNORE for label in labels]
+        prompt = [token for token, seen, target in zip(ids, attended, trained, strict=True) if seen and not target]
+        text = tokenizer.decode(prompt, skip_special_tokens=False)
+        found.append(f"{text}{OPEN}{tokenizer.decode(answer, skip_special_tokens=False)}{CLOSE}")
+    return found
+
+
+def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> None:
+    """Count weights, gradients and two moments, and estimate activations.
+
+    Those are about 34·T·H + 5·heads·T² bytes a layer and row at 16 bit (Korthikanti et al., 2022), twice that at 32
+    bit; with checkpointing, one layer's and every layer's input.
+    """
+    backbone = model.backbone
+    config = backbone.config.get_text_config()
+    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+    state = sum(p.numel() * (p.element_size() + 8) for p in backbone.trained)
+    layers, hidden, heads = (getattr(config, name, 0) or 0 for name in _SIZES)
+    width = 2 if backbone.base.dtype.itemsize == 4 else 1
+    layer = width * batch_size * (34 * longest * hidden + 5 * heads * longest**2)
+    kept = 1 + layers / 34 if backbone.loading.gradient_checkpointing else layers
+    activations = int(layer * kept)
+    print(
+        f"memory      about {_size(weights + state + activations)} on a device for batches of {batch_size}: "
+        f"weights {_size(weights)}, gradients and optimiser {_size(state)}, activations {_size(activations)}"
+    )
+
+
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,213 @@
+"""Settings in layers: defaults, config files, a checkpoint, flags. Each layer wins over those before it.
+
+A layer may put another class into a slot (`--model.adversary FGSM` over a config's NRM). jsonargparse then keeps every
+argument of the old class whose name the new class has too. An ε written for NRM would silently make FGSM thirty times
+as strong as it is meant to be. `drop_on_switch` changes that: the arguments of the old class are left out, and
+`reported` names them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pydoc import locate
+from typing import Any
+
+import jsonargparse
+from jsonargparse import Namespace, _typehints
+from lightning.pytorch.utilities import rank_zero_only
+
+from robustlm.assets import is_packaged_config
+from robustlm.checkpoints.trust import said
+from robustlm.utils.serialization import to_plain
+
+_HOOK = "discard_init_args_on_class_path_change"
+_keep_shared = getattr(_typehints, _HOOK, None)
+_dropped: dict[tuple[str, str], dict[str, Any]] = {}
+"""What was left out since `reported` began: values by name, by the names of the old and the new class."""
+
+
+def drop_on_switch(*sharing: type) -> None:
+    """Make parsers leave out the arguments of a class that a later layer replaces by another one.
+
+    Args:
+        sharing: Base classes that are exempt: subclasses of one of them keep the arguments that both have. A model that
+            becomes another model keeps its backbone, its tuning and its optimiser.
+
+    Raises:
+        ImportError: The installed jsonargparse cannot be told to. It must not be used then, as runs would train with
+            other settings than those that they were given.
+    """
+
+    def discard(parser: Any, previous: Any, value: Any) -> None:
+        if not previous or not previous.get("init_args"):
+            return
+        plain = previous["class_path"] is None  # the fields of a dataclass, without its name
+        if not plain and _same(previous["class_path"], value["class_path"]):
+            return
+        if plain or _is_subclass(value["class_path"], sharing):
+            assert _keep_shared is not None
+            _keep_shared(parser, previous, value)
+            return
+        written = _not_default(previous)
+        if written:
+            names = tuple(str(spec["class_path"]).rpartition(".")[2] for spec in (previous, value))
+            _dropped.setdefault((names[0], names[1]), {}).update(written)
+        previous["init_args"] = type(previous["init_args"])()
+
+    setattr(_typehints, _HOOK, discard)
+    if _keep_shared is None or not _works():
+        raise ImportError(
+            f"jsonargparse {jsonargparse.__version__} keeps arguments of a class that a flag replaces, and robustlm "
+            "does not know how to change that in this version; install another one (4.53 is known to work)"
+        )
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Name on stderr what was left out by what is parsed in this context, unless that fails."""
+    _dropped.clear()
+    try:
+        yield
+    except SystemExit as end:  # --print_config and --help end the program
+        if not end.code:
+            _report()
+        raise
+    _report()
+
+
+@rank_zero_only
+def _report() -> None:
+    for (old, new), values in _dropped.items():
+        listed = ", ".join(f"{name}: {value}" for name, value in values.items())
+        print(f"{new} replaces {old}, so settings written for {old} are not used: {listed}", file=sys.stderr)
+
+
+def ordered(args: Sequence[str]) -> list[str]:
+    """Sort a command's arguments: config files, then flags; a flag that names a class before flags for its arguments.
+
+    `--model.adversary.steps 5 --model.adversary PGD -c anit` then means what it means in any other order. Otherwise the
+    order is kept, so that of two config files or two equal flags the last one wins.
+    """
+    command, groups = args[:1], groups_of(args[1:])
+    configs = [group for group in groups if key_of(group) in ("c", "config")]
+    flags: list[list[str]] = []
+    for group in (group for group in groups if group not in configs):
+        inner = f"{key_of(group)}."
+        later = [i for i, flag in enumerate(flags) if key_of(flag).startswith(inner)]
+        flags.insert(later[0] if later and _names_a_class(group) else len(flags), group)
+    return [*command, *(arg for group in (*configs, *flags) for arg in group)]
+
+
+def named_by_user(args: Sequence[str], key: str) -> list[str]:
+    """The texts that a user himself gave a setting: by flags and in config files of his own.
+
+    What a config that comes along has there (`-c anit`) does not count.
+
+    Args:
+        args: Arguments of a command, with the files of packaged configs in place of their names.
+        key: The setting, without its parents: `conditions` for `--data.conditions`.
+    """
+    own, files = list(args[:1]), []
+    for group in groups_of(args[1:]):
+        if key_of(group) in ("c", "config"):
+            _, equals, value = group[0].partition("=")
+            file = value if equals else " ".join(group[1:])
+            if is_packaged_config(file):
+                continue
+            files.append(file)
+        own += group
+    words = said(own, files)
+    return [text for name in (key, f"{key}+") for text in words.values(name) if isinstance(text, str)]
+
+
+def groups_of(args: Sequence[str]) -> list[list[str]]:
+    """Flags with their values."""
+    groups: list[list[str]] = []
+    for arg in args:
+        if not groups or re.match(r"--?[A-Za-z][\w.+-]*(=|$)", arg):
+            groups.append([])
+        groups[-1].append(arg)
+    return groups
+
+
+def key_of(group: list[str]) -> str:
+    """Which setting a flag sets, without the parts `init_args` and `class_path` that may be left out."""
+    parts = group[0].partition("=")[0].lstrip("-").split(".")
+    return ".".join(part for part in parts if part not in ("init_args", "class_path"))
+
+
+def _names_a_class(group: list[str]) -> bool:
+    flag, equals, value = group[0].partition("=")
+    value = value if equals else " ".join(group[1:])
+    if flag.endswith(".class_path") or "class_path" in value:
+        return True
+    return bool(re.fullmatch(r"[A-Za-z_][\w.]*", value)) and value.lower() not in ("null", "none", "true", "false")
+
+
+def _same(left: str, right: str) -> bool:
+    """Whether two names are of one class, which may be found in several places (`robustlm.NRM`)."""
+    return left == right or locate(left) is locate(right) is not None
+
+
+def _is_subclass(class_path: str, bases: tuple[type, ...]) -> bool:
+    found = locate(class_path)
+    return isinstance(found, type) and issubclass(found, bases)
+
+
+def _not_default(spec: Any) -> dict[str, Any]:
+    """The arguments of a class that are not its defaults, by name."""
+    cls = locate(spec["class_path"])
+    given = _flat(spec["init_args"])
+    known = _flat(_defaults(cls)) if isinstance(cls, type) and is_dataclass(cls) else {}
+    return {name: value for name, value in given.items() if name not in known or known[name] != to_plain(value)}
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    found = {}
+    for item in fields(cls):
+        if item.init and (item.default is not MISSING or item.default_factory is not MISSING):
+            found[item.name] = to_plain(item.default if item.default_factory is MISSING else item.default_factory())
+    return found
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested arguments as one level of dotted names, classes by their last name."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if not isinstance(value, dict):
+        return {prefix: str(value).rpartition(".")[2] if prefix.endswith("class_path") else value}
+    found = {}
+    for name, item in value.items():
+        inner = prefix if name == "init_args" else f"{prefix}.{name}" if prefix else name
+        found.update(_flat(item, inner))
+    return found
+
+
+class _Base:
+    """Of the two classes that `_works` switches between."""
+
+
+@dataclass
+class _Old(_Base):
+    size: int = 1
+
+
+@dataclass
+class _New(_Base):
+    size: int = 2
+
+
+def _works() -> bool:
+    """Whether parsers do leave out what they are to, over a config and by flag."""
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--slot", type=_Base)
+    parser.add_argument("--config", action="config")
+    new = f"{__name__}._New"
+    old = f"{{slot: {{class_path: {__name__}._Old, init_args: {{size: 7}}}}}}"
+    by_flag = parser.parse_args([f"--config={old}", f"--slot={new}"])
+    by_config = parser.parse_args([f"--config={old}", f"--config={{slot: {{class_path: {new}}}}}"])
+    return all(found.slot.init_args.size == 2 for found in (by_flag, by_config))

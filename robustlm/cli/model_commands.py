@@ -1,0 +1,81 @@
+"""Commands that make models: `init`, `merge`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from robustlm.checks.places import check_folder
+from robustlm.sources.source import Source
+
+Architecture = Literal["llama", "t5"]
+"""As in `robustlm.tools.scratch`, which would bring transformers along for `--help`."""
+
+
+def init(
+    folder: str,
+    rows: list[str],
+    split: str = "train",
+    vocab_size: int = 4096,
+    hidden_size: int = 256,
+    layers: int = 4,
+    heads: int = 4,
+    intermediate_size: int = 704,
+    initializer_range: float | None = None,
+    architecture: Architecture = "llama",
+) -> None:
+    """Make a tokenizer and a model config from rows, to be trained from scratch.
+
+    Args:
+        folder: Where they go; `robustlm fit --model.backbone FOLDER --model.loading.scratch true` trains it.
+        rows: Files, folders with splits, or `builtin:quickstart`, whose texts and instructions the tokenizer learns.
+        split: Which split of folders and of the built-in corpus (`pretrain` for a model that shall be tuned later).
+        vocab_size: Tokens of the tokenizer.
+        hidden_size: Width of the model.
+        layers: Its layers; T5 has as many in the encoder as in the decoder.
+        heads: Attention heads of a layer.
+        intermediate_size: Width of the MLPs.
+        initializer_range: Standard deviation of random weights, 0.08 where not given; T5 has rules of its own.
+        architecture: `llama` (decoder only) or `t5` (encoder–decoder).
+    """
+    from pathlib import Path
+
+    from robustlm.instructions.banks import InstructionBank
+    from robustlm.prompts.templates import PlainTemplate
+    from robustlm.sources.loading import load_all
+    from robustlm.tools.scratch import build
+
+    if not Path(folder).exists():  # what lies in a folder that is there is looked at below
+        check_folder("folder", folder)
+    template = PlainTemplate()
+    samples = load_all([Source(row, split=None if Path(row).is_file() else split) for row in rows], "train")
+    banks = {name: InstructionBank.load(name) for name in {sample.bank for sample in samples} if name}
+    samples = [
+        sample if sample.instruction or not sample.bank else banks[sample.bank].assign(sample) for sample in samples
+    ]
+    texts = [template.render(sample, sample.instruction).text + " " + sample.target for sample in samples]
+    build(
+        folder,
+        texts,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        layers=layers,
+        heads=heads,
+        intermediate_size=intermediate_size,
+        initializer_range=initializer_range,
+        architecture=architecture,
+    )
+    print(f"tokenizer and config: {folder}")
+
+
+def merge(run: str, output: str | None = None) -> None:
+    """Merge a run's adapter into the weights of its base model, for programs that know no adapters.
+
+    Args:
+        run: Folder of a run that `robustlm fit` wrote, or of an adapter.
+        output: Folder for the model (safetensors, tokenizer, card); `merged` beside the adapter where not given.
+    """
+    from robustlm.adapters.merging import merge
+
+    if output is not None:
+        check_folder("output", output)
+    print(f"merged model: {merge(run, output)}")

@@ -1,0 +1,294 @@
+"""Commands that read predictions: `report`, `compare`, `states` and the harness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from robustlm.checks.numbers import check_number
+from robustlm.checks.places import check_folder, check_name, check_output
+
+Projection = Literal["pca", "tsne", "umap"]
+"""As in `robustlm.evaluation.hidden_states`, which would bring numpy along for `--help`."""
+
+
+def compare(
+    runs: list[str],
+    output: str | None = None,
+    title: str = "mean score over tasks, %",
+    tasks: list[str] = [],  # noqa: B006 - read only
+    paired: bool = False,
+    flips: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> None:
+    """Print the scores of several runs side by side, and draw them; on demand test each run against the first.
+
+    Args:
+        runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
+        output: Folder for `comparison.md` and `comparison.png`, with `paired` also for `paired.md` and a page to read
+            in a browser, `comparison.html`; none is written where not given.
+        title: Heading of the table.
+        tasks: Import paths of tasks of your own among the answers.
+        paired: Also test every other run against the first, sample by sample.
+        flips: JSONL file for the answers that are right in the first run and wrong in another, or the other way round.
+        draws: Bootstrap draws of the tests' intervals.
+        seed: Seed of the draws and permutations.
+    """
+    from pathlib import Path
+
+    from robustlm.evaluation.pairing import paired_tests
+    from robustlm.evaluation.robustness import Settings
+    from robustlm.evaluation.unreadable import unreadable
+    from robustlm.report.comparison import draw, load_tables, other_datasets, scores_of
+    from robustlm.report.comparison_page import comparison_html
+    from robustlm.report.robustness import flip_lines, pairing_markdown, write_all, write_whole
+    from robustlm.report.tables import markdown
+    from robustlm.report.unread import unread_markdown
+    from robustlm.tasks import resolve_task
+
+    if flips is not None:
+        check_output("flips", flips)
+    if output is not None:
+        check_folder("output", output)
+    for task in tasks:
+        resolve_task(task)
+    if (paired or flips) and len(runs) < 2:
+        raise ValueError(f"runs: found {len(runs)}; expected two or more to test against the first, or to find flips")
+    tables = load_tables(runs)
+    found = scores_of(tables)
+    first = next(iter(tables))
+    for name in tables:
+        if differ := other_datasets(tables, first, name):
+            text = f"{name} and {first} answered the same samples and conditions{differ}"
+            if paired or flips:
+                raise ValueError(text)
+            print(f"{text}\n")
+    unread = {name: own for name, rows in tables.items() if (own := unreadable(rows))}
+    said = "".join("\n\n" + "\n".join(unread_markdown(own, name)).strip() for name, own in unread.items())
+    table = markdown(title, found) + said
+    print(table)
+    settings = Settings(draws=draws, seed=seed)
+    tests = paired_tests(tables, settings) if paired else {}
+    text = "\n\n".join(pairing_markdown(next(iter(tables)), name, one) for name, one in tests.items())
+    if paired:
+        print("\n" + text)
+    if flips is not None:
+        write_whole(Path(flips), flip_lines(tables))
+        print(f"\nflips: {flips}")
+    if output is not None:
+        texts = {"comparison.md": table + "\n"}
+        if paired:
+            texts["paired.md"] = text + "\n"
+            texts["comparison.html"] = comparison_html(tables, found, tests, settings, title, flips)
+        folder = Path(output)
+        write_all(folder, texts)
+        draw(found, folder / "comparison.png")
+        print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
+        if paired:
+            print(f"page: {folder / 'comparison.html'}")
+
+
+def report(
+    run: str,
+    output: str | None = None,
+    format: Literal["all", "md", "csv", "json", "html"] = "all",
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    resample: Literal["samples", "both"] = "samples",
+    clean: str = "clean",
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Print how a run fares however it is asked: means, worst cases, agreement and what varies, with intervals.
+
+    Args:
+        run: Folder of a run that `robustlm test` wrote, or its prediction table.
+        output: Folder for `robustness.md`, `.csv`, `.json` and `.html`; none is written where not given.
+        format: Which of them; `html` is one page with figures, for any browser, that loads nothing else.
+        draws: Bootstrap draws of the intervals; 0 makes none.
+        seed: Seed of the draws.
+        level: Share of draws within an interval.
+        resample: What is drawn: `samples`, or `both` samples and instructions, as if others might have been asked.
+        clean: The condition against which performance drops.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.evaluation.free_text import free_text
+    from robustlm.evaluation.robustness import Settings, robustness
+    from robustlm.evaluation.table import read_table
+    from robustlm.evaluation.unreadable import unreadable
+    from robustlm.report.comparison import find_table
+    from robustlm.report.page import About, to_html
+    from robustlm.report.robustness import FORMATS, to_csv, to_json, to_markdown, write_all
+    from robustlm.report.run import run_name, run_settings
+    from robustlm.tasks import resolve_task
+
+    if output is not None:
+        check_folder("output", output)
+    for task in tasks:
+        resolve_task(task)
+    settings = Settings(draws, seed, level, resample)
+    file = find_table(run)
+    rows = read_table(file)
+    if not rows:
+        raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    if clean not in ("clean", *conditions):
+        raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
+    results = robustness(rows, settings, clean)
+    free = free_text(rows, settings)
+    text = to_markdown(results, settings, unread=unreadable(rows), free=free)
+    print(text, end="")
+    if output is not None:
+        make: dict[str, Callable[[], str]] = {
+            "md": lambda: text,
+            "csv": lambda: to_csv(results, free),
+            "json": lambda: to_json(results, settings, free),
+            "html": lambda: to_html(rows, results, settings, About(run_name(file), run_settings(file)), clean),
+        }
+        wanted = FORMATS if format == "all" else (format,)
+        for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):
+            print(f"report: {path}")
+
+
+def export_harness(
+    run: str,
+    output: str,
+    name: str = "robustlm",
+    max_new_tokens: int = 128,
+    delimiter: str | None = None,
+    conditions: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Write a run's prompts as tasks of the lm-evaluation-harness, to be asked of any of its models.
+
+    Args:
+        run: Folder of a run that `robustlm test` wrote, or its prediction table.
+        output: Folder for the tasks; a new or empty one.
+        name: Tag to run them all by, and what their names begin with.
+        max_new_tokens: Longest generated answer.
+        delimiter: What stands between prompt and option; a space where not given, nothing where the prompt ends in
+            white space or a special token.
+        conditions: Those to write; all where not given.
+    """
+    from pathlib import Path
+
+    from robustlm.evaluation.table import read_table
+    from robustlm.report.comparison import find_table
+    from robustlm.report.harness import task_files
+    from robustlm.report.robustness import write_all
+
+    check_name("name", name)
+    check_number("max_new_tokens", max_new_tokens, least=1, whole=True)
+    check_folder("output", output)
+    folder = Path(output)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"output: {folder} holds files already; expected a new or an empty folder")
+    file = find_table(run)
+    rows = read_table(file)
+    known = list(dict.fromkeys(row["condition"] for row in rows))
+    if unknown := [one for one in conditions if one not in known]:
+        raise ValueError(f"conditions: found {unknown[0]!r}; expected some of the table's: {', '.join(known)}")
+    wanted = [row for row in rows if row["condition"] in (conditions or known)]
+    if not wanted:
+        raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
+    files = task_files(wanted, name, max_new_tokens, delimiter)
+    write_all(folder, files)
+    count = sum(path.endswith(".yaml") for path in files)
+    print(
+        f"{count} tasks with {len(wanted)} prompts: {folder}\n"
+        f"lm-eval run --include_path {folder} --tasks {name} --log_samples --output_path RESULTS --model ..."
+    )
+
+
+def import_harness(
+    results: str,
+    output: str,
+    condition: str = "clean",
+    filter: str | None = None,
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Make a prediction table of what the lm-evaluation-harness has logged, for `report` and `compare`.
+
+    Args:
+        results: Folder, or `samples_*.jsonl` file, that the harness wrote with `--log_samples`.
+        output: Folder for `predictions.parquet`, which must not be there yet.
+        condition: Condition of samples of other tasks than `export-harness` writes.
+        filter: Name of the harness's filter whose answers count; the first of each file where not given.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.evaluation.table import write_table
+    from robustlm.report.harness import table_rows
+    from robustlm.tasks import resolve_task
+
+    for task in tasks:
+        resolve_task(task)
+    check_folder("output", output)
+    folder = Path(output)
+    if not Path(results).exists():
+        raise ValueError(f"results: {results} is not there; expected a folder or file that the harness wrote")
+    table = folder / "predictions.parquet"
+    if table.exists():
+        raise ValueError(f"output: {table} is there already; expected a folder without a table")
+    rows = table_rows(Path(results), condition, filter)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(table, rows)
+    print(f"{len(rows)} answers: {table}")
+
+
+def states(
+    runs: list[str],
+    output: str | None = None,
+    projection: Projection = "pca",
+    points: int = 600,
+    clean: str = "clean",
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Print how far other phrasings move a model's states, and what its answers lose by it; several runs side by side.
+
+    Args:
+        runs: Folders of runs that `robustlm test --states.layer -2` wrote; `name=path` names one.
+        output: Folder for `states.md`, `states.csv`, `states.json` and pictures; none is written where not given.
+        projection: How states are laid out in pictures: `pca`, `tsne` or `umap` (the extra `projection`).
+        points: Most states in a projection; whole samples are drawn by the seed.
+        clean: The condition whose instructions count as observed.
+        draws: Bootstrap draws of the intervals; 0 makes none.
+        seed: Seed of the draws, and of pictures.
+        level: Share of draws within an interval.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.evaluation.hidden_states import check_projection
+    from robustlm.evaluation.robustness import Settings
+    from robustlm.report.hidden_state_pictures import draw
+    from robustlm.report.hidden_states import load_runs, measured, to_csv, to_json, to_markdown
+    from robustlm.report.robustness import write_all
+    from robustlm.tasks import resolve_task
+
+    if output is not None:
+        check_folder("output", output)
+    for task in tasks:
+        resolve_task(task)
+    if points < 3:
+        raise ValueError(f"points: found {points}; expected ≥ 3")
+    check_projection(projection)
+    settings = Settings(draws, seed, level)
+    loaded = load_runs(runs)
+    found = measured(loaded, settings, clean)
+    table = next(iter(loaded.values()))[0]
+    text = to_markdown(found, table, settings, clean)
+    print(text, end="")
+    if output is not None:
+        texts = {"md": text, "csv": to_csv(found), "json": to_json(found, table, settings, clean)}
+        for path in write_all(Path(output), {f"states.{ending}": made for ending, made in texts.items()}):
+            print(f"states: {path}")
+        tables = {name: states for name, (states, _) in loaded.items()}
+        for path in draw(tables, found, Path(output), projection, points, seed):
+            print(f"picture: {path}")

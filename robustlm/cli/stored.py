@@ -1,0 +1,451 @@
+"""Settings that a checkpoint or an adapter brings along: a layer between config files and flags.
+
+A checkpoint brings the model's settings and those that decide how prompts are written; an adapter of ours brings the
+latter (`robustlm.json`). Flags win over them, they win over config files, and each difference is printed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from pydoc import ErrorDuringImport, locate
+from typing import Any, Literal
+
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+
+import robustlm
+from robustlm.adapters.settings import FILE, checked_prompt, read_prompt
+from robustlm.callbacks.checkpoints import newest_checkpoint
+from robustlm.checkpoints.content import EXPECTED, check_content
+from robustlm.checkpoints.trust import Words, allow_classes, allow_model, allow_prompt
+from robustlm.checks.places import check_name, what_is
+from robustlm.cli.layers import groups_of, key_of
+from robustlm.datamodules import InstructionDataModule
+from robustlm.modules import InstructionTuning
+from robustlm.runs import FIT, checkpoint_in, evaluation_folder, evaluation_in, fit_folder
+
+NO_CHECKPOINT = (None, "best", "last", "hpc", "registry", "null")
+"""Values of `ckpt_path` that name no file."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a checkpoint or an adapter brings along."""
+
+    path: str
+    kind: Literal["checkpoint", "adapter"]
+    model: dict[str, Any]
+    """`{"class_path": …, "init_args": …}`; empty where there is none."""
+    prompt: dict[str, Any] | None
+    """Data settings that decide how prompts are written, by name; null: they are not known."""
+
+    def allow(self, words: Words) -> None:
+        """Refuse settings that need the user's word. Raises `ValueError`."""
+        if self.model:
+            allow_classes(self.path, self.model, InstructionTuning, words)
+
+
+def of_checkpoint(path: str) -> Stored:
+    """The settings that a checkpoint holds.
+
+    Raises:
+        ValueError: There is no such file, or it is no checkpoint (truncated, of another program, not weights only).
+    """
+    expected = EXPECTED
+    if (found := what_is(path)) != "a file":
+        raise ValueError(f"ckpt_path: {path} is not a file, found {found}; {expected}")
+    if not Path(path).stat().st_size:
+        raise ValueError(f"ckpt_path: {path} is empty; {expected}")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:  # torch's own message advises to trust the file
+        raise ValueError(
+            f"ckpt_path: {path} holds more than weights and plain data, which is not loaded, as it could run code; "
+            f"{expected}"
+        ) from error
+    except Exception as error:  # whatever a broken file makes torch raise
+        reason = str(error).strip().split("\n")[0].partition(". ")[0] or type(error).__name__
+        raise ValueError(f"ckpt_path: {path} is damaged or of another kind ({reason}); {expected}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"ckpt_path: {path} is no Lightning checkpoint, as it holds no state_dict; {expected}")
+    if "robustlm" not in checkpoint:
+        raise ValueError(
+            f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}"
+        )
+    check_content(path, checkpoint)
+    prompt = checked_prompt(path, checkpoint["robustlm"].get("prompt"))
+    settings = dict(checkpoint.get("hyper_parameters") or {})
+    settings.pop("_instantiator", None)
+    class_path = settings.pop("_class_path", None)
+    model = {"class_path": class_path, "init_args": settings} if class_path else {}
+    return Stored(path, "checkpoint", model, prompt)
+
+
+def setting(args: Sequence[str], name: str) -> Any:
+    """The value of an option among the arguments or, where no flag gives it, in the config files; null where none."""
+    given, value = _flag(args, name)
+    if given:
+        return None if value == "null" else value
+    return configured(args, name)
+
+
+def configured(args: Sequence[str], name: str) -> Any:
+    """The value of an option in the config files among the arguments; the last one that is not null counts."""
+    found = None
+    for file in configs_of(args):
+        value = _look(yaml.safe_load(Path(file).read_text(encoding="utf-8")), name.split("."))
+        found = value if value is not None else found
+    return found
+
+
+def _flag(args: Sequence[str], name: str) -> tuple[bool, Any]:
+    """Whether a flag gives an option, itself or within a mapping (`--data '{init_args: …}'`), and its value."""
+    found: tuple[bool, Any] = False, None
+    for group in groups_of(args[1:]):
+        key = key_of(group)
+        _, equals, value = group[0].partition("=")
+        value = value if equals else " ".join(group[1:])
+        if key == name:
+            found = True, value
+        elif name.startswith(f"{key}."):
+            try:
+                inner = _look(yaml.safe_load(value), name.removeprefix(f"{key}.").split("."))
+            except yaml.YAMLError:
+                continue
+            found = (True, inner) if inner is not None else found
+    return found
+
+
+def _look(node: Any, keys: Sequence[str]) -> Any:
+    """A value by its keys, through the `init_args` of classes; null where it is not there."""
+    for key in keys:
+        if isinstance(node, dict) and key not in node:
+            node = node.get("init_args")
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def value_of(args: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, written `--flag VALUE` or `--flag=VALUE`; the last one counts."""
+    value = None
+    for i, arg in enumerate(args):
+        if arg == flag and i + 1 < len(args):
+            value = args[i + 1]
+        elif arg.startswith(f"{flag}="):
+            value = arg.partition("=")[2]
+    return value
+
+
+def configs_of(args: Sequence[str]) -> list[str]:
+    """The config files among the arguments."""
+    found = []
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag in ("-c", "--config") and (equals or i + 1 < len(args)):
+            found.append(value if equals else args[i + 1])
+    return found
+
+
+def with_checkpoint(args: list[str]) -> list[str]:
+    """The arguments, with the file that `--ckpt_path` or `--resume` means: a run's folder, `last`, `auto`.
+
+    A test of a named run (`--run`) that names no checkpoint gets that of the run's fit.
+
+    Raises:
+        ValueError: There is no such checkpoint, or both settings name one.
+    """
+    resume, path = _one_of(args)
+    root, run = Path(setting(args, "trainer.default_root_dir") or "runs"), setting(args, "run")
+    root = root / check_run_name(run) if run else root
+    if resume is None and path is None:
+        return _with_own_fit(args, root) if run and not _flag(args, "ckpt_path")[0] else args
+    name, value = ("ckpt_path", path) if path is not None else ("resume", str(resume))
+    found: Path | None
+    if value in ("auto", "last"):
+        folder = setting(args, "checkpoint.dirpath")
+        found = newest_checkpoint(root, Path(folder) if folder else None)
+        whence = folder or f"the runs below {root}"
+        if found is None and value == "last":
+            raise ValueError(
+                f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, "
+                "or the path of a checkpoint"
+            )
+        said = f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}"
+    elif what_is(value) == "a folder":
+        found = checkpoint_in(name, Path(value))
+        said = f"{name}: {found}"
+    elif name == "resume":
+        found, said = Path(value), f"going on with {value}"
+    else:
+        return args
+    rank_zero_only(print)(said)
+    groups = [group for group in groups_of(args[1:]) if key_of(group) not in ("ckpt_path", "resume")]
+    kept = [args[0], *(arg for group in groups for arg in group)]
+    return [*kept, f"--ckpt_path={'null' if found is None else found}"]
+
+
+def _one_of(args: Sequence[str]) -> tuple[str | None, str | None]:
+    """The values of `resume` and `ckpt_path`, of which one is null: a flag wins over config files."""
+    resume, path = setting(args, "resume"), setting(args, "ckpt_path")
+    if resume is not None and path is not None:
+        flagged = _flag(args, "resume")[0], _flag(args, "ckpt_path")[0]
+        if flagged[0] == flagged[1]:
+            raise ValueError(f"resume: {resume} and ckpt_path: {path} both say where to go on; expected one of them")
+        return (resume, None) if flagged[0] else (None, path)
+    return resume, path
+
+
+def _with_own_fit(args: list[str], run: Path) -> list[str]:
+    """The arguments of a test, with the checkpoint of the fit of the same run, where there is one."""
+    if args[0] not in ("test", "predict", "validate") or not (run / FIT).is_dir():
+        return args
+    try:
+        found = checkpoint_in("run", run / FIT)
+    except ValueError as error:
+        raise ValueError(f"{error}. --ckpt_path null takes none") from None
+    rank_zero_only(print)(f"run: the weights are those of the fit in this run, {found} (--ckpt_path null takes none)")
+    return [*args, f"--ckpt_path={found}"]
+
+
+def check_run_name(name: Any) -> str:
+    """The name of a run, a plain name of a folder. Raises `ValueError` for another."""
+    check_name("run", str(name))
+    return str(name)
+
+
+def with_evaluation(args: list[str]) -> list[str]:
+    """The arguments, with the folder of the evaluation that `--predictions.resume RUN` goes on with."""
+    folder = setting(args, "predictions.resume")
+    if folder is None or (found := evaluation_in(Path(folder))) == Path(folder):
+        return args
+    rank_zero_only(print)(f"predictions.resume: {found}")
+    return [*args, f"--predictions.resume={found}"]
+
+
+def keep_metrics(folder: Path) -> None:
+    """Rename the `metrics.csv` of a run that is gone on with (`metrics-1.csv`): Lightning's logger would delete it."""
+    file = folder / "metrics.csv"
+    if getattr(rank_zero_only, "rank", 0) == 0 and file.is_file():
+        free = (folder / f"metrics-{number}.csv" for number in count(1))
+        file.rename(next(path for path in free if not path.exists()))
+
+
+def part_of_run(command: str, run: Path, checkpoint: str | None, resume: str | None, evaluation: str | None) -> Path:
+    """The folder of a named run in which a command logs.
+
+    Args:
+        command: `fit`, `test`, `predict` or `validate`.
+        run: The run's folder.
+        checkpoint: The checkpoint that a fit begins from.
+        resume: `auto`, where a fit goes on with what is there, or begins anew.
+        evaluation: Folder of the evaluation that is gone on with.
+
+    Raises:
+        ValueError: There is a fit already, and it is not gone on with.
+    """
+    if command == "fit":
+        own = checkpoint is not None and (run / FIT).resolve() in Path(checkpoint).resolve().parents
+        first = getattr(rank_zero_only, "rank", 0) == 0  # other processes start when the first one has written already
+        return fit_folder(run, goes_on=own or resume == "auto" or not first)
+    if evaluation is not None and Path(evaluation).resolve().parent == run.resolve():
+        return run / Path(evaluation).name
+    return evaluation_folder(run, command)
+
+
+def after_configs(args: Sequence[str], file: str) -> list[str]:
+    """The arguments with one more config file after all others and before all flags."""
+    command, rest = args[0], list(args[1:])
+    configs, flags = [], []
+    while rest:
+        arg = rest.pop(0)
+        if arg in ("-c", "--config") and rest:
+            configs += [arg, rest.pop(0)]
+        elif arg.startswith(("-c=", "--config=")):
+            configs.append(arg)
+        else:
+            flags.append(arg)
+    return [command, *configs, "--config", file, *flags]
+
+
+def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
+    if isinstance(value, dict):
+        inner = {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}").items()}
+        return {name.replace(".init_args", ""): item for name, item in inner.items()}
+    return {prefix: value.rpartition(".")[2] if prefix.endswith(".class_path") else value}
+
+
+def of_backbone(name: Any) -> Stored | None:
+    """The settings beside an adapter (or a tuned model) that is named as the backbone; null for any other model."""
+    folder = Path(name).expanduser() if isinstance(name, str) else None
+    if folder is None or not folder.is_dir():
+        return None
+    if (folder / FILE).exists() or (folder / "adapter_config.json").is_file():
+        return Stored(str(name), "adapter", {}, read_prompt(folder))
+    return None
+
+
+class PromptLayer:
+    """The stored settings of prompts, between config files and flags of one command.
+
+    Args:
+        stored: Where they are stored.
+        args: The arguments of the command, in order.
+        words: What the user has said.
+
+    Raises:
+        ValueError: A setting is of another kind than it should be, or names a file that the user has not named.
+    """
+
+    def __init__(self, stored: Stored, args: Sequence[str], words: Words) -> None:
+        self._stored, self._args = stored, args
+        self._data = _data_class(args)
+        known = _class_of(self._data)
+        taken = _accepted(known) & set(known.prompt_settings)
+        self._values = {name: value for name, value in (stored.prompt or {}).items() if name in taken}
+        self._unknown = {name: value for name, value in (stored.prompt or {}).items() if name not in self._values}
+        self._flagged = [name for name in self._values if _flag(args, f"data.{name}")[0]]
+        kept = {name: value for name, value in self._values.items() if name not in self._flagged}
+        allow_prompt(f"{stored.kind} {stored.path}", kept, known, words)
+        self._kept = kept
+        self._defaults = {
+            name: parameter.default for base in known.__mro__ for name, parameter in _parameters(base).items()
+        }
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The section `data` of a config file that holds them; empty where there is nothing to hold."""
+        return {"class_path": self._data, "init_args": self._kept} if self._data and self._kept else {}
+
+    def differences(self, used: Mapping[str, Any]) -> Iterator[str]:
+        """What flags changed, what was changed over config files, and what over defaults, a line each.
+
+        Args:
+            used: Arguments of the datamodule as they are used.
+
+        Raises:
+            ValueError: A setting did not arrive.
+        """
+        path, kind = self._stored.path, self._stored.kind
+        if self._stored.prompt is None:
+            yield (
+                f"how prompts were written in training is not known, as {path} does not say it: this command's own "
+                f"data.{', data.'.join(InstructionDataModule.prompt_settings)} are used"
+            )
+            return
+        flags, configs, defaults = [], [], []
+        for name, value in self._values.items():
+            taken, line = used.get(name), f"  data.{name}: {used.get(name)!r}"
+            said = configured(self._args, f"data.{name}")
+            if name in self._flagged:
+                flags += [f"{line} ({kind}: {value!r})"] if taken != value else []
+            elif taken != value:
+                raise ValueError(
+                    f"{path}: data.{name}: found {value!r}, which came out as {taken!r}; expected --data.{name} by flag"
+                )
+            elif said is not None:
+                configs += [f"{line} (config file: {said!r})"] if said != value else []
+            elif value != self._defaults.get(name):
+                defaults.append(line)
+        for heading, lines in (
+            (f"flags overrule the settings stored in {path}:", flags),
+            (f"the settings stored in {path} overrule config files:", configs),
+            (f"prompts are written as {path} says:", defaults),
+            (
+                f"settings stored in {path} that this datamodule does not have are not used:",
+                [f"  data.{name}: {value!r}" for name, value in self._unknown.items()],
+            ),
+        ):
+            if lines:
+                yield "\n".join([heading, *lines])
+
+
+def _accepted(cls: type) -> set[str]:
+    """Names of the arguments of a class, with those that go on to its bases."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        parameters = _parameters(base)
+        found |= set(parameters)
+        if parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            break
+    return found
+
+
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else {}  # type: ignore[misc]
+
+
+def _data_class(args: Sequence[str]) -> str | None:
+    """The name of the datamodule's class, as flags or config files give it."""
+    given, value = _flag(args, "data")
+    if given and isinstance(value, str) and value.replace(".", "").isidentifier():
+        return value
+    found = setting(args, "data.class_path")
+    if found is None:
+        found = configured(args, "data")
+    return found if isinstance(found, str) else None
+
+
+def _class_of(name: str | None) -> type[InstructionDataModule]:
+    """The datamodule of a name that the user gave; the base where the parser will have to say what is wrong."""
+    if name is None:
+        return InstructionDataModule
+    try:
+        found = getattr(robustlm, name, None) if name in robustlm.__all__ else locate(name)
+    except ErrorDuringImport:  # which the parser meets too, and says
+        found = None
+    good = isinstance(found, type) and issubclass(found, InstructionDataModule)
+    return found if good else InstructionDataModule  # type: ignore[return-value]
+
+
+def model_differences(
+    path: str, stored: Mapping[str, Any], used: Mapping[str, Any], args: Sequence[str]
+) -> Iterator[str]:
+    """What flags changed of a checkpoint's model settings, and what these changed of config files.
+
+    Args:
+        path: The checkpoint.
+        stored: Its section `model`.
+        used: The section as it is used.
+        args: The arguments of the command.
+    """
+    kept, taken = _flat(stored), _flat(used)
+    known: dict[str, Any] = {}
+    for file in configs_of(args):
+        known = (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).get("model") or known
+    said = _flat(known)
+    flags = [f"  {k}: {taken[k]!r} (checkpoint: {kept[k]!r})" for k in kept if k in taken and taken[k] != kept[k]]
+    taken_over = [k for k in kept if k in said and taken.get(k) == kept[k] != said[k]]
+    configs = [f"  {k}: {taken[k]!r} (config file: {said[k]!r})" for k in taken_over]
+    if flags:
+        yield f"flags overrule the settings stored in {path}:\n" + "\n".join(flags)
+    if configs:
+        yield f"the settings stored in {path} overrule config files:\n" + "\n".join(configs)
+
+
+def chosen_model(stored: Stored, used: Mapping[str, Any], words: Words) -> list[str]:
+    """Lines for what a checkpoint chose of the model. Raises `ValueError` for what is not the user's to run."""
+    return allow_model(stored.path, stored.model["init_args"], used.get("init_args") or {}, words)
+
+
+def untrained(module: Any, checkpoint: str | None) -> str | None:
+    """A line that says that a module which is made to be trained is used as it is; null where that is not so.
+
+    Args:
+        module: The module.
+        checkpoint: The file whose weights it gets, if any.
+    """
+    backbone = module.backbone
+    if checkpoint is not None or getattr(backbone, "tuning", None) is None or getattr(backbone, "adapter", None):
+        return None
+    return (
+        f"no checkpoint is named, so untrained weights are used: {backbone.name} with a new "
+        f"{type(backbone.tuning).__name__}. --ckpt_path names trained ones; --model.tuning null uses the model as it is"
+    )

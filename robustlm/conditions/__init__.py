@@ -1,0 +1,1 @@
+"""What an evaluation asks under: noise, misleading instructions, attacks."""

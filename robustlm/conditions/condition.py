@@ -1,0 +1,126 @@
+"""Instruction conditions of an evaluation: the same rows, asked in another way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from robustlm.conditions.recipes import Attack
+from robustlm.noise.base import Noise
+
+CLEAN = "clean"
+UNSEEN = "unseen"
+PROTECTED = "protected"
+CORRECT = "correct"
+"""Another name for `clean`."""
+LISTED = "list:"
+INCORRECT, NEGATED, NONSENSICAL = MISLEADING = ("incorrect", "negated", "nonsensical")
+"""What is made of phrasings to see whether a model follows them."""
+ATTACK = "attack:"
+PARAPHRASED = "paraphrased"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How instructions are put in one pass over the test rows."""
+
+    name: str
+    """As written in the config; prefix of its scores."""
+    split: Literal["seen", "unseen"] = "seen"
+    """Which phrasings of an instruction bank are asked with."""
+    noise: Noise | None = None
+    """Noise on every instruction."""
+    attack: Attack | None = None
+    """What is done to every instruction so that this model fails."""
+    listed: str | None = None
+    """A list of the bank that has a name of its own, in place of a split."""
+    made: str | None = None
+    """One of `MISLEADING`, made of the phrasings."""
+    paraphrased: bool = False
+    """Whether paraphrases of the phrasings, from a file, are asked in their place."""
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether rows that bring their own instruction cannot be asked so."""
+        return self.split == "unseen" or self.listed is not None or self.made == INCORRECT
+
+
+def parse_condition(text: str) -> Condition:
+    """Read `clean`, `unseen`, `<kind>@<ω>` (`random_truncation@0.3`), or `unseen+<kind>@<ω>`.
+
+    `list:<name>` asks with a list of the bank; `incorrect`, `negated` and `nonsensical` mislead. Each of these may be
+    combined with noise, and with `unseen` the misleading ones. `paraphrased` asks with paraphrases from a file of the
+    clean phrasings, or of those named beside it.
+
+    `+protected` after noise keeps it from the words that answers need (`Noise.protect`). `attack:<recipe>@<ω>`, also
+    with `unseen` or a list, searches for the worst edits instead, and always protects those words.
+
+    Raises:
+        ValueError: The text is none of these; says what is expected.
+    """
+    split: Literal["seen", "unseen"] = "seen"
+    noise = attack = listed = made = None
+    parts = text.split("+")
+    for part in parts:
+        if part == UNSEEN:
+            split = "unseen"
+        elif part in (PROTECTED, PARAPHRASED):
+            continue
+        elif part.startswith(ATTACK):
+            attack = _attack(part, text)
+        elif part.startswith(LISTED):
+            listed = _only(listed, part.removeprefix(LISTED), text)
+        elif part in MISLEADING:
+            made = _only(made, part, text)
+        elif part not in (CLEAN, CORRECT):
+            if noise is not None:
+                raise ValueError(f"data.conditions: {text!r} names two kinds of noise; expected at most one")
+            noise = _noise(part, text)
+    if attack is not None and (noise is not None or made is not None or PROTECTED in parts or _attacks(parts) > 1):
+        raise ValueError(
+            f"data.conditions: {text!r} is an attack and more; expected attack:<recipe>@<omega>, alone or after "
+            f"unseen+, {LISTED}<name>+ or {PARAPHRASED}+ (attacks always protect words, and know no other noise)"
+        )
+    if PROTECTED in parts:
+        if noise is None:
+            raise ValueError(f"data.conditions: {text!r} protects words from no noise; expected <noise kind>+protected")
+        noise = replace(noise, protect=True)
+    if listed is not None and split == UNSEEN:
+        raise ValueError(f"data.conditions: {text!r} names unseen phrasings and a list; expected one of them")
+    if made is not None and PARAPHRASED in parts:
+        raise ValueError(f"data.conditions: {text!r} paraphrases what misleads; expected {PARAPHRASED} or {made}")
+    return Condition(text, split, noise, attack, listed, made, PARAPHRASED in parts)
+
+
+def _attacks(parts: list[str]) -> int:
+    return sum(part.startswith(ATTACK) for part in parts)
+
+
+def _only(known: str | None, name: str, text: str) -> str:
+    if known is not None or not name:
+        raise ValueError(f"data.conditions: {text!r} names {'two' if name else 'no'} lists or ways to mislead; "
+                         f"expected one, such as {LISTED}designer or {NEGATED}")  # fmt: skip
+    return name
+
+
+def _attack(part: str, text: str) -> Attack:
+    recipe, at, share = part.removeprefix(ATTACK).partition("@")
+    try:
+        return Attack(recipe, float(share) if at else 0.2)
+    except ValueError as error:
+        raise ValueError(
+            f"data.conditions: {text!r} is no condition; expected attack:<recipe>@<omega>, such as "
+            f"attack:deepwordbug@0.2 ({error})"
+        ) from error
+
+
+def _noise(part: str, text: str) -> Noise:
+    kind, at, share = part.partition("@")
+    try:
+        return Noise(kind=kind, omega=float(share) if at else 0.2)
+    except ValueError as error:
+        raise ValueError(
+            f"data.conditions: {text!r} is no condition; expected clean, unseen, {LISTED}<name>, "
+            f"{', '.join(MISLEADING)}, {PARAPHRASED}, <noise kind>@<omega>, or these with noise as in "
+            f"unseen+<noise kind>@<omega>, also with +protected ({error})"
+        ) from error

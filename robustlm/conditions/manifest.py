@@ -1,0 +1,81 @@
+"""What the attacks of an evaluation did to its instructions: `attacks.jsonl`, a line as soon as each is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from robustlm.utils.files import whole_file
+
+ATTACKS = "attacks.jsonl"
+"""The file's name in the folder of a run."""
+
+AttackKey = tuple[str, str, str, str | None]
+"""Condition, dataset, instruction and, for a row that brings its own instruction, sample."""
+
+_KEY = ("condition", "dataset", "instruction_id", "sample_id")
+_TEXTS = ("condition", "dataset", "instruction_id", "before", "after")
+
+
+def attack_key(line: dict[str, Any]) -> AttackKey:
+    """What names a line."""
+    condition, dataset, instruction, sample = (line[name] for name in _KEY)
+    return condition, dataset, instruction, sample
+
+
+def read_attacks(path: Path) -> dict[AttackKey, dict[str, Any]]:
+    """The lines of a manifest; of several for one instruction, the last. A last line that was cut short is not there.
+
+    Raises:
+        ValueError: The file cannot be read, or another line is none; says which.
+    """
+    try:
+        *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); expected the {ATTACKS} of a run") from error
+    found = {}
+    for number, text in enumerate(lines, start=1):
+        line = _parsed(text, f"{path}:{number}")
+        found[attack_key(line)] = line
+    return found
+
+
+def _parsed(text: str, place: str) -> dict[str, Any]:
+    expected = f"expected an object with {', '.join(_TEXTS)} as texts"
+    try:
+        line = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: found no JSON ({error}); {expected}") from error
+    if not isinstance(line, dict):
+        raise ValueError(f"{place}: found {type(line).__name__}; {expected}")
+    for name in _TEXTS:
+        if not isinstance(line.get(name), str):
+            raise ValueError(f"{place}: {name}: found {line.get(name)!r}; {expected}")
+    if not isinstance(line.setdefault("sample_id", None), str | None):
+        raise ValueError(f"{place}: sample_id: found {line['sample_id']!r}; expected a text or null")
+    return line
+
+
+class Manifest:
+    """Adds lines to the file of a run.
+
+    Args:
+        path: The file, made with the first line.
+        keep: Whether to go on with what is there; what was cut short is taken off. Else the file is begun anew.
+    """
+
+    def __init__(self, path: Path, *, keep: bool) -> None:
+        self._path = path
+        if not keep:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            whole, end, _ = path.read_bytes().rpartition(b"\n")
+            with whole_file(path) as unfinished:
+                unfinished.write_bytes(whole + end)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Write a line; it is on disk when this returns."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")

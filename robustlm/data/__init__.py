@@ -1,1 +1,0 @@
-"""From rows to samples: formats, tasks, templates, instructions, noise and its distortion."""

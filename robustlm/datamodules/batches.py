@@ -1,0 +1,157 @@
+"""Batches of encoded rows: of training, and of an evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from robustlm.batch import Encoded, InstructionBatch, collate
+from robustlm.datamodules.sampling import BatchKey
+from robustlm.instructions.phrasings import Phrasings, meaning
+from robustlm.prompts.encoding import Encoder
+from robustlm.sample import Sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Rows:
+    """Samples of one role, tokenised under their own instructions."""
+
+    samples: list[Sample]
+    encoded: list[Encoded]
+    options: list[list[Encoded]] = field(default_factory=list)
+    """Each sample's choices as answers to one prompt, where options are scored; empty where answers are generated."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(row) for row in self.encoded]
+
+    @property
+    def answer_tokens(self) -> list[int]:
+        """Answer tokens of each row."""
+        return [len(row.answer_ids) for row in self.encoded]
+
+
+class TrainRows(Dataset[InstructionBatch]):
+    """Training batches by key: the raw view. Subclasses add views.
+
+    Args:
+        rows: Tokenised under their own instructions.
+        encoder: Made them.
+        phrasings: Where each epoch's instructions are drawn from; null keeps the rows' own.
+    """
+
+    def __init__(self, rows: Rows, encoder: Encoder, phrasings: Phrasings | None = None) -> None:
+        self.rows = rows
+        self.encoder = encoder
+        self.phrasings = phrasings
+        self.keys = torch.tensor([meaning(sample) for sample in rows.samples], dtype=torch.long)
+        self._own = [sample.instruction for sample in rows.samples]
+        self._asked: tuple[int, list[str]] | None = None
+        self._unfit = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def prepare(self, epoch: int) -> None:
+        """Called in the training process before an epoch's first batch, and before worker processes start."""
+        self.asked(epoch)
+
+    def asked(self, epoch: int) -> list[str]:
+        """The raw instruction of every row in an epoch, a pure function of the epoch."""
+        if self.phrasings is None:
+            return self._own
+        if self._asked is None or self._asked[0] != epoch:
+            leaders = self.leaders(epoch)
+            texts = [self.phrasings.drawn(i, epoch, leader) for i, leader in enumerate(leaders)]
+            self._asked = epoch, texts
+        return self._asked[1]
+
+    def facts(self, epoch: int) -> list[str]:
+        """What a user should know of the training rows, a line each, said at the start of a run and by `check`."""
+        return []
+
+    def leaders(self, epoch: int) -> Sequence[int]:
+        """The row whose drawn phrasings each row shares; its own unless rows are grouped."""
+        return range(len(self.rows))
+
+    def __getitem__(self, key: BatchKey) -> InstructionBatch:
+        asked = self.asked(key.epoch)
+        return InstructionBatch(
+            raw=self.view([row for row, _ in self.encoded(key.indices, [asked[i] for i in key.indices])]),
+            ids=[self.rows.samples[i].id for i in key.indices],
+            keys=self.keys[list(key.indices)],
+            step_tokens=key.step_tokens,
+        )
+
+    def encoded(self, indices: Sequence[int], texts: Sequence[str]) -> list[tuple[Encoded, bool]]:
+        """Rows under given instructions, and whether each fits.
+
+        A row that is longer than `max_length` with all its context cut gives way to the row under its own instruction.
+        The answer's tokens are the row's own in any case, also where a tokenizer would cut the seam to another prompt
+        in another way.
+        """
+        samples, own = self.rows.samples, self.rows.encoded
+        other = [at for at, (i, text) in enumerate(zip(indices, texts, strict=True)) if text != self._own[i]]
+        found = [(own[i], True) for i in indices]
+        rows = self.encoder.encode_untruncated([samples[indices[at]] for at in other], [texts[at] for at in other])
+        for at, row in zip(other, rows, strict=True):
+            i = indices[at]
+            row = replace(row, answer_ids=own[i].answer_ids)
+            fits = self.encoder.excess(row) <= sum(row.context)
+            found[at] = (self.encoder.truncate(row, samples[i].id), True) if fits else (own[i], False)
+            if not fits:
+                self._unfit += 1
+                if self._unfit == 1:
+                    log.warning("a variant of %s does not fit into max_length; its own instruction is used",
+                                samples[i].id)  # fmt: skip
+        return found
+
+    def view(self, rows: Sequence[Encoded]) -> Any:
+        """Pad rows with their answers."""
+        return collate(rows, pad_id=self.encoder.pad_id, encoder_decoder=self.encoder.encoder_decoder)
+
+
+class EvaluationRows(Dataset[InstructionBatch]):
+    """Evaluation batches by key: rows with and without their answers, and what scoring needs."""
+
+    def __init__(self, rows: Rows, encoder: Encoder, condition: str, pass_rows: int | None = None) -> None:
+        self.rows = rows
+        self.encoder = encoder
+        self.condition = condition
+        self.pass_rows = pass_rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: BatchKey) -> InstructionBatch:
+        samples = [self.rows.samples[i] for i in key.indices]
+        encoded = [self.rows.encoded[i] for i in key.indices]
+        pad: dict[str, Any] = {"pad_id": self.encoder.pad_id, "encoder_decoder": self.encoder.encoder_decoder}
+        batch = InstructionBatch(
+            raw=collate(encoded, **pad),
+            prompt=collate(encoded, with_answer=False, **pad),
+            ids=[sample.id for sample in samples],
+            condition=self.condition,
+            instruction_ids=[sample.instruction_id for sample in samples],
+            targets=[sample.target for sample in samples],
+            tasks=[sample.task for sample in samples],
+            groups=[sample.dataset or sample.task for sample in samples],
+        )
+        if self.rows.options:
+            options = [(at, row) for at, i in enumerate(key.indices) for row in self.rows.options[i]]
+            batch.choices = [sample.choices for sample in samples]
+            batch.options = collate([row for _, row in options], **pad) if options else None
+            batch.option_rows = torch.tensor([at for at, _ in options], dtype=torch.long)
+            batch.pass_rows = self.pass_rows
+        return batch

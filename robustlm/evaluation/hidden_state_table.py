@@ -1,0 +1,228 @@
+"""The state table: a hidden state for each row of a prediction table, streamed to disk and read dataset by dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from robustlm.checks.places import what_is
+from robustlm.evaluation.table import Key, checked_column
+from robustlm.utils.files import whole_file
+
+STATES = "states.parquet"
+"""Name of the table, beside the predictions."""
+
+_KEYS = ("condition", "dataset", "sample_id", "instruction_id")
+_META = b"robustlm"
+_GROUP_ROWS = 1024
+"""Rows that are read and written at a time: 16 MiB of a model of width 4096."""
+
+Singles = NDArray[np.float32]
+
+
+class StateWriter:
+    """Collects states in a file of its own process, as they come; `merge` makes one table of the processes' files.
+
+    A process that is killed loses the batch it was writing. Files are Arrow streams, a record batch a batch.
+
+    Args:
+        path: The table to be (Parquet). Until `merge` there are only `<path>.part-*` files.
+        rank: This process.
+        attempt: How often the run was taken up again; each attempt writes files of its own.
+    """
+
+    def __init__(self, path: Path, rank: int = 0, attempt: int = 0) -> None:
+        self._part = path.with_name(f"{path.name}.part-{rank}.{attempt}")
+        self._file: Any = None
+        self._stream: Any = None
+
+    def write(self, keys: Sequence[Key], states: Singles) -> None:
+        """Add the states `[n, H]` of n rows."""
+        columns: list[Any] = [pa.array(list(names), pa.string()) for names in zip(*keys, strict=True)]
+        columns.append(_vectors(states))
+        batch = pa.record_batch(columns, schema=_schema(states.shape[1]))
+        if self._stream is None:
+            self._part.parent.mkdir(parents=True, exist_ok=True)
+            self._file = pa.OSFile(str(self._part), "wb")
+            self._stream = pa.ipc.new_stream(self._file, batch.schema)
+        self._stream.write_batch(batch)
+        self._file.flush()
+
+    def close(self) -> None:
+        """No more states from this process."""
+        if self._stream is not None:
+            self._stream.close()
+            self._file.close()
+        self._stream = self._file = None
+
+
+def clear_states(path: Path) -> None:
+    """Remove the parts of the table at `path`."""
+    for part in _parts(path):
+        part.unlink()
+
+
+def next_attempt(path: Path) -> int:
+    """The number of an attempt that goes on with the parts of the table at `path`."""
+    return 1 + max((_age(part)[0] for part in _parts(path)), default=-1)
+
+
+def known_states(path: Path) -> set[Key]:
+    """Rows whose states are in parts of the table at `path`; what a killed process has cut short is not."""
+    return {key for batch in _batches(path) for key in _keys(batch)}
+
+
+def merge_states(path: Path, conditions: Sequence[str], about: Mapping[str, Any]) -> int:
+    """Make the table of all parts, each row once, in the order of the prediction table; returns its row count.
+
+    The parts stay until `clear_states`. They are mapped and not read into memory.
+
+    Args:
+        path: The table.
+        conditions: Their order.
+        about: Plain data kept in the file: which layer and position the states are of.
+
+    Raises:
+        ValueError: There is no part.
+    """
+    batches = list(_batches(path))
+    if not batches:
+        raise ValueError(f"{path}: no states were written; expected those of at least one row")
+    order = {name: at for at, name in enumerate(conditions)}
+    # of a row that was run again, the newest state counts
+    places = {key: (b, i) for b, batch in enumerate(batches) for i, key in enumerate(_keys(batch))}
+    keys = sorted(places, key=lambda key: (order.get(key[0], len(order)), *key))
+    states = [_states(batch) for batch in batches]
+    schema = _schema(states[0].shape[1]).with_metadata({_META: json.dumps(dict(about)).encode()})
+    with (
+        whole_file(path) as unfinished,
+        pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=list(_KEYS)) as writer,
+    ):
+        for start in range(0, len(keys), _GROUP_ROWS):
+            some = keys[start : start + _GROUP_ROWS]
+            block = np.stack([states[b][i] for b, i in map(places.__getitem__, some)])
+            columns: list[Any] = [pa.array(list(names), pa.string()) for names in zip(*some, strict=True)]
+            writer.write_table(pa.table([*columns, _vectors(block)], schema=schema), _GROUP_ROWS)
+    return len(keys)
+
+
+class StateTable:
+    """A state table on disk: keys in memory, states as they are asked for.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: It is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if (found := what_is(path)) != "a file":
+            raise ValueError(f"{path}: no state table: found {found}; expected a Parquet file")
+        try:
+            self._file = pq.ParquetFile(path)
+            schema = self._file.schema_arrow
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+            raise ValueError(f"{path}: no state table: {error}") from error
+        if missing := [name for name in (*_KEYS, "state") if name not in schema.names]:
+            raise ValueError(f"{path}: the columns {missing} of a state table are missing; found {schema.names}")
+        if not pa.types.is_fixed_size_list(kind := schema.field("state").type) or kind.value_type != pa.float32():
+            raise ValueError(f"{path}: state: found {kind}; expected lists of float32 of one length")
+        about = _about(path, (schema.metadata or {}).get(_META, b"{}"))
+        self.layer: int | None = about.get("layer")
+        self.position: str | None = about.get("position")
+        wanted = _schema(self.width)
+        self._groups: list[int] = []
+        keys: list[Key] = []
+        for group in range(self._file.num_row_groups):
+            found = self._file.read_row_group(group, columns=list(_KEYS))
+            keys += _keys({name: checked_column(path, wanted.field(name), found.column(name)) for name in _KEYS})
+            self._groups.append(len(keys))
+        self.keys = keys
+        """Condition, dataset, sample and instruction of each row."""
+
+    @property
+    def width(self) -> int:
+        """H, of the states `[n, H]`."""
+        return int(self._file.schema_arrow.field("state").type.list_size)
+
+    def read(self, rows: Sequence[int]) -> Singles:
+        """States `[n, H]` of n rows, by their number in ascending order; of the file, one block at a time is held."""
+        found = np.empty((len(rows), self.width), np.float32)
+        wanted = np.asarray(rows, np.int64)
+        start = 0
+        for group, end in enumerate(self._groups):
+            low, high = np.searchsorted(wanted, (start, end))
+            if low < high:
+                block = self._block(group)
+                found[low:high] = block[wanted[low:high] - start]
+            start = end
+        return found
+
+    def _block(self, group: int) -> Singles:
+        rows = self._file.read_row_group(group, columns=["state"])
+        if not rows.column("state").null_count:
+            block = _states(rows)
+            if np.isfinite(block).all():
+                return block
+        raise ValueError(
+            f"{self.path}: state: found null or a number that is not finite; expected a state for each row"
+        )
+
+
+def _about(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: its notes on layer and position are no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: its notes on layer and position are {type(found).__name__}; expected an object")
+    return found
+
+
+def _schema(width: int) -> pa.Schema:
+    names = [pa.field(name, pa.string(), nullable=False) for name in _KEYS]
+    return pa.schema([*names, pa.field("state", pa.list_(pa.float32(), width), nullable=False)])
+
+
+def _vectors(states: Singles) -> Any:
+    return pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1), pa.float32()), states.shape[1])
+
+
+def _keys(rows: Any) -> list[Key]:
+    return list(zip(*(rows[name].to_pylist() for name in _KEYS), strict=True))
+
+
+def _states(rows: Any) -> Singles:
+    """`[n, H]`, without copying a record batch."""
+    column = rows.column("state")
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.asarray(column.flatten().to_numpy(), np.float32).reshape(len(column), -1)
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    """Record batches of all parts, older attempts first, as far as they are whole."""
+    for part in _parts(path):
+        try:
+            stream = pa.ipc.open_stream(pa.memory_map(str(part)))
+            yield from stream
+        except (OSError, pa.ArrowInvalid):
+            continue  # killed while writing; what is missing is run again
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}.part-*"), key=_age)
+
+
+def _age(part: Path) -> tuple[int, int]:
+    """Attempt and rank."""
+    rank, _, attempt = part.name.rpartition("-")[2].partition(".")
+    return int(attempt), int(rank)

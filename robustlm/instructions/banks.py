@@ -1,0 +1,383 @@
+"""Instruction banks: many phrasings of one task, split into those for training and those held back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from robustlm.instructions.slots import slots
+from robustlm.sample import Sample
+
+log = logging.getLogger(__name__)
+
+Version = Literal["concise", "detailed", "both"]
+"""How long a phrasing is: one short sentence, or several."""
+Split = Literal["seen", "unseen", "all"]
+"""`seen` phrasings are for training, `unseen` ones are held back to test on."""
+
+_VERSIONS = ("concise", "detailed")
+_SPLITS = ("seen", "unseen")
+_LIST = "list"
+_LISTS = "lists"
+_FORMAT = "format"
+NO_FORMAT = "none"
+"""What a bank or a source calls the format of answers that its instructions state themselves."""
+
+
+class LackingError(ValueError):
+    """Rows or banks lack what an instruction condition needs.
+
+    Args:
+        message: The whole error.
+        reason: What is lacking, without what to do.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One phrasing and its place in its bank."""
+
+    id: str
+    """`bank/version/split/number`, such as `ner/concise/seen/0`."""
+    text: str
+    """The phrasing."""
+
+
+class InstructionBank:
+    """The phrasings of one task.
+
+    A bank is a JSON file: `{"task": "ner", "concise": {"seen": [...], "unseen": [...]}, "detailed": {...}}`; or an
+    entry of a JSON file that holds many, `{"rte": [...], "cola": [...]}`, each a list of templates or
+    `{"seen": [...], "unseen": [...]}` of them. A template is a string or, as in [FLAN], `{"input": …, "target": …}`.
+    Either may hold `"lists": {"designer": [...], …}`, templates by names of one's own, which are asked by name alone.
+
+    Args:
+        name: What ids begin with; the name of a packaged bank, of an entry, or the `task` of a file of your own.
+        instructions: All phrasings, in the order concise before detailed, seen before unseen.
+        division: How a list without splits of its own was divided into them, as a sentence; null for other banks.
+        states_format: Whether they say themselves how to answer (`"format": "none"` in the file); prompts do not then.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        instructions: tuple[Instruction, ...],
+        division: str | None = None,
+        *,
+        states_format: bool = False,
+    ) -> None:
+        self.name = name
+        self.instructions = instructions
+        self.division = division
+        self.states_format = states_format
+
+    @classmethod
+    def load(cls, name_or_path: str, unseen_share: float | None = None) -> Self:
+        """Read a packaged bank by name (`ner`, `quickstart/ner`), or one of your own from a file.
+
+        `file.json` is a bank, `file.json#name` an entry of a file with many. All templates of an entry are `concise`.
+        Templates for another target than `{answer}` (write a premise, say) ask for another task and are left out, as is
+        one that a list holds twice.
+
+        Args:
+            name_or_path: Of the bank.
+            unseen_share: Share of a list's templates that are `unseen`, the last ones, to the nearest number: 0 for
+                none, 1 for all of them. Null: a quarter of a list of four or more, rounded up. Banks that say
+                themselves which are unseen are taken as they are.
+
+        Raises:
+            ValueError: There is no such bank, file or entry, or it is no bank; or the share is not in [0, 1].
+        """
+        if unseen_share is not None and not 0 <= unseen_share <= 1:
+            raise ValueError(f"unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
+        file_name, ending, entry = name_or_path.rpartition(".json#")
+        if ending:
+            file_name += ".json"
+            given = _many(file_name, entry)
+            found = tuple(_entry(given, entry, file_name, unseen_share))
+            division = _division(found, entry, file_name) if isinstance(given, list) else None
+            return cls(entry, found, division, states_format=_states_format(given, f"{file_name}#{entry}"))
+        if name_or_path.endswith(".json"):
+            path = Path(name_or_path)
+            if not path.is_file():
+                raise ValueError(f"{path}: no such file; expected an instruction bank, a JSON file")
+            data = _parsed(path.read_bytes(), name_or_path)
+            stated = _states_format(data, name_or_path)
+            return cls(data["task"], tuple(_instructions(data, data["task"], name_or_path)), states_format=stated)
+        file = _packaged().get(name_or_path)
+        if file is None:
+            known = ", ".join(known_banks())
+            raise ValueError(f"instruction bank: found {name_or_path!r}; expected a JSON file or one of {known}")
+        data = _parsed(file.read_bytes(), str(file))
+        return cls(name_or_path, tuple(_instructions(data, name_or_path, str(file))))
+
+    @property
+    def slots(self) -> list[str]:
+        """Names that stand in braces in any of the phrasings, in order of first appearance."""
+        return slots("\n".join(instruction.text for instruction in self.instructions))
+
+    def phrasings(self, version: Version = "both", split: Split = "all") -> list[Instruction]:
+        """The phrasings of some length and split, in the bank's order.
+
+        Raises:
+            ValueError: The version or split is unknown, or the bank has no such phrasings.
+        """
+        _check_choice("version", version, (*_VERSIONS, "both"))
+        _check_choice("split", split, (*_SPLITS, "all"))
+        versions = _VERSIONS if version == "both" else (version,)
+        splits = _SPLITS if split == "all" else (split,)
+        prefixes = tuple(f"{self.name}/{one}/{other}/" for one in versions for other in splits)
+        found = [instruction for instruction in self.instructions if instruction.id.startswith(prefixes)]
+        if not found:
+            reason = f"instruction bank {self.name!r}: no {split} phrasings of version {version}"
+            raise LackingError(
+                f"{reason}; add some" + (", or divide the list in another way (unseen_share)" if self.division else ""),
+                reason,
+            )
+        return found
+
+    def has(self, split: Split) -> bool:
+        """Whether there are phrasings of a split, of any length."""
+        splits = _SPLITS if split == "all" else (split,)
+        prefixes = tuple(f"{self.name}/{version}/{one}/" for version in _VERSIONS for one in splits)
+        return any(instruction.id.startswith(prefixes) for instruction in self.instructions)
+
+    @property
+    def lists(self) -> dict[str, list[Instruction]]:
+        """The lists that have names of their own."""
+        found: dict[str, list[Instruction]] = {}
+        for instruction in self.instructions:
+            kind, name, _ = instruction.id.rsplit("/", 2)
+            if kind == f"{self.name}/{_LIST}":
+                found.setdefault(name, []).append(instruction)
+        return found
+
+    def listed(self, name: str) -> list[Instruction]:
+        """The phrasings of a list of that name.
+
+        Raises:
+            ValueError: The bank has no such list.
+        """
+        lists = self.lists
+        if name not in lists:
+            known = ", ".join(lists) or "none, as it has no `lists`"
+            reason = f"instruction bank {self.name!r}: found no list {name!r}"
+            raise LackingError(f"{reason}; expected one of {known}", reason)
+        return lists[name]
+
+    def assign(self, sample: Sample, version: Version = "both", split: Split = "seen", seed: int = 0) -> Sample:
+        """Give a sample one of the phrasings, each with the same chance.
+
+        The choice depends on `seed` and the sample's id alone: it is the same in every process and every run.
+
+        Raises:
+            ValueError: As in `phrasings`.
+        """
+        return assigned(sample, self.phrasings(version, split), seed)
+
+
+def assigned(sample: Sample, phrasings: Sequence[Instruction], seed: int) -> Sample:
+    """A sample under one of some phrasings, as `InstructionBank.assign` chooses."""
+    digest = hashlib.blake2b(f"{seed}/{sample.id}".encode(), digest_size=8).digest()
+    chosen = phrasings[int.from_bytes(digest, "big") % len(phrasings)]
+    return replace(sample, instruction=chosen.text, instruction_id=chosen.id)
+
+
+def known_banks() -> list[str]:
+    """Names of the packaged banks, sorted."""
+    return sorted(_packaged())
+
+
+def _packaged() -> dict[str, Traversable]:
+    root = resources.files("robustlm").joinpath("assets", "instructions")
+    return dict(_walk(root, ""))
+
+
+def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".json"):
+            yield prefix + entry.name.removesuffix(".json"), entry
+
+
+def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
+    try:
+        data = json.loads(raw)
+        json.dumps(data, ensure_ascii=False).encode()  # an escape such as \ud800 alone is no character
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: found no UTF-8 JSON ({error}); expected an instruction bank") from None
+    checked = _keys(data, ("task", *_VERSIONS, _LISTS, _FORMAT), where)
+    return {**checked, "task": _text(checked.get("task"), f"{where}: task")}
+
+
+def _states_format(data: object, where: str) -> bool:
+    """Whether a bank says that its instructions state the format of answers."""
+    if not isinstance(data, dict) or _FORMAT not in data:
+        return False
+    if data[_FORMAT] != NO_FORMAT:
+        raise ValueError(f"{where}: {_FORMAT}: found {data[_FORMAT]!r}; expected {NO_FORMAT!r}, or no such key")
+    return True
+
+
+def _instructions(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instruction]:
+    texts: dict[str, str] = {}
+    for version in _VERSIONS:
+        splits = _keys(data.get(version, {}), _SPLITS, f"{where}: {version}")
+        for split in _SPLITS:
+            phrasings = splits.get(split, [])
+            if not isinstance(phrasings, list):
+                found = type(phrasings).__name__
+                raise ValueError(f"{where}: {version}.{split}: found {found}; expected a list of strings")
+            for number, phrasing in enumerate(phrasings):
+                place = f"{version}.{split}[{number}]"
+                text = _text(phrasing, f"{where}: {place}")
+                same = _same(text)
+                if same in texts:
+                    raise ValueError(f"{where}: {place}: found the phrasing of {texts[same]} again; expected another")
+                texts[same] = place
+                yield Instruction(f"{name}/{version}/{split}/{number}", text)
+    yield from _lists(data, name, where)
+
+
+def _lists(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instruction]:
+    """The lists with names of their own; they may repeat what is seen, unseen or in each other."""
+    lists = data.get(_LISTS, {})
+    if not isinstance(lists, dict):
+        found = type(lists).__name__
+        raise ValueError(f"{where}: {_LISTS}: found {found}; expected an object of lists of templates by name")
+    for key, given in lists.items():
+        if not _LIST_NAME.fullmatch(key):
+            raise ValueError(f"{where}: {_LISTS}: found the name {key!r}; expected letters, digits, _ and -")
+        texts = _templates(given, f"{where}: {_LISTS}.{key}")
+        if not texts:
+            raise ValueError(f"{where}: {_LISTS}.{key}: found no template; expected at least one")
+        for number, text in enumerate(texts):
+            yield Instruction(f"{name}/{_LIST}/{key}/{number}", text)
+
+
+def _many(path: str, name: str) -> object:
+    """The entry of that name in a file that holds many."""
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise ValueError(f"{path}: {problem}; expected a JSON object of instruction banks by name") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: found no UTF-8 JSON ({error}); expected an object of instruction banks") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: found {type(data).__name__}; expected an object of instruction banks by name")
+    if name not in data:
+        raise ValueError(f"{path}: found no bank {name!r}; expected one of {', '.join(data) or 'none, as it is empty'}")
+    found: object = data[name]
+    return found
+
+
+_ANSWER = "{answer}"
+_LIST_NAME = re.compile(r"[\w-]+")
+
+
+def _division(instructions: Sequence[Instruction], name: str, path: str) -> str:
+    unseen = sum(one.id.startswith(f"{name}/concise/unseen/") for one in instructions)
+    seen = len(instructions) - unseen
+    return f"{path}#{name}: of {seen + unseen} templates the first {seen} are seen and the last {unseen} unseen"
+
+
+def _entry(entry: object, name: str, path: str, unseen_share: float | None) -> Iterator[Instruction]:
+    where = f"{path}#{name}"
+    lists: list[Instruction] = []
+    if isinstance(entry, list):
+        texts = _templates(entry, where)
+        held_back = -(-len(texts) // 4) if len(texts) >= 4 else 0
+        if unseen_share is not None:
+            held_back = math.floor(unseen_share * len(texts) + 0.5)
+        splits = {"seen": texts[: len(texts) - held_back], "unseen": texts[len(texts) - held_back :]}
+    elif isinstance(entry, dict):
+        given = _keys(entry, (*_SPLITS, _LISTS, _FORMAT), where)
+        lists = list(_lists(given, name, where))
+        splits = {split: _templates(given.get(split, []), f"{where}: {split}") for split in _SPLITS}
+    else:
+        expected = "a list of templates, or an object with keys seen, unseen"
+        raise ValueError(f"{where}: found {type(entry).__name__}; expected {expected}")
+    if not any(splits.values()) and not lists:
+        raise ValueError(f"{where}: found no template for the target {_ANSWER}; expected at least one")
+    seen = {_same(text) for text in splits["seen"]}
+    if both := [text for text in splits["unseen"] if _same(text) in seen]:
+        raise ValueError(f"{where}: found {both[0]!r} among seen and unseen; expected it in one of them")
+    for split in _SPLITS:
+        for number, text in enumerate(splits[split]):
+            yield Instruction(f"{name}/concise/{split}/{number}", text)
+    yield from lists
+
+
+def _templates(given: object, where: str) -> list[str]:
+    """The texts of a list of templates, without inverse tasks and repetitions."""
+    if not isinstance(given, list):
+        raise ValueError(f"{where}: found {type(given).__name__}; expected a list of templates")
+    texts: dict[str, str] = {}
+    inverse = twice = 0
+    for number, template in enumerate(given):
+        text = _template(template, f"{where}[{number}]")
+        if text is None:
+            inverse += 1
+        elif _same(text) in texts:
+            twice += 1
+        else:
+            texts[_same(text)] = text
+    if inverse:
+        _say_once(f"{where}: left out {inverse} of {len(given)} templates, whose target is not {_ANSWER}")
+    if twice:
+        _say_once(f"{where}: left out {twice} of {len(given)} templates, which repeat another")
+    return list(texts.values())
+
+
+def _template(template: object, where: str) -> str | None:
+    """A template's text; None where it asks for something else than the answer."""
+    if not isinstance(template, dict):
+        return _text(template, where)
+    pair = _keys(template, ("input", "target"), where)
+    text, target = (_text(pair.get(key), f"{where}.{key}") for key in ("input", "target"))
+    return text if target == _ANSWER else None
+
+
+def _same(text: str) -> str:
+    """Equal for phrasings that differ in case and white space alone."""
+    return " ".join(text.casefold().split())
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.info(message)
+
+
+def _keys(data: object, known: tuple[str, ...], where: str) -> Mapping[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: found {type(data).__name__}; expected an object with keys {', '.join(known)}")
+    if unknown := sorted(set(data) - set(known)):
+        raise ValueError(f"{where}: found key {unknown[0]!r}; expected {', '.join(known)}")
+    return data
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: found {value!r}; expected a non-empty string")
+    return value.strip()
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: found {value!r}; expected one of {', '.join(known)}")

@@ -1,0 +1,1 @@
+"""Language models behind one contract: on this machine, or at an endpoint."""

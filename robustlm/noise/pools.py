@@ -1,0 +1,83 @@
+"""Where foreign words come from: vocabulary and contexts of the samples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from robustlm.instructions.slots import literal
+from robustlm.noise import opposites
+from robustlm.noise.protection import protected_phrases
+from robustlm.sample import Sample, is_request
+from robustlm.utils.words import is_mark, split_words
+
+_POOLED_SAMPLES = 10_000
+_LONGEST_CONTEXT = 2_000  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Where foreign words come from."""
+
+    vocabulary: Sequence[str] = ()
+    """Words for replacement and insertion (see `build_vocabulary`); empty: a small built-in list."""
+    contexts: Sequence[str] = ()
+    """Contexts and targets of samples, for padding; empty or blank: vocabulary words instead."""
+    own: str = ""
+    """The context of the sample at hand, which must not pad itself."""
+
+
+def build_vocabulary(texts: Iterable[str], size: int = 20_000) -> tuple[str, ...]:
+    """Collect the words of training instructions and contexts, the most frequent first.
+
+    Args:
+        texts: Any text; read once, in any order, with the same result.
+        size: How many words to keep.
+
+    Returns:
+        Distinct words without the punctuation around them.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(word.strip(opposites.PUNCTUATION) for word in split_words(text) if not is_mark(word))
+    del counts[""]
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(word for word, _ in ranked[:size])
+
+
+def padding_text(sample: Sample) -> str:
+    """What a sample lends to others as padding: its context or, where it has none, its target."""
+    return (sample.context.text or sample.context.question or sample.target)[:_LONGEST_CONTEXT]
+
+
+def build_pools(samples: Iterable[Sample]) -> Pools:
+    """Collect foreign words from the first 10,000 training samples, so that memory stays bounded.
+
+    Args:
+        samples: In the order of training data: the same samples give the same noise.
+    """
+    head = list(islice(samples, _POOLED_SAMPLES))
+    contexts = [padding_text(sample) for sample in head]
+    asked = [literal(sample.instruction, slots_of(sample)) for sample in head]
+    return Pools(build_vocabulary([*asked, *contexts]), contexts)
+
+
+def slots_of(sample: Sample) -> tuple[str, ...]:
+    """Names of a sample's fields: what noise must take for slots in its instruction."""
+    return tuple(name for name, _ in sample.fields)
+
+
+def noise_pools(samples: Sequence[Sample], *, protect: bool = False) -> dict[str, Any]:
+    """Words and contexts that noise draws from, and the slots (and, with `protect`, words) that it leaves alone."""
+    pools = build_pools(samples)
+    return {
+        "vocabulary": pools.vocabulary,
+        "contexts": pools.contexts,
+        "own": [padding_text(sample) for sample in samples],
+        "slots": [slots_of(sample) for sample in samples] if any(sample.fields for sample in samples) else None,
+        "requests": [is_request(sample) for sample in samples],
+        "protected": [protected_phrases(sample) for sample in samples] if protect else None,
+    }

@@ -1,0 +1,221 @@
+"""What a word of an instruction may be swapped for: the built-in thesaurus, WordNet, or a file of one's own."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from robustlm.noise.opposites import CLAUSE_OPENERS
+
+_WORDS_BEFORE_NOUNS = "a an any each every its no of the their this your"
+_BEFORE_NOUNS = frozenset(_WORDS_BEFORE_NOUNS.split())
+_MORE_DETERMINERS = "all both exactly how it me one only that them these those what which whether whose"
+_DETERMINERS = _BEFORE_NOUNS - {"no", "of", "their"} | frozenset(_MORE_DETERMINERS.split())
+_PARTICLES = frozenset({"down", "off", "out", "up"})
+_MODALS = "to can cannot could do don't i may might must never not should they we will would you"
+_BEFORE_VERBS = frozenset(_MODALS.split())
+
+
+class Thesaurus(ABC):
+    """Finds other words for a word, by the words around it."""
+
+    @abstractmethod
+    def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
+        """Single words, other than the word itself, that may stand there.
+
+        Args:
+            words: The instruction.
+            cores: The words in lower case, without the punctuation around them.
+            place: Number of the word.
+        """
+
+
+class Listed(Thesaurus):
+    """Words and what they may be swapped for, whatever stands around them; no other form of them is known.
+
+    Args:
+        others: By word in lower case.
+    """
+
+    def __init__(self, others: Mapping[str, Sequence[str]]) -> None:
+        self._others = others
+
+    def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
+        """As listed."""
+        return self._others.get(cores[place], ())
+
+
+class Grouped(Thesaurus):
+    """Groups of words with the same meaning, in all forms: singular and plural, -s, -ing, past and participle.
+
+    Whether a word that could be both is a verb is told by its place: verbs begin clauses, follow `to` and the like, and
+    have a determiner after them. A word is left alone where it is taken for what the groups do not know.
+
+    Args:
+        verbs: Groups of verbs, each in the infinitive.
+        nouns: Groups of nouns, each in the singular.
+        others: Groups of words that have one form.
+        forms: Irregular forms: -s, -ing, past and participle of a verb, the plural of a noun.
+    """
+
+    def __init__(
+        self,
+        verbs: Iterable[Sequence[str]],
+        nouns: Iterable[Sequence[str]],
+        others: Iterable[Sequence[str]],
+        forms: Mapping[str, Sequence[str]],
+    ) -> None:
+        conjugated = [[_verb_forms(word, forms) for word in group] for group in verbs]
+        self._infinitives = _by_word([[own[:1] for own in group] for group in conjugated])
+        self._verbs = _by_word([[own[1:] for own in group] for group in conjugated])
+        self._nouns = _by_word([[_noun_forms(word, forms) for word in group] for group in nouns])
+        self._singulars = frozenset(word for group in nouns for word in group)
+        self._others = _by_word([[(word,) for word in group] for group in others])
+        tables = (self._infinitives, self._verbs, self._nouns, self._others)
+        self.words = frozenset(word for table in tables for item in table.items() for word in (item[0], *item[1]))
+        """Every word in every form."""
+
+    def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
+        """Other words of the group, in the same form."""
+        core, none = cores[place], ()
+        if core not in self.words:
+            return none
+        before = cores[place - 1] if place else ""
+        after = cores[place + 1] if place + 1 < len(words) and words[place][-1].isalpha() else ""
+        if after in _PARTICLES:
+            return none  # "write down" is another verb
+        objects = after in _DETERMINERS
+        is_noun = core in self._nouns
+        if _is_command(words, cores, place, objects):
+            return self._infinitives.get(core) or (none if is_noun else self._others.get(core, none))
+        if core in self._others:
+            return self._others[core]
+        if core in self._verbs and (objects or not is_noun):
+            return self._verbs[core]
+        if core in self._infinitives and not is_noun:
+            return none if before in _BEFORE_NOUNS else self._infinitives[core]
+        clauses = before in ("and", "or", "then") or (place > 0 and words[place - 1][-1] == ",")
+        if objects or (clauses and core in self._singulars):
+            return none  # "that answers the question", "and answer in one word"
+        return self._nouns.get(core, none)
+
+
+class WordNet(Thesaurus):
+    """The most frequent sense that WordNet has for a word, as a verb where it is a command and as a noun elsewhere.
+
+    Raises:
+        ValueError: nltk or its corpus is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from nltk.corpus import wordnet
+
+            wordnet.ensure_loaded()
+        except (ImportError, LookupError) as error:
+            raise ValueError(
+                "WordNet is not installed; expected `pip install nltk` and `python -m nltk.downloader wordnet`"
+            ) from error
+        self._wordnet: Any = wordnet
+        self._found = cache(self._lemmas)
+
+    def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
+        """Single words of the same sense; forms that are no dictionary entry, such as plurals, have none."""
+        return self._found(cores[place], _is_command(words, cores, place, objects=False))
+
+    def _lemmas(self, word: str, command: bool) -> tuple[str, ...]:
+        for part in ("v",) if command else ("n", "a", "r"):
+            for sense in self._wordnet.synsets(word, pos=part):
+                names = sense.lemma_names()
+                if word in names:
+                    return tuple(name for name in names if name.isalpha() and name.islower() and name != word)
+        return ()
+
+
+@cache
+def builtin() -> Grouped:
+    """The thesaurus of instruction vocabulary that comes with the package."""
+    text = resources.files("robustlm").joinpath("assets", "synonyms.json").read_text(encoding="utf-8")
+    return Grouped(**json.loads(text))
+
+
+@cache
+def load_thesaurus(source: str) -> Thesaurus:
+    """Find a thesaurus by name, `wordnet`, or read a JSON object of words and lists of words.
+
+    Raises:
+        ValueError: There is no such thesaurus, or it cannot be used; says what was found and expected.
+    """
+    if source == "wordnet":
+        return WordNet()
+    expected = 'expected wordnet, or a JSON file such as {"label": ["tag"]}'
+    try:
+        data = json.loads(Path(source).read_bytes())
+    except OSError as error:
+        raise ValueError(f"{source}: cannot be read ({error.strerror}); {expected}") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: found no UTF-8 JSON ({error}); {expected}") from error
+    if not isinstance(data, dict) or not data:
+        raise ValueError(f"{source}: found {type(data).__name__}; {expected}")
+    return Listed({word.lower(): tuple(_listed(source, word, others)) for word, others in data.items()})
+
+
+def _listed(source: str, word: str, others: object) -> Iterator[str]:
+    if not isinstance(others, list):
+        raise ValueError(f"{source}: {word!r}: found {type(others).__name__}; expected a list of words")
+    for other in others:
+        if not isinstance(other, str) or len(other.split()) != 1 or other != other.strip():
+            raise ValueError(f"{source}: {word!r}: found {other!r}; expected single words")
+        if other.lower() != word.lower():
+            yield other
+
+
+def _is_command(words: Sequence[str], cores: Sequence[str], place: int, objects: bool) -> bool:
+    """Whether a word stands where an infinitive or imperative does; after `and`, only with a determiner after it."""
+    if place == 0:
+        return True
+    before, last = cores[place - 1], words[place - 1][-1]
+    if last in ".!?:;" or before in _BEFORE_VERBS:
+        return True
+    if before in ("and", "or") or last == ",":
+        return objects
+    return before in CLAUSE_OPENERS
+
+
+def _by_word(groups: Iterable[Sequence[Sequence[str]]]) -> dict[str, tuple[str, ...]]:
+    """What each form of each word may be swapped for; nothing where that depends on which of its forms it is."""
+    found: dict[str, tuple[str, ...]] = {}
+    for group in groups:
+        for own in group:
+            for word in set(own):
+                same = [place for place, form in enumerate(own) if form == word]
+                fitting = [{other[place] for place in same} for other in group if other is not own]
+                others = [forms.pop() for forms in fitting if len(forms) == 1]
+                found[word] = tuple(dict.fromkeys(other for other in others if other != word))
+    return {word: others for word, others in found.items() if others}
+
+
+def _verb_forms(verb: str, forms: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Infinitive, -s, -ing, past, participle."""
+    if verb in forms:
+        return (verb, *forms[verb])
+    stem = verb.removesuffix("e")
+    past = re.sub(r"(?<=[^aeiou])y$", "i", verb) if stem == verb else stem
+    return (verb, _with_s(verb), f"{stem}ing", f"{past}ed", f"{past}ed")
+
+
+def _noun_forms(noun: str, forms: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Singular, plural."""
+    return (noun, forms[noun][0] if noun in forms and len(forms[noun]) == 1 else _with_s(noun))
+
+
+def _with_s(word: str) -> str:
+    if re.search(r"[^aeiou]y$", word):
+        return f"{word[:-1]}ies"
+    return f"{word}es" if word.endswith(("s", "x", "z", "ch", "sh")) else f"{word}s"

@@ -1,0 +1,1 @@
+"""Prompts: templates that render samples, and their encoding as tokens."""

@@ -1,0 +1,160 @@
+"""What a template writes: a prompt with the origin of each part."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import IntEnum
+
+from robustlm.instructions.slots import OPTIONS, is_slotted, pieces
+from robustlm.sample import Context, Sample
+
+PARTS = ("question", "format", "option", "text")
+HEADS = {"question": "Question: ", "format": "Format: ", "option": "Options: ", "text": "Text: "}
+"""What stands before a part where a prompt shows more than one."""
+
+
+class Origin(IntEnum):
+    """Where a piece of a prompt comes from."""
+
+    SCAFFOLD = 0
+    """Words of the template itself (`Instruction:`, `Answer:`)."""
+    INSTRUCTION = 1
+    CONTEXT = 2
+    SPECIAL = 3
+    """Special tokens of the tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt."""
+
+    text: str
+    spans: tuple[tuple[int, int, Origin], ...]
+    """`(start, end, origin)` of every non-scaffold piece, in characters, in order, not overlapping."""
+    answer_prefix: str
+    """What stands between the prompt and the answer (a space, or nothing)."""
+    add_special_tokens: bool = True
+    """Whether the tokenizer adds its own special tokens; false where the template wrote them."""
+    given: tuple[tuple[int, int], ...] = ()
+    """`(start, end)` of every piece that the template did not write: instructions, rows, examples and their answers."""
+
+
+class Writer:
+    """Builds a prompt piece by piece."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.spans: list[tuple[int, int, Origin]] = []
+        self.given: list[tuple[int, int]] = []
+        self.solved = False
+        """Whether an example is written: its context is no context of the row, and is neither cut nor perturbed."""
+
+    def write(self, piece: str, origin: Origin = Origin.SCAFFOLD, *, given: bool = False) -> None:
+        """Write a piece; `given` says that a scaffold is not the template's own (options, answers of examples)."""
+        start = len(self.text)
+        if piece and (given or origin is not Origin.SCAFFOLD):
+            self.given.append((start, start + len(piece)))
+        if self.solved and origin is Origin.CONTEXT:
+            origin = Origin.SCAFFOLD
+        self.text += piece
+        if piece and origin is not Origin.SCAFFOLD:
+            self.spans.append((start, len(self.text), origin))
+
+    def append(self, other: Writer) -> None:
+        """Write what another has written."""
+        offset = len(self.text)
+        self.text += other.text
+        self.spans += [(start + offset, end + offset, origin) for start, end, origin in other.spans]
+        self.given += [(start + offset, end + offset) for start, end in other.given]
+
+    def strip(self) -> None:
+        """Take white space off both ends, out of the spans too."""
+        start, end = len(self.text) - len(self.text.lstrip()), len(self.text.rstrip())
+        self.text = self.text.strip()
+        cut = [(max(a, start) - start, min(b, end) - start, origin) for a, b, origin in self.spans]
+        self.spans = [(a, b, origin) for a, b, origin in cut if a < b]
+        given = [(max(a, start) - start, min(b, end) - start) for a, b in self.given]
+        self.given = [(a, b) for a, b in given if a < b]
+
+    def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
+        """What was written, with what begins the answer."""
+        return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens, tuple(self.given))
+
+
+class Template(ABC):
+    """Renders a sample under a given instruction.
+
+    An instruction with slots (`{premise} … {hypothesis}`) for fields of the sample is filled with them. It brings the
+    context along then, and the context's parts are not written again.
+
+    A sample's examples come before it, each with its answer: the instruction once, and then what each is applied to.
+    Where the instruction brings the context along, or examples have instructions of their own, each is a whole prompt.
+
+    The earlier turns of a chat come first, under their roles. Like examples, they are neither cut nor perturbed.
+    """
+
+    parts: tuple[str, ...] = PARTS
+    """The parts of a context that it writes."""
+
+    def hides(self, sample: Sample) -> list[str]:
+        """The parts of a sample's context that no prompt shows, the answer's format aside."""
+        if is_slotted(sample.instruction, dict(sample.fields)):
+            return []
+        return [part for part in PARTS if part not in ("format", *self.parts) and getattr(sample.context, part)]
+
+    @abstractmethod
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        """The prompt for `sample` when asked with `instruction`."""
+
+
+def asked_of(one: Sample, sample: Sample, instruction: str) -> str:
+    """What a sample, or one of its examples, is asked with."""
+    return one.instruction if one is not sample and one.instruction else instruction
+
+
+def are_whole(sample: Sample, instruction: str) -> bool:
+    """Whether each example is a whole prompt, with an instruction; the sample is, if there are none."""
+    if not sample.examples or any(example.instruction for example in sample.examples):
+        return True
+    return is_slotted(instruction, dict(sample.fields))
+
+
+def remaining(sample: Sample, instruction: str) -> Context:
+    """The context that an instruction leaves to be written: all of it, or nothing where slots bring it."""
+    return Context() if is_slotted(instruction, dict(sample.fields)) else sample.context
+
+
+def write_instruction(out: Writer, sample: Sample, instruction: str) -> Context:
+    """Write an instruction, slots filled, and return the context that is still to be written."""
+    fields = dict(sample.fields)
+    for literal, name in pieces(instruction, fields):
+        out.write(literal, Origin.INSTRUCTION)
+        if name is not None:
+            # the options an answer is taken from stay whole: neither cut nor perturbed
+            out.write(fields[name], Origin.SCAFFOLD if name == OPTIONS else Origin.CONTEXT, given=True)
+    return remaining(sample, instruction)
+
+
+def write_turns(out: Writer, sample: Sample, head: str = "{}: ") -> None:
+    """Write what was said before a sample, each turn under its role."""
+    for role, text in sample.turns:
+        out.write(head.format(role.capitalize()))
+        out.write(text, given=True)
+        out.write("\n\n")
+
+
+def filled(context: Context) -> list[str]:
+    """The parts of a context that are not empty."""
+    return [value for part in PARTS if (value := getattr(context, part))]
+
+
+def write_joined(out: Writer, context: Context) -> None:
+    """Write the filled parts of a context, a line each; with their names where there are several."""
+    named = len(filled(context)) > 1
+    blank = ""
+    for part in PARTS:
+        if value := getattr(context, part):
+            out.write(blank + (HEADS[part] if named else ""))
+            out.write(value, Origin.CONTEXT)
+            blank = "\n"

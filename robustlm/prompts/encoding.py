@@ -1,0 +1,259 @@
+"""From samples to token ids, with the origin of every token, truncating the context alone."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from robustlm.batch import Encoded
+from robustlm.prompts.base import Origin, Prompt, Template
+from robustlm.prompts.specials import Spans, Specials, SpecialTextError
+from robustlm.sample import Sample
+
+log = logging.getLogger(__name__)
+
+_TOGETHER = 256
+"""Samples whose choices are tokenised at once: what the tokenizer returns is many times the size of the ids."""
+
+
+class TooLongError(ValueError):
+    """Instruction and target alone do not fit into the length limit."""
+
+
+class Encoder:
+    """Tokenises prompts and answers.
+
+    Args:
+        tokenizer: A fast tokenizer (offsets are what tells instruction from context).
+        template: How a prompt is written.
+        max_length: Longest row in tokens, prompt and answer together (encoder–decoder models: each of them).
+        encoder_decoder: Whether the answer lives in a decoder of its own.
+    """
+
+    def __init__(self, tokenizer: Any, template: Template, max_length: int, *, encoder_decoder: bool = False) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"tokenizer {type(tokenizer).__name__} gives no character offsets, which tell instruction from "
+                "context; a fast tokenizer (tokenizer.json) is needed"
+            )
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token, so a model could not learn "
+                "to stop; set eos_token in its tokenizer_config.json, or name another by loading.tokenizer"
+            )
+        if max_length < 2:
+            raise ValueError(f"data.max_length: {max_length} leaves no room for a prompt and an answer; expected ≥ 2")
+        self.tokenizer = tokenizer
+        self.template = template
+        self.max_length = max_length
+        self.encoder_decoder = encoder_decoder
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self._special = set(tokenizer.all_special_ids)
+        self._specials = Specials(tokenizer)
+
+    def encode(self, samples: Sequence[Sample], instructions: Sequence[str] | None = None) -> list[Encoded]:
+        """Tokenise samples, each under its own instruction or the given one, shortening contexts that are too long.
+
+        Raises:
+            TooLongError: Names the sample whose instruction and target alone exceed `max_length`.
+        """
+        rows = self.encode_untruncated(samples, instructions)
+        return [self.truncate(row, sample.id) for row, sample in zip(rows, samples, strict=True)]
+
+    def encode_untruncated(self, samples: Sequence[Sample], instructions: Sequence[str] | None = None) -> list[Encoded]:
+        """`encode` at full length."""
+        if not samples:
+            return []
+        asked = instructions if instructions is not None else [sample.instruction for sample in samples]
+        prompts = [self.template.render(sample, text) for sample, text in zip(samples, asked, strict=True)]
+        special = prompts[0].add_special_tokens
+        prompt_ids, prompt_offsets = self._prompts(prompts, special, samples)
+        rows = []
+        answers = self._answers(prompts, samples, [sample.target for sample in samples], prompt_ids, special)
+        for prompt, ids, offsets, answer in zip(prompts, prompt_ids, prompt_offsets, answers, strict=True):
+            if not self.encoder_decoder and ids and ids[-1] == self.tokenizer.eos_token_id:
+                ids, offsets = ids[:-1], offsets[:-1]  # an ended prompt would teach to answer after the end
+            origins = _origins(prompt, ids, offsets, self._special)
+            rows.append(
+                Encoded(
+                    prompt_ids=ids,
+                    instruction=[origin is Origin.INSTRUCTION for origin in origins],
+                    context=[origin is Origin.CONTEXT for origin in origins],
+                    answer_ids=answer,
+                )
+            )
+        return rows
+
+    def truncate(self, row: Encoded, name: str) -> Encoded:
+        """Drop the last context tokens until the row fits.
+
+        Raises:
+            TooLongError: Dropping the whole context is not enough.
+        """
+        excess = self.excess(row)
+        if excess <= 0:
+            return row
+        droppable = [i for i, is_context in enumerate(row.context) if is_context]
+        answer_fits = not self.encoder_decoder or len(row.answer_ids) <= self.max_length
+        if len(droppable) < excess or not answer_fits:
+            raise TooLongError(
+                f"{name}: instruction and target alone take {len(row) - len(droppable)} tokens, more than "
+                f"max_length {self.max_length}; raise max_length or shorten the row"
+            )
+        dropped = set(droppable[-excess:])
+        kept = [i for i in range(len(row.prompt_ids)) if i not in dropped]
+        return Encoded(
+            prompt_ids=[row.prompt_ids[i] for i in kept],
+            instruction=[row.instruction[i] for i in kept],
+            context=[row.context[i] for i in kept],
+            answer_ids=row.answer_ids,
+        )
+
+    def fitted(self, sample: Sample, row: Encoded) -> tuple[Sample, Encoded]:
+        """Leave out what comes before the row while it is too long with its answer, the first first.
+
+        Those are whole examples, and after them the earlier turns of a chat, a question with its reply at a time. A
+        system message stays.
+
+        Args:
+            sample: Under its own instruction.
+            row: The sample tokenised, at full length, with any answer.
+        """
+        while (sample.examples or sample.history) and self.excess(row) > 0:
+            if sample.examples:
+                sample = replace(sample, examples=sample.examples[1:])
+            else:
+                sample = replace(sample, turns=(*sample.system, *sample.history[2:]))
+            row = replace(self.encode_untruncated([sample])[0], answer_ids=row.answer_ids)
+        return sample, row
+
+    def choice_ids(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
+        """Token ids of every choice of every sample as they continue its prompt, ended, as those of targets are."""
+        found: list[list[list[int]]] = []
+        for start in range(0, len(samples), _TOGETHER):
+            found += self._choice_ids(samples[start : start + _TOGETHER])
+        return found
+
+    def _choice_ids(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
+        prompts = [self.template.render(sample, sample.instruction) for sample in samples]
+        special = prompts[0].add_special_tokens
+        ids, _ = self._prompts(prompts, special, samples)
+        pairs = [(i, choice) for i, sample in enumerate(samples) for choice in sample.choices]
+        found: list[list[list[int]]] = [[] for _ in samples]
+        if pairs:
+            asked = [prompts[i] for i, _ in pairs]
+            whose = [samples[i] for i, _ in pairs]
+            answers = self._answers(asked, whose, [choice for _, choice in pairs], [ids[i] for i, _ in pairs], special)
+            for (i, _), answer in zip(pairs, answers, strict=True):
+                found[i].append(answer)
+        return found
+
+    def options(self, row: Encoded, choices: Sequence[list[int]], name: str) -> list[Encoded]:
+        """A row with each of the choices (token ids) for its answer, under one prompt cut for the longest of them.
+
+        Raises:
+            TooLongError: Instruction and longest choice alone exceed `max_length`.
+        """
+        if not choices:
+            return []
+        longest = self.truncate(replace(row, answer_ids=max(choices, key=len)), name)
+        return [replace(longest, answer_ids=ids) for ids in choices]
+
+    def excess(self, row: Encoded) -> int:
+        """How many tokens a row is over the limit (≤ 0: it fits)."""
+        if self.encoder_decoder:
+            return max(len(row.prompt_ids), len(row.answer_ids)) - self.max_length
+        return len(row) - self.max_length
+
+    def special_texts(self, samples: Sequence[Sample]) -> dict[str, int]:
+        """The special tokens whose text stands in rows, and in how many rows; it is written as plain pieces."""
+        found: Counter[str] = Counter()
+        for sample in samples:
+            prompt = self.template.render(sample, sample.instruction)
+            texts = {text for answer in (sample.target, *sample.choices) for text in self._specials.within(answer)}
+            found.update(texts | set(self._specials.within(prompt.text, prompt.given)))
+        return dict(found)
+
+    def _prompts(
+        self, prompts: Sequence[Prompt], special: bool, samples: Sequence[Sample]
+    ) -> tuple[list[list[int]], list[Sequence[tuple[int, int]]]]:
+        """Token ids and offsets of prompts."""
+        texts, given = [prompt.text for prompt in prompts], [prompt.given for prompt in prompts]
+        return self._tokens(texts, given, special, samples, offsets=True)
+
+    def _tokens(
+        self,
+        texts: Sequence[str],
+        given: Sequence[Spans],
+        special: bool,
+        samples: Sequence[Sample],
+        offsets: bool = False,
+    ) -> tuple[list[list[int]], list[Sequence[tuple[int, int]]]]:
+        """`Specials.tokens`, whose errors then name the sample."""
+        try:
+            return self._specials.tokens(texts, given, add_special_tokens=special, offsets=offsets)
+        except SpecialTextError:
+            for text, spans, sample in zip(texts, given, samples, strict=True):
+                try:
+                    self._specials.tokens([text], [spans], add_special_tokens=special)
+                except SpecialTextError as error:
+                    raise SpecialTextError(f"{sample.id}: {error}") from None
+            raise
+
+    def _answers(
+        self,
+        prompts: Sequence[Prompt],
+        samples: Sequence[Sample],
+        targets: Sequence[str],
+        prompt_ids: Sequence[list[int]],
+        special: bool,
+    ) -> list[list[int]]:
+        """Token ids of the targets, as they continue their prompts, ended.
+
+        Tokenisers that mark word starts (SentencePiece) give other tokens to a text that stands alone than to the same
+        text after a prompt, so the whole is tokenised and the prompt taken off; where the seam merges, the answer is
+        tokenised alone.
+        """
+        eos = self.tokenizer.eos_token_id
+        alone = [prompt.answer_prefix + target for prompt, target in zip(prompts, targets, strict=True)]
+        if self.encoder_decoder:
+            return [[*ids, eos] for ids in self._plain([text.strip() for text in alone], samples)]
+        given = [
+            (*prompt.given, (len(prompt.text) + len(prompt.answer_prefix), len(prompt.text) + len(text)))
+            for prompt, text in zip(prompts, alone, strict=True)
+        ]
+        texts = [prompt.text + text for prompt, text in zip(prompts, alone, strict=True)]
+        whole, _ = self._tokens(texts, given, special, samples)
+        separate: list[list[int]] | None = None
+        answers = []
+        for i, (before, full) in enumerate(zip(prompt_ids, whole, strict=True)):
+            stripped = full[:-1] if full and full[-1] == eos else full
+            opening = before[:-1] if before and before[-1] == eos else before
+            if stripped[: len(opening)] == opening:
+                answers.append([*stripped[len(opening) :], eos])
+                continue
+            separate = separate if separate is not None else self._plain(alone, samples)
+            answers.append([*separate[i], eos])
+        return answers
+
+    def _plain(self, texts: list[str], samples: Sequence[Sample]) -> list[list[int]]:
+        return self._tokens(texts, [[(0, len(text))] for text in texts], False, samples)[0]
+
+
+def _origins(prompt: Prompt, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]) -> list[Origin]:
+    """The origin of each token: the first span that it overlaps."""
+    found = []
+    at = 0
+    for token, (start, end) in zip(ids, offsets, strict=True):
+        if token in special:
+            found.append(Origin.SPECIAL)
+            continue
+        while at < len(prompt.spans) and prompt.spans[at][1] <= start:
+            at += 1
+        # some tokenizers give a lone blank an empty extent, which belongs to the span that it lies within
+        inside = at < len(prompt.spans) and prompt.spans[at][0] < end
+        found.append(prompt.spans[at][2] if inside else Origin.SCAFFOLD)
+    return found

@@ -1,0 +1,110 @@
+"""Few-shot examples: which solved rows are shown before the one that is asked."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from robustlm.instructions.slots import OPTIONS
+from robustlm.sample import Sample
+from robustlm.utils.random import rank
+
+log = logging.getLogger(__name__)
+
+Pool = tuple[str, str]
+"""Dataset and topic: rows that share both are shown the same examples."""
+
+
+def pool_of(sample: Sample) -> Pool:
+    """The examples that a row may be shown."""
+    return sample.dataset or sample.task, sample.topic
+
+
+def input_of(sample: Sample) -> str:
+    """What a row gives to work on, equal for rows that differ in case, white space and Unicode form alone.
+
+    Question and text, or else the fields; also the instruction, where the row brings its own, and earlier turns.
+    Options do not count: the same question with other options is no new question.
+    """
+    context = sample.context
+    given = [context.question, context.text]
+    if not any(given):
+        given = [text for name, text in sample.fields if name != OPTIONS]
+    own = sample.instruction if not (sample.bank or sample.instruction_id) else ""
+    said = [text for _, text in sample.history]
+    texts = (unicodedata.normalize("NFKC", text).casefold() for text in (own, *given, *said))
+    return "\0".join("".join(text.split()) for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The rows that each pool of samples is shown, in their order."""
+
+    by_pool: dict[Pool, tuple[Sample, ...]]
+
+    def of(self, sample: Sample) -> tuple[Sample, ...]:
+        """The examples of a row."""
+        return self.by_pool[pool_of(sample)]
+
+
+def choose(given: Sequence[Sample], pools: Iterable[Pool], tested: Collection[str], shots: int, seed: int) -> Examples:
+    """Choose the examples of every pool.
+
+    They are drawn by hash of seed and id, so fewer `shots` are a part of more, in the same order. Where all rows of a
+    pool have choices, the answers come in turn: labels where the rows share their choices, and else places (first,
+    second, …), so that no count differs from another by more than one while the rows last.
+
+    Args:
+        given: Rows to choose from.
+        pools: Those that need examples.
+        tested: `input_of` every row of the test; examples with such an input are left out, with a notice.
+        shots: Examples of each pool.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: A pool has fewer rows than `shots`; says how many, and how many were left out.
+    """
+    free: dict[Pool, list[Sample]] = defaultdict(list)
+    leaked: dict[Pool, int] = defaultdict(int)
+    for sample in given:
+        if input_of(sample) in tested:
+            leaked[pool_of(sample)] += 1
+        else:
+            free[pool_of(sample)].append(sample)
+    wanted = sorted(set(pools))
+    if count := sum(leaked[pool] for pool in wanted):
+        log.warning("data.examples: left out %d rows whose input is that of a row of data.test", count)
+    return Examples({pool: _drawn(pool, free, leaked[pool], shots, seed) for pool in wanted})
+
+
+def _drawn(pool: Pool, free: dict[Pool, list[Sample]], leaked: int, shots: int, seed: int) -> tuple[Sample, ...]:
+    rows = sorted(free.get(pool, ()), key=lambda sample: rank(seed, "example", sample.id))
+    if len(rows) < shots:
+        dataset, topic = pool
+        of = f"the dataset {dataset!r}" + (f" and the topic {topic!r}" if topic else "")
+        left_out = f" besides {leaked} left out, as data.test holds their input" if leaked else ""
+        others = sorted({name for name, _ in free} - {dataset})
+        hint = f"; there are some of {', '.join(others)}, which `name` of a source renames" if others else ""
+        raise ValueError(
+            f"data.examples: found {len(rows)} rows for {of}{left_out}; expected {shots} or more (data.shots)"
+            + ("" if rows else hint)
+        )
+    chosen = _in_turn(rows, pool, seed)[:shots]
+    # the order of the turns would tell the next answer
+    return tuple(sorted(chosen, key=lambda sample: rank(seed, "place", sample.id)))
+
+
+def _in_turn(rows: list[Sample], pool: Pool, seed: int) -> list[Sample]:
+    """Rows so that their answers take turns, each answer's rows in the given order."""
+    if not all(sample.choices for sample in rows):
+        return rows
+    shared = len({frozenset(sample.choices) for sample in rows}) == 1
+    by_answer: dict[str, list[Sample]] = defaultdict(list)
+    for sample in rows:
+        by_answer[sample.target if shared else str(sample.choices.index(sample.target))].append(sample)
+    answers = sorted(by_answer, key=lambda answer: rank(seed, f"answer of {pool}", answer))
+    longest = max(map(len, by_answer.values()))
+    return [by_answer[answer][i] for i in range(longest) for answer in answers if i < len(by_answer[answer])]

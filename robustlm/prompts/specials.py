@@ -1,0 +1,146 @@
+"""Text of special tokens inside rows: written as plain pieces, while the template's own stay special.
+
+A tokenizer takes `</s>` for the end of the sequence wherever it stands. In an answer it would teach a model to stop in
+the middle, in a prompt it would let a row forge turns of a chat. Tokenizers can be told to split all special tokens or
+none; a chat template needs its own kept whole. So, for texts that hold any, a second tokenizer is made, in which every
+special token has another spelling of the same length, and the template's own are spelt so before the text is cut up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from robustlm.rows.fields import shown
+
+Spans = Sequence[tuple[int, int]]
+"""`(start, end)` of pieces of a text, in characters."""
+
+_FIRST = 0xF0000
+"""Start of a plane for private use, whose characters stand for nothing in any text."""
+
+
+class SpecialTextError(ValueError):
+    """A tokenizer cannot write the text of a special token as plain pieces."""
+
+
+class Specials:
+    """The special tokens of a tokenizer, and how texts are cut up in which rows hold their spelling.
+
+    Args:
+        tokenizer: A fast tokenizer, or one that cuts into characters and has no special text.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        texts = {str(token): id for id, token in added.items() if token.special}
+        known = getattr(tokenizer, "all_special_tokens", ())
+        texts |= {text: tokenizer.convert_tokens_to_ids(text) for text in known if text not in texts}
+        self._ids = {text: id for text, id in texts.items() if text}
+        # the longest first, as one may begin like another
+        ordered = sorted(self._ids, key=lambda text: (-len(text), text))
+        self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        self._stand_ins = {text: chr(_FIRST + i) * len(text) for i, text in enumerate(ordered)}
+        self._unknown = getattr(tokenizer, "unk_token_id", None)
+        self._control = set(self._ids.values()) - {self._unknown}
+        self._loose = any(token.special and token.normalized for token in added.values())
+        """Whether a special token may be found in other spellings than its own."""
+        self._split: Tokenizer | None = None
+
+    def within(self, text: str, given: Spans | None = None) -> list[str]:
+        """The special tokens whose text stands in a text, or overlaps those pieces of it."""
+        if self._pattern is None:
+            return []
+        return [
+            match[0]
+            for match in self._pattern.finditer(text)
+            if given is None or any(start < match.end() and match.start() < end for start, end in given)
+        ]
+
+    def tokens(
+        self, texts: Sequence[str], given: Sequence[Spans], *, add_special_tokens: bool, offsets: bool = True
+    ) -> tuple[list[list[int]], list[Sequence[tuple[int, int]]]]:
+        """Token ids and offsets of texts, special tokens in the given pieces cut up like any other text.
+
+        Args:
+            texts: What to cut up.
+            given: The pieces of each that come from rows.
+            add_special_tokens: Whether the tokenizer adds those that it puts around a text.
+            offsets: Whether they are wanted; there may be none otherwise.
+
+        Raises:
+            SpecialTextError: A given piece has a special token all the same.
+        """
+        wanted = offsets or self._loose
+        found = self._tokenizer(list(texts), return_offsets_mapping=wanted, add_special_tokens=add_special_tokens)
+        ids = list(found["input_ids"])
+        places = list(found["offset_mapping"]) if wanted else [()] * len(ids)
+        for i, (text, spans) in enumerate(zip(texts, given, strict=True)):
+            if self.within(text, spans) or (self._loose and self._taken(text, ids[i], places[i], spans)):
+                ids[i], places[i] = self._cut_up(text, spans, add_special_tokens)
+                if taken := self._taken(text, ids[i], places[i], spans):
+                    raise SpecialTextError(
+                        f"found {shown(taken)}, which the tokenizer of {self._tokenizer.name_or_path!r} takes for a "
+                        "special token wherever it stands; expected a row without it: write it in another way"
+                    )
+        return ids, places
+
+    def _cut_up(self, text: str, given: Spans, add_special_tokens: bool) -> tuple[list[int], Sequence[tuple[int, int]]]:
+        assert self._pattern is not None
+
+        def spelt(match: re.Match[str]) -> str:
+            own = not any(start < match.end() and match.start() < end for start, end in given)
+            return self._stand_ins[match[0]] if own else match[0]
+
+        if odd := next((one for one in text if _FIRST <= ord(one) < _FIRST + len(self._stand_ins)), ""):
+            raise SpecialTextError(f"found the character {odd!r}, for private use, beside the text of a special token")
+        if self._split is None:
+            self._split = self._respelt()
+        made = self._split.encode(self._pattern.sub(spelt, text), add_special_tokens=add_special_tokens)
+        return made.ids, made.offsets
+
+    def _respelt(self) -> Tokenizer:
+        """The tokenizer with other spellings of its special tokens, each of which keeps its id.
+
+        Raises:
+            SpecialTextError: It has parts that cannot be written down, or ids would change.
+        """
+        name = self._tokenizer.name_or_path
+        try:
+            data = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        except Exception as error:  # whatever a tokenizer of Python parts raises
+            raise SpecialTextError(f"the tokenizer of {name!r} cannot be copied ({error})") from error
+        data["padding"] = data["truncation"] = None
+        for token in data["added_tokens"]:
+            token["content"] = self._stand_ins.get(token["content"], token["content"])
+        model = data["model"]
+        vocabulary = model["vocab"]
+        if isinstance(vocabulary, dict):
+            model["vocab"] = {self._stand_ins.get(piece, piece): id for piece, id in vocabulary.items()}
+        else:
+            model["vocab"] = [[self._stand_ins.get(piece, piece), score] for piece, score in vocabulary]
+        if model.get("unk_token") in self._stand_ins:
+            model["unk_token"] = self._stand_ins[model["unk_token"]]
+        try:
+            made = Tokenizer.from_str(json.dumps(data))
+        except Exception as error:  # the library raises no other kind
+            problem = f"the tokenizer of {name!r} cannot spell its special tokens otherwise ({error})"
+            raise SpecialTextError(problem) from error
+        for text, id in self._ids.items():
+            if made.token_to_id(self._stand_ins[text]) != id:
+                raise SpecialTextError(
+                    f"the tokenizer of {name!r} gives {text!r} another id when it is spelt otherwise"
+                )
+        return made
+
+    def _taken(self, text: str, ids: Sequence[int], offsets: Iterable[tuple[int, int]], given: Spans) -> str:
+        """The first text within the given pieces that is taken for a special token; empty where there is none."""
+        for token, (start, end) in zip(ids, offsets, strict=True):
+            if token in self._control and any(max(a, start) < min(b, end) for a, b in given):
+                return text[start:end]
+        return ""

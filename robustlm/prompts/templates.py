@@ -1,0 +1,157 @@
+"""Prompt templates: from a sample and an instruction to the text a model sees, with each piece's origin kept."""
+
+from __future__ import annotations
+
+import logging
+from string import Formatter
+from typing import Any
+
+from robustlm.prompts.base import (
+    PARTS,
+    Origin,
+    Prompt,
+    Template,
+    Writer,
+    are_whole,
+    asked_of,
+    filled,
+    remaining,
+    write_instruction,
+    write_joined,
+    write_turns,
+)
+from robustlm.prompts.chat import ChatTemplate
+from robustlm.sample import Sample
+
+log = logging.getLogger(__name__)
+
+
+class PlainTemplate(Template):
+    """`Instruction: … Question: … Format: … Option: … Text: … Answer:`; empty parts drop out ([ANIT])."""
+
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        """See `Template.render`."""
+        out = Writer()
+        write_turns(out, sample)
+        whole = are_whole(sample, instruction)
+        if not whole:
+            out.write("Instruction: ")
+            out.write(instruction, Origin.INSTRUCTION)
+            out.write("\n\n")
+        for one in (*sample.examples, sample):
+            out.solved = one is not sample
+            context, blank = one.context, ""
+            if whole:
+                out.write("Instruction: ")
+                context, blank = write_instruction(out, one, asked_of(one, sample, instruction)), " "
+            for part in PARTS:
+                if value := getattr(context, part):
+                    out.write(f"{blank}{part.capitalize()}: ")
+                    out.write(value, Origin.CONTEXT)
+                    blank = " "
+            out.write(f"{blank}Answer:")
+            if out.solved:
+                out.write(" ")
+                out.write(one.target, given=True)
+                out.write("\n\n")
+        return out.prompt(" ")
+
+
+class AlpacaTemplate(Template):
+    """The headings of Stanford Alpaca, with or without an input section; several parts of an input have names."""
+
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        """See `Template.render`."""
+        out = Writer()
+        whole = are_whole(sample, instruction)
+        out.write(
+            "Below is an instruction that describes a task"
+            + (", paired with an input that provides further context" if filled(remaining(sample, instruction)) else "")
+            + ". Write a response that appropriately completes the request.\n\n"
+        )
+        write_turns(out, sample, "### {}:\n")
+        for i, one in enumerate((*sample.examples, sample)):
+            out.solved = one is not sample
+            context = one.context
+            if whole or i == 0:
+                out.write("### Instruction:\n")
+                context = write_instruction(out, one, asked_of(one, sample, instruction))
+                out.write("\n\n")
+            if filled(context):
+                out.write("### Input:\n")
+                write_joined(out, context)
+                out.write("\n\n")
+            out.write("### Response:\n")
+            if out.solved:
+                out.write(one.target, given=True)
+                out.write("\n\n")
+        return out.prompt("")
+
+
+class StringTemplate(Template):
+    """A format string with `{instruction}` and any of `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
+
+    `{context}` stands for all filled parts, a line each, with their names where there are several. The prompt ends
+    where the answer starts; white space at the template's end is moved into the answer, so that a generated answer
+    begins as a trained one does. Examples are whole prompts, as the instruction may stand anywhere in the string.
+    """
+
+    def __init__(self, template: str) -> None:
+        known = ("instruction", "context", *PARTS)
+        try:
+            fields = list(Formatter().parse(template))
+        except ValueError as error:
+            raise ValueError(f"data.template: {template!r} is not a format string: {error}") from error
+        names = [name for _, name, _, _ in fields if name is not None]
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"data.template: {template!r} holds unknown fields {unknown}; known: {', '.join(known)}")
+        if any(spec or conversion for _, _, spec, conversion in fields):
+            raise ValueError(
+                f"data.template: {template!r} holds a conversion or format (`!r`, `:>9`); expected plain names"
+            )
+        if names.count("instruction") != 1:
+            raise ValueError(
+                f"data.template: {template!r} must hold {{instruction}} exactly once; the named templates are "
+                "'plain', 'alpaca' and 'chat'"
+            )
+        self.parts = PARTS if "context" in names else tuple(part for part in PARTS if part in names)
+        body = template.rstrip()
+        self._prefix = template[len(body) :]
+        self._fields = list(Formatter().parse(body))
+
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        """See `Template.render`."""
+        out = Writer()
+        write_turns(out, sample)
+        for one in (*sample.examples, sample):
+            out.solved = one is not sample
+            asked = asked_of(one, sample, instruction)
+            context = remaining(one, asked)
+            for literal, name, _, _ in self._fields:
+                out.write(literal)
+                if name == "instruction":
+                    write_instruction(out, one, asked)
+                elif name == "context":
+                    write_joined(out, context)
+                elif name is not None:
+                    out.write(getattr(context, name), Origin.CONTEXT)
+            if out.solved:
+                out.write(self._prefix)
+                out.write(one.target, given=True)
+                out.write("\n\n")
+        return out.prompt(self._prefix)
+
+
+def make_template(name: str, tokenizer: Any) -> Template:
+    """The template called `name`: `plain`, `alpaca`, `chat`, or else a format string.
+
+    Raises:
+        ValueError: The string is no template, or `chat` meets a tokenizer without one.
+    """
+    if name == "plain":
+        return PlainTemplate()
+    if name == "alpaca":
+        return AlpacaTemplate()
+    if name == "chat":
+        return ChatTemplate(tokenizer)
+    return StringTemplate(name)

@@ -1,0 +1,171 @@
+"""Rows as published datasets hold them, turned into rows of the shapes that tasks read.
+
+Only forms that no keys of a task can stand for are here: whole documents, triplets in one string, other names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from robustlm.rows.fields import elements, present, required, shown, squeezed
+
+_TRIPLET = re.compile(r"\(\[([\d, ]+)\], \[([\d, ]+)\], (['\"])([^'\"]+)\3\)")
+_OTHERS = {"label", "target", "output", "instruction", "prompt", "messages", "triplets", "relations", "entities"}
+"""Keys of rows whose text holds no triplets, whatever else it holds."""
+_NO_RELATION = "None"
+"""What NYT rows call a pair of entities without a relation."""
+
+
+def unfolded(row: Mapping[str, Any], task: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows that a row stands for, each with what its id gets at the end; the row itself where it is none of these.
+
+    - A SciERC document (`sentences`, with `ner` or `relations`): a row for each sentence.
+    - A sentence of NYT (`sentText`, `relationMentions`).
+    - A sentence of ASTE (`text` with `####` and triplets of word numbers).
+
+    Rows that have entities and relations are rows of relations, unless the task that is asked for is `ner`.
+
+    Args:
+        row: As it was read.
+        task: Which task's answers are asked for, if that was said.
+
+    Raises:
+        ValueError: The row is not as it was published; says what was found.
+    """
+    if "sentences" in row and ("ner" in row or "relations" in row):
+        yield from _document(row, task)
+    elif "sentText" in row and "relationMentions" in row:
+        yield "", _sentence(row)
+    elif not _OTHERS & set(row) and isinstance(row.get("text"), str) and "####" in row["text"]:
+        yield "", {**row, **_triplets(row["text"])}
+    elif task == "ner" and "text" in row and "entities" in row:
+        yield "", {key: value for key, value in row.items() if key != "relations"}
+    else:
+        yield "", row
+
+
+def _document(row: Mapping[str, Any], task: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    sentences = [
+        _words(sentence, f"sentence {number}")
+        for number, sentence in enumerate(elements(row, "sentences", list, "a list of lists of words"))
+    ]
+    wanted = [key for key in ("ner", "relations") if row.get(key) is not None and (key, task) != ("relations", "ner")]
+    for key in wanted:
+        found = elements(row, key, list, "a list of lists, one a sentence")
+        if len(found) != len(sentences):
+            raise ValueError(f"{key} does not fit sentences: found {len(found)} lists; expected {len(sentences)}")
+    rest = {key: value for key, value in row.items() if key not in ("sentences", "ner", "relations", "clusters", "id")}
+    words = [word for sentence in sentences for word in sentence]
+    for number, sentence in enumerate(sentences):
+        made: dict[str, Any] = {"text": " ".join(sentence)}
+        if "ner" in wanted:
+            made["entities"] = [
+                {"text": _span(words, places), "type": kind}
+                for places, kind in (_marked(one, 2, "ner", number) for one in row["ner"][number])
+            ]
+        if "relations" in wanted:
+            made["relations"] = [
+                {"head": _span(words, places[:2]), "type": kind, "tail": _span(words, places[2:])}
+                for places, kind in (_marked(one, 4, "relations", number) for one in row["relations"][number])
+            ]
+        if made["text"].strip():
+            yield f"/{number}", {**rest, **made}
+
+
+def _words(sentence: Sequence[Any], where: str) -> list[str]:
+    if wrong := [word for word in sentence if not isinstance(word, str)]:
+        raise ValueError(f"wrong word: found {shown(wrong[0])} in {where}; expected a string")
+    return list(sentence)
+
+
+def _marked(mark: Any, numbers: int, key: str, sentence: int) -> tuple[list[int], str]:
+    """The word numbers and the label of `[first, last, label]`."""
+    fits = isinstance(mark, list | tuple) and len(mark) >= numbers + 1
+    places = list(mark[:numbers]) if fits else []
+    if not fits or not all(type(one) is int for one in places) or not isinstance(mark[numbers], str):
+        expected = f"a list of {numbers} numbers of words and a label"
+        raise ValueError(f"wrong element of {key}: sentence {sentence} has {shown(mark)}; expected {expected}")
+    return places, mark[numbers]
+
+
+def _span(words: Sequence[str], places: Sequence[int]) -> str:
+    first, last = places
+    if not 0 <= first <= last < len(words):
+        raise ValueError(f"no such words: found {first} to {last}; expected numbers of the {len(words)} words, from 0")
+    return " ".join(words[first : last + 1])
+
+
+def _sentence(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    mentions = elements(row, "relationMentions", dict, "a list of objects {em1Text, em2Text, label}")
+    relations = [
+        {
+            "head": required(mention, "em1Text"),
+            "type": present(mention, "label"),
+            "tail": required(mention, "em2Text"),
+        }
+        for mention in mentions
+        if mention.get("label") != _NO_RELATION
+    ]
+    dropped = ("sentText", "relationMentions", "entityMentions")
+    rest = {key: value for key, value in row.items() if key not in dropped}
+    return {**rest, "text": required(row, "sentText").strip(), "relations": relations}
+
+
+def _triplets(line: str) -> Mapping[str, Any]:
+    text, _, given = line.strip().partition("####")
+    words = text.split()
+    inner = given.strip()
+    if not (inner.startswith("[") and inner.endswith("]")):
+        raise ValueError(f"wrong triplets: found {shown(given)}; expected [([2], [5], 'NEG'), …] after ####")
+    inner = inner[1:-1].strip()
+    found = list(_TRIPLET.finditer(inner))
+    # nothing may stand between triplets but commas
+    if re.sub(r"[\s,]", "", _TRIPLET.sub("", inner)):
+        raise ValueError(f"wrong triplets: found {shown(given)}; expected [([2], [5], 'NEG'), …] after ####")
+    return {
+        "text": squeezed(text),
+        "triplets": [
+            {"aspect": _run(words, match[1]), "opinion": _run(words, match[2]), "sentiment": match[4]}
+            for match in found
+        ],
+    }
+
+
+def _run(words: Sequence[str], numbers: str) -> str:
+    places = [int(number) for number in numbers.replace(",", " ").split()]
+    if not places or places != list(range(places[0], places[-1] + 1)):
+        raise ValueError(f"words apart: found the numbers [{numbers}]; expected a run such as [2, 3]")
+    return _span(words, (places[0], places[-1]))
+
+
+def pronoun(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The question and the text of a row of WSC: spans in `target`, or beside the text.
+
+    The pronoun stands between asterisks, where it says at which word it is: it may occur more than once.
+
+    Raises:
+        ValueError: The spans are not as they were published.
+    """
+    spans = row["target"] if isinstance(row.get("target"), Mapping) else row
+    name, word = required(spans, "span1_text").strip(), required(spans, "span2_text").strip()
+    text = required(row, "text").strip()
+    place = spans.get("span2_index")
+    words = text.split()
+    size = len(word.split())
+    if type(place) is int or (isinstance(place, str) and place.isdecimal()):
+        at = int(place)
+        found = " ".join(words[at : at + size])
+        before, there, after = found.partition(word)
+        if not there:
+            expected = f"the words {word!r} (span2_text)"
+            raise ValueError(
+                f"span2_index does not fit: found {shown(found)} at word {at} of the text; expected {expected}"
+            )
+        text = " ".join([*words[:at], f"{before}*{word}*{after}", *words[at + size :]])
+    elif place is not None:
+        raise ValueError(f"span2_index is no number: found {shown(place)}; expected the number of a word, from 0")
+    elif len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text)) != 1:
+        raise ValueError(f"unclear pronoun: found {word!r} not exactly once in the text; expected span2_index")
+    return f'Does "{word}" refer to "{name}"?', text

@@ -1,0 +1,1 @@
+"""Sources of samples: files, hub data sets, the built-in corpus."""

@@ -1,0 +1,368 @@
+"""Where rows come from: files, folders with splits, hub names, and the built-in corpus."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from robustlm.instructions.banks import NO_FORMAT
+from robustlm.rows.base import SUFFIXES, SourceError
+from robustlm.sample import Sample
+from robustlm.sources import corpus as quickstart
+from robustlm.sources.samples import Loaded, bank_slots, named_labels, read_samples, settle_errors
+from robustlm.sources.source import BUILTIN, Role, Source, named_by_path, split_of
+from robustlm.tasks import TASKS
+from robustlm.tasks.labels import quoted
+from robustlm.utils.random import rank
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    source: str | Source, role: Role, *, on_bad_row: Literal["strict", "skip"] = "strict", rejected: Path | None = None
+) -> list[Sample]:
+    """Read one source for a role, checking every row; its own rows show which labels there are.
+
+    Args:
+        source: What to read.
+        role: Which split to take where the source has several.
+        on_bad_row: `strict` raises if any row is bad, `skip` leaves bad rows out.
+        rejected: File for the rows that `skip` leaves out, with reasons.
+
+    Raises:
+        SourceError: There is nothing to read at that place, or too few labels.
+        BadRowsError: There are bad rows.
+    """
+    (found,) = _load([source], role, on_bad_row, [rejected], None, log.warning)
+    return found
+
+
+def load_all(
+    sources: Sequence[str | Source],
+    role: Role,
+    *,
+    on_bad_row: Literal["strict", "skip"] = "strict",
+    rejected: Path | None = None,
+    known: KnownLabels | None = None,
+    seed: int = 0,
+    say: Callable[[str], object] = log.warning,
+    answered: bool = True,
+) -> list[Sample]:
+    """Read several sources, refusing ids that occur twice.
+
+    Sources of one dataset (name) and task share their labels, also with those of other roles: what rows are shown as
+    options does not depend on the split that they are in.
+
+    Args:
+        sources: What to read.
+        role: Which split to take where a source has several.
+        on_bad_row: As in `load`.
+        rejected: As in `load`; each source gets a file of its own, named after it.
+        known: Where the labels of other roles' sources come from; null: there are none.
+        seed: Of rows that are drawn, for sources without one.
+        say: Takes each thing that a user should know, as a line.
+        answered: Refuse rows that lack their answer; else the targets of their samples are empty.
+
+    Raises:
+        SourceError: As in `load`; or an id occurs twice, or the sources of a dataset disagree on its labels.
+        BadRowsError: There are bad rows.
+    """
+    files = [
+        rejected.with_name(f"{rejected.stem}-{role}-{i}{rejected.suffix}") if rejected else None
+        for i in range(len(sources))
+    ]
+    found: dict[str, Sample] = {}
+    for samples in _load(sources, role, on_bad_row, files, known, say, seed, answered=answered):
+        for sample in samples:
+            if sample.id in found:
+                raise SourceError(
+                    f"data.{role}: the sample id {sample.id!r} occurs in two sources; was one listed twice?"
+                )
+            found[sample.id] = sample
+    return list(found.values())
+
+
+class KnownLabels:
+    """The labels of sources by role: named by them, or found in their rows, which are read once, when asked for.
+
+    Args:
+        sources: By role.
+    """
+
+    def __init__(self, sources: Mapping[Role, Sequence[str | Source]]) -> None:
+        self._sources = {role: [_as_source(one) for one in given] for role, given in sources.items()}
+        self._found: dict[tuple[Role, int], dict[str, set[str]]] = {}
+
+    def others(self, role: Role, name: str) -> list[tuple[Role, int, Source]]:
+        """The sources of other roles whose rows count in the dataset of that name."""
+        return [
+            (other, i, source)
+            for other, given in self._sources.items()
+            for i, source in enumerate(given)
+            if other != role and source.path != BUILTIN and named_by_path(source, other) == name
+        ]
+
+    def found(self, role: Role, number: int) -> dict[str, set[str]]:
+        """The labels in the rows of a source by task; bad rows, which only their own role reports, have none."""
+        if (role, number) not in self._found:
+            source = self._sources[role][number]
+            loaded = _read(replace(source, bank=None, fields=None, topic=None), role)
+            if not loaded.samples:
+                settle_errors(f"data.{role}: {source.path}", loaded, "skip", None)
+            self._found[role, number] = loaded.labels()
+        return self._found[role, number]
+
+
+def _load(
+    sources: Sequence[str | Source],
+    role: Role,
+    on_bad_row: Literal["strict", "skip"],
+    rejected: Sequence[Path | None],
+    known: KnownLabels | None,
+    say: Callable[[str], object],
+    seed: int = 0,
+    *,
+    answered: bool = True,
+) -> list[list[Sample]]:
+    """The samples of each source, whole."""
+    wanted = [_as_source(source) for source in sources]
+    loaded: dict[int, Loaded] = {}
+    for i, source in enumerate(wanted):
+        if source.bank:
+            try:
+                bank_slots(source.bank, source.fields)
+            except ValueError as error:
+                raise SourceError(f"data.{role}: {source.path}: {error}") from error
+        if source.path != BUILTIN:
+            loaded[i] = _read(source, role, answered=answered)
+            settle_errors(source.path, loaded[i], on_bad_row, rejected[i])
+            for note in loaded[i].notes():
+                say(f"data.{role}: {named_by_path(source, role)} ({source.path}): {note}")
+    options = _options({i: (wanted[i], one.labels()) for i, one in loaded.items()}, role, known, say)
+    found = []
+    for i, source in enumerate(wanted):
+        if i not in loaded:
+            found.append(_builtin(source, role, seed))
+            continue
+        name = named_by_path(source, role)
+        samples = loaded[i].settled({task: labels for (of, task), labels in options.items() if of == name})
+        if isinstance(source.limit, int) and source.limit > len(samples):
+            fewer = f"found {len(samples)} rows, fewer than the limit of {source.limit}; all are used"
+            say(f"data.{role}: {source.path}: {fewer}")
+        taken = _limited(samples, source, seed)
+        found.append([one if one.dataset else replace(one, dataset=name) for one in taken])
+    return found
+
+
+def _limited(samples: list[Sample], source: Source, seed: int) -> list[Sample]:
+    """The samples that a source's limit leaves."""
+    if source.limit is None:
+        return samples
+    count = _count(source.limit, len(samples))
+    if source.sampling == "first":
+        return samples[:count]
+    seed = seed if source.seed is None else source.seed
+    drawn = {one.id for one in sorted(samples, key=lambda one: rank(seed, "limit", one.id))[:count]}
+    return [one for one in samples if one.id in drawn]
+
+
+def _count(limit: int | float, rows: int) -> int:
+    # the decimal number as it was written: 0.07 of 100 rows are 7
+    return math.ceil(Fraction(str(limit)) * rows) if isinstance(limit, float) else limit
+
+
+def _read(source: Source, role: Role, *, answered: bool = True) -> Loaded:
+    if source.path.startswith("builtin:"):
+        raise SourceError(f"data.{role}: {source.path!r} does not come with the package; expected {BUILTIN!r}")
+    file = _file(source, role)
+    return read_samples(
+        file,
+        format=source.format,
+        task=source.task,
+        split=source.split if Path(source.path).is_file() else None if Path(file).is_file() else split_of(source, role),
+        bank=source.bank,
+        fields=source.fields,
+        topic=source.topic,
+        labels=named_labels(source.labels, source.round_to),
+        answered=answered,
+    )
+
+
+def _as_source(source: str | Source) -> Source:
+    return Source(source) if isinstance(source, str) else source
+
+
+def _split_within(source: Source, file: str, role: Role) -> str | None:
+    """The split that is still to be chosen: none of the file of a folder; a single file refuses one."""
+    if Path(source.path).is_file():
+        return source.split
+    return None if Path(file).is_file() else split_of(source, role)
+
+
+def _file(source: Source, role: Role) -> str:
+    """The file of a source's split, or what else names its rows."""
+    folder = Path(source.path)
+    return _split_file(folder, split_of(source, role)) if folder.is_dir() else source.path
+
+
+# ------------------------------------------------------------------------------------------ options
+
+_Key = tuple[str, str]
+"""Dataset and task."""
+
+
+def _options(
+    own: Mapping[int, tuple[Source, Mapping[str, set[str]]]],
+    role: Role,
+    known: KnownLabels | None,
+    say: Callable[[str], object],
+) -> dict[_Key, tuple[str, ...]]:
+    """The options of each dataset and task: as sources name them, or else all labels of all their rows, sorted.
+
+    Args:
+        own: The sources that are read, each with the labels in its rows.
+        role: They are read for.
+        known: The labels of sources of other roles.
+        say: Takes a line where there are no others.
+
+    Raises:
+        SourceError: Sources disagree, rows hold labels that are not named, or a choice has one option.
+    """
+    found: dict[_Key, tuple[str, ...]] = {}
+    for source, labels in own.values():
+        name = named_by_path(source, role)
+        for task in labels:
+            if (name, task) not in found:
+                found[name, task] = _options_of(name, task, own, role, known, say)
+    return found
+
+
+def _options_of(
+    name: str,
+    task: str,
+    own: Mapping[int, tuple[Source, Mapping[str, set[str]]]],
+    role: Role,
+    known: KnownLabels | None,
+    say: Callable[[str], object],
+) -> tuple[str, ...]:
+    mine = [
+        (source, labels) for source, labels in own.values() if task in labels and named_by_path(source, role) == name
+    ]
+    others = known.others(role, name) if known else []
+    everyone = [(role, source) for source, _ in mine] + [(other, source) for other, _, source in others]
+    named = [(of, source) for of, source in everyone if source.labels is not None and source.task in (None, task)]
+    where = f"data.{role}: {mine[0][0].path}"
+    shared = 0
+    if named:
+        labels = _agreed(named, task)
+        for source, seen in mine:
+            if unknown := sorted(seen[task] - set(labels)):
+                raise SourceError(
+                    f"data.{role}: {source.path}: found the label {unknown[0]!r} in its rows; expected those that "
+                    f"`labels` of data.{named[0][0]} ({named[0][1].path}) names: {', '.join(labels)}"
+                )
+    else:
+        union = set().union(*(seen[task] for _, seen in mine))
+        for other, number, source in others:
+            try:
+                theirs = known.found(other, number).get(task) if known else None
+            except ValueError as error:
+                raise SourceError(
+                    f"data.{role}: the options of {name} also come from data.{other} ({source.path}), which cannot be "
+                    f"read ({error}); mend it, leave it out, or name all labels by `labels` of the source"
+                ) from error
+            if theirs is not None:
+                shared += 1
+                union |= theirs
+        labels = tuple(sorted(union))
+    if TASKS[task].score == "accuracy" and not labels:
+        raise SourceError(
+            f"{where}: found rows of {name} without labels, and no source that shows which there are; expected all of "
+            "them by `labels` of the source, such as labels: [positive, negative]"
+        )
+    if TASKS[task].score == "accuracy" and len(labels) == 1:
+        raise SourceError(
+            f"{where}: found one label, {labels[0]!r}, in all rows of {name}, which leaves no choice; expected two or "
+            f"more: name all of them by `labels` of the source, such as labels: [{labels[0]}, …]"
+        )
+    if not named and not shared and role in ("test", "validation"):
+        shown = ", ".join(map(quoted, labels)) or "none"
+        say(
+            f"{where}: the options of {name} ({shown}) were taken from the targets of these rows themselves, as "
+            "no other source of that name shows them; `labels` of the source names them all"
+        )
+    return labels
+
+
+def _agreed(named: Sequence[tuple[Role, Source]], task: str) -> tuple[str, ...]:
+    """The labels that all sources name.
+
+    Raises:
+        SourceError: They name others, or in another order.
+    """
+    found = []
+    for role, source in named:
+        labels = named_labels(source.labels)
+        assert labels is not None
+        try:
+            found.append(TASKS[task].options(labels.names))
+        except ValueError as error:
+            raise SourceError(f"data.{role}: {source.path}: {error}") from error
+        if found[-1] != found[0]:
+            first, of = named[0]
+            raise SourceError(
+                f"data.{role}: {source.path}: `labels` names {', '.join(found[-1])}; expected those of data.{first} "
+                f"({of.path}), of the same dataset, in the same order: {', '.join(found[0])}"
+            )
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------------ places
+
+
+def _builtin(source: Source, role: Role, seed: int) -> list[Sample]:
+    splits: dict[str, quickstart.Split] = {
+        "pretrain": "pretrain",
+        "train": "train",
+        "validation": "validation",
+        "test": "test",
+    }
+    if source.topic:
+        raise SourceError(f"{BUILTIN}: found topic {source.topic!r}; expected none, as its rows have no keys")
+    if source.format == NO_FORMAT:
+        raise SourceError(f"{BUILTIN}: found format none; expected none to be named, as its instructions state it")
+    if source.labels or source.round_to:
+        raise SourceError(f"{BUILTIN}: found labels or round_to; expected none, as its instructions name them")
+    split = split_of(source, role)
+    if split not in splits:
+        raise SourceError(f"{BUILTIN}: unknown split {split!r}; known: {', '.join(splits)}")
+    default = {"pretrain": 12_000, "train": 3_600, "validation": 300, "test": 600}
+    size = default[split]
+    if isinstance(source.limit, int) and (source.sampling == "first" or source.limit > size):
+        size = source.limit  # there are as many as are asked for
+    samples = _limited(quickstart.samples(splits[split], size), source, seed)
+    if source.bank is None:
+        return samples
+    if slots := bank_slots(source.bank, None):
+        raise SourceError(
+            f"{BUILTIN}: found the placeholder {{{slots[0]}}} in the bank {source.bank}; expected a bank without, as "
+            "the built-in corpus has no rows to fill it from"
+        )
+    return [replace(sample, bank=source.bank, instruction="", instruction_id="") for sample in samples]
+
+
+def _split_file(folder: Path, split: str) -> str:
+    found = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+    if len(found) == 1:
+        return str(found[0])
+    there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    if found:
+        raise SourceError(f"{folder}: several files for split {split!r} ({', '.join(p.name for p in found)}); name one")
+    raise SourceError(
+        f"{folder}: no file for split {split!r} (expected {split}.jsonl, {split}.jsonl.gz, …; found {there})"
+    )

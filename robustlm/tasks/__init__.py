@@ -1,0 +1,25 @@
+"""Tasks: one kind of answer a file. `TASKS` maps names to tasks."""
+
+from robustlm.tasks.absa import AspectSentiment
+from robustlm.tasks.base import TASKS, Answer, Item, Task, register, resolve_task
+from robustlm.tasks.choice import MultipleChoice
+from robustlm.tasks.generation import Generation
+from robustlm.tasks.ner import NamedEntities
+from robustlm.tasks.re import Relations
+from robustlm.tasks.tc import BareClassification, Classification
+
+__all__ = [
+    "TASKS",
+    "Answer",
+    "AspectSentiment",
+    "BareClassification",
+    "Classification",
+    "Generation",
+    "Item",
+    "MultipleChoice",
+    "NamedEntities",
+    "Relations",
+    "Task",
+    "register",
+    "resolve_task",
+]

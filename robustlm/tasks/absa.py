@@ -1,0 +1,46 @@
+"""Aspect sentiment triplets: `polarity: aspect, opinion; polarity: aspect, opinion`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from robustlm.rows.fields import elements, required
+from robustlm.sample import Context
+from robustlm.tasks.base import Item, register
+from robustlm.tasks.labels import Labels
+from robustlm.tasks.spans import SpanTask, named_items, read_item
+
+
+@register
+class AspectSentiment(SpanTask):
+    """Find what a text judges, in which words, and how."""
+
+    name = "absa"
+    keys = "text, triplets (a list of {aspect, opinion, sentiment})"
+    spans = 2
+
+    def recognises(self, row: Mapping[str, Any]) -> bool:
+        """Rows with `text` and `triplets`."""
+        return "text" in row and "triplets" in row
+
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Rows with `text` and no `triplets`."""
+        return {**row, "triplets": []} if "text" in row and row.get("triplets") is None else None
+
+    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+        """Read a text and its triplets."""
+        context = Context(
+            format="polarity: aspect, opinion; polarity: aspect, opinion (None if there is nothing)",
+            text=required(row, "text"),
+        )
+        triplets = elements(row, "triplets", dict, "a list of objects {aspect, opinion, sentiment}")
+        return (
+            context,
+            tuple(read_item(triplet, "sentiment", "aspect", "opinion") for triplet in triplets),
+            (),
+        )
+
+    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+        """The row with the names of its polarities."""
+        return {**row, "triplets": named_items(row, "triplets", "sentiment", labels)}

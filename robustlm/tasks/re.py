@@ -1,0 +1,42 @@
+"""Relations: `relation: head, tail; relation: head, tail`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from robustlm.rows.fields import elements, required
+from robustlm.sample import Context
+from robustlm.tasks.base import Item, register
+from robustlm.tasks.labels import Labels
+from robustlm.tasks.spans import SpanTask, named_items, read_item
+
+
+@register
+class Relations(SpanTask):
+    """Find the relations between spans of a text. Spans need not occur in it literally."""
+
+    name = "re"
+    keys = "text, relations (a list of {head, type, tail})"
+    spans = 2
+
+    def recognises(self, row: Mapping[str, Any]) -> bool:
+        """Rows with `text` and `relations`."""
+        return "text" in row and "relations" in row
+
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Rows with `text` and no `relations`."""
+        return {**row, "relations": []} if "text" in row and row.get("relations") is None else None
+
+    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+        """Read a text and its relations."""
+        context = Context(
+            format="relation: head, tail; relation: head, tail (None if there is nothing)",
+            text=required(row, "text"),
+        )
+        relations = elements(row, "relations", dict, "a list of objects {head, type, tail}")
+        return context, tuple(read_item(relation, "type", "head", "tail") for relation in relations), ()
+
+    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+        """The row with the names of its relations."""
+        return {**row, "relations": named_items(row, "relations", "type", labels)}

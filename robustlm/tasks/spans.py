@@ -1,0 +1,86 @@
+r"""What tasks that report spans share: `label: words; label: words`, and how words keep separators.
+
+A backslash stands before every `;` and every backslash of a part, before `:` in a label, and, where an item
+has two spans, before `,` in a span. Everything else is written as it is: ordinary answers show no escapes.
+A label with a comma may be in quotes, as options show it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from robustlm.rows.fields import elements, present, required, squeezed
+from robustlm.tasks.base import Answer, Item, Task
+from robustlm.tasks.labels import Labels, answered, unquoted
+
+NOTHING = "None"
+"""The answer when there is nothing to report."""
+
+_ESCAPED = re.compile(r"\\([\\;:,])")
+
+
+class SpanTask(Task):
+    """A task whose answer is a list of labelled spans, or `None`."""
+
+    score = "f1"
+    labelled = True
+    spans: ClassVar[int]
+    """How many spans an item has after its label: 1 or 2."""
+
+    def format(self, items: Sequence[Item]) -> str:
+        """Write items as `label: span; …` or `label: span, span; …`; no items are `None`."""
+        return "; ".join(self._piece(item) for item in items) or NOTHING
+
+    def _piece(self, item: Item) -> str:
+        if len(item) != 1 + self.spans or any(not part or part != squeezed(part) for part in item):
+            expected = f"{1 + self.spans} parts, none empty, with single spaces only"
+            raise ValueError(f"{self.name}: found item {item!r}; expected {expected}")
+        label, *spans = item
+        separators = "\\;" if self.spans == 1 else "\\;,"
+        return _escape(answered(label), "\\;:") + ": " + ", ".join(_escape(span, separators) for span in spans)
+
+    def parse(self, text: str) -> Answer:
+        """Read `label: span; …`; pieces of another form, empty ones too, are malformed."""
+        if text.strip() == NOTHING:
+            return Answer(())
+        items = [self._item(piece) for piece in _split(text, ";")]
+        good = tuple(item for item in items if item is not None)
+        return Answer(good, len(items) - len(good))
+
+    def _item(self, piece: str) -> Item | None:
+        label, *rest = _split(piece, ":", at_most=1)
+        if not rest:
+            return None
+        spans = rest if self.spans == 1 else _split(rest[0], ",")
+        name, *words = (squeezed(_ESCAPED.sub(r"\1", part)) for part in (label, *spans))
+        item = (squeezed(unquoted(name)), *words)
+        return item if len(item) == 1 + self.spans and all(item) else None
+
+
+def read_item(values: Mapping[str, Any], *keys: str) -> Item:
+    """The values of some keys as an item, each a non-empty string with single spaces."""
+    return tuple(squeezed(required(values, key)) for key in keys)
+
+
+def named_items(row: Mapping[str, Any], key: str, label: str, labels: Labels) -> list[dict[str, Any]]:
+    """A row's list of items, in which the label of each has its name."""
+    items = elements(row, key, Mapping, "a list of objects")
+    return [{**item, label: labels.name(present(item, label))} for item in items]
+
+
+def _escape(text: str, characters: str) -> str:
+    return re.sub(f"[{re.escape(characters)}]", r"\\\g<0>", text)
+
+
+def _split(text: str, separator: str, at_most: int = -1) -> list[str]:
+    """Split at separators that no backslash protects; the parts keep their escapes."""
+    parts: list[str] = []
+    start = 0
+    # escaped characters match as pairs, so that the second backslash of a pair protects nothing
+    for match in re.finditer(rf"{_ESCAPED.pattern}|{separator}", text):
+        if match[0] == separator and len(parts) != at_most:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [*parts, text[start:]]

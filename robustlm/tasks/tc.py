@@ -1,0 +1,178 @@
+"""Classification of a text or of a pair of texts: `label: class`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from robustlm.rows.fields import lacks, present, required, shown, squeezed
+from robustlm.rows.published import pronoun
+from robustlm.sample import Context
+from robustlm.tasks.base import Answer, Item, Task, register
+from robustlm.tasks.labels import Labels, answered, unquoted
+
+_PREFIX = "label:"
+_FORM = "label: class"
+
+_TEXT_KEYS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("sentence",),
+    ("text",),
+    ("question",),
+)
+"""The ways rows hold what is to be classified."""
+
+_BANKS = {
+    "sentiment": {"positive", "negative", "neutral", "very positive", "very negative", "mixed"},
+    "acceptability": {"acceptable", "unacceptable"},
+    "question_type": {"abbreviation", "description", "entity", "human", "location", "numeric"},
+    "topic": {
+        "business",
+        "sci/tech",
+        "science",
+        "technology",
+        "sports",
+        "sport",
+        "world",
+        "politics",
+        "health",
+    }
+    | {"entertainment", "tech", "finance", "travel", "culture"},
+}
+_PAIR_BANKS = {
+    "nli": {"entailment", "neutral", "contradiction", "not_entailment"},
+    "paraphrase": {
+        "equivalent",
+        "not_equivalent",
+        "paraphrase",
+        "not_paraphrase",
+        "duplicate",
+        "not_duplicate",
+    },
+}
+_QUESTION_BANKS = {
+    "yes_no": {"yes", "no", "true", "false"},
+    "answerability": {"entailment", "not_entailment"},
+}
+
+
+@register
+class Classification(Task):
+    """Name the class of a text, of two sentences, or of a question and a text."""
+
+    name = "tc"
+    score = "accuracy"
+    keys = f"label, and {' or '.join(' + '.join(keys) for keys in _TEXT_KEYS)} (+ span1_text and span2_text)"
+    labelled = True
+    bare = "tc_bare"
+
+    def recognises(self, row: Mapping[str, Any]) -> bool:
+        """Rows with `label` and one of the ways to hold texts."""
+        return "label" in row and bool(_text_keys(row))
+
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Rows with one of the ways to hold texts, and neither `label` nor `choices`."""
+        fits = lacks(row, "label") and "choices" not in row and _text_keys(row)
+        return {**row, "label": "-"} if fits else None
+
+    def bank(self, context: Context, labels: Collection[str]) -> str:
+        """The bank that knows all the labels for rows of this make; `tc`, which suits any, when none does."""
+        banks = _QUESTION_BANKS if context.question else _PAIR_BANKS if _is_pair(context) else _BANKS
+        lowered = {label.lower() for label in labels}
+        return next((name for name, known in banks.items() if lowered <= known), Classification.name)
+
+    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+        """Read texts and label; the choices are empty, as one row does not show the other labels."""
+        found = _text_keys(row)
+        if len(found) != 1:
+            several = " or ".join(" + ".join(keys) for keys in found) or f"keys {', '.join(row)}"
+            raise ValueError(f"unclear text: found {several}; expected one of {self.keys}")
+        label = squeezed(_label(row))
+        if _is_pronoun(row):
+            question, text = pronoun(row)
+            return Context(question=question, format=_FORM, text=text), ((label,),), ()
+        texts = [required(row, key) for key in found[0]]
+        return _context(found[0], texts), ((label,),), ()
+
+    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+        """The row with its label's name."""
+        return {**row, "label": labels.name(present(row, "label"))}
+
+    def format(self, items: Sequence[Item]) -> str:
+        """Write the class after `label: `."""
+        if len(items) != 1 or len(items[0]) != 1 or not items[0][0] or items[0][0] != squeezed(items[0][0]):
+            raise ValueError(f"{self.name}: found items {items!r}; expected one label, with single spaces only")
+        return f"{_PREFIX} {answered(items[0][0])}"
+
+    def parse(self, text: str) -> Answer:
+        """Read the class after `label:`; without that word, or without a class, the answer is malformed.
+
+        A class with a comma may be in quotes, as options show it.
+        """
+        answer = text.strip()
+        label = squeezed(unquoted(squeezed(answer.removeprefix(_PREFIX))))
+        if not answer.startswith(_PREFIX) or not label:
+            return Answer((), malformed=1)
+        return Answer(((label,),))
+
+
+@register
+class BareClassification(Classification):
+    """The same with the class alone for an answer, for instructions that say themselves how to answer."""
+
+    name = "tc_bare"
+    keys = ""
+    bare = ""
+    bare_of = "tc"
+
+    def recognises(self, row: Mapping[str, Any]) -> bool:
+        """None: rows of `tc` become such where a source or bank says so."""
+        return False
+
+    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """None, as none is recognised."""
+        return None
+
+    def format(self, items: Sequence[Item]) -> str:
+        """Write the class."""
+        return super().format(items).removeprefix(f"{_PREFIX} ")
+
+    def parse(self, text: str) -> Answer:
+        """Take the whole text for the class; nothing at all is malformed."""
+        return super().parse(f"{_PREFIX} {text}")
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    if isinstance(row.get("label"), int | float):
+        expected = "a name; `labels` of the source gives numbers theirs, and `round_to` makes classes of a scale"
+        raise ValueError(f"label is no string: found {shown(row['label'])}; expected {expected}")
+    return required(row, "label")
+
+
+def _is_pronoun(row: Mapping[str, Any]) -> bool:
+    """Whether a row asks what a pronoun refers to, as those of WSC do."""
+    spans = row.get("target")
+    return "span2_text" in row or (isinstance(spans, Mapping) and "span2_text" in spans)
+
+
+def _text_keys(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The ways that fit a row, without those that are part of another that fits."""
+    fitting = [keys for keys in _TEXT_KEYS if all(key in row for key in keys)]
+    return [keys for keys in fitting if not any(set(keys) < set(others) for others in fitting)]
+
+
+def _context(keys: tuple[str, ...], texts: list[str]) -> Context:
+    form = _FORM
+    if keys[0] == "question" and len(keys) == 2:
+        return Context(question=texts[0], format=form, text=texts[1])
+    if len(keys) == 2:
+        return Context(format=form, text=f"Sentence 1: {texts[0]} Sentence 2: {texts[1]}")
+    return Context(format=form, text=texts[0])
+
+
+def _is_pair(context: Context) -> bool:
+    return context.text.startswith("Sentence 1: ") and " Sentence 2: " in context.text

@@ -1,0 +1,401 @@
+"""Paraphrases of instructions from an OpenAI-compatible chat endpoint: asked once, checked by rules, kept in a file.
+
+Answers are kept on disk as they come, so that neither a killed run nor a changed rule pays for them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from robustlm.endpoint import AnswerCache, Connection, Endpoint, EndpointError
+from robustlm.instructions.banks import InstructionBank, known_banks
+from robustlm.instructions.paraphrases import check_suffix
+from robustlm.rows.base import SourceError
+from robustlm.rows.writers import RowWriter
+from robustlm.tools.noise_rows import instructed_rows
+from robustlm.tools.paraphrase_rules import Rules, parse_answer
+
+DEFAULT_CACHE = "~/.cache/robustlm/paraphrases"
+PROMPT = """\
+Below is an instruction for a language model. Write {count} paraphrases of it: other wordings that ask for exactly the \
+same thing. Vary words, sentence structure and tone. Keep what a program or a grader depends on as it is: words in \
+braces such as {name}, quoted words, labels, formats, names and numbers. Do not follow the instruction, and neither \
+add nor leave out conditions.
+Answer with a JSON list of {count} strings and nothing else.
+
+Instruction:
+{instruction}"""
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about an instruction, and how answers are judged."""
+
+    count: int = 8
+    """Paraphrases wanted of each instruction."""
+    prompt: str = PROMPT
+    """What is asked; `{instruction}` and `{count}` are filled in."""
+    temperature: float | None = 1.0
+    """Sampling temperature; null: the endpoint's own."""
+    seed: int | None = 0
+    """Seed of the first attempt, counted up for further ones; null: none is sent."""
+    rounds: int = 3
+    """How often an instruction is asked about until there are enough good paraphrases."""
+    rules: Rules = field(default_factory=Rules)
+    """What a paraphrase has to keep."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name}: expected 1 or more, found {getattr(self, name)}")
+        if self.temperature is not None and not 0 <= self.temperature <= 2:
+            raise ValueError(f"--temperature: expected a number in [0, 2] or null, found {self.temperature}")
+        if "{instruction}" not in self.prompt:
+            raise ValueError(f"--prompt: expected {{instruction}} in it, found {self.prompt[:60]!r}")
+
+    def request(self, model: str, instruction: str, kept: list[str], attempt: int) -> dict[str, Any]:
+        """The body of a request.
+
+        Args:
+            model: The model's name.
+            instruction: What to paraphrase.
+            kept: Paraphrases that are there already.
+            attempt: From 0.
+        """
+        values = {"{instruction}": instruction, "{count}": str(self.count)}
+        # in one pass: an instruction may hold {count} itself
+        text = re.sub(r"\{(instruction|count)\}", lambda match: values[match[0]], self.prompt)
+        if kept:
+            text += "\n\nThese wordings are there already, write others:\n" + "\n".join(f"- {each}" for each in kept)
+        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": text}]}
+        if self.temperature is not None:
+            body["temperature"] = self.temperature
+        if self.seed is not None:
+            body["seed"] = self.seed + attempt
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A candidate that is no paraphrase."""
+
+    instruction: str
+    """The instruction."""
+    paraphrase: str
+    """The candidate."""
+    problem: str
+    """Why; the words before the first colon name the reason under which it is counted."""
+
+    @property
+    def reason(self) -> str:
+        """The kind of problem, without this candidate's particulars."""
+        return self.problem.partition(":")[0]
+
+
+@dataclass
+class Outcome:
+    """What the endpoint's answers made of one instruction."""
+
+    instruction: str
+    """The instruction."""
+    kept: list[str] = field(default_factory=list)
+    """Its paraphrases."""
+    rejected: list[Rejected] = field(default_factory=list)
+    """Candidates that are none."""
+    requests: int = 0
+    """Requests that were sent."""
+    cached: int = 0
+    """Answers that were there from earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `paraphrase` did; `print` it."""
+
+    output: str
+    """The file that was written."""
+    wanted: int
+    """Paraphrases wanted of each instruction."""
+    outcomes: list[Outcome]
+    """One for each distinct instruction, in the order of first occurrence."""
+
+    @property
+    def kept(self) -> int:
+        """Paraphrases in the file."""
+        return sum(len(outcome.kept) for outcome in self.outcomes)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rejected candidates by reason, most frequent first."""
+        return dict(Counter(item.reason for outcome in self.outcomes for item in outcome.rejected).most_common())
+
+    @property
+    def short(self) -> list[Outcome]:
+        """Those left with fewer paraphrases than wanted."""
+        return [outcome for outcome in self.outcomes if len(outcome.kept) < self.wanted]
+
+    def __str__(self) -> str:
+        requests = sum(outcome.requests for outcome in self.outcomes)
+        cached = sum(outcome.cached for outcome in self.outcomes)
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in self.reasons.items()) or "none"
+        lines = [
+            f"{self.output}: {self.kept:,} paraphrases of {len(self.outcomes):,} instructions",
+            f"requests: {requests:,}, answers from the cache: {cached:,}",
+            f"rejected: {reasons}",
+        ]
+        if self.short:
+            lines.append(f"fewer than {self.wanted}: {len(self.short):,} instructions")
+            lines += [f"  {len(one.kept)} of {self.wanted}: {_headed(one.instruction)}" for one in self.short[:_LISTED]]
+        if len(self.short) > _LISTED:
+            lines.append(f"  … and {len(self.short) - _LISTED:,} more")
+        return "\n".join(lines)
+
+
+def _headed(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else line[:79] + "…"
+
+
+# --------------------------------------------------------------------------------------------------- asking
+
+
+class Paraphraser:
+    """Asks an endpoint for paraphrases until there are enough good ones.
+
+    Args:
+        endpoint: Whom to ask.
+        question: What to ask.
+        cache: Where answers are kept; `None`: nowhere.
+    """
+
+    def __init__(self, endpoint: Endpoint, question: Question, cache: AnswerCache | None) -> None:
+        self._endpoint = endpoint
+        self._connection = Connection(endpoint)
+        self._question = question
+        self._cache = cache
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Send no further requests; those on their way are waited for, and their answers kept."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.close()
+
+    def paraphrase(self, instruction: str) -> Outcome:
+        """Ask about one instruction; many threads may do so.
+
+        Raises:
+            EndpointError: The endpoint fails for good.
+        """
+        outcome = Outcome(instruction)
+        for attempt in range(self._question.rounds):
+            if len(outcome.kept) >= self._question.count or self._stopped.is_set():
+                break
+            try:
+                self._sort(self._candidates(outcome, attempt), outcome)
+            except BaseException:
+                # here, and not where it is noticed: another thread may begin with the next instruction meanwhile
+                self.stop()
+                raise
+        return outcome
+
+    def _sort(self, candidates: list[tuple[str, str]], outcome: Outcome) -> None:
+        for candidate, problem in candidates:
+            problem = problem or self._question.rules.problem(outcome.instruction, candidate, outcome.kept)
+            if not problem and len(outcome.kept) == self._question.count:
+                problem = f"surplus: {self._question.count} are enough"
+            if problem:
+                outcome.rejected.append(Rejected(outcome.instruction, candidate, problem))
+            else:
+                outcome.kept.append(candidate)
+
+    def _candidates(self, outcome: Outcome, attempt: int) -> list[tuple[str, str]]:
+        """Candidates of one answer, each with what is wrong with it before any rule is asked."""
+        answer = self._answer(outcome, attempt)
+        candidates = [(candidate, "") for candidate in parse_answer(answer["text"])]
+        if answer["cut"] and candidates:
+            candidates[-1] = (candidates[-1][0], "cut off: the answer ends at the endpoint's token limit")
+        return candidates or [(answer["text"], "empty: no candidates in the answer")]
+
+    def _answer(self, outcome: Outcome, attempt: int) -> dict[str, Any]:
+        body = self._question.request(self._endpoint.model, outcome.instruction, outcome.kept, attempt)
+        parts = [self._endpoint.url, body, self._question.prompt, outcome.instruction, attempt]
+        key = sha256(json.dumps(parts, sort_keys=True).encode()).digest()
+        if self._cache and (known := self._cache.get(key)):
+            outcome.cached += 1
+            return known
+        answer = self._ask(body)
+        outcome.requests += 1
+        if self._cache:
+            self._cache.put(key, answer)
+        return answer
+
+    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._connection.call(lambda client: _said(client.chat.completions.create(**body)))
+        except EndpointError as error:
+            named = [
+                name for name in ("seed", "temperature") if name in body and re.search(rf"\b{name}\b", error.refused)
+            ]
+            hint = "".join(f"; where the endpoint takes no {name}, leave it out with --{name} null" for name in named)
+            raise EndpointError(f"{error}{hint}") from None
+
+
+def _said(completion: Any) -> dict[str, Any]:
+    """The text of an answer, and whether the endpoint cut it off. Raises as `Endpoint.call` expects."""
+    choice = completion.choices[0]
+    text = choice.message.content
+    if text is None:
+        text = getattr(choice.message, "refusal", None) or ""
+    if not isinstance(text, str):
+        raise ValueError(f"expected text, found {type(text).__name__}")
+    return {"text": text.encode("utf-8", "replace").decode(), "cut": choice.finish_reason == "length"}
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def instructions_of(input: str, split: str | None = None) -> list[str]:
+    """The distinct instructions of rows, or the seen phrasings of a bank, in the order of first occurrence.
+
+    Args:
+        input: Rows as `iter_rows` takes them, an instruction bank's file, one of many in a file (`file.json#name`), or
+            the name of a packaged bank.
+        split: Which split of a folder or hub dataset.
+
+    Raises:
+        SourceError: There is nothing to read.
+        BadRowsError: Rows are unreadable or have no instruction.
+        ValueError: The bank is none, or has no seen phrasings.
+    """
+    if _is_bank(input):
+        texts: Iterator[str] = (phrasing.text for phrasing in InstructionBank.load(input).phrasings(split="seen"))
+    else:
+        texts = (sample.instruction.strip() for _, sample in instructed_rows(input, "reading", split))
+    return list(dict.fromkeys(texts))
+
+
+def _is_bank(input: str) -> bool:
+    path = Path(input)
+    if not path.exists():
+        return input in known_banks() or ".json#" in input  # one bank of a file with many
+    # rows in a .json file are a list
+    return (
+        path.is_file()
+        and input.endswith(".json")
+        and path.read_bytes()[:1000].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+    )
+
+
+def paraphrase(
+    input: str,
+    output: str,
+    *,
+    endpoint: Endpoint,
+    question: Question,
+    concurrency: int = 4,
+    cache_dir: str | None = DEFAULT_CACHE,
+    rejected: str | None = None,
+    overwrite: bool = False,
+    split: str | None = None,
+) -> Summary:
+    """Write a paraphrase file for the instructions of rows or of a bank.
+
+    The file appears whole, when all is done. Until then progress is in the cache: the same call again asks only what
+    was not answered, and the file depends on the answers alone, not on threads or interruptions.
+
+    Args:
+        input: As `instructions_of` takes it.
+        output: File to write, `.jsonl` or `.jsonl.gz`.
+        endpoint: Whom to ask.
+        question: What to ask.
+        concurrency: Requests at once.
+        cache_dir: Folder where answers are kept; `None` keeps none, and an interrupted run then loses its answers.
+        rejected: File for the candidates that are no paraphrases, with reasons.
+        overwrite: Whether files that are there may be replaced.
+        split: Which split of a folder or hub dataset.
+
+    Returns:
+        What was kept and rejected.
+
+    Raises:
+        SourceError: There is nothing to read, or a file that may not be replaced.
+        EndpointError: The endpoint fails for good; nothing is written but the cache.
+    """
+    if concurrency < 1:
+        raise ValueError(f"--concurrency: expected 1 or more, found {concurrency}")
+    _check_targets(input, [output, *([rejected] if rejected else [])], overwrite)
+    instructions = instructions_of(input, split)
+    cache = AnswerCache(cache_dir, "paraphrases") if cache_dir else None
+    try:
+        with contextlib.closing(Paraphraser(endpoint, question, cache)) as paraphraser:
+            outcomes = _all(paraphraser, instructions, concurrency)
+    except EndpointError as error:
+        progress = f"answers so far are kept in {cache.path}; the same command goes on from there" if cache else ""
+        raise EndpointError(
+            f"{error}\n{output} was not written; {progress or 'no cache, so nothing was kept'}"
+        ) from None
+    if rejected:
+        with RowWriter(rejected) as writer:
+            for item in (item for outcome in outcomes for item in outcome.rejected):
+                row = {"instruction": item.instruction, "paraphrase": item.paraphrase}
+                writer.write({**row, "reason": item.reason, "problem": item.problem})
+    with RowWriter(output) as writer:
+        for outcome in outcomes:
+            writer.write({"instruction": outcome.instruction, "paraphrases": outcome.kept})
+    return Summary(output, question.count, outcomes)
+
+
+class _TriedError(Exception):
+    """Ends a writer that was only to show whether it could write."""
+
+
+def _check_targets(input: str, targets: list[str], overwrite: bool) -> None:
+    """Find what would keep files from being written before anything is paid for."""
+    used = {os.path.realpath(input): "the input"} if os.path.exists(input) else {}
+    for target in targets:
+        check_suffix(target)
+        path = os.path.realpath(target)
+        if path in used:
+            raise SourceError(f"{target}: found {used[path]} there; expected another name for what is written")
+        used[path] = "another file to write"
+        if os.path.isfile(path) and not overwrite:
+            raise SourceError(f"{target}: found a file; expected none. Choose another name, or add --overwrite true")
+        with contextlib.suppress(_TriedError), RowWriter(target):
+            raise _TriedError
+
+
+def _all(paraphraser: Paraphraser, instructions: list[str], concurrency: int) -> list[Outcome]:
+    """Ask about all instructions; when one fails for good, those under way are finished and no others begun."""
+    with (
+        ThreadPoolExecutor(concurrency) as threads,
+        tqdm(total=len(instructions), desc="paraphrasing", unit=" instructions", disable=None) as bar,
+    ):
+        futures = [threads.submit(paraphraser.paraphrase, instruction) for instruction in instructions]
+        for future in futures:
+            future.add_done_callback(lambda _: bar.update())
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            paraphraser.stop()
+            threads.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            if not future.cancelled() and (error := future.exception()):
+                raise error
+        return [future.result() for future in futures]

@@ -1,0 +1,1 @@
+"""What every room may use: files, randomness, words, imports. It knows no other room."""

@@ -1,0 +1,93 @@
+"""A merged model answers like its adapter, in plain transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from robustlm.cli.main import main
+from robustlm.models.backbone import Backbone
+from robustlm.models.tuning import LoRA, PrefixTuning, PromptTuning, Tuning
+from tests.tiny import SAMPLES, load, view_of
+
+
+def saved(folder: Path, model: str, tuning: Tuning) -> Backbone:
+    backbone = load(model, tuning)
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return backbone
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(list(args))
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "t5"])
+def test_a_merged_model_answers_like_its_adapter(
+    kind: str, models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "mine"
+    adapter = saved(run / "fit" / "adapter", models[kind], LoRA(r=2))
+    prompt = {"format": 1, "robustlm": "0.1.0", "base_model": models[kind], "prompt": {"template": "plain"}}
+    (run / "fit/adapter/robustlm.json").write_text(json.dumps(prompt), encoding="utf-8")
+    main(["merge", str(run)])
+    target = run / "fit" / "merged"
+    assert f"merged model: {target}" in capsys.readouterr().out
+    files = {file.name for file in target.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "robustlm.json"} <= files
+    assert json.loads((target / "robustlm.json").read_text(encoding="utf-8"))["prompt"] == {"template": "plain"}
+
+    merged = Backbone(str(target))
+    merged.load()
+    merged.eval()
+    view = view_of(adapter, SAMPLES)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(view).logits, adapter(view).logits, rtol=1e-3, atol=1e-3)
+        base = Backbone(models[kind])
+        base.load()
+        base.eval()
+        assert not torch.allclose(base(view).logits, adapter(view).logits, rtol=1e-2, atol=1e-2)
+    asked = view_of(adapter, SAMPLES, with_answer=False)
+    assert merged.generate(asked, 6) == adapter.generate(asked, 6)
+    if kind == "llama":
+        tokenizer = AutoTokenizer.from_pretrained(target)
+        plain = AutoModelForCausalLM.from_pretrained(target)
+        ids = tokenizer("find the words", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            torch.testing.assert_close(plain(ids).logits, merged.model(ids).logits)
+    assert f"output: {target} is there already" in refused(capsys, "merge", str(run))
+
+
+@pytest.mark.parametrize("tuning", [PrefixTuning(tokens=2), PromptTuning(tokens=2)])
+def test_what_changes_no_weights_is_not_merged(
+    tuning: Tuning, llama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tmp_path / "adapter", llama, tuning)
+    said = refused(capsys, "merge", str(tmp_path), "--output", str(tmp_path / "out"))
+    assert "which holds states that are put before a prompt and changes no weights" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_shared_weights_that_an_adapter_tells_apart(
+    gemma: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gemma's head is its embedding table: a merged head would change what the model reads, too."""
+    saved(tmp_path / "adapter", gemma, LoRA(r=2, target_modules=["lm_head"]))
+    assert "gives other logits than the adapter" in refused(capsys, "merge", str(tmp_path))
+    assert not (tmp_path / "merged").exists()
+
+
+def test_folders_without_an_adapter(llama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no adapter_config.json there" in refused(capsys, "merge", llama)
+    assert "found nothing; expected the folder of a run" in refused(capsys, "merge", str(tmp_path / "none"))
+    saved(tmp_path / "a", llama, LoRA(r=2))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert "found several adapters" in refused(capsys, "merge", str(tmp_path))

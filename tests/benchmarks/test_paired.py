@@ -1,0 +1,74 @@
+"""Paired differences against computations by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.paired import differences
+
+
+def rows(correct: list[bool], task: str = "tc", dataset: str = "d", condition: str = "clean") -> list[dict[str, Any]]:
+    return [
+        {
+            "sample_id": str(i), "task": task, "dataset": dataset, "condition": condition,
+            "prediction": "label: a" if right else "label: b", "target": "label: a", "correct": right,
+        }
+        for i, right in enumerate(correct)
+    ]  # fmt: skip
+
+
+def test_accuracies_are_averaged_over_datasets_and_paired_by_seed() -> None:
+    ours = [rows([True] * 4) + rows([True, False], dataset="e"), rows([True] * 4) + rows([True, True], dataset="e")]
+    base = rows([True, True, False, False]) + rows([False, False], dataset="e")
+    found = differences(ours, [base, base])["clean"]
+    assert found.seeds == (100 * (0.75 - 0.25), 100 * (1 - 0.25))
+    assert found.mean == pytest.approx(62.5)
+    assert found.low <= found.mean <= found.high
+
+
+def test_f1_is_micro_averaged() -> None:
+    def ner(predictions: list[str]) -> list[dict[str, Any]]:
+        made = rows([False] * 3, task="ner")
+        return [{**row, "prediction": p, "target": t} for row, p, t in zip(made, predictions, targets, strict=True)]
+
+    targets = ["PER: Ada; LOC: Oslo", "None", "PER: Bo"]
+    ours = ner(["PER: Ada", "None", "PER: Bo"])  # 2 hits, 2 predicted, 3 gold
+    theirs = ner(["PER: Ada", "LOC: Rome", "LOC: Bo"])  # 1 hit, 3 predicted, 3 gold
+    assert differences([ours], [theirs])["clean"].mean == pytest.approx(100 * (4 / 5 - 2 / 6))
+
+
+def test_equal_runs_differ_by_nothing_in_every_draw() -> None:
+    one = rows([True, False, True])
+    found = differences([one], [one])["clean"]
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+
+
+def test_the_interval_is_that_of_the_paired_differences() -> None:
+    random = np.random.default_rng(0)
+    base = random.random(400) < 0.5
+    ours = base ^ (random.random(400) < 0.2)  # changes a fifth of the rows, as often for the better as for the worse
+    found = differences([rows(ours.tolist())], [rows(base.tolist())], draws=2000)["clean"]
+    error = 100 * (ours.astype(float) - base).std() / 20
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    unpaired = 100 * np.sqrt(ours.var() + base.var()) / 20
+    assert found.high - found.low < 2 * 1.96 * unpaired * 0.8
+
+
+def test_other_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="same rows"):
+        differences([rows([True])], [rows([True, True])])
+    with pytest.raises(ValueError, match="every seed"):
+        differences([rows([True])], [])
+
+
+def test_all_instructions_of_a_sample_count() -> None:
+    twice = [row for way, right in (("i", True), ("j", False)) for row in asked(rows([right, right]), way)]
+    base = [row for way in "ij" for row in asked(rows([False, False]), way)]
+    assert differences([twice], [base])["clean"].mean == pytest.approx(50)
+
+
+def asked(table: list[dict[str, Any]], instruction: str) -> list[dict[str, Any]]:
+    return [{**row, "instruction_id": instruction} for row in table]

@@ -1,0 +1,143 @@
+"""The preflight shows what would be trained, and trains nothing."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustlm import __version__
+from robustlm.batch import Encoded, collate
+from robustlm.cli.check import check, rendered
+from robustlm.cli.main import _EXAMPLES, main
+from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, RobustnessDataModule
+from robustlm.models.tuning import LoRA
+from robustlm.modules import ANIT, ContrastiveTuning, InstructionTuning
+from robustlm.noise.base import MIXED_KINDS, Noise
+from tests.tiny import write_rows
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_it_shows_rows_lengths_parameters_and_memory(
+    kind: str, models: dict[str, str], train_file: str, test_file: str, capsys: Any
+) -> None:
+    module = ANIT(models[kind], tuning=LoRA(r=2))
+    data = NLUDataModule(train=train_file, test=test_file, noise=Noise("random_typos", omega=0.5), max_length=60)
+    check(module, data, rows=3)
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    assert f"parameters  {trained:,} of" in shown
+    assert any(line.startswith("train") and "26 rows" in line for line in lines)
+    assert any(line.startswith("test") and "7 rows" in line for line in lines)
+    raw, noisy = ([line for line in lines if line.strip().startswith(name)] for name in ("raw", "variant"))
+    assert len(raw) == len(noisy) == 3
+    assert all("Instruction: " in line and line.endswith("</s>»") for line in raw)
+    assert all("(β = " in line for line in noisy)
+    assert "memory      about" in shown
+    assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_it_shows_what_a_test_asks(kind: str, models: dict[str, str], test_file: str, capsys: Any) -> None:
+    conditions = ["clean", "random_typos@1", "negated", "attack:deepwordbug@0.2"]
+    check(InstructionTuning(models[kind]), RobustnessDataModule(test=test_file, conditions=conditions, samples=5))
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("asked       20 answers; the first row of each condition")
+    shown = [line.strip().partition(": Instruction: ") for line in lines[at + 1 : at + 5]]
+    assert [name for name, _, _ in shown] == [
+        *(f"{name}, 5" for name in conditions[:3]),
+        f"{conditions[3]}, 5 (before its search)",
+    ]
+    clean, noisy, negated, attacked = (text for _, _, text in shown)
+    assert clean == attacked != noisy
+    assert clean.endswith("Answer:")
+    assert "not" in negated
+
+
+def test_answers_of_a_decoder_as_wide_as_the_prompt(t5: str) -> None:
+    tokenizer = InstructionTuning(t5).backbone.tokenizer
+    prompt, answer = tokenizer("find the words")["input_ids"], tokenizer("good text in")["input_ids"]
+    size = min(len(prompt), len(answer))
+    row = Encoded(prompt[:size], [True] * size, [False] * size, answer[:size])
+    view = collate([row], pad_id=0, encoder_decoder=True)
+    (text,) = rendered(view, tokenizer, encoder_decoder=True)
+    assert text == f"{tokenizer.decode(prompt[:size])}«{tokenizer.decode(answer[:size])}»"
+
+
+def test_what_would_stop_a_run_stops_the_check(llama: str, train_file: str) -> None:
+    with pytest.raises(ValueError, match="no source"):
+        check(InstructionTuning(llama), InstructionDataModule())
+    with pytest.raises(ValueError, match="too long"):
+        check(InstructionTuning(llama), InstructionDataModule(train=train_file, max_length=10))
+
+
+def test_it_says_how_many_rows_have_hard_negatives(llama: str, tmp_path: Path, capsys: Any) -> None:
+    labels = ["positive", "negative"]
+    rows = [{"text": f"text {i}", "label": labels[i % 2], "labels": labels, "bank": "sentiment"} for i in range(8)]
+    data = ContrastiveDataModule(train=write_rows(tmp_path / "two.jsonl", rows), batch_size=4, negatives=1)
+    check(ContrastiveTuning(llama, tuning=LoRA(r=2)), data)
+    shown = capsys.readouterr().out
+    assert "data.group_size 2: 8 of 8 rows (100.0%) have a hard negative in their group" in shown
+    assert "data.negatives 1: 8 of 8 rows (100.0%) find as many hard negatives in their task" in shown
+
+
+def test_notices_are_shown(capsys: Any) -> None:
+    main(["--help"])
+    logging.getLogger("robustlm.data").info("what was done")
+    assert capsys.readouterr().err.splitlines() == ["what was done"]
+
+
+def test_no_rows_cannot_be_shown(llama: str, train_file: str) -> None:
+    with pytest.raises(ValueError, match="rows: found 0; expected a whole number ≥ 1"):
+        check(InstructionTuning(llama), InstructionDataModule(train=train_file), rows=0)
+
+
+def test_what_each_kind_of_noise_does_is_shown(llama: str, tmp_path: Path, capsys: Any) -> None:
+    rows = [{"instruction": f"Name every place in text {i}.", "target": "Oslo", "text": "a b"} for i in range(4)]
+    train = write_rows(tmp_path / "rows.jsonl", rows)
+    check(ANIT(llama, tuning=LoRA(r=2)), NLUDataModule(train=train, noise=Noise("mixed", omega=0.5)))
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("noise       at ω = 0.5, on "))
+    own = lines[at + 1].split(maxsplit=1)[1]
+    assert own == "Name every place in text 0."
+    shown = dict(line.split(maxsplit=1) for line in lines[at + 2 : at + 2 + len(MIXED_KINDS)])
+    assert list(shown) == list(MIXED_KINDS)
+    assert all(text != own for text in shown.values())
+
+
+def test_what_matters_is_last(llama: str, train_file: str, tmp_path: Path, capsys: Any) -> None:
+    args = ["check", "-c", "anit", "--model.backbone", llama, "--data.train", train_file]
+    main([*args[:3], "--rows", "1", *args[3:]])
+    *_, problems, following = capsys.readouterr().out.splitlines()
+    assert problems == "no problem was found"
+    assert following.startswith("next: robustlm fit -c anit ")
+    assert following.endswith(f"--model.backbone {llama} --data.train {train_file}")
+    rows = [{"instruction": "Find.", "target": "no", "text": "word " * 60, "id": f"{i}"} for i in range(3)]
+    main([*args[:-1], write_rows(tmp_path / "long.jsonl", rows), "--data.max_length", "40"])
+    *_, heading, problem, following = capsys.readouterr().out.splitlines()
+    assert heading == "to look at (1)"
+    assert "data.train: the context of 3 rows (100.0%) at max_length 40 is cut" in problem
+    assert following.startswith("next: robustlm fit ")
+
+
+def test_the_version_and_help_of_a_command(capsys: Any) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"robustlm {__version__}\n"
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    said = capsys.readouterr().out
+    places = [
+        said.index(text) for text in ("example: robustlm fit ", "--model CONFIG", "--data CONFIG", "--trainer CONFIG")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", _EXAMPLES)
+def test_examples_of_help_parse(command: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, *shlex.split(_EXAMPLES[command]), "--print_config"])
+    assert not end.value.code

@@ -1,0 +1,48 @@
+"""YAML that loses a key or blows up is refused by file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from robustlm.assets import known_configs
+from robustlm.cli.main import main
+from robustlm.utils.yaml_text import check_yaml
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model:\n  a: 1\n  a: 2\n", "run.yaml:3: broken YAML: the key 'a' is there twice (first in line 2)"),
+        ("model: 1\nmodel: 2\n", "run.yaml:2: broken YAML: the key 'model' is there twice"),
+        (BOMB, "aliases (*) repeat its parts to more than 100,000 values"),
+        ("a: &a [*a]\n", "an alias (*) stands inside of what it repeats"),
+        ("a: &a\n  <<: *a\n", "an alias (*) stands inside of what it repeats"),
+    ],
+)
+def test_such_a_config_is_refused(
+    text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "-c", "run.yaml"])
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a: 1\n'1': 2\n1: 3", "a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}", "", "- 1", "x: y"])
+def test_other_yaml_is_not(text: str) -> None:
+    check_yaml(text)
+    yaml.safe_load(text)
+
+
+def test_packaged_configs_are_not() -> None:
+    for name in known_configs():
+        check_yaml((Path(__file__).parents[2] / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
