@@ -21,8 +21,8 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
 
+from robustlm.cli import main
 from robustlm.cli.commands import COMMANDS
-from robustlm.cli.main import TRAINER_COMMANDS, main
 from robustlm.datamodules import InstructionDataModule
 from robustlm.modules import InstructionTuning
 from robustlm.rows.writers import RowWriter
@@ -1387,11 +1387,11 @@ def printed_config(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_names_every_command(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([flag])
     shown = capsys.readouterr().out
-    for command in [*TRAINER_COMMANDS, *COMMANDS]:
+    for command in COMMANDS:
         assert f"\n  {command} " in shown
 
 
-@pytest.mark.parametrize("command", [*TRAINER_COMMANDS, *COMMANDS])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

@@ -11,8 +11,9 @@ import pytest
 
 from robustlm import __version__
 from robustlm.batch import Encoded, collate
+from robustlm.cli import main
 from robustlm.cli.check import check, rendered
-from robustlm.cli.main import _EXAMPLES, main
+from robustlm.cli.training import _EXAMPLES
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, RobustnessDataModule
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, ContrastiveTuning, InstructionTuning
