@@ -26,6 +26,7 @@ from robustlm.modules import ANIT, InstructionTuning
 from robustlm.noise.base import Noise
 from robustlm.optim.config import AdamW, Muon
 from tests.modules.two_processes import results
+from tests.processes import Forked
 from tests.tiny import ADVERSARIES, trainer, weights_of
 
 
@@ -195,14 +196,7 @@ def flags(folder: Path, backbone: str, **more: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in wanted.items()]
 
 
-def command(*args: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ROBUSTLM_TRACEBACK": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "robustlm", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    )
-
-
-def done(process: subprocess.Popen[str]) -> str:
+def done(process: subprocess.Popen[str] | Forked) -> str:
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
@@ -226,7 +220,7 @@ def test_a_killed_run_goes_on(llama: str, train_file: str, tmp_path: Path) -> No
 
     run(args("whole", "first"))
     # slow enough to be met in the middle of its second epoch
-    victim = command(*args("killed", "second", "--trainer.callbacks+=tests.tiny.Slow"))
+    victim = Forked(*args("killed", "second", "--trainer.callbacks+=tests.tiny.Slow"))
     deadline = time.monotonic() + 900
     step = 0
     while step < 6:
@@ -236,9 +230,7 @@ def test_a_killed_run_goes_on(llama: str, train_file: str, tmp_path: Path) -> No
         found = sorted((tmp_path / "killed").glob("epoch=*.ckpt"))
         step = max((int(path.stem.rpartition("=")[2]) for path in found), default=0)
     victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    assert victim.stdout is not None
-    victim.stdout.close()
+    victim.communicate()
     last = tmp_path / "killed" / "last.ckpt"
     assert 5 <= torch.load(last, weights_only=True)["global_step"] < 8
     run(args("killed", "third", f"--ckpt_path={last}"))
@@ -283,7 +275,7 @@ def test_two_processes_from_the_command_line(llama: str, train_file: str, tmp_pa
     }
     one, two = tmp_path / "one", tmp_path / "two"
     parallel = {"trainer.devices": 2, "trainer.strategy": "ddp"}
-    process = command("fit", *flags(two, llama, **settings, **parallel))
+    process = Forked("fit", *flags(two, llama, **settings, **parallel))
     run(["fit", *flags(one, llama, **settings, **{"trainer.accumulate_grad_batches": 2})])
     done(process)
     weights = [torch.load(next(folder.rglob("last.ckpt")), weights_only=True)["state_dict"] for folder in (one, two)]
