@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlm.batch import View
 from robustlm.models import generation, hidden_states, scoring
 from robustlm.models.answers import answers, watch_head
-from robustlm.models.base import Answers, OptionScores, Pooling
+from robustlm.models.base import Answers, LanguageModel, OptionScores, Pooling
 from robustlm.models.hidden_states import Layer, check_layer
 from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
@@ -20,7 +20,7 @@ from robustlm.models.tuning import Tuning
 __all__ = ["Backbone", "Loading"]
 
 
-class Backbone(nn.Module):
+class Backbone(LanguageModel):
     """A causal or encoder–decoder language model and its tokenizer.
 
     The constructor reads config and tokenizer only; `load` reads the weights.
@@ -83,6 +83,9 @@ class Backbone(nn.Module):
     def trained(self) -> list[nn.Parameter]:
         """The parameters that are trained."""
         return [p for p in self.parts.model.parameters() if p.requires_grad]
+
+    def check_tunable(self) -> None:
+        """Accept: every model that is loaded here can be tuned."""
 
     @property
     def embedding_scale(self) -> Tensor:
@@ -181,19 +184,3 @@ class Backbone(nn.Module):
             ValueError: There is no such layer, or the model's layers are not found.
         """
         return hidden_states.text_states(self.parts, texts, layer, self.base_name)
-
-    def texts(self, view: View) -> list[str]:
-        """The prompts of a view as text, one string a row, without what the tokenizer adds at their ends by itself.
-
-        A chat template's special tokens are written out.
-        """
-        tokenizer = self.tokenizer
-        starts = {tokenizer.bos_token_id, getattr(tokenizer, "cls_token_id", None)} - {None}
-        ends = {tokenizer.eos_token_id, getattr(tokenizer, "sep_token_id", None)} - {None}
-        found = []
-        for ids, mask in zip(view.input_ids, view.attention_mask, strict=True):
-            row = ids[mask.bool()].tolist()
-            row = row[1:] if row and row[0] in starts else row
-            found.append(row[:-1] if row and row[-1] in ends else row)
-        texts: list[str] = tokenizer.batch_decode(found, clean_up_tokenization_spaces=False)
-        return texts

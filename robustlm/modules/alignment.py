@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import Direction, divergence
-from robustlm.models.backbone import Loading
+from robustlm.models.loading import Loading
 from robustlm.models.tuning import PrefixTuning, Tuning
 from robustlm.modules.base import InstructionTuning, TrainOn
 from robustlm.modules.passes import Passes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 import logging
 import math
 import os
@@ -17,12 +17,12 @@ from robustlm.batch import InstructionBatch
 from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.checks.numbers import check_number
 from robustlm.conditions.search import Objective
-from robustlm.endpoint import is_hosted
 from robustlm.evaluation.metrics import overlap
 from robustlm.evaluation.scores import FREE_TEXT, Scores, text_of
-from robustlm.models.backbone import Backbone, Loading
-from robustlm.models.base import Pooling
-from robustlm.models.hosted import HostedBackbone
+from robustlm.models.backends import language_model
+from robustlm.models.base import LanguageModel, Pooling
+from robustlm.models.hosted import Hosting
+from robustlm.models.loading import Loading
 from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.passes import Passes, ViewName
@@ -62,6 +62,7 @@ class InstructionTuning(LightningModule):
             time: batches larger than memory (many candidates for a contrast) at a third more cost.
         max_skipped_steps: Optimiser steps whose loss or gradient is not finite are skipped and counted
             (`train/skipped_steps`); more than this many in a row stop the run.
+        hosting: How a hosted model is asked; without effect on others.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
@@ -79,6 +80,7 @@ class InstructionTuning(LightningModule):
         train_on: TrainOn | None = None,
         chunk_rows: int | None = None,
         max_skipped_steps: int = 20,
+        hosting: Hosting = Hosting(),  # noqa: B008 - read only
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -89,10 +91,8 @@ class InstructionTuning(LightningModule):
         if train_on is not None and train_on not in VIEWS:
             known = ", ".join(VIEWS)
             raise ValueError(f"train_on: found {train_on!r}; expected one of {known}, or null for the method's own")
-        self.backbone: Any = (
-            HostedBackbone(backbone)
-            if is_hosted(backbone)
-            else Backbone(backbone, copy.copy(loading), copy.copy(tuning))
+        self.backbone: LanguageModel = language_model(
+            backbone, loading, tuning, hosting, usual_tuning=self._default("tuning")
         )
         self.optimizer = optimizer
         self.schedule = schedule
@@ -114,14 +114,21 @@ class InstructionTuning(LightningModule):
         self._step_loss: Tensor | float = 0.0
         self._seed: int | None = None
 
+    @classmethod
+    def _default(cls, argument: str) -> Any:
+        """What an argument of the constructor is where it is not given; subclasses may pass it on by `**kwargs`."""
+        signatures = (
+            inspect.signature(vars(one)["__init__"]).parameters for one in cls.__mro__ if "__init__" in vars(one)
+        )
+        return next(found[argument].default for found in signatures if argument in found)
+
     def check_data(self, datamodule: Any) -> None:
         """Refuse data that cannot serve this objective, before anything is read. Subclasses extend it.
 
         Raises:
             ValueError: Says which setting of the datamodule is wrong.
         """
-        if isinstance(self.backbone, HostedBackbone):
-            self.backbone()  # says that it cannot be tuned
+        self.backbone.check_tunable()
         if "variant" in VIEWS[self.answer_views]:
             whose = type(self).__name__ if self.train_on is None else f"train_on: {self.train_on}"
             self.check_variants(datamodule, f"{whose} trains on")
@@ -298,7 +305,6 @@ class InstructionTuning(LightningModule):
         rows = []
         self.scores.device = self.device
         assert batch.prompt is not None
-        prompts = self.backbone.texts(batch.prompt)
         for i, reply in enumerate(replies(self.backbone, batch, self.max_new_tokens)):
             task = TASKS[batch.tasks[i]]
             answer, target = task.parse(reply.text), batch.targets[i] or None
@@ -321,7 +327,7 @@ class InstructionTuning(LightningModule):
                     "choices": reply.choices,
                     "option_scores": reply.option_scores,
                     "option_tokens": reply.option_tokens,
-                    "prompt": prompts[i],
+                    "prompt": batch.prompt.texts[i],
                     "token_f1": near and near[0],
                     "rouge_l": near and near[1],
                 }

@@ -92,7 +92,7 @@ def test_a_layer_that_is_not_there_is_named_before_weights_are_loaded(llama: str
             backbone.check_layer(layer)
         assert not backbone.loaded
     with pytest.raises(ValueError, match="hosted elsewhere and shows no hidden states"):
-        HostedBackbone("openai:a", cache_dir=None).check_layer(-2)
+        HostedBackbone("openai:a").check_layer(-2)
 
 
 TEXTS = ["Find the words.", "Name the sentiment of the text, please. Which one is it?", "words", ""]
