@@ -27,6 +27,7 @@ from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.replies import judged, replies
+from robustlm.modules.terms import Term
 from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.tasks import TASKS
 from robustlm.utils.finite import refuse_nonfinite, step_extent
@@ -132,9 +133,11 @@ class InstructionTuning(LightningModule):
         if "variant" in VIEWS[self.answer_views]:
             whose = type(self).__name__ if self.train_on is None else f"train_on: {self.train_on}"
             self.check_variants(datamodule, f"{whose} trains on")
+        for term in self.terms:
+            self.check_variants(datamodule, term.needs_variants)
 
     def check_variants(self, datamodule: Any, why: str) -> None:
-        """Refuse data without variants. `why` ends on a verb whose object they are."""
+        """Refuse data without variants; `why` says what needs them, in the words that follow "which"."""
         if "variant" not in datamodule.views:
             raise ValueError(
                 f"data: {type(datamodule).__name__} makes no noisy or paraphrased variants, which {why}; expected "
@@ -156,11 +159,31 @@ class InstructionTuning(LightningModule):
     # --- the objective -----------------------------------------------------------------------------------------
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """The named losses of a step, each a scalar; the base weights, sums and logs them.
+        """The named losses of a step, each a scalar: those of answers, and those of `terms`.
 
-        Extend it in a subclass: `return {**super().losses(passes), "mine": ...}`.
+        `training_step` weighs, sums and logs them. Extend it in a subclass:
+        `return {**super().losses(passes), "mine": ...}`.
         """
+        found = self.supervised(passes)
+        for term in self.terms:
+            answers = found["answer"] if "answer" in found else found["adversarial"]
+            found[term.name], curves = term.losses(passes, answers)
+            self.log_dict({f"{term.name}/{name}": value for name, value in curves.items()}, batch_size=1)
+        return found
+
+    def supervised(self, passes: Passes) -> dict[str, Tensor]:
+        """The cross-entropy of true answers, as `answer`."""
         return {"answer": passes.cross_entropy(*VIEWS[self.answer_views])}
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What is added to the losses of answers; the classes of the package choose it by their settings."""
+        return ()
+
+    def weigh_terms(self) -> None:
+        """Set the factors of losses that `terms` ask for; a constructor calls it once its settings are kept."""
+        for term in self.terms:
+            self.weights = term.weigh(self.weights)
 
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """One summed loss."""
@@ -455,6 +478,11 @@ class InstructionTuning(LightningModule):
             except TypeError as error:
                 raise TypeError(f"{type(self).__name__}: argument {name!r}: {error}") from error
         self.save_hyperparameters({**plain, "_instantiator": "lightning.pytorch.cli.instantiate_module"})
+
+
+def filled(*slots: Term | None) -> tuple[Term, ...]:
+    """The slots that hold a term."""
+    return tuple(term for term in slots if term is not None)
 
 
 def _listed(what: str, names: list[str]) -> str:
