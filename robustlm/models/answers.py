@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from robustlm.batch import IGNORE, View
 from robustlm.models.base import Answers, Pooling
+from robustlm.models.decoding import Cache
 from robustlm.models.inputs import AnswerInputs, answer_inputs
 from robustlm.models.loaded import LoadedModel
 
@@ -79,8 +79,8 @@ def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
 
 
 def logits_at(
-    loaded: LoadedModel, at: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any
-) -> tuple[Tensor, Any]:
+    loaded: LoadedModel, at: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+) -> tuple[Tensor, Cache]:
     """Logits `[n, V]` of the base model at n chosen positions, and the cache with the new keys and values.
 
     Args:

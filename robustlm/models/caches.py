@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from robustlm.batch import View
 from robustlm.models.answers import logits_at
+from robustlm.models.decoding import Cache
 from robustlm.models.loaded import LoadedModel
 
 _PLAIN = "DynamicLayer"
@@ -28,18 +29,20 @@ class Reader:
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
 
-    def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
         """Logits `[R, V]` after the last of ids `[R, T]`, and the cache with their keys and values."""
         end = torch.zeros_like(ids, dtype=torch.bool)
         end[:, -1] = True
         return self.at(end, ids, mask, positions, cache)
 
-    def at(self, end: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    def at(
+        self, end: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+    ) -> tuple[Tensor, Cache]:
         """Logits `[n, V]` at n chosen positions, and the cache; see `answers.logits_at`."""
         return logits_at(self.loaded, end, ids, mask, positions, cache)
 
 
-def new_cache(loaded: LoadedModel) -> Any:
+def new_cache(loaded: LoadedModel) -> transformers.DynamicCache:
     """An empty cache of transformers."""
     return transformers.DynamicCache(config=loaded.config)
 
@@ -72,7 +75,7 @@ def longest(view: View) -> int:
     return int(view.attention_mask.sum(1).max())
 
 
-def _unscaled(config: Any) -> float:
+def _unscaled(config: PretrainedConfig) -> float:
     """The longest row whose rotary positions are those of shorter ones: some models scale them beyond it."""
     rope = getattr(config, "rope_parameters", None) or {}
     found = [

@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Run = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]
+
+class Cache(Protocol):
+    """Keys and values of R rows that were read, such as `transformers.DynamicCache` holds them."""
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows (int64 `[n]`), in this order; a row may be taken several times."""
+
+
+Run = Callable[[Tensor, Tensor, Tensor, Cache | None], tuple[Tensor, Cache]]
 """Takes ids `[R, T]`, a mask `[R, C + T]` over what the cache holds and the ids, positions `[R, T]` and a cache; gives
 logits `[R, V]` after the last id, and the cache with the ids' keys and values."""
 
@@ -28,7 +36,7 @@ _COMPACT = 0.75
 class Prefilled:
     """R prompts that a model has read."""
 
-    cache: Any
+    cache: Cache
     """Keys and values of all R rows."""
     mask: Tensor
     """Int64 `[R, C]`: 0 at padding in the cache."""
@@ -36,14 +44,14 @@ class Prefilled:
     """`[R, V]` after each prompt."""
 
 
-def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Any, *, share: bool = True) -> Prefilled:
+def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Cache | None, *, share: bool = True) -> Prefilled:
     """Read prompts, each prefix that several have in common once.
 
     Args:
         run: The model.
         ids: Int64 `[R, T]`, padded on the left.
         mask: Int64 `[R, T]`, 0 at padding.
-        cache: Empty; its `batch_select_indices` repeats rows.
+        cache: Empty; null, which cannot be shared, lets the model make one.
         share: False reads every prompt by itself.
     """
     prompts = [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
@@ -56,12 +64,13 @@ def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Any, *, share: bool = Tr
         head_ids, head_mask = left_padded(heads, ids)
         tail_ids, tail_mask = left_padded(tails, ids)
         if head_ids.numel() + tail_ids.numel() <= _WORTH * ids.numel():
-            _, cache = run(head_ids, head_mask, _positions(head_mask), cache)
+            _, read = run(head_ids, head_mask, _positions(head_mask), cache)
             rows = torch.tensor(owner, device=ids.device)
-            cache.batch_select_indices(rows)
+            read.batch_select_indices(rows)
+            cache = read
             ids, mask = tail_ids, torch.cat([head_mask[rows], tail_mask], dim=1)
-    logits, cache = run(ids, mask, _positions(mask)[:, -ids.shape[1] :], cache)
-    return Prefilled(cache, mask, logits)
+    logits, read = run(ids, mask, _positions(mask)[:, -ids.shape[1] :], cache)
+    return Prefilled(read, mask, logits)
 
 
 def greedy(run: Run, start: Prefilled, *, ends: Sequence[int], max_new_tokens: int) -> list[list[int]]:

@@ -10,24 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A transformers model with its weights, its tokenizer and its config.
 
-    Transformers, peft and code from the hub give these objects no common static type, so they are `Any`.
+    Models of transformers, of peft and of code from the hub have no static type in common, nor have tokenizers: `Any`.
     """
 
     model: Any
     """The transformers model, or the PEFT wrapper around it."""
     tokenizer: Any
-    config: Any
+    config: PretrainedConfig
     accepted: frozenset[str]
     """Names of the arguments that the base model's `forward` takes."""
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, config: Any) -> LoadedModel:
+    def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig) -> LoadedModel:
         """Read what the model accepts from the signature of its `forward`."""
         base = model.get_base_model() if hasattr(model, "peft_config") else model
         return cls(model, tokenizer, config, frozenset(inspect.signature(base.forward).parameters))
@@ -141,7 +142,7 @@ class LoadedModel:
                 weight.requires_grad_(trained[name])
 
 
-def depth_of(config: Any) -> int:
+def depth_of(config: PretrainedConfig) -> int:
     """Number of layers that a config describes; of an encoder–decoder, those of its decoder."""
     text = config.get_text_config()
     names = ("num_decoder_layers", "decoder_layers") if config.is_encoder_decoder else ()

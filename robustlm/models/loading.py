@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors import safe_open
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 
 from robustlm.assets import TINY, tiny_model
@@ -82,19 +83,19 @@ def find(name: str) -> Place:
     return Place(name, adapter, _adapter_base(Path(name)) if adapter else name)
 
 
-def read_config(place: Place, loading: Loading) -> Any:
+def read_config(place: Place, loading: Loading) -> PretrainedConfig:
     """The config of a model that writes text.
 
     Raises:
         ValueError: There is none, it names code at the hub, or the model has no text decoder.
     """
-    config = _pretrained(transformers.AutoConfig, place.base_name, loading)
+    config: PretrainedConfig = _pretrained(transformers.AutoConfig, place.base_name, loading)
     _check_kernels(place, config, loading)
     _check_writes(place, config, loading)
     return config
 
 
-def read_tokenizer(place: Place, config: Any, loading: Loading) -> Any:
+def read_tokenizer(place: Place, config: PretrainedConfig, loading: Loading) -> Any:
     """The tokenizer of a model, or another one that `loading` names.
 
     Raises:
@@ -117,7 +118,9 @@ def read_tokenizer(place: Place, config: Any, loading: Loading) -> Any:
     return tokenizer
 
 
-def read_model(place: Place, config: Any, tokenizer: Any, loading: Loading, tuning: Tuning | None) -> LoadedModel:
+def read_model(
+    place: Place, config: PretrainedConfig, tokenizer: Any, loading: Loading, tuning: Tuning | None
+) -> LoadedModel:
     """Read the weights, freeze and wrap them as `tuning` says; everything is in train mode.
 
     Raises:
@@ -181,7 +184,7 @@ def _pretrained(factory: Any, name: str, loading: Loading, **kwargs: Any) -> Any
         raise ValueError(f"backbone: cannot load the {what} of {name!r}{place}: {reason}") from error
 
 
-def _check_kernels(place: Place, config: Any, loading: Loading) -> None:
+def _check_kernels(place: Place, config: PretrainedConfig, loading: Loading) -> None:
     """Refuse attention code from the hub that a model's config names: transformers would download and run it."""
     for part in {id(one): one for one in (config, config.get_text_config())}.values():
         named = getattr(part, "_attn_implementation", None)
@@ -192,7 +195,7 @@ def _check_kernels(place: Place, config: Any, loading: Loading) -> None:
             )
 
 
-def _check_writes(place: Place, config: Any, loading: Loading) -> None:
+def _check_writes(place: Place, config: PretrainedConfig, loading: Loading) -> None:
     """Refuse models without a text decoder, before their weights are read."""
     kind = str(config.model_type)
     names = modeling_auto
@@ -211,7 +214,7 @@ def _check_writes(place: Place, config: Any, loading: Loading) -> None:
         )
 
 
-def _base_model(place: Place, config: Any, loading: Loading) -> Any:
+def _base_model(place: Place, config: PretrainedConfig, loading: Loading) -> Any:
     """The model without an adapter."""
     factory = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     extra: dict[str, Any] = {"attn_implementation": loading.attention} if loading.attention else {}
@@ -248,7 +251,9 @@ def _base_model(place: Place, config: Any, loading: Loading) -> Any:
     return model
 
 
-def _with_adapter(model: Any, place: Place, loading: Loading, *, trained: bool) -> Any:
+def _with_adapter(
+    model: transformers.PreTrainedModel, place: Place, loading: Loading, *, trained: bool
+) -> peft.PeftModel:
     """The model with the adapter of a folder."""
     if trained:
         log.info("backbone %s is an adapter: it is trained on as it is, `tuning` is not applied", place.name)
@@ -278,7 +283,7 @@ def _check_files(folder: Path) -> None:
             check_file(file, "a file of a model")
 
 
-def _check_adapter(folder: Path, model: Any) -> None:
+def _check_adapter(folder: Path, model: peft.PeftModel) -> None:
     """Refuse an adapter whose weights are not those that its config describes: peft starts the others at random."""
     expected = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
     with safe_open(folder / _ADAPTER_WEIGHTS, framework="pt") as file:
@@ -321,7 +326,7 @@ def _adapter_base(folder: Path) -> str:
     return str(beside) if what_is(name) == "nothing" and re.match(r"\.{1,2}/", name) and beside.is_dir() else name
 
 
-def _four_bit() -> Any:
+def _four_bit() -> transformers.BitsAndBytesConfig:
     if not torch.cuda.is_available():
         raise ValueError("loading.four_bit: 4-bit weights need a CUDA GPU, and none is here; set it to false")
     try:
@@ -330,6 +335,7 @@ def _four_bit() -> Any:
         raise ValueError(
             "loading.four_bit: bitsandbytes is not installed; pip install 'robustlm[quantization]'"
         ) from error
-    return cast(Any, transformers.BitsAndBytesConfig)(
+    found: transformers.BitsAndBytesConfig = cast(Any, transformers.BitsAndBytesConfig)(  # its constructor is untyped
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
+    return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import peft
 from torch import nn
+from transformers import PreTrainedModel
 
 from robustlm.checks.numbers import check_number
 
@@ -16,12 +17,16 @@ _MOST_TOKENS = 100_000
 """Of a prefix or soft prompt, and the widest MLP that makes one: longer than any prompt, wider than any model."""
 
 
+Network = PreTrainedModel | peft.PeftModel
+"""A model as it is, or with what peft puts around it."""
+
+
 @dataclass
 class Tuning(ABC):
     """Chooses the trained parameters of a loaded model."""
 
     @abstractmethod
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: PreTrainedModel) -> Network:
         """Wrap or mark `model`, a transformers model in train mode, and return the one to use."""
 
     def check(self, *, gradient_checkpointing: bool) -> None:
@@ -55,7 +60,7 @@ class LoRA(Tuning):
                     "`all-linear`, or a list of names"
                 ) from error
 
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: PreTrainedModel) -> Network:
         """See `Tuning.apply`."""
         widest = max(
             (min(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)), default=0
@@ -98,7 +103,7 @@ class PrefixTuning(Tuning):
         """See `Tuning.check`."""
         _check_prefix(gradient_checkpointing)
 
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: PreTrainedModel) -> Network:
         """See `Tuning.apply`."""
         extra: dict[str, Any] = {} if self.hidden_size is None else {"encoder_hidden_size": self.hidden_size}
         config = peft.PrefixTuningConfig(
@@ -108,7 +113,7 @@ class PrefixTuning(Tuning):
             **extra,
         )
         wrapped = _wrap(model, config)
-        encoder = wrapped.prompt_encoder[wrapped.active_adapter]
+        encoder: Any = wrapped.prompt_encoder[wrapped.active_adapter]  # peft makes it of a class by its config
         encoder.embedding.weight.data.mul_(self.init_scale)
         return wrapped
 
@@ -127,7 +132,7 @@ class PromptTuning(Tuning):
     def __post_init__(self) -> None:
         check_number("tuning.tokens", self.tokens, least=1, most=_MOST_TOKENS, whole=True)
 
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: PreTrainedModel) -> Network:
         """See `Tuning.apply`."""
         text = self.init == "text"
         config = peft.PromptTuningConfig(
@@ -140,8 +145,9 @@ class PromptTuning(Tuning):
         wrapped = _wrap(model, config)
         if not text:
             # peft starts at N(0, 1); a model knows only points near its own embeddings
-            table = model.get_input_embeddings().weight
-            embedding = wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight
+            table: Any = model.get_input_embeddings().weight
+            encoder: Any = wrapped.prompt_encoder[wrapped.active_adapter]
+            embedding = encoder.embedding.weight
             embedding.data.copy_(embedding.data * table.detach().float().std().to(embedding.dtype))
         return wrapped
 
@@ -153,14 +159,14 @@ class FullTuning(Tuning):
     freeze_embeddings: bool = False
     """Keep the input embeddings (and a head tied to them) as they are."""
 
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: PreTrainedModel) -> Network:
         """See `Tuning.apply`."""
         if self.freeze_embeddings:
             model.get_input_embeddings().requires_grad_(False)
         return model
 
 
-def resume_prompt(model: Any, *, trained: bool, gradient_checkpointing: bool) -> None:
+def resume_prompt(model: peft.PeftModel, *, trained: bool, gradient_checkpointing: bool) -> None:
     """Make a prefix or soft prompt that was loaded from a folder trainable, or check that it can be used.
 
     What peft saves of a prefix is the prefix itself, without the MLP that it was reparametrised through: from there on
@@ -169,7 +175,8 @@ def resume_prompt(model: Any, *, trained: bool, gradient_checkpointing: bool) ->
     config = model.active_peft_config
     if config.peft_type == peft.PeftType.PREFIX_TUNING:
         _check_prefix(gradient_checkpointing)
-        config.prefix_projection = model.prompt_encoder[model.active_adapter].prefix_projection = False
+        encoder: Any = model.prompt_encoder[model.active_adapter]
+        config.prefix_projection = encoder.prefix_projection = False
     config.inference_mode = not trained
     model.prompt_encoder.requires_grad_(trained)
 
@@ -182,13 +189,13 @@ def _check_prefix(gradient_checkpointing: bool) -> None:
         )
 
 
-def _task_type(model: Any) -> Any:
+def _task_type(model: PreTrainedModel) -> peft.TaskType:
     return peft.TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else peft.TaskType.CAUSAL_LM
 
 
-def _wrap(model: nn.Module, config: Any) -> Any:
+def _wrap(model: PreTrainedModel, config: peft.PeftConfig) -> peft.PeftModel:
     try:
-        return peft.get_peft_model(model, config)
+        return cast(peft.PeftModel, peft.get_peft_model(model, config))  # `mixed` is off
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:  # all of them peft's
         reason = str(error).split("\n")[0]
         raise ValueError(f"tuning: {type(config).__name__} does not fit {type(model).__name__}: {reason}") from error

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from robustlm.adversaries import NRM, Adversary, FreeAT, Problem
 from robustlm.batch import InstructionBatch, Scope
 from robustlm.checks.numbers import check_number
-from robustlm.modules.base import VIEWS, InstructionTuning, TrainOn
+from robustlm.modules.base import VIEWS, InstructionTuning, TrainingData, TrainOn
 from robustlm.modules.boundary import inside_step
 from robustlm.modules.passes import Passes, ViewName
 
@@ -80,7 +80,7 @@ class ANIT(InstructionTuning):
         self.weights["adversarial"] = adversarial_weight
         self._before: dict[str, Any] | None = None
 
-    def check_data(self, datamodule: Any) -> None:
+    def check_data(self, datamodule: TrainingData) -> None:
         """Refuse data without variants, and without the replays that `FreeAT` needs."""
         super().check_data(datamodule)
         if self.adversary is not None:
@@ -118,7 +118,7 @@ class ANIT(InstructionTuning):
         """Keep the adversary as it is before an optimiser step; each micro-batch may move its state."""
         self._keep_adversary()
 
-    def on_train_batch_end(self, outputs: Any, batch: InstructionBatch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: InstructionBatch, batch_idx: int) -> None:
         """The same before the next one."""
         if not inside_step(self.trainer):
             self._keep_adversary()

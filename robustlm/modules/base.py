@@ -6,10 +6,12 @@ import inspect
 import logging
 import math
 import os
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from robustlm.adapters.settings import WritesPrompts
@@ -39,6 +41,18 @@ Stage = Literal["val", "test"]
 TrainOn = Literal["raw", "variant", "both"]
 VIEWS: dict[TrainOn, tuple[ViewName, ...]] = {"raw": ("raw",), "variant": ("variant",), "both": ("raw", "variant")}
 """The views that each choice of `train_on` names."""
+
+
+class TrainingData(Protocol):
+    """What an objective asks of a datamodule before training."""
+
+    @property
+    def views(self) -> Collection[str]:
+        """Names of the views in its batches: `raw`, `variant`, `negative`."""
+
+    @property
+    def replays(self) -> int:
+        """How often each batch comes in a row."""
 
 
 class InstructionTuning(LightningModule):
@@ -123,7 +137,7 @@ class InstructionTuning(LightningModule):
         )
         return next(found[argument].default for found in signatures if argument in found)
 
-    def check_data(self, datamodule: Any) -> None:
+    def check_data(self, datamodule: TrainingData) -> None:
         """Refuse data that cannot serve this objective, before anything is read. Subclasses extend it.
 
         Raises:
@@ -136,7 +150,7 @@ class InstructionTuning(LightningModule):
         for term in self.terms:
             self.check_variants(datamodule, term.needs_variants)
 
-    def check_variants(self, datamodule: Any, why: str) -> None:
+    def check_variants(self, datamodule: TrainingData, why: str) -> None:
         """Refuse data without variants; `why` says what needs them, in the words that follow "which"."""
         if "variant" not in datamodule.views:
             raise ValueError(
@@ -218,7 +232,7 @@ class InstructionTuning(LightningModule):
         """Bring the weights."""
         self.backbone.load()
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser over trained parameters, and its schedule."""
         groups = parameter_groups(self.backbone.base)
         grouped = {id(p) for group in groups for p in group["params"]}
@@ -440,7 +454,7 @@ class InstructionTuning(LightningModule):
         """Whether a `fit` is going on (and not: weights are loaded for use)."""
         return self._trainer is not None and self._trainer.training
 
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights over the frozen ones that are here already.
 
         Raises:

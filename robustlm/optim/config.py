@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from robustlm.checks.numbers import check_number
 from robustlm.optim.muon import MuonAdamW
 
+Groups = list[dict[str, Any]]
+"""Parameter groups as torch's optimisers take them."""
 _FASTEST = 10.0
 """Largest learning rate: a step of AdamW moves each weight by about the rate, and weights of models are below 10."""
 _LONGEST_WARMUP = 10**9
@@ -42,7 +44,7 @@ class Optimizer(ABC):
                     check_number(f"optimizer.{item.name}", share, least=0, below=1)
 
     @abstractmethod
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def build(self, groups: Groups) -> torch.optim.Optimizer:
         """The optimiser over `groups` as `parameter_groups` makes them."""
 
 
@@ -57,7 +59,7 @@ class AdamW(Optimizer):
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the two moments."""
 
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def build(self, groups: Groups) -> torch.optim.Optimizer:
         """See `Optimizer.build`."""
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
@@ -79,7 +81,7 @@ class Muon(Optimizer):
     adamw_weight_decay: float = 0.0
     """Decay of everything else."""
 
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def build(self, groups: Groups) -> torch.optim.Optimizer:
         """See `Optimizer.build`."""
         return MuonAdamW(
             groups,
@@ -123,7 +125,7 @@ class Schedule:
         return LambdaLR(optimizer, lambda step: self.factor(step, total))
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module) -> Groups:
     """Trained parameters as groups: hidden matrices (`hidden: True`), embeddings and head, and vectors (no decay)."""
     outer = set()
     for getter in ("get_input_embeddings", "get_output_embeddings"):
