@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,8 +22,8 @@ from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, InstructionTuning
 from robustlm.noise.base import Noise
 from robustlm.optim.config import AdamW, Muon
-from tests.modules.two_processes import results
-from tests.processes import Forked
+from tests.modules.two_processes import results, results_of_rank
+from tests.processes import Forked, command, side_by_side
 from tests.tiny import ADVERSARIES, trainer, weights_of
 
 
@@ -196,7 +193,7 @@ def flags(folder: Path, backbone: str, **more: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in wanted.items()]
 
 
-def done(process: subprocess.Popen[str] | Forked) -> str:
+def done(process: Forked) -> str:
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
@@ -220,7 +217,7 @@ def test_a_killed_run_goes_on(llama: str, train_file: str, tmp_path: Path) -> No
 
     run(args("whole", "first"))
     # slow enough to be met in the middle of its second epoch
-    victim = Forked(*args("killed", "second", "--trainer.callbacks+=tests.tiny.Slow"))
+    victim = command(*args("killed", "second", "--trainer.callbacks+=tests.tiny.Slow"))
     deadline = time.monotonic() + 900
     step = 0
     while step < 6:
@@ -241,9 +238,7 @@ def test_a_killed_run_goes_on(llama: str, train_file: str, tmp_path: Path) -> No
 
 def test_two_processes_are_one_that_accumulates(llama: str, train_file: str, test_file: str, tmp_path: Path) -> None:
     names = [_without_dropout(llama, tmp_path), train_file, test_file]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, "-m", "tests.modules.two_processes", str(tmp_path / "two"), *names]
-    done(subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env))
+    side_by_side(lambda: results_of_rank(tmp_path / "two", *names))
     ours, theirs = (torch.load(tmp_path / "two" / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     single = results(tmp_path / "one", *names, accumulate_grad_batches=2)
     for name in ADVERSARIES:
@@ -275,7 +270,7 @@ def test_two_processes_from_the_command_line(llama: str, train_file: str, tmp_pa
     }
     one, two = tmp_path / "one", tmp_path / "two"
     parallel = {"trainer.devices": 2, "trainer.strategy": "ddp"}
-    process = Forked("fit", *flags(two, llama, **settings, **parallel))
+    process = command("fit", *flags(two, llama, **settings, **parallel))
     run(["fit", *flags(one, llama, **settings, **{"trainer.accumulate_grad_batches": 2})])
     done(process)
     weights = [torch.load(next(folder.rglob("last.ckpt")), weights_only=True)["state_dict"] for folder in (one, two)]
