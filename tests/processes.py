@@ -18,15 +18,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from robustlm.cli import main
 
 
-def command(*args: str) -> Forked:
-    """Run `robustlm ARGS` in a process of its own."""
+def command(*args: str, output: int | None = None) -> Forked:
+    """Run `robustlm ARGS` in a process of its own; see `Forked`."""
 
     def run() -> None:
         sys.argv = ["robustlm", *args]  # with which Lightning starts further processes
         sys.modules["__main__"].__spec__ = find_spec("robustlm.__main__")
         main(list(args))
 
-    return Forked(run)
+    return Forked(run, output)
 
 
 def side_by_side(run: Callable[[], object], processes: int = 2) -> None:
@@ -43,15 +43,16 @@ def side_by_side(run: Callable[[], object], processes: int = 2) -> None:
 class Forked:
     """A copy of the test's process that runs something, with what the test has imported: it begins at once.
 
-    It is used like a `subprocess.Popen`. What it prints goes to a file.
+    It is used like a `subprocess.Popen`, and leads a process group of its own.
 
     Args:
         run: What it runs; a `SystemExit` gives the exit status, as in a script.
+        output: File descriptor that it prints to, which is closed here; a file, which `communicate` reads, if `None`.
         environment: Environment variables of its own.
     """
 
-    def __init__(self, run: Callable[[], object], **environment: str) -> None:
-        handle, name = tempfile.mkstemp(prefix="robustlm-test-")
+    def __init__(self, run: Callable[[], object], output: int | None = None, **environment: str) -> None:
+        handle, name = (output, "") if output is not None else tempfile.mkstemp(prefix="robustlm-test-")
         self._output = Path(name)
         self.returncode: int | None = None
         sys.stdout.flush()
@@ -64,6 +65,7 @@ class Forked:
     def _run(self, handle: int, run: Callable[[], object], environment: dict[str, str]) -> None:
         status = 1
         try:
+            os.setpgid(0, 0)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
             sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
@@ -107,6 +109,8 @@ class Forked:
                 self.poll()
                 raise TimeoutError(f"still running after {timeout} s:\n{self._output.read_text(encoding='utf-8')}")
             time.sleep(0.01)
-        said = self._output.read_text(encoding="utf-8", errors="replace") if self._output.exists() else ""
-        self._output.unlink(missing_ok=True)
+        said = ""
+        if self._output.is_file():
+            said = self._output.read_text(encoding="utf-8", errors="replace")
+            self._output.unlink()
         return said, None
