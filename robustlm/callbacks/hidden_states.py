@@ -82,7 +82,7 @@ class StateWriter(Callback):
         view = batch.prompt if self.position == "prompt_end" else batch.raw
         backbone: Any = pl_module.backbone
         with trainer.precision_plugin.forward_context():
-            states = backbone.states(view, self.layer, self.position)
+            states = backbone.hidden_states(view, self.layer, self.position)
         self._file.write([key_of(row) for row in outputs["rows"]], states.float().cpu().numpy())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,6 +14,7 @@ from robustlm.conditions.condition import ATTACK
 from robustlm.datamodules import InstructionDataModule
 from robustlm.datamodules.batches import Rows
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.models.backbone import Backbone
 from robustlm.models.hosted import HostedBackbone
 from robustlm.modules import InstructionTuning
 from robustlm.noise.base import CHANGES_MEANING, Noise
@@ -142,7 +143,7 @@ def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) 
             rows.encoded[:1], pad_id=encoder.pad_id, encoder_decoder=encoder.encoder_decoder, with_answer=False
         )
         when = " (before its search)" if ATTACK in name else ""
-        print(f"  {name}, {len(rows):,}{when}: {datamodule.backbone.texts(view)[0]}")
+        print(f"  {name}, {len(rows):,}{when}: {view.texts[0]}")
 
 
 def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:
@@ -185,8 +186,9 @@ def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> Non
     bit; with checkpointing, one layer's and every layer's input.
     """
     backbone = model.backbone
+    assert isinstance(backbone, Backbone)
     config = backbone.config.get_text_config()
-    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
     state = sum(p.numel() * (p.element_size() + 8) for p in backbone.trained)
     layers, hidden, heads = (getattr(config, name, 0) or 0 for name in _SIZES)
     width = 2 if backbone.base.dtype.itemsize == 4 else 1
