@@ -61,7 +61,7 @@ def noisy_batches(module: ANIT, rows: int, count: int) -> list[InstructionBatch]
         ValueError: There are fewer batches.
     """
     data = NLUDataModule(train="builtin:quickstart", batch_size=rows, max_length=160)
-    data.attach(module.backbone)
+    data.connect(module.backbone)
     data.setup("fit")
     found = list(islice(data.train_dataloader(), count))
     if len(found) < count or not count:

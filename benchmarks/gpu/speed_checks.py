@@ -430,7 +430,7 @@ def data_check(bench: Bench, note: Note) -> Finding:
 
     count = 64 if bench.tiny else 6000
     data = NLUDataModule(train=[Source("builtin:quickstart", limit=count)], batch_size=BUILTIN_ROWS)
-    data.attach(Backbone("builtin:tiny"))
+    data.connect(Backbone("builtin:tiny"))
     began = time.perf_counter()
     data.setup("fit")
     read = time.perf_counter() - began

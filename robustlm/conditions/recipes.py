@@ -16,7 +16,7 @@ from robustlm.noise.character import deepwordbugs, textbugs
 from robustlm.noise.thesaurus import Thesaurus, builtin, load_thesaurus
 from robustlm.noise.word import others
 from robustlm.utils.importing import imported
-from robustlm.utils.random import Stream
+from robustlm.utils.random import Stream, key_of
 
 Recipe = Callable[[Sequence[str], int, Stream], Sequence[Sequence[str]]]
 """Takes the words of the raw instruction, the number of one, and draws."""
@@ -102,7 +102,7 @@ class Attack:
         Returns:
             Distinct texts other than the word, of one word or more; none where the recipe knows nothing.
         """
-        key = f"{seed} attack {self.recipe} {place} {words[place]}"
-        found = resolve_recipe(self.recipe)(words, place, Stream(key.encode("utf-8", "surrogatepass")))
+        stream = Stream(key_of(seed, "attack", self.recipe, place, words[place]))
+        found = resolve_recipe(self.recipe)(words, place, stream)
         turns = chain.from_iterable(zip_longest(*found))
         return [one for one in dict.fromkeys(turns) if one and one.strip() and one != words[place]][:most]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from robustlm.datamodules.batches import Rows, TrainRows
-from robustlm.datamodules.noisy import NLUDataModule, VariedRows
+from robustlm.datamodules.batches import EncodedSamples, TrainDataset
+from robustlm.datamodules.noisy import NLUDataModule, VariedDataset
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.noise.base import Noise
 from robustlm.sample import Sample
@@ -14,7 +14,7 @@ from robustlm.sample import Sample
 log = logging.getLogger(__name__)
 
 
-class ParaphrasedRows(VariedRows):
+class ParaphrasedDataset(VariedDataset):
     """Training batches with a raw view and one of K other phrasings of each row; other ones every epoch."""
 
     def __init__(self, *args: Any, others: Phrasings, **kwargs: Any) -> None:
@@ -47,13 +47,13 @@ class ParaphraseDataModule(NLUDataModule):
     def __init__(self, *args: Any, noise: Noise | None = None, variants: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, noise=noise, variants=variants, **kwargs)
 
-    def train_dataset(self, rows: Rows) -> TrainRows:
+    def train_dataset(self, rows: EncodedSamples) -> TrainDataset:
         """Rows with other phrasings."""
         phrasings = self.paraphrasings(rows)
         fresh = phrasings if self.phrasing == "fresh" else None
-        return ParaphrasedRows(rows, self._encoder(), fresh, others=phrasings, **self.variation())
+        return ParaphrasedDataset(rows, self.encoder, fresh, others=phrasings, variation=self.variation())
 
-    def paraphrasings(self, rows: Rows) -> Phrasings:
+    def paraphrasings(self, rows: EncodedSamples) -> Phrasings:
         """`phrasings`, after a check that there are any.
 
         Raises:

@@ -35,7 +35,7 @@ from robustlm.noise.edits import Edits, word_edits
 from robustlm.noise.pools import Pools
 from robustlm.noise.protection import Guard
 from robustlm.utils.importing import imported
-from robustlm.utils.random import Stream
+from robustlm.utils.random import Stream, key_of
 from robustlm.utils.words import rejoin, split_words
 
 Kind = Callable[[list[str], float, Stream, Pools], list[str]]
@@ -269,7 +269,7 @@ class Noise:
         batch = NoisyBatch(list(instructions), [False] * len(ids), [CLEAN] * len(ids), none)
         pools = Pools(vocabulary, contexts)
         for row, (text, sample_id) in enumerate(zip(instructions, ids, strict=True)):
-            rng = Stream(f"{seed} {epoch} {variant} {sample_id}".encode("utf-8", "surrogatepass"))
+            rng = Stream(key_of(seed, epoch, variant, sample_id))
             if rng.uniform() >= self.phi or self.omega == 0:
                 continue
             names, kinds, shares = milder if requests is not None and requests[row] else mixture

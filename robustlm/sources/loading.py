@@ -18,7 +18,7 @@ from robustlm.sources.samples import Loaded, bank_slots, named_labels, read_samp
 from robustlm.sources.source import BUILTIN, Role, Source, named_by_path, split_of
 from robustlm.tasks import TASKS
 from robustlm.tasks.labels import quoted
-from robustlm.utils.random import rank
+from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
 
@@ -167,8 +167,8 @@ def _limited(samples: list[Sample], source: Source, seed: int) -> list[Sample]:
     if source.sampling == "first":
         return samples[:count]
     seed = seed if source.seed is None else source.seed
-    drawn = {one.id for one in sorted(samples, key=lambda one: rank(seed, "limit", one.id))[:count]}
-    return [one for one in samples if one.id in drawn]
+    kept = {one.id for one in sorted(samples, key=lambda one: drawn(seed, "limit", one.id))[:count]}
+    return [one for one in samples if one.id in kept]
 
 
 def _count(limit: int | float, rows: int) -> int:

@@ -24,7 +24,7 @@ from tests.tiny import load, make_rows, write_rows
 
 
 def ready(datamodule: InstructionDataModule, folder: str, stage: str = "fit") -> Any:
-    datamodule.attach(load(folder, LoRA(r=2)))
+    datamodule.connect(load(folder, LoRA(r=2)))
     datamodule.setup(stage)
     return datamodule
 
@@ -208,7 +208,7 @@ def test_states_that_change_in_training_are_measured_anew_with_a_warning(
     llama: str, train_file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = NLUDataModule(train=train_file, batch_size=26, distortion=LME(StateEmbedder(cache_dir=str(tmp_path))))
-    made.attach(load(llama, FullTuning()))
+    made.connect(load(llama, FullTuning()))
     made.setup("fit")
     loader = made.train_dataloader()
     (first,) = epoch_of(loader, 0)
@@ -226,7 +226,7 @@ def test_states_that_change_in_training_are_measured_anew_with_a_warning(
 
 def test_a_model_without_states_cannot_measure_distortion(train_file: str) -> None:
     made = NLUDataModule(train=train_file, distortion=LME())
-    made.attach(HostedBackbone("openai:some-model"))
+    made.connect(HostedBackbone("openai:some-model"))
     with pytest.raises(EmbeddingError, match="no hidden states, which StateEmbedder needs; expected a local model"):
         made.variation()
 
@@ -355,7 +355,7 @@ def test_bad_settings(train_file: str, llama: str) -> None:
         NLUDataModule(train=train_file, variants=0)
     with pytest.raises(ValueError, match=r"data\.train"):
         ready(InstructionDataModule(), llama)
-    with pytest.raises(RuntimeError, match="attach"):
+    with pytest.raises(RuntimeError, match="connect"):
         InstructionDataModule(train=train_file).setup("fit")
     with pytest.raises(ValueError, match="unseen"):
         ready(InstructionDataModule(test=train_file, conditions=["unseen"]), llama, "test")
@@ -379,7 +379,7 @@ def test_a_format_of_all_sources_is_that_of_each(llama: str, tmp_path: Path) -> 
     found = []
     for train, format in (([Source(path, format="none")], None), (path, "none"), (path, None)):
         data = InstructionDataModule(train=train, format=format)  # type: ignore[arg-type]
-        data.attach(load(llama, None))
+        data.connect(load(llama, None))
         found.append(data.read("train").samples)
         assert data.prompt()["format"] == (format or (None if train is path else "none"))
     assert found[0] == found[1] != found[2]

@@ -26,7 +26,7 @@ from robustlm.sample import Context, Sample
 from robustlm.sources.loading import load
 from robustlm.sources.source import Source
 from robustlm.tools.pairs import contrasted, phrased
-from robustlm.utils.random import Stream, rank
+from robustlm.utils.random import Stream, drawn
 from tests.tiny import load as load_model
 from tests.tiny import write_rows
 
@@ -96,7 +96,7 @@ def of_noise() -> Iterable[object]:
 def of_streams() -> Iterable[object]:
     stream = Stream(b"a key")
     yield [stream.below(10) for _ in range(40)], stream.uniform(), stream.sample(9, 4)
-    yield [rank(seed, what, f"id {n}").hex() for seed in range(2) for what in ("limit", "é") for n in range(5)]
+    yield [f"{drawn(seed, what, f'id {n}'):016x}" for seed in range(2) for what in ("limit", "é") for n in range(5)]
 
 
 def of_attacks() -> Iterable[object]:
@@ -149,8 +149,8 @@ DRAWN: dict[str, tuple[Callable[[], Iterable[object]], str]] = {
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_draw_is_what_it_was(name: str) -> None:
-    drawn, expected = DRAWN[name]
-    assert digest(drawn()) == expected
+    made, expected = DRAWN[name]
+    assert digest(made()) == expected
 
 
 def trained(data: Any) -> Iterable[object]:
@@ -196,7 +196,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def ready(data: Any, folder: str, stage: str = "fit") -> Any:
-    data.attach(load_model(folder, None))
+    data.connect(load_model(folder, None))
     data.setup(stage)
     return data
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from robustlm.batch import IGNORE, InstructionBatch, View
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
-from robustlm.datamodules.batches import Rows
+from robustlm.datamodules.batches import EncodedSamples
 from robustlm.datamodules.grouping import HardNegativeGroups, task_of
 from robustlm.datamodules.sampling import BatchKey, StepSampler
 from robustlm.instructions.banks import InstructionBank
@@ -416,7 +416,7 @@ def grouped(datamodule: Any, groups: dict[str, str]) -> Any:
     """The rows of a ready datamodule, some of them with a group of their own."""
     rows = datamodule.rows["train"]
     samples = [replace(s, group=groups.get(s.id, "")) for s in rows.samples]
-    datamodule.rows["train"] = Rows(samples, rows.encoded)
+    datamodule.rows["train"] = EncodedSamples(samples, rows.encoded)
     return datamodule
 
 

@@ -44,7 +44,7 @@ def batch_of(module: Any, file: str, rows: int = 6, **settings: Any) -> Instruct
         p.data.add_(torch.randn_like(p) * 0.1)
     module.train()
     datamodule = NLUDataModule(train=file, **{"noise": Noise(phi=0.8), **settings})
-    datamodule.attach(module.backbone)
+    datamodule.connect(module.backbone)
     datamodule.setup("fit")
     return datamodule.train_dataset(datamodule.rows["train"])[BatchKey(0, tuple(range(rows)))]
 
@@ -334,7 +334,7 @@ def test_a_python_built_module_comes_back_from_its_checkpoint(
 
 def _loader(module: Any, file: str) -> Any:
     data = NLUDataModule(train=file, batch_size=6)
-    data.attach(module.backbone)
+    data.connect(module.backbone)
     data.setup("fit")
     return data.train_dataloader()
 

@@ -69,7 +69,7 @@ def data(file: str, **settings: Any) -> ContrastiveDataModule:
 def batch_of(module: Any, file: str, rows: int = 4, **settings: Any) -> InstructionBatch:
     module.configure_model()
     datamodule = data(file, **settings)
-    datamodule.attach(module.backbone)
+    datamodule.connect(module.backbone)
     datamodule.setup("fit")
     dataset = datamodule.train_dataset(datamodule.rows["train"])
     found = [row for unit in dataset.order(0) for row in unit]  # type: ignore[attr-defined]
@@ -124,7 +124,7 @@ def test_the_state_of_an_explicit_negative(llama: str, phrased_file: str) -> Non
     module.configure_model()
     module.eval()
     datamodule = data(phrased_file, negatives=1)
-    datamodule.attach(module.backbone)
+    datamodule.connect(module.backbone)
     datamodule.setup("fit")
     samples = datamodule.rows["train"].samples
     dataset = datamodule.train_dataset(datamodule.rows["train"])
