@@ -89,7 +89,7 @@ def test_what_shows_them(tmp_path: Path) -> None:
 def test_a_shape_of_ones_own_that_copies_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from robustlm.sources import shapes
 
-    monkeypatch.setattr(shapes, "SHAPES", dict(shapes.SHAPES))
+    monkeypatch.setattr(shapes, "SHAPES", shapes.SHAPES.copy())
 
     @register_shape("copied", needs=("ask", "reply"))
     def read_copied(row: Any, id: str) -> Sample:
