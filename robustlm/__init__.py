@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-from robustlm.utils.public import HOME_OF
+from robustlm.utils.public import HOME_OF, current_name
 from robustlm.utils.version import __version__
 
 if "ROBUSTLM_OWN_CODE" in os.environ:  # a loader's worker may have to find the user's own classes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustlm.datamodules import (
         ContrastiveDataModule,
         InstructionDataModule,
-        NLUDataModule,
+        NoisyInstructionDataModule,
         ParaphraseDataModule,
         RobustnessDataModule,
     )
@@ -67,8 +67,8 @@ __all__ = [
     "Loading",
     "Muon",
     "NEFTune",
-    "NLUDataModule",
     "Noise",
+    "NoisyInstructionDataModule",
     "ParaphraseDataModule",
     "Passes",
     "PrefixAlignment",
@@ -86,6 +86,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import public names on first use: `import robustlm.noise.base` need not bring torch along."""
+    name = current_name(name)
     if name not in HOME_OF:
         raise AttributeError(f"module 'robustlm' has no attribute {name!r}")
     return getattr(importlib.import_module(HOME_OF[name]), name)

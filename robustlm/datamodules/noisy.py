@@ -20,6 +20,7 @@ from robustlm.noise.distortion import LME, RBE, Distortion, beta
 from robustlm.noise.pools import noise_pools
 from robustlm.prompts.encoding import Encoder
 from robustlm.sample import is_request
+from robustlm.utils.public import old_names
 from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class VariedDataset(TrainDataset):
         return [sample.variant for sample in self.rows.samples]
 
 
-class NLUDataModule(InstructionDataModule):
+class NoisyInstructionDataModule(InstructionDataModule):
     """Rows with noisy variants of their instructions, and how distorted those are.
 
     Emits batches with the views `raw` and `variant`, and β for each variant row ([ANIT]).
@@ -181,3 +182,6 @@ class NLUDataModule(InstructionDataModule):
                 self._measuring = Measuring(self.backbone)
             self._measuring.bind(self.distortion.embedder)
         return Variation(self.noise, self.distortion, self.beta, self.variants, self.seed)
+
+
+__getattr__ = old_names(__name__)

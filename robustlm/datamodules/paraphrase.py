@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
-from robustlm.datamodules.noisy import NLUDataModule, VariedDataset
+from robustlm.datamodules.noisy import NoisyInstructionDataModule, VariedDataset
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.noise.base import Noise
 from robustlm.sample import Sample
@@ -32,7 +32,7 @@ class ParaphrasedDataset(VariedDataset):
         return [None] * len(self.rows)
 
 
-class ParaphraseDataModule(NLUDataModule):
+class ParaphraseDataModule(NoisyInstructionDataModule):
     """A reference phrasing and N − 1 paraphrases of each sample in a batch.
 
     Emits batches with the views `raw` (the reference) and `variant`. Paraphrases are other phrasings of the row's
@@ -41,7 +41,7 @@ class ParaphraseDataModule(NLUDataModule):
     Args:
         noise: Noise on top of the paraphrases; null for none.
         variants: Paraphrases of each sample, N − 1.
-        kwargs: Arguments of `NLUDataModule`.
+        kwargs: Arguments of `NoisyInstructionDataModule`.
     """
 
     def __init__(self, *args: Any, noise: Noise | None = None, variants: int = 1, **kwargs: Any) -> None:

@@ -17,7 +17,12 @@ import pytest
 from robustlm.conditions.condition import parse_condition
 from robustlm.conditions.misleading import nonsensical, phrasings_under
 from robustlm.conditions.recipes import Attack
-from robustlm.datamodules import ContrastiveDataModule, NLUDataModule, ParaphraseDataModule, RobustnessDataModule
+from robustlm.datamodules import (
+    ContrastiveDataModule,
+    NoisyInstructionDataModule,
+    ParaphraseDataModule,
+    RobustnessDataModule,
+)
 from robustlm.instructions.banks import InstructionBank
 from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.noise.base import Noise
@@ -203,11 +208,11 @@ def ready(data: Any, folder: str, stage: str = "fit") -> Any:
 
 TRAINED: dict[str, tuple[Callable[[list[str]], Any], str]] = {
     "noisy": (
-        lambda files: NLUDataModule(files, batch_size=4, variants=2, noise=Noise(phi=0.7, omega=0.4)),
+        lambda files: NoisyInstructionDataModule(files, batch_size=4, variants=2, noise=Noise(phi=0.7, omega=0.4)),
         "7812bb8d840896d0",
     ),
     "fresh, protected, by sample": (
-        lambda files: NLUDataModule(
+        lambda files: NoisyInstructionDataModule(
             files, batch_size=4, phrasing="fresh", beta="sample", noise=Noise(omega=0.5, protect=True), seed=3
         ),
         "38d29eb82b74335c",
@@ -236,7 +241,7 @@ def test_training_batches_are_what_they_were(name: str, llama: str, files: list[
 CONDITIONS = ["clean", "unseen", "mixed@0.4", "nonsensical", "negated+random_typos@0.2+protected"]
 ASKED: dict[str, tuple[Callable[[list[str]], Any], str]] = {
     "one phrasing each": (
-        lambda files: NLUDataModule(test=files, conditions=CONDITIONS, system="Be short."),
+        lambda files: NoisyInstructionDataModule(test=files, conditions=CONDITIONS, system="Be short."),
         "53cd94110250aa67",
     ),
     "all phrasings": (

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from robustlm.adversaries import FGM, FGSM, NRM, PGD, FreeAT, FreeLB, NEFTune
 from robustlm.batch import InstructionBatch
-from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
+from robustlm.datamodules import (
+    ContrastiveDataModule,
+    InstructionDataModule,
+    NoisyInstructionDataModule,
+    ParaphraseDataModule,
+)
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.models.backbone import Backbone
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning
@@ -300,7 +305,7 @@ def test_data_that_cannot_serve(llama: str, train_file: str, phrased_file: str, 
             trainer(tmp_path).fit(module, plain)
     RobustTuning(llama).check_data(plain)
     with pytest.raises(ValueError, match=r"data\.replays"):
-        RobustTuning(llama, adversary=FreeAT(replays=3)).check_data(NLUDataModule(train=phrased_file))
+        RobustTuning(llama, adversary=FreeAT(replays=3)).check_data(NoisyInstructionDataModule(train=phrased_file))
     ContrastiveTuning(llama).check_data(ParaphraseDataModule(train=phrased_file))
 
 

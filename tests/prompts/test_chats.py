@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from robustlm.batch import IGNORE
-from robustlm.datamodules import InstructionDataModule, NLUDataModule
+from robustlm.datamodules import InstructionDataModule, NoisyInstructionDataModule
 from robustlm.noise.base import Noise
 from robustlm.prompts.base import Origin
 from robustlm.prompts.chat import ChatTemplate
@@ -146,7 +146,7 @@ def talking(llama: str) -> Any:
 
 
 def test_the_last_answer_is_trained_and_the_last_question_perturbed(chats: str, talking: Any) -> None:
-    data = NLUDataModule(train=chats, template="chat", noise=Noise("random_typos", 1.0), batch_size=6)
+    data = NoisyInstructionDataModule(train=chats, template="chat", noise=Noise("random_typos", 1.0), batch_size=6)
     data.connect(talking)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
@@ -238,7 +238,9 @@ def test_a_run_says_that_requests_are_not_turned_around(
 ) -> None:
     line = "the noise opposite is off for 6 of 6 rows: their instruction is the request itself"
     with caplog.at_level(logging.INFO):
-        data = NLUDataModule(train=chats, test=chats, template="chat", conditions=["mixed@0.5", "opposite@0.5"])
+        data = NoisyInstructionDataModule(
+            train=chats, test=chats, template="chat", conditions=["mixed@0.5", "opposite@0.5"]
+        )
         data.connect(talking)
         data.setup("fit")
         data.train_dataloader()
@@ -249,7 +251,7 @@ def test_a_run_says_that_requests_are_not_turned_around(
         assert "data.conditions: mixed@0.5 turns" not in caplog.text
     assert data.train_dataset(data.rows["train"]).facts(0)
     weights = {"opposite": 1.0, "random_typos": 1.0}
-    chosen = NLUDataModule(train=chats, template="chat", noise=Noise(weights=weights))
+    chosen = NoisyInstructionDataModule(train=chats, template="chat", noise=Noise(weights=weights))
     chosen.connect(talking)
     chosen.setup("fit")
     assert not chosen.train_dataset(chosen.rows["train"]).facts(0)
