@@ -87,9 +87,9 @@ def named(name: str) -> str:
     return current_name(name, log.warning)
 
 
-def _by_current_name(base: Any, name: str) -> str:
+def _by_current_name(cls: type | tuple[type], name: str) -> str:
     """The import path of a class that a config or flag names."""
-    return str(_resolve(base, named(name)))
+    return _resolve(cls, named(name))
 
 
 _resolve = _typehints.resolve_class_path_by_name

@@ -1022,7 +1022,7 @@ def flag_of_another_class(site: Site) -> list[str]:
     return site.check("--model.adversary", "FGM", "--model.adversary.steps", "3")
 
 
-@kind("'train' is no command", "fit, validate, test", "noise")
+@kind("'train' is no command", "fit, validate, check", "noise")
 def flag_unknown_command(site: Site) -> list[str]:
     return ["train", "--model", "ANIT"]
 
@@ -1324,7 +1324,7 @@ def test_wrong_input_is_answered_clearly(name: str, site: Site, capfd: pytest.Ca
         assert words in message
     assert "Traceback" not in message
     assert "Namespace(" not in message
-    assert message.count("\n") < MOST_LINES
+    assert message.count("\n") < (MOST_LINES if args else 40)  # without a command, the overview is shown
     assert len(message) < MOST_CHARACTERS
     assert tree(site.folder) == before
 

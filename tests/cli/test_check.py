@@ -94,8 +94,9 @@ def test_it_says_how_many_rows_have_hard_negatives(llama: str, tmp_path: Path, c
 
 
 def test_notices_are_shown(capsys: Any) -> None:
-    main(["--help"])
-    logging.getLogger("robustlm.data").info("what was done")
+    with pytest.raises(SystemExit):
+        main(["noise", "--help"])
+    logging.getLogger("robustlm.sources").info("what was done")
     assert capsys.readouterr().err.splitlines() == ["what was done"]
 
 

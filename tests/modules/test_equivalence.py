@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,8 @@ from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, InstructionTuning
 from robustlm.noise.base import Noise
 from robustlm.optim.config import AdamW, Muon
-from tests.modules.two_processes import results
+from tests.modules.two_processes import results, results_of_rank
+from tests.processes import Forked, command, side_by_side
 from tests.tiny import ADVERSARIES, trainer, weights_of
 
 
@@ -199,14 +197,7 @@ def flags(folder: Path, backbone: str, **more: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in wanted.items()]
 
 
-def command(*args: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ROBUSTLM_TRACEBACK": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "robustlm", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    )
-
-
-def done(process: subprocess.Popen[str]) -> str:
+def done(process: Forked) -> str:
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
@@ -240,9 +231,7 @@ def test_a_killed_run_goes_on(llama: str, train_file: str, tmp_path: Path) -> No
         found = sorted((tmp_path / "killed").glob("epoch=*.ckpt"))
         step = max((int(path.stem.rpartition("=")[2]) for path in found), default=0)
     victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    assert victim.stdout is not None
-    victim.stdout.close()
+    victim.communicate()
     last = tmp_path / "killed" / "last.ckpt"
     assert 5 <= torch.load(last, weights_only=True)["global_step"] < 8
     run(args("killed", "third", f"--ckpt_path={last}"))
@@ -253,9 +242,7 @@ def test_a_killed_run_goes_on(llama: str, train_file: str, tmp_path: Path) -> No
 
 def test_two_processes_are_one_that_accumulates(llama: str, train_file: str, test_file: str, tmp_path: Path) -> None:
     names = [_without_dropout(llama, tmp_path), train_file, test_file]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, "-m", "tests.modules.two_processes", str(tmp_path / "two"), *names]
-    done(subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env))
+    side_by_side(lambda: results_of_rank(tmp_path / "two", *names))
     ours, theirs = (torch.load(tmp_path / "two" / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     single = results(tmp_path / "one", *names, accumulate_grad_batches=2)
     for name in ADVERSARIES:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ from robustlm.cli import main, run
 from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.table import read_table
 from robustlm.modules import InstructionTuning
-from tests.modules.test_equivalence import done, flags
+from tests.modules.test_equivalence import flags
+from tests.processes import side_by_side
 from tests.tiny import trainer, write_rows
 
 PLANETS = ("Venus", "Mercury", "Mars", "Earth", "a planet far away from the sun")
@@ -124,8 +123,7 @@ def test_two_processes_write_the_table_of_one(llama: str, mixed_file: str, tmp_p
     settings |= {"data.test": mixed_file, "data.scoring": "options", "data.eval_batch_size": 4}
     parallel = {"trainer.devices": 2, "trainer.strategy": "ddp"}
     args = [flag for flag in flags(tmp_path / "two", llama, **settings, **parallel) if "tuning." not in flag]
-    command = [sys.executable, "-m", "robustlm", "test", *args]
-    done(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    side_by_side(lambda: main(["test", *args]))
     one = scored(tmp_path / "one", llama, mixed_file, **{"data.eval_batch_size": 4})
     alike(read_table(tmp_path / "two" / "predictions.parquet"), one)
 

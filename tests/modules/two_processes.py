@@ -1,11 +1,7 @@
-"""A script: fits, scores and validates as one process of several, and keeps what came of it.
-
-`python -m tests.modules.two_processes FOLDER BACKBONE TRAIN TEST`, started with `devices: 2`, starts the second itself.
-"""
+"""Fits, scores and validates, as one process alone or one of several, and keeps what came of it."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +56,8 @@ def lost_on_one_rank(folder: Path, backbone: str, train: str, **settings: Any) -
     return {"weights": weights_of(module), "skipped": module.skipped_steps, "steps": run.global_step}
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    _folder, *_names = sys.argv[1:]
-    _found = results(Path(_folder), *_names, devices=2, strategy="ddp")
-    _found["lost"] = lost_on_one_rank(Path(_folder), *_names[:2], devices=2, strategy="ddp")
-    torch.save(_found, Path(_folder) / f"rank-{torch.distributed.get_rank()}.pt")
+def results_of_rank(folder: Path, *names: str) -> None:
+    """Run all of it as one process of two, and keep what came of it."""
+    found = results(folder, *names, devices=2, strategy="ddp")
+    found["lost"] = lost_on_one_rank(folder, *names[:2], devices=2, strategy="ddp")
+    torch.save(found, folder / f"rank-{torch.distributed.get_rank()}.pt")
