@@ -91,7 +91,7 @@ def test_from_rows_to_scores(case: str, pretrained: str, rows: str, tmp_path: Pa
         "model.tuning": "LoRA",
         "model.max_new_tokens": 4,
         "model.generate_in_validation": str(case == "plain").lower(),
-        "data": "NLUDataModule",
+        "data": "NoisyInstructionDataModule",
         "data.train": rows,
         "data.validation": rows,
         "data.test": rows,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustlm.adversaries import FGM, NRM, Adversary, FreeAT
 from robustlm.cli import run
-from robustlm.datamodules import NLUDataModule
+from robustlm.datamodules import NoisyInstructionDataModule
 from robustlm.evaluation.table import read_table
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, InstructionTuning
@@ -43,7 +43,9 @@ def fitted(
         if isinstance(adversary, str)
         else ANIT(backbone, adversary=adversary, **more)
     )
-    fitter.fit(module, NLUDataModule(train=file, batch_size=size, group_by_length=False, noise=Noise(phi=0.8)))
+    fitter.fit(
+        module, NoisyInstructionDataModule(train=file, batch_size=size, group_by_length=False, noise=Noise(phi=0.8))
+    )
     return weights_of(module)
 
 
@@ -94,7 +96,9 @@ def test_clipping_clips_the_whole_step(llama: str, train_file: str, tmp_path: Pa
 
     torch.optim.AdamW.step, kept = watched, torch.optim.AdamW.step  # type: ignore[method-assign]
     try:
-        fitter.fit(ANIT(llama, tuning=LoRA(r=2), adversary=FGM()), NLUDataModule(train=train_file, batch_size=4))
+        fitter.fit(
+            ANIT(llama, tuning=LoRA(r=2), adversary=FGM()), NoisyInstructionDataModule(train=train_file, batch_size=4)
+        )
     finally:
         torch.optim.AdamW.step = kept  # type: ignore[method-assign]
     assert min(seen) > 1e-2
@@ -121,7 +125,7 @@ def two_epochs(
     seed = 7 if ckpt is None else 99  # a resumed run must not depend on the seed it is started with
     fitter = trainer(folder, seed=seed, enable_checkpointing=True, callbacks=[keeper, ends], **settings)
     module = resumable(backbone, optimizer, replays)
-    data = NLUDataModule(
+    data = NoisyInstructionDataModule(
         train=file, validation=validation, batch_size=4, num_workers=workers, noise=Noise(phi=0.7), replays=replays
     )
     fitter.fit(module, data, ckpt_path=ckpt)
@@ -182,7 +186,7 @@ def flags(folder: Path, backbone: str, **more: Any) -> list[str]:
         "model.tuning.r": 2,
         "model.tuning.dropout": 0.0,
         "model.max_new_tokens": 6,
-        "data": "NLUDataModule",
+        "data": "NoisyInstructionDataModule",
         "data.batch_size": 4,
         "trainer.accelerator": "cpu",
         "trainer.default_root_dir": folder,

@@ -185,7 +185,7 @@ def test_how_many_rows_are_generated_is_told(
     llama: str, mixed_file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = InstructionDataModule(test=mixed_file, scoring="options")
-    data.attach(InstructionTuning(llama, tuning=None).backbone)
+    data.connect(InstructionTuning(llama, tuning=None).backbone)
     with caplog.at_level("INFO"):
         data.setup("test")
     assert "data.test (clean): 3 of 10 rows have no choices; their answers are generated" in caplog.text

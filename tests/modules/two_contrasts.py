@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from robustlm.datamodules import ContrastiveDataModule
-from robustlm.datamodules.batches import TrainRows
+from robustlm.datamodules.batches import TrainDataset
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.models.tuning import LoRA
 from robustlm.modules import Alignment, Contrast, RobustTuning
@@ -65,7 +65,7 @@ class _Rows(ContrastiveDataModule):
     def train_dataloader(self) -> Any:
         rows, fitter = self.rows["train"], self.trainer
         assert fitter is not None
-        dataset: TrainRows = self.train_dataset(rows)
+        dataset: TrainDataset = self.train_dataset(rows)
         keys = []
         for shares in STEPS:
             every = [row for share in shares for row in share]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustlm.callbacks.export import AdapterExport
 from robustlm.callbacks.predictions import PredictionWriter
-from robustlm.datamodules import NLUDataModule
+from robustlm.datamodules import NoisyInstructionDataModule
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT
 from robustlm.optim.config import AdamW
@@ -26,15 +26,15 @@ def results(folder: Path, backbone: str, train: str, test: str, **settings: Any)
             backbone, tuning=LoRA(r=2, dropout=0.0), adversary=adversary, optimizer=AdamW(lr=1e-3), max_new_tokens=5
         )
         data = {"train": train, "validation": test, "test": test, "batch_size": 4}
-        run.fit(module, NLUDataModule(**data))
+        run.fit(module, NoisyInstructionDataModule(**data))
         found[name] = weights_of(module)
     settings.pop("accumulate_grad_batches", None)
     settings.pop("accumulate_grad_batches", None)
     for size in (4, 8):
         run = trainer(folder / f"test-{size}", callbacks=[PredictionWriter()], **settings)
         more = {"eval_batch_size": size, "conditions": ["clean", "random_typos@0.5"]}
-        (*_, scores) = run.test(module, NLUDataModule(**data, **more), verbose=False)
-        (checked,) = run.validate(module, NLUDataModule(**data, **more), verbose=False)
+        (*_, scores) = run.test(module, NoisyInstructionDataModule(**data, **more), verbose=False)
+        (checked,) = run.validate(module, NoisyInstructionDataModule(**data, **more), verbose=False)
         found[f"scores-{size}"] = {**scores, **checked}
     return found
 
@@ -52,7 +52,7 @@ def lost_on_one_rank(folder: Path, backbone: str, train: str, **settings: Any) -
     """Weights after such a fit, and how many of how many steps were skipped."""
     run = trainer(folder / "lost", **settings)
     module = LostOnOneRank(backbone, tuning=LoRA(r=2, dropout=0.0), optimizer=AdamW(lr=1e-3))
-    run.fit(module, NLUDataModule(train=train, batch_size=2))
+    run.fit(module, NoisyInstructionDataModule(train=train, batch_size=2))
     return {"weights": weights_of(module), "skipped": module.skipped_steps, "steps": run.global_step}
 
 
