@@ -124,7 +124,7 @@ class Walls:
                 yield f"{PACKAGE}: knows {other}, which stands on it"
 
     def _circles(self) -> Iterator[str]:
-        """Files that import each other, directly or by others; a package's `__init__` hands out, and may be imported."""
+        """Files that import each other, directly or by others; a `__init__` hands out names, and may be imported."""
         for circle in _circles(self.imports):
             yield f"{' → '.join(circle)}: a circle of imports"
 
