@@ -111,7 +111,7 @@ def _lines(body: str) -> Iterator[str]:
 
 
 PACKAGED = ("-c quickstart", "builtin:", "runs/tiny")
-"""Commands on the model and rows of the package: they do not depend on the shape of a user's rows; one shape runs them."""
+"""Commands on the package's model and rows. They do not depend on the shape of a user's rows: one shape runs them."""
 
 SHORTER = {"--trainer.max_steps 30": "--trainer.max_steps 2", "--data.samples 5": "--data.samples 1"}
 """Fewer steps and samples of the same commands."""
