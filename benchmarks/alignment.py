@@ -33,7 +33,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from robustlm.cli.main import main as robustlm
+from robustlm.cli import main as robustlm
 from robustlm.conditions.misleading import negated
 from robustlm.evaluation.table import read_table
 from robustlm.instructions.slots import literal, slots

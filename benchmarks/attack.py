@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from robustlm.cli.main import run
+from robustlm.cli import run
 from robustlm.cli.quickstart import ARMS, arm
 from robustlm.conditions.manifest import ATTACKS, read_attacks
 from robustlm.evaluation.robustness import Settings, robustness

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustlm.cli.main import run
+from robustlm.cli import run
 from robustlm.cli.quickstart import ARMS, arm
 from robustlm.report.comparison import load_tables, scores_of
 from robustlm.report.tables import markdown

@@ -6,8 +6,11 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from robustlm.utils.moved import serve_moved
 from robustlm.utils.public import HOME_OF
 from robustlm.utils.version import __version__
+
+serve_moved()
 
 if "ROBUSTLM_OWN_CODE" in os.environ:  # a loader's worker may have to find the user's own classes
     import multiprocessing

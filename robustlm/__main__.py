@@ -10,7 +10,7 @@ if __name__ == "__main__" and not sys.flags.safe_path and sys.path and sys.path[
     if not any(finder.find_spec("robustlm", None) for finder in sys.meta_path):
         sys.path.append(folder)
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 
 if __name__ == "__main__":
     main()

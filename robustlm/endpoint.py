@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from robustlm.checks.numbers import check_number
+from robustlm.utils.errors import UserError
 
 T = TypeVar("T")
 _DAY = 86_400.0
 """Seconds; no answer takes longer."""
 
 
-class EndpointError(RuntimeError):
+class EndpointError(UserError):
     """No answer: a package or key is missing, the endpoint cannot be reached, or it answers with an error.
 
     Args:
@@ -236,3 +237,12 @@ class AnswerCache:
                 f"{self.path}: cannot keep answers there ({error}); remove the file, or set --cache_dir to another "
                 "folder or to null"
             ) from error
+
+
+PREFIX = "openai:"
+"""What names of hosted models begin with: `openai:gpt-4o-mini`."""
+
+
+def is_hosted(name: str) -> bool:
+    """Whether a backbone's name is that of a hosted model."""
+    return name.startswith(PREFIX)

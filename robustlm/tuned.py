@@ -15,7 +15,8 @@ from lightning.pytorch import Trainer
 from robustlm.adapters.settings import checked_prompt, read_prompt
 from robustlm.batch import collate
 from robustlm.callbacks.predictions import PredictionWriter
-from robustlm.checkpoints.trust import Words, allow_prompt
+from robustlm.checkpoints.trust import allow_prompt
+from robustlm.checkpoints.words import Words
 from robustlm.checks.numbers import check_number
 from robustlm.datamodules import InstructionDataModule
 from robustlm.modules import InstructionTuning

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import robustlm
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.evaluation.table import read_table
 from tests.cli.test_runs import FIT
 from tests.cli.test_stored import QUIET, site

@@ -1,26 +1,70 @@
-"""The small commands beside training and testing; each is a typed function, whose arguments become options."""
+"""The commands: what each is for, and which module its code is in. The table imports none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
-from robustlm.cli.chains import Chain
-from robustlm.cli.data_commands import noise, pairs, paraphrase
-from robustlm.cli.model_commands import init, merge
-from robustlm.cli.quickstart import quickstart
-from robustlm.cli.report_commands import compare, export_harness, import_harness, report, states
+TRAINING = "training"
+"""Module of the commands that run a trainer over a model and data."""
 
-COMMANDS: dict[str, Callable[..., Iterable[Sequence[Chain]] | None]] = {
-    "noise": noise,
-    "pairs": pairs,
-    "paraphrase": paraphrase,
-    "init": init,
-    "compare": compare,
-    "report": report,
-    "states": states,
-    "export-harness": export_harness,
-    "import-harness": import_harness,
-    "merge": merge,
-    "quickstart": quickstart,
+
+@dataclass(frozen=True)
+class Command:
+    """A command."""
+
+    name: str
+    """What users type."""
+    purpose: str
+    """What it is for, in one line; of a function, the first line of its docstring."""
+    home: str
+    """Module of `robustlm.cli` that holds its code."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it runs a trainer over a model and data."""
+        return self.home == TRAINING
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function whose arguments are the command's. One made of other commands yields chains of them."""
+        home = import_module(f"robustlm.cli.{self.home}")
+        function: Callable[..., Any] = getattr(home, self.name.replace("-", "_"))
+        return function
+
+
+GROUPS = {
+    "tune": (
+        Command("fit", "Tune a model; leaves a log, a checkpoint and an adapter.", TRAINING),
+        Command("validate", "Measure the loss on the validation rows.", TRAINING),
+        Command("check", "Show what a run would do, and find what would stop it; trains nothing.", TRAINING),
+        Command("merge", "Merge the adapter of a run into the weights of its base model.", "model_commands"),
+        Command("init", "Make a tokenizer and a model config from rows, to train from scratch.", "model_commands"),
+        Command("quickstart", "Tune the shipped model in three ways, test all, and say what that shows.", "quickstart"),
+    ),
+    "evaluate": (
+        Command("test", "Score answers under every instruction condition, and write them to a table.", TRAINING),
+        Command("predict", "Write answers to a table, without scores.", TRAINING),
+    ),
+    "rows": (
+        Command("noise", "Write rows with noisy variants of their instructions.", "data_commands"),
+        Command("pairs", "Write rows with two phrasings each, grouped with hard negatives.", "data_commands"),
+        Command("paraphrase", "Ask a chat model for other wordings of instructions.", "data_commands"),
+    ),
+    "reports": (
+        Command("report", "Print how a run does on every phrasing and kind of noise.", "report_commands"),
+        Command("compare", "Print the scores of several runs side by side, and draw them.", "report_commands"),
+        Command("states", "Print how far other phrasings move the hidden states of a model.", "report_commands"),
+        Command("export-harness", "Write the prompts of a run as tasks of lm-evaluation-harness.", "report_commands"),
+        Command("import-harness", "Make a prediction table of a log of lm-evaluation-harness.", "report_commands"),
+    ),
+    "set up": (
+        Command("schema", "Print a JSON schema of config files, for editors.", "setup_commands"),
+        Command("completion", "Print a script that completes commands and options in a shell.", "setup_commands"),
+    ),
 }
-"""Commands by name; `robustlm NAME --help` shows the arguments. One made of other commands yields chains of them."""
+"""The commands, under the headings of `robustlm --help`."""
+
+COMMANDS = {command.name: command for commands in GROUPS.values() for command in commands}
+"""Every command by name."""

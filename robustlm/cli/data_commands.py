@@ -6,8 +6,8 @@ from typing import Literal
 
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.checks.places import check_output
+from robustlm.endpoint import is_hosted
 from robustlm.instructions.banks import Version
-from robustlm.models.hosted import is_hosted
 from robustlm.noise.base import Noise
 from robustlm.noise.distortion import LME, RBE, Distortion
 from robustlm.noise.embedders import StateEmbedder, TokenEmbedder
@@ -30,7 +30,9 @@ def noise(
     backbone: str | None = None,
     weights: dict[str, float] | None = None,
 ) -> None:
-    """Write rows with noisy variants of their instructions, and how distorted those are.
+    """Write rows with noisy variants of their instructions.
+
+    Each row also gets the kind of noise, and how far it distorts the instruction.
 
     Args:
         input: Rows with instructions, in any file format.
@@ -108,7 +110,9 @@ def pairs(
     seed: int = 0,
     unseen_share: float | None = None,
 ) -> None:
-    """Write rows with two phrasings each, grouped with hard negatives, for contrastive tuning.
+    """Write rows with two phrasings each, grouped with hard negatives.
+
+    Contrastive tuning trains on such rows.
 
     Args:
         input: Rows: a file, a folder with splits, a hub name, or `builtin:quickstart`.
@@ -176,7 +180,9 @@ def paraphrase(
     overwrite: bool = False,
     split: str | None = None,
 ) -> None:
-    """Ask an OpenAI-compatible chat endpoint for other wordings of instructions, and keep the good ones in a file.
+    """Ask a chat model for other wordings of instructions.
+
+    The model answers at an OpenAI-compatible endpoint. Wordings that pass the rules go to a file.
 
     Args:
         input: Rows with instructions, in any file format; or an instruction bank, by file (`file.json#name` for one

@@ -8,9 +8,8 @@ as strong as it is meant to be. `drop_on_switch` changes that: the arguments of 
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pydoc import locate
@@ -18,10 +17,8 @@ from typing import Any
 
 import jsonargparse
 from jsonargparse import Namespace, _typehints
-from lightning.pytorch.utilities import rank_zero_only
 
-from robustlm.assets import is_packaged_config
-from robustlm.checkpoints.trust import said
+from robustlm.utils.ranks import is_first
 from robustlm.utils.serialization import to_plain
 
 _HOOK = "discard_init_args_on_class_path_change"
@@ -79,73 +76,12 @@ def reported() -> Iterator[None]:
     _report()
 
 
-@rank_zero_only
 def _report() -> None:
+    if not is_first():
+        return
     for (old, new), values in _dropped.items():
         listed = ", ".join(f"{name}: {value}" for name, value in values.items())
         print(f"{new} replaces {old}, so settings written for {old} are not used: {listed}", file=sys.stderr)
-
-
-def ordered(args: Sequence[str]) -> list[str]:
-    """Sort a command's arguments: config files, then flags; a flag that names a class before flags for its arguments.
-
-    `--model.adversary.steps 5 --model.adversary PGD -c anit` then means what it means in any other order. Otherwise the
-    order is kept, so that of two config files or two equal flags the last one wins.
-    """
-    command, groups = args[:1], groups_of(args[1:])
-    configs = [group for group in groups if key_of(group) in ("c", "config")]
-    flags: list[list[str]] = []
-    for group in (group for group in groups if group not in configs):
-        inner = f"{key_of(group)}."
-        later = [i for i, flag in enumerate(flags) if key_of(flag).startswith(inner)]
-        flags.insert(later[0] if later and _names_a_class(group) else len(flags), group)
-    return [*command, *(arg for group in (*configs, *flags) for arg in group)]
-
-
-def named_by_user(args: Sequence[str], key: str) -> list[str]:
-    """The texts that a user himself gave a setting: by flags and in config files of his own.
-
-    What a config that comes along has there (`-c anit`) does not count.
-
-    Args:
-        args: Arguments of a command, with the files of packaged configs in place of their names.
-        key: The setting, without its parents: `conditions` for `--data.conditions`.
-    """
-    own, files = list(args[:1]), []
-    for group in groups_of(args[1:]):
-        if key_of(group) in ("c", "config"):
-            _, equals, value = group[0].partition("=")
-            file = value if equals else " ".join(group[1:])
-            if is_packaged_config(file):
-                continue
-            files.append(file)
-        own += group
-    words = said(own, files)
-    return [text for name in (key, f"{key}+") for text in words.values(name) if isinstance(text, str)]
-
-
-def groups_of(args: Sequence[str]) -> list[list[str]]:
-    """Flags with their values."""
-    groups: list[list[str]] = []
-    for arg in args:
-        if not groups or re.match(r"--?[A-Za-z][\w.+-]*(=|$)", arg):
-            groups.append([])
-        groups[-1].append(arg)
-    return groups
-
-
-def key_of(group: list[str]) -> str:
-    """Which setting a flag sets, without the parts `init_args` and `class_path` that may be left out."""
-    parts = group[0].partition("=")[0].lstrip("-").split(".")
-    return ".".join(part for part in parts if part not in ("init_args", "class_path"))
-
-
-def _names_a_class(group: list[str]) -> bool:
-    flag, equals, value = group[0].partition("=")
-    value = value if equals else " ".join(group[1:])
-    if flag.endswith(".class_path") or "class_path" in value:
-        return True
-    return bool(re.fullmatch(r"[A-Za-z_][\w.]*", value)) and value.lower() not in ("null", "none", "true", "false")
 
 
 def _same(left: str, right: str) -> bool:

@@ -23,7 +23,7 @@ def init(
     initializer_range: float | None = None,
     architecture: Architecture = "llama",
 ) -> None:
-    """Make a tokenizer and a model config from rows, to be trained from scratch.
+    """Make a tokenizer and a model config from rows, to train from scratch.
 
     Args:
         folder: Where they go; `robustlm fit --model.backbone FOLDER --model.loading.scratch true` trains it.
@@ -68,7 +68,9 @@ def init(
 
 
 def merge(run: str, output: str | None = None) -> None:
-    """Merge a run's adapter into the weights of its base model, for programs that know no adapters.
+    """Merge the adapter of a run into the weights of its base model.
+
+    Programs that know no adapters can then load it.
 
     Args:
         run: Folder of a run that `robustlm fit` wrote, or of an adapter.

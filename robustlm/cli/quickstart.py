@@ -33,7 +33,9 @@ TITLE = "mean over tasks, % [95 % interval]"
 
 
 def quickstart(output: str = "runs/quickstart", seed: int = 0) -> Iterator[Sequence[Chain]]:
-    """Tune the shipped model in three ways, test all on other phrasings and noise, and say what that shows.
+    """Tune the shipped model in three ways, test all, and say what that shows.
+
+    The tests ask in other phrasings and with noise.
 
     Arms run side by side where there are two cores. Every command is printed when it begins, as you would type it; what
     it prints goes to `output.log` in the folder of its arm.

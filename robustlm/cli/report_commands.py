@@ -22,7 +22,9 @@ def compare(
     draws: int = 1000,
     seed: int = 0,
 ) -> None:
-    """Print the scores of several runs side by side, and draw them; on demand test each run against the first.
+    """Print the scores of several runs side by side, and draw them.
+
+    With `paired`, each run is also tested against the first.
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
@@ -100,7 +102,9 @@ def report(
     clean: str = "clean",
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
-    """Print how a run fares however it is asked: means, worst cases, agreement and what varies, with intervals.
+    """Print how a run does on every phrasing and kind of noise.
+
+    It gives means, worst cases, agreement between phrasings and what varies, with intervals.
 
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
@@ -161,7 +165,9 @@ def export_harness(
     delimiter: str | None = None,
     conditions: list[str] = [],  # noqa: B006 - read only
 ) -> None:
-    """Write a run's prompts as tasks of the lm-evaluation-harness, to be asked of any of its models.
+    """Write the prompts of a run as tasks of lm-evaluation-harness.
+
+    The harness can then ask them of any of its models.
 
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
@@ -209,7 +215,9 @@ def import_harness(
     filter: str | None = None,
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
-    """Make a prediction table of what the lm-evaluation-harness has logged, for `report` and `compare`.
+    """Make a prediction table of a log of lm-evaluation-harness.
+
+    `report` and `compare` read the table.
 
     Args:
         results: Folder, or `samples_*.jsonl` file, that the harness wrote with `--log_samples`.
@@ -250,7 +258,9 @@ def states(
     level: float = 0.95,
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
-    """Print how far other phrasings move a model's states, and what its answers lose by it; several runs side by side.
+    """Print how far other phrasings move the hidden states of a model.
+
+    It also gives what the answers lose by that, for several runs side by side.
 
     Args:
         runs: Folders of runs that `robustlm test --states.layer -2` wrote; `name=path` names one.

@@ -24,9 +24,10 @@ import robustlm
 from robustlm.adapters.settings import FILE, checked_prompt, read_prompt
 from robustlm.callbacks.checkpoints import newest_checkpoint
 from robustlm.checkpoints.content import EXPECTED, check_content
-from robustlm.checkpoints.trust import Words, allow_classes, allow_model, allow_prompt
+from robustlm.checkpoints.trust import allow_classes, allow_model, allow_prompt
+from robustlm.checkpoints.words import Words
 from robustlm.checks.places import check_name, what_is
-from robustlm.cli.layers import groups_of, key_of
+from robustlm.cli.arguments import configs_of, configured, flag_value, groups_of, key_of, setting
 from robustlm.datamodules import InstructionDataModule
 from robustlm.modules import InstructionTuning
 from robustlm.runs import FIT, checkpoint_in, evaluation_folder, evaluation_in, fit_folder
@@ -89,71 +90,6 @@ def of_checkpoint(path: str) -> Stored:
     return Stored(path, "checkpoint", model, prompt)
 
 
-def setting(args: Sequence[str], name: str) -> Any:
-    """The value of an option among the arguments or, where no flag gives it, in the config files; null where none."""
-    given, value = _flag(args, name)
-    if given:
-        return None if value == "null" else value
-    return configured(args, name)
-
-
-def configured(args: Sequence[str], name: str) -> Any:
-    """The value of an option in the config files among the arguments; the last one that is not null counts."""
-    found = None
-    for file in configs_of(args):
-        value = _look(yaml.safe_load(Path(file).read_text(encoding="utf-8")), name.split("."))
-        found = value if value is not None else found
-    return found
-
-
-def _flag(args: Sequence[str], name: str) -> tuple[bool, Any]:
-    """Whether a flag gives an option, itself or within a mapping (`--data '{init_args: …}'`), and its value."""
-    found: tuple[bool, Any] = False, None
-    for group in groups_of(args[1:]):
-        key = key_of(group)
-        _, equals, value = group[0].partition("=")
-        value = value if equals else " ".join(group[1:])
-        if key == name:
-            found = True, value
-        elif name.startswith(f"{key}."):
-            try:
-                inner = _look(yaml.safe_load(value), name.removeprefix(f"{key}.").split("."))
-            except yaml.YAMLError:
-                continue
-            found = (True, inner) if inner is not None else found
-    return found
-
-
-def _look(node: Any, keys: Sequence[str]) -> Any:
-    """A value by its keys, through the `init_args` of classes; null where it is not there."""
-    for key in keys:
-        if isinstance(node, dict) and key not in node:
-            node = node.get("init_args")
-        node = node.get(key) if isinstance(node, dict) else None
-    return node
-
-
-def value_of(args: Sequence[str], flag: str) -> str | None:
-    """The value of a flag, written `--flag VALUE` or `--flag=VALUE`; the last one counts."""
-    value = None
-    for i, arg in enumerate(args):
-        if arg == flag and i + 1 < len(args):
-            value = args[i + 1]
-        elif arg.startswith(f"{flag}="):
-            value = arg.partition("=")[2]
-    return value
-
-
-def configs_of(args: Sequence[str]) -> list[str]:
-    """The config files among the arguments."""
-    found = []
-    for i, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if flag in ("-c", "--config") and (equals or i + 1 < len(args)):
-            found.append(value if equals else args[i + 1])
-    return found
-
-
 def with_checkpoint(args: list[str]) -> list[str]:
     """The arguments, with the file that `--ckpt_path` or `--resume` means: a run's folder, `last`, `auto`.
 
@@ -166,7 +102,7 @@ def with_checkpoint(args: list[str]) -> list[str]:
     root, run = Path(setting(args, "trainer.default_root_dir") or "runs"), setting(args, "run")
     root = root / check_run_name(run) if run else root
     if resume is None and path is None:
-        return _with_own_fit(args, root) if run and not _flag(args, "ckpt_path")[0] else args
+        return _with_own_fit(args, root) if run and not flag_value(args, "ckpt_path")[0] else args
     name, value = ("ckpt_path", path) if path is not None else ("resume", str(resume))
     found: Path | None
     if value in ("auto", "last"):
@@ -196,7 +132,7 @@ def _one_of(args: Sequence[str]) -> tuple[str | None, str | None]:
     """The values of `resume` and `ckpt_path`, of which one is null: a flag wins over config files."""
     resume, path = setting(args, "resume"), setting(args, "ckpt_path")
     if resume is not None and path is not None:
-        flagged = _flag(args, "resume")[0], _flag(args, "ckpt_path")[0]
+        flagged = flag_value(args, "resume")[0], flag_value(args, "ckpt_path")[0]
         if flagged[0] == flagged[1]:
             raise ValueError(f"resume: {resume} and ckpt_path: {path} both say where to go on; expected one of them")
         return (resume, None) if flagged[0] else (None, path)
@@ -260,21 +196,6 @@ def part_of_run(command: str, run: Path, checkpoint: str | None, resume: str | N
     return evaluation_folder(run, command)
 
 
-def after_configs(args: Sequence[str], file: str) -> list[str]:
-    """The arguments with one more config file after all others and before all flags."""
-    command, rest = args[0], list(args[1:])
-    configs, flags = [], []
-    while rest:
-        arg = rest.pop(0)
-        if arg in ("-c", "--config") and rest:
-            configs += [arg, rest.pop(0)]
-        elif arg.startswith(("-c=", "--config=")):
-            configs.append(arg)
-        else:
-            flags.append(arg)
-    return [command, *configs, "--config", file, *flags]
-
-
 def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
     if isinstance(value, dict):
         inner = {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}").items()}
@@ -311,7 +232,7 @@ class PromptLayer:
         taken = _accepted(known) & set(known.prompt_settings)
         self._values = {name: value for name, value in (stored.prompt or {}).items() if name in taken}
         self._unknown = {name: value for name, value in (stored.prompt or {}).items() if name not in self._values}
-        self._flagged = [name for name in self._values if _flag(args, f"data.{name}")[0]]
+        self._flagged = [name for name in self._values if flag_value(args, f"data.{name}")[0]]
         kept = {name: value for name, value in self._values.items() if name not in self._flagged}
         allow_prompt(f"{stored.kind} {stored.path}", kept, known, words)
         self._kept = kept
@@ -384,7 +305,7 @@ def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
 
 def _data_class(args: Sequence[str]) -> str | None:
     """The name of the datamodule's class, as flags or config files give it."""
-    given, value = _flag(args, "data")
+    given, value = flag_value(args, "data")
     if given and isinstance(value, str) and value.replace(".", "").isidentifier():
         return value
     found = setting(args, "data.class_path")

@@ -11,10 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustlm.batch import View
-from robustlm.endpoint import AnswerCache, Connection, Endpoint
+from robustlm.endpoint import PREFIX, AnswerCache, Connection, Endpoint
 
-PREFIX = "openai:"
-"""What names of hosted models begin with: `openai:gpt-4o-mini`."""
 CACHE = "~/.cache/robustlm/answers"
 
 _EOS, _PAD = 0x110000, 0x110001
@@ -157,8 +155,3 @@ def _text(completion: Any) -> str:
     if not isinstance(text, str):
         raise ValueError(f"expected text, found {type(text).__name__}")
     return text.encode("utf-8", "replace").decode().strip()
-
-
-def is_hosted(name: str) -> bool:
-    """Whether a backbone's name is that of a hosted model."""
-    return name.startswith(PREFIX)

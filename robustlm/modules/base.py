@@ -17,11 +17,12 @@ from robustlm.batch import InstructionBatch
 from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.checks.numbers import check_number
 from robustlm.conditions.search import Objective
+from robustlm.endpoint import is_hosted
 from robustlm.evaluation.metrics import overlap
 from robustlm.evaluation.scores import FREE_TEXT, Scores, text_of
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.base import Pooling
-from robustlm.models.hosted import HostedBackbone, is_hosted
+from robustlm.models.hosted import HostedBackbone
 from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.passes import Passes, ViewName

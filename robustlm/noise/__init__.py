@@ -1,8 +1,8 @@
 """Noise: what may happen to the words of an instruction, how far it moves the instruction, and which words are safe.
 
-Kinds of noise stand in a file for each family and register themselves: `anit` (those of [ANIT]), `character`, `word`
-and `sentence`. The last three do what published attacks on models do to a text, but blindly: words are chosen at random and
-not by what a model answers, so the same instruction is perturbed in the same way for every model.
+Each family of kinds has its file, and registers its kinds: `anit` (those of [ANIT]), `character`, `word`, `sentence`.
+The last three do what published attacks on models do to a text, but blindly: words are chosen at random and not by what
+a model answers, so the same instruction is perturbed in the same way for every model.
 """
 
 from __future__ import annotations

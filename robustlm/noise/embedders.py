@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustlm.endpoint import Endpoint, EndpointError, opened
+from robustlm.utils.errors import UserError
 
 Vectors = NDArray[np.float32]
 DEFAULT_CACHE = "~/.cache/robustlm/embeddings"
 
 
-class EmbeddingError(RuntimeError):
+class EmbeddingError(UserError):
     """No embeddings: a package, key or endpoint is missing, or an answer makes no sense."""
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.models.backbone import Backbone
 from robustlm.models.tuning import LoRA, PrefixTuning, PromptTuning, Tuning
 from tests.tiny import SAMPLES, load, view_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from robustlm.checks.texts import MOST_LINES
-from robustlm.cli.main import main
+from robustlm.cli import main
 
 
 def _names(folder: Path) -> list[str]:

@@ -21,8 +21,8 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
 
+from robustlm.cli import main
 from robustlm.cli.commands import COMMANDS
-from robustlm.cli.main import TRAINER_COMMANDS, main
 from robustlm.datamodules import InstructionDataModule
 from robustlm.modules import InstructionTuning
 from robustlm.rows.writers import RowWriter
@@ -1006,7 +1006,7 @@ def flag_of_another_class(site: Site) -> list[str]:
     return site.check("--model.adversary", "FGM", "--model.adversary.steps", "3")
 
 
-@kind("'train' is no command", "fit, validate, test", "noise")
+@kind("'train' is no command", "fit, validate, check", "noise")
 def flag_unknown_command(site: Site) -> list[str]:
     return ["train", "--model", "ANIT"]
 
@@ -1308,7 +1308,7 @@ def test_wrong_input_is_answered_clearly(name: str, site: Site, capfd: pytest.Ca
         assert words in message
     assert "Traceback" not in message
     assert "Namespace(" not in message
-    assert message.count("\n") < MOST_LINES
+    assert message.count("\n") < (MOST_LINES if args else 40)  # without a command, the overview is shown
     assert len(message) < MOST_CHARACTERS
     assert tree(site.folder) == before
 
@@ -1387,11 +1387,11 @@ def printed_config(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_names_every_command(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([flag])
     shown = capsys.readouterr().out
-    for command in [*TRAINER_COMMANDS, *COMMANDS]:
+    for command in COMMANDS:
         assert f"\n  {command} " in shown
 
 
-@pytest.mark.parametrize("command", [*TRAINER_COMMANDS, *COMMANDS])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

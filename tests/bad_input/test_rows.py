@@ -130,7 +130,7 @@ def test_a_function_that_is_no_noise_is_never_called(kind: str, site: Site, capf
 
 
 def test_a_function_of_ones_own_still_is_noise(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from robustlm.cli.main import main
+    from robustlm.cli import main
 
     site.write("own_noise.py", "def turned(words, omega, rng, pools):\n    return words[::-1]\n")
     monkeypatch.syspath_prepend(site.folder)

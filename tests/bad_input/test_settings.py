@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from robustlm.checks.run import check_run
-from robustlm.cli.main import main
+from robustlm.cli import main
 from tests.bad_input.refused import refused
 from tests.bad_input.test_bad_input import Site
 

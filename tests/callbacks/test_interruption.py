@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.connectors import signal_connector
 
 from robustlm.callbacks.checkpoints import newest_checkpoint
 from robustlm.callbacks.interruption import StopOnSignal, going_on
-from robustlm.cli.main import main, run
+from robustlm.cli import main, run
 from robustlm.evaluation.table import read_table
 from tests.evaluation.test_resume import arguments
 from tests.modules.test_boundary import data_of, module_of

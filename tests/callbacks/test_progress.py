@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from robustlm.callbacks.progress import AnswersBar
-from robustlm.cli import main as cli
+from robustlm.cli import main
 from robustlm.datamodules import InstructionDataModule
 from robustlm.modules import InstructionTuning
 
@@ -75,5 +75,5 @@ def test_the_command_has_a_bar_unless_told_otherwise(
     args = ["test", "--model", "InstructionTuning", "--model.backbone", llama, "--model.tuning", "null"]
     args += ["--model.max_new_tokens", "2", "--data", "InstructionDataModule", "--data.test", test_file]
     args += ["--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", bar]
-    cli.main([*args, "--trainer.accelerator", "cpu"])
+    main([*args, "--trainer.accelerator", "cpu"])
     assert bool(shown(capsys.readouterr().out)) == (bar == "true")

@@ -15,8 +15,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from robustlm import ANIT, FGM, InstructionTuning, LoRA, NLUDataModule, RobustTuning
-from robustlm.checkpoints.trust import allow_paths, said
-from robustlm.cli.main import main
+from robustlm.checkpoints.trust import allow_paths
+from robustlm.checkpoints.words import said
+from robustlm.cli import main
 from robustlm.models.backbone import Backbone, Loading
 
 MARK = "from pathlib import Path\nPath('marker').write_text('ran')\nclass Adv:\n    pass\nckpt = json = Adv\n"
@@ -76,7 +77,7 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     "unknown argument": {"no_such": EVIL},
     "unknown argument as text": {"no_such": "evilmod.Adv"},
     "deep in an unknown argument": {"no_such": {"a": [{"b": {"class_path": "evilmod.Adv"}}]}},
-    "a name of the package that is another's": {"adversary": {"class_path": "robustlm.cli.main.LightningCLI"}},
+    "a name of the package that is another's": {"adversary": {"class_path": "robustlm.cli.training.LightningCLI"}},
     "a class of another kind": {"adversary": {"class_path": "robustlm.LoRA"}},
     "a class of the standard library": {"adversary": {"class_path": "subprocess.Popen"}},
     "a package that is installed": {"adversary": {"class_path": "antigravity.x"}},

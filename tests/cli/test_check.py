@@ -11,8 +11,9 @@ import pytest
 
 from robustlm import __version__
 from robustlm.batch import Encoded, collate
+from robustlm.cli import main
 from robustlm.cli.check import check, rendered
-from robustlm.cli.main import _EXAMPLES, main
+from robustlm.cli.training import _EXAMPLES
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, RobustnessDataModule
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, ContrastiveTuning, InstructionTuning
@@ -86,8 +87,9 @@ def test_it_says_how_many_rows_have_hard_negatives(llama: str, tmp_path: Path, c
 
 
 def test_notices_are_shown(capsys: Any) -> None:
-    main(["--help"])
-    logging.getLogger("robustlm.data").info("what was done")
+    with pytest.raises(SystemExit):
+        main(["noise", "--help"])
+    logging.getLogger("robustlm.sources").info("what was done")
     assert capsys.readouterr().err.splitlines() == ["what was done"]
 
 

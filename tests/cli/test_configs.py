@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(str(file.relative_to(CONFIGS).with_suffix("")) for file in CONFIGS.rglob("*.yaml"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.datamodules import RobustnessDataModule
 from robustlm.evaluation.table import write_table
 from robustlm.tools.paraphrase_rules import Rules

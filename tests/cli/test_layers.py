@@ -13,9 +13,8 @@ import yaml
 
 import robustlm
 from robustlm.adversaries import Adversary, Outcome, Problem
-from robustlm.cli import layers
-from robustlm.cli.layers import ordered
-from robustlm.cli.main import main
+from robustlm.cli import layers, main
+from robustlm.cli.arguments import ordered
 from robustlm.utils.serialization import to_plain
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from tests.cli.test_runs import FIT, refused
 from tests.cli.test_stored import site
 

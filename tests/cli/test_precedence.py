@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustlm.cli.main import main, run
+from robustlm.cli import main, run
 
 QUIET = "--trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.enable_model_summary false"
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from robustlm.callbacks.hidden_states import StateWriter
 from robustlm.callbacks.predictions import PredictionWriter
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.datamodules import InstructionDataModule, RobustnessDataModule
 from robustlm.evaluation.free_text import free_text
 from robustlm.evaluation.metrics import overlap

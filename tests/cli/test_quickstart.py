@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from robustlm.cli import main as cli
-from robustlm.cli import quickstart
+from robustlm.cli import chains as chains_module
+from robustlm.cli import main, quickstart
 from robustlm.cli.chains import Chain, run_chains
 from robustlm.cli.quickstart import CLEAN, HARD, shown
 from robustlm.evaluation.table import write_table
@@ -75,8 +75,8 @@ def test_the_whole_of_it_is_a_screen(
             Path(chain.log).parent.mkdir(parents=True)
             write_table(Path(chain.log).with_name("predictions.parquet"), rows, CONDITIONS)
 
-    monkeypatch.setattr(cli, "run_chains", here)
-    cli.main(["quickstart", "--output", "out"])
+    monkeypatch.setattr(chains_module, "run_chains", here)
+    main(["quickstart", "--output", "out"])
     lines = capsys.readouterr().out.splitlines()
     typed = [line for line in lines if line.startswith("$ robustlm ")]
     assert [shlex.split(line)[2:] for line in typed] == [list(command[:-2]) for command in ran]
@@ -95,7 +95,7 @@ def test_its_commands_parse_and_its_conditions_are_the_configs(capsys: pytest.Ca
     fits = [command for chain in quickstart.chains("out", 1) for command in chain.commands if command[0] == "fit"]
     for command in fits:
         with pytest.raises(SystemExit) as end:
-            cli.main([*command, "--print_config"])
+            main([*command, "--print_config"])
         assert not end.value.code
         printed = yaml.safe_load(capsys.readouterr().out)
         assert (printed["seed_everything"], printed["data"]["init_args"]["seed"]) == (1, 1)

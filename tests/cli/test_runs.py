@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from robustlm.callbacks.interruption import going_on
-from robustlm.cli.main import main, run
+from robustlm.cli import main, run
 from robustlm.evaluation.table import read_table
 from robustlm.report.run import run_name
 from robustlm.runs import checkpoint_in, evaluation_folder, evaluation_in, fit_folder

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from robustlm import datamodules
-from robustlm.cli.main import main, run
+from robustlm.cli import main, run
 from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.table import read_table
 

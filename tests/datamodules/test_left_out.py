@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from robustlm.cli import main
 from robustlm.cli.check import check
-from robustlm.cli.main import main
 from robustlm.datamodules import RobustnessDataModule
 from robustlm.evaluation.table import read_table
 from robustlm.modules import InstructionTuning

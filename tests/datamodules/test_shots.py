@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.datamodules import RobustnessDataModule
 from robustlm.evaluation.table import TableWriter, read_table
 from robustlm.sources.source import Source

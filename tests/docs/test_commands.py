@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from robustlm.cli import main as cli
-from robustlm.cli.main import main
+from robustlm.cli import main
+from robustlm.cli.commands import COMMANDS, Command
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("data", "evaluation", "performance", "methods", "results", "safety")
@@ -41,14 +41,15 @@ def test_a_command_is_one(
         assert OTHERS[program] == arguments[0]
         return
     name = arguments[0]
-    if name in cli.COMMANDS:
+    command = COMMANDS.get(name)
+    if command is not None and not command.trains:
         called: list[dict[str, Any]] = []
 
-        @functools.wraps(cli.COMMANDS[name])
+        @functools.wraps(command.load())
         def record(**values: Any) -> None:
             called.append(values)
 
-        monkeypatch.setitem(cli.COMMANDS, name, record)
+        monkeypatch.setattr(Command, "load", lambda self: record)
         main(arguments)
         assert len(called) == 1
         return

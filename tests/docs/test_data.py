@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.conditions.condition import parse_condition
 from robustlm.instructions.banks import InstructionBank, known_banks
 from robustlm.instructions.paraphrases import load_paraphrases

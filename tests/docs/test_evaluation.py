@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.evaluation import displacement
 from robustlm.evaluation.hidden_state_table import StateWriter, merge_states
 from robustlm.evaluation.robustness import NUMBERS

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from robustlm import tasks
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.sources import shapes
 
 PAGE = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.conditions.manifest import ATTACKS, attack_key, read_attacks
 from robustlm.conditions.recipes import Attack
 from robustlm.datamodules import attacking

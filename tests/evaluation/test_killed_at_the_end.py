@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from robustlm.callbacks import hidden_states
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.evaluation import table
 from robustlm.evaluation.hidden_state_table import StateTable
 from robustlm.evaluation.table import key_of, read_table

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.evaluation.hidden_state_table import StateTable
 from robustlm.evaluation.table import TableWriter, key_of, read_parts, read_table
 from tests.modules.test_equivalence import command

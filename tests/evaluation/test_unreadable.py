@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.evaluation.robustness import Settings, robustness
 from robustlm.evaluation.unreadable import unreadable, warning
 from robustlm.report.page import About, to_html

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from robustlm.cli.main import main, run
+from robustlm.cli import main, run
 from robustlm.evaluation.table import read_table
 from robustlm.models.backbone import Backbone
 from tests.tiny import SAMPLES, view_of, write_rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.evaluation.table import read_table
 from robustlm.models.hosted import Characters
 from tests.endpoint import SECRET, LocalEndpoint, fail

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from robustlm.adversaries import FGM, NRM, Adversary, FreeAT
-from robustlm.cli.main import run
+from robustlm.cli import run
 from robustlm.datamodules import NLUDataModule
 from robustlm.evaluation.table import read_table
 from robustlm.models.tuning import LoRA

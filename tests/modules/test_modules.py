@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustlm.adversaries import FGM, FGSM, NRM, PGD, Adversary, FreeAT, FreeLB, NEFTune, Outcome, Problem
 from robustlm.batch import IGNORE, InstructionBatch
-from robustlm.cli.main import run
+from robustlm.cli import run
 from robustlm.datamodules import InstructionDataModule, NLUDataModule
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning

@@ -17,7 +17,7 @@ from torch import Tensor
 from robustlm.adversaries import NRM
 from robustlm.callbacks.checkpoints import StepCheckpoint
 from robustlm.callbacks.export import AdapterExport
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.datamodules import NLUDataModule
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.tuning import LoRA

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from robustlm.cli.main import main, run
+from robustlm.cli import main, run
 from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.table import read_table
 from robustlm.modules import InstructionTuning

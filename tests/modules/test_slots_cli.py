@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from robustlm.cli.main import main, run
+from robustlm.cli import main, run
 from robustlm.models.tuning import PrefixTuning
 from robustlm.modules import Alignment, Contrast, ContrastiveTuning, PrefixAlignment, RobustTuning
 from tests.modules.test_equivalence import flags

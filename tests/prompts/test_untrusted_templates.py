@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.prompts import chat
 from robustlm.prompts.chat import ChatTemplate
 from robustlm.rows.base import BadRowsError

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from robustlm.assets import tiny_model
-from robustlm.cli.main import main, run
+from robustlm.cli import main, run
 from robustlm.evaluation.table import key_of, read_table, write_table
 from robustlm.report.harness import table_rows, task_files
 

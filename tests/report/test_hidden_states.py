@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.evaluation.displacement import NUMBERS
 from robustlm.evaluation.hidden_state_table import StateTable, StateWriter, clear_states, merge_states
 from robustlm.evaluation.table import TableWriter, key_of, read_table

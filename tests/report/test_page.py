@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.evaluation.pairing import PERMUTATIONS, paired_tests
 from robustlm.evaluation.robustness import UNBOUNDED, Estimate, Settings, robustness
 from robustlm.report.comparison import scores_of

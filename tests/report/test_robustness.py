@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.evaluation.robustness import NUMBERS, Settings, robustness
 from robustlm.evaluation.table import TableWriter
 from robustlm.report.robustness import number_rows, to_csv, to_json, to_markdown, write_whole

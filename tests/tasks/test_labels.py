@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from robustlm.cli import main
 from robustlm.cli.check import check
-from robustlm.cli.main import main
 from robustlm.datamodules import InstructionDataModule, RobustnessDataModule
 from robustlm.modules import InstructionTuning
 from robustlm.noise.protection import protected_phrases

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.instructions.banks import InstructionBank
 from robustlm.rows.base import SourceError
 from robustlm.rows.readers import iter_rows

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.endpoint import Endpoint, EndpointError
 from robustlm.instructions.banks import InstructionBank
 from robustlm.instructions.paraphrases import load_paraphrases

@@ -148,8 +148,9 @@ def test_python_m_does_not_put_the_working_folder_first(installed: bool, tmp_pat
     (place / "robustlm/cli").mkdir(parents=True)
     shutil.copy(package / "__main__.py", place / "robustlm")
     (place / "robustlm/__init__.py").touch()
-    (place / "robustlm/cli/__init__.py").touch()
-    (place / "robustlm/cli/main.py").write_text("def main():\n    import sys\n    print(sys.path)\n", encoding="utf-8")
+    (place / "robustlm/cli/__init__.py").write_text(
+        "def main():\n    import sys\n    print(sys.path)\n", encoding="utf-8"
+    )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     command = [sys.executable, "-S", "-m", "robustlm"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from robustlm.assets import known_configs
-from robustlm.cli.main import main
+from robustlm.cli import main
 from robustlm.utils.yaml_text import check_yaml
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

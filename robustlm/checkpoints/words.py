@@ -1,0 +1,112 @@
+"""What a user has said in flags and configs: what a checkpoint may not decide by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robustlm.checks.places import what_is
+from robustlm.utils.yaml_text import check_yaml
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a user has said in flags and configs: pairs of a key and a plain value, the key without its parents."""
+
+    pairs: frozenset[tuple[str, Any]]
+
+    def says(self, key: str, value: Any) -> bool:
+        """Whether this key was given this very value."""
+        return (key, value) in self.pairs
+
+    def values(self, key: str) -> list[Any]:
+        """All values that a key was given."""
+        return [value for name, value in self.pairs if name == key]
+
+    def paths(self) -> list[str]:
+        """Values that may be import paths: dotted names, whole, that are no files or folders."""
+        found = {
+            value
+            for key, value in self.pairs
+            if isinstance(value, str) and is_dotted(value) and (key == "class_path" or not os.path.exists(value))
+        }
+        return sorted(found)
+
+
+def said(args: Sequence[str], configs: Sequence[str] = ()) -> Words:
+    """The user's words.
+
+    Args:
+        args: Arguments of the command line.
+        configs: Config files among them; what cannot be read is left out, and refused elsewhere.
+    """
+    pairs: set[tuple[str, Any]] = set()
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if not flag.startswith("-"):
+            flag, value = (args[i - 1].partition("=")[0] if i and args[i - 1].startswith("-") else ""), arg
+        elif not equals:
+            continue
+        pairs |= set(_pairs(plain_value(value), flag.lstrip("-").rpartition(".")[2]))
+    left, seen = [Path(file) for file in configs], set()
+    # a value may name a file that holds a part of the config
+    left += [Path(value) for _, value in pairs if _names_config(value)]
+    while left:
+        file = left.pop()
+        if file in seen or what_is(file) != "a file":  # a pipe would be waited for without end
+            continue
+        seen.add(file)
+        try:
+            text = file.read_text(encoding="utf-8")
+            check_yaml(text)
+            found = set(_pairs(yaml.safe_load(text), ""))
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):
+            continue
+        pairs |= found
+        left += [place for _, value in found if _names_config(value) for place in (Path(value), file.parent / value)]
+    return Words(frozenset(pairs))
+
+
+def is_dotted(text: str) -> bool:
+    """Whether a text looks like an import path: names with dots between them."""
+    return "." in text and all(part.isidentifier() for part in text.split("."))
+
+
+# --- plain data ------------------------------------------------------------------------------------------------
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """Settings of a dataclass, given as one or as a dict."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return dict(vars(value))
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _pairs(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Plain values under their own keys."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _pairs(item, str(name).rpartition(".")[2])
+    elif isinstance(value, list):
+        for item in value:
+            yield from _pairs(item, key)
+    elif isinstance(value, str | bool | int | float):
+        yield key, value
+
+
+def plain_value(text: str) -> Any:
+    """Text as YAML has it, or as it is."""
+    try:
+        check_yaml(text)
+        return yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return text
+
+
+def _names_config(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith((".yaml", ".yml")) and len(value) < 1024

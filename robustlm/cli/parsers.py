@@ -1,0 +1,82 @@
+"""Parsers with short errors, and the values of this package that they read."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import asdict, fields
+from typing import Any, NoReturn
+
+import docstring_parser
+import jsonargparse
+import jsonargparse.typing
+import yaml
+
+from robustlm.checks.texts import brief
+from robustlm.cli.explain import explain, nearest
+from robustlm.sources.source import Source
+from robustlm.utils.yaml_text import check_yaml
+
+
+class BriefParser(jsonargparse.ArgumentParser):
+    """Errors in a few lines: what is wrong and where, without every option and every other value."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong and end with status 2."""
+        if not self.exit_on_error:  # of a nested class: the parser around it says where
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        program = parser.prog.replace(" [options]", "")
+        text = explain(message, re.findall(r"(?<=\s)--[\w.]+", parser.format_help()))
+        self.exit(2, f"robustlm: error: {brief(text)}\n(`{program} --help` shows the options)\n")
+
+
+def add_arguments(parser: jsonargparse.ArgumentParser, function: Any) -> None:
+    """Make a function's arguments those of a command; required ones go without a flag, lists take all that comes."""
+    required = [p for p in inspect.signature(function).parameters.values() if p.default is inspect.Parameter.empty]
+    help_of = {found.arg_name: found.description for found in docstring_parser.parse(function.__doc__ or "").params}
+    for parameter in required:
+        many: Any = {"nargs": "+"} if str(parameter.annotation).startswith("list") else {}
+        parser.add_argument(parameter.name, type=str, help=help_of.get(parameter.name), **many)
+    parser.add_function_arguments(function, skip={p.name for p in required})
+    # the options follow one by one with what they mean
+    parser.usage = " ".join([parser.prog, *(p.name for p in required), "[--OPTION VALUE ...]"])
+
+
+def _source(value: Any) -> Source:
+    """Rows named in a config, either by path or as the fields of a `Source`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a path, or an object with the key path, found {value!r}")
+    known = [field.name for field in fields(Source)]
+    for key in value:
+        if key not in known:
+            raise ValueError(f"a source has no {key!r}{nearest(str(key), known)}. It has: {', '.join(known)}")
+    if not isinstance(value.get("path"), str):
+        raise ValueError(f"path: expected a file, folder or name of a data set, found {value.get('path')!r}")
+    if not isinstance(value.get("limit"), int | None):
+        raise ValueError(f"limit: expected an integer or null, found {value['limit']!r}")
+    return Source(**value)
+
+
+_SETTINGS = {"trainer", "model", "data", "class_path", "init_args", "template", "tokens"}
+"""Of these keys, every mapping has one that is settings and holds a prompt template or text somewhere."""
+
+_yaml_load = jsonargparse.get_loader("yaml")
+
+
+def _load(text: str) -> Any:
+    """Read YAML, but take a prompt template given by flag (`Task: {instruction}`) for text and not for a mapping."""
+    try:
+        check_yaml(text)
+        value = _yaml_load(text)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply; expected a few levels") from error
+    except ValueError:  # a date that no calendar has: the parser says what it expected instead
+        return text
+    template = isinstance(value, dict) and not _SETTINGS & value.keys() and re.search(r"\{\w+\}", text)
+    return text if template else value
+
+
+jsonargparse.set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
+# as a type of its own, since the parser opens the file that a path names where it expects a dataclass
+jsonargparse.typing.register_type(Source, asdict, _source)
