@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from robustlm import ANIT, NRM, AdamW, InstructionTuning, LoRA, NLUDataModule, RobustnessDataModule
 from robustlm.callbacks.predictions import PredictionWriter
-from robustlm.cli.main import main as command
+from robustlm.cli import main as command
 
 CONDITIONS = ["clean", "textbugger@0.2", "attack:textbugger@0.2"]
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 
 from robustlm import InstructionTuning, RobustnessDataModule
 from robustlm.callbacks.predictions import PredictionWriter
-from robustlm.cli.main import main as command
+from robustlm.cli import main as command
 
 
 def main(

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 import robustlm
 from robustlm import ANIT, NRM, AdamW, LoRA, NLUDataModule, Source
 from robustlm.callbacks.export import AdapterExport
-from robustlm.cli.main import main as command
+from robustlm.cli import main as command
 
 CONDITIONS = ["clean", "random_typos@0.2", "mixed@0.2"]
 

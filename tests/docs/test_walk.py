@@ -110,15 +110,15 @@ def _lines(body: str) -> Iterator[str]:
             yield line
 
 
-PACKAGED = ("-c quickstart", "builtin:", "runs/tiny")
-"""Commands on the package's model and rows. They do not depend on the shape of a user's rows: one shape runs them."""
+PACKAGED = ("-c quickstart", "builtin:", "runs/tiny", "robustlm schema")
+"""Commands that do not read a user's rows, so that the shape of the rows does not matter: one shape runs them."""
 
 SHORTER = {"--trainer.max_steps 30": "--trainer.max_steps 2", "--data.samples 5": "--data.samples 1"}
 """Fewer steps and samples of the same commands."""
 
 
 def run(kind: str, body: str, model: str, names: dict[str, Any], *, packaged: bool) -> list[str]:
-    """Run a block, with its commands on the package's own rows where `packaged`; those of other programs come back."""
+    """Run a block, with the commands of `PACKAGED` if `packaged`; those of other programs come back."""
     for name in HUB:
         body = body.replace(name, model)
     for long, short in SHORTER.items():
