@@ -36,7 +36,7 @@ def main(
         limit: How many of the test rows are asked; null for all.
         output: Folder of the adapter, the answers and the report.
     """
-    rows = [Source(test, limit=limit)]
+    rows: list[str | Source] = [Source(test, limit=limit)]
     robustlm.load(model).test(rows, CONDITIONS, output=f"{output}/before")
 
     module = ANIT(model, tuning=LoRA(r=16, alpha=32), adversary=NRM(epsilon=0.5), optimizer=AdamW(lr=learning_rate))
