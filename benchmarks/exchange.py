@@ -38,7 +38,7 @@ def main() -> None:
     module.backbone.load()
     module.backbone.eval()
     data = InstructionDataModule(train="builtin:quickstart", max_length=160)
-    data.attach(module.backbone)
+    data.connect(module.backbone)
     draw = random.Random(0)
     tasks: dict[str, list[Sample]] = {}
     for row in quickstart.samples("train", options.rows):

@@ -29,7 +29,7 @@ from robustlm.assets import TINY
 from robustlm.checkpoints.words import Words, _mapping, is_dotted, plain_value
 from robustlm.endpoint import is_hosted
 from robustlm.instructions.banks import known_banks
-from robustlm.utils.public import HOME_OF
+from robustlm.utils.public import HOME_OF, current_name
 from robustlm.utils.yaml_text import check_yaml
 
 PACKAGE = "robustlm"
@@ -302,6 +302,7 @@ class _Check:
     def _class(self, path: Any, key: str) -> type:
         if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
             raise self._refused(f"{key}.class_path", _shown(path), "the import path of a class")
+        path = current_name(path)
         module, _, name = path.rpartition(".")
         own = module.partition(".")[0] == PACKAGE or (not module and name in HOME_OF)
         if not own and not self._is_named(path):

@@ -155,7 +155,7 @@ class InstructionTuning(LightningModule):
         if "variant" not in datamodule.views:
             raise ValueError(
                 f"data: {type(datamodule).__name__} makes no noisy or paraphrased variants, which {why}; expected "
-                "NLUDataModule (noise), ParaphraseDataModule or ContrastiveDataModule"
+                "NoisyInstructionDataModule (noise), ParaphraseDataModule or ContrastiveDataModule"
             )
 
     @property

@@ -60,8 +60,8 @@ class Passes:
         view = getattr(self.batch, name)
         if view is None:
             raise ValueError(
-                f"this objective needs a {name!r} view, but the datamodule emits none; NLUDataModule emits 'variant', "
-                "ContrastiveDataModule with negatives > 0 also 'negative'"
+                f"this objective needs a {name!r} view, but the datamodule emits none; NoisyInstructionDataModule "
+                "emits 'variant', ContrastiveDataModule with negatives > 0 also 'negative'"
             )
         assert isinstance(view, View)
         return view

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import accumulate, compress
 from typing import Any, TypedDict
 
-from robustlm.batch import Encoded
+from robustlm.batch import Encoded, View, collate
 from robustlm.prompts.base import Origin, Prompt, Template
 from robustlm.prompts.specials import Spans, Specials, SpecialTextError
 from robustlm.sample import Sample
@@ -178,6 +178,10 @@ class Encoder:
         if self.encoder_decoder:
             return max(len(row.prompt_ids), len(row.answer_ids)) - self.max_length
         return len(row) - self.max_length
+
+    def view(self, rows: Sequence[Encoded], *, with_answer: bool = True) -> View:
+        """Rows padded into one view of `len(rows)` rows; see `robustlm.batch.collate`."""
+        return collate(rows, pad_id=self.pad_id, encoder_decoder=self.encoder_decoder, with_answer=with_answer)
 
     def special_texts(self, samples: Sequence[Sample]) -> dict[str, int]:
         """The special tokens whose text stands in rows, and in how many rows; it is written as plain pieces."""

@@ -42,7 +42,10 @@ class MovedModules(MetaPathFinder, Loader):
             return found
         new = MOVED[spec.name]
         warnings.warn(f"{spec.name} is now {new}; the old path will go", FutureWarning, stacklevel=2)
-        found.__dict__.update({name: value for name, value in vars(import_module(new)).items() if name[:2] != "__"})
+        kept = {name: value for name, value in vars(import_module(new)).items() if name[:2] != "__"}
+        found.__dict__.update(kept)
+        if hasattr(import_module(new), "__getattr__"):  # which knows old names of its classes
+            vars(found)["__getattr__"] = import_module(new).__getattr__
         return found
 
     def exec_module(self, module: ModuleType) -> None:

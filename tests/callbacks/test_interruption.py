@@ -21,7 +21,7 @@ from robustlm.evaluation.table import read_table
 from tests.evaluation.test_resume import arguments
 from tests.modules.test_boundary import data_of, module_of
 from tests.modules.test_equivalence import flags
-from tests.processes import Forked
+from tests.processes import command
 from tests.tiny import trainer, weights_of
 
 
@@ -109,7 +109,7 @@ def test_training_saves_and_goes_on_by_one_flag(
 
 
 def test_a_second_signal_ends_at_once(llama: str, train_file: str, test_file: str, tmp_path: Path) -> None:
-    victim = Forked(
+    victim = command(
         *script(tmp_path, llama, train_file, test_file), *at("on_train_batch_start", 3, number=signal.SIGINT, times=2)
     )
     output, _ = victim.communicate(timeout=300)

@@ -14,7 +14,7 @@ import pytest
 from robustlm.cli import main
 from robustlm.evaluation.hidden_state_table import StateTable
 from robustlm.evaluation.table import TableWriter, key_of, read_parts, read_table
-from tests.processes import Forked
+from tests.processes import command
 from tests.tiny import write_rows
 
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
@@ -57,7 +57,7 @@ def test_killed_three_times_it_ends_with_the_same_table(
     resume: list[str] = []
     for limit in (4, 12, 24):
         script = arguments(llama, rows, tmp_path / "killed", *how, "--trainer.callbacks+=tests.tiny.Slow", *resume)
-        victim = Forked(*script)
+        victim = command(*script)
         deadline = time.monotonic() + 300
         while _lines(first) < limit:
             assert victim.poll() is None, victim.communicate()[0]
@@ -114,7 +114,7 @@ def test_another_evaluation_is_not_continued(
 
     assert "no predictions.parquet.run.json" in refused()
     script = arguments(llama, rows, tmp_path / "other", "--trainer.callbacks+=tests.tiny.Slow")
-    victim = Forked(*script)
+    victim = command(*script)
     while not _lines(tmp_path / "other/version_0"):
         assert victim.poll() is None
         time.sleep(0.02)

@@ -20,7 +20,7 @@ from robustlm.rows.base import BadRowsError, SourceError
 from robustlm.tools.paraphrase_rules import Rules
 from robustlm.tools.paraphrasing import Question, Summary, instructions_of, paraphrase
 from tests.endpoint import SECRET, Answer, LocalEndpoint, fail
-from tests.processes import Forked
+from tests.processes import command
 
 WORDINGS = [
     "Please list whatever {} the passage mentions.",
@@ -259,7 +259,7 @@ def test_killed_and_run_again(endpoint: LocalEndpoint, run: Run, tmp_path: Path)
     endpoint.answers = [usual, usual, usual, hang, hang]
     arguments = [str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl"), "--base_url", endpoint.url, "--model", "m"]
     arguments += ["--count", "4", "--rounds", "2", "--concurrency", "1", "--cache_dir", str(tmp_path / "cache")]
-    process = Forked("paraphrase", *arguments)
+    process = command("paraphrase", *arguments)
     deadline = time.monotonic() + 120
     while len(endpoint.requests) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)

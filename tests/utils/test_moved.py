@@ -9,7 +9,9 @@ from importlib import import_module
 import pytest
 
 from robustlm.cli import main
+from robustlm.datamodules import NoisyInstructionDataModule
 from robustlm.models.tuning import LoRA
+from robustlm.utils import public
 from robustlm.utils.moved import MOVED
 
 
@@ -53,3 +55,13 @@ def test_a_path_of_nothing_is_still_unknown() -> None:
     code = "import robustlm\ntry:\n    import robustlm.nothing\nexcept ModuleNotFoundError:\n    print('unknown')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "unknown\n"
+
+
+def test_an_old_path_knows_old_names() -> None:
+    sys.modules.pop("robustlm.datamodules.nlu", None)
+    with pytest.warns(FutureWarning, match=r"now robustlm\.datamodules\.noisy"):
+        found = import_module("robustlm.datamodules.nlu")
+    public._said.discard("NLUDataModule")
+    with pytest.warns(FutureWarning, match="NLUDataModule is called NoisyInstructionDataModule now"):
+        cls = found.NLUDataModule
+    assert cls is NoisyInstructionDataModule
