@@ -30,9 +30,9 @@ class Encoded:
     answer_ids: list[int]
     """Tokens of the target, with end of sequence."""
     text: str = ""
-    """The prompt as text, without what the tokenizer puts around it by itself."""
+    """The prompt as text, without the special tokens that the tokenizer adds at its ends."""
     offsets: Sequence[int] = ()
-    """Where each prompt token starts and ends in the template's text, token by token: `2 · len(prompt_ids)` numbers."""
+    """Where each prompt token starts and ends in `text`: two numbers a token."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)

@@ -28,7 +28,7 @@ def answer_cross_entropy(logits: Tensor, targets: Tensor, rows: Tensor, count: i
 
 
 def row_sums(values: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Sums `[count]` of values `[n]` within rows, `rows` Int64 `[n]` saying whose each is."""
+    """Sums `[count]` of values `[n]` within rows; `rows`, Int64 `[n]`, gives the row of each value."""
     return values.new_zeros(count).index_add(0, rows, values)
 
 

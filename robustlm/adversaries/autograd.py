@@ -35,7 +35,7 @@ def ascent_gradient(problem: Problem, delta: Tensor) -> Tensor:
     `torch.autograd.grad`.
     """
     shift = delta.detach().requires_grad_()
-    with torch.enable_grad():  # so that a validation loop under no_grad can be attacked too
+    with torch.enable_grad():  # so that attacks also work in validation, which runs under no_grad
         rows = row_losses(problem, perturb(problem.embeds.detach(), shift))
         (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [shift])
     return masked(problem, gradient / problem.loss_scale)

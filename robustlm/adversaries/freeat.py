@@ -68,7 +68,7 @@ class FreeAT(BoundedAdversary):
             state
             and int(state["count"]) < self.replays
             and torch.equal(state["seeds"], problem.seeds)
-            and state["delta"].shape == embeds.shape  # otherwise padded, so not the same batch again
+            and state["delta"].shape == embeds.shape  # another shape: another padding, so another batch
         ):
             return state["delta"].to(embeds.device), int(state["count"])
         return no_perturbation(problem), 0

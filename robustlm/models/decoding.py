@@ -1,7 +1,7 @@
-"""Many prompts through a decoder at once: what several share is run once, and answers that have ended run no further.
+"""Runs many prompts through a decoder at once: shared beginnings are run once, and rows whose answer has ended leave.
 
-Tensors and a callable; no model class is known here. A prompt's positions count its own tokens, so padding may stand
-anywhere in a row, also between what was shared and the rest.
+It works on tensors and a callable and knows no model class. A prompt's positions count its own tokens, so padding may
+stand anywhere in a row, also between what was shared and the rest.
 """
 
 from __future__ import annotations

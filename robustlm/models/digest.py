@@ -9,7 +9,7 @@ from torch import nn
 
 
 def weights_digest(backbone: nn.Module, *, frozen: bool = False) -> str:
-    """A hash of a model's weights by name, shape and sums, which two models hardly share: quick for large ones too.
+    """A hash of a model's weights by name, shape and sums: quick for large models too, and two models hardly share one.
 
     Args:
         backbone: The model.

@@ -204,7 +204,7 @@ def _check_writes(place: Place, config: PretrainedConfig, loading: Loading) -> N
         if config.is_encoder_decoder
         else names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     )
-    # BERT and its kin are listed as decoders too, which they are only when configured so
+    # BERT and similar models are listed as decoders too, but are decoders only where their config says so
     fills = kind in names.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
     own_code = loading.trust_remote_code and getattr(config, "auto_map", None)
     if not own_code and (not writes or (fills and not getattr(config, "is_decoder", False))):
@@ -229,7 +229,7 @@ def _base_model(place: Place, config: PretrainedConfig, loading: Loading) -> Any
         loading,
         dtype=loading.dtype,
         use_safetensors=True,
-        ignore_mismatched_sizes=True,  # so that they are listed, and refused here
+        ignore_mismatched_sizes=True,  # transformers then lists them, and they are refused below
         output_loading_info=True,
         **extra,
     )
@@ -242,7 +242,7 @@ def _base_model(place: Place, config: PretrainedConfig, loading: Loading) -> Any
             "backbone %s: %d weights of the checkpoint are not used, since its config has no place for them: %s%s",
             place.base_name, len(unknown), ", ".join(unknown[:3]), " …" if len(unknown) > 3 else "",
         )  # fmt: skip
-    if problems:  # transformers would start them at random
+    if problems:  # transformers would fill these weights with random numbers
         shown = "; ".join(problems[:3]) + (" …" if len(problems) > 3 else "")
         raise ValueError(
             f"backbone: {len(problems)} weights of {place.base_name!r} do not fit its config ({shown}); expected "
@@ -277,14 +277,14 @@ def _with_adapter(
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse pipes, devices and circles of links among a model's files, which a reader would wait for without end."""
+    """Refuse pipes, devices and circles of links among a model's files: reading them might never end."""
     for file in folder.iterdir() if folder.is_dir() else ():
         if what_is(file) not in ("a folder", "nothing", "a link to nothing"):
             check_file(file, "a file of a model")
 
 
 def _check_adapter(folder: Path, model: peft.PeftModel) -> None:
-    """Refuse an adapter whose weights are not those that its config describes: peft starts the others at random."""
+    """Refuse an adapter whose weights differ from what its config describes: peft fills missing ones at random."""
     expected = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
     with safe_open(folder / _ADAPTER_WEIGHTS, framework="pt") as file:
         found = set(file.keys())
@@ -299,7 +299,7 @@ def _check_adapter(folder: Path, model: peft.PeftModel) -> None:
 
 
 def _of_more_layers(names: list[str], model: nn.Module) -> list[str]:
-    """Those of the names that a model's own weights have too, but for the numbers of layers in them."""
+    """The names that differ from those of the model's own weights only in the number of the layer."""
     known = {_NUMBER.sub(".#", name) for name, _ in model.named_parameters()}
     return [name for name in names if _NUMBER.search(name) and _NUMBER.sub(".#", name) in known]
 

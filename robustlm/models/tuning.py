@@ -144,7 +144,7 @@ class PromptTuning(Tuning):
         )
         wrapped = _wrap(model, config)
         if not text:
-            # peft starts at N(0, 1); a model knows only points near its own embeddings
+            # peft starts at N(0, 1), far from the embeddings that the model was trained with
             table: Any = model.get_input_embeddings().weight
             encoder: Any = wrapped.prompt_encoder[wrapped.active_adapter]
             embedding = encoder.embedding.weight
@@ -169,8 +169,7 @@ class FullTuning(Tuning):
 def resume_prompt(model: peft.PeftModel, *, trained: bool, gradient_checkpointing: bool) -> None:
     """Make a prefix or soft prompt that was loaded from a folder trainable, or check that it can be used.
 
-    What peft saves of a prefix is the prefix itself, without the MLP that it was reparametrised through: from there on
-    it is trained as it is.
+    peft saves the prefix itself, without the MLP that it was reparametrised through, so the prefix is trained directly.
     """
     config = model.active_peft_config
     if config.peft_type == peft.PeftType.PREFIX_TUNING:
@@ -196,6 +195,6 @@ def _task_type(model: PreTrainedModel) -> peft.TaskType:
 def _wrap(model: PreTrainedModel, config: peft.PeftConfig) -> peft.PeftModel:
     try:
         return cast(peft.PeftModel, peft.get_peft_model(model, config))  # `mixed` is off
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:  # all of them peft's
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:  # peft raises all of these
         reason = str(error).split("\n")[0]
         raise ValueError(f"tuning: {type(config).__name__} does not fit {type(model).__name__}: {reason}") from error

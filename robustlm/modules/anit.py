@@ -106,7 +106,7 @@ class ANIT(InstructionTuning):
 
     @property
     def holds_variants(self) -> bool:
-        """Whether losses besides these read the pass over the variants."""
+        """Whether other losses also read the pass over the variants."""
         return False
 
     @property
@@ -115,11 +115,11 @@ class ANIT(InstructionTuning):
         return type(self.adversary).__name__.lower()
 
     def on_train_start(self) -> None:
-        """Keep the adversary as it is before an optimiser step; each micro-batch may move its state."""
+        """Keep the adversary's state before an optimiser step: each micro-batch may change it."""
         self._keep_adversary()
 
     def on_train_batch_end(self, outputs: object, batch: InstructionBatch, batch_idx: int) -> None:
-        """The same before the next one."""
+        """Keep it before the next step."""
         if not inside_step(self.trainer):
             self._keep_adversary()
 
@@ -127,7 +127,7 @@ class ANIT(InstructionTuning):
         self._before = None if self.adversary is None else copy.deepcopy(self.adversary.state_dict())
 
     def skip_step(self, optimizer: Optimizer) -> None:
-        """Also take back what the step did to the adversary's state."""
+        """Also restore the adversary's state of before the step."""
         super().skip_step(optimizer)
         if self.adversary is not None and self._before is not None:
             self.adversary.load_state_dict(copy.deepcopy(self._before))

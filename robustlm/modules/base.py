@@ -1,4 +1,4 @@
-"""Instruction tuning: the step that every objective shares, and the place where new ones hook in."""
+"""Instruction tuning: the training step that all objectives share. A new objective is a subclass."""
 
 from __future__ import annotations
 
@@ -212,24 +212,24 @@ class InstructionTuning(LightningModule):
         return total
 
     def passes(self, batch: InstructionBatch) -> Passes:
-        """The forward passes over a batch, as this module's settings have them."""
+        """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`)."""
         alone = self._trainer is None or self._trainer.world_size == 1
         gather = None if alone else self._gather
         return Passes(self.backbone, batch, pooling=self.pooling, all_gather=gather, chunk_rows=self.chunk_rows)
 
     def _gather(self, values: Tensor) -> Tensor:
-        """Stack over ranks, with gradient where there is one."""
+        """Stack a tensor over ranks; the gradient passes through where there is one."""
         found: Tensor = self.all_gather(values, sync_grads=values.requires_grad)  # type: ignore[assignment]
         return found
 
     # --- Lightning's hooks -------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """What every run needs to be resumed exactly."""
+        """The callback without which a run could not be resumed exactly."""
         return [StepBoundary()]
 
     def configure_model(self) -> None:
-        """Bring the weights."""
+        """Load the weights."""
         self.backbone.load()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -254,7 +254,7 @@ class InstructionTuning(LightningModule):
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint keeps one seed for all ranks
 
     def on_train_batch_start(self, batch: InstructionBatch, batch_idx: int) -> None:
-        """Make the step's random numbers a function of seed, step and rank alone: a resumed run draws the same."""
+        """Seed the step's random numbers by seed, step and rank alone, so that a resumed run draws the same numbers."""
         assert self._seed is not None
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed((self._seed * 1_000_003 + step) * 4_099 + self.global_rank)
@@ -267,7 +267,7 @@ class InstructionTuning(LightningModule):
         """
         gradient, loss = step_extent(self.parameters(), self._step_loss)
         finite = math.isfinite(gradient) and math.isfinite(loss)
-        if self.trainer.world_size > 1:  # a loss may be wrong on one rank, where gradients are cut into parts too
+        if self.trainer.world_size > 1:  # one rank may see a loss or a part of the gradient that is not finite
             finite = self.trainer.strategy.reduce_boolean_decision(finite)
         if finite:
             self._skipped_in_a_row = 0
@@ -277,7 +277,7 @@ class InstructionTuning(LightningModule):
         self.updating = True
 
     def skip_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take back what a step has done so far; without gradients an optimiser does nothing. Subclasses extend it."""
+        """Undo what a step has done so far: without gradients the optimiser changes nothing. Subclasses extend it."""
         optimizer.zero_grad(set_to_none=True)
 
     def _skip(self, optimizer: torch.optim.Optimizer, gradient: float, loss: float) -> None:
@@ -295,7 +295,7 @@ class InstructionTuning(LightningModule):
             log.warning("%s; the step is skipped (train/skipped_steps: %d)", what, self.skipped_steps)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's step; knows when weights are whole."""
+        """Lightning's step; afterwards, weights are no longer marked as being changed."""
         super().optimizer_step(*args, **kwargs)
         self.updating = False
 
@@ -313,7 +313,7 @@ class InstructionTuning(LightningModule):
             )  # fmt: skip
 
     def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loss of the true answers, and scores of the model's own if asked for."""
+        """Log the loss of the true answers; with `generate_in_validation`, also score the model's own answers."""
         tokens = int((batch.raw.labels >= 0).sum())
         loss = Passes(self.backbone, batch).cross_entropy("raw")
         self.log("val/loss", loss, prog_bar=True, batch_size=tokens, sync_dist=True, add_dataloader_idx=False)
@@ -376,7 +376,7 @@ class InstructionTuning(LightningModule):
         return judged(self.backbone, batch, objective, self.max_new_tokens)
 
     def count(self, rows: list[dict[str, Any]]) -> None:
-        """Score rows of a prediction table along with those that are answered from here on."""
+        """Add rows of an earlier prediction table to the scores of this test."""
         self.scores.device = self.device
         for row in rows:
             if row["target"] is None:
@@ -426,7 +426,7 @@ class InstructionTuning(LightningModule):
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep trained weights only, and what the next step depends on besides."""
+        """Keep only the trained weights, and everything else that the next step depends on."""
         if self.updating:
             raise RuntimeError("a checkpoint was asked for while weights are being changed; ask between two batches")
         trained = self._trained_names()
@@ -442,7 +442,7 @@ class InstructionTuning(LightningModule):
         """Restore what `on_save_checkpoint` kept."""
         if "robustlm" not in checkpoint:
             raise ValueError("this checkpoint was not written by robustlm: it lacks the entry 'robustlm'")
-        if self._resuming:  # a loaded module that is tuned on in a new run takes that run's seed
+        if self._resuming:  # in a new run, a loaded module takes the seed of that run
             self._seed = checkpoint["robustlm"]["seed"]
             self.skipped_steps = checkpoint["robustlm"].get("skipped_steps", 0)
             self._skipped_in_a_row = checkpoint["robustlm"].get("skipped_in_a_row", 0)
@@ -451,7 +451,7 @@ class InstructionTuning(LightningModule):
 
     @property
     def _resuming(self) -> bool:
-        """Whether a `fit` is going on (and not: weights are loaded for use)."""
+        """Whether a `fit` is running; false where weights are loaded for use."""
         return self._trainer is not None and self._trainer.training
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -482,7 +482,7 @@ class InstructionTuning(LightningModule):
         return {name for name, p in self.named_parameters(remove_duplicate=False) if p.requires_grad}
 
     def _keep_plain_hyperparameters(self) -> None:
-        """Under the command line Lightning keeps the config; built in Python, objects are turned into the same form."""
+        """Keep the arguments as plain data. From the command line, Lightning has kept the config already."""
         if "_instantiator" in self.hparams:
             return
         plain = {}

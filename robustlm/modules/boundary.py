@@ -1,4 +1,4 @@
-"""Checkpoints describe the end of an optimiser step, wherever they are written, so that a resumed run is exact."""
+"""Makes every checkpoint describe the end of an optimiser step, so that a resumed run is exact."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 
 def inside_step(trainer: Trainer) -> bool:
-    """Whether an optimiser step is being worked on: some of its micro-batches are summed up, or one of them runs.
+    """Whether an optimiser step has begun and not ended: one of its micro-batches is running or has run.
 
     Weights, optimiser, schedule and loss scale change at the end of a step alone; counters, the place in the rows and
     an adversary's state change with each micro-batch.
@@ -47,13 +47,13 @@ class StepBoundary(Callback):
         self._between = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A step that is interrupted before another one has ended begins where the checkpoint stands."""
+        """Until another step has ended, the end of the last step is that of the loaded checkpoint."""
         self._between = _end_epoch(checkpoint["loops"]["fit_loop"])
         self._loops = copy.deepcopy(checkpoint["loops"]["fit_loop"])
         self._data = copy.deepcopy(checkpoint.get(_data_key(trainer)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Without a checkpoint, that is the start."""
+        """Without a checkpoint, the start of training counts as the end of a step."""
         self._validating = self._counted = self._cut_short = False
         if self._loops is None:
             self._keep(trainer)
@@ -76,7 +76,7 @@ class StepBoundary(Callback):
             trainer.fit_loop.reset_restart_stage()
 
     def _stands_in(self, trainer: Trainer, epoch: int) -> bool:
-        """Whether the loaded counters are of this epoch, and not of one that has not begun."""
+        """Whether the loaded counters are those of this epoch."""
         progress: Any = trainer.fit_loop.epoch_progress.current
         return bool(progress.ready == epoch + 1)
 
@@ -129,7 +129,7 @@ class StepBoundary(Callback):
             self._keep_ended(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What happens at the end of an epoch does not happen again.
+        """Keep the end of an epoch, so that its last hooks do not run again.
 
         Where `max_steps` or a callback ends a run in the middle of an epoch, Lightning counts the epoch as done. A run
         that goes on would leave out the rest of its rows, so checkpoints then stay those of the last step.
@@ -164,7 +164,7 @@ class StepBoundary(Callback):
 
 
 def _end_epoch(loops: dict[str, Any]) -> bool:
-    """Count an epoch as done that has ended but for the hooks of its end, and say whether there is one.
+    """Count an epoch as done where only the hooks at its end are missing; returns whether that was so.
 
     A checkpoint of an epoch's end is written in these hooks. With `max_steps` Lightning would take up that epoch again,
     find no batches left, count one more, and never train on the rows of the next.

@@ -66,7 +66,7 @@ class Contrast:
         variants, first = self._collect(passes, variant)
         begin = first // many  # the number that this rank's first sample has among those of all ranks
         everyone = torch.arange(len(variants) // many, device=raw.device)
-        samples = everyone if keys is None else self._collect(passes, keys)[0]  # no keys: no one is alike
+        samples = everyone if keys is None else self._collect(passes, keys)[0]  # no keys: all samples differ
         own = begin + torch.arange(len(raw), device=raw.device).repeat_interleave(many)
         at = first + torch.arange(len(variant), device=raw.device)
         negatives = self._negatives(passes)
@@ -110,7 +110,7 @@ class Contrast:
             samples: Int64 `[S]`, the key of each sample of all ranks.
             negatives: More candidates `[k, H]` and their keys `[k]`, no sample's own.
         """
-        excluded = own[:, None] == whose  # other variants of the sample itself are neither partner nor stranger
+        excluded = own[:, None] == whose  # other variants of the sample itself are left out
         keys = samples[whose]
         if negatives is not None:
             candidates, keys = torch.cat([candidates, negatives[0]]), torch.cat([keys, negatives[1]])
@@ -134,14 +134,14 @@ class Contrast:
             return None
         states, keys = passes.answers("negative").state, passes.batch.negative_keys
         if keys is None:
-            keys = -1 - torch.arange(len(states), device=states.device)  # like no sample's
+            keys = -1 - torch.arange(len(states), device=states.device)  # keys that no sample has
         return self._collect(passes, states)[0], self._collect(passes, keys)[0]
 
     def _weight(self, passes: Passes, answers: Tensor, loss: Tensor) -> Tensor:
         if self.weight is not None:
             return loss.new_tensor(self.weight)
         both = torch.stack([answers.detach().to(loss.dtype), loss.detach()])[None]
-        both = self._collect(passes, both)[0].mean(0)  # all ranks weigh alike
+        both = self._collect(passes, both)[0].mean(0)  # so that all ranks use one weight
         return balance(both[0], both[1], self.weight_limit)
 
 

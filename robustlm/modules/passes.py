@@ -106,12 +106,12 @@ class Passes:
     # --- what losses are made of -------------------------------------------------------------------------------
 
     def token_count(self, *names: ViewName) -> Tensor:
-        """What summed losses of views are divided by: see `InstructionBatch.step_tokens` (scalar, fp32)."""
+        """The number that summed losses of views are divided by (scalar, fp32): see `InstructionBatch.step_tokens`."""
         views, raw = [self.view(name) for name in names], self.batch.raw
         if self.batch.step_tokens is None:
             return torch.stack([(view.labels >= 0).sum() for view in views]).sum().clamp(min=1).float()
         rows = sum(len(view) for view in views)
-        # the type is given: under bf16-true the default one would round the count
+        # the type is explicit, since the default type of bf16-true would round the count
         return torch.tensor(self.batch.step_tokens * rows / len(raw), device=raw.labels.device, dtype=torch.float32)
 
     def row_losses(self, name: ViewName) -> Tensor:
@@ -123,7 +123,7 @@ class Passes:
         return self._row_losses[name]
 
     def keep_row_losses(self, name: ViewName, losses: Tensor) -> None:
-        """Take row losses `[R]` of a view that are known already, from an adversary's clean term."""
+        """Keep row losses `[R]` of a view that an adversary has computed as its clean term."""
         self._row_losses.setdefault(name, losses)
 
     def cross_entropy(self, *names: ViewName) -> Tensor:
@@ -131,7 +131,7 @@ class Passes:
         return torch.stack([self.row_losses(name).sum() for name in names]).sum() / self.token_count(*names)
 
     def reference_logits(self, name: ViewName) -> Tensor:
-        """Raw logits `[n, V]`, line by line what belongs to the logits of a view with K rows for each raw row.
+        """Raw logits `[n, V]`, repeated so that line i belongs to line i of the logits of a view with K rows a raw row.
 
         Raises:
             ValueError: The answers of a row and its variants are not the same tokens.
@@ -211,7 +211,7 @@ def _rows(view: View, at: slice) -> View:
 
 
 class _RandomState:
-    """The generators' state at one moment, to be lived through several times."""
+    """The state of the random generators at one moment, which several passes start from."""
 
     def __init__(self, device: torch.device) -> None:
         self._devices = [device] if device.type == "cuda" else []
@@ -220,7 +220,7 @@ class _RandomState:
 
     @contextmanager
     def replayed(self, number: int = 0) -> Iterator[None]:
-        """Random numbers drawn inside are the same every time for a number; the state outside stays as it is."""
+        """Inside, equal numbers give equal random draws; the state outside does not change."""
         with torch.random.fork_rng(devices=self._devices):
             torch.set_rng_state(self._cpu)
             for device, state in zip(self._devices, self._cuda, strict=True):

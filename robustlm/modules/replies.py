@@ -75,7 +75,7 @@ def judged(backbone: LanguageModel, batch: InstructionBatch, objective: Objectiv
 
 
 def _share(reply: Reply, target: str) -> float:
-    """The target's part of the probability of all choices; 0 where it is none of them."""
+    """The target's share of the probability of all choices; 0 where it is not among them."""
     assert reply.choices is not None
     assert reply.option_scores is not None
     assert reply.option_tokens is not None

@@ -18,7 +18,7 @@ class RobustTuning(ANIT):
 
     L = (1 − λ)·(L_answers + a·L_adversarial) + λ·L_KL + w·L_contrast. Each slot alone is the method of its own name
     (`ANIT`, `ContrastiveTuning`, `PrefixAlignment`); with all of them empty this is `InstructionTuning`. The raw and
-    the variant view are run once each, whatever looks at them.
+    the variant view are run once each; all losses share these passes.
 
     Args:
         adversary: What perturbs the variants' embeddings; null for none.
@@ -61,5 +61,5 @@ class RobustTuning(ANIT):
 
     @property
     def answer_views(self) -> TrainOn:
-        """As each slot's own method has it: both views for a contrast or an alignment, variants for an adversary."""
+        """The views of each slot's own method: both for a contrast or an alignment, variants for an adversary."""
         return self.train_on or ("both" if self.terms else "variant" if self.adversary else "raw")

@@ -41,7 +41,7 @@ class MuonAdamW(Optimizer):
         adamw_betas: tuple[float, float] = (0.9, 0.98),
         adamw_weight_decay: float = 0.0,
     ) -> None:
-        # One throw-away matrix each: the two want a parameter to be built and are needed for their defaults.
+        # Both optimisers need a parameter to be built. The matrix is never used; only their defaults matter.
         self._muon = Muon([torch.zeros(1, 1)], lr=lr, weight_decay=weight_decay, momentum=momentum)
         self._adamw = AdamW([torch.zeros(1, 1)], lr=adamw_lr, betas=adamw_betas, weight_decay=adamw_weight_decay)
         super().__init__(params, {})
