@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustlm.batch import IGNORE, View
-from robustlm.models.base import Answers, Pooling
+from robustlm.models.base import AnswerOutput, Pooling
 from robustlm.models.decoding import Cache
 from robustlm.models.inputs import AnswerInputs, answer_inputs
 from robustlm.models.loaded import LoadedModel
@@ -62,14 +62,14 @@ def _head_pass(
         _CURRENT.reset(token)
 
 
-def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -> Answers:
+def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -> AnswerOutput:
     """Run a view with input embeddings `[R, T, H]`: logits of the answer tokens, and a pooled state a row."""
     inputs = answer_inputs(loaded, view, embeds)
     with _head_pass(loaded, inputs.answers, lambda states: inputs.pooled(states, pooling)) as current:
         logits = loaded.runner(**inputs.arguments).logits[0]
     assert current.state is not None
     targets = view.labels[view.labels != IGNORE]
-    return Answers(logits, targets, inputs.answers.nonzero()[:, 0], current.state)
+    return AnswerOutput(logits, targets, inputs.answers.nonzero()[:, 0], current.state)
 
 
 def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlm.batch import View
 from robustlm.models import generation, hidden_states, scoring
 from robustlm.models.answers import answers, watch_head
-from robustlm.models.base import Answers, LanguageModel, OptionScores, Pooling
+from robustlm.models.base import AnswerOutput, LanguageModel, OptionScores, Pooling
 from robustlm.models.hidden_states import Layer, check_layer
 from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
@@ -114,7 +114,7 @@ class Backbone(LanguageModel):
         """Token embeddings `[R, T, H]` of ids `[R, T]`."""
         return self.parts.embed(input_ids)
 
-    def forward(self, view: View, inputs_embeds: Tensor | None = None, pooling: Pooling = "last") -> Answers:
+    def forward(self, view: View, inputs_embeds: Tensor | None = None, pooling: Pooling = "last") -> AnswerOutput:
         """Run a view, and compute logits at its answer positions only.
 
         Args:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from robustlm.batch import View
+from robustlm.utils.public import old_names
 
 Pooling = Literal["last", "prompt_end", "mean", "max"]
 """Which final hidden state stands for a row: that of the last token of prompt + answer, of the prompt's last token, or
@@ -17,7 +18,7 @@ the mean or maximum over all tokens, padding left out. Of an encoder–decoder t
 
 
 @dataclass
-class Answers:
+class AnswerOutput:
     """What a model says at the answer positions of a view with R rows."""
 
     logits: Tensor
@@ -116,7 +117,7 @@ class LanguageModel(nn.Module, ABC):
         """Token embeddings `[R, T, H]` of ids `[R, T]`."""
         raise self._refused()
 
-    def forward(self, view: View, inputs_embeds: Tensor | None = None, pooling: Pooling = "last") -> Answers:
+    def forward(self, view: View, inputs_embeds: Tensor | None = None, pooling: Pooling = "last") -> AnswerOutput:
         """Run a view, and compute logits at its answer positions only.
 
         Args:
@@ -146,3 +147,6 @@ class LanguageModel(nn.Module, ABC):
             f"backbone: {self.name} {self.closed}: it can be tested by generation, but not be tuned, and neither its "
             "loss nor the likelihood of options is known"
         )
+
+
+__getattr__ = old_names(__name__)

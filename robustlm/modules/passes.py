@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from robustlm.adversaries import Problem
 from robustlm.batch import InstructionBatch, Scope, View
 from robustlm.losses import answer_cross_entropy
-from robustlm.models.base import Answers, LanguageModel, Pooling
+from robustlm.models.base import AnswerOutput, LanguageModel, Pooling
 
 ViewName = Literal["raw", "variant", "negative"]
 
@@ -44,7 +44,7 @@ class Passes:
         self.pooling: Pooling = pooling
         self._all_gather = all_gather
         self._chunk_rows = chunk_rows
-        self._answers: dict[str, Answers] = {}
+        self._answers: dict[str, AnswerOutput] = {}
         self._embeds: dict[str, Tensor] = {}
         self._row_losses: dict[str, Tensor] = {}
         self._rng = _RandomState(batch.raw.input_ids.device)
@@ -66,13 +66,13 @@ class Passes:
         assert isinstance(view, View)
         return view
 
-    def answers(self, name: ViewName) -> Answers:
+    def answers(self, name: ViewName) -> AnswerOutput:
         """Answer logits and states of a view, run once."""
         if name not in self._answers:
             self._answers[name] = self.run(self.view(name), self._embeds.get(name))
         return self._answers[name]
 
-    def run(self, view: View, inputs_embeds: Tensor | None = None, *, masks: int = 0) -> Answers:
+    def run(self, view: View, inputs_embeds: Tensor | None = None, *, masks: int = 0) -> AnswerOutput:
         """One forward pass.
 
         Args:
@@ -82,11 +82,11 @@ class Passes:
         """
         with self._rng.replayed(masks):
             if self._chunk_rows is None or len(view) <= self._chunk_rows or not torch.is_grad_enabled():
-                answers: Answers = self.backbone(view, inputs_embeds, self.pooling)
+                answers: AnswerOutput = self.backbone(view, inputs_embeds, self.pooling)
                 return answers
             return self._in_chunks(view, inputs_embeds, self._chunk_rows)
 
-    def _in_chunks(self, view: View, embeds: Tensor | None, size: int) -> Answers:
+    def _in_chunks(self, view: View, embeds: Tensor | None, size: int) -> AnswerOutput:
         """The same answers, holding the activations of one chunk at a time.
 
         Each chunk is run without a graph now and again, with the same dropout masks, in the backward pass. So losses
@@ -101,7 +101,7 @@ class Passes:
         embeds = self.backbone.embed(view.input_ids) if embeds is None else embeds
         slices = [slice(start, start + size) for start in range(0, len(view), size)]
         parts = [checkpoint(part, embeds[at], at, use_reentrant=False) for at in slices]
-        return Answers(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+        return AnswerOutput(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
     # --- what losses are made of -------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from robustlm.adversaries import NRM
 from robustlm.batch import IGNORE, InstructionBatch
 from robustlm.losses import answer_cross_entropy
 from robustlm.models.backbone import Backbone, Loading
-from robustlm.models.base import Answers, OptionScores
+from robustlm.models.base import AnswerOutput, OptionScores
 from robustlm.models.caches import Reader, has_plain_cache
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning, Tuning
 from robustlm.modules.passes import Passes
@@ -41,7 +41,7 @@ def backbone(request: pytest.FixtureRequest, models: dict[str, str]) -> Backbone
     return load(models[kind], TUNINGS[tuning])
 
 
-def losses(answers: Answers, count: int) -> Tensor:
+def losses(answers: AnswerOutput, count: int) -> Tensor:
     return answer_cross_entropy(answers.logits, answers.targets, answers.rows, count)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustlm.assets import config_file
 from robustlm.batch import InstructionBatch, View
 from robustlm.losses import Direction
-from robustlm.models.base import Answers, Pooling
+from robustlm.models.base import AnswerOutput, Pooling
 from robustlm.models.tuning import LoRA
 from robustlm.modules import Alignment, Contrast, ContrastiveTuning, Passes, PrefixAlignment, RobustTuning
 from robustlm.sample import Sample
@@ -128,7 +128,7 @@ def test_the_weight(llama: str) -> None:
     assert torch.autograd.grad(loss, answers, allow_unused=True) == (None,)  # the weight is no way around
 
 
-def released(raw: Answers, variant: Answers) -> Tensor:
+def released(raw: AnswerOutput, variant: AnswerOutput) -> Tensor:
     """What the code released with [CoIN] trains on, from its formulas: states and logits of both views."""
     generation = F.cross_entropy(raw.logits, raw.targets) + F.cross_entropy(variant.logits, variant.targets)
     similarity = F.cosine_similarity(raw.state[:, None], variant.state[None], dim=2) / 0.05
