@@ -11,9 +11,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from robustlm.callbacks.folder import run_folder
-from robustlm.callbacks.hidden_states import StateWriter
+from robustlm.callbacks.hidden_states import HiddenStateWriter
 from robustlm.conditions.manifest import ATTACKS
-from robustlm.evaluation.hidden_state_table import STATES, known_states
+from robustlm.evaluation.hidden_state_table import HIDDEN_STATES, known_hidden_states
 from robustlm.evaluation.table import TableWriter, clear_parts, key_of, read_parts, read_table
 from robustlm.evaluation.unreadable import unreadable, warning
 from robustlm.models.digest import weights_digest
@@ -64,7 +64,7 @@ class PredictionWriter(Callback):
             )
         done = {key_of(row) for row in self._taken}
         if _state_writer(trainer) is not None:  # a process may have been killed between an answer and its state
-            done &= known_states(table.with_name(STATES))
+            done &= known_hidden_states(table.with_name(HIDDEN_STATES))
         data.done = done
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,7 +120,9 @@ class PredictionWriter(Callback):
             self._writer.merge([condition.name for condition in trainer.datamodule.conditions])  # type: ignore[attr-defined]
             _identity_file(table).unlink(missing_ok=True)
             if _state_writer(trainer) is None:
-                table.with_name(STATES).unlink(missing_ok=True)  # of an earlier run here, whose answers were others
+                table.with_name(HIDDEN_STATES).unlink(
+                    missing_ok=True
+                )  # of an earlier run here, whose answers were others
             logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
             if scores := by_condition(logged):
                 print("\n" + markdown("F1 or accuracy, %", scores))
@@ -152,10 +154,10 @@ class PredictionWriter(Callback):
     on_predict_end = on_test_end
 
 
-def _state_writer(trainer: Trainer) -> StateWriter | None:
+def _state_writer(trainer: Trainer) -> HiddenStateWriter | None:
     """The callback that keeps states, where it does."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    found = [one for one in callbacks if isinstance(one, StateWriter) and one.layer is not None]
+    found = [one for one in callbacks if isinstance(one, HiddenStateWriter) and one.layer is not None]
     return found[0] if found else None
 
 
