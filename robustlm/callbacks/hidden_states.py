@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from robustlm.callbacks.folder import run_folder
+from robustlm.callbacks.folder import data_of, run_folder
 from robustlm.evaluation.hidden_state_table import (
     HIDDEN_STATES,
     HiddenStatePart,
@@ -15,6 +15,7 @@ from robustlm.evaluation.hidden_state_table import (
     merge_hidden_states,
     next_attempt,
 )
+from robustlm.evaluation.session import KeptStates
 from robustlm.evaluation.table import key_of
 from robustlm.models.base import Pooling
 
@@ -47,21 +48,21 @@ class HiddenStateWriter(Callback):
             module.backbone.check_layer(self.layer)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See `check`."""
+        """See `check`; tell the evaluation that hidden states are kept."""
         if stage in ("test", "predict"):
             self.check(pl_module)
+            if self.layer is not None:
+                data_of(trainer).session.kept_states = KeptStates(self.layer, self.position)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
         if self.layer is None:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        folder = getattr(data, "folder", None) or run_folder(trainer)
-        resumed = bool(getattr(data, "resumed", False))
-        self._table, self._whole = folder / HIDDEN_STATES, False
-        attempt = next_attempt(self._table) if resumed else 0
+        session = data_of(trainer).session
+        self._table, self._whole = (session.folder or run_folder(trainer)) / HIDDEN_STATES, False
+        attempt = next_attempt(self._table) if session.resumed else 0
         trainer.strategy.barrier("states counted")
-        if trainer.is_global_zero and not resumed:
+        if trainer.is_global_zero and not session.resumed:
             clear_hidden_states(self._table)
         trainer.strategy.barrier("states")
         self._file = HiddenStatePart(self._table, trainer.global_rank, attempt)
@@ -91,14 +92,14 @@ class HiddenStateWriter(Callback):
         self._file.write([key_of(row) for row in outputs["rows"]], states.float().cpu().numpy())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the table, before that of the predictions: who finds predictions whole finds states whole."""
+        """Make the table. It is written first, so complete predictions imply complete hidden states."""
         if self._file is None:
             return
         self._file.close()
         self._file = None
         trainer.strategy.barrier("states written")
         if trainer.is_global_zero:
-            conditions = [condition.name for condition in trainer.datamodule.conditions]  # type: ignore[attr-defined]
+            conditions = [condition.name for condition in data_of(trainer).conditions]
             merge_hidden_states(self._table, conditions, {"layer": self.layer, "position": self.position})
             pl_module.print(f"states: {self._table}")
         self._whole = True

@@ -14,7 +14,7 @@ from robustlm.adapters.card import trained_line
 from robustlm.callbacks.export import AdapterExport
 from robustlm.callbacks.folder import run_folder
 from robustlm.checks.numbers import check_number
-from robustlm.conditions.manifest import ATTACKS
+from robustlm.evaluation.session import ATTACKS
 
 log = logging.getLogger(__name__)
 

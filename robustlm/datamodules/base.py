@@ -21,7 +21,7 @@ from robustlm.conditions.condition import Condition, parse_condition
 from robustlm.conditions.misleading import misled, phrasings_under
 from robustlm.datamodules.batches import EvaluationRows, Rows, TrainRows
 from robustlm.datamodules.sampling import EvaluationSampler, Order, ResumableLoader, StepSampler
-from robustlm.evaluation.table import Key
+from robustlm.evaluation.session import EvaluationSession
 from robustlm.instructions.banks import NO_FORMAT, Instruction, InstructionBank, LackingError, Split, Version, assigned
 from robustlm.instructions.paraphrases import load_paraphrases
 from robustlm.instructions.phrasings import Phrasings
@@ -207,14 +207,8 @@ class InstructionDataModule(LightningDataModule):
         self.encoder: Encoder | None = None
         self.rows: dict[Role, Rows] = {}
         self.conditioned: dict[str, Rows] = {}
-        self.done: set[Key] = set()
-        """Rows of the prediction table that an interrupted evaluation has; set it before the loaders are made."""
-        self.skipped: set[Key] = set()
-        """Those of them that are not run again, since their whole batch is done."""
-        self.folder: Path | None = None
-        """Where a test's files go, for what is found while its loaders are made; null: nowhere."""
-        self.resumed = False
-        """Whether an interrupted evaluation is gone on with in that folder."""
+        self.session = EvaluationSession()
+        """The evaluation at hand; `setup` begins a new one for each test."""
         self.backbone: Any = None
         self.notes: list[str] = []
         """What a user should know of the rows that were read, a line each; `setup` logs them, `check` prints them."""
@@ -249,6 +243,8 @@ class InstructionDataModule(LightningDataModule):
             "test": ("test",),
             "predict": ("test",),
         }
+        if "test" in roles[stage]:
+            self.session = EvaluationSession()
         self._answered = stage != "predict"
         if self._answered and "test" in self.rows and not all(sample.target for sample in self.rows["test"].samples):
             del self.rows["test"]  # of a `predict` before; read anew, they are refused
@@ -618,12 +614,10 @@ class InstructionDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """One loader for each condition."""
-        self.skipped.clear()
         loaders = [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
         if loaders and not any(len(loader.sampler) for loader in loaders):  # type: ignore[arg-type]
             # all was answered before: without a batch, Lightning would leave out the hooks that make the table
             name, rows = next(iter(self.conditioned.items()))
-            self.skipped -= {key for key in self.skipped if key[0] == name}
             loaders[0] = self._evaluation_loader(rows, name, again=True)
         return loaders
 
@@ -635,16 +629,17 @@ class InstructionDataModule(LightningDataModule):
         assert self.encoder is not None
         trainer = self.trainer
         keys = [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
+        done = self.session.done
         sampler = EvaluationSampler(
             rows.lengths,
             batch_size=self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
             groups=[dataset for _, dataset, _, _ in keys],
-            done={i for i, key in enumerate(keys) if key in self.done} if self.done else (),
+            done={i for i, key in enumerate(keys) if key in done} if done else (),
             again=again,
         )
-        self.skipped |= {keys[row] for row in sampler.skipped}
+        self.session.skip(condition, {keys[row] for row in sampler.skipped})
         return self._loader(EvaluationRows(rows, self.encoder, condition, self.eval_batch_size), sampler, DataLoader)
 
     def _loader(self, dataset: Any, sampler: Any, kind: type[DataLoader[Any]]) -> DataLoader[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from robustlm.batch import InstructionBatch
 from robustlm.conditions.condition import PARAPHRASED, Condition
-from robustlm.conditions.manifest import ATTACKS, AttackKey, Manifest, read_attacks
+from robustlm.conditions.manifest import AttackKey, Manifest, read_attacks
 from robustlm.conditions.search import Objective
 from robustlm.datamodules.attacking import Asked, Attacker, Attacks, SearchBar
 from robustlm.datamodules.base import InstructionDataModule
@@ -212,8 +212,8 @@ class RobustnessDataModule(InstructionDataModule):
         trainer = self.trainer
         progress = None if trainer is None else trainer.progress_bar_callback
         shown = trainer is not None and trainer.is_global_zero and getattr(progress, "is_enabled", progress is not None)
-        path = None if self.folder is None else self.folder / ATTACKS
-        known = read_attacks(path) if path is not None and self.resumed and path.exists() else {}
+        path = self.session.attacks
+        known = read_attacks(path) if path is not None and self.session.resumed and path.exists() else {}
         keys = {(c.name, *key) for c in wanted for key in _sharing(self._unattacked[c.name].samples)}
         return SearchBar(0 if self.attack.reuse else len(keys - known.keys()), self.attack.budget, shown=shown)
 
@@ -224,7 +224,7 @@ class RobustnessDataModule(InstructionDataModule):
         module: Any = trainer.lightning_module
         hosted = isinstance(module.backbone, HostedBackbone)
         objective: Objective = "accuracy" if hosted else self.attack.objective
-        path = None if self.folder is None else self.folder / ATTACKS
+        path = self.session.attacks
         if path is not None and self.attack.reuse and path.resolve() == Path(self.attack.reuse).resolve():
             raise ValueError(f"data.attack.reuse: {path} is what this run writes; expected the file of another run")
 
@@ -244,7 +244,7 @@ class RobustnessDataModule(InstructionDataModule):
                 world=trainer.world_size,
             )
 
-        known = read_attacks(path) if path is not None and self.resumed and path.exists() else {}
+        known = read_attacks(path) if path is not None and self.session.resumed and path.exists() else {}
         trainer.strategy.barrier("attacks read")
         return Attacker(
             self.attack,
@@ -257,7 +257,7 @@ class RobustnessDataModule(InstructionDataModule):
                 self.scoring,
             ),
             known=known,
-            manifest=Manifest(path, keep=self.resumed) if path is not None and trainer.is_global_zero else None,
+            manifest=Manifest(path, keep=self.session.resumed) if path is not None and trainer.is_global_zero else None,
             folder=path,
             bar=bar,
         )
