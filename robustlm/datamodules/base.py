@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +20,9 @@ from robustlm.checks.numbers import check_number, check_seed
 from robustlm.conditions.condition import Condition, parse_condition
 from robustlm.conditions.misleading import misled, phrasings_under
 from robustlm.datamodules.batches import EvaluationRows, Rows, TrainRows
-from robustlm.datamodules.sampling import EvaluationSampler, Order, ResumableLoader, StepSampler
+from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
 from robustlm.evaluation.session import EvaluationSession
+from robustlm.evaluation.table import Key
 from robustlm.instructions.banks import NO_FORMAT, Instruction, InstructionBank, LackingError, Split, Version, assigned
 from robustlm.instructions.paraphrases import load_paraphrases
 from robustlm.instructions.phrasings import Phrasings
@@ -213,6 +214,8 @@ class InstructionDataModule(LightningDataModule):
         self.notes: list[str] = []
         """What a user should know of the rows that were read, a line each; `setup` logs them, `check` prints them."""
         self._labels: KnownLabels | None = None
+        self._evaluated: dict[str, tuple[EvaluationRows, EvaluationSampler]] = {}
+        """What the loader of each condition serves."""
         self._answered = True
         """Whether test rows have to bring their answers; those of `predict` need not."""
         self._train_loader: ResumableLoader | None = None
@@ -614,6 +617,7 @@ class InstructionDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """One loader for each condition."""
+        self._evaluated.clear()
         loaders = [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
         if loaders and not any(len(loader.sampler) for loader in loaders):  # type: ignore[arg-type]
             # all was answered before: without a batch, Lightning would leave out the hooks that make the table
@@ -626,21 +630,48 @@ class InstructionDataModule(LightningDataModule):
         return self.test_dataloader()
 
     def _evaluation_loader(self, rows: Rows, condition: str, *, again: bool = False) -> DataLoader[InstructionBatch]:
-        assert self.encoder is not None
         trainer = self.trainer
-        keys = [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
-        done = self.session.done
+        pending = self.is_pending(condition)
         sampler = EvaluationSampler(
             rows.lengths,
             batch_size=self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
-            groups=[dataset for _, dataset, _, _ in keys],
-            done={i for i, key in enumerate(keys) if key in done} if done else (),
+            groups=_groups(rows),
+            done=self._done(condition, rows),
             again=again,
+            pending=pending,
         )
+        self._note_skipped(condition, rows, sampler)
+        dataset = EvaluationRows(rows, self._encoder(), condition, self.eval_batch_size)
+        self._evaluated[condition] = dataset, sampler
+        return self._loader(dataset, sampler, LateLoader if pending else DataLoader)
+
+    def is_pending(self, condition: str) -> bool:
+        """Whether the rows under a condition become known after its loader is made, with `settle`."""
+        return False
+
+    def settle(self, found: Mapping[str, Rows]) -> None:
+        """Serve rows, by condition, from loaders that were made before these were known."""
+        for condition, rows in found.items():
+            self._settle(condition, rows)
+        if found and not any(len(sampler) for _, sampler in self._evaluated.values()):
+            self._settle(*next(iter(found.items())), again=True)  # see `test_dataloader`
+
+    def _settle(self, condition: str, rows: Rows, *, again: bool = False) -> None:
+        dataset, sampler = self._evaluated[condition]
+        dataset.rows = rows
+        sampler.settle(rows.lengths, groups=_groups(rows), done=self._done(condition, rows), again=again)
+        self._note_skipped(condition, rows, sampler)
+
+    def _done(self, condition: str, rows: Rows) -> set[int]:
+        """Which rows an interrupted evaluation has answered."""
+        done = self.session.done
+        return {i for i, key in enumerate(_keys(condition, rows)) if key in done} if done else set()
+
+    def _note_skipped(self, condition: str, rows: Rows, sampler: EvaluationSampler) -> None:
+        keys = _keys(condition, rows)
         self.session.skip(condition, {keys[row] for row in sampler.skipped})
-        return self._loader(EvaluationRows(rows, self.encoder, condition, self.eval_batch_size), sampler, DataLoader)
 
     def _loader(self, dataset: Any, sampler: Any, kind: type[DataLoader[Any]]) -> DataLoader[Any]:
         return kind(
@@ -650,6 +681,14 @@ class InstructionDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _groups(rows: Rows) -> list[str]:
+    return [sample.dataset or sample.task for sample in rows.samples]
+
+
+def _keys(condition: str, rows: Rows) -> list[Key]:
+    return [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
 
 
 @lru_cache

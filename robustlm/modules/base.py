@@ -16,12 +16,14 @@ from robustlm.adapters.settings import WritesPrompts
 from robustlm.batch import InstructionBatch
 from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.checks.numbers import check_number
+from robustlm.conditions.model import AttackedModel, AttackSearch
 from robustlm.conditions.search import Objective
 from robustlm.endpoint import is_hosted
 from robustlm.evaluation.metrics import overlap
 from robustlm.evaluation.scores import FREE_TEXT, Scores, text_of
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.base import Pooling
+from robustlm.models.digest import weights_digest
 from robustlm.models.hosted import HostedBackbone
 from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.boundary import StepBoundary
@@ -288,6 +290,20 @@ class InstructionTuning(LightningModule):
         """Log the scores of each condition and task."""
         self._log_scores("test")
 
+    def on_test_model_eval(self) -> None:
+        """Search for the attacks that a test's conditions name.
+
+        It is Lightning's first hook after weights are restored and placed and before a batch is served; the `eval` that
+        it stands for is called first.
+        """
+        super().on_test_model_eval()
+        self._search_attacks()
+
+    def on_predict_model_eval(self) -> None:
+        """As for a test."""
+        super().on_predict_model_eval()
+        self._search_attacks()
+
     def predict_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """`rows` of the prediction table."""
         return {"rows": self._answer(batch)}
@@ -327,6 +343,22 @@ class InstructionTuning(LightningModule):
                 }
             )
         return rows
+
+    def _search_attacks(self) -> None:
+        trainer = self.trainer
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, AttackSearch):
+            return
+
+        def judge(batch: InstructionBatch, objective: Objective) -> list[float]:
+            with trainer.precision_plugin.test_step_context():
+                return self.judge(batch.to(self.device), objective)
+
+        def identity() -> tuple[str, int]:
+            hosted = isinstance(self.backbone, HostedBackbone)
+            return self.backbone.name if hosted else weights_digest(self.backbone), self.max_new_tokens
+
+        data.search_attacks(AttackedModel(judge, not isinstance(self.backbone, HostedBackbone), identity))
 
     def judge(self, batch: InstructionBatch, objective: Objective) -> list[float]:
         """How well the model does on each row of an evaluation batch, for attacks on it: see `replies.judged`."""
