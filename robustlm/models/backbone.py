@@ -35,6 +35,8 @@ class Backbone(LanguageModel):
         ValueError: The name leads to no model, or settings exclude each other.
     """
 
+    gives_likelihoods = True
+
     model: Any
     """The transformers model or the PEFT wrapper around it; `None` before `load`."""
 

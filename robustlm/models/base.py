@@ -58,6 +58,8 @@ class LanguageModel(nn.Module, ABC):
 
     closed: ClassVar[str] = "only answers prompts"
     """Why the methods that a class does not implement refuse: continues `backbone: NAME …` in messages."""
+    gives_likelihoods: ClassVar[bool] = False
+    """Whether `option_scores` and the logits of `forward` are there; attacks and scores of options need them."""
     characters_per_token: ClassVar[int] = 1
     """Characters that count as a token for `max_length`, where the tokenizer's tokens are characters."""
 

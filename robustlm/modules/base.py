@@ -18,11 +18,13 @@ from robustlm.adapters.settings import WritesPrompts
 from robustlm.batch import InstructionBatch
 from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.checks.numbers import check_number
+from robustlm.conditions.model import AttackedModel, AttackSearch
 from robustlm.conditions.search import Objective
 from robustlm.evaluation.metrics import overlap
 from robustlm.evaluation.scores import FREE_TEXT, Scores, text_of
 from robustlm.models.backends import language_model
 from robustlm.models.base import LanguageModel, Pooling
+from robustlm.models.digest import weights_digest
 from robustlm.models.hosted import Hosting
 from robustlm.models.loading import Loading
 from robustlm.models.tuning import LoRA, Tuning
@@ -332,6 +334,20 @@ class InstructionTuning(LightningModule):
         """Log the scores of each condition and task."""
         self._log_scores("test")
 
+    def on_test_model_eval(self) -> None:
+        """Search for the attacks that a test's conditions name.
+
+        It is Lightning's first hook after weights are restored and placed and before a batch is served; the `eval` that
+        it stands for is called first.
+        """
+        super().on_test_model_eval()
+        self._search_attacks()
+
+    def on_predict_model_eval(self) -> None:
+        """As for a test."""
+        super().on_predict_model_eval()
+        self._search_attacks()
+
     def predict_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """`rows` of the prediction table."""
         return {"rows": self._answer(batch)}
@@ -370,6 +386,22 @@ class InstructionTuning(LightningModule):
                 }
             )
         return rows
+
+    def _search_attacks(self) -> None:
+        trainer = self.trainer
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, AttackSearch):
+            return
+
+        def judge(batch: InstructionBatch, objective: Objective) -> list[float]:
+            with trainer.precision_plugin.test_step_context():
+                return self.judge(batch.to(self.device), objective)
+
+        def identity() -> tuple[str, int]:
+            own = any(True for _ in self.backbone.parameters())
+            return weights_digest(self.backbone) if own else self.backbone.name, self.max_new_tokens
+
+        data.search_attacks(AttackedModel(judge, self.backbone.gives_likelihoods, identity))
 
     def judge(self, batch: InstructionBatch, objective: Objective) -> list[float]:
         """How well the model does on each row of an evaluation batch, for attacks on it: see `replies.judged`."""
