@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from robustlm.batch import View
-from robustlm.utils.public import old_names
 
 Pooling = Literal["last", "prompt_end", "mean", "max"]
 """Which final hidden state stands for a row: that of the last token of prompt + answer, of the prompt's last token, or
@@ -149,6 +148,3 @@ class LanguageModel(nn.Module, ABC):
             f"backbone: {self.name} {self.closed}: it can be tested by generation, but not be tuned, and neither its "
             "loss nor the likelihood of options is known"
         )
-
-
-__getattr__ = old_names(__name__)

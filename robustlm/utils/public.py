@@ -38,7 +38,7 @@ HOMES = {
 HOME_OF = {name: home for home, names in HOMES.items() for name in names}
 """The module of each public name."""
 
-RENAMED = {"Answers": "AnswerOutput", "NLUDataModule": "NoisyInstructionDataModule"}
+RENAMED = {"NLUDataModule": "NoisyInstructionDataModule"}
 """The new name of each class that was called otherwise; the old one still works, with a warning."""
 
 _said: set[str] = set()
