@@ -16,7 +16,7 @@ from robustlm.models.backends import BACKENDS, language_model
 from robustlm.models.base import LanguageModel
 from robustlm.models.hosted import Characters, HostedBackbone, Hosting
 from robustlm.models.tuning import LoRA, PrefixTuning
-from robustlm.modules import ANIT, InstructionTuning, AlignmentTuning
+from robustlm.modules import ANIT, AlignmentTuning, InstructionTuning
 from robustlm.prompts.encoding import Encoder
 from robustlm.prompts.templates import make_template
 from robustlm.sample import Context, Sample
