@@ -473,7 +473,7 @@ class InstructionDataModule(LightningDataModule):
     def _loader(
         self,
         dataset: Dataset[InstructionBatch],
-        sampler: Sampler[Any],
+        sampler: Sampler[int],
         kind: type[DataLoader[InstructionBatch]],
     ) -> DataLoader[InstructionBatch]:
         return kind(

@@ -13,9 +13,11 @@ import torch
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
 from robustlm.datamodules.grouping import FileOrder, HardNegativeGroups, shuffled, task_of
+from robustlm.datamodules.noisy import Variation
 from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedDataset
 from robustlm.datamodules.sampling import BatchKey, Order
-from robustlm.instructions.phrasings import meaning
+from robustlm.instructions.phrasings import Phrasings, meaning
+from robustlm.prompts.encoding import Encoder
 from robustlm.sample import Sample
 
 
@@ -23,14 +25,27 @@ class ContrastiveDataset(ParaphrasedDataset):
     """Training batches of groups, and explicit negatives if asked for.
 
     Args:
+        rows: See `TrainDataset`.
+        encoder: See `TrainDataset`.
+        phrasings: See `TrainDataset`.
+        variation: See `ParaphrasedDataset`.
+        others: See `ParaphrasedDataset`.
         order: Arranges rows into groups.
         negatives: Explicit negatives of each row.
-        args: See `ParaphrasedDataset`.
-        kwargs: See `ParaphrasedDataset`.
     """
 
-    def __init__(self, *args: Any, order: HardNegativeGroups | FileOrder, negatives: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        rows: EncodedSamples,
+        encoder: Encoder,
+        phrasings: Phrasings | None = None,
+        *,
+        variation: Variation,
+        others: Phrasings,
+        order: HardNegativeGroups | FileOrder,
+        negatives: int,
+    ) -> None:
+        super().__init__(rows, encoder, phrasings, variation=variation, others=others)
         self.order = order
         self._negatives = negatives
         self._alike: dict[str, list[int]] = defaultdict(list)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar
+
+from robustlm.rows.base import RowData
+
+T = TypeVar("T")
 
 
-def required(row: Mapping[str, Any], key: str) -> str:
+def required(row: RowData, key: str) -> str:
     """A field that must be a string with something in it, as it stands.
 
     Raises:
@@ -19,7 +23,7 @@ def required(row: Mapping[str, Any], key: str) -> str:
     return text
 
 
-def present(row: Mapping[str, Any], key: str) -> Any:
+def present(row: RowData, key: str) -> object:
     """A field that must be there, whatever it is.
 
     Raises:
@@ -30,7 +34,7 @@ def present(row: Mapping[str, Any], key: str) -> Any:
     return row[key]
 
 
-def optional(row: Mapping[str, Any], key: str) -> str:
+def optional(row: RowData, key: str) -> str:
     """A field that may be missing or null, both as good as empty.
 
     Raises:
@@ -44,13 +48,13 @@ def optional(row: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def lacks(row: Mapping[str, Any], key: str) -> bool:
+def lacks(row: RowData, key: str) -> bool:
     """Whether a field is missing, null or blank: an answer that is still to be given."""
     value = row.get(key)
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def elements(row: Mapping[str, Any], key: str, kind: type, expected: str) -> list[Any]:
+def elements(row: RowData, key: str, kind: type[T], expected: str) -> list[T]:
     """A field that must be a list whose elements are all of one type.
 
     Raises:

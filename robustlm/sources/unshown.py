@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from robustlm.instructions.slots import OPTIONS
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import squeezed
 from robustlm.sample import Context
 
@@ -29,7 +30,7 @@ class Read(dict[str, Any]):
         row: The row.
     """
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: RowData) -> None:
         super().__init__(row)
         self.read: set[str] = set()
         """Keys whose values were asked for."""

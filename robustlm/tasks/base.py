@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
+from robustlm.rows.base import RowData
 from robustlm.sample import Context
 from robustlm.tasks.labels import Labels
 from robustlm.utils.registry import Registry
@@ -56,11 +57,11 @@ class Task(ABC):
     bare_of: ClassVar[str] = ""
     """The task that this one is the bare form of: both have the same labels."""
 
-    def recognises(self, row: Mapping[str, Any]) -> bool:
+    def recognises(self, row: RowData) -> bool:
         """Whether a row's keys are those of this task's own row shape."""
         return False
 
-    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def filled(self, row: RowData) -> RowData | None:
         """A row of this task's own shape that lacks its answer, with some answer put in; null for other rows."""
         return None
 
@@ -68,7 +69,7 @@ class Task(ABC):
         """Which instruction bank suits a row of this task's own shape, given all labels of its source."""
         return self.name
 
-    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+    def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Turn a row of this task's own shape into `(context, items, choices)`.
 
         Raises:
@@ -77,7 +78,7 @@ class Task(ABC):
         """
         raise ValueError(f"no row shape: the task {self.name!r} has none of its own")
 
-    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+    def named(self, row: RowData, labels: Labels) -> RowData:
         """A row of this task's own shape in which every label has its name.
 
         Raises:
