@@ -45,7 +45,7 @@ class ParaphrasedDataset(VariedDataset):
         return [[texts[k] for texts in found] for k in range(self._variants)]
 
     def given(self) -> list[str | None]:
-        """None: a variant that came with a row is one of its phrasings."""
+        """Null for all rows: a variant that a row brings counts as one of its phrasings."""
         return [None] * len(self.rows)
 
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def required(row: RowData, key: str) -> str:
-    """A field that must be a string with something in it, as it stands.
+    """A field that must be a string that is not blank; returned unchanged.
 
     Raises:
         ValueError: It is missing, no string, or blank.
@@ -24,7 +24,7 @@ def required(row: RowData, key: str) -> str:
 
 
 def present(row: RowData, key: str) -> object:
-    """A field that must be there, whatever it is.
+    """A field that must be present; its value may be anything.
 
     Raises:
         ValueError: It is missing.
@@ -35,7 +35,7 @@ def present(row: RowData, key: str) -> object:
 
 
 def optional(row: RowData, key: str) -> str:
-    """A field that may be missing or null, both as good as empty.
+    """A text field that may be missing or null; both count as empty.
 
     Raises:
         ValueError: It is there, and no string.
@@ -70,7 +70,7 @@ def elements(row: RowData, key: str, kind: type[T], expected: str) -> list[T]:
 
 
 def check_choices(choices: Sequence[str], answer: str) -> None:
-    """Whether there is something to choose.
+    """Refuse choices that leave nothing to choose.
 
     Another choice than the answer may occur twice, as in a row of the published MMLU: it leaves the answer alone.
 

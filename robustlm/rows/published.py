@@ -14,13 +14,13 @@ from robustlm.rows.fields import elements, present, required, shown, squeezed
 
 _TRIPLET = re.compile(r"\(\[([\d, ]+)\], \[([\d, ]+)\], (['\"])([^'\"]+)\3\)")
 _OTHERS = {"label", "target", "output", "instruction", "prompt", "messages", "triplets", "relations", "entities"}
-"""Keys of rows whose text holds no triplets, whatever else it holds."""
+"""Keys of rows whose text is not searched for triplets."""
 _NO_RELATION = "None"
 """What NYT rows call a pair of entities without a relation."""
 
 
 def unfolded(row: RowData, task: str | None) -> Iterator[tuple[str, RowData]]:
-    """The rows that a row stands for, each with what its id gets at the end; the row itself where it is none of these.
+    """The rows that a published row holds, each with a suffix for its id; other rows are returned as they are.
 
     - A SciERC document (`sentences`, with `ner` or `relations`): a row for each sentence.
     - A sentence of NYT (`sentText`, `relationMentions`).

@@ -92,7 +92,7 @@ class RowWriter:
                 # a Parquet writer left open would complain about its closed file when it is collected
                 with contextlib.suppress(Exception):
                     self._encoder.close(self._stream)
-                # the error at hand goes on by itself
+                # the current error is raised anyway
                 with contextlib.suppress(BaseException):
                     self._file.close()
                     self._place.__exit__(kind, error, trace)
@@ -225,7 +225,7 @@ class _ParquetEncoder:
         self._batch = []
 
     def _field(self, name: str, values: list[Any]) -> Any:
-        """A column's name and type, tried alone, so that the one that cannot be written is named."""
+        """A column's name and type. Each column is tried alone, so that an error names it."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -113,7 +113,7 @@ def load_samples(
     Raises:
         SourceError: There is nothing to read, or the file is damaged.
         BadRowsError: Rows are bad and `on_bad_row` is `strict`, or no row is good.
-        ValueError: `format`, `task`, `limit`, `bank`, `fields` or `labels` is none that there is.
+        ValueError: `format`, `task`, `limit`, `bank`, `fields` or `labels` is unknown or unusable.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit: found {limit}; expected at least 1")

@@ -14,13 +14,13 @@ from robustlm.tasks import TASKS, Task
 from robustlm.utils.registry import Registry
 
 ReadRow = Callable[[RowData, str], Sample]
-"""Makes a sample of a row and the id it shall have; raises `ValueError` for a row that it cannot use."""
+"""Makes a sample from a row and the id of the sample; raises `ValueError` for an unusable row."""
 
 
 FillRow = Callable[[RowData], RowData | None]
-"""Makes a readable row of one that lacks its answer; null where the row is another one."""
+"""Puts an answer into a row that lacks one, so that it can be read; null for other rows."""
 _FILLER = "-"
-"""Answer that stands for the missing one of a row while it is read."""
+"""Stands for the missing answer while a row is read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Fields of rows that no prompt shows: what a shape does not read is lost without a word otherwise."""
+"""Finds fields of rows that no prompt shows. Without it, a field that no shape reads would be lost silently."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Read(dict[str, Any]):
         return super().get(key, default)
 
     def __iter__(self) -> Iterator[str]:
-        # makes `dict(row)` and `{**row}` ask for each value, as one that copies a row may read any of them
+        # without this method, `dict(row)` and `{**row}` would copy values without marking them as read
         return super().__iter__()
 
     def keys(self) -> Any:
@@ -53,12 +53,12 @@ class Read(dict[str, Any]):
         return super().keys()
 
     def items(self) -> Any:
-        """See `dict.items`; whoever takes them all may read any of them."""
+        """See `dict.items`; marks all keys as read."""
         self.read.update(self)
         return super().items()
 
     def values(self) -> Any:
-        """See `dict.values`."""
+        """See `dict.values`; marks all keys as read."""
         self.read.update(self)
         return super().values()
 

@@ -122,7 +122,7 @@ class Classification(Task):
 
 @register
 class BareClassification(Classification):
-    """The same with the class alone for an answer, for instructions that say themselves how to answer."""
+    """Classification whose answer is the class alone, for instructions that say how to answer."""
 
     name = "tc_bare"
     keys = ""
@@ -130,11 +130,11 @@ class BareClassification(Classification):
     bare_of = "tc"
 
     def recognises(self, row: RowData) -> bool:
-        """None: rows of `tc` become such where a source or bank says so."""
+        """Never: rows of `tc` become rows of this task where a source or bank says so."""
         return False
 
     def filled(self, row: RowData) -> RowData | None:
-        """None, as none is recognised."""
+        """Null for all rows, since none is recognised."""
         return None
 
     def format(self, items: Sequence[Item]) -> str:
