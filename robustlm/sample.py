@@ -57,7 +57,7 @@ class Sample:
     topic: str = ""
     """What the row is about, as few-shot examples of it must be too (MMLU: its subject); empty: they may be any."""
     examples: tuple[Sample, ...] = ()
-    """Solved rows that are shown before this one, in this order; those without an instruction share that of this row."""
+    """Solved rows that are shown before this one, in this order; those without an instruction share this row's."""
 
     turns: tuple[Turn, ...] = ()
     """Earlier turns of a chat: a system message, if any, and turns of `user` and `assistant`. The instruction is the

@@ -103,8 +103,8 @@ class TrainDataset(Dataset[InstructionBatch]):
         """Rows tokenised under given instructions, and whether each fits.
 
         A row that is longer than `max_length` even without its context is replaced by the row under its own
-        instruction. The tokens of the answer are always those of the row under its own instruction, even where the tokenizer would
-        split the answer differently after the other prompt.
+        instruction. The tokens of the answer are always those of the row under its own instruction, even where the
+        tokenizer would split the answer differently after the other prompt.
         """
         samples, own = self.rows.samples, self.rows.encoded
         other = [at for at, (i, text) in enumerate(zip(indices, texts, strict=True)) if text != self._own[i]]

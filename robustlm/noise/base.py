@@ -91,8 +91,10 @@ def resolve_kind(name: str) -> Kind:
 
 
 def _takes_words(kind: object) -> bool:
-    """Whether a function takes the arguments of a kind. Standard-library functions do not count: `os.system` must never
-    be called with an instruction."""
+    """Whether a function takes the arguments of a kind.
+
+    Functions of the standard library do not count: `os.system` must never be called with an instruction.
+    """
     if isinstance(kind, type) or getattr(kind, "__module__", None) in sys.stdlib_module_names:
         return False
     try:
