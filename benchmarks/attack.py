@@ -16,8 +16,9 @@ import torch
 
 from robustlm.cli import run
 from robustlm.cli.quickstart import ARMS, arm
-from robustlm.conditions.manifest import ATTACKS, read_attacks
+from robustlm.conditions.manifest import read_attacks
 from robustlm.evaluation.robustness import Settings, robustness
+from robustlm.evaluation.session import ATTACKS
 from robustlm.evaluation.table import read_table
 
 RECIPES = {"deepwordbug": "deepwordbug", "textbugger": "textbugger", "textfooler": "synonyms"}

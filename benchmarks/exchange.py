@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     module = InstructionTuning(options.backbone)
     module.backbone.load()
-    module.backbone.model.eval()
+    module.backbone.eval()
     data = InstructionDataModule(train="builtin:quickstart", max_length=160)
     data.connect(module.backbone)
     draw = random.Random(0)

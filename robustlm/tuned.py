@@ -125,7 +125,7 @@ def load(run: str | Path, **settings: Any) -> TunedModel:
             file.
 
     Raises:
-        ValueError: There is nothing to load, or it needs your word ([safety.md](docs/safety.md)).
+        ValueError: There is nothing to load, or it needs your word (`docs/safety.md`).
 
     Example:
         >>> robustlm.load("runs/anit").test("test.jsonl", ["clean", "unseen"])  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""The folder that a run logs in."""
+"""What a callback asks a trainer for: the folder of the run, and the evaluation at hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,27 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
+from robustlm.datamodules.base import InstructionDataModule
+from robustlm.evaluation.session import EvaluationSession
+
 
 def run_folder(trainer: Trainer) -> Path:
     """Where a run's files go: the logger's folder, or the trainer's root. The same on every rank."""
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def data_of(trainer: Trainer) -> InstructionDataModule:
+    """The datamodule whose rows a trainer tests. Raises `TypeError` where it is of another kind."""
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, InstructionDataModule):
+        raise TypeError(
+            f"predictions: found {'loaders without a datamodule' if data is None else type(data).__name__}; expected "
+            "an InstructionDataModule, such as RobustnessDataModule, which knows the conditions of a test"
+        )
+    return data
+
+
+def session_of(trainer: Trainer) -> EvaluationSession | None:
+    """The evaluation that a trainer runs; null where its rows come from elsewhere than an `InstructionDataModule`."""
+    data = getattr(trainer, "datamodule", None)
+    return data.session if isinstance(data, InstructionDataModule) else None

@@ -7,14 +7,20 @@ from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from robustlm.callbacks.folder import run_folder
-from robustlm.evaluation.hidden_state_table import STATES, clear_states, merge_states, next_attempt
-from robustlm.evaluation.hidden_state_table import StateWriter as StateFile
+from robustlm.callbacks.folder import data_of, run_folder
+from robustlm.evaluation.hidden_state_table import (
+    HIDDEN_STATES,
+    HiddenStatePart,
+    clear_hidden_states,
+    merge_hidden_states,
+    next_attempt,
+)
+from robustlm.evaluation.session import KeptStates
 from robustlm.evaluation.table import key_of
 from robustlm.models.base import Pooling
 
 
-class StateWriter(Callback):
+class HiddenStateWriter(Callback):
     """Keeps a hidden state for each tested row, in `states.parquet` beside the predictions; `robustlm states` reads it.
 
     It takes one more forward pass over each row.
@@ -32,7 +38,7 @@ class StateWriter(Callback):
             raise ValueError(f"states.position: found {position!r}; expected one of {', '.join(get_args(Pooling))}")
         self.layer = layer
         self.position: Pooling = position
-        self._file: StateFile | None = None
+        self._file: HiddenStatePart | None = None
         self._table = Path()
         self._whole = False
 
@@ -42,24 +48,24 @@ class StateWriter(Callback):
             module.backbone.check_layer(self.layer)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See `check`."""
+        """See `check`; tell the evaluation that hidden states are kept."""
         if stage in ("test", "predict"):
             self.check(pl_module)
+            if self.layer is not None:
+                data_of(trainer).session.kept_states = KeptStates(self.layer, self.position)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
         if self.layer is None:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        folder = getattr(data, "folder", None) or run_folder(trainer)
-        resumed = bool(getattr(data, "resumed", False))
-        self._table, self._whole = folder / STATES, False
-        attempt = next_attempt(self._table) if resumed else 0
+        session = data_of(trainer).session
+        self._table, self._whole = (session.folder or run_folder(trainer)) / HIDDEN_STATES, False
+        attempt = next_attempt(self._table) if session.resumed else 0
         trainer.strategy.barrier("states counted")
-        if trainer.is_global_zero and not resumed:
-            clear_states(self._table)
+        if trainer.is_global_zero and not session.resumed:
+            clear_hidden_states(self._table)
         trainer.strategy.barrier("states")
-        self._file = StateFile(self._table, trainer.global_rank, attempt)
+        self._file = HiddenStatePart(self._table, trainer.global_rank, attempt)
 
     def on_test_batch_end(
         self,
@@ -82,26 +88,26 @@ class StateWriter(Callback):
         view = batch.prompt if self.position == "prompt_end" else batch.raw
         backbone: Any = pl_module.backbone
         with trainer.precision_plugin.forward_context():
-            states = backbone.states(view, self.layer, self.position)
+            states = backbone.hidden_states(view, self.layer, self.position)
         self._file.write([key_of(row) for row in outputs["rows"]], states.float().cpu().numpy())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the table, before that of the predictions: who finds predictions whole finds states whole."""
+        """Make the table. It is written first, so complete predictions imply complete hidden states."""
         if self._file is None:
             return
         self._file.close()
         self._file = None
         trainer.strategy.barrier("states written")
         if trainer.is_global_zero:
-            conditions = [condition.name for condition in trainer.datamodule.conditions]  # type: ignore[attr-defined]
-            merge_states(self._table, conditions, {"layer": self.layer, "position": self.position})
+            conditions = [condition.name for condition in data_of(trainer).conditions]
+            merge_hidden_states(self._table, conditions, {"layer": self.layer, "position": self.position})
             pl_module.print(f"states: {self._table}")
         self._whole = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the parts, which are kept until predictions are whole too, for a run that goes on."""
         if self._whole and trainer.is_global_zero:
-            clear_states(self._table)
+            clear_hidden_states(self._table)
 
     on_predict_start = on_test_start
     on_predict_batch_end = on_test_batch_end

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from robustlm.callbacks.checkpoints import StepCheckpoint
-from robustlm.callbacks.predictions import PredictionWriter
+from robustlm.callbacks.folder import session_of
 from robustlm.modules.boundary import inside_step
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -193,9 +193,9 @@ class StopOnSignal(Callback):
         """Before another batch of a test."""
         if self._received is None:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, PredictionWriter):
-                self._say("what was answered is kept", "--predictions.resume", str(callback.folder(trainer)))
+        session = session_of(trainer)
+        if session is not None and session.folder is not None:
+            self._say("what was answered is kept", "--predictions.resume", str(session.folder))
         raise SystemExit(128 + self._received)
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:

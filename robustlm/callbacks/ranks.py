@@ -19,8 +19,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from robustlm.callbacks.checkpoints import StepCheckpoint
+from robustlm.callbacks.folder import session_of
 from robustlm.callbacks.interruption import SIGNALS, StopOnSignal, going_on, started_by
-from robustlm.callbacks.predictions import PredictionWriter
 
 FIRST = "ROBUSTLM_RANK_ZERO"
 """Environment variable in which the first process of a machine tells those that it starts its process id."""
@@ -103,10 +103,9 @@ class LostRank(Callback):
     # --- what this process does --------------------------------------------------------------------------------
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where answers are kept, asked for while all processes are there."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, PredictionWriter):
-                self._answers = callback.folder(trainer)
+        """Answers are kept from now on."""
+        session = session_of(trainer)
+        self._answers = None if session is None else session.folder
 
     on_predict_start = on_test_start
 

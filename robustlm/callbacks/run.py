@@ -14,12 +14,12 @@ from robustlm.adapters.card import trained_line
 from robustlm.callbacks.export import AdapterExport
 from robustlm.callbacks.folder import run_folder
 from robustlm.checks.numbers import check_number
-from robustlm.conditions.manifest import ATTACKS
+from robustlm.evaluation.session import ATTACKS
 
 log = logging.getLogger(__name__)
 
 
-class WhereItIs(Callback):
+class RunSummary(Callback):
     """Ends a run with a line for each thing it left behind."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,7 +49,7 @@ class TrainedWeights(Callback):
             print(trained_line(pl_module))
 
 
-class KnownMonitor(Callback):
+class ValidateMonitor(Callback):
     """Refuses a checkpoint to watch a validation value that there is none of, before the first training step."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,7 +89,7 @@ class RestoredOptimizer(Callback):
                             )
 
 
-class FalseStart(Callback):
+class RemoveFailedRun(Callback):
     """Removes the log folder of a run that failed before its first batch: it holds nothing but the settings.
 
     Args:

@@ -14,6 +14,7 @@ from robustlm.conditions.condition import ATTACK
 from robustlm.datamodules import InstructionDataModule
 from robustlm.datamodules.batches import EncodedSamples
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.models.backbone import Backbone
 from robustlm.models.hosted import HostedBackbone
 from robustlm.modules import InstructionTuning
 from robustlm.noise.base import CHANGES_MEANING, Noise
@@ -55,7 +56,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         problems += datamodule.notes
         datamodule.notes.clear()
         if role == "test":
-            _show_asked(datamodule.under_all(found), model, datamodule.encoder)
+            _show_asked(datamodule.under_all(found), datamodule.encoder)
     if hosted:
         print("\nparameters  not known, and no memory is needed here: the model is hosted elsewhere")
         _show_problems(problems)
@@ -132,13 +133,13 @@ def _show_noise(datamodule: InstructionDataModule) -> None:
         print(f"  {kind:<20}{made.texts[0]}")
 
 
-def _show_asked(conditions: dict[str, EncodedSamples], model: InstructionTuning, encoder: Encoder) -> None:
+def _show_asked(conditions: dict[str, EncodedSamples], encoder: Encoder) -> None:
     """How many answers a test takes, and the first sample under each condition; attacks are not searched for."""
     print(f"\nasked       {sum(map(len, conditions.values())):,} answers; the first row of each condition")
     for name, rows in conditions.items():
         view = encoder.view(rows.encoded[:1], with_answer=False)
         when = " (before its search)" if ATTACK in name else ""
-        print(f"  {name}, {len(rows):,}{when}: {model.backbone.texts(view)[0]}")
+        print(f"  {name}, {len(rows):,}{when}: {view.texts[0]}")
 
 
 def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:
@@ -181,8 +182,9 @@ def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> Non
     bit; with checkpointing, one layer's and every layer's input.
     """
     backbone = model.backbone
+    assert isinstance(backbone, Backbone)
     config = backbone.config.get_text_config()
-    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
     state = sum(p.numel() * (p.element_size() + 8) for p in backbone.trained)
     layers, hidden, heads = (getattr(config, name, 0) or 0 for name in _SIZES)
     width = 2 if backbone.base.dtype.itemsize == 4 else 1

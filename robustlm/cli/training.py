@@ -21,12 +21,12 @@ from robustlm.adapters.hub import check_hub, push
 from robustlm.callbacks.checkpoints import StepCheckpoint
 from robustlm.callbacks.export import AdapterExport
 from robustlm.callbacks.folder import run_folder
-from robustlm.callbacks.hidden_states import StateWriter
+from robustlm.callbacks.hidden_states import HiddenStateWriter
 from robustlm.callbacks.interruption import StopOnSignal
 from robustlm.callbacks.predictions import PredictionWriter
 from robustlm.callbacks.progress import AnswersBar
 from robustlm.callbacks.ranks import LostRank
-from robustlm.callbacks.run import FalseStart, KnownMonitor, RestoredOptimizer, TrainedWeights, WhereItIs
+from robustlm.callbacks.run import RemoveFailedRun, RestoredOptimizer, RunSummary, TrainedWeights, ValidateMonitor
 from robustlm.checkpoints.words import said
 from robustlm.checks.run import check_run
 from robustlm.cli.arguments import after_configs, configs_of, named_by_user, ordered, setting
@@ -149,8 +149,8 @@ class RobustLMCLI(LightningCLI):
                 "callbacks": [
                     TrainedWeights(),
                     LostRank(args),
-                    WhereItIs(),
-                    KnownMonitor(),
+                    RunSummary(),
+                    ValidateMonitor(),
                     RestoredOptimizer(),
                     StopOnSignal(args),
                 ],
@@ -251,7 +251,7 @@ class RobustLMCLI(LightningCLI):
         """See `before_validate`; refuse states that the model does not have before any rows are read."""
         self.before_validate()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StateWriter):
+            if isinstance(callback, HiddenStateWriter):
                 callback.check(self.model)
 
     before_predict = before_test
@@ -273,7 +273,7 @@ class RobustLMCLI(LightningCLI):
             config["callbacks"] = [
                 *(config.get("callbacks") or []),
                 LearningRateMonitor(),
-                FalseStart(Path(kwargs["logger"][0].log_dir)),
+                RemoveFailedRun(Path(kwargs["logger"][0].log_dir)),
             ]
         callbacks = config.get("callbacks") or []
         if config.get("enable_progress_bar") is not False and not any(
@@ -323,7 +323,7 @@ def add_run_arguments(parser: LightningArgumentParser, command: str) -> None:
     parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
     parser.add_lightning_class_args(AdapterExport, "export")
     parser.add_lightning_class_args(PredictionWriter, "predictions")
-    parser.add_lightning_class_args(StateWriter, "states")
+    parser.add_lightning_class_args(HiddenStateWriter, "states")
     if command == "fit":
         parser.add_argument(
             "--hub",

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from robustlm.evaluation.session import ATTACKS
 from robustlm.utils.files import whole_file
-
-ATTACKS = "attacks.jsonl"
-"""The file's name in the folder of a run."""
 
 AttackKey = tuple[str, str, str, str | None]
 """Condition, dataset, instruction and, for a row that brings its own instruction, sample."""

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from robustlm.batch import InstructionBatch
 from robustlm.conditions.manifest import AttackKey, Manifest, read_attacks
+from robustlm.conditions.model import Judge
 from robustlm.conditions.recipes import Attack
 from robustlm.conditions.search import Attacked, Objective, attack
 from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset
@@ -57,13 +57,6 @@ class Attacks:
             raise ValueError(
                 f"data.attack.reuse: found no file {self.reuse}; expected the attacks.jsonl of another run"
             )
-
-
-class Judge(Protocol):
-    """The model, as an attack sees it."""
-
-    def __call__(self, batch: InstructionBatch, objective: Objective) -> list[float]:
-        """How well it does on each row of an evaluation batch, in [0, 1]."""
 
 
 class Asked:

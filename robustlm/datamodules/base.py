@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, get_args
@@ -20,7 +20,8 @@ from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset, Trai
 from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest_row
 from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Preparation, Scoring, check_askable, under_each
-from robustlm.datamodules.sampling import EvaluationSampler, Order, ResumableLoader, StepSampler
+from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
+from robustlm.evaluation.session import EvaluationSession
 from robustlm.evaluation.table import Key
 from robustlm.instructions.banks import NO_FORMAT, Version
 from robustlm.instructions.phrasings import Phrasings
@@ -203,19 +204,15 @@ class InstructionDataModule(LightningDataModule):
         """Decides which instruction each sample is asked with."""
         self.rows: dict[Role, EncodedSamples] = {}
         self.conditioned: dict[str, EncodedSamples] = {}
-        self.done: set[Key] = set()
-        """Rows of the prediction table that an interrupted evaluation has; set it before the loaders are made."""
-        self.skipped: set[Key] = set()
-        """Those of them that are not run again, since their whole batch is done."""
-        self.folder: Path | None = None
-        """Where a test's files go, for what is found while its loaders are made; null: nowhere."""
-        self.resumed = False
-        """Whether an interrupted evaluation is gone on with in that folder."""
+        self.session = EvaluationSession()
+        """The evaluation at hand; `setup` begins a new one for each test."""
         self.notes: list[str] = []
         """Lines on the rows that were read, for the user; `setup` logs them, `check` prints them."""
         self._model: ConnectedModel | None = None
         self._preparation: Preparation | None = None
         self._labels: KnownLabels | None = None
+        self._evaluated: dict[str, tuple[EvaluationDataset, EvaluationSampler]] = {}
+        """What the loader of each condition serves."""
         self._answered = True
         """Whether test rows must have answers; rows of `predict` may lack them."""
         self._train_loader: ResumableLoader | None = None
@@ -247,6 +244,8 @@ class InstructionDataModule(LightningDataModule):
             "test": ("test",),
             "predict": ("test",),
         }
+        if "test" in roles[stage]:
+            self.session = EvaluationSession()
         self._answered = stage != "predict"
         if self._answered and "test" in self.rows and not all(sample.target for sample in self.rows["test"].samples):
             del self.rows["test"]  # of a `predict` before; read anew, they are refused
@@ -440,12 +439,11 @@ class InstructionDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """One loader for each condition."""
-        self.skipped.clear()
+        self._evaluated.clear()
         loaders = [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
         if loaders and not any(len(loader.sampler) for loader in loaders):  # type: ignore[arg-type]
             # all was answered before: without a batch, Lightning would leave out the hooks that make the table
             name, rows = next(iter(self.conditioned.items()))
-            self.skipped -= {key for key in self.skipped if key[0] == name}
             loaders[0] = self._evaluation_loader(rows, name, again=True)
         return loaders
 
@@ -457,18 +455,47 @@ class InstructionDataModule(LightningDataModule):
         self, rows: EncodedSamples, condition: str, *, again: bool = False
     ) -> DataLoader[InstructionBatch]:
         trainer = self.trainer
-        keys = [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
+        pending = self.is_pending(condition)
         sampler = EvaluationSampler(
             rows.lengths,
             batch_size=self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
-            groups=[dataset for _, dataset, _, _ in keys],
-            done={i for i, key in enumerate(keys) if key in self.done} if self.done else (),
+            groups=_groups(rows),
+            done=self._done(condition, rows),
             again=again,
+            pending=pending,
         )
-        self.skipped |= {keys[row] for row in sampler.skipped}
-        return self._loader(EvaluationDataset(rows, self.encoder, condition, self.eval_batch_size), sampler, DataLoader)
+        self._note_skipped(condition, rows, sampler)
+        dataset = EvaluationDataset(rows, self.encoder, condition, self.eval_batch_size)
+        self._evaluated[condition] = dataset, sampler
+        return self._loader(dataset, sampler, LateLoader if pending else DataLoader)
+
+    def is_pending(self, condition: str) -> bool:
+        """Whether the rows under a condition become known after its loader is made, with `settle`."""
+        return False
+
+    def settle(self, found: Mapping[str, EncodedSamples]) -> None:
+        """Serve rows, by condition, from loaders that were made before these were known."""
+        for condition, rows in found.items():
+            self._settle(condition, rows)
+        if found and not any(len(sampler) for _, sampler in self._evaluated.values()):
+            self._settle(*next(iter(found.items())), again=True)  # see `test_dataloader`
+
+    def _settle(self, condition: str, rows: EncodedSamples, *, again: bool = False) -> None:
+        dataset, sampler = self._evaluated[condition]
+        dataset.rows = rows
+        sampler.settle(rows.lengths, groups=_groups(rows), done=self._done(condition, rows), again=again)
+        self._note_skipped(condition, rows, sampler)
+
+    def _done(self, condition: str, rows: EncodedSamples) -> set[int]:
+        """Which rows an interrupted evaluation has answered."""
+        done = self.session.done
+        return {i for i, key in enumerate(_keys(condition, rows)) if key in done} if done else set()
+
+    def _note_skipped(self, condition: str, rows: EncodedSamples, sampler: EvaluationSampler) -> None:
+        keys = _keys(condition, rows)
+        self.session.skip(condition, {keys[row] for row in sampler.skipped})
 
     def _loader(
         self,
@@ -483,6 +510,14 @@ class InstructionDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _groups(rows: EncodedSamples) -> list[str]:
+    return [sample.dataset or sample.task for sample in rows.samples]
+
+
+def _keys(condition: str, rows: EncodedSamples) -> list[Key]:
+    return [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
 
 
 def _limited(count: int, limit: int | float | None) -> int:

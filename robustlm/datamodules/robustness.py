@@ -10,9 +10,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
 from robustlm.batch import InstructionBatch
 from robustlm.conditions.condition import PARAPHRASED, Condition
-from robustlm.conditions.manifest import ATTACKS, AttackKey, Manifest, read_attacks
+from robustlm.conditions.manifest import AttackKey, Manifest, read_attacks
+from robustlm.conditions.model import AttackedModel
 from robustlm.conditions.search import Objective
 from robustlm.datamodules.attacking import Asked, Attacker, Attacks, SearchBar
 from robustlm.datamodules.base import InstructionDataModule
@@ -21,8 +25,6 @@ from robustlm.datamodules.phrasing import say_spared
 from robustlm.evaluation.table import OWN
 from robustlm.instructions.banks import Instruction, LackingError
 from robustlm.instructions.paraphrases import load_paraphrases
-from robustlm.models.digest import weights_digest
-from robustlm.models.hosted import HostedBackbone
 from robustlm.noise.base import Noise
 from robustlm.noise.pools import noise_pools
 from robustlm.noise.protection import protected_phrases
@@ -41,8 +43,9 @@ class RobustnessDataModule(InstructionDataModule):
     noise changes an instruction once, for all samples, so that every cell of samples × instructions × conditions is
     filled by one answer. Rows with an instruction of their own are asked with that alone.
 
-    Attacks are searched for when a test's loaders are made, on the model as it is then: loaded, restored, on its
-    device. An instruction is attacked once for all samples of a dataset, too; one that a row brings, for that row.
+    Attacks are searched for in `search_attacks`, which the module calls when its model is loaded, restored and on its
+    device, before the first batch is served. An instruction is attacked once for all samples of a dataset, too; one
+    that a row brings is attacked for that row.
 
     Args:
         prompts: Instructions of each dataset and condition, the first ones of the bank; null takes all.
@@ -177,26 +180,41 @@ class RobustnessDataModule(InstructionDataModule):
             self._unattacked[condition.name] = found
         return found
 
-    def test_dataloader(self) -> Any:
-        """One loader for each condition; searches for attacks first."""
-        wanted = [condition for condition in self.conditions if condition.attack is not None]
-        if wanted:
-            bar = self._search_bar(wanted)
-            attacker = self._attacker(bar)
-            try:
-                for condition in wanted:
-                    self.conditioned[condition.name] = self._attacked(condition, attacker)
-            finally:
-                bar.close()
-            if attacker.searched and self.trainer.is_global_zero:  # type: ignore[union-attr]
-                print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
-            if attacker.never_right:
-                log.warning(
-                    "data.attack: under %d of %d instructions the model answers none of the samples searched on right; "
-                    "these are asked as they are",
-                    attacker.never_right, attacker.searched,
-                )  # fmt: skip
+    def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
+        """One loader for each condition; those of attacks serve what `search_attacks` finds."""
+        for name in self.conditioned.keys() & self._unattacked.keys():
+            self.conditioned[name] = self._unattacked[name]
         return super().test_dataloader()
+
+    def is_pending(self, condition: str) -> bool:
+        """See `InstructionDataModule.is_pending`."""
+        return condition in self._unattacked
+
+    def search_attacks(self, model: AttackedModel) -> None:
+        """Search for the attacks of all conditions that name some, and serve the attacked instructions from then on."""
+        wanted = [condition for condition in self.conditions if condition.attack is not None]
+        if not wanted:
+            return
+        bar = self._search_bar(wanted)
+        attacker = self._attacker(model, bar)
+        try:
+            found = {condition.name: self._attacked(condition, attacker) for condition in wanted}
+        finally:
+            bar.close()
+        self.conditioned |= found
+        self.settle(found)
+        if attacker.searched and self._trainer().is_global_zero:
+            print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
+        if attacker.never_right:
+            log.warning(
+                "data.attack: under %d of %d instructions the model answers none of the samples searched on right; "
+                "these are asked as they are",
+                attacker.never_right, attacker.searched,
+            )  # fmt: skip
+
+    def _trainer(self) -> Trainer:
+        assert self.trainer is not None, "a Trainer calls this"
+        return self.trainer
 
     def _attacked(self, condition: Condition, attacker: Attacker) -> EncodedSamples:
         assert condition.attack is not None
@@ -210,55 +228,46 @@ class RobustnessDataModule(InstructionDataModule):
 
     def _search_bar(self, wanted: Sequence[Condition]) -> SearchBar:
         """A bar over all instructions that are searched on, where the trainer shows bars."""
-        trainer = self.trainer
-        progress = None if trainer is None else trainer.progress_bar_callback
-        shown = trainer is not None and trainer.is_global_zero and getattr(progress, "is_enabled", progress is not None)
-        path = None if self.folder is None else self.folder / ATTACKS
-        known = read_attacks(path) if path is not None and self.resumed and path.exists() else {}
+        trainer = self._trainer()
+        progress = trainer.progress_bar_callback
+        shown = trainer.is_global_zero and getattr(progress, "is_enabled", progress is not None)
+        known = self._known_attacks()
         keys = {(c.name, *key) for c in wanted for key in _sharing(self._unattacked[c.name].samples)}
         return SearchBar(0 if self.attack.reuse else len(keys - known.keys()), self.attack.budget, shown=shown)
 
-    def _attacker(self, bar: SearchBar) -> Attacker:
-        trainer = self.trainer
-        if trainer is None:
-            raise RuntimeError("attacks need a model to attack: make the loaders in a Trainer's test or predict")
-        module: Any = trainer.lightning_module
-        hosted = isinstance(module.backbone, HostedBackbone)
-        objective: Objective = "accuracy" if hosted else self.attack.objective
-        path = None if self.folder is None else self.folder / ATTACKS
+    def _known_attacks(self) -> dict[AttackKey, dict[str, Any]]:
+        """Attacks that the interrupted evaluation has found, where one is resumed."""
+        path = self.session.attacks
+        return read_attacks(path) if path is not None and self.session.resumed and path.exists() else {}
+
+    def _attacker(self, model: AttackedModel, bar: SearchBar) -> Attacker:
+        trainer = self._trainer()
+        objective: Objective = self.attack.objective if model.likelihoods else "accuracy"
+        path = self.session.attacks
         if path is not None and self.attack.reuse and path.resolve() == Path(self.attack.reuse).resolve():
             raise ValueError(f"data.attack.reuse: {path} is what this run writes; expected the file of another run")
-
-        def judge(batch: InstructionBatch, objective: Objective) -> list[float]:
-            with trainer.precision_plugin.test_step_context():
-                found: list[float] = module.judge(batch.to(module.device), objective)
-            return found
 
         def asked(samples: Sequence[Sample]) -> Asked:
             return Asked(
                 samples,
                 self.encoder,
-                judge,
+                model.judge,
                 batch_size=self.eval_batch_size,
                 options=self.scoring == "options",
                 rank=trainer.global_rank,
                 world=trainer.world_size,
             )
 
-        known = read_attacks(path) if path is not None and self.resumed and path.exists() else {}
+        known = self._known_attacks()
         trainer.strategy.barrier("attacks read")
         return Attacker(
             self.attack,
             asked,
             objective=objective,
             seed=self.seed,
-            made=(
-                module.backbone.name if hosted else weights_digest(module.backbone),
-                module.max_new_tokens,
-                self.scoring,
-            ),
+            made=(*model.identity(), self.scoring),
             known=known,
-            manifest=Manifest(path, keep=self.resumed) if path is not None and trainer.is_global_zero else None,
+            manifest=Manifest(path, keep=self.session.resumed) if path is not None and trainer.is_global_zero else None,
             folder=path,
             bar=bar,
         )

@@ -275,6 +275,8 @@ class EvaluationSampler(_Kept):
         done: Rows that an interrupted evaluation has answered. A batch is left out if all of its rows are done: what is
             run again is run in the very batches of the first time, and so with the very same result.
         again: Run a batch on each rank even if all rows are done.
+        pending: The rows to serve are not known yet, but are these under other texts. Until `settle` is called, the
+            sampler promises as many batches as there can be, and serves none.
 
     Raises:
         ValueError: There are fewer rows than ranks.
@@ -290,23 +292,46 @@ class EvaluationSampler(_Kept):
         groups: Sequence[str] = (),
         done: Collection[int] = (),
         again: bool = False,
+        pending: bool = False,
     ) -> None:
         if len(lengths) < world:
             raise ValueError(f"{len(lengths)} rows to evaluate are fewer than the {world} processes; use fewer devices")
-        batch_size = min(batch_size, max(1, len(lengths) // world))
+        self._batch_size = min(batch_size, max(1, len(lengths) // world))
+        self._rank = rank
+        self._world = world
+        self._arrange(lengths, groups, () if pending else done, again)
+        self._promised = len(self)
+        self._pending = pending
+
+    def settle(
+        self,
+        lengths: Sequence[int],
+        *,
+        groups: Sequence[str] = (),
+        done: Collection[int] = (),
+        again: bool = False,
+    ) -> None:
+        """Serve these rows, which are not more than those that were promised; arguments as above."""
+        self._arrange(lengths, groups, done, again)
+        if len(self) > self._promised:  # Lightning would leave out the rest without a word
+            raise RuntimeError(f"found {len(self)} batches of rows; expected at most {self._promised}, as promised")
+        self._pending = False
+
+    def _arrange(self, lengths: Sequence[int], groups: Sequence[str], done: Collection[int], again: bool) -> None:
+        size, world = self._batch_size, self._world
         names = groups or [""] * len(lengths)
         longest: dict[str, int] = {}
         for name, length in zip(names, lengths, strict=True):
             longest[name] = max(length, longest.get(name, 0))
         order = sorted(range(len(lengths)), key=lambda i: (-longest[names[i]], names[i], -lengths[i], i))
-        batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        batches = [order[at : at + size] for at in range(0, len(order), size)]
         left = [batch for batch in batches if not done or not all(row in done for row in batch)]
         if (left or again) and len(left) < world:  # every rank needs one
             left += [batch for batch in batches if batch not in left][: world - len(left)]
         kept = {row for batch in left for row in batch}
         self.skipped = [row for row in order if row not in kept]
         """Rows that no rank runs again."""
-        self._own = left[rank::world]
+        self._own = left[self._rank :: world]
         self.batch_rows = [len(batch) for batch in self._own]
         """How many rows each batch of this rank has."""
         self.batch_tokens = [sum(lengths[i] for i in batch) for batch in self._own]
@@ -319,7 +344,22 @@ class EvaluationSampler(_Kept):
         return len(self._own)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._pending:
+            raise RuntimeError(
+                "attacks are searched for on the model under test before its first batch; use these loaders in the "
+                "test or predict of a Trainer, with an InstructionTuning"
+            )
         return (BatchKey(0, tuple(batch)) for batch in self._own)
+
+
+class LateLoader(DataLoader[Any]):
+    """A loader that begins when its first batch is asked for, and starts its worker processes then.
+
+    Lightning makes the iterator of a test's first loader before the hooks in which attacks are searched for.
+    """
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
 
 
 class ResumableLoader(DataLoader[Any]):

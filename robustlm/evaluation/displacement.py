@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustlm.evaluation.grid import Grid, Row, grids
-from robustlm.evaluation.hidden_state_table import StateTable
+from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.hidden_states import Floats, Ints, between_sums, degradation, distances, members, pair_sums
 from robustlm.evaluation.robustness import Estimate, Sampled, Settings, estimate, sample_weights
 from robustlm.evaluation.table import Key, key_of
@@ -80,7 +80,9 @@ class Displacement:
     trends: tuple[Trend, ...]
 
 
-def displacement(table: StateTable, rows: Sequence[Row], settings: Settings, clean: str = "clean") -> Displacement:
+def displacement(
+    table: HiddenStateTable, rows: Sequence[Row], settings: Settings, clean: str = "clean"
+) -> Displacement:
     """Distances of a run's states, and how they go with its scores.
 
     States of one dataset are in memory at a time.
@@ -119,7 +121,7 @@ def displacement(table: StateTable, rows: Sequence[Row], settings: Settings, cle
     return Displacement(tuple(results), points, tuple(_trends(points)))
 
 
-def check_keys(table: StateTable, rows: Sequence[Row]) -> None:
+def check_keys(table: HiddenStateTable, rows: Sequence[Row]) -> None:
     """Refuse states that are not those of a prediction table's rows. Raises `ValueError`."""
     stated, answered = set(table.keys), {key_of(dict(row)) for row in rows}
     if len(stated) < len(table.keys):

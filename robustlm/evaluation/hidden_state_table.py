@@ -16,7 +16,7 @@ from robustlm.checks.places import what_is
 from robustlm.evaluation.table import Key, checked_column
 from robustlm.utils.files import whole_file
 
-STATES = "states.parquet"
+HIDDEN_STATES = "states.parquet"
 """Name of the table, beside the predictions."""
 
 _KEYS = ("condition", "dataset", "sample_id", "instruction_id")
@@ -27,7 +27,7 @@ _GROUP_ROWS = 1024
 Singles = NDArray[np.float32]
 
 
-class StateWriter:
+class HiddenStatePart:
     """Collects states in a file of its own process, as they come; `merge` makes one table of the processes' files.
 
     A process that is killed loses the batch it was writing. Files are Arrow streams, a record batch a batch.
@@ -63,7 +63,7 @@ class StateWriter:
         self._stream = self._file = None
 
 
-def clear_states(path: Path) -> None:
+def clear_hidden_states(path: Path) -> None:
     """Remove the parts of the table at `path`."""
     for part in _parts(path):
         part.unlink()
@@ -74,15 +74,15 @@ def next_attempt(path: Path) -> int:
     return 1 + max((_age(part)[0] for part in _parts(path)), default=-1)
 
 
-def known_states(path: Path) -> set[Key]:
+def known_hidden_states(path: Path) -> set[Key]:
     """Rows whose states are in parts of the table at `path`; what a killed process has cut short is not."""
     return {key for batch in _batches(path) for key in _keys(batch)}
 
 
-def merge_states(path: Path, conditions: Sequence[str], about: Mapping[str, Any]) -> int:
+def merge_hidden_states(path: Path, conditions: Sequence[str], about: Mapping[str, Any]) -> int:
     """Make the table of all parts, each row once, in the order of the prediction table; returns its row count.
 
-    The parts stay until `clear_states`. They are mapped and not read into memory.
+    The parts stay until `clear_hidden_states`. They are mapped and not read into memory.
 
     Args:
         path: The table.
@@ -113,7 +113,7 @@ def merge_states(path: Path, conditions: Sequence[str], about: Mapping[str, Any]
     return len(keys)
 
 
-class StateTable:
+class HiddenStateTable:
     """A state table on disk: keys in memory, states as they are asked for.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 import logging
 import math
 import os
@@ -16,17 +16,20 @@ from robustlm.adapters.settings import WritesPrompts
 from robustlm.batch import InstructionBatch
 from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.checks.numbers import check_number
+from robustlm.conditions.model import AttackedModel, AttackSearch
 from robustlm.conditions.search import Objective
-from robustlm.endpoint import is_hosted
 from robustlm.evaluation.metrics import overlap
 from robustlm.evaluation.scores import FREE_TEXT, Scores, text_of
-from robustlm.models.backbone import Backbone, Loading
-from robustlm.models.base import Pooling
-from robustlm.models.hosted import HostedBackbone
+from robustlm.models.backends import language_model
+from robustlm.models.base import LanguageModel, Pooling
+from robustlm.models.digest import weights_digest
+from robustlm.models.hosted import Hosting
+from robustlm.models.loading import Loading
 from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.replies import judged, replies
+from robustlm.modules.terms import Term
 from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.tasks import TASKS
 from robustlm.utils.finite import refuse_nonfinite, step_extent
@@ -62,6 +65,7 @@ class InstructionTuning(LightningModule):
             time: batches larger than memory (many candidates for a contrast) at a third more cost.
         max_skipped_steps: Optimiser steps whose loss or gradient is not finite are skipped and counted
             (`train/skipped_steps`); more than this many in a row stop the run.
+        hosting: How a hosted model is asked; without effect on others.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
@@ -79,6 +83,7 @@ class InstructionTuning(LightningModule):
         train_on: TrainOn | None = None,
         chunk_rows: int | None = None,
         max_skipped_steps: int = 20,
+        hosting: Hosting = Hosting(),  # noqa: B008 - read only
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -89,10 +94,8 @@ class InstructionTuning(LightningModule):
         if train_on is not None and train_on not in VIEWS:
             known = ", ".join(VIEWS)
             raise ValueError(f"train_on: found {train_on!r}; expected one of {known}, or null for the method's own")
-        self.backbone: Any = (
-            HostedBackbone(backbone)
-            if is_hosted(backbone)
-            else Backbone(backbone, copy.copy(loading), copy.copy(tuning))
+        self.backbone: LanguageModel = language_model(
+            backbone, loading, tuning, hosting, usual_tuning=self._default("tuning")
         )
         self.optimizer = optimizer
         self.schedule = schedule
@@ -114,20 +117,29 @@ class InstructionTuning(LightningModule):
         self._step_loss: Tensor | float = 0.0
         self._seed: int | None = None
 
+    @classmethod
+    def _default(cls, argument: str) -> Any:
+        """What an argument of the constructor is where it is not given; subclasses may pass it on by `**kwargs`."""
+        signatures = (
+            inspect.signature(vars(one)["__init__"]).parameters for one in cls.__mro__ if "__init__" in vars(one)
+        )
+        return next(found[argument].default for found in signatures if argument in found)
+
     def check_data(self, datamodule: Any) -> None:
         """Refuse data that cannot serve this objective, before anything is read. Subclasses extend it.
 
         Raises:
             ValueError: Says which setting of the datamodule is wrong.
         """
-        if isinstance(self.backbone, HostedBackbone):
-            self.backbone()  # says that it cannot be tuned
+        self.backbone.check_tunable()
         if "variant" in VIEWS[self.answer_views]:
             whose = type(self).__name__ if self.train_on is None else f"train_on: {self.train_on}"
             self.check_variants(datamodule, f"{whose} trains on")
+        for term in self.terms:
+            self.check_variants(datamodule, term.needs_variants)
 
     def check_variants(self, datamodule: Any, why: str) -> None:
-        """Refuse data without variants. `why` ends on a verb whose object they are."""
+        """Refuse data without variants; `why` says what needs them, in the words that follow "which"."""
         if "variant" not in datamodule.views:
             raise ValueError(
                 f"data: {type(datamodule).__name__} makes no noisy or paraphrased variants, which {why}; expected "
@@ -149,11 +161,31 @@ class InstructionTuning(LightningModule):
     # --- the objective -----------------------------------------------------------------------------------------
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """The named losses of a step, each a scalar; the base weights, sums and logs them.
+        """The named losses of a step, each a scalar: those of answers, and those of `terms`.
 
-        Extend it in a subclass: `return {**super().losses(passes), "mine": ...}`.
+        `training_step` weighs, sums and logs them. Extend it in a subclass:
+        `return {**super().losses(passes), "mine": ...}`.
         """
+        found = self.supervised(passes)
+        for term in self.terms:
+            answers = found["answer"] if "answer" in found else found["adversarial"]
+            found[term.name], curves = term.losses(passes, answers)
+            self.log_dict({f"{term.name}/{name}": value for name, value in curves.items()}, batch_size=1)
+        return found
+
+    def supervised(self, passes: Passes) -> dict[str, Tensor]:
+        """The cross-entropy of true answers, as `answer`."""
         return {"answer": passes.cross_entropy(*VIEWS[self.answer_views])}
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What is added to the losses of answers; the classes of the package choose it by their settings."""
+        return ()
+
+    def weigh_terms(self) -> None:
+        """Set the factors of losses that `terms` ask for; a constructor calls it once its settings are kept."""
+        for term in self.terms:
+            self.weights = term.weigh(self.weights)
 
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """One summed loss."""
@@ -288,6 +320,20 @@ class InstructionTuning(LightningModule):
         """Log the scores of each condition and task."""
         self._log_scores("test")
 
+    def on_test_model_eval(self) -> None:
+        """Search for the attacks that a test's conditions name.
+
+        It is Lightning's first hook after weights are restored and placed and before a batch is served; the `eval` that
+        it stands for is called first.
+        """
+        super().on_test_model_eval()
+        self._search_attacks()
+
+    def on_predict_model_eval(self) -> None:
+        """As for a test."""
+        super().on_predict_model_eval()
+        self._search_attacks()
+
     def predict_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """`rows` of the prediction table."""
         return {"rows": self._answer(batch)}
@@ -298,7 +344,6 @@ class InstructionTuning(LightningModule):
         rows = []
         self.scores.device = self.device
         assert batch.prompt is not None
-        prompts = self.backbone.texts(batch.prompt)
         for i, reply in enumerate(replies(self.backbone, batch, self.max_new_tokens)):
             task = TASKS[batch.tasks[i]]
             answer, target = task.parse(reply.text), batch.targets[i] or None
@@ -321,12 +366,28 @@ class InstructionTuning(LightningModule):
                     "choices": reply.choices,
                     "option_scores": reply.option_scores,
                     "option_tokens": reply.option_tokens,
-                    "prompt": prompts[i],
+                    "prompt": batch.prompt.texts[i],
                     "token_f1": near and near[0],
                     "rouge_l": near and near[1],
                 }
             )
         return rows
+
+    def _search_attacks(self) -> None:
+        trainer = self.trainer
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, AttackSearch):
+            return
+
+        def judge(batch: InstructionBatch, objective: Objective) -> list[float]:
+            with trainer.precision_plugin.test_step_context():
+                return self.judge(batch.to(self.device), objective)
+
+        def identity() -> tuple[str, int]:
+            own = any(True for _ in self.backbone.parameters())
+            return weights_digest(self.backbone) if own else self.backbone.name, self.max_new_tokens
+
+        data.search_attacks(AttackedModel(judge, self.backbone.gives_likelihoods, identity))
 
     def judge(self, batch: InstructionBatch, objective: Objective) -> list[float]:
         """How well the model does on each row of an evaluation batch, for attacks on it: see `replies.judged`."""
@@ -449,6 +510,11 @@ class InstructionTuning(LightningModule):
             except TypeError as error:
                 raise TypeError(f"{type(self).__name__}: argument {name!r}: {error}") from error
         self.save_hyperparameters({**plain, "_instantiator": "lightning.pytorch.cli.instantiate_module"})
+
+
+def filled(*slots: Term | None) -> tuple[Term, ...]:
+    """The slots that hold a term."""
+    return tuple(term for term in slots if term is not None)
 
 
 def _listed(what: str, names: list[str]) -> str:

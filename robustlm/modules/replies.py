@@ -8,7 +8,7 @@ import torch
 
 from robustlm.batch import InstructionBatch
 from robustlm.conditions.search import Objective
-from robustlm.models.backbone import Backbone
+from robustlm.models.base import LanguageModel
 from robustlm.tasks import TASKS
 
 
@@ -25,7 +25,7 @@ class Reply:
     """Tokens of each choice, with end of sequence."""
 
 
-def replies(backbone: Backbone, batch: InstructionBatch, max_new_tokens: int) -> list[Reply]:
+def replies(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: int) -> list[Reply]:
     """Answers to the rows of an evaluation batch: of the choices where the batch brings them, else generated.
 
     Args:
@@ -50,7 +50,7 @@ def replies(backbone: Backbone, batch: InstructionBatch, max_new_tokens: int) ->
     return [found[row] for row in range(len(batch))]
 
 
-def judged(backbone: Backbone, batch: InstructionBatch, objective: Objective, max_new_tokens: int) -> list[float]:
+def judged(backbone: LanguageModel, batch: InstructionBatch, objective: Objective, max_new_tokens: int) -> list[float]:
     """How well a model does on each row of an evaluation batch, in [0, 1].
 
     Args:
@@ -86,7 +86,7 @@ def _share(reply: Reply, target: str) -> float:
     return float(shares[reply.choices.index(target)])
 
 
-def _chosen(backbone: Backbone, batch: InstructionBatch) -> dict[int, Reply]:
+def _chosen(backbone: LanguageModel, batch: InstructionBatch) -> dict[int, Reply]:
     if batch.options is None or batch.option_rows is None:
         return {}
     scores = backbone.option_scores(batch.options, batch.option_rows, batch.pass_rows or len(batch))

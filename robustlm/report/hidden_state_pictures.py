@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from robustlm.evaluation.displacement import Displacement, Point
-from robustlm.evaluation.hidden_state_table import StateTable
+from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.hidden_states import Floats, Projection, project
 from robustlm.evaluation.table import Key
 
@@ -22,7 +22,7 @@ _TITLES: dict[Projection, str] = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
 
 def draw(
-    runs: Mapping[str, StateTable],
+    runs: Mapping[str, HiddenStateTable],
     found: Mapping[str, Displacement],
     folder: Path,
     how: Projection = "pca",
@@ -69,7 +69,7 @@ def _chosen(keys: Sequence[Key], points: int, seed: int) -> list[Key]:
     return found
 
 
-def _states_of(table: StateTable, keys: Sequence[Key]) -> Floats:
+def _states_of(table: HiddenStateTable, keys: Sequence[Key]) -> Floats:
     """States in the order of the keys."""
     place = {key: at for at, key in enumerate(table.keys)}
     rows = np.array([place[key] for key in keys])

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from robustlm.evaluation.displacement import NUMBERS, Displaced, Displacement, check_keys, displacement
-from robustlm.evaluation.hidden_state_table import STATES, StateTable
+from robustlm.evaluation.hidden_state_table import HIDDEN_STATES, HiddenStateTable
 from robustlm.evaluation.robustness import Estimate, Settings
 from robustlm.evaluation.table import read_table
 from robustlm.report.comparison import find_table, named_runs
@@ -18,7 +18,7 @@ from robustlm.report.tables import aligned, csv_text
 
 _COLUMNS = ("run", "dataset", "condition", "number", "value", "low", "high", "datasets", "rows", "samples",
             "instructions", "unmatched")  # fmt: skip
-Run = tuple[StateTable, list[dict[str, Any]]]
+Run = tuple[HiddenStateTable, list[dict[str, Any]]]
 """States and predictions of a run."""
 
 
@@ -31,12 +31,12 @@ def load_runs(runs: list[str]) -> dict[str, Run]:
     found: dict[str, Run] = {}
     for name, path in named_runs(runs).items():
         table = find_table(path)
-        file = table.with_name(STATES)
+        file = table.with_name(HIDDEN_STATES)
         if not file.is_file():
             raise ValueError(
                 f"{path}: no {file.name} beside {table}; expected a `robustlm test` with --states.layer -2"
             )
-        found[name] = StateTable(file), read_table(table)
+        found[name] = HiddenStateTable(file), read_table(table)
         check_keys(*found[name])
     (first, (table_of_first, _)), *others = found.items()
     for name, (states, _) in others:
@@ -81,7 +81,7 @@ def to_csv(found: Mapping[str, Displacement]) -> str:
     return csv_text(_COLUMNS, number_rows(found))
 
 
-def to_json(found: Mapping[str, Displacement], table: StateTable, settings: Settings, clean: str) -> str:
+def to_json(found: Mapping[str, Displacement], table: HiddenStateTable, settings: Settings, clean: str) -> str:
     """Settings, what the numbers are, `number_rows`, the points of degradation and their trends, as JSON."""
 
     def rows(of: str) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def to_json(found: Mapping[str, Displacement], table: StateTable, settings: Sett
     return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def to_markdown(found: Mapping[str, Displacement], table: StateTable, settings: Settings, clean: str) -> str:
+def to_markdown(found: Mapping[str, Displacement], table: HiddenStateTable, settings: Settings, clean: str) -> str:
     """A summary to read: means over datasets, each dataset, then degradation."""
     pooled = _by_condition(found, lambda one: one.dataset is None)
     single = _by_condition(found, lambda one: one.dataset is not None)

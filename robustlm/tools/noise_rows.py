@@ -36,7 +36,7 @@ _Chunk = list[tuple[Row, Sample]]
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class NoiseSummary:
     """What `noise_rows` did; `print` it."""
 
     output: str
@@ -80,7 +80,7 @@ def noise_rows(
     epoch: int = 0,
     manifest: str | None = None,
     bank: str | None = None,
-) -> Summary:
+) -> NoiseSummary:
     """Write a file's rows with the noise that training would put on them.
 
     The file is read three times (for words, for distances, for writing), so that memory holds a chunk of
@@ -121,7 +121,7 @@ def noise_rows(
     spread = distances if distances.size else np.zeros(1)
     low, mean, high = (float(number) for number in (spread.min(), spread.mean(), spread.max()))
     line = spared(noise, requests, writer.written)
-    return Summary(output, writer.written, dict(kinds), mean, low, high, line)
+    return NoiseSummary(output, writer.written, dict(kinds), mean, low, high, line)
 
 
 def _phrasings(name: str) -> list[Instruction]:

@@ -29,7 +29,7 @@ _LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class PairSummary:
     """What `write_pairs` did; `print` it."""
 
     output: str
@@ -70,7 +70,7 @@ def write_pairs(
     form: Form = "robustlm",
     seed: int = 0,
     unseen_share: float | None = None,
-) -> Summary:
+) -> PairSummary:
     """Write samples under two phrasings each, a group after the other; in the form `coin`, the largest groups first.
 
     Args:
@@ -101,7 +101,7 @@ def write_pairs(
             for sample in group:
                 writer.write(_FORMS[form](replace(sample, group=group[0].id)))
     sizes = [len(group) - 1 for group in groups]
-    return Summary(
+    return PairSummary(
         output,
         groups=sum(size > 0 for size in sizes),
         short=sum(0 < size < negatives for size in sizes),

@@ -123,7 +123,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class ParaphraseSummary:
     """What `paraphrase` did; `print` it."""
 
     output: str
@@ -314,7 +314,7 @@ def paraphrase(
     rejected: str | None = None,
     overwrite: bool = False,
     split: str | None = None,
-) -> Summary:
+) -> ParaphraseSummary:
     """Write a paraphrase file for the instructions of rows or of a bank.
 
     The file appears whole, when all is done. Until then progress is in the cache: the same call again asks only what
@@ -359,7 +359,7 @@ def paraphrase(
     with RowWriter(output) as writer:
         for outcome in outcomes:
             writer.write({"instruction": outcome.instruction, "paraphrases": outcome.kept})
-    return Summary(output, question.count, outcomes)
+    return ParaphraseSummary(output, question.count, outcomes)
 
 
 class _TriedError(Exception):

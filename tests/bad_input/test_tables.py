@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from robustlm.evaluation.hidden_state_table import StateTable
+from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.table import SCHEMA, read_table
 
 FILLED: dict[str, Any] = {
@@ -90,7 +90,7 @@ def test_variants_of_the_same_types_are_read(tmp_path: Path) -> None:
 
 KEYS = {"condition": ["clean"], "dataset": ["d"], "sample_id": ["a"], "instruction_id": ["own"]}
 PAIR = pa.list_(pa.float32(), 2)
-STATES: dict[str, tuple[Any, dict[bytes, bytes], str]] = {
+HIDDEN_STATES: dict[str, tuple[Any, dict[bytes, bytes], str]] = {
     "lists of any length": ({"state": [[1.0, 2.0]]}, {}, "state: found list"),
     "text": ({"state": ["x"]}, {}, "state: found string"),
     "not finite": ({"state": pa.array([[float("nan"), 1.0]], PAIR)}, {}, "state: found null or a number that is not"),
@@ -102,10 +102,10 @@ STATES: dict[str, tuple[Any, dict[bytes, bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", STATES)
+@pytest.mark.parametrize("kind", HIDDEN_STATES)
 def test_a_damaged_state_table(kind: str, tmp_path: Path) -> None:
-    columns, notes, says = STATES[kind]
+    columns, notes, says = HIDDEN_STATES[kind]
     made = pa.table({**KEYS, **columns})
     pq.write_table(made.replace_schema_metadata(notes) if notes else made, tmp_path / "states.parquet")
     with pytest.raises(ValueError, match=rf"states\.parquet.*({says})"):
-        StateTable(tmp_path / "states.parquet").read([0])
+        HiddenStateTable(tmp_path / "states.parquet").read([0])

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from robustlm.callbacks.export import AdapterExport
-from robustlm.callbacks.run import WhereItIs
+from robustlm.callbacks.run import RunSummary
 from robustlm.datamodules import NoisyInstructionDataModule
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 from robustlm.modules import ANIT, InstructionTuning
@@ -101,7 +101,7 @@ def test_the_card(llama: str, train_file: str, test_file: str, tmp_path: Path, c
     target.mkdir()
     (target / "old").write_text("of an earlier run")
     data = NoisyInstructionDataModule(train=train_file, validation=test_file, batch_size=8)
-    trainer(tmp_path, callbacks=[AdapterExport("mine"), WhereItIs()]).fit(module, data)
+    trainer(tmp_path, callbacks=[AdapterExport("mine"), RunSummary()]).fit(module, data)
     assert f"adapter: {target}" in capsys.readouterr().out
     assert not (target / "old").exists()
     assert target.stat().st_mode & 0o777 == 0o755
@@ -119,7 +119,7 @@ def test_the_card(llama: str, train_file: str, test_file: str, tmp_path: Path, c
 
 def test_a_quick_look_exports_nothing(llama: str, train_file: str, tmp_path: Path) -> None:
     data = NoisyInstructionDataModule(train=train_file, batch_size=8)
-    trainer(tmp_path, callbacks=[AdapterExport(), WhereItIs()], fast_dev_run=True).fit(InstructionTuning(llama), data)
+    trainer(tmp_path, callbacks=[AdapterExport(), RunSummary()], fast_dev_run=True).fit(InstructionTuning(llama), data)
     assert not (tmp_path / "adapter").exists()
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from lightning.pytorch.callbacks import Callback
 
-from robustlm.callbacks.hidden_states import StateWriter
+from robustlm.callbacks.hidden_states import HiddenStateWriter
 from robustlm.callbacks.predictions import PredictionWriter
 from robustlm.cli import main
 from robustlm.datamodules import InstructionDataModule, RobustnessDataModule
@@ -131,8 +131,8 @@ def test_attacks_need_answers(tmp_path: Path, llama: str) -> None:
 def test_states_of_answers_need_answers(tmp_path: Path, llama: str) -> None:
     data = InstructionDataModule(test=write_rows(tmp_path / "rows.jsonl", [{"prompt": "Find."}]))
     with pytest.raises(ValueError, match=r"states\.position: 'last' reads the true answer, which .*rows:1 does not"):
-        asked_of(tmp_path / "last", llama, data, "predict", StateWriter(-1, "last"))
-    asked_of(tmp_path / "end", llama, data, "predict", StateWriter(-1))
+        asked_of(tmp_path / "last", llama, data, "predict", HiddenStateWriter(-1, "last"))
+    asked_of(tmp_path / "end", llama, data, "predict", HiddenStateWriter(-1))
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,12 +40,17 @@ def tensors(batch: InstructionBatch) -> dict[str, torch.Tensor]:
         view = getattr(batch, name)
         if view is not None:
             found |= {f"{name}.{key}": getattr(view, key) for key in View.__dataclass_fields__}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def prompts(batch: InstructionBatch) -> tuple[str, ...]:
+    return batch.prompt.texts if batch.prompt is not None else ()
 
 
 def same(a: list[InstructionBatch], b: list[InstructionBatch]) -> bool:
     return [x.ids for x in a] == [y.ids for y in b] and all(
         x.step_tokens == y.step_tokens
+        and prompts(x) == prompts(y)
         and tensors(x).keys() == tensors(y).keys()
         and all(torch.equal(tensors(x)[key], tensors(y)[key]) for key in tensors(x))
         for x, y in zip(a, b, strict=True)

@@ -12,7 +12,7 @@ import pytest
 
 from robustlm.cli import main
 from robustlm.evaluation import displacement
-from robustlm.evaluation.hidden_state_table import StateWriter, merge_states
+from robustlm.evaluation.hidden_state_table import HiddenStatePart, merge_hidden_states
 from robustlm.evaluation.robustness import NUMBERS
 from robustlm.evaluation.table import TableWriter, key_of, read_table
 from tests.tiny import write_rows
@@ -35,10 +35,10 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         writer.write(rows)
         writer.close()
         writer.merge()
-        parts = StateWriter(Path(name) / "states.parquet")
+        parts = HiddenStatePart(Path(name) / "states.parquet")
         parts.write([key_of(row) for row in rows], np.eye(4, dtype=np.float32))
         parts.close()
-        merge_states(Path(name) / "states.parquet", ["clean"], {"layer": -2, "position": "prompt_end"})
+        merge_hidden_states(Path(name) / "states.parquet", ["clean"], {"layer": -2, "position": "prompt_end"})
     first, *blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     states = [line for block in blocks for line in block.splitlines() if line.startswith("robustlm states")]
     assert len(states) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +13,21 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from robustlm.batch import InstructionBatch
+from robustlm.callbacks.predictions import PredictionWriter
 from robustlm.cli import main
-from robustlm.conditions.manifest import ATTACKS, attack_key, read_attacks
+from robustlm.conditions.manifest import attack_key, read_attacks
 from robustlm.conditions.recipes import Attack
-from robustlm.datamodules import attacking
-from robustlm.evaluation.table import read_table
+from robustlm.datamodules import RobustnessDataModule, attacking
+from robustlm.datamodules.attacking import Attacks
+from robustlm.evaluation.session import ATTACKS
+from robustlm.evaluation.table import TableWriter, read_parts, read_table
+from robustlm.modules import InstructionTuning
 from robustlm.noise.base import word_budget
 from tests.endpoint import SECRET, LocalEndpoint
 from tests.evaluation.two_attacks import results, results_of_rank
 from tests.processes import side_by_side
-from tests.tiny import write_rows
+from tests.tiny import trainer, write_rows
 
 CONDITION = "attack:deepwordbug@0.2"
 KNOWN = "describes"
@@ -298,3 +304,87 @@ def test_a_manifest_names_what_can_be_searched_again(whole: Path) -> None:
     for edit in one["edits"]:
         tried = Attack("deepwordbug", 0.2).candidates(words, edit["position"], seed=0, most=4)
         assert edit["after"] in tried
+
+
+def searchable(rows: str, **settings: Any) -> RobustnessDataModule:
+    return RobustnessDataModule(
+        test=rows, conditions=[CONDITION, "clean"], prompts=2, samples=5, eval_batch_size=2,
+        attack=Attacks(samples=1, budget=6, candidates=2), **settings,
+    )  # fmt: skip
+
+
+class Asked(Callback):
+    """Keeps the prompts of the batches that a test serves."""
+
+    def __init__(self) -> None:
+        self.prompts: dict[str, list[str]] = {}
+
+    def on_test_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int, loader: int = 0
+    ) -> None:
+        self.prompts.setdefault(batch.condition, []).extend(row["prompt"] for row in outputs["rows"])
+
+    on_predict_batch_end = on_test_batch_end
+
+
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_loaders_made_before_the_search_serve_what_it_finds(
+    stage: str, llama: str, test_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack is the first condition, whose iterator Lightning makes first; worker processes copy the rows."""
+
+    def judge(module: Any, batch: InstructionBatch, objective: str) -> list[float]:
+        return [1.0 if objective == "accuracy" else int(ids.sum()) % 997 / 997 for ids in batch.raw.input_ids]
+
+    monkeypatch.setattr(InstructionTuning, "judge", judge)
+    data, asked = searchable(test_file, num_workers=2), Asked()
+    module = InstructionTuning(llama, tuning=None, max_new_tokens=2)
+    getattr(trainer(tmp_path, callbacks=[PredictionWriter(), asked]), stage)(module, datamodule=data)
+    found = read_attacks(tmp_path / ATTACKS)
+    changed = {one["before"]: one["after"] for one in found.values() if one["before"] != one["after"]}
+    assert changed
+    attacked, clean = asked.prompts[CONDITION], asked.prompts["clean"]
+    assert len(attacked) == len(clean) == len(data.conditioned[CONDITION])
+    for before, after in changed.items():
+        own = [prompt for prompt in clean if before in prompt]
+        assert own
+        assert len([prompt for prompt in attacked if after in prompt]) >= len(own)
+
+
+def test_making_loaders_runs_no_model_and_serves_nothing_unsearched(llama: str, test_file: str) -> None:
+    data = searchable(test_file)
+    backbone = InstructionTuning(llama, tuning=None).backbone  # its weights are not loaded
+    data.connect(backbone)
+    data.setup("test")
+    attacked, clean = data.test_dataloader()
+    assert len(attacked) == len(clean)
+    with pytest.raises(RuntimeError, match="attacks are searched for on the model under test"):
+        next(iter(attacked))
+    assert next(iter(clean)).condition == "clean"
+
+
+def test_an_attack_that_was_answered_before_the_kill_is_not_asked_again(
+    llama: str, test_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All rows are answered, the table is not made: Lightning has promised batches, and there are none."""
+    how = [
+        f"--model.backbone={llama}", f"--data.test={test_file}", "--model.max_new_tokens=2", "--data.attack.budget=4",
+    ]  # fmt: skip
+    main(arguments(tmp_path / "whole", *how, conditions=CONDITION))
+    merge = TableWriter.merge
+
+    def full(*args: Any) -> int:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(TableWriter, "merge", full)
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path / "killed", *how, conditions=CONDITION))
+    monkeypatch.setattr(TableWriter, "merge", merge)
+    first = tmp_path / "killed/version_0"
+    answered = len(read_parts(first / "predictions.parquet"))
+    capsys.readouterr()
+    main(arguments(tmp_path / "killed", *how, f"--predictions.resume={first}", conditions=CONDITION))
+    taken = re.search(r"(\d+) rows were answered before", capsys.readouterr().out)
+    assert taken is not None
+    assert 0 < answered - int(taken[1]) <= 8, "one batch is asked again, so that hooks run"
+    assert table(first) == table(tmp_path / "whole/version_0")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from robustlm.evaluation.displacement import Displacement, displacement
-from robustlm.evaluation.hidden_state_table import StateTable, StateWriter, merge_states
+from robustlm.evaluation.hidden_state_table import HiddenStatePart, HiddenStateTable, merge_hidden_states
 from robustlm.evaluation.robustness import Settings
 from robustlm.evaluation.table import Key, key_of
 
@@ -18,13 +18,13 @@ States = dict[Key, list[float]]
 CONDITIONS = ("clean", "noisy")
 
 
-def table_of(folder: Path, states: States) -> StateTable:
+def table_of(folder: Path, states: States) -> HiddenStateTable:
     path = folder / "states.parquet"
-    writer = StateWriter(path)
+    writer = HiddenStatePart(path)
     writer.write(list(states), np.array(list(states.values()), np.float32))
     writer.close()
-    merge_states(path, CONDITIONS, {"layer": -2, "position": "prompt_end"})
-    return StateTable(path)
+    merge_hidden_states(path, CONDITIONS, {"layer": -2, "position": "prompt_end"})
+    return HiddenStateTable(path)
 
 
 def answers(states: States, wrong: set[Key] = frozenset()) -> list[dict[str, Any]]:  # type: ignore[assignment]

@@ -13,16 +13,16 @@ import pytest
 from robustlm.callbacks import hidden_states
 from robustlm.cli import main
 from robustlm.evaluation import table
-from robustlm.evaluation.hidden_state_table import StateTable
+from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.table import key_of, read_table
 from tests.evaluation.test_resume import arguments, rows
 
 __all__ = ["rows"]  # a fixture
 
 STAGES = {
-    "answers written": (hidden_states.StateFile, "close", False),
+    "answers written": (hidden_states.HiddenStatePart, "close", False),
     "in states": (os, "replace", False),
-    "after states": (hidden_states, "merge_states", True),
+    "after states": (hidden_states, "merge_hidden_states", True),
     "part closed": (table.TableWriter, "close", True),
     "before the table": (table, "write_table", False),
     "after the table": (table, "write_table", True),
@@ -44,13 +44,13 @@ def killed(run: Callable[[], Any], owner: Any, name: str, *, after: bool) -> int
 
         # the identity of a run is replaced into place before any answer; only what comes at the end counts
         if owner is os:
-            merge = hidden_states.merge_states
+            merge = hidden_states.merge_hidden_states
 
             def merging(*args: Any, **kwargs: Any) -> Any:
                 owner.replace = dies
                 return merge(*args, **kwargs)
 
-            hidden_states.merge_states = merging
+            hidden_states.merge_hidden_states = merging
         else:
             setattr(owner, name, dies)
         try:
@@ -91,7 +91,7 @@ def test_killed_after_the_last_answer(
         assert sorted(file.name for file in first.glob("*.parquet*")) == ["predictions.parquet", "states.parquet"]
     found = read_table(first / "predictions.parquet")
     assert found == read_table(wanted / "predictions.parquet")
-    ours, theirs = (StateTable(folder / "states.parquet") for folder in (first, wanted))
+    ours, theirs = (HiddenStateTable(folder / "states.parquet") for folder in (first, wanted))
     assert ours.keys == theirs.keys == [key_of(row) for row in found]
     np.testing.assert_array_equal(ours.read(range(36)), theirs.read(range(36)))
 

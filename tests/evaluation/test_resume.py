@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from robustlm.cli import main
-from robustlm.evaluation.hidden_state_table import StateTable
+from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.table import TableWriter, key_of, read_parts, read_table
 from tests.processes import command
 from tests.tiny import write_rows
@@ -50,7 +50,7 @@ def test_killed_three_times_it_ends_with_the_same_table(
     how = (f"--data.scoring={scoring}", "--states.layer=-2")
     main(arguments(llama, rows, tmp_path / "whole", *how))
     wanted = read_table(tmp_path / "whole/version_0/predictions.parquet")
-    states = StateTable(tmp_path / "whole/version_0/states.parquet")
+    states = HiddenStateTable(tmp_path / "whole/version_0/states.parquet")
     assert len(wanted) == 9 * 2 * 2
 
     first = tmp_path / "killed" / "version_0"
@@ -78,7 +78,7 @@ def test_killed_three_times_it_ends_with_the_same_table(
     assert "were answered before and are taken over" in capsys.readouterr().out
     assert read_table(first / "predictions.parquet") == wanted
     assert sorted(file.name for file in first.glob("*.parquet*")) == ["predictions.parquet", "states.parquet"]
-    found = StateTable(first / "states.parquet")
+    found = HiddenStateTable(first / "states.parquet")
     assert found.keys == states.keys == [key_of(row) for row in wanted]
     np.testing.assert_array_equal(found.read(range(36)), states.read(range(36)))
     last = max((tmp_path / "killed").glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))

@@ -11,6 +11,7 @@ import torch
 from robustlm.cli import main, run
 from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.table import read_table
+from robustlm.models.caches import Reader
 from robustlm.modules import InstructionTuning
 from tests.modules.test_equivalence import flags
 from tests.processes import side_by_side
@@ -97,8 +98,7 @@ def test_passes_are_bounded(llama: str, tmp_path: Path, monkeypatch: pytest.Monk
     module = InstructionTuning(llama, tuning=None)
     every: list[int] = []
     prompts: list[int] = []
-    kind = type(module.backbone)
-    logits, run = kind._logits, kind._run
+    logits, run = Reader.at, Reader.__call__
 
     def watched(self: Any, keep: Any, ids: Any, *args: Any, **kwargs: Any) -> Any:
         every.append(len(ids))
@@ -108,8 +108,8 @@ def test_passes_are_bounded(llama: str, tmp_path: Path, monkeypatch: pytest.Monk
         prompts.append(len(ids))
         return run(self, ids, *args)
 
-    monkeypatch.setattr(kind, "_logits", watched)
-    monkeypatch.setattr(kind, "_run", read)
+    monkeypatch.setattr(Reader, "at", watched)
+    monkeypatch.setattr(Reader, "__call__", read)
     data = InstructionDataModule(test=file, eval_batch_size=3, scoring="options")
     trainer(tmp_path).test(module, data, verbose=False)
     assert max(every) == 3

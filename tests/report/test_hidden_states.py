@@ -14,7 +14,12 @@ import torch
 
 from robustlm.cli import main
 from robustlm.evaluation.displacement import NUMBERS
-from robustlm.evaluation.hidden_state_table import StateTable, StateWriter, clear_states, merge_states
+from robustlm.evaluation.hidden_state_table import (
+    HiddenStatePart,
+    HiddenStateTable,
+    clear_hidden_states,
+    merge_hidden_states,
+)
 from robustlm.evaluation.table import TableWriter, key_of, read_table
 from robustlm.report.hidden_state_pictures import _chosen, _file_names
 from tests.processes import side_by_side
@@ -39,12 +44,12 @@ def copied(run: Path, target: Path, *, scaled: float | None = None, layer: int =
     """Another run with the same answers, whose states are multiples of the first's, without the first few."""
     shutil.copytree(run, target)
     if scaled is not None:
-        table = StateTable(run / "states.parquet")
-        writer = StateWriter(target / "states.parquet")
+        table = HiddenStateTable(run / "states.parquet")
+        writer = HiddenStatePart(target / "states.parquet")
         writer.write(table.keys[skip:], np.float32(scaled) * table.read(range(skip, len(table.keys))))
         writer.close()
-        merge_states(target / "states.parquet", ["clean"], {"layer": layer, "position": "prompt_end"})
-        clear_states(target / "states.parquet")
+        merge_hidden_states(target / "states.parquet", ["clean"], {"layer": layer, "position": "prompt_end"})
+        clear_hidden_states(target / "states.parquet")
         if skip:
             predictions = TableWriter(target / "predictions.parquet")
             predictions.write(read_table(run / "predictions.parquet")[skip:])
@@ -55,7 +60,7 @@ def copied(run: Path, target: Path, *, scaled: float | None = None, layer: int =
 
 def test_a_test_keeps_a_state_for_each_row(tested: Path) -> None:
     rows = read_table(tested / "predictions.parquet")
-    table = StateTable(tested / "states.parquet")
+    table = HiddenStateTable(tested / "states.parquet")
     assert table.keys == [key_of(row) for row in rows]
     assert (len(rows), table.width, table.layer, table.position) == (6 * 3 * 2 * 3, 128, -2, "prompt_end")
     assert np.isfinite(table.read(range(len(rows)))).all()
@@ -193,7 +198,7 @@ def test_batches_change_no_state(kind: str, position: str, models: dict[str, str
         folder = tmp_path / how
         more = (f"--data.eval_batch_size={size}", "--states.layer=1", f"--states.position={position}")
         main(arguments(models[kind], rows, folder, *more, how=how))
-        found.append(StateTable(folder / "states.parquet"))
+        found.append(HiddenStateTable(folder / "states.parquet"))
     alone, together = (table.read(range(36)) for table in found)
     assert found[0].keys == found[1].keys
     np.testing.assert_allclose(alone, together, atol=1e-4)
@@ -204,7 +209,7 @@ def test_two_processes_write_one_table(llama: str, rows: str, tmp_path: Path) ->
     main(arguments(llama, rows, tmp_path / "one", "--states.layer=-1"))
     parallel = ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.eval_batch_size=4", "--states.layer=-1")
     side_by_side(lambda: main(arguments(llama, rows, tmp_path / "two", *parallel)))
-    one, two = (StateTable(tmp_path / name / "states.parquet") for name in ("one", "two"))
+    one, two = (HiddenStateTable(tmp_path / name / "states.parquet") for name in ("one", "two"))
     assert one.keys == two.keys
     np.testing.assert_allclose(one.read(range(36)), two.read(range(36)), atol=1e-4)
     assert sorted(file.name for file in (tmp_path / "two").iterdir() if "part" in file.name) == []
@@ -225,7 +230,7 @@ def test_a_prefix_moves_states_and_its_checkpoint_brings_them_back(
     checkpoint = f"--ckpt_path={tmp_path / 'weights' / 'last.ckpt'}"
     script = [one for one in arguments(llama, rows, tmp_path / "after", checkpoint) if "tuning" not in one]
     main([*script, "--states.layer=-2"])
-    before, after = (StateTable(tmp_path / name / "states.parquet") for name in ("before", "after"))
+    before, after = (HiddenStateTable(tmp_path / name / "states.parquet") for name in ("before", "after"))
     assert np.abs(before.read(range(36)) - after.read(range(36))).max() > 0.01
     capsys.readouterr()
     main(["states", str(tmp_path / "before"), str(tmp_path / "after"), "--draws=10"])

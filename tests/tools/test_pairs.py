@@ -20,7 +20,7 @@ from robustlm.rows.writers import write_rows
 from robustlm.sample import Context, Sample
 from robustlm.sources.loading import load
 from robustlm.sources.samples import load_samples
-from robustlm.tools.pairs import Summary, contrasted, phrased, write_pairs
+from robustlm.tools.pairs import PairSummary, contrasted, phrased, write_pairs
 from tests.sources.test_sources import DATA, FLAN, flan
 
 
@@ -196,7 +196,7 @@ def test_nothing_half_written(tmp_path: Path) -> None:
 
 
 def test_summary() -> None:
-    summary = Summary("out", groups=2, short=1, negatives=3, alone=1, datasets={"b": 4, "a": 2})
+    summary = PairSummary("out", groups=2, short=1, negatives=3, alone=1, datasets={"b": 4, "a": 2})
     assert str(summary).splitlines() == [
         "out: 6 rows, each with a variant",
         "groups: 2 with 3 hard negatives; 1 of them have too few",

@@ -18,7 +18,7 @@ from robustlm.instructions.banks import InstructionBank
 from robustlm.instructions.paraphrases import load_paraphrases
 from robustlm.rows.base import BadRowsError, SourceError
 from robustlm.tools.paraphrase_rules import Rules
-from robustlm.tools.paraphrasing import Question, Summary, instructions_of, paraphrase
+from robustlm.tools.paraphrasing import ParaphraseSummary, Question, instructions_of, paraphrase
 from tests.endpoint import SECRET, Answer, LocalEndpoint, fail
 from tests.processes import command
 
@@ -67,12 +67,12 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEndpoint]:
     running.close()
 
 
-Run = Callable[..., Summary]
+Run = Callable[..., ParaphraseSummary]
 
 
 @pytest.fixture
 def run(endpoint: LocalEndpoint, tmp_path: Path) -> Run:
-    def paraphrased(*words: str, output: str = "out.jsonl", **changes: Any) -> Summary:
+    def paraphrased(*words: str, output: str = "out.jsonl", **changes: Any) -> ParaphraseSummary:
         rows = tmp_path / "rows.jsonl"
         lines = [json.dumps({"instruction": instruction(word), "target": "x"}) + "\n" for word in words]
         rows.write_text("".join(lines), encoding="utf-8")
