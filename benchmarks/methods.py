@@ -32,9 +32,9 @@ NO_NOISE = ("--data.noise", "null")
 PAIRS = ("--data", "ContrastiveDataModule", *NO_NOISE)
 BOTH = ("--model.train_on", "both")
 SMALL = ("--model.contrast.weight", "0.01")
-PREFIX = ("--model", "PrefixAlignment", "--model.tuning", "PrefixTuning", "--model.tuning.tokens", "20",
+PREFIX = ("--model", "AlignmentTuning", "--model.tuning", "PrefixTuning", "--model.tuning.tokens", "20",
           "--model.optimizer.lr", "1e-2")  # fmt: skip
-FULL = ("--model", "PrefixAlignment", "--model.tuning", "FullTuning", "--model.optimizer.lr", "5e-4")
+FULL = ("--model", "AlignmentTuning", "--model.tuning", "FullTuning", "--model.optimizer.lr", "5e-4")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ ARMS: dict[str, Arm] = {
     "plain + paraphrases": Arm(("--model", "InstructionTuning", *PAIRS, *BOTH), ("plain",)),
     "CoIN": Arm(("--model", "ContrastiveTuning", *PAIRS), ("plain + paraphrases",)),
     "CoIN, weight 0.01": Arm(("--model", "ContrastiveTuning", *PAIRS, *SMALL), ("plain + paraphrases",)),
-    "KL": Arm(("--model", "PrefixAlignment", *PAIRS), ("plain + paraphrases",)),
+    "KL": Arm(("--model", "AlignmentTuning", *PAIRS), ("plain + paraphrases",)),
     "PT": Arm((*PREFIX, *PAIRS, "--model.alignment", "null")),
     "PT + KL": Arm((*PREFIX, *PAIRS), ("PT",)),
     "FT": Arm((*FULL, *PAIRS, "--model.alignment", "null")),

@@ -18,7 +18,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "plain": ("--model", "InstructionTuning", "--data", "InstructionDataModule"),
     "ANIT": ("--model", "ANIT"),
     "CoIN": ("--model", "ContrastiveTuning", *PAIRS),
-    "KL": ("--model", "PrefixAlignment", *PAIRS),
+    "KL": ("--model", "AlignmentTuning", *PAIRS),
 }
 """Options of `fit` besides those of the config `quickstart`. `KL` is LoRA with a divergence between phrasings."""
 

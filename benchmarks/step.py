@@ -30,11 +30,11 @@ from robustlm.models.tuning import LoRA
 from robustlm.modules import (
     ANIT,
     Alignment,
+    AlignmentTuning,
     Contrast,
     ContrastiveTuning,
     InstructionTuning,
     Passes,
-    PrefixAlignment,
     RobustTuning,
 )
 from robustlm.optim.config import parameter_groups
@@ -106,7 +106,7 @@ METHODS = (
     Method("PGD-3", 10, partial(ANIT, adversary=PGD(steps=3)), ascents=3),
     Method(BOTH, 4, partial(InstructionTuning, train_on="both")),
     Method("CoIN", 4, ContrastiveTuning),
-    Method("KL", 4, PrefixAlignment),
+    Method("KL", 4, AlignmentTuning),
     Method(TOGETHER, 4, combined),
     Method(ALL, 8, partial(combined, adversary=NRM()), ascents=1),
     Method("NRM, ascent: clean + CoIN + KL", 7, partial(combined, adversary=NRM(ascent="clean")), ascents=1),

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from robustlm.modules import (
         ANIT,
         Alignment,
+        AlignmentTuning,
         Contrast,
         ContrastiveTuning,
         InstructionTuning,
         Passes,
-        PrefixAlignment,
         RobustTuning,
     )
     from robustlm.noise.base import Noise
@@ -57,6 +57,7 @@ __all__ = [
     "RBE",
     "AdamW",
     "Alignment",
+    "AlignmentTuning",
     "Backbone",
     "Contrast",
     "ContrastiveDataModule",
@@ -74,7 +75,6 @@ __all__ = [
     "NoisyInstructionDataModule",
     "ParaphraseDataModule",
     "Passes",
-    "PrefixAlignment",
     "PrefixTuning",
     "PromptTuning",
     "RobustTuning",

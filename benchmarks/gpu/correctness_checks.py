@@ -29,11 +29,11 @@ from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning,
 from robustlm.modules import (
     ANIT,
     Alignment,
+    AlignmentTuning,
     Contrast,
     ContrastiveTuning,
     InstructionTuning,
     Passes,
-    PrefixAlignment,
     RobustTuning,
 )
 from robustlm.modules import passes as modules_passes
@@ -113,9 +113,9 @@ CASES = (
         {"contrast": Contrast(symmetric=True, pooling="mean")},
         gain=CONTRAST_GAIN,
     ),
-    Case("PrefixAlignment", PrefixAlignment, tuning=PrefixTuning(tokens=4)),
-    Case("PrefixAlignment soft prompt, js", PrefixAlignment, {"alignment": Alignment(direction="js")}, PromptTuning(4)),
-    Case("PrefixAlignment LoRA", PrefixAlignment),
+    Case("AlignmentTuning", AlignmentTuning, tuning=PrefixTuning(tokens=4)),
+    Case("AlignmentTuning soft prompt, js", AlignmentTuning, {"alignment": Alignment(direction="js")}, PromptTuning(4)),
+    Case("AlignmentTuning LoRA", AlignmentTuning),
     Case("RobustTuning all slots", RobustTuning, _ALL, passes=4, gain=CONTRAST_GAIN),
 )
 BY_NAME = {case.name: case for case in CASES}
@@ -283,7 +283,7 @@ BROKEN: dict[str, tuple[str, Callable[[InstructionBatch], None] | None, dict[str
     "step taken backwards": ("ANIT FGSM", None, {"adversary": FGSM(epsilon=0.03)}),
     "adapter scaled by 9/8": ("InstructionTuning", None, {"tuning": LoRA(r=8, alpha=9, dropout=0.0)}),
     "temperature of the contrast doubled": ("ContrastiveTuning", None, {"contrast": Contrast(temperature=0.1)}),
-    "weight of the alignment 0.6": ("PrefixAlignment LoRA", None, {"alignment": Alignment(weight=0.6)}),
+    "weight of the alignment 0.6": ("AlignmentTuning LoRA", None, {"alignment": Alignment(weight=0.6)}),
 }
 """Name → the case that is broken, what is done to its batch, and which of its options are replaced."""
 

@@ -15,6 +15,7 @@ from robustlm.models.tuning import PrefixTuning, Tuning
 from robustlm.modules.base import InstructionTuning, TrainOn, filled
 from robustlm.modules.passes import Passes
 from robustlm.modules.terms import Term
+from robustlm.utils.public import old_names
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Alignment:
         return {**others, self.name: self.weight}
 
 
-class PrefixAlignment(InstructionTuning):
+class AlignmentTuning(InstructionTuning):
     """Tuning, of a prefix unless told otherwise, with a KL term between paraphrased and reference instructions.
 
     L = (1 − λ)·L_answers + λ·L_KL ([ALIGN] fig. 7), L_answers over the reference and its paraphrases. The raw view is
@@ -99,3 +100,6 @@ class PrefixAlignment(InstructionTuning):
     def terms(self) -> tuple[Term, ...]:
         """[ALIGN] fig. 7."""
         return filled(self.alignment)
+
+
+__getattr__ = old_names(__name__)

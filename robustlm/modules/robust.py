@@ -17,7 +17,7 @@ class RobustTuning(ANIT):
     """Noise or paraphrases, an adversary on them, a contrast of states and an alignment of answers, as you choose.
 
     L = (1 − λ)·(L_answers + a·L_adversarial) + λ·L_KL + w·L_contrast. Each slot alone is the method of its own name
-    (`ANIT`, `ContrastiveTuning`, `PrefixAlignment`); with all of them empty this is `InstructionTuning`. The raw and
+    (`ANIT`, `ContrastiveTuning`, `AlignmentTuning`); with all of them empty this is `InstructionTuning`. The raw and
     the variant view are run once each, whatever looks at them.
 
     Args:

@@ -20,11 +20,11 @@ HOMES = {
     "robustlm.modules": (
         "ANIT",
         "Alignment",
+        "AlignmentTuning",
         "Contrast",
         "ContrastiveTuning",
         "InstructionTuning",
         "Passes",
-        "PrefixAlignment",
         "RobustTuning",
     ),
     "robustlm.noise.base": ("Noise",),
@@ -38,7 +38,7 @@ HOMES = {
 HOME_OF = {name: home for home, names in HOMES.items() for name in names}
 """The module of each public name."""
 
-RENAMED = {"NLUDataModule": "NoisyInstructionDataModule"}
+RENAMED = {"NLUDataModule": "NoisyInstructionDataModule", "PrefixAlignment": "AlignmentTuning"}
 """The new name of each class that was called otherwise; the old one still works, with a warning."""
 
 _said: set[str] = set()

@@ -48,7 +48,7 @@ def test_all_checks_fit_into_the_budget() -> None:
         "ANIT NRM, fp16-mixed",
         "ANIT FGM, bf16-true",
         "ContrastiveTuning, fp16-mixed",
-        "PrefixAlignment, float32",
+        "AlignmentTuning, float32",
         "RobustTuning all slots, bf16-true",
         "checkpointing: ANIT NRM ascent clean, bf16-mixed",
         "eager: InstructionTuning, fp16-mixed",

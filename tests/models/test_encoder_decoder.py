@@ -23,8 +23,8 @@ CASES: dict[str, dict[str, Any]] = {
     **{name: {"model.adversary": name} for name in ADVERSARIES},
     "NRM_prefix": {"model.adversary": "NRM", "model.tuning": "PrefixTuning"},
     "NRM_prompt": {"model.adversary": "NRM", "model.tuning": "PromptTuning"},
-    "KL_prefix": {"model": "PrefixAlignment", "model.tuning": "PrefixTuning"},
-    "KL_full": {"model": "PrefixAlignment", "model.tuning": "FullTuning", "model.alignment.direction": "js"},
+    "KL_prefix": {"model": "AlignmentTuning", "model.tuning": "PrefixTuning"},
+    "KL_full": {"model": "AlignmentTuning", "model.tuning": "FullTuning", "model.alignment.direction": "js"},
     "contrast": {"model": "ContrastiveTuning", "model.contrast.pooling": "mean"},
     "together": {
         "model": "RobustTuning",

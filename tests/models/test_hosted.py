@@ -16,7 +16,7 @@ from robustlm.models.backends import BACKENDS, language_model
 from robustlm.models.base import LanguageModel
 from robustlm.models.hosted import Characters, HostedBackbone, Hosting
 from robustlm.models.tuning import LoRA, PrefixTuning
-from robustlm.modules import ANIT, InstructionTuning, PrefixAlignment
+from robustlm.modules import ANIT, AlignmentTuning, InstructionTuning
 from robustlm.prompts.encoding import Encoder
 from robustlm.prompts.templates import make_template
 from robustlm.sample import Context, Sample
@@ -174,7 +174,7 @@ def test_settings_without_effect_are_named(caplog: pytest.LogCaptureFixture) -> 
     caplog.clear()
     InstructionTuning("openai:a")
     InstructionTuning("openai:a", tuning=None, hosting=Hosting(concurrency=2, cache=False))
-    PrefixAlignment("openai:a")
+    AlignmentTuning("openai:a")
     ANIT("openai:a")
     assert not caplog.messages, "what nobody chose is not named"
 

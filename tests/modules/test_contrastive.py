@@ -17,7 +17,7 @@ from robustlm.batch import InstructionBatch, View
 from robustlm.losses import Direction
 from robustlm.models.base import Answers, Pooling
 from robustlm.models.tuning import LoRA
-from robustlm.modules import Alignment, Contrast, ContrastiveTuning, Passes, PrefixAlignment, RobustTuning
+from robustlm.modules import Alignment, AlignmentTuning, Contrast, ContrastiveTuning, Passes, RobustTuning
 from robustlm.sample import Sample
 from tests.modules.oracles import answer_logits, contrast, pooled
 from tests.test_losses import naive_divergence
@@ -281,7 +281,7 @@ def test_settings_that_cannot_be(llama: str) -> None:
     ):
         with pytest.raises(ValueError, match=word):
             cls(**settings)
-    for module in (ContrastiveTuning, PrefixAlignment, RobustTuning):
+    for module in (ContrastiveTuning, AlignmentTuning, RobustTuning):
         with pytest.raises(ValueError, match="chunk_rows"):
             module(llama, chunk_rows=0)
         with pytest.raises(ValueError, match=r"train_on.*'varant'.*both"):

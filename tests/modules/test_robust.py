@@ -24,10 +24,10 @@ from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning
 from robustlm.modules import (
     ANIT,
     Alignment,
+    AlignmentTuning,
     Contrast,
     ContrastiveTuning,
     InstructionTuning,
-    PrefixAlignment,
     RobustTuning,
 )
 from robustlm.noise.base import Noise
@@ -90,7 +90,7 @@ SLOTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "none": (InstructionTuning, {}),
     "adversary": (ANIT, {"adversary": NRM(), "adversarial_weight": 0.5}),
     "contrast": (ContrastiveTuning, {"contrast": CONTRAST}),
-    "alignment": (PrefixAlignment, {"alignment": ALIGNMENT}),
+    "alignment": (AlignmentTuning, {"alignment": ALIGNMENT}),
 }
 
 
@@ -112,7 +112,7 @@ def test_each_slot_alone_is_its_own_method(slot: str, llama: str, phrased_file: 
 
 @pytest.mark.parametrize(
     ("cls", "slot"),
-    [(ContrastiveTuning, "contrast"), (PrefixAlignment, "alignment")],
+    [(ContrastiveTuning, "contrast"), (AlignmentTuning, "alignment")],
 )
 def test_empty_slots_train_on_answers_alone(cls: Any, slot: str, llama: str, phrased_file: str, tmp_path: Path) -> None:
     """`alignment: null` is FT or PT of [ALIGN]; so is plain tuning on both views."""
@@ -293,8 +293,8 @@ def test_data_that_cannot_serve(llama: str, train_file: str, phrased_file: str, 
     for module, word in (
         (ContrastiveTuning(llama), "ParaphraseDataModule"),
         (ContrastiveTuning(llama, train_on="raw"), "a contrast compares"),
-        (PrefixAlignment(llama), "ParaphraseDataModule"),
-        (PrefixAlignment(llama, train_on="raw"), "an alignment compares"),
+        (AlignmentTuning(llama), "ParaphraseDataModule"),
+        (AlignmentTuning(llama, train_on="raw"), "an alignment compares"),
         (RobustTuning(llama, contrast=Contrast(), train_on="raw"), "a contrast compares"),
         (RobustTuning(llama, alignment=Alignment(), train_on="raw"), "an alignment compares"),
         (RobustTuning(llama, adversary=FGM()), "variants"),
@@ -314,7 +314,7 @@ def test_data_that_cannot_serve(llama: str, train_file: str, phrased_file: str, 
 
 CHUNKED: dict[str, Any] = {
     "contrast": lambda name, **more: ContrastiveTuning(name, contrast=CONTRAST, **more),
-    "alignment": lambda name, **more: PrefixAlignment(name, alignment=ALIGNMENT, **more),
+    "alignment": lambda name, **more: AlignmentTuning(name, alignment=ALIGNMENT, **more),
     "nrm": lambda name, **more: RobustTuning(name, adversary=NRM(), contrast=CONTRAST, alignment=ALIGNMENT, **more),
     "clean": lambda name, **more: RobustTuning(name, adversary=NRM(ascent="clean"), contrast=CONTRAST, **more),
     "freelb": lambda name, **more: ANIT(name, adversary=FreeLB(steps=2), **more),

@@ -10,7 +10,7 @@ import torch
 
 from robustlm.cli import main, run
 from robustlm.models.tuning import PrefixTuning
-from robustlm.modules import Alignment, Contrast, ContrastiveTuning, PrefixAlignment, RobustTuning
+from robustlm.modules import Alignment, AlignmentTuning, Contrast, ContrastiveTuning, RobustTuning
 from tests.modules.test_equivalence import flags
 from tests.modules.test_robust import phrased_file
 
@@ -32,9 +32,9 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
         {"model": "ContrastiveTuning", "model.contrast.symmetric": "true", "data.negatives": 1},
     ),
     "alignment": (
-        PrefixAlignment,
+        AlignmentTuning,
         {
-            "model": "PrefixAlignment",
+            "model": "AlignmentTuning",
             "model.tuning": "PrefixTuning",
             "model.tuning.tokens": 2,
             "model.alignment.direction": "js",
