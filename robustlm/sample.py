@@ -57,15 +57,15 @@ class Sample:
     topic: str = ""
     """What the row is about, as few-shot examples of it must be too (MMLU: its subject); empty: they may be any."""
     examples: tuple[Sample, ...] = ()
-    """Solved rows that are shown before this one, in this order; under its instruction where theirs is empty."""
+    """Solved rows that are shown before this one, in this order; those without an instruction share this row's."""
 
     turns: tuple[Turn, ...] = ()
-    """What was said in a chat before the instruction, which is the last turn of the user: a system message, if there is
-    one, and turns of `user` and `assistant`."""
+    """Earlier turns of a chat: a system message, if any, and turns of `user` and `assistant`. The instruction is the
+    user's last turn."""
 
     @property
     def applied_to(self) -> tuple[object, ...]:
-        """The input: all that the instruction is about, whatever it says; empty where there is nothing."""
+        """The input of the instruction: context, fields and earlier turns; empty where all of these are empty."""
         parts: tuple[object, ...] = self.context, self.fields, self.turns
         return () if parts == (Context(), (), ()) else parts
 
@@ -81,7 +81,7 @@ class Sample:
 
 
 def is_request(sample: Sample) -> bool:
-    """Whether nothing but the instruction says what is asked: free text is answered to an instruction of its own.
+    """Whether the instruction alone says what is asked, as in free text that answers an instruction of its own.
 
     So it is in chats, prompts with completions and Alpaca rows. A row with a bank, with placeholders, choices, options
     or a format for its answer is asked for more than its instruction says.

@@ -15,7 +15,6 @@ from robustlm.datamodules import InstructionDataModule
 from robustlm.datamodules.batches import EncodedSamples
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.models.backbone import Backbone
-from robustlm.models.hosted import HostedBackbone
 from robustlm.modules import InstructionTuning
 from robustlm.noise.base import CHANGES_MEANING, Noise
 from robustlm.noise.pools import noise_pools
@@ -36,10 +35,10 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
     roles = [role for role, sources in datamodule.sources.items() if sources]
     if not roles:
         raise ValueError("data: no source is named; expected at least one of data.train, data.validation, data.test")
-    hosted = isinstance(model.backbone, HostedBackbone)
+    hosted = not model.backbone.gives_likelihoods
     if hosted and "train" in roles:
         raise ValueError(
-            f"data.train: {model.backbone.name} is hosted elsewhere and cannot be tuned; expected data.test alone"
+            f"data.train: {model.backbone.name} {model.backbone.closed} and cannot be tuned; expected data.test alone"
         )
     if "train" in roles:
         model.check_data(datamodule)
@@ -58,7 +57,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         if role == "test":
             _show_asked(datamodule.under_all(found), datamodule.encoder)
     if hosted:
-        print("\nparameters  not known, and no memory is needed here: the model is hosted elsewhere")
+        print(f"\nparameters  not known, and no memory is counted: the model {model.backbone.closed}")
         _show_problems(problems)
         return
     model.configure_model()
@@ -74,8 +73,8 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
 def _show_tokenizer(model: InstructionTuning) -> None:
     tokenizer = model.backbone.tokenizer
     print(f"model       {model.backbone.name} ({model.backbone.config.model_type}), {type(model).__name__}")
-    if isinstance(model.backbone, HostedBackbone):
-        print("tokenizer   not known: the model is hosted elsewhere, so lengths are those in characters")
+    if not model.backbone.gives_likelihoods:
+        print(f"tokenizer   not known: the model {model.backbone.closed}, so lengths are those in characters")
         return
     print(f"tokenizer   {type(tokenizer).__name__}, {len(tokenizer)} tokens, ends with {tokenizer.eos_token!r}")
 
@@ -85,7 +84,7 @@ def _show_lengths(role: str, rows: EncodedSamples, datamodule: InstructionDataMo
     encoder = datamodule.encoder
     full = encoder.encode_untruncated(rows.samples)
     cut = sum(encoder.excess(row) > 0 for row in full)
-    unit = "characters" if isinstance(datamodule.backbone, HostedBackbone) else "tokens"
+    unit = "characters" if getattr(datamodule.backbone, "characters_per_token", 1) > 1 else "tokens"
     tasks = sorted({sample.dataset or sample.task for sample in rows.samples})
     print(f"\n{role:<12}{len(rows)} rows of {', '.join(tasks)}")
     for name, lengths in (

@@ -87,6 +87,7 @@ def of_checkpoint(path: str) -> Stored:
     settings = dict(checkpoint.get("hyper_parameters") or {})
     settings.pop("_instantiator", None)
     class_path = settings.pop("_class_path", None)
+    class_path = named(class_path) if isinstance(class_path, str) else class_path
     model = {"class_path": class_path, "init_args": settings} if class_path else {}
     return Stored(path, "checkpoint", model, prompt)
 
@@ -201,7 +202,7 @@ def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
     if isinstance(value, dict):
         inner = {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}").items()}
         return {name.replace(".init_args", ""): item for name, item in inner.items()}
-    return {prefix: value.rpartition(".")[2] if prefix.endswith(".class_path") else value}
+    return {prefix: named(value).rpartition(".")[2] if prefix.endswith(".class_path") else value}
 
 
 def of_backbone(name: Any) -> Stored | None:

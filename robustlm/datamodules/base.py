@@ -94,14 +94,14 @@ class InstructionDataModule(LightningDataModule):
     own adds them: `prompt_settings = (*InstructionDataModule.prompt_settings, "mine")`.
     """
     prompt_files: ClassVar[tuple[str, ...]] = ("bank",)
-    """Those of them that may name a file. A checkpoint names no file on its own word; null is not kept, as it leaves
-    the choice to the rows."""
+    """Those of `prompt_settings` that may name a file. A file that a checkpoint names is used only if the user names it
+    too. Null is not kept, as it leaves the choice to the rows."""
     asks_all: ClassVar[bool] = False
     """Whether all samples of a dataset are asked with the same instructions, as attacks and paraphrases need it."""
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
-        """Refused: of data, checkpoints hold only how prompts are written; a file does not choose what is read."""
+        """Raises `ValueError`: a checkpoint holds how prompts are written, and no sources of data."""
         raise ValueError(
             f"{cls.__name__}.load_from_checkpoint: checkpoints hold no sources of data; make it from its arguments or "
             "from the run's config.yaml"
@@ -189,7 +189,7 @@ class InstructionDataModule(LightningDataModule):
                     "one of them"
                 )
         self.named: Collection[str] | None = None
-        """The conditions that the user himself named; null: all. Others may be left out, see `under_all`."""
+        """The conditions that the user named; null: all. Other conditions may be left out, see `under_all`."""
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.max_length = max_length
@@ -207,14 +207,14 @@ class InstructionDataModule(LightningDataModule):
         self.session = EvaluationSession()
         """The evaluation at hand; `setup` begins a new one for each test."""
         self.notes: list[str] = []
-        """What a user should know of the rows that were read, a line each; `setup` logs them, `check` prints them."""
+        """Lines on the rows that were read, for the user; `setup` logs them, `check` prints them."""
         self._model: ConnectedModel | None = None
         self._preparation: Preparation | None = None
         self._labels: KnownLabels | None = None
         self._evaluated: dict[str, tuple[EvaluationDataset, EvaluationSampler]] = {}
         """What the loader of each condition serves."""
         self._answered = True
-        """Whether test rows have to bring their answers; those of `predict` need not."""
+        """Whether test rows must have answers; rows of `predict` may lack them."""
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
 
@@ -304,7 +304,7 @@ class InstructionDataModule(LightningDataModule):
         return self.preparation.encoder
 
     def read(self, role: Role) -> EncodedSamples:
-        """Samples of a role under their phrasings, tokenised.
+        """Read the samples of a role, give each its instruction, and tokenise them.
 
         Raises:
             SourceError: No source is named for the role, or there is nothing to read.
@@ -324,7 +324,7 @@ class InstructionDataModule(LightningDataModule):
         return self.preparation.with_options(rows, role) if role == "validation" else rows
 
     def loaded(self, sources: Sequence[str | Source], role: Role) -> list[Sample]:
-        """The samples of sources; those of one dataset and task have the same options in all roles."""
+        """Read samples from sources. Samples of one dataset and task have the same options in all roles."""
         if self._labels is None:
             self._labels = KnownLabels(self.all_sources())
         samples = load_all(
@@ -343,11 +343,11 @@ class InstructionDataModule(LightningDataModule):
         return [s if s.system else replace(s, turns=(*opening, *s.turns)) for s in samples]
 
     def all_sources(self) -> dict[Role, list[str | Source]]:
-        """Every source there is, by role."""
+        """All sources by role."""
         return dict(self.sources)
 
     def selected(self, samples: list[Sample], role: Role) -> list[Sample]:
-        """Which of a role's samples are used: all of them, unless a subclass says otherwise."""
+        """Select the samples of a role that are used: here all of them; subclasses may select fewer."""
         return samples
 
     def under_all(self, rows: EncodedSamples) -> dict[str, EncodedSamples]:
@@ -364,30 +364,30 @@ class InstructionDataModule(LightningDataModule):
         return found
 
     def under(self, condition: Condition, rows: EncodedSamples) -> EncodedSamples:
-        """The same rows, asked as a condition says."""
+        """The rows with their instructions as a condition puts them."""
         check_askable(condition, rows.samples, self.phraser.bank_of)
         return self.preparation.ready(self.asked_under(condition, rows.samples), condition)
 
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
-        """Test samples as a condition asks them; subclasses may ask each several times."""
+        """Give test samples the instructions of a condition; subclasses may give each sample several."""
         return self.phraser.asked_under(condition, samples)
 
     # --- loaders -----------------------------------------------------------------------------------------------
 
     def train_dataset(self, rows: EncodedSamples) -> TrainDataset:
-        """What training batches are taken from; subclasses add views."""
+        """Make the dataset that training batches come from; subclasses add views."""
         return TrainDataset(rows, self.encoder, self.phrasings(rows) if self.phrasing == "fresh" else None)
 
     def phrasings(self, rows: EncodedSamples, *, variants: bool = False) -> Phrasings:
-        """Every way that training rows may be asked; with `variants`, which may be noise, also those rows bring."""
+        """All phrasings of training rows; with `variants`, also the variants that rows bring, which may be noise."""
         return self.phraser.phrasings(rows.samples, variants=variants)
 
     def train_order(self, dataset: TrainDataset) -> Order | None:
-        """How an epoch's rows are arranged; null shuffles them, grouped by length if so set."""
+        """Order of the rows in an epoch; null: shuffled, and grouped by length where `group_by_length` is set."""
         return None
 
     def train_dataloader(self) -> DataLoader[InstructionBatch]:
-        """Batches grouped by length, in an order that depends on the seed and the epoch alone."""
+        """Training batches. Their order depends only on the seed and the epoch."""
         rows, trainer = self.rows["train"], self.trainer
         dataset = self.train_dataset(rows)
         sampler = StepSampler(
@@ -417,7 +417,7 @@ class InstructionDataModule(LightningDataModule):
         return loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training is in its epoch.
+        """Position of training within its epoch.
 
         Lightning keeps the state of loaders too, but restores it into loaders that are made after the optimiser; ours
         are made before, when the schedule asks for the number of steps.
@@ -425,7 +425,7 @@ class InstructionDataModule(LightningDataModule):
         return {} if self._train_loader is None else dict(self._train_loader.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on there, if a `fit` is resumed."""
+        """Continue a resumed `fit` at that position."""
         if self.trainer is None or not self.trainer.training or not state:
             return
         self._position = dict(state)
@@ -500,7 +500,7 @@ class InstructionDataModule(LightningDataModule):
     def _loader(
         self,
         dataset: Dataset[InstructionBatch],
-        sampler: Sampler[Any],
+        sampler: Sampler[int],
         kind: type[DataLoader[InstructionBatch]],
     ) -> DataLoader[InstructionBatch]:
         return kind(

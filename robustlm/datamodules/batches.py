@@ -73,7 +73,7 @@ class TrainDataset(Dataset[InstructionBatch]):
         self.asked(epoch)
 
     def asked(self, epoch: int) -> list[str]:
-        """The raw instruction of every row in an epoch, a pure function of the epoch."""
+        """The raw instruction of every row in an epoch; depends only on the epoch."""
         if self.phrasings is None:
             return self._own
         if self._asked is None or self._asked[0] != epoch:
@@ -83,11 +83,11 @@ class TrainDataset(Dataset[InstructionBatch]):
         return self._asked[1]
 
     def facts(self, epoch: int) -> list[str]:
-        """What a user should know of the training rows, a line each, said at the start of a run and by `check`."""
+        """Lines on the training rows, for the user; printed at the start of a run and by `check`."""
         return []
 
     def leaders(self, epoch: int) -> Sequence[int]:
-        """The row whose drawn phrasings each row shares; its own unless rows are grouped."""
+        """For each row, the row whose phrasing is drawn for it: itself, unless rows are grouped."""
         return range(len(self.rows))
 
     def __getitem__(self, key: BatchKey) -> InstructionBatch:
@@ -100,11 +100,11 @@ class TrainDataset(Dataset[InstructionBatch]):
         )
 
     def encoded(self, indices: Sequence[int], texts: Sequence[str]) -> list[tuple[Encoded, bool]]:
-        """Rows under given instructions, and whether each fits.
+        """Rows tokenised under given instructions, and whether each fits.
 
-        A row that is longer than `max_length` with all its context cut gives way to the row under its own instruction.
-        The answer's tokens are the row's own in any case, also where a tokenizer would cut the seam to another prompt
-        in another way.
+        A row that is longer than `max_length` even without its context is replaced by the row under its own
+        instruction. The tokens of the answer are always those of the row under its own instruction, even where the
+        tokenizer would split the answer differently after the other prompt.
         """
         samples, own = self.rows.samples, self.rows.encoded
         other = [at for at, (i, text) in enumerate(zip(indices, texts, strict=True)) if text != self._own[i]]

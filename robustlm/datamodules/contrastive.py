@@ -13,24 +13,39 @@ import torch
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
 from robustlm.datamodules.grouping import FileOrder, HardNegativeGroups, shuffled, task_of
+from robustlm.datamodules.noisy import Variation
 from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedDataset
 from robustlm.datamodules.sampling import BatchKey, Order
-from robustlm.instructions.phrasings import meaning
+from robustlm.instructions.phrasings import Phrasings, meaning
+from robustlm.prompts.encoding import Encoder
 from robustlm.sample import Sample
 
 
 class ContrastiveDataset(ParaphrasedDataset):
-    """Training batches of groups, and explicit negatives if asked for.
+    """Training batches made of groups, with explicit negatives where `negatives` is above 0.
 
     Args:
+        rows: See `TrainDataset`.
+        encoder: See `TrainDataset`.
+        phrasings: See `TrainDataset`.
+        variation: See `ParaphrasedDataset`.
+        others: See `ParaphrasedDataset`.
         order: Arranges rows into groups.
         negatives: Explicit negatives of each row.
-        args: See `ParaphrasedDataset`.
-        kwargs: See `ParaphrasedDataset`.
     """
 
-    def __init__(self, *args: Any, order: HardNegativeGroups | FileOrder, negatives: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        rows: EncodedSamples,
+        encoder: Encoder,
+        phrasings: Phrasings | None = None,
+        *,
+        variation: Variation,
+        others: Phrasings,
+        order: HardNegativeGroups | FileOrder,
+        negatives: int,
+    ) -> None:
+        super().__init__(rows, encoder, phrasings, variation=variation, others=others)
         self.order = order
         self._negatives = negatives
         self._alike: dict[str, list[int]] = defaultdict(list)
@@ -38,11 +53,11 @@ class ContrastiveDataset(ParaphrasedDataset):
             self._alike[task_of(sample)].append(i)
 
     def leaders(self, epoch: int) -> Sequence[int]:
-        """The first row of each group: all of its rows are asked alike."""
+        """The first row of each group: all rows of a group are asked in the same phrasing."""
         return self.order.leaders(epoch)
 
     def facts(self, epoch: int) -> list[str]:
-        """How many rows have hard negatives: in their group, and explicit ones."""
+        """Lines that count the rows with hard negatives, in their group and explicit ones."""
         return [*super().facts(epoch), self._grouped(epoch), *([self._explicit()] if self._negatives else [])]
 
     def _grouped(self, epoch: int) -> str:
@@ -87,12 +102,12 @@ class ContrastiveDataset(ParaphrasedDataset):
         return batch
 
     def _meaning(self, asked: int, answered: int) -> int:
-        """Of a negative: one row's question with another's target, which may be of another task."""
+        """The key of a negative: the question of one row with the target of another, which may be of another task."""
         samples = self.rows.samples
         return meaning(replace(samples[asked], target=samples[answered].target))
 
     def _drawn(self, index: int, epoch: int) -> list[int]:
-        """Rows of the same task with another input and target; where it has none, rows of any other kind."""
+        """Negatives of a row: rows of its task with another input and target; of any task where these are too few."""
         sample = self.rows.samples[index]
         random = np.random.default_rng((self._seed, epoch, index, 0x4E6))
         found: list[int] = []
@@ -111,7 +126,7 @@ class ContrastiveDataset(ParaphrasedDataset):
 
 
 class ContrastiveDataModule(ParaphraseDataModule):
-    """Batches in which a sample meets itself under another phrasing, and rows that are easily confused with it.
+    """Batches that hold each sample under two phrasings, together with hard negatives of it.
 
     Emits the views `raw` and `variant`, and `negative` where `negatives` > 0. A batch is made of groups: a sample and
     its hard negatives, asked the same thing in the same phrasing about other inputs and with other targets. A group
@@ -165,13 +180,13 @@ class ContrastiveDataModule(ParaphraseDataModule):
         )
 
     def train_order(self, dataset: TrainDataset) -> Order | None:
-        """Group by group, or as read."""
+        """The order of groups, or of the file."""
         assert isinstance(dataset, ContrastiveDataset)
         return dataset.order
 
 
 def _met(samples: Sequence[Sample], asked: Sequence[str]) -> list[tuple[int, int]]:
-    """Of each of some samples, how many others are hard negatives, and how many are asked and answered alike."""
+    """For each sample, how many of the others are hard negatives, and how many have the same question and answer."""
     keys = list(zip(asked, (s.target for s in samples), (s.applied_to for s in samples), strict=True))
     texts = Counter(text for text, _, _ in keys)
     targets = Counter((text, target) for text, target, _ in keys)

@@ -11,7 +11,7 @@ import numpy as np
 from robustlm.sample import Sample
 
 _TRIES = 64
-"""How many rows are looked at for one that takes another's place in a group."""
+"""Most rows that are tried when a row of a group is exchanged."""
 
 
 class HardNegativeGroups:
@@ -79,7 +79,7 @@ class HardNegativeGroups:
         return self._epoch[1], self._epoch[2]
 
     def _spread(self, groups: list[list[int]], random: np.random.Generator) -> list[tuple[float, list[int]]]:
-        """Places in [0, 1) at equal distances, so that every task is met throughout the epoch."""
+        """Give groups places in [0, 1) at equal distances, so that every task appears throughout the epoch."""
         start = random.random()
         order = random.permutation(len(groups)).tolist()
         return [((at + start) / len(groups), groups[which]) for at, which in enumerate(order)]
@@ -120,7 +120,7 @@ class HardNegativeGroups:
 
 
 class FileOrder:
-    """Rows in the order they are read; those of a group that follow each other stay together."""
+    """Keeps rows in the order of the file; rows of a group that follow each other stay together."""
 
     def __init__(self, samples: Sequence[Sample], unit: int) -> None:
         self.unit = unit
@@ -148,12 +148,12 @@ class FileOrder:
 
 
 def task_of(sample: Sample) -> str:
-    """What a hard negative has in common with a sample: its data set and the instruction that is meant."""
+    """Dataset and bank (or instruction) of a sample; its hard negatives share them."""
     return f"{sample.dataset}\t{sample.bank or sample.instruction}"
 
 
 def packed_units(parts: list[list[int]], size: int) -> list[list[int]]:
-    """Small groups put together into full ones, none split."""
+    """Join small groups into full ones without splitting any."""
     packs: list[list[int]] = []
     for part in sorted(parts, key=len, reverse=True):
         home = next((pack for pack in packs[-64:] if len(pack) + len(part) <= size), None)
@@ -181,6 +181,6 @@ def _dealt(rows: Sequence[int], size: int) -> list[list[int]]:
 
 
 def shuffled(pool: Sequence[int], random: np.random.Generator) -> Iterable[int]:
-    """A pool in random order; its first few without ordering the whole."""
+    """A pool in random order. The first 32 draws come before the whole pool is permuted, so they are fast."""
     yield from (pool[at] for at in random.integers(len(pool), size=32))
     yield from (pool[at] for at in random.permutation(len(pool)))

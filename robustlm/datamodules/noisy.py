@@ -82,7 +82,7 @@ class VariedDataset(TrainDataset):
         self._epoch: _Epoch | None = None
 
     def facts(self, epoch: int) -> list[str]:
-        """See `TrainDataset.facts`; which rows get other noise."""
+        """See `TrainDataset.facts`; adds a line on rows that get other noise."""
         if self._noise is None:
             return super().facts(epoch)
         noisy = [sample for sample, own in zip(self.rows.samples, self.given(), strict=True) if own is None]
@@ -94,7 +94,7 @@ class VariedDataset(TrainDataset):
         self._variants_of(epoch)
 
     def _variants_of(self, number: int) -> _Epoch:
-        """A pure function of the seed and the epoch, kept until another epoch is asked for."""
+        """The variants of an epoch; they depend only on the seed and the epoch, and the last epoch is cached."""
         if self._epoch is None or self._epoch.number != number:
             texts, betas = [], []
             for k, phrased in enumerate(self.rephrased(number)):
@@ -120,11 +120,11 @@ class VariedDataset(TrainDataset):
         return batch
 
     def rephrased(self, epoch: int) -> list[list[str]]:
-        """What noise is applied to: the instruction of every row, K times."""
+        """The instructions that noise is applied to: those of every row, K times."""
         return [self.asked(epoch)] * self._variants
 
     def _varied(self, phrased: list[str], number: int, k: int) -> list[str]:
-        """Variant k of every instruction: the one that came with its row, or else a noisy one."""
+        """Variant k of every instruction: the variant that the row brings, or else a noisy one."""
         own = self.given()
         if self._noise is None:
             return [text if text is not None else before for text, before in zip(own, phrased, strict=True)]
@@ -133,7 +133,7 @@ class VariedDataset(TrainDataset):
         return [text if text is not None else varied for text, varied in zip(own, noisy.texts, strict=True)]
 
     def given(self) -> list[str | None]:
-        """Noisy instructions that came with the rows."""
+        """Noisy instructions that the rows bring; null for rows without one."""
         return [sample.variant for sample in self.rows.samples]
 
 

@@ -6,19 +6,36 @@ import logging
 from typing import Any
 
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
-from robustlm.datamodules.noisy import NoisyInstructionDataModule, VariedDataset
+from robustlm.datamodules.noisy import NoisyInstructionDataModule, Variation, VariedDataset
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.noise.base import Noise
+from robustlm.prompts.encoding import Encoder
 from robustlm.sample import Sample
 
 log = logging.getLogger(__name__)
 
 
 class ParaphrasedDataset(VariedDataset):
-    """Training batches with a raw view and one of K other phrasings of each row; other ones every epoch."""
+    """Training batches with a raw view and one of K other phrasings of each row; other ones every epoch.
 
-    def __init__(self, *args: Any, others: Phrasings, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Args:
+        rows: See `TrainDataset`.
+        encoder: See `TrainDataset`.
+        phrasings: See `TrainDataset`.
+        variation: Noise on top of the other phrasings, its measure, and K.
+        others: The other phrasings.
+    """
+
+    def __init__(
+        self,
+        rows: EncodedSamples,
+        encoder: Encoder,
+        phrasings: Phrasings | None = None,
+        *,
+        variation: Variation,
+        others: Phrasings,
+    ) -> None:
+        super().__init__(rows, encoder, phrasings, variation=variation)
         self._others = others
 
     def rephrased(self, epoch: int) -> list[list[str]]:
@@ -28,7 +45,7 @@ class ParaphrasedDataset(VariedDataset):
         return [[texts[k] for texts in found] for k in range(self._variants)]
 
     def given(self) -> list[str | None]:
-        """None: a variant that came with a row is one of its phrasings."""
+        """Null for all rows: a variant that a row brings counts as one of its phrasings."""
         return [None] * len(self.rows)
 
 

@@ -106,7 +106,7 @@ class RobustnessDataModule(InstructionDataModule):
             )  # fmt: skip
 
     def _completed(self, source: str | Source) -> Source:
-        """A source of examples that reads its rows as the test source at the same path does."""
+        """A source of examples with the settings of the test source at the same path."""
         wanted = Source(source) if isinstance(source, str) else source
         tested = [asked_by(other, self.bank) for other in self.sources["test"]]
         like = next((other for other in tested if other.path == wanted.path), None)
@@ -124,7 +124,7 @@ class RobustnessDataModule(InstructionDataModule):
         return formatted_by(asked_by(wanted, self.bank), self.format)
 
     def solved(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Samples with the examples that are shown before them.
+        """Add to each sample the examples that are shown before it.
 
         Raises:
             ValueError: Examples lack fields that the samples' instructions show.

@@ -64,13 +64,13 @@ class InstructionBank:
     A bank is a JSON file: `{"task": "ner", "concise": {"seen": [...], "unseen": [...]}, "detailed": {...}}`; or an
     entry of a JSON file that holds many, `{"rte": [...], "cola": [...]}`, each a list of templates or
     `{"seen": [...], "unseen": [...]}` of them. A template is a string or, as in [FLAN], `{"input": …, "target": …}`.
-    Either may hold `"lists": {"designer": [...], …}`, templates by names of one's own, which are asked by name alone.
+    Either may hold `"lists": {"designer": [...], …}`: named lists of templates, which a condition asks for by name.
 
     Args:
         name: What ids begin with; the name of a packaged bank, of an entry, or the `task` of a file of your own.
         instructions: All phrasings, in the order concise before detailed, seen before unseen.
         division: How a list without splits of its own was divided into them, as a sentence; null for other banks.
-        states_format: Whether they say themselves how to answer (`"format": "none"` in the file); prompts do not then.
+        states_format: Whether the phrasings say how to answer (`"format": "none"` in the file); prompts then do not.
     """
 
     def __init__(
@@ -363,7 +363,7 @@ def _templates(given: object, where: str) -> list[str]:
 
 
 def _template(template: object, where: str) -> str | None:
-    """A template's text; None where it asks for something else than the answer."""
+    """A template's text; null where its target is not the answer."""
     if not isinstance(template, dict):
         return _text(template, where)
     pair = _keys(template, ("input", "target"), where)
@@ -372,7 +372,7 @@ def _template(template: object, where: str) -> str | None:
 
 
 def _same(text: str) -> str:
-    """Equal for phrasings that differ in case and white space alone."""
+    """A normal form: equal for phrasings that differ only in case and white space."""
     return " ".join(text.casefold().split())
 
 

@@ -51,7 +51,7 @@ def load_paraphrases(path: str) -> dict[str, tuple[str, ...]]:
 
 
 def check_suffix(path: str) -> None:
-    """Raise `SourceError` for a path that no paraphrase file has."""
+    """Raise `SourceError` for a path without the ending of a paraphrase file."""
     if not path.lower().endswith(SUFFIXES):
         raise SourceError(f"{path}: found another ending; expected a paraphrase file, {' or '.join(SUFFIXES)}")
 

@@ -10,7 +10,7 @@ from robustlm.utils.random import drawn
 
 
 class Phrasings:
-    """Every way that each of some samples may be asked in training.
+    """All phrasings that each sample may be asked in during training.
 
     Those are the phrasings of its bank or, of a sample that brings its own instruction, that and the variant that came
     with it; and the paraphrases of all these.
@@ -34,7 +34,7 @@ class Phrasings:
         found: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._of: list[tuple[str, ...]] = []
         self._asks: list[str] = []
-        """What each sample is asked in whatever phrasing: its bank, or its instruction."""
+        """For each sample its bank, or its instruction: equal for samples that are asked the same thing."""
         for sample, seen in zip(samples, banked, strict=True):
             own = seen or tuple(text for text in (sample.instruction, sample.variant) if text)
             if own not in found:
@@ -44,7 +44,7 @@ class Phrasings:
             self._asks.append("bank " + sample.bank if seen else "text " + sample.instruction)
 
     def keeping(self, indices: Iterable[int]) -> Phrasings:
-        """The same, but some samples are always drawn their own phrasing."""
+        """A copy in which some samples always get their own phrasing."""
         found = copy.copy(self)
         found._of, found._asks = list(self._of), list(self._asks)
         for i in indices:
@@ -90,8 +90,7 @@ class Phrasings:
 def meaning(sample: Sample) -> int:
     """A number equal for samples that are asked the same thing and have the same target (int64).
 
-    What is asked is named by the bank, whatever the phrasing, or else by the instruction; in a chat, by what was said
-    before too.
+    The bank, or for samples without a bank the instruction, tells what is asked; in a chat the earlier turns count too.
     """
     asked = (sample.dataset + "\t" + sample.bank) if sample.bank else sample.instruction
     asked += "".join(f"\n{role}: {text}" for role, text in sample.turns)

@@ -48,7 +48,7 @@ def literal(text: str, names: Collection[str]) -> str:
 
 
 def defused(word: str, names: Collection[str]) -> str:
-    """A word in which nothing is a slot: `{name}` has lost its braces wherever it was one."""
+    """The word without slots: a `{name}` that was a slot loses its braces."""
     if "{" not in word:
         return word  # nearly all of them
     while (bare := _SLOT.sub(lambda match: match[1] if match[1] in names else match[0], word)) != word:
@@ -62,7 +62,7 @@ def option_lines(choices: Iterable[str]) -> str:
 
 
 class Skeleton:
-    """A slotted text taken apart for noise: its words, and the slots that noise must leave where they are.
+    """An instruction with slots, split for noise into its words and the slots that noise must not move.
 
     A word that a slot is part of (`"{hypothesis}"?`) stays whole, with the white space around it.
 
@@ -101,7 +101,7 @@ class Skeleton:
         out: list[str] = []
         at = 0
         for place, _, held, _ in self._held:
-            # halves go up, so that places keep their order
+            # halves are rounded up, so that the places keep their order
             here = (2 * place * len(words) + len(self.words)) // (2 * len(self.words)) if self.words else 0
             if in_place and place < len(self.words):
                 here = place

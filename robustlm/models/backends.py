@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 
 from robustlm.endpoint import PREFIX
 from robustlm.models.backbone import Backbone
@@ -13,11 +14,17 @@ from robustlm.models.base import LanguageModel
 from robustlm.models.hosted import HostedBackbone, Hosting
 from robustlm.models.loading import Loading
 from robustlm.models.tuning import Tuning
+from robustlm.utils.importing import imported
 
 log = logging.getLogger(__name__)
 
-BACKENDS: dict[str, Callable[[str, Hosting], LanguageModel]] = {PREFIX: HostedBackbone}
-"""What makes the models whose names begin with a prefix (`openai:`); all other names are `Backbone`'s."""
+Maker = Callable[[str, Hosting], LanguageModel]
+
+BACKENDS: dict[str, Maker] = {PREFIX: HostedBackbone}
+"""What makes the models whose names begin with a prefix (`openai:`); all other names are `Backbone`'s.
+
+A class of a user's own needs no entry: `my_module.MyModel:NAME` names it by its import path.
+"""
 
 
 def language_model(
@@ -31,14 +38,15 @@ def language_model(
     """The model of a name, without its weights. Settings that it has no use for are named in a warning.
 
     Args:
-        name: A name of `Backbone`, or one that begins with a prefix of `BACKENDS`.
+        name: A name of `Backbone`, or one that begins with a prefix of `BACKENDS` or with the import path of a class and
+            a colon.
         loading: How a local model is loaded.
         tuning: What of a local model is trained.
         hosting: How a hosted model is asked.
         usual_tuning: What `tuning` is where nobody chose it: no warning is due then.
     """
     loading, hosting = loading or Loading(), hosting or Hosting()
-    make = next((make for prefix, make in BACKENDS.items() if name.startswith(prefix)), None)
+    make = next((make for prefix, make in BACKENDS.items() if name.startswith(prefix)), None) or _own(name)
     if make is None:
         _warn(name, "runs on this machine", _changed("hosting", hosting))
         return Backbone(name, copy.copy(loading), copy.copy(tuning))
@@ -47,6 +55,24 @@ def language_model(
         unused.append(f"model.tuning ({type(tuning).__name__})")
     found = make(name, hosting)
     _warn(name, found.closed, unused)
+    return found
+
+
+def _own(name: str) -> Maker | None:
+    """The class that a name begins with (`my_module.MyModel:NAME`), if it does.
+
+    Raises:
+        ValueError: The module cannot be imported, or holds no such `LanguageModel`.
+    """
+    path, colon, _ = name.partition(":")
+    if not colon or "." not in path or not all(part.isidentifier() for part in path.split(".")) or Path(name).exists():
+        return None
+    found = imported(path)
+    if not (isinstance(found, type) and issubclass(found, LanguageModel)):
+        raise ValueError(
+            f"backbone: {name!r}: {path} is {'nothing' if found is None else repr(found)}; expected a subclass of "
+            "robustlm.models.base.LanguageModel"
+        )
     return found
 
 

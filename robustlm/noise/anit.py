@@ -10,7 +10,7 @@ from robustlm.utils.words import FALLBACK_WORDS, split_words
 
 
 def random_word(rng: Stream, pools: Pools, avoid: str = "") -> str:
-    """Draw a word other than `avoid`; a vocabulary without one gives way to the built-in list."""
+    """Draw a word other than `avoid`, from the built-in list where the vocabulary holds no other word."""
     for words in (pools.vocabulary, FALLBACK_WORDS):
         for _ in range(4 if words else 0):
             word = words[rng.below(len(words))]

@@ -8,7 +8,7 @@ not matter. Adding a kind takes a few lines:
     def reversed_words(words, omega, rng, pools):
         return words[::-1]
 
-after which `kind: reversed` works wherever a kind is named, and `mixed` can weight it. A function that nobody
+Every setting that names a kind then takes `kind: reversed`, and `mixed` can weight it. A function that is not
 registered is named by its import path, `kind: my_package.my_noise.reversed_words`. Kinds that perturb instructions as
 attacks on models do, but blindly, are in `robustlm.noise`.
 
@@ -40,7 +40,7 @@ from robustlm.utils.registry import Registry
 from robustlm.utils.words import rejoin, split_words
 
 Kind = Callable[[list[str], float, Stream, Pools], list[str]]
-"""Takes (words, omega, rng, pools), leaves `words` as they are and returns the noisy ones.
+"""Takes (words, omega, rng, pools) and returns noisy words; does not change `words`.
 
 What stands in the place of a word may be several, with spaces between: then it is known that they do.
 """
@@ -77,7 +77,7 @@ def register_kind(name: str, *, in_place: bool = False) -> Callable[[Kind], Kind
 
 
 def resolve_kind(name: str) -> Kind:
-    """Look a kind up by its registered name, with an argument where it takes one, or import path.
+    """Look up a kind by its registered name (with an argument where it takes one) or its import path.
 
     Raises:
         ValueError: Neither a registered name nor the path of a callable, or a wrong argument.
@@ -91,7 +91,10 @@ def resolve_kind(name: str) -> Kind:
 
 
 def _takes_words(kind: object) -> bool:
-    """Whether something is called like a kind: `os.system` is a function too, and must not be given instructions."""
+    """Whether a function takes the arguments of a kind.
+
+    Functions of the standard library do not count: `os.system` must never be called with an instruction.
+    """
     if isinstance(kind, type) or getattr(kind, "__module__", None) in sys.stdlib_module_names:
         return False
     try:
@@ -129,7 +132,7 @@ class NoisyBatch:
     """Instructions after noise, in the order they came."""
 
     texts: list[str]
-    """The instructions; clean ones are the very strings that came in."""
+    """The instructions; clean ones are the same strings as before."""
     noisy: list[bool]
     """Whether noise changed the words of the row."""
     kinds: list[str]
@@ -179,7 +182,7 @@ class Noise:
 
     @property
     def spares_requests(self) -> bool:
-        """Whether `CHANGES_MEANING` are not drawn for requests: they are where no kind and no weight names them."""
+        """Whether `CHANGES_MEANING` are left out for requests: true for `mixed` without weights."""
         return self.kind == MIXED and self.weights is None
 
     def _mixture(self, without: Collection[str] = ()) -> _Mixture:

@@ -170,5 +170,5 @@ def _mistype(word: str, rng: Stream) -> str:
     if edit == 2 and (keys := NEIGHBOURS.get(char.lower())):
         key = keys[rng.below(len(keys))]
         return word[:i] + (key.upper() if char.isupper() else key) + rest
-    # doubling works on every word, so it stands in where the drawn edit would change nothing
+    # doubling works on every word, so it replaces a drawn edit that would change nothing
     return word[:i] + char + char + rest

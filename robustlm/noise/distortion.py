@@ -99,7 +99,7 @@ class RBE(Distortion):
     """
 
     normalisation: Normalisation = "words"
-    """What d is divided by: `words`, the words of the longer text; `minmax`, the range of d over all noisy rows
+    """The divisor of d: `words`, the words of the longer text; `minmax`, the range of d over all noisy rows
     ([ANIT] eq. 1)."""
 
     # on the class until it is set: jsonargparse takes every attribute of a default instance for an option

@@ -19,7 +19,7 @@ class Edit(NamedTuple):
     before: str
     """The word; empty where words are inserted."""
     after: str
-    """What stands in its place, one word or more; empty where it is removed."""
+    """One word or more in its place; empty where the word is removed."""
 
 
 Edits = tuple[Edit, ...]
@@ -54,7 +54,7 @@ def word_edits(words: Sequence[str], noisy: Sequence[str], in_place: bool = Fals
 
 
 def edited(words: Sequence[str], edits: Iterable[Edit]) -> list[str]:
-    """Apply edits to the words that they are of.
+    """Apply edits to the words that they were made for.
 
     Raises:
         ValueError: They are edits of other words.
@@ -73,7 +73,7 @@ def edited(words: Sequence[str], edits: Iterable[Edit]) -> list[str]:
 
 
 def replay(text: str, edits: Collection[Edit | Sequence[int | str]], slots: Collection[str] = ()) -> str:
-    """Make the noisy text again out of the raw one and its edits.
+    """Make the noisy text from the raw text and its edits.
 
     Args:
         text: The raw text.

@@ -49,7 +49,7 @@ def build_vocabulary(texts: Iterable[str], size: int = 20_000) -> tuple[str, ...
 
 
 def padding_text(sample: Sample) -> str:
-    """What a sample lends to others as padding: its context or, where it has none, its target."""
+    """The text of a sample that can pad others: its context or, where it has none, its target."""
     return (sample.context.text or sample.context.question or sample.target)[:_LONGEST_CONTEXT]
 
 
@@ -66,7 +66,7 @@ def build_pools(samples: Iterable[Sample]) -> Pools:
 
 
 def slots_of(sample: Sample) -> tuple[str, ...]:
-    """Names of a sample's fields: what noise must take for slots in its instruction."""
+    """Names of a sample's fields, which are the slots in its instruction."""
     return tuple(name for name, _ in sample.fields)
 
 

@@ -1,4 +1,4 @@
-"""What a word of an instruction may be swapped for: the built-in thesaurus, WordNet, or a file of one's own."""
+"""Replacements for words of an instruction: from the built-in thesaurus, WordNet, or a file of the user."""
 
 from __future__ import annotations
 

@@ -48,10 +48,10 @@ class Writer:
         self.spans: list[tuple[int, int, Origin]] = []
         self.given: list[tuple[int, int]] = []
         self.solved = False
-        """Whether an example is written: its context is no context of the row, and is neither cut nor perturbed."""
+        """Whether an example is being written. The context of an example is neither cut nor perturbed."""
 
     def write(self, piece: str, origin: Origin = Origin.SCAFFOLD, *, given: bool = False) -> None:
-        """Write a piece; `given` says that a scaffold is not the template's own (options, answers of examples)."""
+        """Write a piece; `given` marks scaffold text that comes from the row (options, answers of examples)."""
         start = len(self.text)
         if piece and (given or origin is not Origin.SCAFFOLD):
             self.given.append((start, start + len(piece)))
@@ -69,7 +69,7 @@ class Writer:
         self.given += [(start + offset, end + offset) for start, end in other.given]
 
     def strip(self) -> None:
-        """Take white space off both ends, out of the spans too."""
+        """Remove white space from both ends, and adjust the spans."""
         start, end = len(self.text) - len(self.text.lstrip()), len(self.text.rstrip())
         self.text = self.text.strip()
         cut = [(max(a, start) - start, min(b, end) - start, origin) for a, b, origin in self.spans]
@@ -78,7 +78,7 @@ class Writer:
         self.given = [(a, b) for a, b in given if a < b]
 
     def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
-        """What was written, with what begins the answer."""
+        """The prompt as written so far; `answer_prefix` stands before the answer."""
         return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens, tuple(self.given))
 
 
@@ -95,10 +95,10 @@ class Template(ABC):
     """
 
     parts: tuple[str, ...] = PARTS
-    """The parts of a context that it writes."""
+    """The parts of a context that this template writes."""
 
     def hides(self, sample: Sample) -> list[str]:
-        """The parts of a sample's context that no prompt shows, the answer's format aside."""
+        """The parts of a sample's context, without the answer's format, that this template leaves out."""
         if is_slotted(sample.instruction, dict(sample.fields)):
             return []
         return [part for part in PARTS if part not in ("format", *self.parts) and getattr(sample.context, part)]
@@ -109,19 +109,19 @@ class Template(ABC):
 
 
 def asked_of(one: Sample, sample: Sample, instruction: str) -> str:
-    """What a sample, or one of its examples, is asked with."""
+    """The instruction of a sample, or of one of its examples."""
     return one.instruction if one is not sample and one.instruction else instruction
 
 
 def are_whole(sample: Sample, instruction: str) -> bool:
-    """Whether each example is a whole prompt, with an instruction; the sample is, if there are none."""
+    """Whether each example has an instruction of its own in the prompt; true for samples without examples."""
     if not sample.examples or any(example.instruction for example in sample.examples):
         return True
     return is_slotted(instruction, dict(sample.fields))
 
 
 def remaining(sample: Sample, instruction: str) -> Context:
-    """The context that an instruction leaves to be written: all of it, or nothing where slots bring it."""
+    """The context that is written after an instruction: all of it, or none where the instruction has slots."""
     return Context() if is_slotted(instruction, dict(sample.fields)) else sample.context
 
 
@@ -131,13 +131,13 @@ def write_instruction(out: Writer, sample: Sample, instruction: str) -> Context:
     for literal, name in pieces(instruction, fields):
         out.write(literal, Origin.INSTRUCTION)
         if name is not None:
-            # the options an answer is taken from stay whole: neither cut nor perturbed
+            # options are neither cut nor perturbed
             out.write(fields[name], Origin.SCAFFOLD if name == OPTIONS else Origin.CONTEXT, given=True)
     return remaining(sample, instruction)
 
 
 def write_turns(out: Writer, sample: Sample, head: str = "{}: ") -> None:
-    """Write what was said before a sample, each turn under its role."""
+    """Write the earlier turns of a chat, each after its role."""
     for role, text in sample.turns:
         out.write(head.format(role.capitalize()))
         out.write(text, given=True)

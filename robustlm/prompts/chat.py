@@ -125,7 +125,7 @@ class ChatTemplate(Template):
             log.log(level, "data.template: the tokenizer's chat template %s", what)
 
     def _around(self, roles: Sequence[str]) -> _Around:
-        """What the template writes before, between and after messages of these roles; nothing where it changes them."""
+        """What the template writes before, between and after messages of these roles; empty where it changes them."""
         key = tuple(roles)
         if key not in self._arounds:
             marks = [_MARK.format(i) for i in range(len(key))]
@@ -177,7 +177,7 @@ def _start(text: str) -> str:
 
 
 def _between(text: str, marks: Sequence[str]) -> _Around:
-    """What is before each mark, and after the last; nothing unless each is there once, in whatever order."""
+    """The text before each mark and after the last one; empty unless each mark occurs exactly once, in any order."""
     if any(text.count(mark) != 1 for mark in marks):
         return []
     found: _Around = []
@@ -188,7 +188,7 @@ def _between(text: str, marks: Sequence[str]) -> _Around:
 
 
 def _message(sample: Sample, instruction: str, *, solved: bool) -> Writer:
-    """What the user says of a row: instruction and context.
+    """The user's message for a row: instruction and context.
 
     Many templates strip the message, so it has nothing to strip.
     """
@@ -204,7 +204,7 @@ def _message(sample: Sample, instruction: str, *, solved: bool) -> Writer:
 
 
 def _given(text: str) -> Writer:
-    """A message that a row brings as it is; many templates strip it, so it has nothing to strip."""
+    """A message of a row, stripped, since many templates strip messages."""
     message = Writer()
     message.write(text.strip(), given=True)
     return message
@@ -220,7 +220,7 @@ def _joined(messages: Sequence[Writer]) -> Writer:
 
 
 def _as_one(messages: Sequence[Writer], roles: Sequence[str]) -> Writer:
-    """A dialogue that ends with a question, as one message of the user, with the roles named if there are any."""
+    """A dialogue that ends with a question, as one user message; roles are named where they are given."""
     out = Writer()
     for i, message in enumerate(messages):
         if roles:

@@ -19,12 +19,12 @@ Pool = tuple[str, str]
 
 
 def pool_of(sample: Sample) -> Pool:
-    """The examples that a row may be shown."""
+    """The pool that the examples of a row are drawn from."""
     return sample.dataset or sample.task, sample.topic
 
 
 def input_of(sample: Sample) -> str:
-    """What a row gives to work on, equal for rows that differ in case, white space and Unicode form alone.
+    """The input of a row in a normal form: equal for rows that differ only in case, white space and Unicode form.
 
     Question and text, or else the fields; also the instruction, where the row brings its own, and earlier turns.
     Options do not count: the same question with other options is no new question.
@@ -93,12 +93,12 @@ def _drawn(pool: Pool, free: dict[Pool, list[Sample]], leaked: int, shots: int, 
             + ("" if rows else hint)
         )
     chosen = _in_turn(rows, pool, seed)[:shots]
-    # the order of the turns would tell the next answer
+    # answers that take turns would reveal the next one
     return tuple(sorted(chosen, key=lambda sample: drawn(seed, "place", sample.id)))
 
 
 def _in_turn(rows: list[Sample], pool: Pool, seed: int) -> list[Sample]:
-    """Rows so that their answers take turns, each answer's rows in the given order."""
+    """Order rows so that their answers take turns; rows of one answer stay in the given order."""
     if not all(sample.choices for sample in rows):
         return rows
     shared = len({frozenset(sample.choices) for sample in rows}) == 1

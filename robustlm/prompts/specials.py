@@ -29,7 +29,7 @@ class SpecialTextError(ValueError):
 
 
 class Specials:
-    """The special tokens of a tokenizer, and how texts are cut up in which rows hold their spelling.
+    """Tokenises texts in which rows spell special tokens: those spellings become plain pieces.
 
     Args:
         tokenizer: A fast tokenizer, or one that cuts into characters and has no special text.
@@ -42,14 +42,14 @@ class Specials:
         known = getattr(tokenizer, "all_special_tokens", ())
         texts |= {text: tokenizer.convert_tokens_to_ids(text) for text in known if text not in texts}
         self._ids = {text: id for text, id in texts.items() if text}
-        # the longest first, as one may begin like another
+        # longest first, since one token may be the beginning of another
         ordered = sorted(self._ids, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
         self._stand_ins = {text: chr(_FIRST + i) * len(text) for i, text in enumerate(ordered)}
         self._unknown = getattr(tokenizer, "unk_token_id", None)
         self._control = set(self._ids.values()) - {self._unknown}
         self._loose = any(token.special and token.normalized for token in added.values())
-        """Whether a special token may be found in other spellings than its own."""
+        """Whether the tokenizer also finds special tokens in other spellings."""
         self._split: Tokenizer | None = None
 
     def within(self, text: str, given: Spans | None = None) -> list[str]:
@@ -139,7 +139,7 @@ class Specials:
         return made
 
     def _taken(self, text: str, ids: Sequence[int], offsets: Iterable[tuple[int, int]], given: Spans) -> str:
-        """The first text within the given pieces that is taken for a special token; empty where there is none."""
+        """The first text in the given pieces that the tokenizer takes for a special token; empty if there is none."""
         for token, (start, end) in zip(ids, offsets, strict=True):
             if token in self._control and any(max(a, start) < min(b, end) for a, b in given):
                 return text[start:end]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".par
 """The file kinds that can be read and written."""
 READABLE = (*SUFFIXES, ".txt", ".txt.gz")
 """The file kinds that can be read; a line of text is a row with the key `text`."""
+RowData = Mapping[str, object]
+"""Keys and values of a row as its file has them. Values are plain data of any kind; whoever reads one checks it."""
 LISTED = 20
 LONGEST_NAME = 60
 """Characters of a column's name that a message repeats."""

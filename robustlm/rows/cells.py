@@ -10,7 +10,7 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 def neutral(value: Any) -> Any:
-    """A value as it is written: text that begins like a formula, or like what this writes, gets one `'` before it.
+    """A value as it is written: text that begins like a formula, or with what this function adds, gets a `'` before it.
 
     Numbers, also those written as text (`-1.5`), stay as they are. `restored` is the inverse.
     """

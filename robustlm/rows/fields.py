@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar
+
+from robustlm.rows.base import RowData
+
+T = TypeVar("T")
 
 
-def required(row: Mapping[str, Any], key: str) -> str:
-    """A field that must be a string with something in it, as it stands.
+def required(row: RowData, key: str) -> str:
+    """A field that must be a string that is not blank; returned unchanged.
 
     Raises:
         ValueError: It is missing, no string, or blank.
@@ -19,8 +23,8 @@ def required(row: Mapping[str, Any], key: str) -> str:
     return text
 
 
-def present(row: Mapping[str, Any], key: str) -> Any:
-    """A field that must be there, whatever it is.
+def present(row: RowData, key: str) -> object:
+    """A field that must be present; its value may be anything.
 
     Raises:
         ValueError: It is missing.
@@ -30,8 +34,8 @@ def present(row: Mapping[str, Any], key: str) -> Any:
     return row[key]
 
 
-def optional(row: Mapping[str, Any], key: str) -> str:
-    """A field that may be missing or null, both as good as empty.
+def optional(row: RowData, key: str) -> str:
+    """A text field that may be missing or null; both count as empty.
 
     Raises:
         ValueError: It is there, and no string.
@@ -44,13 +48,13 @@ def optional(row: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def lacks(row: Mapping[str, Any], key: str) -> bool:
+def lacks(row: RowData, key: str) -> bool:
     """Whether a field is missing, null or blank: an answer that is still to be given."""
     value = row.get(key)
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def elements(row: Mapping[str, Any], key: str, kind: type, expected: str) -> list[Any]:
+def elements(row: RowData, key: str, kind: type[T], expected: str) -> list[T]:
     """A field that must be a list whose elements are all of one type.
 
     Raises:
@@ -66,7 +70,7 @@ def elements(row: Mapping[str, Any], key: str, kind: type, expected: str) -> lis
 
 
 def check_choices(choices: Sequence[str], answer: str) -> None:
-    """Whether there is something to choose.
+    """Refuse choices that leave nothing to choose.
 
     Another choice than the answer may occur twice, as in a row of the published MMLU: it leaves the answer alone.
 

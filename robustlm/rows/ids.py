@@ -10,7 +10,7 @@ from robustlm.rows.fields import shown
 
 
 def row_id(row: Row) -> str:
-    """A row's own `id`, or `folder/stem:line`: what draws for a row depend on, wherever they are made.
+    """A row's own `id`, or `folder/stem:line`. All random draws for a row depend on it.
 
     The number is that of the item in a JSON list, and of the row where a source has no lines (Parquet, hub).
 
@@ -26,7 +26,7 @@ def row_id(row: Row) -> str:
 
 
 def _stem(file: str) -> str:
-    """Folder and name without ending: telling, and the same wherever the program is started from."""
+    """Folder and file name without ending; does not depend on the working folder."""
     ending = next((suffix for suffix in READABLE if file.lower().endswith(suffix)), "")
     if ending:
         file = os.path.abspath(file)[: -len(ending)]

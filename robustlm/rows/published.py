@@ -9,17 +9,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, present, required, shown, squeezed
 
 _TRIPLET = re.compile(r"\(\[([\d, ]+)\], \[([\d, ]+)\], (['\"])([^'\"]+)\3\)")
 _OTHERS = {"label", "target", "output", "instruction", "prompt", "messages", "triplets", "relations", "entities"}
-"""Keys of rows whose text holds no triplets, whatever else it holds."""
+"""Keys of rows whose text is not searched for triplets."""
 _NO_RELATION = "None"
 """What NYT rows call a pair of entities without a relation."""
 
 
-def unfolded(row: Mapping[str, Any], task: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows that a row stands for, each with what its id gets at the end; the row itself where it is none of these.
+def unfolded(row: RowData, task: str | None) -> Iterator[tuple[str, RowData]]:
+    """The rows that a published row holds, each with a suffix for its id; other rows are returned as they are.
 
     - A SciERC document (`sentences`, with `ner` or `relations`): a row for each sentence.
     - A sentence of NYT (`sentText`, `relationMentions`).
@@ -38,46 +39,48 @@ def unfolded(row: Mapping[str, Any], task: str | None) -> Iterator[tuple[str, Ma
         yield from _document(row, task)
     elif "sentText" in row and "relationMentions" in row:
         yield "", _sentence(row)
-    elif not _OTHERS & set(row) and isinstance(row.get("text"), str) and "####" in row["text"]:
-        yield "", {**row, **_triplets(row["text"])}
+    elif not _OTHERS & set(row) and isinstance(text := row.get("text"), str) and "####" in text:
+        yield "", {**row, **_triplets(text)}
     elif task == "ner" and "text" in row and "entities" in row:
         yield "", {key: value for key, value in row.items() if key != "relations"}
     else:
         yield "", row
 
 
-def _document(row: Mapping[str, Any], task: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _document(row: RowData, task: str | None) -> Iterator[tuple[str, RowData]]:
     sentences = [
         _words(sentence, f"sentence {number}")
         for number, sentence in enumerate(elements(row, "sentences", list, "a list of lists of words"))
     ]
     wanted = [key for key in ("ner", "relations") if row.get(key) is not None and (key, task) != ("relations", "ner")]
+    marks: dict[str, list[list[object]]] = {}
     for key in wanted:
-        found = elements(row, key, list, "a list of lists, one a sentence")
+        found = marks[key] = elements(row, key, list, "a list of lists, one a sentence")
         if len(found) != len(sentences):
             raise ValueError(f"{key} does not fit sentences: found {len(found)} lists; expected {len(sentences)}")
     rest = {key: value for key, value in row.items() if key not in ("sentences", "ner", "relations", "clusters", "id")}
     words = [word for sentence in sentences for word in sentence]
     for number, sentence in enumerate(sentences):
-        made: dict[str, Any] = {"text": " ".join(sentence)}
+        text = " ".join(sentence)
+        made: dict[str, object] = {"text": text}
         if "ner" in wanted:
             made["entities"] = [
                 {"text": _span(words, places), "type": kind}
-                for places, kind in (_marked(one, 2, "ner", number) for one in row["ner"][number])
+                for places, kind in (_marked(one, 2, "ner", number) for one in marks["ner"][number])
             ]
         if "relations" in wanted:
             made["relations"] = [
                 {"head": _span(words, places[:2]), "type": kind, "tail": _span(words, places[2:])}
-                for places, kind in (_marked(one, 4, "relations", number) for one in row["relations"][number])
+                for places, kind in (_marked(one, 4, "relations", number) for one in marks["relations"][number])
             ]
-        if made["text"].strip():
+        if text.strip():
             yield f"/{number}", {**rest, **made}
 
 
-def _words(sentence: Sequence[Any], where: str) -> list[str]:
+def _words(sentence: Sequence[object], where: str) -> list[str]:
     if wrong := [word for word in sentence if not isinstance(word, str)]:
         raise ValueError(f"wrong word: found {shown(wrong[0])} in {where}; expected a string")
-    return list(sentence)
+    return [str(word) for word in sentence]
 
 
 def _marked(mark: Any, numbers: int, key: str, sentence: int) -> tuple[list[int], str]:
@@ -97,7 +100,7 @@ def _span(words: Sequence[str], places: Sequence[int]) -> str:
     return " ".join(words[first : last + 1])
 
 
-def _sentence(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _sentence(row: RowData) -> RowData:
     mentions = elements(row, "relationMentions", dict, "a list of objects {em1Text, em2Text, label}")
     relations = [
         {
@@ -113,7 +116,7 @@ def _sentence(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, "text": required(row, "sentText").strip(), "relations": relations}
 
 
-def _triplets(line: str) -> Mapping[str, Any]:
+def _triplets(line: str) -> RowData:
     text, _, given = line.strip().partition("####")
     words = text.split()
     inner = given.strip()
@@ -140,7 +143,7 @@ def _run(words: Sequence[str], numbers: str) -> str:
     return _span(words, (places[0], places[-1]))
 
 
-def pronoun(row: Mapping[str, Any]) -> tuple[str, str]:
+def pronoun(row: RowData) -> tuple[str, str]:
     """The question and the text of a row of WSC: spans in `target`, or beside the text.
 
     The pronoun stands between asterisks, where it says at which word it is: it may occur more than once.
@@ -148,7 +151,8 @@ def pronoun(row: Mapping[str, Any]) -> tuple[str, str]:
     Raises:
         ValueError: The spans are not as they were published.
     """
-    spans = row["target"] if isinstance(row.get("target"), Mapping) else row
+    target = row.get("target")
+    spans: RowData = target if isinstance(target, Mapping) else row
     name, word = required(spans, "span1_text").strip(), required(spans, "span2_text").strip()
     text = required(row, "text").strip()
     place = spans.get("span2_index")

@@ -96,7 +96,7 @@ def _reader(path: str, split: str | None) -> Iterator[Row | RowError]:
 
 
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Lines of a file, gzipped or not, with their numbers; JSON strings may hold any break but a newline."""
+    """Numbered lines of a file, gzipped or not. Only newlines end a line, since JSON strings may hold other breaks."""
     opener = gzip.open if path.lower().endswith(".gz") else open
     number = 0
     with opener(path, "rb") as file:
@@ -220,7 +220,7 @@ def _list_items(path: str, text: str) -> Iterator[object]:
         try:
             data, at = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            # where a broken object ends is anyone's guess, so there is no going on
+            # the end of a broken object is unknown, so reading stops here
             line = error.lineno if isinstance(error, json.JSONDecodeError) else text.count("\n", 0, at) + 1
             raise SourceError(f"{path}:{line}: item {number}: {_problem_of(error)}") from None
         yield data
@@ -232,7 +232,7 @@ def _list_items(path: str, text: str) -> Iterator[object]:
 
 def _read_csv(path: str) -> Iterator[Row | RowError]:
     csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters; this one fits into any C long
-    # undecodable bytes travel as surrogates, so that one bad record does not end the reading
+    # undecodable bytes become surrogates, so that one bad record does not stop the reading
     reader = csv.reader((line.decode(errors="surrogateescape") for _, line in _lines(path)), strict=True)
     header: list[str] | None = None
     while True:
@@ -286,7 +286,7 @@ def _read_parquet(path: str) -> Iterator[Row | RowError]:
 
 
 def _parquet_rows(path: str, before: int, batch: Any) -> Iterator[Row | RowError]:
-    """The rows of a record batch, which `before` others stand before; those with an unreadable value are bad rows."""
+    """The rows of a record batch; `before` rows come before it. Rows with an unreadable value are bad rows."""
     try:
         whole = batch.to_pylist()
     except (ValueError, ArithmeticError, LookupError):  # a date past the year 9999, bytes that are no UTF-8

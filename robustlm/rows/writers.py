@@ -8,14 +8,14 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from robustlm.checks.places import what_is
 from robustlm.checks.texts import shortened
-from robustlm.rows.base import LONGEST_NAME, SourceError, suffix_of
+from robustlm.rows.base import LONGEST_NAME, RowData, SourceError, suffix_of
 from robustlm.rows.cells import neutral
 from robustlm.rows.readers import _PARQUET_BATCH, _kind
 from robustlm.utils.files import whole_file
@@ -76,7 +76,7 @@ class RowWriter:
         if not self._target.parent.is_dir():
             raise SourceError(f"{self.path}: no folder {self._target.parent}; create it first")
 
-    def write(self, data: Mapping[str, Any]) -> None:
+    def write(self, data: RowData) -> None:
         """Add one row."""
         self.written += 1
         with self._named():
@@ -92,7 +92,7 @@ class RowWriter:
                 # a Parquet writer left open would complain about its closed file when it is collected
                 with contextlib.suppress(Exception):
                     self._encoder.close(self._stream)
-                # the error at hand goes on by itself
+                # the current error is raised anyway
                 with contextlib.suppress(BaseException):
                     self._file.close()
                     self._place.__exit__(kind, error, trace)
@@ -121,7 +121,7 @@ class RowWriter:
         self._place.close()
 
 
-def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+def write_rows(path: str | Path, rows: Iterable[RowData]) -> int:
     """Write rows to a file as `RowWriter` does, and return how many there were."""
     with RowWriter(path) as writer:
         for row in rows:
@@ -130,7 +130,7 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 class _JsonlEncoder:
-    def write(self, stream: IO[bytes], data: Mapping[str, Any]) -> None:
+    def write(self, stream: IO[bytes], data: RowData) -> None:
         stream.write(_dumped(data) + b"\n")
 
     def close(self, stream: IO[bytes]) -> None:
@@ -141,7 +141,7 @@ class _JsonEncoder:
     def __init__(self) -> None:
         self._before = b"[\n"
 
-    def write(self, stream: IO[bytes], data: Mapping[str, Any]) -> None:
+    def write(self, stream: IO[bytes], data: RowData) -> None:
         stream.write(self._before + _dumped(data))
         self._before = b",\n"
 
@@ -149,7 +149,7 @@ class _JsonEncoder:
         stream.write(b"[]\n" if self._before == b"[\n" else b"\n]\n")
 
 
-def _dumped(data: Mapping[str, Any]) -> bytes:
+def _dumped(data: RowData) -> bytes:
     try:
         return json.dumps(dict(data), ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, TypeError):
@@ -169,7 +169,7 @@ class _CsvEncoder:
         # with "\n" for a line end the csv module leaves "\r" unquoted, and then cannot read it back
         self._writer = csv.writer(self._line, lineterminator="\r\n")
 
-    def write(self, stream: IO[bytes], data: Mapping[str, Any]) -> None:
+    def write(self, stream: IO[bytes], data: RowData) -> None:
         if self._header is None:
             self._header = list(data)
             stream.write(self._encoded(self._header))
@@ -192,11 +192,11 @@ class _CsvEncoder:
 
 class _ParquetEncoder:
     def __init__(self) -> None:
-        self._batch: list[Mapping[str, Any]] = []
+        self._batch: list[RowData] = []
         self._schema: Any = None
         self._writer: Any = None
 
-    def write(self, stream: IO[bytes], data: Mapping[str, Any]) -> None:
+    def write(self, stream: IO[bytes], data: RowData) -> None:
         self._batch.append(dict(data))
         if len(self._batch) == _PARQUET_BATCH:
             self._flush(stream)
@@ -225,7 +225,7 @@ class _ParquetEncoder:
         self._batch = []
 
     def _field(self, name: str, values: list[Any]) -> Any:
-        """A column's name and type, tried alone, so that the one that cannot be written is named."""
+        """A column's name and type. Each column is tried alone, so that an error names it."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

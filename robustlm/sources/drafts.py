@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from robustlm.instructions.banks import NO_FORMAT, known_banks, load_bank
 from robustlm.instructions.slots import OPTIONS, is_slotted, option_lines
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import optional, required, shown
 from robustlm.sample import Sample
 from robustlm.sources.recognition import shape_of
@@ -122,7 +122,7 @@ class Drafter:
         self._answered = answered
         self._shapes = known_shapes()
 
-    def draft(self, row: Mapping[str, Any], id: str) -> tuple[Draft, Read]:
+    def draft(self, row: RowData, id: str) -> tuple[Draft, Read]:
         """The draft of a row, and the row, which knows which of its keys were read.
 
         Raises:
@@ -163,9 +163,7 @@ class Drafter:
                 raise ValueError(f"unreadable {what}: {found}")
         return task, target
 
-    def _asked(
-        self, sample: Sample, row: Mapping[str, Any], shape: Shape
-    ) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    def _asked(self, sample: Sample, row: RowData, shape: Shape) -> tuple[str, str, tuple[tuple[str, str], ...]]:
         """Bank, instruction and fields that a sample is asked with.
 
         In the phrasings of a bank that the row itself names, braces are literal text unless the row has a field for
@@ -185,7 +183,7 @@ class Drafter:
 class _Filled(Read):
     """A row with an answer put into it; keys that are read count as read in the original row."""
 
-    def __init__(self, row: Read, filled: Mapping[str, Any]) -> None:
+    def __init__(self, row: Read, filled: RowData) -> None:
         super().__init__(filled)
         self.read = row.read
 
@@ -210,7 +208,7 @@ def _all_slotted(bank: str, names: tuple[str, ...]) -> bool:
     return all(is_slotted(instruction.text, names) for instruction in load_bank(bank).instructions)
 
 
-def _named(row: Mapping[str, Any], shape: Shape, labels: Labels | None) -> Mapping[str, Any]:
+def _named(row: RowData, shape: Shape, labels: Labels | None) -> RowData:
     """A row in which labels have their names."""
     if labels is None:
         return row
@@ -243,7 +241,7 @@ def bank_slots(bank: str, fields: Mapping[str, str] | None) -> list[str]:
     return slots
 
 
-def _slot(slot: str, sample: Sample, row: Mapping[str, Any], keys: Mapping[str, str], shape: Shape) -> str:
+def _slot(slot: str, sample: Sample, row: RowData, keys: Mapping[str, str], shape: Shape) -> str:
     key = keys.get(slot, slot)
     context = row.get("context")
     places = [dict(sample.fields), row, context if isinstance(context, Mapping) else {}]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from robustlm.checks.texts import shortened
+from robustlm.rows.base import RowData
 from robustlm.sources.shapes import Shape, is_registered
 
 
 def shape_of(
-    data: Mapping[str, Any], shapes: Mapping[str, Shape], format: str | None, task: str | None, *, answered: bool
-) -> tuple[Shape, Mapping[str, Any] | None]:
+    data: RowData, shapes: Mapping[str, Shape], format: str | None, task: str | None, *, answered: bool
+) -> tuple[Shape, RowData | None]:
     """A row's shape and, of a row without an answer, the row with one put into it.
 
     Raises:
@@ -36,9 +36,7 @@ def shape_of(
     return shape, fillable[shape.name]
 
 
-def _recognised(
-    data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str | None, among: Sequence[str] = ()
-) -> Shape:
+def _recognised(data: RowData, shapes: Mapping[str, Shape], task: str | None, among: Sequence[str] = ()) -> Shape:
     fitting = [shape for shape in shapes.values() if shape.name in among or shape.recognises(data)]
     # a row may hold answers of several tasks; the one that is asked for decides
     fitting = [shape for shape in fitting if shape.name == task] or fitting

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from robustlm.rows.base import BadRowsError, Row, RowError, count_reasons
+from robustlm.rows.base import BadRowsError, Row, RowData, RowError, count_reasons
 from robustlm.rows.ids import row_id
 from robustlm.rows.published import unfolded
 from robustlm.rows.readers import iter_rows
@@ -113,7 +113,7 @@ def load_samples(
     Raises:
         SourceError: There is nothing to read, or the file is damaged.
         BadRowsError: Rows are bad and `on_bad_row` is `strict`, or no row is good.
-        ValueError: `format`, `task`, `limit`, `bank`, `fields` or `labels` is none that there is.
+        ValueError: `format`, `task`, `limit`, `bank`, `fields` or `labels` is unknown or unusable.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit: found {limit}; expected at least 1")
@@ -176,7 +176,7 @@ class _Part:
     """A row that becomes one sample."""
 
     id: str
-    data: Mapping[str, Any]
+    data: RowData
 
 
 def _parts(row: Row, task: str | None, errors: list[RowError]) -> list[_Part]:

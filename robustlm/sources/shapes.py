@@ -7,19 +7,20 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from robustlm.instructions.banks import NO_FORMAT
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import check_choices, elements, lacks, optional, required, shown
 from robustlm.sample import SYSTEM_ROLES, Context, Sample, Turn
 from robustlm.tasks import TASKS, Task
 from robustlm.utils.registry import Registry
 
-ReadRow = Callable[[Mapping[str, Any], str], Sample]
-"""Makes a sample of a row and the id it shall have; raises `ValueError` for a row that it cannot use."""
+ReadRow = Callable[[RowData, str], Sample]
+"""Makes a sample from a row and the id of the sample; raises `ValueError` for an unusable row."""
 
 
-FillRow = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
-"""Makes a readable row of one that lacks its answer; null where the row is another one."""
+FillRow = Callable[[RowData], RowData | None]
+"""Puts an answer into a row that lacks one, so that it can be read; null for other rows."""
 _FILLER = "-"
-"""Answer that stands for the missing one of a row while it is read."""
+"""Stands for the missing answer while a row is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Shape:
     """Key in `SHAPES`, and what `format=` takes."""
     keys: str
     """The keys that make it up, for people to read."""
-    recognises: Callable[[Mapping[str, Any]], bool]
+    recognises: Callable[[RowData], bool]
     """Whether a row has this shape, judged by its keys."""
     read: ReadRow
     """Turns a row into a sample."""
@@ -67,10 +68,10 @@ def register_shape(
     SHAPES.check_free(name, TASKS)
 
     def add(read: ReadRow) -> ReadRow:
-        def recognises(row: Mapping[str, Any]) -> bool:
+        def recognises(row: RowData) -> bool:
             return all(key in row for key in needs) and not any(key in row for key in unless)
 
-        def filled(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        def filled(row: RowData) -> RowData | None:
             if not isinstance(answer, str) or not lacks(row, answer) or any(key in row for key in unless):
                 return None
             return {**row, answer: _FILLER} if all(key in row for key in needs if key != answer) else None
@@ -110,20 +111,20 @@ def resolve_shape(name: str) -> str:
 # ------------------------------------------------------------------------------------------ the shapes
 
 
-def _filled_robustlm(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _filled_robustlm(row: RowData) -> RowData | None:
     if "instruction" not in row or not lacks(row, "target") or {"input", "output", "adv_instruction"} & set(row):
         return None
     choices = row.get("choices")
     return {**row, "target": choices[0] if isinstance(choices, list | tuple) and choices else _FILLER}
 
 
-def _filled_alpaca(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _filled_alpaca(row: RowData) -> RowData | None:
     if "instruction" not in row or not lacks(row, "output") or {"adv_instruction", "target"} & set(row):
         return None
     return {**row, "output": _FILLER} if {"input", "output"} & set(row) else None
 
 
-def _filled_messages(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _filled_messages(row: RowData) -> RowData | None:
     turns = row.get("messages")
     if not isinstance(turns, list | tuple) or not turns or not isinstance(turns[-1], Mapping):
         return None
@@ -134,7 +135,7 @@ _REPLY = {"role": "assistant", "content": _FILLER}
 
 
 @register_shape("robustlm", needs=("instruction", "target"), answer=_filled_robustlm)
-def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
+def read_robustlm(row: RowData, id: str) -> Sample:
     """Fields named as in `Sample`; the context an object, a string (its text), or its parts as fields."""
     sample = Sample(
         id,
@@ -158,12 +159,12 @@ def read_robustlm(row: Mapping[str, Any], id: str) -> Sample:
     return replace(sample, choices=choices)
 
 
-def _name_in(row: Mapping[str, Any], key: str) -> str:
+def _name_in(row: RowData, key: str) -> str:
     value = row.get(key)
     return str(value) if isinstance(value, int) else optional(row, key).strip()
 
 
-def _fields_of(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _fields_of(row: RowData) -> tuple[tuple[str, str], ...]:
     given = row.get("fields")
     if given is None:
         return ()
@@ -198,7 +199,7 @@ def robustlm_row(sample: Sample) -> dict[str, Any]:
 _PARTS = tuple(part.name for part in fields(Context))
 
 
-def _context_of(row: Mapping[str, Any]) -> Context:
+def _context_of(row: RowData) -> Context:
     context = row.get("context")
     flat = [key for key in _PARTS if row.get(key) is not None]
     if context is None:
@@ -216,7 +217,7 @@ def _context_of(row: Mapping[str, Any]) -> Context:
 
 
 @register_shape("anit", needs=("instruction", "adv_instruction", "output"), answer="output")
-def read_anit(row: Mapping[str, Any], id: str) -> Sample:
+def read_anit(row: RowData, id: str) -> Sample:
     """Rows as released with [ANIT]; the noisy instruction that comes with a row is its variant."""
     parts = {key: optional(row, key) for key in ("question", "format", "option")}
     return Sample(
@@ -229,7 +230,7 @@ def read_anit(row: Mapping[str, Any], id: str) -> Sample:
 
 
 @register_shape("alpaca", needs=("instruction", "output"), unless=("adv_instruction",), answer=_filled_alpaca)
-def read_alpaca(row: Mapping[str, Any], id: str) -> Sample:
+def read_alpaca(row: RowData, id: str) -> Sample:
     """Alpaca rows; `input` may be empty or missing."""
     return Sample(
         id,
@@ -240,7 +241,7 @@ def read_alpaca(row: Mapping[str, Any], id: str) -> Sample:
 
 
 @register_shape("completion", needs=("prompt", "completion"), answer="completion")
-def read_completion(row: Mapping[str, Any], id: str) -> Sample:
+def read_completion(row: RowData, id: str) -> Sample:
     """A prompt, taken as the instruction, and its completion."""
     return Sample(
         id,
@@ -250,7 +251,7 @@ def read_completion(row: Mapping[str, Any], id: str) -> Sample:
 
 
 @register_shape("coin", needs=("original_instruction", "paraphrased_instruction", "targets"), answer="targets")
-def read_coin(row: Mapping[str, Any], id: str) -> Sample:
+def read_coin(row: RowData, id: str) -> Sample:
     """Rows as released with [CoIN]: two whole prompts that differ in the phrasing of the instruction alone."""
     return Sample(
         id,
@@ -261,7 +262,7 @@ def read_coin(row: Mapping[str, Any], id: str) -> Sample:
 
 
 @register_shape("messages", needs=("messages",), answer=_filled_messages)
-def read_messages(row: Mapping[str, Any], id: str) -> Sample:
+def read_messages(row: RowData, id: str) -> Sample:
     """A chat: the last reply is the target, the user's turn before it the instruction, all before that its turns.
 
     A message of the role `system` or `developer` may come first; an empty one counts as none. After it, user and
@@ -277,7 +278,7 @@ def read_messages(row: Mapping[str, Any], id: str) -> Sample:
     return Sample(id, instruction=question, target=reply, turns=tuple(turns))
 
 
-def _turns_of(row: Mapping[str, Any]) -> tuple[Turn, ...]:
+def _turns_of(row: RowData) -> tuple[Turn, ...]:
     """What was said before the instruction of a row of robustlm's own shape."""
     if row.get("turns") is None:
         return ()
@@ -290,10 +291,11 @@ def _turns_of(row: Mapping[str, Any]) -> tuple[Turn, ...]:
     return tuple(said)
 
 
-def _said(row: Mapping[str, Any], key: str) -> list[Turn]:
+def _said(row: RowData, key: str) -> list[Turn]:
     """Role and text of each message, without empty system messages."""
     said = []
-    for turn in elements(row, key, Mapping, "a list of objects {role, content}"):
+    turns = elements(row, key, Mapping, "a list of objects {role, content}")  # type: ignore[type-abstract]  # isinstance takes it
+    for turn in turns:
         role = required(turn, "role")
         text = (optional if role in SYSTEM_ROLES else required)(turn, "content").strip()
         if text or role not in SYSTEM_ROLES:
@@ -308,7 +310,7 @@ def _alternate(chat: Sequence[Turn]) -> bool:
 def task_shape(task: Task) -> Shape:
     """The shape of rows that hold a task's own fields."""
 
-    def read(row: Mapping[str, Any], id: str) -> Sample:
+    def read(row: RowData, id: str) -> Sample:
         context, items, choices = task.read(row)
         return Sample(
             id,

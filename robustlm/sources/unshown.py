@@ -1,12 +1,13 @@
-"""Fields of rows that no prompt shows: what a shape does not read is lost without a word otherwise."""
+"""Finds fields of rows that no prompt shows. Without it, a field that no shape reads would be lost silently."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from robustlm.instructions.slots import OPTIONS
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import squeezed
 from robustlm.sample import Context
 
@@ -29,7 +30,7 @@ class Read(dict[str, Any]):
         row: The row.
     """
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: RowData) -> None:
         super().__init__(row)
         self.read: set[str] = set()
         """Keys whose values were asked for."""
@@ -44,7 +45,7 @@ class Read(dict[str, Any]):
         return super().get(key, default)
 
     def __iter__(self) -> Iterator[str]:
-        # makes `dict(row)` and `{**row}` ask for each value, as one that copies a row may read any of them
+        # without this method, `dict(row)` and `{**row}` would copy values without marking them as read
         return super().__iter__()
 
     def keys(self) -> Any:
@@ -52,12 +53,12 @@ class Read(dict[str, Any]):
         return super().keys()
 
     def items(self) -> Any:
-        """See `dict.items`; whoever takes them all may read any of them."""
+        """See `dict.items`; marks all keys as read."""
         self.read.update(self)
         return super().items()
 
     def values(self) -> Any:
-        """See `dict.values`."""
+        """See `dict.values`; marks all keys as read."""
         self.read.update(self)
         return super().values()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, required
 from robustlm.sample import Context
 from robustlm.tasks.base import Item, register
@@ -20,15 +18,15 @@ class AspectSentiment(SpanTask):
     keys = "text, triplets (a list of {aspect, opinion, sentiment})"
     spans = 2
 
-    def recognises(self, row: Mapping[str, Any]) -> bool:
+    def recognises(self, row: RowData) -> bool:
         """Rows with `text` and `triplets`."""
         return "text" in row and "triplets" in row
 
-    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def filled(self, row: RowData) -> RowData | None:
         """Rows with `text` and no `triplets`."""
         return {**row, "triplets": []} if "text" in row and row.get("triplets") is None else None
 
-    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+    def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read a text and its triplets."""
         context = Context(
             format="polarity: aspect, opinion; polarity: aspect, opinion (None if there is nothing)",
@@ -41,6 +39,6 @@ class AspectSentiment(SpanTask):
             (),
         )
 
-    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+    def named(self, row: RowData, labels: Labels) -> RowData:
         """The row with the names of its polarities."""
         return {**row, "triplets": named_items(row, "triplets", "sentiment", labels)}

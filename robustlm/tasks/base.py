@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
+from robustlm.rows.base import RowData
 from robustlm.sample import Context
 from robustlm.tasks.labels import Labels
 from robustlm.utils.registry import Registry
@@ -48,27 +49,26 @@ class Task(ABC):
     keys: ClassVar[str] = ""
     """The keys of the task's own row shape, for people to read; empty: it has no shape of its own."""
     labelled: ClassVar[bool] = False
-    """Whether each item's first word comes from a fixed set of labels, which only the whole source shows."""
+    """Whether each item begins with a label; the set of labels is known once the whole source is read."""
 
     bare: ClassVar[str] = ""
-    """The task whose answers are these without their form, where the form is nothing but a word before them; empty: the
-    form is needed to read them."""
+    """The task with the same answers without the word before them (`label: good` → `good`); empty: there is none."""
     bare_of: ClassVar[str] = ""
     """The task that this one is the bare form of: both have the same labels."""
 
-    def recognises(self, row: Mapping[str, Any]) -> bool:
+    def recognises(self, row: RowData) -> bool:
         """Whether a row's keys are those of this task's own row shape."""
         return False
 
-    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """A row of this task's own shape that lacks its answer, with some answer put in; null for other rows."""
+    def filled(self, row: RowData) -> RowData | None:
+        """Put some answer into a row of this task's own shape that lacks one; null for other rows."""
         return None
 
     def bank(self, context: Context, labels: Collection[str]) -> str:
         """Which instruction bank suits a row of this task's own shape, given all labels of its source."""
         return self.name
 
-    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+    def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Turn a row of this task's own shape into `(context, items, choices)`.
 
         Raises:
@@ -77,7 +77,7 @@ class Task(ABC):
         """
         raise ValueError(f"no row shape: the task {self.name!r} has none of its own")
 
-    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+    def named(self, row: RowData, labels: Labels) -> RowData:
         """A row of this task's own shape in which every label has its name.
 
         Raises:
@@ -88,7 +88,7 @@ class Task(ABC):
         )
 
     def options(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The options to be shown where a source names its labels; those names, unless these are made of others."""
+        """The options that are shown where a source names its labels: those names, or what a task makes of them."""
         return tuple(names)
 
     @abstractmethod
@@ -121,7 +121,7 @@ def register(task: TaskClass) -> TaskClass:
 
 
 def resolve_task(name: str) -> str:
-    """The registered name of a task: of one called so, or of the `Task` class at an import path, which it registers.
+    """The name of a registered task, or of the `Task` class at an import path, which is registered then.
 
     Only configurations name import paths; a row names registered tasks, so that data never decides what is imported.
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
-from typing import Any
 
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import check_choices, elements, lacks, required
 from robustlm.sample import Context
 from robustlm.tasks.base import Item, register
@@ -20,18 +19,18 @@ class MultipleChoice(Generation):
     keys = "question, choices, answer"
     bare = "choice"
 
-    def recognises(self, row: Mapping[str, Any]) -> bool:
+    def recognises(self, row: RowData) -> bool:
         """Rows with `question`, `choices` and `answer`."""
         return all(key in row for key in ("question", "choices", "answer"))
 
-    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def filled(self, row: RowData) -> RowData | None:
         """Rows with `question` and `choices`, and no `answer`."""
         choices = row.get("choices")
         if "question" not in row or not isinstance(choices, list | tuple) or not choices or not lacks(row, "answer"):
             return None
         return {**row, "answer": choices[0]}
 
-    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+    def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read question, options and answer; the options are lettered in the prompt, the answer is not."""
         question = required(row, "question")
         choices = [choice.strip() for choice in elements(row, "choices", str, "a list of strings")]

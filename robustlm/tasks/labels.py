@@ -32,7 +32,7 @@ def quoted(label: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """The label that `quoted` made a text of; other texts as they are.
+    """The inverse of `quoted`; other texts are returned as they are.
 
     Example:
         >>> unquoted('"Billing, refunds"'), unquoted('"Refund"')
@@ -43,7 +43,7 @@ def unquoted(text: str) -> str:
 
 
 def answered(label: str) -> str:
-    """A label as answers have it: as it is, or quoted where it would be taken for a quoted one."""
+    """A label as answers write it: quoted only where it would otherwise be read as a quoted label."""
     return label if unquoted(label) == label else quoted(label)
 
 
@@ -87,7 +87,7 @@ class Labels:
             if twice := [name for name, n in Counter(self.names).items() if n > 1]:
                 raise ValueError(f"found the name {twice[0]!r} twice; expected each once")
             places = {str(place): name for place, name in enumerate(self.names)}
-            # a name that is a number is that name, wherever it stands
+            # a name that is a number means that name, not a place in the list
             self._by_value = places | {name: name for name in self.names}
         else:
             raise ValueError(f"found {shown(given)}; expected a list of names, or an object of names by value")
@@ -124,7 +124,7 @@ def _rounded(value: object, step: Decimal) -> str:
 
 
 def _key(value: object) -> str:
-    """One spelling for the number 1 and the text "1", for true and "True": files without types hold texts alone."""
+    """One spelling for 1 and "1", and for true and "True", since files without types hold only text."""
     text = squeezed(str(value))
     return text.lower() if text.lower() in ("true", "false") else text
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, required, shown, squeezed
 from robustlm.sample import Context
 from robustlm.tasks.base import Item, register
@@ -24,19 +24,19 @@ class NamedEntities(SpanTask):
     keys = "tokens, ner_tags; or text, entities (a list of {text, type})"
     spans = 1
 
-    def recognises(self, row: Mapping[str, Any]) -> bool:
+    def recognises(self, row: RowData) -> bool:
         """Rows with `tokens` and `ner_tags`, or with a text and its entities but no relations."""
         named = "text" in row and "entities" in row and not {"relations", "triplets", "label"} & set(row)
         return ("tokens" in row and "ner_tags" in row) or named
 
-    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def filled(self, row: RowData) -> RowData | None:
         """Rows with `tokens` and no `ner_tags`, or with `text` alone."""
         tokens = row.get("tokens")
         if isinstance(tokens, list | tuple):
             return {**row, "ner_tags": ["O"] * len(tokens)} if row.get("ner_tags") is None else None
         return {**row, "entities": []} if "text" in row and row.get("entities") is None else None
 
-    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+    def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read tokens and tags (the text is the tokens with single spaces between them), or a text and its entities."""
         form = "type: words; type: words (None if there is nothing)"
         if "ner_tags" not in row:
@@ -53,7 +53,7 @@ class NamedEntities(SpanTask):
             raise ValueError(f"tags do not fit tokens: found {len(tags)} tags; expected {len(tokens)}, one a token")
         return Context(format=form, text=text), _entities(tokens, tags), ()
 
-    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+    def named(self, row: RowData, labels: Labels) -> RowData:
         """The row with names for its tags; `labels` may name tags (O, B-PER, …) or types (PER, …)."""
         if "ner_tags" not in row:
             return {**row, "entities": named_items(row, "entities", "type", labels)}

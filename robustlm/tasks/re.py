@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, required
 from robustlm.sample import Context
 from robustlm.tasks.base import Item, register
@@ -20,15 +18,15 @@ class Relations(SpanTask):
     keys = "text, relations (a list of {head, type, tail})"
     spans = 2
 
-    def recognises(self, row: Mapping[str, Any]) -> bool:
+    def recognises(self, row: RowData) -> bool:
         """Rows with `text` and `relations`."""
         return "text" in row and "relations" in row
 
-    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def filled(self, row: RowData) -> RowData | None:
         """Rows with `text` and no `relations`."""
         return {**row, "relations": []} if "text" in row and row.get("relations") is None else None
 
-    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+    def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read a text and its relations."""
         context = Context(
             format="relation: head, tail; relation: head, tail (None if there is nothing)",
@@ -37,6 +35,6 @@ class Relations(SpanTask):
         relations = elements(row, "relations", dict, "a list of objects {head, type, tail}")
         return context, tuple(read_item(relation, "type", "head", "tail") for relation in relations), ()
 
-    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+    def named(self, row: RowData, labels: Labels) -> RowData:
         """The row with the names of its relations."""
         return {**row, "relations": named_items(row, "relations", "type", labels)}

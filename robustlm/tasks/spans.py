@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, present, required, squeezed
 from robustlm.tasks.base import Answer, Item, Task
 from robustlm.tasks.labels import Labels, answered, unquoted
@@ -59,14 +60,14 @@ class SpanTask(Task):
         return item if len(item) == 1 + self.spans and all(item) else None
 
 
-def read_item(values: Mapping[str, Any], *keys: str) -> Item:
+def read_item(values: RowData, *keys: str) -> Item:
     """The values of some keys as an item, each a non-empty string with single spaces."""
     return tuple(squeezed(required(values, key)) for key in keys)
 
 
-def named_items(row: Mapping[str, Any], key: str, label: str, labels: Labels) -> list[dict[str, Any]]:
+def named_items(row: RowData, key: str, label: str, labels: Labels) -> list[dict[str, Any]]:
     """A row's list of items, in which the label of each has its name."""
-    items = elements(row, key, Mapping, "a list of objects")
+    items = elements(row, key, Mapping, "a list of objects")  # type: ignore[type-abstract]  # isinstance takes it
     return [{**item, label: labels.name(present(item, label))} for item in items]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
+from robustlm.rows.base import RowData
 from robustlm.rows.fields import lacks, present, required, shown, squeezed
 from robustlm.rows.published import pronoun
 from robustlm.sample import Context
@@ -70,11 +70,11 @@ class Classification(Task):
     labelled = True
     bare = "tc_bare"
 
-    def recognises(self, row: Mapping[str, Any]) -> bool:
+    def recognises(self, row: RowData) -> bool:
         """Rows with `label` and one of the ways to hold texts."""
         return "label" in row and bool(_text_keys(row))
 
-    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def filled(self, row: RowData) -> RowData | None:
         """Rows with one of the ways to hold texts, and neither `label` nor `choices`."""
         fits = lacks(row, "label") and "choices" not in row and _text_keys(row)
         return {**row, "label": "-"} if fits else None
@@ -85,7 +85,7 @@ class Classification(Task):
         lowered = {label.lower() for label in labels}
         return next((name for name, known in banks.items() if lowered <= known), Classification.name)
 
-    def read(self, row: Mapping[str, Any]) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
+    def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Read texts and label; the choices are empty, as one row does not show the other labels."""
         found = _text_keys(row)
         if len(found) != 1:
@@ -98,7 +98,7 @@ class Classification(Task):
         texts = [required(row, key) for key in found[0]]
         return _context(found[0], texts), ((label,),), ()
 
-    def named(self, row: Mapping[str, Any], labels: Labels) -> Mapping[str, Any]:
+    def named(self, row: RowData, labels: Labels) -> RowData:
         """The row with its label's name."""
         return {**row, "label": labels.name(present(row, "label"))}
 
@@ -122,19 +122,19 @@ class Classification(Task):
 
 @register
 class BareClassification(Classification):
-    """The same with the class alone for an answer, for instructions that say themselves how to answer."""
+    """Classification whose answer is the class alone, for instructions that say how to answer."""
 
     name = "tc_bare"
     keys = ""
     bare = ""
     bare_of = "tc"
 
-    def recognises(self, row: Mapping[str, Any]) -> bool:
-        """None: rows of `tc` become such where a source or bank says so."""
+    def recognises(self, row: RowData) -> bool:
+        """Never: rows of `tc` become rows of this task where a source or bank says so."""
         return False
 
-    def filled(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """None, as none is recognised."""
+    def filled(self, row: RowData) -> RowData | None:
+        """Null for all rows, since none is recognised."""
         return None
 
     def format(self, items: Sequence[Item]) -> str:
@@ -146,20 +146,20 @@ class BareClassification(Classification):
         return super().parse(f"{_PREFIX} {text}")
 
 
-def _label(row: Mapping[str, Any]) -> str:
+def _label(row: RowData) -> str:
     if isinstance(row.get("label"), int | float):
         expected = "a name; `labels` of the source gives numbers theirs, and `round_to` makes classes of a scale"
         raise ValueError(f"label is no string: found {shown(row['label'])}; expected {expected}")
     return required(row, "label")
 
 
-def _is_pronoun(row: Mapping[str, Any]) -> bool:
+def _is_pronoun(row: RowData) -> bool:
     """Whether a row asks what a pronoun refers to, as those of WSC do."""
     spans = row.get("target")
     return "span2_text" in row or (isinstance(spans, Mapping) and "span2_text" in spans)
 
 
-def _text_keys(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _text_keys(row: RowData) -> list[tuple[str, ...]]:
     """The ways that fit a row, without those that are part of another that fits."""
     fitting = [keys for keys in _TEXT_KEYS if all(key in row for key in keys)]
     return [keys for keys in fitting if not any(set(keys) < set(others) for others in fitting)]

@@ -170,7 +170,7 @@ def contrasted(samples: Sequence[Sample], negatives: int, seed: int) -> list[lis
 
     Args:
         samples: With their instructions.
-        negatives: How many a group shall have; it has fewer, or none, where there are no more.
+        negatives: Hard negatives of each group; a group has fewer, or none, where there are not enough.
         seed: Of the order.
 
     Returns:
@@ -274,7 +274,7 @@ _WHOLE = StringTemplate("{instruction}\n{context}")
 
 
 def _robustlm_form(sample: Sample) -> dict[str, Any]:
-    # the row brings its phrasings, and shall not need the bank's file wherever it is read
+    # the row holds both phrasings, so the file of the bank is not needed to read it
     return robustlm_row(replace(sample, bank=""))
 
 

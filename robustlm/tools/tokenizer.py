@@ -22,7 +22,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     `prompt + " " + answer` where the prompt does not end in white space.
 
     Args:
-        texts: What the tokenizer shall be good at.
+        texts: Texts to train the tokenizer on.
         vocab_size: Number of tokens, the 256 bytes and 4 special tokens included.
 
     Returns:

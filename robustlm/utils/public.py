@@ -20,11 +20,11 @@ HOMES = {
     "robustlm.modules": (
         "ANIT",
         "Alignment",
+        "AlignmentTuning",
         "Contrast",
         "ContrastiveTuning",
         "InstructionTuning",
         "Passes",
-        "AlignmentTuning",
         "RobustTuning",
     ),
     "robustlm.noise.base": ("Noise",),

@@ -58,6 +58,6 @@ def drawn(*parts: object) -> int:
     """A number of 64 bits that depends on nothing but these parts (BLAKE2b).
 
     Taken modulo n, it chooses one of n things. As a key to sort by, it gives each thing a place in a random order that
-    stays the same whatever other things there are.
+    does not depend on the other things.
     """
     return int.from_bytes(blake2b(key_of(*parts), digest_size=8).digest(), "big")

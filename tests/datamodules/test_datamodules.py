@@ -402,3 +402,22 @@ def test_a_format_of_all_sources_is_that_of_each(llama: str, tmp_path: Path) -> 
     assert found[0] == found[1] != found[2]
     with pytest.raises(ValueError, match=r"data.format: found 'tc'; expected none or null"):
         InstructionDataModule(format="tc")  # type: ignore[arg-type]
+
+
+def test_noise_is_measured_by_the_model_that_is_connected(models: dict[str, str], train_file: str) -> None:
+    embedder = StateEmbedder(cache_dir=None)
+    made = NoisyInstructionDataModule(train=train_file, distortion=LME(embedder))
+    names = []
+    for kind in ("llama", "gemma"):
+        made.connect(load(models[kind], None))
+        made.variation()
+        names.append(embedder.key)
+    assert models["llama"] in names[0]
+    assert models["gemma"] in names[1]
+
+
+def test_before_it_is_connected_a_datamodule_says_what_to_do(train_file: str) -> None:
+    made = NoisyInstructionDataModule(train=train_file)
+    for part in ("backbone", "encoder", "preparation"):
+        with pytest.raises(RuntimeError, match=r"call `connect\(model\)` first"):
+            getattr(made, part)

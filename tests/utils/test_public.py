@@ -8,9 +8,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 import robustlm
+from robustlm.checkpoints.trust import _Check
+from robustlm.checkpoints.words import Words
 from robustlm.cli import main
+from robustlm.cli.stored import model_differences, of_checkpoint
+from robustlm.modules import InstructionTuning
 from robustlm.utils import public
 from robustlm.utils.public import HOME_OF, RENAMED, current_name
 
@@ -43,6 +48,26 @@ def test_other_names_are_left_alone() -> None:
             _ = importlib.import_module(module).Nothing
     with pytest.raises(AttributeError):
         _ = importlib.import_module("robustlm.modules").NLUDataModule
+
+
+@pytest.mark.parametrize("path", ["robustlm.PrefixAlignment", "robustlm.modules.alignment.PrefixAlignment"])
+def test_a_checkpoint_may_hold_an_old_name(path: str, tmp_path: Path) -> None:
+    settings = {"_class_path": path, "_instantiator": "lightning.pytorch.cli.instantiate_module", "backbone": "m"}
+    file = str(tmp_path / "old.ckpt")
+    counted = {"epoch": 0, "global_step": 0, "loops": {}, "pytorch-lightning_version": "2.6.6"}
+    torch.save({"state_dict": {}, "robustlm": {"seed": 0}, "hyper_parameters": settings, **counted}, file)
+    stored = of_checkpoint(file)
+    stored.allow(Words(frozenset()))
+    assert stored.model == {
+        "class_path": path.replace("PrefixAlignment", "AlignmentTuning"),
+        "init_args": {"backbone": "m"},
+    }
+    config = tmp_path / "run.yaml"
+    config.write_text("model: {class_path: PrefixAlignment}\n")
+    used = {"class_path": "robustlm.AlignmentTuning", "init_args": {"backbone": "m"}}
+    assert not list(model_differences(file, stored.model, used, ["test", "-c", str(config)]))
+    check = _Check(file, None)
+    check.spec({"class_path": path}, (InstructionTuning,), "model")
 
 
 NAMED = ("NLUDataModule", "robustlm.NLUDataModule", "robustlm.datamodules.NLUDataModule")
