@@ -38,8 +38,7 @@ def language_model(
     """The model of a name, without its weights. Settings that it has no use for are named in a warning.
 
     Args:
-        name: A name of `Backbone`, or one that begins with a prefix of `BACKENDS` or with the import path of a class and
-            a colon.
+        name: A name of `Backbone`, or one that begins with a prefix of `BACKENDS`, or with an import path and a colon.
         loading: How a local model is loaded.
         tuning: What of a local model is trained.
         hosting: How a hosted model is asked.
@@ -73,7 +72,7 @@ def _own(name: str) -> Maker | None:
             f"backbone: {name!r}: {path} is {'nothing' if found is None else repr(found)}; expected a subclass of "
             "robustlm.models.base.LanguageModel"
         )
-    return found
+    return lambda name, hosting: found(name)
 
 
 def _changed(group: str, settings: Loading | Hosting) -> list[str]:

@@ -14,7 +14,8 @@ from robustlm.evaluation.table import read_table
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.backends import BACKENDS, language_model
 from robustlm.models.base import LanguageModel
-from robustlm.models.hosted import Characters, HostedBackbone, Hosting
+from robustlm.models.hosted import HostedBackbone, Hosting
+from robustlm.models.text import Characters
 from robustlm.models.tuning import LoRA, PrefixTuning
 from robustlm.modules import ANIT, AlignmentTuning, InstructionTuning
 from robustlm.prompts.encoding import Encoder
