@@ -138,7 +138,7 @@ def report(
     rows = read_table(file)
     if not rows:
         raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
-    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    conditions = list(dict.fromkeys(row.condition for row in rows))
     if clean not in ("clean", *conditions):
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
     results = robustness(rows, settings, clean)
@@ -193,10 +193,10 @@ def export_harness(
         raise ValueError(f"output: {folder} holds files already; expected a new or an empty folder")
     file = find_table(run)
     rows = read_table(file)
-    known = list(dict.fromkeys(row["condition"] for row in rows))
+    known = list(dict.fromkeys(row.condition for row in rows))
     if unknown := [one for one in conditions if one not in known]:
         raise ValueError(f"conditions: found {unknown[0]!r}; expected some of the table's: {', '.join(known)}")
-    wanted = [row for row in rows if row["condition"] in (conditions or known)]
+    wanted = [row for row in rows if row.condition in (conditions or known)]
     if not wanted:
         raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
     files = task_files(wanted, name, max_new_tokens, delimiter)

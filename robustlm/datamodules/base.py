@@ -21,8 +21,8 @@ from robustlm.conditions.condition import Condition, parse_condition
 from robustlm.conditions.misleading import misled, phrasings_under
 from robustlm.datamodules.batches import EvaluationRows, Rows, TrainRows
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
+from robustlm.evaluation.record import Key
 from robustlm.evaluation.session import EvaluationSession
-from robustlm.evaluation.table import Key
 from robustlm.instructions.banks import NO_FORMAT, Instruction, InstructionBank, LackingError, Split, Version, assigned
 from robustlm.instructions.paraphrases import load_paraphrases
 from robustlm.instructions.phrasings import Phrasings

@@ -21,7 +21,7 @@ from robustlm.conditions.search import Objective
 from robustlm.datamodules.attacking import Asked, Attacker, Attacks, SearchBar
 from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.batches import Rows
-from robustlm.evaluation.table import OWN
+from robustlm.evaluation.record import OWN
 from robustlm.instructions.banks import Instruction, LackingError
 from robustlm.instructions.paraphrases import load_paraphrases
 from robustlm.noise.base import Noise

@@ -16,8 +16,9 @@ import numpy as np
 
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.evaluation import intervals
-from robustlm.evaluation.grid import Bools, Floats, Grid, Ints, Row, grids, ratio
+from robustlm.evaluation.grid import Bools, Floats, Grid, Ints, grids, ratio
 from robustlm.evaluation.intervals import NONE, Dispersion, Limits, Moments
+from robustlm.evaluation.record import Record
 
 Resample = Literal["samples", "both"]
 
@@ -145,7 +146,7 @@ class Drawn:
     """Cochran's Q and its degrees of freedom."""
 
 
-def robustness(rows: Iterable[Row], settings: Settings = Settings(), clean: str = "clean") -> list[Result]:
+def robustness(rows: Iterable[Record], settings: Settings = Settings(), clean: str = "clean") -> list[Result]:
     """Every number of a prediction table: dataset by dataset and condition by condition, then over all datasets.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from robustlm.evaluation.free_text import FreeText, free_text
-from robustlm.evaluation.grid import Row
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import LIMIT, unreadable
 from robustlm.report.figures import SHARES, Axis, Line, heat, intervals, legend, shares, strip
@@ -42,7 +42,7 @@ class About:
 
 
 def to_html(
-    rows: Sequence[Row], results: Sequence[Result], settings: Settings, about: About, clean: str = "clean"
+    rows: Sequence[Record], results: Sequence[Result], settings: Settings, about: About, clean: str = "clean"
 ) -> str:
     """The page; the same bytes for the same table.
 
