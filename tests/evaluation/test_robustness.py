@@ -480,5 +480,5 @@ def test_large_tables_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
         how = Settings(50, resample=resample)  # type: ignore[arg-type]
         monkeypatch.undo()
         whole = repr(robustness(rows, how))
-        monkeypatch.setattr("robustlm.evaluation.robustness._BLOCK", 150)
+        monkeypatch.setattr("robustlm.evaluation.resampling._BLOCK", 150)
         assert repr(robustness(rows, how)) == whole
