@@ -15,7 +15,7 @@ from robustlm.evaluation.pairing import pair
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Estimate, Settings, robustness
 from robustlm.report.comparison import draw, load_tables, scores_of
-from robustlm.report.robustness import cell, points
+from robustlm.report.number_tables import cell, points
 from robustlm.report.tables import aligned
 from robustlm.utils.files import write_text
 

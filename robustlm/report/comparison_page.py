@@ -12,7 +12,7 @@ from robustlm.evaluation.robustness import Result, Settings, robustness
 from robustlm.evaluation.unreadable import unreadable
 from robustlm.report.figures import Axis, Line, intervals, legend
 from robustlm.report.markup import Html, counted, join, named, page, table, tag, word
-from robustlm.report.robustness import ALL, PAIRED, cell, interval_note, pairing_cells, points
+from robustlm.report.number_tables import ALL, PAIRED, cell, interval_note, pairing_cells, points
 from robustlm.report.samples import in_turn
 from robustlm.report.unread import unread_box
 

@@ -14,7 +14,7 @@ from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Estimate, Settings
 from robustlm.evaluation.table import read_table
 from robustlm.report.comparison import find_table, named_runs
-from robustlm.report.robustness import plain
+from robustlm.report.number_tables import plain
 from robustlm.report.tables import aligned, csv_text
 
 _COLUMNS = ("run", "dataset", "condition", "number", "value", "low", "high", "datasets", "rows", "samples",

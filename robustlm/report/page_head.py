@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from robustlm.evaluation.robustness import Result
 from robustlm.evaluation.unreadable import LIMIT
 from robustlm.report.markup import Html, counted, join, named, tag, word
+from robustlm.report.number_tables import cell, known, notes
 from robustlm.report.page_parts import bullets, most_samples, score_name
-from robustlm.report.robustness import cell, known, notes
 
 
 @dataclass(frozen=True, slots=True)

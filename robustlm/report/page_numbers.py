@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from robustlm.evaluation.free_text import FreeText
 from robustlm.evaluation.robustness import NUMBERS, Result, Settings
 from robustlm.report.markup import Html, join, named, table, tag
+from robustlm.report.number_tables import ALL, COUNTS, FREE_TEXT, cell, free_text_cells, interval_note, known, size
 from robustlm.report.page_parts import score_name
-from robustlm.report.robustness import ALL, COUNTS, FREE_TEXT, cell, free_text_cells, interval_note, known, size
 
 
 def numbers_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]) -> Html:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from robustlm.evaluation.robustness import Estimate, Result
 from robustlm.report.figures import Line
 from robustlm.report.markup import Html, named, tag
-from robustlm.report.robustness import cell
+from robustlm.report.number_tables import cell
 
 
 def line_of(label: str, one: Result, name: str) -> Line:

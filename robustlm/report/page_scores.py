@@ -8,8 +8,8 @@ from robustlm.evaluation.robustness import Result
 from robustlm.report.figures import SHARES, Axis, intervals, legend, shares
 from robustlm.report.levels import by_level
 from robustlm.report.markup import Html, join, named, tag
+from robustlm.report.number_tables import known
 from robustlm.report.page_parts import figure, line_of, multiples, score_name
-from robustlm.report.robustness import known
 
 
 def scores_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]) -> Html:

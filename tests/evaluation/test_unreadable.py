@@ -12,8 +12,8 @@ from robustlm.cli import main
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Settings, robustness
 from robustlm.evaluation.unreadable import unreadable, warning
+from robustlm.report.number_tables import to_markdown
 from robustlm.report.page import About, to_html
-from robustlm.report.robustness import to_markdown
 from tests.endpoint import SECRET, LocalEndpoint
 from tests.tiny import write_rows
 

@@ -21,8 +21,8 @@ from robustlm.report.comparison_page import comparison_html
 from robustlm.report.figures import Axis
 from robustlm.report.levels import by_level, level_of
 from robustlm.report.markup import LONGEST, Html, named, tag, word
+from robustlm.report.number_tables import to_json
 from robustlm.report.page import About, to_html
-from robustlm.report.robustness import to_json
 from robustlm.report.run import run_name, run_settings
 from robustlm.report.samples import in_turn, most_changing
 from tests.report.test_robustness import rows, written

@@ -15,7 +15,7 @@ from robustlm.cli import main
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, Settings, robustness
 from robustlm.evaluation.table import TableWriter
-from robustlm.report.robustness import number_rows, to_csv, to_json, to_markdown, write_whole
+from robustlm.report.number_tables import number_rows, to_csv, to_json, to_markdown, write_whole
 
 
 def rows(wrong: tuple[int, ...] = (), dataset: str = "d", gap: bool = False) -> list[Record]:
