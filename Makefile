@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # tests on two processes with one thread each: tiny models gain nothing from more threads
 TEST_FLAGS ?= -n 2
 
-.PHONY: quickstart test lint types clean
+.PHONY: quickstart test lint types docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/robustlm quickstart
@@ -20,6 +20,12 @@ lint: $(VENV)/.tested
 types: $(VENV)/.tested
 	$(BIN)/mypy
 
+# The site of docs/, in build/site. A warning is an error: so no --quiet here, which would hide warnings from --strict.
+# The variable hides a notice of the theme's.
+docs: $(VENV)/.documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "built: build/site (look at it: $(BIN)/python -m mkdocs serve)"
+
 # A CPU build of torch where the index or the machine offers one; any torch that is there already is kept.
 $(VENV)/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +36,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[test,openai]"
+	touch $@
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
 clean:

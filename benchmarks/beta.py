@@ -17,7 +17,7 @@ import torch
 
 from robustlm.adversaries import NRM
 from robustlm.batch import InstructionBatch
-from robustlm.datamodules import NLUDataModule
+from robustlm.datamodules import NoisyInstructionDataModule
 from robustlm.modules import ANIT, Passes
 
 BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -60,8 +60,8 @@ def noisy_batches(module: ANIT, rows: int, count: int) -> list[InstructionBatch]
     Raises:
         ValueError: There are fewer batches.
     """
-    data = NLUDataModule(train="builtin:quickstart", batch_size=rows, max_length=160)
-    data.attach(module.backbone)
+    data = NoisyInstructionDataModule(train="builtin:quickstart", batch_size=rows, max_length=160)
+    data.connect(module.backbone)
     data.setup("fit")
     found = list(islice(data.train_dataloader(), count))
     if len(found) < count or not count:

@@ -78,7 +78,7 @@ def asked(backbone: Backbone, args: argparse.Namespace, scoring: Any) -> Batches
         max_length=1024,
         scoring=scoring,
     )
-    data.attach(backbone)
+    data.connect(backbone)
     data.setup("test")
     return list(data.test_dataloader()[0])
 

@@ -36,9 +36,9 @@ def main() -> None:
     torch.set_num_threads(1)
     module = InstructionTuning(options.backbone)
     module.backbone.load()
-    module.backbone.model.eval()
+    module.backbone.eval()
     data = InstructionDataModule(train="builtin:quickstart", max_length=160)
-    data.attach(module.backbone)
+    data.connect(module.backbone)
     draw = random.Random(0)
     tasks: dict[str, list[Sample]] = {}
     for row in quickstart.samples("train", options.rows):

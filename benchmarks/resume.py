@@ -30,7 +30,10 @@ from lightning.pytorch import Callback
 
 WORDS = ("find", "name", "list", "all", "every", "words", "text", "people", "places", "good", "bad", "in", "and", "of")
 METHODS = {
-    "anit": ["--model=ANIT", "--model.adversary=NRM", "--model.adversary.target_gap=0.2", "--data=NLUDataModule"],
+    "anit": [
+        "--model=ANIT", "--model.adversary=NRM", "--model.adversary.target_gap=0.2",
+        "--data=NoisyInstructionDataModule",
+    ],
     "robust": [
         "--model=RobustTuning", "--model.adversary=NRM", "--model.adversary.target_gap=0.2",
         "--model.contrast={}", "--model.alignment={}", "--model.chunk_rows=3", "--data=ContrastiveDataModule",

@@ -77,7 +77,7 @@ class FullLogits(InstructionTuning):
     def losses(self, passes: Passes) -> dict[str, Tensor]:
         """The loss that the model itself computes from labels."""
         view = passes.view("raw")
-        out = self.backbone.model(input_ids=view.input_ids, attention_mask=view.attention_mask, labels=view.labels)
+        out = self.backbone.base(input_ids=view.input_ids, attention_mask=view.attention_mask, labels=view.labels)
         return {"answer": out.loss}
 
 
@@ -169,7 +169,7 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
         backbone.load()
     for module in modules.values():
         module.backbone = backbone  # one model for all
-    everything = sum(p.numel() for p in backbone.model.parameters())
+    everything = sum(p.numel() for p in backbone.parameters())
     trained = sum(p.numel() for p in backbone.trained)
     print(f"{everything / 1e6:.1f} M parameters, {trained / 1e6:.2f} M of them trained by LoRA", flush=True)
     optimizer = torch.optim.AdamW(parameter_groups(backbone.base), lr=1e-4)
@@ -186,7 +186,7 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
                 torch.autograd.backward(loss)
                 if name == PLAIN and number:
                     looked, busy = time.perf_counter(), time.process_time()
-                    step_extent(backbone.model.parameters(), loss.detach())
+                    step_extent(backbone.parameters(), loss.detach())
                     times[CHECK].append((time.perf_counter() - looked, time.process_time() - busy))
                     wall, cpu = wall + times[CHECK][-1][0], cpu + times[CHECK][-1][1]
                 optimizer.step()

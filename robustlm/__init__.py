@@ -6,8 +6,11 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-from robustlm.utils.public import HOME_OF
+from robustlm.utils.moved import serve_moved
+from robustlm.utils.public import HOME_OF, current_name
 from robustlm.utils.version import __version__
+
+serve_moved()
 
 if "ROBUSTLM_OWN_CODE" in os.environ:  # a loader's worker may have to find the user's own classes
     import multiprocessing
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from robustlm.datamodules import (
         ContrastiveDataModule,
         InstructionDataModule,
-        NLUDataModule,
+        NoisyInstructionDataModule,
         ParaphraseDataModule,
         RobustnessDataModule,
     )
@@ -67,8 +70,8 @@ __all__ = [
     "Loading",
     "Muon",
     "NEFTune",
-    "NLUDataModule",
     "Noise",
+    "NoisyInstructionDataModule",
     "ParaphraseDataModule",
     "Passes",
     "PrefixAlignment",
@@ -86,6 +89,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import public names on first use: `import robustlm.noise.base` need not bring torch along."""
+    name = current_name(name)
     if name not in HOME_OF:
         raise AttributeError(f"module 'robustlm' has no attribute {name!r}")
     return getattr(importlib.import_module(HOME_OF[name]), name)

@@ -1,4 +1,4 @@
-"""What travels from the data to the model: views of samples as padded tensors. Pure tensors, no model, no files."""
+"""What travels from the data to the model: views of samples as padded tensors, and prompts as text."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ class Encoded:
     """For each prompt token, whether it is of the context."""
     answer_ids: list[int]
     """Tokens of the target, with end of sequence."""
+    text: str = ""
+    """The prompt as text, without what the tokenizer puts around it by itself."""
+    offsets: Sequence[int] = ()
+    """Where each prompt token starts and ends in the template's text, token by token: `2 · len(prompt_ids)` numbers."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
@@ -75,6 +79,8 @@ class View(_Movable):
     """Bool `[R, T]`: tokens of the instruction."""
     context_mask: Tensor
     """Bool `[R, T]`: tokens of question, format, options and text."""
+    texts: tuple[str, ...] = ()
+    """The R prompts as text, in views without answers; empty in others."""
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -102,6 +108,7 @@ class View(_Movable):
             labels[:, answered],
             self.instruction_mask[rows][:, kept],
             self.context_mask[rows][:, kept],
+            tuple(self.texts[row] for row in rows.tolist()) if self.texts else (),
         )
 
 
@@ -161,7 +168,8 @@ def collate(rows: Sequence[Encoded], *, pad_id: int, encoder_decoder: bool = Fal
         rows: At least one row.
         pad_id: Token id at padding.
         encoder_decoder: Whether answers go to decoder labels.
-        with_answer: False leaves answers out of `input_ids` (to generate); labels are then all `IGNORE`.
+        with_answer: False leaves answers out of `input_ids` (to generate); labels are then all `IGNORE`, and the view
+            holds the prompts as text too.
 
     Returns:
         A view of `len(rows)` rows.
@@ -187,4 +195,4 @@ def collate(rows: Sequence[Encoded], *, pad_id: int, encoder_decoder: bool = Fal
         labels = torch.full((count, max(len(row.answer_ids) for row in rows)), IGNORE, dtype=torch.long)
         for i, row in enumerate(rows):
             labels[i, : len(row.answer_ids)] = torch.tensor(row.answer_ids)
-    return View(ids, attention, labels, instruction, context)
+    return View(ids, attention, labels, instruction, context, () if with_answer else tuple(row.text for row in rows))

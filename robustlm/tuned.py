@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import Trainer
 
 from robustlm.adapters.settings import checked_prompt, read_prompt
-from robustlm.batch import collate
 from robustlm.callbacks.predictions import PredictionWriter
 from robustlm.checkpoints.trust import allow_prompt
 from robustlm.checkpoints.words import Words
@@ -69,17 +68,11 @@ class TunedModel:
             raise ValueError(f"rows: found the text {rows!r}; expected a list of rows, as in [{rows!r}]")
         samples = [_sample(row, number) for number, row in enumerate(rows, start=1)]
         data = InstructionDataModule(**self.prompt)
-        data.attach(self.module.backbone)
-        assert data.encoder is not None
+        data.connect(self.module.backbone)
         encoded = data.encoder.encode(samples)
         found = []
         for start in range(0, len(encoded), batch_size):
-            view = collate(
-                encoded[start : start + batch_size],
-                pad_id=data.encoder.pad_id,
-                encoder_decoder=data.encoder.encoder_decoder,
-                with_answer=False,
-            )
+            view = data.encoder.view(encoded[start : start + batch_size], with_answer=False)
             found += self.module.backbone.generate(view.to(self.module.device), longest)
         return found
 
@@ -132,7 +125,7 @@ def load(run: str | Path, **settings: Any) -> TunedModel:
             file.
 
     Raises:
-        ValueError: There is nothing to load, or it needs your word ([safety.md](docs/safety.md)).
+        ValueError: There is nothing to load, or it needs your word (`docs/safety.md`).
 
     Example:
         >>> robustlm.load("runs/anit").test("test.jsonl", ["clean", "unseen"])  # doctest: +SKIP

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import configparser
 import re
 import subprocess
 import sys
@@ -260,18 +259,6 @@ def test_a_broken_wall_is_found(name: str, line: str, expected: str) -> None:
 def test_rooms_are_in_the_picture() -> None:
     picture = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     assert [room for room in FLOOR if f"`{room}`" not in picture] == []
-
-
-def setup_cfg() -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(comment_prefixes=(), inline_comment_prefixes=None)
-    parser.read_string(re.sub(r"(?m)^[ \t]*#.*\n", "", (ROOT / "setup.cfg").read_text(encoding="utf-8")))
-    return parser
-
-
-def test_every_package_folder_is_installed() -> None:
-    listed = setup_cfg()["options"]["packages"].split()
-    folders = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / PACKAGE).rglob("__init__.py")}
-    assert sorted(listed) == sorted({*folders, "robustlm.configs"})
 
 
 def bounds_without_reason(text: str) -> list[str]:

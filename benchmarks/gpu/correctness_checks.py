@@ -373,6 +373,7 @@ def _slope_error(bench: Bench, name: str, options: dict[str, Any], *, forgetful:
     case = replace(BY_NAME[name], tuning=LoRA(r=8, alpha=8, dropout=0.2))
     case = replace(case, options=case.options | options)
     module = case.module(folder, **loading)
+    assert isinstance(module.backbone, Backbone)
     if forgetful and module.backbone.loading.gradient_checkpointing:
         module.backbone.base.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     module.to(bench.device, torch.float64).train()

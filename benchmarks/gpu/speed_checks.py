@@ -425,12 +425,12 @@ def data_check(bench: Bench, note: Note) -> Finding:
     """Batches a second that one process prepares of the built-in corpus: reading, noise, tokens, padding."""
     if find_spec("Levenshtein") is None:
         raise Skip("python-Levenshtein is not installed, and robustlm.datamodules needs it")
-    from robustlm.datamodules import NLUDataModule
+    from robustlm.datamodules import NoisyInstructionDataModule
     from robustlm.sources.source import Source
 
     count = 64 if bench.tiny else 6000
-    data = NLUDataModule(train=[Source("builtin:quickstart", limit=count)], batch_size=BUILTIN_ROWS)
-    data.attach(Backbone("builtin:tiny"))
+    data = NoisyInstructionDataModule(train=[Source("builtin:quickstart", limit=count)], batch_size=BUILTIN_ROWS)
+    data.connect(Backbone("builtin:tiny"))
     began = time.perf_counter()
     data.setup("fit")
     read = time.perf_counter() - began

@@ -11,10 +11,18 @@ from robustlm.adversaries.geometry import perturb, working_dtype
 
 def row_losses(problem: Problem, embeds: Tensor) -> Tensor:
     """`problem.loss(embeds)`, refused unless it is one number a row."""
-    rows = problem.loss(embeds)
-    if rows.shape != embeds.shape[:1]:
+    return _one_a_row(problem, problem.loss(embeds))
+
+
+def clean_row_losses(problem: Problem) -> Tensor:
+    """`problem.clean_loss()`, refused unless it is one number a row."""
+    return _one_a_row(problem, problem.clean_loss())
+
+
+def _one_a_row(problem: Problem, rows: Tensor) -> Tensor:
+    if rows.shape != problem.embeds.shape[:1]:
         raise ValueError(
-            f"Problem.loss gave shape {tuple(rows.shape)} for {embeds.shape[0]} rows; expected one loss a "
+            f"Problem.loss gave shape {tuple(rows.shape)} for {problem.embeds.shape[0]} rows; expected one loss a "
             "row, neither summed nor averaged over the batch"
         )
     return rows
@@ -37,7 +45,7 @@ def clean_losses(problem: Problem, low_memory: bool) -> Tensor:
     """Row losses `[R]` at the embeddings; with `low_memory` their backward pass is done at once."""
     if low_memory:
         return shared_backward(problem, no_perturbation(problem))[1]
-    return row_losses(problem, problem.embeds)
+    return clean_row_losses(problem)
 
 
 def clean_gradient(problem: Problem) -> tuple[Tensor, Tensor]:
@@ -49,7 +57,7 @@ def clean_gradient(problem: Problem) -> tuple[Tensor, Tensor]:
     if not problem.held:
         return shared_backward(problem, no_perturbation(problem))
     with torch.enable_grad():
-        rows = row_losses(problem, problem.embeds)
+        rows = clean_row_losses(problem)
         (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [problem.embeds], retain_graph=True)
     return masked(problem, gradient.to(working_dtype(gradient)) / problem.loss_scale), rows
 

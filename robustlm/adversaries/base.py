@@ -33,9 +33,7 @@ class Problem:
     """Maps embeddings `[R, T, H]` to the loss of each row `[R]` (fp32), through a graph of its own.
 
     Rows are independent, and every call replays the same dropout masks. A row that shall weigh more than
-    others is weighted in here: see `Outcome`. An adversary that takes its clean losses without reusing their
-    gradient calls `loss` with the very tensor `embeds`, so that a caller that has run this pass already can
-    recognise it.
+    others is weighted in here: see `Outcome`.
     """
     beta: Tensor
     """Semantic distortion of each row in [0, 1], `[R]` (fp32); 0 for rows that are not noisy."""
@@ -58,11 +56,20 @@ class Problem:
     Give the `GradScaler`'s scale under fp16, where gradients would underflow without it.
     """
     held: bool = False
-    """Whether other losses of the step hold the graph of `loss(embeds)`, and `embeds` requires a gradient.
+    """Whether other losses of the step hold the graph of `clean_loss()`, and `embeds` requires a gradient.
 
     The gradient at the embeddings is then taken from that graph, which stays, and no pass is run twice. A
     backward pass for the weights that is done early would free nothing, and need a pass of its own.
     """
+    clean: Callable[[], Tensor] | None = None
+    """Gives `loss(embeds)` from a pass that the caller shares with other losses; null: there is no such pass."""
+
+    def clean_loss(self) -> Tensor:
+        """Row losses `[R]` without perturbation, in the graph of `embeds`; the pass is shared where the caller has one.
+
+        Ask for the clean pass by this name: `loss(embeds)` gives the same numbers by a pass of its own.
+        """
+        return self.loss(self.embeds) if self.clean is None else self.clean()
 
 
 @dataclass

@@ -87,7 +87,7 @@ class HiddenStateWriter(Callback):
         view = batch.prompt if self.position == "prompt_end" else batch.raw
         backbone: Any = pl_module.backbone
         with trainer.precision_plugin.forward_context():
-            states = backbone.states(view, self.layer, self.position)
+            states = backbone.hidden_states(view, self.layer, self.position)
         self._file.write([row.key for row in outputs["rows"]], states.float().cpu().numpy())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlm.checkpoints.words import Words, is_dotted, plain_value, shown
-from robustlm.utils.public import HOME_OF
+from robustlm.utils.public import HOME_OF, current_name
 
 PACKAGE = "robustlm"
 
@@ -112,6 +112,7 @@ class SettingsCheck:
     def _class(self, path: Any, key: str) -> type:
         if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
             raise self._refused(f"{key}.class_path", shown(path), "the import path of a class")
+        path = current_name(path)
         module, _, name = path.rpartition(".")
         own = module.partition(".")[0] == PACKAGE or (not module and name in HOME_OF)
         if not own and not self._is_named(path):

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 
 from robustlm.adapters.card import trained_line
-from robustlm.batch import IGNORE, InstructionBatch, View, collate
+from robustlm.batch import IGNORE, InstructionBatch, View
 from robustlm.checks.numbers import check_number
 from robustlm.conditions.condition import ATTACK
 from robustlm.datamodules import InstructionDataModule
-from robustlm.datamodules.batches import Rows
+from robustlm.datamodules.batches import EncodedSamples
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.models.backbone import Backbone
 from robustlm.models.hosted import HostedBackbone
 from robustlm.modules import InstructionTuning
 from robustlm.noise.base import CHANGES_MEANING, Noise
 from robustlm.noise.pools import noise_pools
+from robustlm.prompts.encoding import Encoder
 
 OPEN, CLOSE = "«", "»"
 """Stand around the tokens that are trained."""
@@ -41,7 +43,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         )
     if "train" in roles:
         model.check_data(datamodule)
-    datamodule.attach(model.backbone)
+    datamodule.connect(model.backbone)
     _show_tokenizer(model)
     longest = 0
     problems: list[str] = []
@@ -54,7 +56,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         problems += datamodule.notes
         datamodule.notes.clear()
         if role == "test":
-            _show_asked(datamodule.under_all(found), datamodule)
+            _show_asked(datamodule.under_all(found), datamodule.encoder)
     if hosted:
         print("\nparameters  not known, and no memory is needed here: the model is hosted elsewhere")
         _show_problems(problems)
@@ -78,10 +80,9 @@ def _show_tokenizer(model: InstructionTuning) -> None:
     print(f"tokenizer   {type(tokenizer).__name__}, {len(tokenizer)} tokens, ends with {tokenizer.eos_token!r}")
 
 
-def _show_lengths(role: str, rows: Rows, datamodule: InstructionDataModule) -> list[str]:
+def _show_lengths(role: str, rows: EncodedSamples, datamodule: InstructionDataModule) -> list[str]:
     """Returns what to look at, a line each."""
     encoder = datamodule.encoder
-    assert encoder is not None
     full = encoder.encode_untruncated(rows.samples)
     cut = sum(encoder.excess(row) > 0 for row in full)
     unit = "characters" if isinstance(datamodule.backbone, HostedBackbone) else "tokens"
@@ -132,17 +133,13 @@ def _show_noise(datamodule: InstructionDataModule) -> None:
         print(f"  {kind:<20}{made.texts[0]}")
 
 
-def _show_asked(conditions: dict[str, Rows], datamodule: InstructionDataModule) -> None:
+def _show_asked(conditions: dict[str, EncodedSamples], encoder: Encoder) -> None:
     """How many answers a test takes, and the first sample under each condition; attacks are not searched for."""
-    encoder = datamodule.encoder
-    assert encoder is not None
     print(f"\nasked       {sum(map(len, conditions.values())):,} answers; the first row of each condition")
     for name, rows in conditions.items():
-        view = collate(
-            rows.encoded[:1], pad_id=encoder.pad_id, encoder_decoder=encoder.encoder_decoder, with_answer=False
-        )
+        view = encoder.view(rows.encoded[:1], with_answer=False)
         when = " (before its search)" if ATTACK in name else ""
-        print(f"  {name}, {len(rows):,}{when}: {datamodule.backbone.texts(view)[0]}")
+        print(f"  {name}, {len(rows):,}{when}: {view.texts[0]}")
 
 
 def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:
@@ -185,8 +182,9 @@ def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> Non
     bit; with checkpointing, one layer's and every layer's input.
     """
     backbone = model.backbone
+    assert isinstance(backbone, Backbone)
     config = backbone.config.get_text_config()
-    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
     state = sum(p.numel() * (p.element_size() + 8) for p in backbone.trained)
     layers, hidden, heads = (getattr(config, name, 0) or 0 for name in _SIZES)
     width = 2 if backbone.base.dtype.itemsize == 4 else 1

@@ -85,14 +85,13 @@ def _bind(distortion: Distortion, backbone: str | None) -> None:
         )
     if is_hosted(backbone):
         raise ValueError(f"backbone: {backbone} is hosted and shows no hidden states; expected a local model")
-    from robustlm.datamodules import NLUDataModule
+    from robustlm.datamodules.connection import Measuring
     from robustlm.models.backbone import Backbone
 
-    data = NLUDataModule(distortion=distortion)
-    data.backbone = Backbone(backbone)
-    data.backbone.load()
-    data.backbone.eval()
-    data.variation()
+    model = Backbone(backbone)
+    model.load()
+    model.eval()
+    Measuring(model).bind(embedder)
 
 
 def pairs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from dataclasses import asdict, fields
 from typing import Any, NoReturn
@@ -11,11 +12,15 @@ import docstring_parser
 import jsonargparse
 import jsonargparse.typing
 import yaml
+from jsonargparse import _typehints
 
 from robustlm.checks.texts import brief
 from robustlm.cli.explain import explain, nearest
 from robustlm.sources.source import Source
+from robustlm.utils.public import current_name
 from robustlm.utils.yaml_text import check_yaml
+
+log = logging.getLogger(__name__)
 
 
 class BriefParser(jsonargparse.ArgumentParser):
@@ -77,6 +82,18 @@ def _load(text: str) -> Any:
     return text if template else value
 
 
+def named(name: str) -> str:
+    """The name that a class has now which a config or flag names; says so where it was called otherwise before."""
+    return current_name(name, log.warning)
+
+
+def _by_current_name(cls: type | tuple[type], name: str) -> str:
+    """The import path of a class that a config or flag names."""
+    return _resolve(cls, named(name))
+
+
+_resolve = _typehints.resolve_class_path_by_name
+_typehints.resolve_class_path_by_name = _by_current_name
 jsonargparse.set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
 # as a type of its own, since the parser opens the file that a path names where it expects a dataclass
 jsonargparse.typing.register_type(Source, asdict, _source)

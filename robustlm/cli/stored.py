@@ -28,6 +28,7 @@ from robustlm.checkpoints.trust import allow_classes, allow_model, allow_prompt
 from robustlm.checkpoints.words import Words
 from robustlm.checks.places import check_name, what_is
 from robustlm.cli.arguments import configs_of, configured, flag_value, groups_of, key_of, setting
+from robustlm.cli.parsers import named
 from robustlm.datamodules import InstructionDataModule
 from robustlm.modules import InstructionTuning
 from robustlm.runs import FIT, checkpoint_in, evaluation_folder, evaluation_in, fit_folder
@@ -318,6 +319,7 @@ def _class_of(name: str | None) -> type[InstructionDataModule]:
     """The datamodule of a name that the user gave; the base where the parser will have to say what is wrong."""
     if name is None:
         return InstructionDataModule
+    name = named(name)
     try:
         found = getattr(robustlm, name, None) if name in robustlm.__all__ else locate(name)
     except ErrorDuringImport:  # which the parser meets too, and says

@@ -312,7 +312,8 @@ def _options_of(command: str) -> dict[str, Any]:
     usage = (
         f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARG VALUE] [--data.ARG VALUE] …\n\n"
         f"example: robustlm {command} {_EXAMPLES[command]}\n\n"
-        "--model.help CLASS and --data.help CLASS show the options of a class, such as ANIT and NLUDataModule"
+        "--model.help CLASS and --data.help CLASS show the options of a class, such as ANIT and\n"
+        "NoisyInstructionDataModule"
     )
     return {"usage": usage, "description": COMMANDS[command].purpose}
 

@@ -5,7 +5,6 @@ They tell whether a model that answers well has read its instruction at all, or 
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from robustlm.conditions.condition import INCORRECT, NEGATED, NONSENSICAL, Condi
 from robustlm.instructions.banks import Instruction, InstructionBank, LackingError, Version
 from robustlm.instructions.slots import Skeleton, literal, slots
 from robustlm.noise.opposites import PUNCTUATION, edits, replace_core
+from robustlm.utils.random import drawn
 from robustlm.utils.words import split_words
 
 _SPACE = re.compile(r"(\s+)")
@@ -115,7 +115,7 @@ def nonsensical(text: str, key: str) -> str:
         key: What the words are drawn by.
     """
     skeleton = Skeleton(text, slots(text))
-    draw = random.Random(int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()))
+    draw = random.Random(drawn(key))
     words = [draw.choice(WORDS) for _ in range(max(_LEAST, len(skeleton.words)))]
     return skeleton.filled([words[0].capitalize(), *words[1:-1], f"{words[-1]}."])
 
@@ -134,7 +134,7 @@ def _others(
             f"only one here; expected rows of two banks or more, or a list {INCORRECT!r} in the bank",
             f"the bank {own} is the only one here, and another bank is needed",
         )
-    order = sorted(banks, key=lambda name: hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest())
+    order = sorted(banks, key=lambda name: drawn(seed, name))
     other = order[(order.index(own) + 1) % len(order)]
     mine = {_words(one) for one in _named(banks[own], condition, version)}
     found = [one for one in _named(banks[other], condition, version) if _words(one) and _words(one) not in mine]

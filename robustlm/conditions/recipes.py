@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, zip_longest
+from typing import cast
 
 from robustlm.noise.character import deepwordbugs, textbugs
 from robustlm.noise.thesaurus import Thesaurus, builtin, load_thesaurus
 from robustlm.noise.word import others
-from robustlm.utils.importing import imported
-from robustlm.utils.random import Stream
+from robustlm.utils.random import Stream, key_of
+from robustlm.utils.registry import Registry
 
 Recipe = Callable[[Sequence[str], int, Stream], Sequence[Sequence[str]]]
 """Takes the words of the raw instruction, the number of one, and draws."""
@@ -45,10 +46,16 @@ def textfooler(thesaurus: Thesaurus) -> Recipe:
     return propose
 
 
-RECIPES: dict[str, Recipe] = {"deepwordbug": deepwordbug}
-"""Recipes that take no argument."""
-THESAURUS_RECIPES: dict[str, Callable[[Thesaurus], Recipe]] = {"textbugger": textbugger, "textfooler": textfooler}
-"""Recipes by the thesaurus named after a colon, as in `textfooler:wordnet`; the packaged one where none is."""
+def _by_thesaurus(recipe: Callable[[Thesaurus], Recipe]) -> Callable[[str], Recipe]:
+    """Takes the thesaurus named after a colon, as in `textfooler:wordnet`, or the packaged one where none is named."""
+    return lambda source: recipe(load_thesaurus(source) if source else builtin())
+
+
+RECIPES: Registry[Recipe] = Registry("attack", "an import path like my.module.fn")
+"""Recipes by name."""
+RECIPES.add("deepwordbug", deepwordbug)
+RECIPES.add_family("textbugger", _by_thesaurus(textbugger))
+RECIPES.add_family("textfooler", _by_thesaurus(textfooler))
 
 
 @lru_cache
@@ -58,22 +65,10 @@ def resolve_recipe(name: str) -> Recipe:
     Raises:
         ValueError: There is no such recipe or thesaurus.
     """
-    if name in RECIPES:
-        return RECIPES[name]
-    family, colon, source = name.partition(":")
-    if family in THESAURUS_RECIPES:
-        try:
-            return THESAURUS_RECIPES[family](load_thesaurus(source) if colon else builtin())
-        except ValueError as error:
-            raise ValueError(f"attack {family}: {error}") from error
-    try:
-        found: Recipe | None = imported(name)
-    except ValueError as error:
-        raise ValueError(f"attack {error}") from error
+    found = RECIPES.found(name)
     if not callable(found):
-        known = ", ".join([*RECIPES, *THESAURUS_RECIPES])
-        raise ValueError(f"unknown attack {name!r}: expected one of {known}, or an import path like my.module.fn")
-    return found
+        raise ValueError(f"unknown attack {name!r}: expected {RECIPES.expected(name)}")
+    return cast(Recipe, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +97,7 @@ class Attack:
         Returns:
             Distinct texts other than the word, of one word or more; none where the recipe knows nothing.
         """
-        key = f"{seed} attack {self.recipe} {place} {words[place]}"
-        found = resolve_recipe(self.recipe)(words, place, Stream(key.encode("utf-8", "surrogatepass")))
+        stream = Stream(key_of(seed, "attack", self.recipe, place, words[place]))
+        found = resolve_recipe(self.recipe)(words, place, stream)
         turns = chain.from_iterable(zip_longest(*found))
         return [one for one in dict.fromkeys(turns) if one and one.strip() and one != words[place]][:most]

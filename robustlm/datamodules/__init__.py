@@ -2,14 +2,17 @@
 
 from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.contrastive import ContrastiveDataModule
-from robustlm.datamodules.noisy import NLUDataModule
+from robustlm.datamodules.noisy import NoisyInstructionDataModule
 from robustlm.datamodules.paraphrase import ParaphraseDataModule
 from robustlm.datamodules.robustness import RobustnessDataModule
+from robustlm.utils.public import old_names
 
 __all__ = [
     "ContrastiveDataModule",
     "InstructionDataModule",
-    "NLUDataModule",
+    "NoisyInstructionDataModule",
     "ParaphraseDataModule",
     "RobustnessDataModule",
 ]
+
+__getattr__ = old_names(__name__)

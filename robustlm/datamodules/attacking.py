@@ -17,7 +17,7 @@ from robustlm.conditions.manifest import AttackKey, Manifest, read_attacks
 from robustlm.conditions.model import Judge
 from robustlm.conditions.recipes import Attack
 from robustlm.conditions.search import Attacked, Objective, attack
-from robustlm.datamodules.batches import EvaluationRows, Rows
+from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.slots import defused
 from robustlm.noise.base import word_budget
@@ -102,7 +102,7 @@ class Asked:
         """The mean over samples under each text; infinite where a sample does not fit into `max_length` under it."""
         self.tried(len(texts))
         found = [math.inf] * len(texts)
-        rows, owners = Rows([], []), []
+        rows, owners = EncodedSamples([], []), []
         for at, text in enumerate(texts):
             if (own := self._under(text)) is not None:
                 found[at] = 0.0
@@ -116,10 +116,10 @@ class Asked:
             values[at].append(value)
         return [math.fsum(own) / len(own) if own else missing for own, missing in zip(values, found, strict=True)]
 
-    def encoded(self, text: str) -> Rows:
+    def encoded(self, text: str) -> EncodedSamples:
         """The samples under a text. Raises `TooLongError`."""
         samples = [replace(sample, instruction=text) for sample in self.samples]
-        rows = Rows(samples, self._encoder.encode(samples))
+        rows = EncodedSamples(samples, self._encoder.encode(samples))
         if self._options:
             choices = self._encoder.choice_ids(samples)
             rows.options = [
@@ -128,17 +128,17 @@ class Asked:
             ]
         return rows
 
-    def _under(self, text: str) -> Rows | None:
+    def _under(self, text: str) -> EncodedSamples | None:
         try:
             return self.encoded(text)
         except TooLongError:
             return None
 
-    def _judged(self, rows: Rows, objective: Objective) -> list[float]:
+    def _judged(self, rows: EncodedSamples, objective: Objective) -> list[float]:
         lengths = rows.lengths
         order = sorted(range(len(rows)), key=lambda row: -lengths[row])
         batches = [order[at : at + self._size] for at in range(0, len(order), self._size)]
-        asked = EvaluationRows(rows, self._encoder, "attack", self._size)
+        asked = EvaluationDataset(rows, self._encoder, "attack", self._size)
         found: dict[int, float] = {}
         for batch in batches[self._rank :: self._world]:
             found |= dict(zip(batch, self._judge(asked[BatchKey(0, tuple(batch))], objective), strict=True))

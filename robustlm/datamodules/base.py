@@ -4,45 +4,40 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from robustlm.batch import InstructionBatch
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.conditions.condition import Condition, parse_condition
-from robustlm.conditions.misleading import misled, phrasings_under
-from robustlm.datamodules.batches import EvaluationRows, Rows, TrainRows
+from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset, TrainDataset
+from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest_row
+from robustlm.datamodules.phrasing import Phraser
+from robustlm.datamodules.preparation import Preparation, Scoring, check_askable, under_each
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
 from robustlm.evaluation.record import Key
 from robustlm.evaluation.session import EvaluationSession
-from robustlm.instructions.banks import NO_FORMAT, Instruction, InstructionBank, LackingError, Split, Version, assigned
-from robustlm.instructions.paraphrases import load_paraphrases
+from robustlm.instructions.banks import NO_FORMAT, Version
 from robustlm.instructions.phrasings import Phrasings
-from robustlm.noise.base import CHANGES_MEANING, spared
-from robustlm.noise.pools import noise_pools
-from robustlm.prompts.encoding import Encoder, TooLongError
+from robustlm.prompts.encoding import Encoder
 from robustlm.prompts.templates import make_template
-from robustlm.rows.writers import write_rows
-from robustlm.sample import Sample, is_request
+from robustlm.sample import Sample
 from robustlm.sources.loading import KnownLabels, load_all
 from robustlm.sources.source import Role, Source, Sources, asked_by, formatted_by, listed
 from robustlm.utils.serialization import to_plain
 
 log = logging.getLogger(__name__)
 
+_UNCONNECTED = "call `connect(model)` first"
+
 _MOST_WORKERS = 4096
 """Processes of one machine; a typing error should not start more."""
-
-Scoring = Literal["generation", "options"]
-"""How answers come about in evaluation."""
 
 
 class InstructionDataModule(LightningDataModule):
@@ -205,16 +200,18 @@ class InstructionDataModule(LightningDataModule):
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
         self.scoring: Scoring = scoring
-        self.encoder: Encoder | None = None
-        self.rows: dict[Role, Rows] = {}
-        self.conditioned: dict[str, Rows] = {}
+        self.phraser = Phraser(instructions, bank, unseen_share, paraphrases, seed)
+        """Decides which instruction each sample is asked with."""
+        self.rows: dict[Role, EncodedSamples] = {}
+        self.conditioned: dict[str, EncodedSamples] = {}
         self.session = EvaluationSession()
         """The evaluation at hand; `setup` begins a new one for each test."""
-        self.backbone: Any = None
         self.notes: list[str] = []
         """What a user should know of the rows that were read, a line each; `setup` logs them, `check` prints them."""
+        self._model: ConnectedModel | None = None
+        self._preparation: Preparation | None = None
         self._labels: KnownLabels | None = None
-        self._evaluated: dict[str, tuple[EvaluationRows, EvaluationSampler]] = {}
+        self._evaluated: dict[str, tuple[EvaluationDataset, EvaluationSampler]] = {}
         """What the loader of each condition serves."""
         self._answered = True
         """Whether test rows have to bring their answers; those of `predict` need not."""
@@ -234,12 +231,13 @@ class InstructionDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read, check and tokenise the rows that a stage needs."""
         if self.trainer is not None:
-            check = getattr(self.trainer.lightning_module, "check_data", None)
+            module = self.trainer.lightning_module
+            check = getattr(module, "check_data", None)
             if stage == "fit" and callable(check):
                 check(self)
-            self.attach(self.trainer.lightning_module.backbone)
-        elif self.encoder is None:
-            raise RuntimeError("setup outside a Trainer: call `attach(backbone)` first")
+            self.connect(cast(ModelHolder, module).backbone)
+        elif self._model is None:
+            raise RuntimeError(f"setup outside a Trainer: {_UNCONNECTED}")
         roles: dict[str, tuple[Role, ...]] = {
             "fit": ("train", "validation"),
             "validate": ("validation",),
@@ -261,29 +259,51 @@ class InstructionDataModule(LightningDataModule):
         if "test" in roles[stage] and not self.conditioned:
             self.conditioned = self.under_all(self.rows["test"])
 
-    def attach(self, backbone: Any) -> None:
-        """Take tokenizer and prompt form from a model; rows tokenised for another model are read anew."""
-        if backbone is self.backbone:
+    def connect(self, model: ConnectedModel) -> None:
+        """Take tokenizer and length limit from a model; rows that were tokenised for another model are read anew.
+
+        A `Trainer` does this itself; call it to use a datamodule without one.
+
+        Raises:
+            ValueError: The template does not suit the tokenizer, or there is no bank `data.bank`.
+        """
+        if model is self._model:
             return
-        self.backbone = backbone
+        self._model, self._preparation = model, None
         self.rows.clear()
         self.conditioned.clear()
         if self.bank:
             try:
-                self.bank_named(self.bank)
+                self.phraser.bank_named(self.bank)
             except ValueError as error:
                 raise ValueError(f"data.bank: {error}") from error
-        template = make_template(self.template, backbone.tokenizer)
-        positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", None) or self.max_length
-        if positions < self.max_length:
-            log.warning(
-                "data.max_length: %d is more than the %d positions of the model, which count instead",
-                self.max_length, positions,
-            )  # fmt: skip
-        length = min(self.max_length, positions) * getattr(backbone, "characters_per_token", 1)
-        self.encoder = Encoder(backbone.tokenizer, template, length, encoder_decoder=backbone.is_encoder_decoder)
+        template = make_template(self.template, model.tokenizer)
+        length = longest_row(model, self.max_length)
+        encoder = Encoder(model.tokenizer, template, length, encoder_decoder=model.is_encoder_decoder)
+        self._preparation = Preparation(
+            encoder, scoring=self.scoring, on_bad_row=self.on_bad_row, rejected=self.rejected
+        )
 
-    def read(self, role: Role) -> Rows:
+    @property
+    def backbone(self) -> ConnectedModel:
+        """The model that rows are tokenised for. Raises `RuntimeError` before `connect`."""
+        if self._model is None:
+            raise RuntimeError(_UNCONNECTED)
+        return self._model
+
+    @property
+    def preparation(self) -> Preparation:
+        """Makes encoded rows of samples. Raises `RuntimeError` before `connect`."""
+        if self._preparation is None:
+            raise RuntimeError(_UNCONNECTED)
+        return self._preparation
+
+    @property
+    def encoder(self) -> Encoder:
+        """Writes prompts and tokenises them. Raises `RuntimeError` before `connect`."""
+        return self.preparation.encoder
+
+    def read(self, role: Role) -> EncodedSamples:
         """Samples of a role under their phrasings, tokenised.
 
         Raises:
@@ -297,21 +317,11 @@ class InstructionDataModule(LightningDataModule):
             sources = [asked_by(source, self.bank) for source in sources]
         sources = [formatted_by(source, self.format) for source in sources]
         samples = self.loaded(sources, role)
-        self._say_divisions(samples, role)
-        asked = [self.phrased(sample, self._split_of(sample, role)) for sample in self.selected(samples, role)]
-        self._note_hidden(asked, role)
-        rows = self.tokenised(asked, role)
-        return self.with_options(rows, role) if role == "validation" else rows
-
-    def _note_hidden(self, samples: Sequence[Sample], role: Role) -> None:
-        """Note what of the rows the template leaves out."""
-        template = self._encoder().template
-        counts = Counter((sample.dataset or sample.task, part) for sample in samples for part in template.hides(sample))
-        for (dataset, part), count in counts.items():
-            self.notes.append(
-                f"data.template: has no {{{part}}} and no {{context}}, so no prompt shows the {part} that {count:,} "
-                f"rows of {dataset} in data.{role} have"
-            )
+        self.phraser.say_divisions(samples, role)
+        asked = [self.phraser.asked(sample, role) for sample in self.selected(samples, role)]
+        self.notes += self.preparation.hidden(asked, role)
+        rows = self.preparation.tokenised(asked, role)
+        return self.preparation.with_options(rows, role) if role == "validation" else rows
 
     def loaded(self, sources: Sequence[str | Source], role: Role) -> list[Sample]:
         """The samples of sources; those of one dataset and task have the same options in all roles."""
@@ -340,92 +350,7 @@ class InstructionDataModule(LightningDataModule):
         """Which of a role's samples are used: all of them, unless a subclass says otherwise."""
         return samples
 
-    def bank_named(self, name: str) -> InstructionBank:
-        """A bank, read once."""
-        return _bank(name, self.unseen_share)
-
-    def _say_divisions(self, samples: Sequence[Sample], role: Role) -> None:
-        """How banks that are plain lists were divided into seen and unseen phrasings."""
-        names = sorted({name for name in map(self.bank_of, samples) if name})
-        divisions = [division for name in names if (division := self.bank_named(name).division)]
-        share = "null, a quarter" if self.unseen_share is None else self.unseen_share
-        for division in divisions:
-            log.info("data.%s: %s (data.unseen_share: %s)", role, division, share)
-        if self.unseen_share is not None and not divisions:
-            log.info("data.unseen_share: %s divides nothing of data.%s, as no bank is a plain list", share, role)
-
-    def _split_of(self, sample: Sample, role: Role) -> Split:
-        """Which phrasings a row is tokenised under: seen ones. A test asks anew, and may have unseen ones alone."""
-        name = self.bank_of(sample)
-        return "seen" if role != "test" or not name or self.bank_named(name).has("seen") else "unseen"
-
-    def phrased(self, sample: Sample, split: Split) -> Sample:
-        """A sample under a phrasing of its bank, the same in every run with this seed; its own where it has no bank."""
-        name = self.bank_of(sample)
-        if not name:
-            return sample
-        return replace(self.bank_named(name).assign(sample, self.instructions, split, self.seed), bank=name)
-
-    def banked(self, condition: Condition, samples: Sequence[Sample]) -> dict[str, list[Instruction]]:
-        """The phrasings that a condition asks samples with, by bank."""
-        banks = {name: self.bank_named(name) for name in map(self.bank_of, samples) if name}
-        return {name: phrasings_under(condition, name, banks, self.instructions, self.seed) for name in banks}
-
-    def asked_alone(self, sample: Sample, condition: Condition) -> Sample:
-        """A sample with an instruction of its own, as a condition changes it; others as they are."""
-        if self.bank_of(sample):
-            return sample
-        return replace(sample, instruction=misled(sample.instruction, condition, sample.id, self.seed))
-
-    def bank_of(self, sample: Sample) -> str | None:
-        """The bank that a sample's phrasings come from; null for one that is asked by an instruction of its own."""
-        own = sample.instruction and not sample.instruction_id and not self.bank
-        return None if own else sample.bank or self.bank
-
-    def tokenised(self, samples: list[Sample], role: str) -> Rows:
-        """Tokenise samples; those too long are bad rows."""
-        assert self.encoder is not None
-        full = self.encoder.encode_untruncated(samples)
-        rows = Rows([], [])
-        bad: list[tuple[Sample, str]] = []
-        cut = shorter = 0
-        for given, whole in zip(samples, full, strict=True):
-            sample, row = self.encoder.fitted(given, whole)
-            shorter += len(sample.turns) < len(given.turns)
-            cut += self.encoder.excess(row) > 0
-            try:
-                rows.encoded.append(self.encoder.truncate(row, sample.id))
-                rows.samples.append(sample)
-            except TooLongError as error:
-                bad.append((sample, str(error)))
-        if bad:
-            self._settle_too_long(bad, role, len(samples))
-        if cut > len(bad):
-            log.warning(
-                "data.%s: the context of %d of %d rows was cut to max_length %d", role, cut - len(bad), len(samples),
-                self.encoder.max_length,
-            )  # fmt: skip
-        self._say_shorter(shorter, role, len(samples))
-        return rows
-
-    def _say_shorter(self, shorter: int, role: str, count: int) -> None:
-        if shorter:
-            log.warning(
-                "data.%s: the first turns of %d of %d rows were left out to fit max_length %d",
-                role, shorter, count, self._encoder().max_length,
-            )  # fmt: skip
-
-    def _settle_too_long(self, bad: list[tuple[Sample, str]], role: str, count: int) -> None:
-        listed = "\n  ".join(text for _, text in bad[:20]) + ("\n  …" if len(bad) > 20 else "")
-        message = f"data.{role}: {len(bad)} of {count} rows are too long:\n  {listed}"
-        if self.on_bad_row == "strict" or len(bad) == count:
-            raise TooLongError(message)
-        log.warning(message)
-        if self.rejected:
-            file = self.rejected.with_name(f"{self.rejected.stem}-{role}-too-long{self.rejected.suffix}")
-            write_rows(file, ({"id": sample.id, "problem": text} for sample, text in bad))
-
-    def under_all(self, rows: Rows) -> dict[str, Rows]:
+    def under_all(self, rows: EncodedSamples) -> dict[str, EncodedSamples]:
         """The rows under every condition, by its name.
 
         A condition that is not in `named`, and that the rows cannot be asked under, is left out of `conditions`. One
@@ -434,133 +359,30 @@ class InstructionDataModule(LightningDataModule):
         Raises:
             LackingError: The rows lack what a condition in `named` needs, or what every condition needs.
         """
-        found: dict[str, Rows] = {}
-        lacking: dict[str, list[str]] = {}
-        first: LackingError | None = None
-        for condition in self.conditions:
-            try:
-                found[condition.name] = self.under(condition, rows)
-            except LackingError as error:
-                if self.named is None or condition.name in self.named:
-                    raise
-                first = first or error
-                lacking.setdefault(error.reason, []).append(condition.name)
-        if first is not None and not found:
-            raise first
-        if lacking:
-            reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in lacking.items())
-            log.info("data.conditions: left out %s; name them in data.conditions to make this an error", reasons)
+        found = under_each(self.conditions, lambda condition: self.under(condition, rows), self.named)
         self.conditions = [condition for condition in self.conditions if condition.name in found]
         return found
 
-    def under(self, condition: Condition, rows: Rows) -> Rows:
+    def under(self, condition: Condition, rows: EncodedSamples) -> EncodedSamples:
         """The same rows, asked as a condition says."""
-        if condition.needs_bank and not any(self.bank_of(sample) for sample in rows.samples):
-            needed = "phrasings kept from training" if condition.split == "unseen" else "phrasings of a bank"
-            raise LackingError(
-                f"data.conditions: {condition.name!r} needs {needed}, but the rows bring their own instructions and "
-                "name no bank; set data.bank, or leave the condition out",
-                "the rows bring their own instructions and name no bank (data.bank)",
-            )
-        if condition.attack is not None and (alone := [s.id for s in rows.samples if not s.target]):
-            raise ValueError(
-                f"data.conditions: {condition.name!r} searches for wrong answers, but {len(alone)} of {len(rows)} rows "
-                f"bring no answer to compare with ({alone[0]}); expected rows with answers, or no attacks"
-            )
-        return self.ready(self.asked_under(condition, rows.samples), condition)
-
-    def ready(self, samples: list[Sample], condition: Condition) -> Rows:
-        """Samples as a condition asks them, tokenised, with options where those are scored."""
-        role = f"test ({condition.name})"
-        found = self.with_options(self.tokenised(samples, role), role)
-        if self.scoring == "options" and not any(found.options):
-            raise ValueError(
-                f"data.scoring: 'options' chooses among the choices of rows, but none of the {len(found)} rows of "
-                "data.test has any; expected rows with `choices`, or of classification or multiple choice, or the "
-                "scoring 'generation'"
-            )
-        return found
+        check_askable(condition, rows.samples, self.phraser.bank_of)
+        return self.preparation.ready(self.asked_under(condition, rows.samples), condition)
 
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
         """Test samples as a condition asks them; subclasses may ask each several times."""
-        banked = self.banked(condition, samples)
-        found = [self.asked_alone(sample, condition) for sample in samples]
-        found = [
-            replace(assigned(sample, banked[name], self.seed), bank=name) if (name := self.bank_of(sample)) else sample
-            for sample in found
-        ]
-        if condition.noise is None:
-            return found
-        self.say_spared(condition, found)
-        noisy = condition.noise.apply(
-            [sample.instruction for sample in found],
-            [sample.id for sample in found],
-            seed=self.seed,
-            **noise_pools(samples, protect=condition.noise.protect),
-        )
-        return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
-
-    def say_spared(self, condition: Condition, samples: Sequence[Sample]) -> None:
-        """Say it where noise of a condition is another one for rows whose instruction is the request itself."""
-        requests = sum(map(is_request, samples))
-        if condition.noise is not None and (line := spared(condition.noise, requests, len(samples))):
-            log.info("data.conditions: %s: %s", condition.name, line)
-        if condition.noise is not None and condition.noise.kind in CHANGES_MEANING and requests:
-            log.warning(
-                "data.conditions: %s turns around what %d of %d rows ask for, as their instruction is the request "
-                "itself; their targets are not the answers any more",
-                condition.name, requests, len(samples),
-            )  # fmt: skip
-
-    def with_options(self, rows: Rows, role: str) -> Rows:
-        """Tokenise the rows' choices, if options are scored; rows with choices that are too long are bad rows."""
-        if self.scoring != "options":
-            return rows
-        assert self.encoder is not None
-        found = Rows([], [])
-        bad: list[tuple[Sample, str]] = []
-        shorter = 0
-        choices = self.encoder.choice_ids(rows.samples)
-        for given, whole, ids in zip(rows.samples, rows.encoded, choices, strict=True):
-            sample, row = given, whole
-            if ids:
-                longest = replace(whole, answer_ids=max(ids, key=len))
-                sample, row = self.encoder.fitted(given, longest)
-                shorter += len(sample.turns) < len(given.turns)
-                row = replace(row, answer_ids=whole.answer_ids)
-            try:
-                found.options.append(self.encoder.options(row, ids, sample.id))
-                found.samples.append(sample)
-                found.encoded.append(row)
-            except TooLongError as error:
-                bad.append((sample, f"with the longest of its choices, {error}"))
-        if bad:
-            self._settle_too_long(bad, f"{role} options", len(rows))
-        self._say_shorter(shorter, f"{role} options", len(rows))
-        if free := sum(not options for options in found.options):
-            log.info("data.%s: %d of %d rows have no choices; their answers are generated", role, free, len(found))
-        return found
+        return self.phraser.asked_under(condition, samples)
 
     # --- loaders -----------------------------------------------------------------------------------------------
 
-    def train_dataset(self, rows: Rows) -> TrainRows:
+    def train_dataset(self, rows: EncodedSamples) -> TrainDataset:
         """What training batches are taken from; subclasses add views."""
-        return TrainRows(rows, self._encoder(), self.phrasings(rows) if self.phrasing == "fresh" else None)
+        return TrainDataset(rows, self.encoder, self.phrasings(rows) if self.phrasing == "fresh" else None)
 
-    def _encoder(self) -> Encoder:
-        assert self.encoder is not None
-        return self.encoder
-
-    def phrasings(self, rows: Rows, *, variants: bool = False) -> Phrasings:
+    def phrasings(self, rows: EncodedSamples, *, variants: bool = False) -> Phrasings:
         """Every way that training rows may be asked; with `variants`, which may be noise, also those rows bring."""
-        names = [self.bank_of(sample) for sample in rows.samples]
-        seen = {name: self.bank_named(name).phrasings(self.instructions, "seen") for name in set(names) if name}
-        banked = [tuple(found.text for found in seen[name]) if name else () for name in names]
-        samples = rows.samples if variants else [replace(sample, variant=None) for sample in rows.samples]
-        given = load_paraphrases(self.paraphrases) if self.paraphrases else {}
-        return Phrasings(samples, banked, given, self.seed)
+        return self.phraser.phrasings(rows.samples, variants=variants)
 
-    def train_order(self, dataset: TrainRows) -> Order | None:
+    def train_order(self, dataset: TrainDataset) -> Order | None:
         """How an epoch's rows are arranged; null shuffles them, grouped by length if so set."""
         return None
 
@@ -629,7 +451,9 @@ class InstructionDataModule(LightningDataModule):
         """As for a test."""
         return self.test_dataloader()
 
-    def _evaluation_loader(self, rows: Rows, condition: str, *, again: bool = False) -> DataLoader[InstructionBatch]:
+    def _evaluation_loader(
+        self, rows: EncodedSamples, condition: str, *, again: bool = False
+    ) -> DataLoader[InstructionBatch]:
         trainer = self.trainer
         pending = self.is_pending(condition)
         sampler = EvaluationSampler(
@@ -643,7 +467,7 @@ class InstructionDataModule(LightningDataModule):
             pending=pending,
         )
         self._note_skipped(condition, rows, sampler)
-        dataset = EvaluationRows(rows, self._encoder(), condition, self.eval_batch_size)
+        dataset = EvaluationDataset(rows, self.encoder, condition, self.eval_batch_size)
         self._evaluated[condition] = dataset, sampler
         return self._loader(dataset, sampler, LateLoader if pending else DataLoader)
 
@@ -651,29 +475,34 @@ class InstructionDataModule(LightningDataModule):
         """Whether the rows under a condition become known after its loader is made, with `settle`."""
         return False
 
-    def settle(self, found: Mapping[str, Rows]) -> None:
+    def settle(self, found: Mapping[str, EncodedSamples]) -> None:
         """Serve rows, by condition, from loaders that were made before these were known."""
         for condition, rows in found.items():
             self._settle(condition, rows)
         if found and not any(len(sampler) for _, sampler in self._evaluated.values()):
             self._settle(*next(iter(found.items())), again=True)  # see `test_dataloader`
 
-    def _settle(self, condition: str, rows: Rows, *, again: bool = False) -> None:
+    def _settle(self, condition: str, rows: EncodedSamples, *, again: bool = False) -> None:
         dataset, sampler = self._evaluated[condition]
         dataset.rows = rows
         sampler.settle(rows.lengths, groups=_groups(rows), done=self._done(condition, rows), again=again)
         self._note_skipped(condition, rows, sampler)
 
-    def _done(self, condition: str, rows: Rows) -> set[int]:
+    def _done(self, condition: str, rows: EncodedSamples) -> set[int]:
         """Which rows an interrupted evaluation has answered."""
         done = self.session.done
         return {i for i, key in enumerate(_keys(condition, rows)) if key in done} if done else set()
 
-    def _note_skipped(self, condition: str, rows: Rows, sampler: EvaluationSampler) -> None:
+    def _note_skipped(self, condition: str, rows: EncodedSamples, sampler: EvaluationSampler) -> None:
         keys = _keys(condition, rows)
         self.session.skip(condition, {keys[row] for row in sampler.skipped})
 
-    def _loader(self, dataset: Any, sampler: Any, kind: type[DataLoader[Any]]) -> DataLoader[Any]:
+    def _loader(
+        self,
+        dataset: Dataset[InstructionBatch],
+        sampler: Sampler[Any],
+        kind: type[DataLoader[InstructionBatch]],
+    ) -> DataLoader[InstructionBatch]:
         return kind(
             dataset,
             batch_size=None,  # a key is a batch already
@@ -683,17 +512,12 @@ class InstructionDataModule(LightningDataModule):
         )
 
 
-def _groups(rows: Rows) -> list[str]:
+def _groups(rows: EncodedSamples) -> list[str]:
     return [sample.dataset or sample.task for sample in rows.samples]
 
 
-def _keys(condition: str, rows: Rows) -> list[Key]:
+def _keys(condition: str, rows: EncodedSamples) -> list[Key]:
     return [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
-
-
-@lru_cache
-def _bank(name: str, unseen_share: float | None) -> InstructionBank:
-    return InstructionBank.load(name, unseen_share)
 
 
 def _limited(count: int, limit: int | float | None) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
-from robustlm.batch import Encoded, InstructionBatch, collate
+from robustlm.batch import Encoded, InstructionBatch, View
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.prompts.encoding import Encoder
@@ -20,8 +19,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Rows:
-    """Samples of one role, tokenised under their own instructions."""
+class EncodedSamples:
+    """Samples, each tokenised under its own instruction."""
 
     samples: list[Sample]
     encoded: list[Encoded]
@@ -41,17 +40,23 @@ class Rows:
         """Answer tokens of each row."""
         return [len(row.answer_ids) for row in self.encoded]
 
+    def add(self, other: EncodedSamples) -> None:
+        """Append the rows of another."""
+        self.samples += other.samples
+        self.encoded += other.encoded
+        self.options += other.options
 
-class TrainRows(Dataset[InstructionBatch]):
+
+class TrainDataset(Dataset[InstructionBatch]):
     """Training batches by key: the raw view. Subclasses add views.
 
     Args:
-        rows: Tokenised under their own instructions.
-        encoder: Made them.
-        phrasings: Where each epoch's instructions are drawn from; null keeps the rows' own.
+        rows: The training samples, tokenised under their own instructions.
+        encoder: The encoder that tokenised them.
+        phrasings: The phrasings that each epoch draws instructions from; null keeps the instructions of `rows`.
     """
 
-    def __init__(self, rows: Rows, encoder: Encoder, phrasings: Phrasings | None = None) -> None:
+    def __init__(self, rows: EncodedSamples, encoder: Encoder, phrasings: Phrasings | None = None) -> None:
         self.rows = rows
         self.encoder = encoder
         self.phrasings = phrasings
@@ -117,15 +122,22 @@ class TrainRows(Dataset[InstructionBatch]):
                                 samples[i].id)  # fmt: skip
         return found
 
-    def view(self, rows: Sequence[Encoded]) -> Any:
-        """Pad rows with their answers."""
-        return collate(rows, pad_id=self.encoder.pad_id, encoder_decoder=self.encoder.encoder_decoder)
+    def view(self, rows: Sequence[Encoded]) -> View:
+        """Rows with their answers, padded."""
+        return self.encoder.view(rows)
 
 
-class EvaluationRows(Dataset[InstructionBatch]):
-    """Evaluation batches by key: rows with and without their answers, and what scoring needs."""
+class EvaluationDataset(Dataset[InstructionBatch]):
+    """Evaluation batches by key: rows with and without their answers, and what scoring needs.
 
-    def __init__(self, rows: Rows, encoder: Encoder, condition: str, pass_rows: int | None = None) -> None:
+    Args:
+        rows: The samples as a condition asks them.
+        encoder: The encoder that tokenised them.
+        condition: Name of the condition.
+        pass_rows: Most rows of options in one forward pass; null: no limit.
+    """
+
+    def __init__(self, rows: EncodedSamples, encoder: Encoder, condition: str, pass_rows: int | None = None) -> None:
         self.rows = rows
         self.encoder = encoder
         self.condition = condition
@@ -137,10 +149,9 @@ class EvaluationRows(Dataset[InstructionBatch]):
     def __getitem__(self, key: BatchKey) -> InstructionBatch:
         samples = [self.rows.samples[i] for i in key.indices]
         encoded = [self.rows.encoded[i] for i in key.indices]
-        pad: dict[str, Any] = {"pad_id": self.encoder.pad_id, "encoder_decoder": self.encoder.encoder_decoder}
         batch = InstructionBatch(
-            raw=collate(encoded, **pad),
-            prompt=collate(encoded, with_answer=False, **pad),
+            raw=self.encoder.view(encoded),
+            prompt=self.encoder.view(encoded, with_answer=False),
             ids=[sample.id for sample in samples],
             condition=self.condition,
             instruction_ids=[sample.instruction_id for sample in samples],
@@ -151,7 +162,7 @@ class EvaluationRows(Dataset[InstructionBatch]):
         if self.rows.options:
             options = [(at, row) for at, i in enumerate(key.indices) for row in self.rows.options[i]]
             batch.choices = [sample.choices for sample in samples]
-            batch.options = collate([row for _, row in options], **pad) if options else None
+            batch.options = self.encoder.view([row for _, row in options]) if options else None
             batch.option_rows = torch.tensor([at for at, _ in options], dtype=torch.long)
             batch.pass_rows = self.pass_rows
         return batch

@@ -11,22 +11,22 @@ import numpy as np
 import torch
 
 from robustlm.batch import InstructionBatch
-from robustlm.datamodules.batches import Rows, TrainRows
+from robustlm.datamodules.batches import EncodedSamples, TrainDataset
 from robustlm.datamodules.grouping import FileOrder, HardNegativeGroups, shuffled, task_of
-from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedRows
+from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedDataset
 from robustlm.datamodules.sampling import BatchKey, Order
 from robustlm.instructions.phrasings import meaning
 from robustlm.sample import Sample
 
 
-class ContrastiveRows(ParaphrasedRows):
+class ContrastiveDataset(ParaphrasedDataset):
     """Training batches of groups, and explicit negatives if asked for.
 
     Args:
         order: Arranges rows into groups.
         negatives: Explicit negatives of each row.
-        args: See `ParaphrasedRows`.
-        kwargs: See `ParaphrasedRows`.
+        args: See `ParaphrasedDataset`.
+        kwargs: See `ParaphrasedDataset`.
     """
 
     def __init__(self, *args: Any, order: HardNegativeGroups | FileOrder, negatives: int, **kwargs: Any) -> None:
@@ -142,7 +142,7 @@ class ContrastiveDataModule(ParaphraseDataModule):
         self.negatives = negatives
         self.shuffle = shuffle
 
-    def train_dataset(self, rows: Rows) -> TrainRows:
+    def train_dataset(self, rows: EncodedSamples) -> TrainDataset:
         """Rows in groups."""
         phrasings = self.paraphrasings(rows)
         free = not all(sample.group for sample in rows.samples)
@@ -154,19 +154,19 @@ class ContrastiveDataModule(ParaphraseDataModule):
         drawn = phrasings if self.phrasing == "fresh" else None
         if drawn is None and self.shuffle and self.group_size > 1 and free:
             drawn = phrasings.keeping(i for i, sample in enumerate(rows.samples) if sample.group)
-        return ContrastiveRows(
+        return ContrastiveDataset(
             rows,
-            self._encoder(),
+            self.encoder,
             drawn,
             others=phrasings,
             order=order,
             negatives=self.negatives,
-            **self.variation(),
+            variation=self.variation(),
         )
 
-    def train_order(self, dataset: TrainRows) -> Order | None:
+    def train_order(self, dataset: TrainDataset) -> Order | None:
         """Group by group, or as read."""
-        assert isinstance(dataset, ContrastiveRows)
+        assert isinstance(dataset, ContrastiveDataset)
         return dataset.order
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,20 +11,37 @@ import torch
 
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules.base import InstructionDataModule
-from robustlm.datamodules.batches import Rows, TrainRows
+from robustlm.datamodules.batches import EncodedSamples, TrainDataset
+from robustlm.datamodules.connection import Measuring
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.phrasings import Phrasings
-from robustlm.models.digest import weights_digest
 from robustlm.noise.base import Noise, spared
 from robustlm.noise.distortion import LME, RBE, Distortion, beta
-from robustlm.noise.embedders import Embedder, EmbeddingError, StateEmbedder, TokenEmbedder, Vectors
 from robustlm.noise.pools import noise_pools
 from robustlm.prompts.encoding import Encoder
 from robustlm.sample import is_request
+from robustlm.utils.public import old_names
+from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
 
 BetaScope = Literal["dataset", "sample"]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How the instructions of training rows are varied."""
+
+    noise: Noise | None
+    """Noise on the instructions; null for none."""
+    distortion: Distortion
+    """Measures what noise did."""
+    scope: BetaScope
+    """Whether β is of a sample or of all noisy samples of the epoch."""
+    variants: int
+    """Variants of each sample, K."""
+    seed: int
+    """Seed of noise."""
 
 
 @dataclass
@@ -40,43 +54,35 @@ class _Epoch:
     """`[K, n]`."""
 
 
-class VariedRows(TrainRows):
+class VariedDataset(TrainDataset):
     """Training batches with a raw view and one of noisy variants; noise is fresh every epoch.
 
     Args:
-        rows: See `TrainRows`.
-        encoder: See `TrainRows`.
-        phrasings: See `TrainRows`.
-        noise: On the instructions; null for none.
-        distortion: Measures what noise did.
-        scope: Of β.
-        variants: K.
-        seed: Of noise.
+        rows: See `TrainDataset`.
+        encoder: See `TrainDataset`.
+        phrasings: See `TrainDataset`.
+        variation: Noise, its measure, and how many variants.
     """
 
     def __init__(
         self,
-        rows: Rows,
+        rows: EncodedSamples,
         encoder: Encoder,
         phrasings: Phrasings | None = None,
         *,
-        noise: Noise | None,
-        distortion: Distortion,
-        scope: BetaScope,
-        variants: int,
-        seed: int,
+        variation: Variation,
     ) -> None:
         super().__init__(rows, encoder, phrasings)
-        self._noise = noise
-        self._distortion = distortion
-        self._scope: BetaScope = scope
-        self._variants = variants
-        self._seed = seed
+        self._noise = noise = variation.noise
+        self._distortion = variation.distortion
+        self._scope = variation.scope
+        self._variants = variation.variants
+        self._seed = variation.seed
         self._pools = noise_pools(rows.samples, protect=noise.protect) if noise is not None else {}
         self._epoch: _Epoch | None = None
 
     def facts(self, epoch: int) -> list[str]:
-        """See `TrainRows.facts`; which rows get other noise."""
+        """See `TrainDataset.facts`; which rows get other noise."""
         if self._noise is None:
             return super().facts(epoch)
         noisy = [sample for sample, own in zip(self.rows.samples, self.given(), strict=True) if own is None]
@@ -110,7 +116,7 @@ class VariedRows(TrainRows):
             [float(epoch.beta[k, i]) * varied for (i, k), (_, varied) in zip(order, fitting, strict=True)]
         )
         samples = self.rows.samples
-        batch.seeds = torch.tensor([_row_seed(self._seed, key.epoch, samples[i].id, k) for i, k in order])
+        batch.seeds = torch.tensor([drawn(self._seed, key.epoch, k, samples[i].id, "delta") >> 1 for i, k in order])
         return batch
 
     def rephrased(self, epoch: int) -> list[list[str]]:
@@ -131,7 +137,7 @@ class VariedRows(TrainRows):
         return [sample.variant for sample in self.rows.samples]
 
 
-class NLUDataModule(InstructionDataModule):
+class NoisyInstructionDataModule(InstructionDataModule):
     """Rows with noisy variants of their instructions, and how distorted those are.
 
     Emits batches with the views `raw` and `variant`, and β for each variant row ([ANIT]).
@@ -162,68 +168,20 @@ class NLUDataModule(InstructionDataModule):
         self.distortion = distortion
         self.beta: BetaScope = beta
         self.variants = variants
-        self._base_name: str | None = None
+        self._measuring: Measuring | None = None
 
-    def train_dataset(self, rows: Rows) -> TrainRows:
+    def train_dataset(self, rows: EncodedSamples) -> TrainDataset:
         """Rows with noisy variants."""
         fresh = self.phrasings(rows) if self.phrasing == "fresh" else None
-        return VariedRows(rows, self._encoder(), fresh, **self.variation())
+        return VariedDataset(rows, self.encoder, fresh, variation=self.variation())
 
-    def variation(self) -> dict[str, Any]:
-        """Arguments of `VariedRows` besides rows, encoder and phrasings."""
+    def variation(self) -> Variation:
+        """How training rows are varied. The embedder of the distortion is given the model here, if it needs one."""
         if isinstance(self.distortion, LME):
-            self._bind(self.distortion.embedder)
-        return {
-            "noise": self.noise,
-            "distortion": self.distortion,
-            "scope": self.beta,
-            "variants": self.variants,
-            "seed": self.seed,
-        }
-
-    def _bind(self, embedder: Embedder) -> None:
-        """Give the model to an embedder that needs it."""
-        if not isinstance(embedder, StateEmbedder | TokenEmbedder):
-            return
-        backbone = self.backbone
-        if not hasattr(backbone, "text_states"):
-            raise EmbeddingError(
-                f"data.distortion: {backbone.name!r} tells no hidden states, which {type(embedder).__name__} needs; "
-                "expected a local model, or the embedder OpenAIEmbedder or SentenceTransformerEmbedder"
-            )
-        if isinstance(embedder, TokenEmbedder):
-            embedder.bind(self._embed)
-        else:
-            embedder.bind(partial(self._states, layer=embedder.layer), self._base)
-
-    def _base(self) -> str | None:
-        """Name and weights of the base model; none while they are tuned."""
-        if self._base_name is None and not self.backbone.keeps_base:
-            self._base_name = ""
-            log.warning(
-                "data.distortion: noise is measured by weights that are being tuned, as they are at the start of each "
-                "epoch; a run that is resumed within an epoch measures the rest of it by the weights it resumes with"
-            )
-        elif self._base_name is None:
-            self._base_name = f"{self.backbone.base_name} {weights_digest(self.backbone, frozen=True)}"
-        return self._base_name or None
-
-    def _states(self, texts: Sequence[str], layer: int | Literal["middle", "last"]) -> Vectors:
-        """Mean hidden state of each text, `[n, H]`, in the model before tuning."""
-        vectors: Vectors = self.backbone.text_states(texts, layer).cpu().numpy()
-        return vectors
-
-    @torch.no_grad()
-    def _embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Mean token embedding of each text, `[n, H]`, in the tuned model."""
-        ids = self.backbone.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        device = self.backbone.base.get_input_embeddings().weight.device
-        rows = [self.backbone.embed(torch.tensor(row, device=device)).float().mean(0) for row in ids if row]
-        width = rows[0].shape[0] if rows else 1
-        found = iter(rows)
-        return np.stack([next(found).cpu().numpy() if row else np.zeros(width, np.float32) for row in ids])
+            if self._measuring is None or self._measuring.model is not self.backbone:
+                self._measuring = Measuring(self.backbone)
+            self._measuring.bind(self.distortion.embedder)
+        return Variation(self.noise, self.distortion, self.beta, self.variants, self.seed)
 
 
-def _row_seed(seed: int, epoch: int, sample: str, variant: int) -> int:
-    key = f"{seed} {epoch} {variant} {sample} delta".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+__getattr__ = old_names(__name__)

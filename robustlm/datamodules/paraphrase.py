@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from robustlm.datamodules.batches import Rows, TrainRows
-from robustlm.datamodules.noisy import NLUDataModule, VariedRows
+from robustlm.datamodules.batches import EncodedSamples, TrainDataset
+from robustlm.datamodules.noisy import NoisyInstructionDataModule, VariedDataset
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.noise.base import Noise
 from robustlm.sample import Sample
@@ -14,7 +14,7 @@ from robustlm.sample import Sample
 log = logging.getLogger(__name__)
 
 
-class ParaphrasedRows(VariedRows):
+class ParaphrasedDataset(VariedDataset):
     """Training batches with a raw view and one of K other phrasings of each row; other ones every epoch."""
 
     def __init__(self, *args: Any, others: Phrasings, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class ParaphrasedRows(VariedRows):
         return [None] * len(self.rows)
 
 
-class ParaphraseDataModule(NLUDataModule):
+class ParaphraseDataModule(NoisyInstructionDataModule):
     """A reference phrasing and N − 1 paraphrases of each sample in a batch.
 
     Emits batches with the views `raw` (the reference) and `variant`. Paraphrases are other phrasings of the row's
@@ -41,19 +41,19 @@ class ParaphraseDataModule(NLUDataModule):
     Args:
         noise: Noise on top of the paraphrases; null for none.
         variants: Paraphrases of each sample, N − 1.
-        kwargs: Arguments of `NLUDataModule`.
+        kwargs: Arguments of `NoisyInstructionDataModule`.
     """
 
     def __init__(self, *args: Any, noise: Noise | None = None, variants: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, noise=noise, variants=variants, **kwargs)
 
-    def train_dataset(self, rows: Rows) -> TrainRows:
+    def train_dataset(self, rows: EncodedSamples) -> TrainDataset:
         """Rows with other phrasings."""
         phrasings = self.paraphrasings(rows)
         fresh = phrasings if self.phrasing == "fresh" else None
-        return ParaphrasedRows(rows, self._encoder(), fresh, others=phrasings, **self.variation())
+        return ParaphrasedDataset(rows, self.encoder, fresh, others=phrasings, variation=self.variation())
 
-    def paraphrasings(self, rows: Rows) -> Phrasings:
+    def paraphrasings(self, rows: EncodedSamples) -> Phrasings:
         """`phrasings`, after a check that there are any.
 
         Raises:

@@ -20,7 +20,8 @@ from robustlm.conditions.model import AttackedModel
 from robustlm.conditions.search import Objective
 from robustlm.datamodules.attacking import Asked, Attacker, Attacks, SearchBar
 from robustlm.datamodules.base import InstructionDataModule
-from robustlm.datamodules.batches import Rows
+from robustlm.datamodules.batches import EncodedSamples
+from robustlm.datamodules.phrasing import say_spared
 from robustlm.evaluation.record import OWN
 from robustlm.instructions.banks import Instruction, LackingError
 from robustlm.instructions.paraphrases import load_paraphrases
@@ -30,7 +31,7 @@ from robustlm.noise.protection import protected_phrases
 from robustlm.prompts.few_shot import Examples, choose, input_of, pool_of
 from robustlm.sample import Sample
 from robustlm.sources.source import Role, Source, Sources, asked_by, formatted_by, listed, named_by_path
-from robustlm.utils.random import rank
+from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class RobustnessDataModule(InstructionDataModule):
                 )
         self._given: dict[str, tuple[str, ...]] | None = None
         self.attack = attack
-        self._unattacked: dict[str, Rows] = {}
+        self._unattacked: dict[str, EncodedSamples] = {}
 
     def setup(self, stage: str) -> None:
         """See `InstructionDataModule.setup`; says how many examples did not fit."""
@@ -133,7 +134,7 @@ class RobustnessDataModule(InstructionDataModule):
         return [replace(sample, examples=self._shown(sample, self._chosen)) for sample in samples]
 
     def _shown(self, sample: Sample, chosen: Examples) -> tuple[Sample, ...]:
-        own = not self.bank_of(sample)
+        own = not self.phraser.bank_of(sample)
         found = []
         for example in chosen.of(sample):
             if lacking := set(dict(sample.fields)) - set(dict(example.fields)):
@@ -166,13 +167,13 @@ class RobustnessDataModule(InstructionDataModule):
         kept = {
             sample.id
             for found in by_dataset.values()
-            for sample in sorted(found, key=lambda sample: rank(self.seed, "sample", sample.id))[: self.samples]
+            for sample in sorted(found, key=lambda sample: drawn(self.seed, "sample", sample.id))[: self.samples]
         }
         return [sample for sample in samples if sample.id in kept]
 
     # --- attacks -----------------------------------------------------------------------------------------------
 
-    def under(self, condition: Condition, rows: Rows) -> Rows:
+    def under(self, condition: Condition, rows: EncodedSamples) -> EncodedSamples:
         """The same rows, asked as a condition says; before an attack where it is one."""
         found = super().under(condition, rows)
         if condition.attack is not None:
@@ -215,15 +216,15 @@ class RobustnessDataModule(InstructionDataModule):
         assert self.trainer is not None, "a Trainer calls this"
         return self.trainer
 
-    def _attacked(self, condition: Condition, attacker: Attacker) -> Rows:
+    def _attacked(self, condition: Condition, attacker: Attacker) -> EncodedSamples:
         assert condition.attack is not None
         asked = self._unattacked[condition.name].samples
         texts = {}
         for key, found in _sharing(asked).items():
-            first = sorted(found, key=lambda sample: rank(self.seed, "sample", sample.id))
+            first = sorted(found, key=lambda sample: drawn(self.seed, "sample", sample.id))
             named: AttackKey = (condition.name, *key)
             texts[key] = attacker.text(named, condition.attack, first, _common_phrases(found))
-        return self.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
+        return self.preparation.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
 
     def _search_bar(self, wanted: Sequence[Condition]) -> SearchBar:
         """A bar over all instructions that are searched on, where the trainer shows bars."""
@@ -249,7 +250,7 @@ class RobustnessDataModule(InstructionDataModule):
         def asked(samples: Sequence[Sample]) -> Asked:
             return Asked(
                 samples,
-                self._encoder(),
+                self.encoder,
                 model.judge,
                 batch_size=self.eval_batch_size,
                 options=self.scoring == "options",
@@ -277,21 +278,21 @@ class RobustnessDataModule(InstructionDataModule):
         """Every sample under every instruction of the condition."""
         samples = self.solved(samples)
         found: list[Sample] = []
-        banks = self.banked(condition, samples)
+        banks = self.phraser.banked(condition, samples)
         if condition.paraphrased:
             banks = {name: self._reworded(all_, f"the bank {name}") for name, all_ in banks.items()}
         banks = {name: self._first(all_, name, condition) for name, all_ in banks.items()}
         for sample in samples:
-            name = self.bank_of(sample)
+            name = self.phraser.bank_of(sample)
             asked = banks[name] if name else self._own(sample, condition)
             bank = name or sample.bank
             found += [replace(sample, instruction=i.text, instruction_id=i.id, bank=bank) for i in asked]
-        self.say_spared(condition, found)
+        say_spared(condition, found)
         return found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples)
 
     def _own(self, sample: Sample, condition: Condition) -> list[Instruction]:
         """What a sample with an instruction of its own is asked with."""
-        asked = [Instruction(OWN, self.asked_alone(sample, condition).instruction)]
+        asked = [Instruction(OWN, self.phraser.asked_alone(sample, condition).instruction)]
         return self._reworded(asked, sample.id)[: self.prompts] if condition.paraphrased else asked
 
     def _reworded(self, asked: list[Instruction], whose: str) -> list[Instruction]:

@@ -1,6 +1,6 @@
 """Where a model puts samples under several phrasings: distances between hidden states, and their projection.
 
-Pure arithmetic on states `[n, H]`, such as `Backbone.states` gives them.
+Pure arithmetic on states `[n, H]`, such as `Backbone.hidden_states` gives them.
 """
 
 from __future__ import annotations

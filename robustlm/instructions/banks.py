@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 from robustlm.instructions.slots import slots
 from robustlm.sample import Sample
+from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
 
@@ -192,9 +193,25 @@ class InstructionBank:
 
 def assigned(sample: Sample, phrasings: Sequence[Instruction], seed: int) -> Sample:
     """A sample under one of some phrasings, as `InstructionBank.assign` chooses."""
-    digest = hashlib.blake2b(f"{seed}/{sample.id}".encode(), digest_size=8).digest()
-    chosen = phrasings[int.from_bytes(digest, "big") % len(phrasings)]
+    chosen = phrasings[drawn(f"{seed}/{sample.id}") % len(phrasings)]
     return replace(sample, instruction=chosen.text, instruction_id=chosen.id)
+
+
+def load_bank(name_or_path: str, unseen_share: float | None = None) -> InstructionBank:
+    """`InstructionBank.load`, which reads a bank only once as long as its file does not change."""
+    path, ending, _ = name_or_path.rpartition(".json#")
+    file = os.path.abspath(f"{path}.json" if ending else name_or_path)
+    try:
+        found = os.stat(file)
+    except OSError:
+        return _loaded(name_or_path, unseen_share, None)
+    return _loaded(name_or_path, unseen_share, (file, found.st_mtime_ns, found.st_size))
+
+
+@lru_cache
+def _loaded(name_or_path: str, unseen_share: float | None, state: tuple[str, int, int] | None) -> InstructionBank:
+    """A bank; `state` tells a changed file from what was read before."""
+    return InstructionBank.load(name_or_path, unseen_share)
 
 
 def known_banks() -> list[str]:

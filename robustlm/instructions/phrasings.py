@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from robustlm.sample import Sample
+from robustlm.utils.random import drawn
 
 
 class Phrasings:
@@ -69,7 +69,7 @@ class Phrasings:
         """
         lead = self._lead(index, leader)
         found = self._of[lead]
-        return found[_hashed(self._seed, epoch, "raw", self._samples[lead].id) % len(found)]
+        return found[drawn(self._seed, epoch, "raw", self._samples[lead].id) % len(found)]
 
     def others(self, index: int, epoch: int, count: int, asked: str, leader: int | None = None) -> list[str]:
         """`count` other phrasings than `asked`, distinct as long as there are enough of them."""
@@ -80,7 +80,7 @@ class Phrasings:
         if not found:
             return [asked] * count
         key = self._samples[lead].id
-        ranked = sorted(range(len(found)), key=lambda at: _hashed(self._seed, epoch, f"other {at}", key))
+        ranked = sorted(range(len(found)), key=lambda at: drawn(self._seed, epoch, f"other {at}", key))
         return [found[ranked[k % len(ranked)]] for k in range(count)]
 
     def _lead(self, index: int, leader: int | None) -> int:
@@ -95,9 +95,4 @@ def meaning(sample: Sample) -> int:
     """
     asked = (sample.dataset + "\t" + sample.bank) if sample.bank else sample.instruction
     asked += "".join(f"\n{role}: {text}" for role, text in sample.turns)
-    return _hashed(0, 0, "meaning", asked + "\n" + sample.target) >> 1
-
-
-def _hashed(seed: int, epoch: int, what: str, key: str) -> int:
-    data = f"{seed} {epoch} {what} {key}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+    return drawn(0, 0, "meaning", asked + "\n" + sample.target) >> 1

@@ -1,25 +1,44 @@
-"""A model behind an OpenAI-compatible chat endpoint, as far as a test needs a model: it answers prompts."""
+"""A model behind an OpenAI-compatible chat endpoint: it answers prompts, which is what a test needs of a model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from torch import Tensor, nn
-
 from robustlm.batch import View
+from robustlm.checks.numbers import check_number
 from robustlm.endpoint import PREFIX, AnswerCache, Connection, Endpoint
+from robustlm.models.base import LanguageModel
 
 CACHE = "~/.cache/robustlm/answers"
 
 _EOS, _PAD = 0x110000, 0x110001
+"""The first numbers that are no character's."""
+_MOST_REQUESTS = 1024
+
+
+@dataclass
+class Hosting:
+    """How a hosted model is asked."""
+
+    concurrency: int = 8
+    """Requests at once."""
+    cache: bool = True
+    """Keep every answer in ~/.cache/robustlm/answers, so that the same request is sent once."""
+
+    def __post_init__(self) -> None:
+        check_number("hosting.concurrency", self.concurrency, least=1, most=_MOST_REQUESTS, whole=True)
 
 
 class Characters:
-    """A tokenizer whose tokens are characters: a hosted model gets text, and tells nobody how it cuts it up."""
+    """A tokenizer whose tokens are characters: hosted models do not show their tokenizer, so characters are counted.
+
+    Its ids tell texts apart. They are never turned back into text: prompts travel as text, in `View.texts`.
+    """
 
     is_fast = True
     eos_token_id = _EOS
@@ -31,23 +50,19 @@ class Characters:
 
     def __call__(
         self, texts: Sequence[str], return_offsets_mapping: bool = False, add_special_tokens: bool = True
-    ) -> dict[str, Any]:
+    ) -> dict[str, list[Any]]:
         """Ids and, if asked for, offsets of texts; no special tokens are added."""
-        found: dict[str, Any] = {"input_ids": [[ord(character) for character in text] for text in texts]}
+        found: dict[str, list[Any]] = {"input_ids": [[ord(character) for character in text] for text in texts]}
         if return_offsets_mapping:
             found["offset_mapping"] = [[(at, at + 1) for at in range(len(text))] for text in texts]
         return found
-
-    def decode(self, ids: Tensor) -> str:
-        """The text of ids, without end and padding."""
-        return "".join(map(chr, (one for one in ids.tolist() if one < _EOS)))
 
     def __len__(self) -> int:
         return _PAD + 1
 
 
 class _Config:
-    """Of a model whose inside is not known."""
+    """Stands in for the config of a model that shows none."""
 
     model_type = "hosted"
     max_position_embeddings = None
@@ -56,82 +71,64 @@ class _Config:
         return self
 
 
-class HostedBackbone(nn.Module):
-    """Answers of a hosted model, in the place of a `Backbone`. It cannot be tuned, and tells no likelihoods.
+class HostedBackbone(LanguageModel):
+    """A hosted model. It cannot be tuned, and shows neither likelihoods nor hidden states.
 
-    Requests run side by side, are repeated when the endpoint is busy, and every answer is kept on disk by a hash of the
+    Requests run side by side and are repeated when the endpoint is busy. Every answer is kept on disk by a hash of the
     request, so that an evaluation that is run again costs nothing. The key comes from `$OPENAI_API_KEY` alone.
 
     Args:
         name: `openai:` and the model's name at the endpoint, `$OPENAI_BASE_URL` or OpenAI's.
-        concurrency: Requests at once.
-        cache_dir: Folder where answers are kept; null keeps none.
+        hosting: How it is asked.
+        cache_dir: Folder where answers are kept.
+
+    Raises:
+        ValueError: The name ends after `openai:`.
     """
 
+    closed = "is hosted elsewhere"
     characters_per_token = 4
     """A rule of thumb, by which `max_length` in tokens is turned into characters."""
 
-    def __init__(self, name: str, concurrency: int = 8, cache_dir: str | None = CACHE) -> None:
+    def __init__(self, name: str, hosting: Hosting | None = None, cache_dir: str = CACHE) -> None:
         super().__init__()
         model = name.removeprefix(PREFIX)
         if not model:
             raise ValueError(f"backbone: {name!r} names no model; expected {PREFIX}NAME, such as {PREFIX}gpt-4o-mini")
         self.name = name
+        self.hosting = hosting or Hosting()
         self.tokenizer = Characters()
         self.config = _Config()
         self.is_encoder_decoder = False
-        self.loaded = True
         self._endpoint = Endpoint(model)
-        self._concurrency = concurrency
-        self._cache = AnswerCache(cache_dir, "answers") if cache_dir else None
+        self._cache = AnswerCache(cache_dir, "answers") if self.hosting.cache else None
+
+    @property
+    def loaded(self) -> bool:
+        """Always: the weights are elsewhere."""
+        return True
 
     def load(self) -> None:
-        """Nothing is to be brought."""
-
-    @property
-    def base(self) -> nn.Module:
-        """Itself: there is nothing inside."""
-        return self
-
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        """Nothing."""
-        return []
-
-    def forward(self, *_: Any, **__: Any) -> Any:
-        """Refused: only the host can run the model."""
-        raise ValueError(
-            f"backbone: {self.name} is hosted elsewhere: it can be tested by generation, but not be tuned, and neither "
-            "its loss nor the likelihood of options is known"
-        )
-
-    option_scores = forward
-
-    def check_layer(self, layer: int) -> None:
-        """Refused: nothing of the model's inside is known."""
-        raise ValueError(
-            f"states.layer: found {layer}, but {self.name} is hosted elsewhere and shows no hidden states; expected "
-            "null"
-        )
+        """Do nothing: the weights are elsewhere."""
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """Answers to the prompts of a view, one string a row, at temperature 0.
 
         Raises:
+            ValueError: The view does not bring its prompts as text.
             EndpointError: The endpoint fails for good; what was answered before is kept.
         """
-        prompts = self.texts(view)
+        if len(view.texts) != len(view):
+            raise ValueError(
+                f"backbone: {self.name} reads prompts as text, found {len(view.texts)} texts for {len(view)} rows; "
+                "expected a view that `collate` made with `with_answer=False`"
+            )
         connection = Connection(self._endpoint)
         try:
-            with ThreadPoolExecutor(self._concurrency) as pool:
-                return list(pool.map(lambda prompt: self._answer(connection, prompt, max_new_tokens), prompts))
+            with ThreadPoolExecutor(self.hosting.concurrency) as pool:
+                return list(pool.map(lambda prompt: self._answer(connection, prompt, max_new_tokens), view.texts))
         finally:
             connection.close()
-
-    def texts(self, view: View) -> list[str]:
-        """The prompts of a view, one string a row."""
-        rows = zip(view.input_ids, view.attention_mask, strict=True)
-        return [self.tokenizer.decode(row[mask.bool()]) for row, mask in rows]
 
     def _answer(self, connection: Connection, prompt: str, max_new_tokens: int) -> str:
         body: dict[str, Any] = {
@@ -149,7 +146,7 @@ class HostedBackbone(nn.Module):
         return text
 
 
-def _text(completion: Any) -> str:
+def _text(completion: Any) -> str:  # a class of the package openai, which may not be installed
     message = completion.choices[0].message
     text = message.content if message.content is not None else getattr(message, "refusal", None) or ""
     if not isinstance(text, str):

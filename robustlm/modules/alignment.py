@@ -10,16 +10,19 @@ from torch import Tensor
 
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import Direction, divergence
-from robustlm.models.backbone import Loading
+from robustlm.models.loading import Loading
 from robustlm.models.tuning import PrefixTuning, Tuning
-from robustlm.modules.base import InstructionTuning, TrainOn
+from robustlm.modules.base import InstructionTuning, TrainOn, filled
 from robustlm.modules.passes import Passes
-from robustlm.optim.config import AdamW, Optimizer, Schedule
+from robustlm.modules.terms import Term
 
 
 @dataclass
 class Alignment:
     """The distribution over answers is the same under every phrasing ([ALIGN] fig. 7)."""
+
+    name: ClassVar[str] = "alignment"
+    needs_variants: ClassVar[str] = "an alignment compares"
 
     weight: float = 0.5
     """λ in (1 − λ)·L_answers + λ·L_KL, in [0, 1]."""
@@ -50,6 +53,16 @@ class Alignment:
         )
         return tokens.sum() / passes.token_count("variant")
 
+    def losses(self, passes: Passes, answers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_KL, without curves; see `Term.losses`."""
+        del answers
+        return self.loss(passes), {}
+
+    def weigh(self, weights: dict[str, float]) -> dict[str, float]:
+        """(1 − λ) for all other losses, λ for this one."""
+        others = {name: factor * (1 - self.weight) for name, factor in ({"answer": 1.0} | weights).items()}
+        return {**others, self.name: self.weight}
+
 
 class PrefixAlignment(InstructionTuning):
     """Tuning, of a prefix unless told otherwise, with a KL term between paraphrased and reference instructions.
@@ -62,10 +75,9 @@ class PrefixAlignment(InstructionTuning):
         backbone: Hub name or folder of a transformers model, or of a PEFT adapter.
         loading: How the model is loaded: type, attention, 4-bit, checkpointing, from scratch.
         tuning: What is trained: `PrefixTuning` (the paper), `PromptTuning`, `FullTuning`, `LoRA`.
-        optimizer: `AdamW` or `Muon`.
-        schedule: Warm-up and decay of the learning rate.
+        args: Further arguments of `InstructionTuning`, in its order.
         alignment: Weight and kind of the divergence; null trains on the answers alone.
-        kwargs: Arguments of `InstructionTuning`.
+        kwargs: Further arguments of `InstructionTuning`, by name.
     """
 
     own_views: ClassVar[TrainOn] = "both"
@@ -75,23 +87,15 @@ class PrefixAlignment(InstructionTuning):
         backbone: str,
         loading: Loading = Loading(),  # noqa: B008 - read only
         tuning: Tuning | None = PrefixTuning(),  # noqa: B008
-        optimizer: Optimizer = AdamW(),  # noqa: B008
-        schedule: Schedule = Schedule(),  # noqa: B008
+        *args: Any,
         alignment: Alignment | None = Alignment(),  # noqa: B008
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, loading, tuning, optimizer, schedule, **kwargs)
+        super().__init__(backbone, loading, tuning, *args, **kwargs)
         self.alignment = copy.copy(alignment)
-        if alignment is not None:
-            self.weights |= {"answer": 1 - alignment.weight, "alignment": alignment.weight}
+        self.weigh_terms()
 
-    def check_data(self, datamodule: Any) -> None:
-        """Refuse data without paraphrases to align."""
-        super().check_data(datamodule)
-        if self.alignment is not None:
-            self.check_variants(datamodule, "an alignment compares")
-
-    def losses(self, passes: Passes) -> dict[str, Tensor]:
+    @property
+    def terms(self) -> tuple[Term, ...]:
         """[ALIGN] fig. 7."""
-        terms = super().losses(passes)
-        return terms if self.alignment is None else {**terms, "alignment": self.alignment.loss(passes)}
+        return filled(self.alignment)

@@ -8,15 +8,44 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robustlm.adversaries import NRM, Adversary, FreeAT
+from robustlm.adversaries import NRM, Adversary, FreeAT, Problem
 from robustlm.batch import InstructionBatch, Scope
 from robustlm.checks.numbers import check_number
 from robustlm.modules.base import VIEWS, InstructionTuning, TrainOn
 from robustlm.modules.boundary import inside_step
-from robustlm.modules.passes import Passes
+from robustlm.modules.passes import Passes, ViewName
 
 _HEAVIEST = 1e6
 """Largest weight: beside it a loss of usual size is lost in single precision."""
+
+
+def adversarial_losses(
+    passes: Passes, adversary: Adversary, problem: Problem, views: tuple[ViewName, ...], *, chosen: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`answer` and `adversarial`: the cross-entropies of true answers, without and with perturbation.
+
+    Args:
+        passes: With the view `variant`.
+        adversary: What finds δ.
+        problem: The variants, as the adversary sees them.
+        views: Whose answers are trained without perturbation.
+        chosen: Whether the user chose these views. Where not, an adversary without a clean term (FreeLB) replaces the
+            variants' own loss.
+
+    Returns:
+        The losses, and what is worth a curve: what the adversary measured, and `loss_gap`,
+        L(f(X_n + δ), y) − L(f(X_n), y) for each answer token.
+    """
+    outcome = adversary.attack(problem)
+    curves = dict(outcome.logs)
+    if outcome.clean is not None:  # for each answer token, as the losses are
+        passes.keep_row_losses("variant", outcome.clean)
+        answers = (passes.view("variant").labels >= 0).sum().clamp(min=1)
+        curves["loss_gap"] = (outcome.adversarial - outcome.clean).detach().sum() / answers
+    elif not chosen:
+        views = tuple(name for name in views if name != "variant")
+    terms = {"answer": passes.cross_entropy(*views)} if views else {}
+    return {**terms, "adversarial": outcome.adversarial.sum() / passes.token_count("variant")}, curves
 
 
 class ANIT(InstructionTuning):
@@ -62,32 +91,18 @@ class ANIT(InstructionTuning):
                 "model.adversary.replays, since FreeAT's perturbation grows while the same batch comes again"
             )
 
-    def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """[ANIT] eq. 8."""
-        return self.supervised(passes)
-
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
-        """`answer` and `adversarial`: the cross-entropies of true answers, without and with perturbation.
-
-        Logs what the adversary measured under its name, and `loss_gap`, L(f(X_n + δ), y) − L(f(X_n), y) for each
-        answer token. An adversary without a clean term (FreeLB) stands in for the variants' own.
-        """
-        views = VIEWS[self.answer_views]
+        """`answer` and `adversarial` ([ANIT] eq. 8); logs what the adversary measured under its name."""
         if self.adversary is None:
-            return {"answer": passes.cross_entropy(*views)}
+            return super().supervised(passes)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
         scale = 1.0 if scaler is None else float(scaler.get_scale())
-        outcome = self.adversary.attack(passes.problem("variant", self.perturb, scale, held=self.holds_variants))
-        logs = dict(outcome.logs)
-        if outcome.clean is not None:  # for each answer token, as the losses are
-            passes.keep_row_losses("variant", outcome.clean)
-            answers = (passes.view("variant").labels >= 0).sum().clamp(min=1)
-            logs["loss_gap"] = (outcome.adversarial - outcome.clean).detach().sum() / answers
-        elif self.train_on is None:
-            views = tuple(name for name in views if name != "variant")
-        self.log_dict({f"{self.adversary_name}/{name}": value.float() for name, value in logs.items()}, batch_size=1)
-        terms = {"answer": passes.cross_entropy(*views)} if views else {}
-        return {**terms, "adversarial": outcome.adversarial.sum() / passes.token_count("variant")}
+        problem = passes.problem("variant", self.perturb, scale, held=self.holds_variants)
+        terms, curves = adversarial_losses(
+            passes, self.adversary, problem, VIEWS[self.answer_views], chosen=self.train_on is not None
+        )
+        self.log_dict({f"{self.adversary_name}/{name}": value.float() for name, value in curves.items()}, batch_size=1)
+        return terms
 
     @property
     def holds_variants(self) -> bool:

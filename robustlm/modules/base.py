@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 import logging
 import math
 import os
@@ -19,17 +19,18 @@ from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings,
 from robustlm.checks.numbers import check_number
 from robustlm.conditions.model import AttackedModel, AttackSearch
 from robustlm.conditions.search import Objective
-from robustlm.endpoint import is_hosted
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.scores import Scores
-from robustlm.models.backbone import Backbone, Loading
-from robustlm.models.base import Pooling
+from robustlm.models.backends import language_model
+from robustlm.models.base import LanguageModel, Pooling
 from robustlm.models.digest import weights_digest
-from robustlm.models.hosted import HostedBackbone
+from robustlm.models.hosted import Hosting
+from robustlm.models.loading import Loading
 from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.replies import judged, records
+from robustlm.modules.terms import Term
 from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
 from robustlm.utils.finite import refuse_nonfinite, step_extent
 from robustlm.utils.serialization import to_plain
@@ -64,6 +65,7 @@ class InstructionTuning(LightningModule):
             time: batches larger than memory (many candidates for a contrast) at a third more cost.
         max_skipped_steps: Optimiser steps whose loss or gradient is not finite are skipped and counted
             (`train/skipped_steps`); more than this many in a row stop the run.
+        hosting: How a hosted model is asked; without effect on others.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
@@ -81,6 +83,7 @@ class InstructionTuning(LightningModule):
         train_on: TrainOn | None = None,
         chunk_rows: int | None = None,
         max_skipped_steps: int = 20,
+        hosting: Hosting = Hosting(),  # noqa: B008 - read only
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -91,10 +94,8 @@ class InstructionTuning(LightningModule):
         if train_on is not None and train_on not in VIEWS:
             known = ", ".join(VIEWS)
             raise ValueError(f"train_on: found {train_on!r}; expected one of {known}, or null for the method's own")
-        self.backbone: Any = (
-            HostedBackbone(backbone)
-            if is_hosted(backbone)
-            else Backbone(backbone, copy.copy(loading), copy.copy(tuning))
+        self.backbone: LanguageModel = language_model(
+            backbone, loading, tuning, hosting, usual_tuning=self._default("tuning")
         )
         self.optimizer = optimizer
         self.schedule = schedule
@@ -116,24 +117,33 @@ class InstructionTuning(LightningModule):
         self._step_loss: Tensor | float = 0.0
         self._seed: int | None = None
 
+    @classmethod
+    def _default(cls, argument: str) -> Any:
+        """What an argument of the constructor is where it is not given; subclasses may pass it on by `**kwargs`."""
+        signatures = (
+            inspect.signature(vars(one)["__init__"]).parameters for one in cls.__mro__ if "__init__" in vars(one)
+        )
+        return next(found[argument].default for found in signatures if argument in found)
+
     def check_data(self, datamodule: Any) -> None:
         """Refuse data that cannot serve this objective, before anything is read. Subclasses extend it.
 
         Raises:
             ValueError: Says which setting of the datamodule is wrong.
         """
-        if isinstance(self.backbone, HostedBackbone):
-            self.backbone()  # says that it cannot be tuned
+        self.backbone.check_tunable()
         if "variant" in VIEWS[self.answer_views]:
             whose = type(self).__name__ if self.train_on is None else f"train_on: {self.train_on}"
             self.check_variants(datamodule, f"{whose} trains on")
+        for term in self.terms:
+            self.check_variants(datamodule, term.needs_variants)
 
     def check_variants(self, datamodule: Any, why: str) -> None:
-        """Refuse data without variants. `why` ends on a verb whose object they are."""
+        """Refuse data without variants; `why` says what needs them, in the words that follow "which"."""
         if "variant" not in datamodule.views:
             raise ValueError(
                 f"data: {type(datamodule).__name__} makes no noisy or paraphrased variants, which {why}; expected "
-                "NLUDataModule (noise), ParaphraseDataModule or ContrastiveDataModule"
+                "NoisyInstructionDataModule (noise), ParaphraseDataModule or ContrastiveDataModule"
             )
 
     @property
@@ -151,11 +161,31 @@ class InstructionTuning(LightningModule):
     # --- the objective -----------------------------------------------------------------------------------------
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """The named losses of a step, each a scalar; the base weights, sums and logs them.
+        """The named losses of a step, each a scalar: those of answers, and those of `terms`.
 
-        Extend it in a subclass: `return {**super().losses(passes), "mine": ...}`.
+        `training_step` weighs, sums and logs them. Extend it in a subclass:
+        `return {**super().losses(passes), "mine": ...}`.
         """
+        found = self.supervised(passes)
+        for term in self.terms:
+            answers = found["answer"] if "answer" in found else found["adversarial"]
+            found[term.name], curves = term.losses(passes, answers)
+            self.log_dict({f"{term.name}/{name}": value for name, value in curves.items()}, batch_size=1)
+        return found
+
+    def supervised(self, passes: Passes) -> dict[str, Tensor]:
+        """The cross-entropy of true answers, as `answer`."""
         return {"answer": passes.cross_entropy(*VIEWS[self.answer_views])}
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What is added to the losses of answers; the classes of the package choose it by their settings."""
+        return ()
+
+    def weigh_terms(self) -> None:
+        """Set the factors of losses that `terms` ask for; a constructor calls it once its settings are kept."""
+        for term in self.terms:
+            self.weights = term.weigh(self.weights)
 
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """One summed loss."""
@@ -326,10 +356,10 @@ class InstructionTuning(LightningModule):
                 return self.judge(batch.to(self.device), objective)
 
         def identity() -> tuple[str, int]:
-            hosted = isinstance(self.backbone, HostedBackbone)
-            return self.backbone.name if hosted else weights_digest(self.backbone), self.max_new_tokens
+            own = any(True for _ in self.backbone.parameters())
+            return weights_digest(self.backbone) if own else self.backbone.name, self.max_new_tokens
 
-        data.search_attacks(AttackedModel(judge, not isinstance(self.backbone, HostedBackbone), identity))
+        data.search_attacks(AttackedModel(judge, self.backbone.gives_likelihoods, identity))
 
     def judge(self, batch: InstructionBatch, objective: Objective) -> list[float]:
         """How well the model does on each row of an evaluation batch, for attacks on it: see `replies.judged`."""
@@ -447,6 +477,11 @@ class InstructionTuning(LightningModule):
             except TypeError as error:
                 raise TypeError(f"{type(self).__name__}: argument {name!r}: {error}") from error
         self.save_hyperparameters({**plain, "_instantiator": "lightning.pytorch.cli.instantiate_module"})
+
+
+def filled(*slots: Term | None) -> tuple[Term, ...]:
+    """The slots that hold a term."""
+    return tuple(term for term in slots if term is not None)
 
 
 def _listed(what: str, names: list[str]) -> str:

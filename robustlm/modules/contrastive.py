@@ -13,13 +13,17 @@ from torch import Tensor
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import balance, cosine_similarity, info_nce
 from robustlm.models.base import Pooling
-from robustlm.modules.base import InstructionTuning, TrainOn
+from robustlm.modules.base import InstructionTuning, TrainOn, filled
 from robustlm.modules.passes import Passes
+from robustlm.modules.terms import Term
 
 
 @dataclass
 class Contrast:
     """A sample's state under one phrasing is nearest to its state under another ([CoIN] § 3.3)."""
+
+    name: ClassVar[str] = "contrast"
+    needs_variants: ClassVar[str] = "a contrast compares"
 
     temperature: float = 0.05
     """τ, divides the cosine similarities."""
@@ -80,6 +84,10 @@ class Contrast:
         weight = self._weight(passes, answers, loss)
         logs = {"infonce": loss.detach(), "weight": weight, "accuracy": hits.mean(), "candidates": seen.mean()}
         return weight * loss, logs
+
+    def weigh(self, weights: dict[str, float]) -> dict[str, float]:
+        """As they are: `losses` weighs this loss by itself."""
+        return weights
 
     def _compare(
         self,
@@ -154,16 +162,7 @@ class ContrastiveTuning(InstructionTuning):
         self.contrast = copy.copy(contrast)
         self.pooling = contrast.pooling if contrast else "last"
 
-    def check_data(self, datamodule: Any) -> None:
-        """Refuse data without variants to contrast with."""
-        super().check_data(datamodule)
-        if self.contrast is not None:
-            self.check_variants(datamodule, "a contrast compares")
-
-    def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """The answer losses, and the contrast ([CoIN] § 3.3)."""
-        terms = super().losses(passes)
-        if self.contrast is not None:
-            terms["contrast"], logs = self.contrast.losses(passes, terms["answer"])
-            self.log_dict({f"contrast/{name}": value for name, value in logs.items()}, batch_size=1)
-        return terms
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """[CoIN] § 3.3."""
+        return filled(self.contrast)

@@ -14,8 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from robustlm.adversaries import Problem
 from robustlm.batch import InstructionBatch, Scope, View
 from robustlm.losses import answer_cross_entropy
-from robustlm.models.backbone import Backbone
-from robustlm.models.base import Answers, Pooling
+from robustlm.models.base import Answers, LanguageModel, Pooling
 
 ViewName = Literal["raw", "variant", "negative"]
 
@@ -33,7 +32,7 @@ class Passes:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: LanguageModel,
         batch: InstructionBatch,
         *,
         pooling: Pooling = "last",
@@ -61,8 +60,8 @@ class Passes:
         view = getattr(self.batch, name)
         if view is None:
             raise ValueError(
-                f"this objective needs a {name!r} view, but the datamodule emits none; NLUDataModule emits 'variant', "
-                "ContrastiveDataModule with negatives > 0 also 'negative'"
+                f"this objective needs a {name!r} view, but the datamodule emits none; NoisyInstructionDataModule "
+                "emits 'variant', ContrastiveDataModule with negatives > 0 also 'negative'"
             )
         assert isinstance(view, View)
         return view
@@ -170,7 +169,7 @@ class Passes:
     def problem(self, name: ViewName, scope: Scope, loss_scale: float = 1.0, *, held: bool = False) -> Problem:
         """A view as an adversary sees it; row losses are summed over each row's answer tokens.
 
-        Its clean pass is shared: `loss` of the very tensor `embeds` gives this object's own `row_losses`.
+        Its clean pass is shared: `clean_loss()` gives this object's own `row_losses`.
 
         Args:
             name: Of the view.
@@ -190,8 +189,6 @@ class Passes:
             self._embeds[name] = own if own.requires_grad else own.requires_grad_()
 
         def loss(embeds: Tensor) -> Tensor:
-            if embeds is own:
-                return self.row_losses(name)
             answers = self.run(view, embeds)
             return answer_cross_entropy(answers.logits, answers.targets, answers.rows, rows)
 
@@ -205,6 +202,7 @@ class Passes:
             parameters=self.backbone.trained,
             loss_scale=loss_scale,
             held=held,
+            clean=lambda: self.row_losses(name),
         )
 
 

@@ -11,7 +11,7 @@ from robustlm.conditions.search import Objective
 from robustlm.evaluation.metrics import overlap
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.scores import FREE_TEXT, text_of
-from robustlm.models.backbone import Backbone
+from robustlm.models.base import LanguageModel
 from robustlm.tasks import TASKS
 
 
@@ -28,7 +28,7 @@ class Reply:
     """Tokens of each choice, with end of sequence."""
 
 
-def replies(backbone: Backbone, batch: InstructionBatch, max_new_tokens: int) -> list[Reply]:
+def replies(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: int) -> list[Reply]:
     """Answers to the rows of an evaluation batch: of the choices where the batch brings them, else generated.
 
     Args:
@@ -53,7 +53,7 @@ def replies(backbone: Backbone, batch: InstructionBatch, max_new_tokens: int) ->
     return [found[row] for row in range(len(batch))]
 
 
-def records(backbone: Backbone, batch: InstructionBatch, max_new_tokens: int) -> list[Record]:
+def records(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: int) -> list[Record]:
     """Answer the rows of an evaluation batch; each becomes a record of the prediction table.
 
     Args:
@@ -66,7 +66,7 @@ def records(backbone: Backbone, batch: InstructionBatch, max_new_tokens: int) ->
     """
     found = replies(backbone, batch, max_new_tokens)
     assert batch.prompt is not None
-    prompts = backbone.texts(batch.prompt)
+    prompts = batch.prompt.texts
     return [_record(batch, at, reply, prompts[at]) for at, reply in enumerate(found)]
 
 
@@ -96,7 +96,7 @@ def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Reco
     )
 
 
-def judged(backbone: Backbone, batch: InstructionBatch, objective: Objective, max_new_tokens: int) -> list[float]:
+def judged(backbone: LanguageModel, batch: InstructionBatch, objective: Objective, max_new_tokens: int) -> list[float]:
     """How well a model does on each row of an evaluation batch, in [0, 1].
 
     Args:
@@ -132,7 +132,7 @@ def _share(reply: Reply, target: str) -> float:
     return float(shares[reply.choices.index(target)])
 
 
-def _chosen(backbone: Backbone, batch: InstructionBatch) -> dict[int, Reply]:
+def _chosen(backbone: LanguageModel, batch: InstructionBatch) -> dict[int, Reply]:
     if batch.options is None or batch.option_rows is None:
         return {}
     scores = backbone.option_scores(batch.options, batch.option_rows, batch.pass_rows or len(batch))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import Tensor
-
 from robustlm.adversaries import NRM, PGD, Adversary
 from robustlm.modules.alignment import Alignment
 from robustlm.modules.anit import ANIT
-from robustlm.modules.base import TrainOn
+from robustlm.modules.base import TrainOn, filled
 from robustlm.modules.contrastive import Contrast
-from robustlm.modules.passes import Passes
+from robustlm.modules.terms import Term
 
 
 class RobustTuning(ANIT):
@@ -49,36 +47,19 @@ class RobustTuning(ANIT):
         self.contrast = copy.copy(contrast)
         self.alignment = copy.copy(alignment)
         self.pooling = contrast.pooling if contrast else "last"
-        if alignment is not None:
-            adversarial = self.weights["adversarial"] * (1 - alignment.weight)
-            self.weights |= {"adversarial": adversarial, "answer": 1 - alignment.weight, "alignment": alignment.weight}
+        self.weigh_terms()
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The slots that are filled."""
+        return filled(self.contrast, self.alignment)
 
     @property
     def holds_variants(self) -> bool:
         """Contrast and alignment compare states and answers of the variants."""
-        return self.contrast is not None or self.alignment is not None
+        return bool(self.terms)
 
     @property
     def answer_views(self) -> TrainOn:
         """As each slot's own method has it: both views for a contrast or an alignment, variants for an adversary."""
-        compared = self.contrast or self.alignment
-        return self.train_on or ("both" if compared else "variant" if self.adversary else "raw")
-
-    def check_data(self, datamodule: Any) -> None:
-        """Refuse data without variants for the slots that compare them, whatever `train_on` says."""
-        super().check_data(datamodule)
-        if self.contrast is not None:
-            self.check_variants(datamodule, "a contrast compares")
-        if self.alignment is not None:
-            self.check_variants(datamodule, "an alignment compares")
-
-    def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """The terms of the slots that are filled."""
-        terms = self.supervised(passes)
-        if self.contrast is not None:
-            answers = terms["answer"] if "answer" in terms else terms["adversarial"]
-            terms["contrast"], logs = self.contrast.losses(passes, answers)
-            self.log_dict({f"contrast/{name}": value for name, value in logs.items()}, batch_size=1)
-        if self.alignment is not None:
-            terms["alignment"] = self.alignment.loss(passes)
-        return terms
+        return self.train_on or ("both" if self.terms else "variant" if self.adversary else "raw")

@@ -28,14 +28,15 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from typing import cast
 
 from robustlm.checks.numbers import check_number
 from robustlm.instructions.slots import Skeleton, defused
 from robustlm.noise.edits import Edits, word_edits
 from robustlm.noise.pools import Pools
 from robustlm.noise.protection import Guard
-from robustlm.utils.importing import imported
-from robustlm.utils.random import Stream
+from robustlm.utils.random import Stream, key_of
+from robustlm.utils.registry import Registry
 from robustlm.utils.words import rejoin, split_words
 
 Kind = Callable[[list[str], float, Stream, Pools], list[str]]
@@ -44,14 +45,12 @@ Kind = Callable[[list[str], float, Stream, Pools], list[str]]
 What stands in the place of a word may be several, with spaces between: then it is known that they do.
 """
 
-KINDS: dict[str, Kind] = {}
+MIXED = "mixed"
+CLEAN = "clean"
+KINDS: Registry[Kind] = Registry("noise kind", "an import path like my.module.fn", reserved=(MIXED, CLEAN))
 """Every registered kind by name; `mixed` is no kind but a draw among them."""
 _IN_PLACE: set[Kind] = set()
 """Registered kinds whose pieces stand in the places of words; see `register_kind`."""
-KIND_FAMILIES: dict[str, Callable[[str], Kind]] = {}
-"""What makes a kind of the argument after a colon, as in `synonyms:wordnet`; raises `ValueError` if it cannot."""
-MIXED = "mixed"
-CLEAN = "clean"
 
 
 def register_kind(name: str, *, in_place: bool = False) -> Callable[[Kind], Kind]:
@@ -66,11 +65,10 @@ def register_kind(name: str, *, in_place: bool = False) -> Callable[[Kind], Kind
     Raises:
         ValueError: The name is taken.
     """
-    if name in KINDS or name in (MIXED, CLEAN):
-        raise ValueError(f"noise kind {name!r} exists already; choose another name")
+    KINDS.check_free(name)
 
     def register(kind: Kind) -> Kind:
-        KINDS[name] = kind
+        KINDS.add(name, kind)
         if in_place:
             _IN_PLACE.add(kind)
         return kind
@@ -84,24 +82,12 @@ def resolve_kind(name: str) -> Kind:
     Raises:
         ValueError: Neither a registered name nor the path of a callable, or a wrong argument.
     """
-    if name in KINDS:
-        return KINDS[name]
-    family, colon, argument = name.partition(":")
-    if colon and family in KIND_FAMILIES:
-        try:
-            return KIND_FAMILIES[family](argument)
-        except ValueError as error:
-            raise ValueError(f"noise kind {family}: {error}") from error
-    try:
-        kind: Kind | None = imported(name)
-    except ValueError as error:
-        raise ValueError(f"noise kind {error}") from error
+    kind = KINDS.found(name)
     if not callable(kind):
-        known = ", ".join([*KINDS, MIXED])
-        raise ValueError(f"unknown noise kind {name!r}: expected one of {known}, or an import path like my.module.fn")
-    if not _takes_words(kind):
+        raise ValueError(f"unknown noise kind {name!r}: expected {KINDS.expected(name, [*KINDS, MIXED])}")
+    if name not in KINDS and not _takes_words(kind):
         raise ValueError(f"noise kind {name!r}: found no function of (words, omega, rng, pools) there")
-    return kind
+    return cast(Kind, kind)
 
 
 def _takes_words(kind: object) -> bool:
@@ -269,7 +255,7 @@ class Noise:
         batch = NoisyBatch(list(instructions), [False] * len(ids), [CLEAN] * len(ids), none)
         pools = Pools(vocabulary, contexts)
         for row, (text, sample_id) in enumerate(zip(instructions, ids, strict=True)):
-            rng = Stream(f"{seed} {epoch} {variant} {sample_id}".encode("utf-8", "surrogatepass"))
+            rng = Stream(key_of(seed, epoch, variant, sample_id))
             if rng.uniform() >= self.phi or self.omega == 0:
                 continue
             names, kinds, shares = milder if requests is not None and requests[row] else mixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustlm.noise.base import KIND_FAMILIES, Kind, register_kind, word_budget
+from robustlm.noise.base import KINDS, Kind, register_kind, word_budget
 from robustlm.noise.opposites import PUNCTUATION, replace_core
 from robustlm.noise.pools import Pools
 from robustlm.noise.thesaurus import Thesaurus, builtin, load_thesaurus
@@ -45,7 +45,7 @@ def synonyms_of(source: str) -> Kind:
     return swap
 
 
-KIND_FAMILIES["synonyms"] = synonyms_of
+KINDS.add_family("synonyms", synonyms_of)
 
 
 def others(words: Sequence[str], place: int, thesaurus: Thesaurus) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import accumulate, compress
+from typing import Any, TypedDict
 
-from robustlm.batch import Encoded
+from robustlm.batch import Encoded, View, collate
 from robustlm.prompts.base import Origin, Prompt, Template
 from robustlm.prompts.specials import Spans, Specials, SpecialTextError
 from robustlm.sample import Sample
@@ -17,6 +19,11 @@ log = logging.getLogger(__name__)
 
 _TOGETHER = 256
 """Samples whose choices are tokenised at once: what the tokenizer returns is many times the size of the ids."""
+
+
+class _Written(TypedDict):
+    text: str
+    offsets: Sequence[int]
 
 
 class TooLongError(ValueError):
@@ -83,6 +90,7 @@ class Encoder:
                     instruction=[origin is Origin.INSTRUCTION for origin in origins],
                     context=[origin is Origin.CONTEXT for origin in origins],
                     answer_ids=answer,
+                    **self._written(prompt, offsets),
                 )
             )
         return rows
@@ -105,11 +113,14 @@ class Encoder:
             )
         dropped = set(droppable[-excess:])
         kept = [i for i in range(len(row.prompt_ids)) if i not in dropped]
+        text, offsets = _shortened(row, dropped)
         return Encoded(
             prompt_ids=[row.prompt_ids[i] for i in kept],
             instruction=[row.instruction[i] for i in kept],
             context=[row.context[i] for i in kept],
             answer_ids=row.answer_ids,
+            text=text,
+            offsets=offsets,
         )
 
     def fitted(self, sample: Sample, row: Encoded) -> tuple[Sample, Encoded]:
@@ -167,6 +178,10 @@ class Encoder:
         if self.encoder_decoder:
             return max(len(row.prompt_ids), len(row.answer_ids)) - self.max_length
         return len(row) - self.max_length
+
+    def view(self, rows: Sequence[Encoded], *, with_answer: bool = True) -> View:
+        """Rows padded into one view of `len(rows)` rows; see `robustlm.batch.collate`."""
+        return collate(rows, pad_id=self.pad_id, encoder_decoder=self.encoder_decoder, with_answer=with_answer)
 
     def special_texts(self, samples: Sequence[Sample]) -> dict[str, int]:
         """The special tokens whose text stands in rows, and in how many rows; it is written as plain pieces."""
@@ -239,8 +254,45 @@ class Encoder:
             answers.append([*separate[i], eos])
         return answers
 
+    def _written(self, prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> _Written:
+        """A prompt's text and its tokens' places in it, without the special tokens that a tokenizer adds at its ends.
+
+        A chat template may write these tokens itself; whoever asks the prompt again lets the tokenizer add them.
+        """
+        text, start = prompt.text, 0
+        if not prompt.add_special_tokens:
+            for name in ("bos_token", "cls_token"):
+                token = getattr(self.tokenizer, name, None)
+                if token and text.startswith(token):
+                    text, start = text[len(token) :], len(token)
+                    break
+            for name in ("eos_token", "sep_token"):
+                token = getattr(self.tokenizer, name, None)
+                if token and text.endswith(token):
+                    text = text[: -len(token)]
+                    break
+        places = (min(max(at - start, 0), len(text)) for pair in offsets for at in pair)
+        return {"text": text, "offsets": array("I", places)}
+
     def _plain(self, texts: list[str], samples: Sequence[Sample]) -> list[list[int]]:
         return self._tokens(texts, [[(0, len(text))] for text in texts], False, samples)[0]
+
+
+def _shortened(row: Encoded, dropped: set[int]) -> tuple[str, Sequence[int]]:
+    """The text of a row without dropped tokens, and the places in it of the tokens that stay."""
+    places = list(zip(row.offsets[::2], row.offsets[1::2], strict=True))
+    stays = [True] * len(row.text)
+    before = 0
+    for i, (start, end) in enumerate(places):
+        if i in dropped:  # with what stands between it and the token before
+            stays[min(before, start) : end] = [False] * (end - min(before, start))
+        before = end
+    for i, (start, end) in enumerate(places):
+        if i not in dropped:  # several tokens may write one character
+            stays[start:end] = [True] * (end - start)
+    at = [0, *accumulate(stays)]
+    kept = (at[edge] for i, place in enumerate(places) if i not in dropped for edge in place)
+    return "".join(compress(row.text, stays)), array("I", kept)
 
 
 def _origins(prompt: Prompt, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]) -> list[Origin]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from robustlm.instructions.slots import OPTIONS
 from robustlm.sample import Sample
-from robustlm.utils.random import rank
+from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def choose(given: Sequence[Sample], pools: Iterable[Pool], tested: Collection[st
 
 
 def _drawn(pool: Pool, free: dict[Pool, list[Sample]], leaked: int, shots: int, seed: int) -> tuple[Sample, ...]:
-    rows = sorted(free.get(pool, ()), key=lambda sample: rank(seed, "example", sample.id))
+    rows = sorted(free.get(pool, ()), key=lambda sample: drawn(seed, "example", sample.id))
     if len(rows) < shots:
         dataset, topic = pool
         of = f"the dataset {dataset!r}" + (f" and the topic {topic!r}" if topic else "")
@@ -94,7 +94,7 @@ def _drawn(pool: Pool, free: dict[Pool, list[Sample]], leaked: int, shots: int, 
         )
     chosen = _in_turn(rows, pool, seed)[:shots]
     # the order of the turns would tell the next answer
-    return tuple(sorted(chosen, key=lambda sample: rank(seed, "place", sample.id)))
+    return tuple(sorted(chosen, key=lambda sample: drawn(seed, "place", sample.id)))
 
 
 def _in_turn(rows: list[Sample], pool: Pool, seed: int) -> list[Sample]:
@@ -105,6 +105,6 @@ def _in_turn(rows: list[Sample], pool: Pool, seed: int) -> list[Sample]:
     by_answer: dict[str, list[Sample]] = defaultdict(list)
     for sample in rows:
         by_answer[sample.target if shared else str(sample.choices.index(sample.target))].append(sample)
-    answers = sorted(by_answer, key=lambda answer: rank(seed, f"answer of {pool}", answer))
+    answers = sorted(by_answer, key=lambda answer: drawn(seed, f"answer of {pool}", answer))
     longest = max(map(len, by_answer.values()))
     return [by_answer[answer][i] for i in range(longest) for answer in answers if i < len(by_answer[answer])]

@@ -14,11 +14,12 @@ from robustlm.instructions.banks import NO_FORMAT
 from robustlm.rows.base import SUFFIXES, SourceError
 from robustlm.sample import Sample
 from robustlm.sources import corpus as quickstart
-from robustlm.sources.samples import Loaded, bank_slots, named_labels, read_samples, settle_errors
+from robustlm.sources.drafts import bank_slots
+from robustlm.sources.samples import Loaded, named_labels, read_samples, settle_errors
 from robustlm.sources.source import BUILTIN, Role, Source, named_by_path, split_of
 from robustlm.tasks import TASKS
 from robustlm.tasks.labels import quoted
-from robustlm.utils.random import rank
+from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class KnownLabels:
         if (role, number) not in self._found:
             source = self._sources[role][number]
             loaded = _read(replace(source, bank=None, fields=None, topic=None), role)
-            if not loaded.samples:
+            if not loaded.drafts:
                 settle_errors(f"data.{role}: {source.path}", loaded, "skip", None)
             self._found[role, number] = loaded.labels()
         return self._found[role, number]
@@ -150,12 +151,11 @@ def _load(
             found.append(_builtin(source, role, seed))
             continue
         name = named_by_path(source, role)
-        samples = loaded[i].settled({task: labels for (of, task), labels in options.items() if of == name})
+        samples = loaded[i].settled({task: labels for (of, task), labels in options.items() if of == name}, name)
         if isinstance(source.limit, int) and source.limit > len(samples):
             fewer = f"found {len(samples)} rows, fewer than the limit of {source.limit}; all are used"
             say(f"data.{role}: {source.path}: {fewer}")
-        taken = _limited(samples, source, seed)
-        found.append([one if one.dataset else replace(one, dataset=name) for one in taken])
+        found.append(_limited(samples, source, seed))
     return found
 
 
@@ -167,8 +167,8 @@ def _limited(samples: list[Sample], source: Source, seed: int) -> list[Sample]:
     if source.sampling == "first":
         return samples[:count]
     seed = seed if source.seed is None else source.seed
-    drawn = {one.id for one in sorted(samples, key=lambda one: rank(seed, "limit", one.id))[:count]}
-    return [one for one in samples if one.id in drawn]
+    kept = {one.id for one in sorted(samples, key=lambda one: drawn(seed, "limit", one.id))[:count]}
+    return [one for one in samples if one.id in kept]
 
 
 def _count(limit: int | float, rows: int) -> int:
@@ -195,13 +195,6 @@ def _read(source: Source, role: Role, *, answered: bool = True) -> Loaded:
 
 def _as_source(source: str | Source) -> Source:
     return Source(source) if isinstance(source, str) else source
-
-
-def _split_within(source: Source, file: str, role: Role) -> str | None:
-    """The split that is still to be chosen: none of the file of a folder; a single file refuses one."""
-    if Path(source.path).is_file():
-        return source.split
-    return None if Path(file).is_file() else split_of(source, role)
 
 
 def _file(source: Source, role: Role) -> str:

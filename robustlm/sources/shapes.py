@@ -10,7 +10,7 @@ from robustlm.instructions.banks import NO_FORMAT
 from robustlm.rows.fields import check_choices, elements, lacks, optional, required, shown
 from robustlm.sample import SYSTEM_ROLES, Context, Sample, Turn
 from robustlm.tasks import TASKS, Task
-from robustlm.utils.importing import imported
+from robustlm.utils.registry import Registry
 
 ReadRow = Callable[[Mapping[str, Any], str], Sample]
 """Makes a sample of a row and the id it shall have; raises `ValueError` for a row that it cannot use."""
@@ -38,7 +38,7 @@ class Shape:
     """Puts some answer into a row of this shape that lacks one; null for other rows."""
 
 
-SHAPES: dict[str, Shape] = {}
+SHAPES: Registry[Shape] = Registry("shape", "the import path of a function under register_shape", (NO_FORMAT,))
 """Shapes by name, besides those of `TASKS`; `register_shape` adds to them."""
 
 
@@ -64,8 +64,7 @@ def register_shape(
         >>> read_dialogue({"ask": "Greet me.", "reply": "Hello."}, "greetings:1").target
         'Hello.'
     """
-    if name in SHAPES or name in TASKS or name == NO_FORMAT:
-        raise ValueError(f"found a second shape named {name!r}; expected another name")
+    SHAPES.check_free(name, TASKS)
 
     def add(read: ReadRow) -> ReadRow:
         def recognises(row: Mapping[str, Any]) -> bool:
@@ -76,7 +75,7 @@ def register_shape(
                 return None
             return {**row, answer: _FILLER} if all(key in row for key in needs if key != answer) else None
 
-        SHAPES[name] = Shape(name, ", ".join(needs), recognises, read, answer if callable(answer) else filled)
+        SHAPES.add(name, Shape(name, ", ".join(needs), recognises, read, answer if callable(answer) else filled))
         return read
 
     return add
@@ -101,14 +100,11 @@ def resolve_shape(name: str) -> str:
     """
     if name in known_shapes():
         return name
-    found = imported(name)
+    found = SHAPES.found(name)
     for shape in SHAPES.values():
         if shape.read is found:
             return shape.name
-    known = ", ".join(known_shapes())
-    raise ValueError(
-        f"format: found {name!r}; expected one of {known}, or the import path of a function under register_shape"
-    )
+    raise ValueError(f"format: found {name!r}; expected {SHAPES.expected(name, known_shapes())}")
 
 
 # ------------------------------------------------------------------------------------------ the shapes

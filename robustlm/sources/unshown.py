@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from robustlm.instructions.slots import OPTIONS
 from robustlm.rows.fields import squeezed
-from robustlm.sample import Sample
+from robustlm.sample import Context
 
 _ANSWERS = {"label", "target", "output", "answer", "completion", "choice", "class", "gold", "score"}
 """Words of keys that hold answers. Not to show those is right."""
@@ -79,12 +79,15 @@ class Unshown:
         self._varying: set[str] = set()
         self._count = 0
 
-    def add(self, row: Read, sample: Sample, *, slotted: Collection[str] | None) -> None:
+    def add(
+        self, row: Read, context: Context, fields: Sequence[tuple[str, str]], *, slotted: Collection[str] | None
+    ) -> None:
         """Count the fields of a row.
 
         Args:
             row: After all has been read of it that makes the sample.
-            sample: What it became.
+            context: Context of the sample that it became.
+            fields: Fields of that sample.
             slotted: Keys that fill placeholders, where every phrasing has some; null: a prompt shows the context.
         """
         self._count += 1
@@ -94,7 +97,9 @@ class Unshown:
             words = _words(key)
             if not text or key in _OWN or words & _NO_TEXT or words & used:
                 continue
-            if key in row.read and (slotted is None or {key} & {*slotted, *_ASKED} or not _is_context(text, sample)):
+            if key in row.read and (
+                slotted is None or {key} & {*slotted, *_ASKED} or not _is_context(text, context, fields)
+            ):
                 continue
             self._rows[key] = self._rows.get(key, 0) + 1
             if self._first.setdefault(key, text) != text:
@@ -135,8 +140,8 @@ def _text(value: object) -> str:
     return ""
 
 
-def _is_context(text: str, sample: Sample) -> bool:
+def _is_context(text: str, context: Context, fields: Sequence[tuple[str, str]]) -> bool:
     """Whether a read field is part of the context, which phrasings with placeholders do not write."""
-    shown = " ".join(squeezed(value) for name, value in sample.fields if name != OPTIONS)
-    context = squeezed(f"{sample.context.question} {sample.context.text}")
-    return text in context and text not in shown
+    shown = " ".join(squeezed(value) for name, value in fields if name != OPTIONS)
+    given = squeezed(f"{context.question} {context.text}")
+    return text in given and text not in shown

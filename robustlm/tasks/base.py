@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from robustlm.sample import Context
 from robustlm.tasks.labels import Labels
-from robustlm.utils.importing import imported
+from robustlm.utils.registry import Registry
 
 Item = tuple[str, ...]
 """Part of an answer: `(type, words)`, `(relation, head, tail)`, `(polarity, aspect, opinion)`, `(label,)`."""
@@ -104,7 +104,7 @@ class Task(ABC):
         return answer.parsed and sorted(answer.items) == sorted(gold.items)
 
 
-TASKS: dict[str, Task] = {}
+TASKS: Registry[Task] = Registry("task", "the import path of a Task class")
 """All tasks by name; `register` adds to them."""
 
 TaskClass = TypeVar("TaskClass", bound=type[Task])
@@ -116,9 +116,7 @@ def register(task: TaskClass) -> TaskClass:
     Raises:
         ValueError: The name is taken.
     """
-    if task.name in TASKS:
-        raise ValueError(f"found a second task named {task.name!r}; expected another `name` on {task.__qualname__}")
-    TASKS[task.name] = task()
+    TASKS.add(task.name, task())
     return task
 
 
@@ -132,10 +130,9 @@ def resolve_task(name: str) -> str:
     """
     if name in TASKS:
         return name
-    found = imported(name)
+    found = TASKS.found(name)
     if not (isinstance(found, type) and issubclass(found, Task)):
-        known = ", ".join(TASKS)
-        raise ValueError(f"task: found {name!r}; expected one of {known}, or the import path of a Task class")
+        raise ValueError(f"task: found {name!r}; expected {TASKS.expected(name)}")
     if type(TASKS.get(found.name)) is not found:
         register(found)
     return found.name

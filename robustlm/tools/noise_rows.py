@@ -19,10 +19,10 @@ from robustlm.noise.pools import Pools, build_pools, padding_text, slots_of
 from robustlm.noise.protection import protected_phrases
 from robustlm.rows.base import BadRowsError, Row, RowError, SourceError
 from robustlm.rows.fields import required
+from robustlm.rows.ids import row_id
 from robustlm.rows.readers import iter_rows
 from robustlm.rows.writers import RowWriter
 from robustlm.sample import Sample, is_request
-from robustlm.sources.samples import row_id
 from robustlm.sources.shapes import Shape, known_shapes
 
 _CHUNK = 1000

@@ -7,16 +7,16 @@ import logging
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from hashlib import blake2b
+from functools import partial
 from typing import Any, Literal
 
-from robustlm.instructions.banks import InstructionBank, Version
+from robustlm.instructions.banks import Version, load_bank
 from robustlm.prompts.templates import StringTemplate
 from robustlm.rows.base import SourceError
 from robustlm.rows.writers import RowWriter
 from robustlm.sample import Sample
 from robustlm.sources.shapes import robustlm_row
+from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def phrased(
     Raises:
         SourceError: Samples have one phrasing only; names them.
     """
-    bank = cache(partial(InstructionBank.load, unseen_share=unseen_share))
+    bank = partial(load_bank, unseen_share=unseen_share)
     for name in sorted({sample.bank for sample in samples if sample.bank}):
         if division := bank(name).division:
             log.info("%s (unseen_share: %s); only seen ones are used", division, unseen_share)
@@ -146,7 +146,7 @@ def phrased(
             texts = [sample.variant]
         texts = [text for text in texts if text != asked.instruction]
         if texts:
-            found.append(replace(asked, variant=texts[_draw(seed, "variant", sample.id) % len(texts)]))
+            found.append(replace(asked, variant=texts[drawn(seed, "variant", sample.id) % len(texts)]))
         else:
             single.append(sample.id)
     if single:
@@ -181,14 +181,14 @@ def contrasted(samples: Sequence[Sample], negatives: int, seed: int) -> list[lis
     """
     _check_negatives(negatives)
     alike: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
-    for sample in sorted(samples, key=lambda sample: _draw(seed, "order", sample.id)):
+    for sample in sorted(samples, key=lambda sample: drawn(seed, "order", sample.id)):
         alike[_dataset(sample), sample.task, sample.bank, "" if sample.bank else sample.instruction].append(sample)
     of_dataset: dict[str, list[list[Sample]]] = defaultdict(list)
     for (dataset, *_), bucket in alike.items():
         of_dataset[dataset] += [_asked_alike(group) for group in _groups(bucket, negatives)]
     piles = []
     for dataset in sorted(of_dataset):
-        piles.append(deque(sorted(of_dataset[dataset], key=lambda group: _draw(seed, "group", group[0].id))))
+        piles.append(deque(sorted(of_dataset[dataset], key=lambda group: drawn(seed, "group", group[0].id))))
     dealt: list[list[Sample]] = []
     while piles := [pile for pile in piles if pile]:
         dealt += [pile.popleft() for pile in piles]
@@ -266,11 +266,6 @@ def _put_back(heap: list[_Entry], entry: _Entry, left: Mapping[str, deque[Sample
 
 def _dataset(sample: Sample) -> str:
     return sample.dataset or sample.task
-
-
-def _draw(seed: int, purpose: str, id: str) -> int:
-    key = f"{seed} {purpose} {id}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
 
 
 # ---------------------------------------------------------------------------------------- forms

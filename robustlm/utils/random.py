@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -18,7 +17,7 @@ class Stream:
     this less than one. Its values are fixed by this file instead of by a Python version.
 
     Args:
-        key: Whatever the draws are a function of.
+        key: What the draws are a function of, see `key_of`.
     """
 
     __slots__ = ("_draw",)
@@ -50,6 +49,15 @@ def _draws(key: bytes) -> Iterator[int]:
         yield from _unpack(blake2b(key, person=block.to_bytes(16, "little")).digest())
 
 
-def rank(seed: int, what: str, name: str) -> bytes:
-    """A place in a random order that depends on nothing but these: whatever else there is, it stays the same."""
-    return hashlib.blake2b(f"{seed} {what} {name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def key_of(*parts: object) -> bytes:
+    """The key of a draw: what it is a function of, as text with a blank between the parts."""
+    return " ".join(map(str, parts)).encode("utf-8", "surrogatepass")
+
+
+def drawn(*parts: object) -> int:
+    """A number of 64 bits that depends on nothing but these parts (BLAKE2b).
+
+    Taken modulo n, it chooses one of n things. As a key to sort by, it gives each thing a place in a random order that
+    stays the same whatever other things there are.
+    """
+    return int.from_bytes(blake2b(key_of(*parts), digest_size=8).digest(), "big")

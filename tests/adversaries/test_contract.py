@@ -44,6 +44,29 @@ def total(outcome: Outcome) -> torch.Tensor:
 
 
 @each
+@pytest.mark.parametrize("held", [False, True])
+def test_the_clean_pass_is_asked_for_by_name(adversary: Adversary, held: bool) -> None:
+    """So a caller that has run it already can share it; numbers are those of a pass of the adversary's own."""
+    at = problem(Toy(False))
+    embeds = at.embeds.detach().requires_grad_(held)
+    at = replace(at, embeds=embeds, held=held)
+    shared: list[torch.Tensor] = []
+
+    def clean() -> torch.Tensor:
+        shared.append(at.loss(at.embeds))
+        return shared[-1]
+
+    alone, found = settled(adversary, at), settled(adversary, replace(at, clean=clean))
+    assert torch.equal(found.adversarial, alone.adversarial)
+    assert (found.clean is None) == (alone.clean is None)
+    if found.clean is not None and alone.clean is not None:
+        assert torch.equal(found.clean, alone.clean)
+    if shared:
+        assert found.clean is shared[0]
+        assert len(shared) == 1
+
+
+@each
 @pytest.mark.parametrize("train_table", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 def test_weights_get_the_gradient_of_separate_passes(adversary: Adversary, train_table: bool, tied: bool) -> None:

@@ -29,7 +29,7 @@ from robustlm.rows.writers import RowWriter
 from robustlm.tools.scratch import build
 
 ROW = {"instruction": "Say the opposite of the word.", "input": "hot", "output": "cold"}
-ANIT = ("--model", "ANIT", "--data", "NLUDataModule")
+ANIT = ("--model", "ANIT", "--data", "NoisyInstructionDataModule")
 MOST_LINES, MOST_CHARACTERS = 25, 2_500
 
 
@@ -397,7 +397,15 @@ def config_unknown_top_key(site: Site) -> list[str]:
 @kind("model: ANIT has no argument 'adversery'", "did you mean 'adversary'")
 def config_unknown_model_key(site: Site) -> list[str]:
     model = {"class_path": "ANIT", "init_args": {"backbone": str(site.tiny), "adversery": None}}
-    return ["check", "-c", site.config({"model": model}), "--data", "NLUDataModule", "--data.train", site.rows()]
+    return [
+        "check",
+        "-c",
+        site.config({"model": model}),
+        "--data",
+        "NoisyInstructionDataModule",
+        "--data.train",
+        site.rows(),
+    ]
 
 
 @kind("model.adversary: NRM has no argument 'epsilom'", "did you mean 'epsilon'")
@@ -406,7 +414,15 @@ def config_unknown_nested_key(site: Site) -> list[str]:
         "class_path": "ANIT",
         "init_args": {"adversary": {"class_path": "NRM", "init_args": {"epsilom": 1.0}}, "backbone": "x"},
     }
-    return ["check", "-c", site.config({"model": model}), "--data", "NLUDataModule", "--data.train", site.rows()]
+    return [
+        "check",
+        "-c",
+        site.config({"model": model}),
+        "--data",
+        "NoisyInstructionDataModule",
+        "--data.train",
+        site.rows(),
+    ]
 
 
 @kind("trainer.max_epochs", "an integer", "'many'")
@@ -416,7 +432,7 @@ def config_wrong_type(site: Site) -> list[str]:
 
 @kind("data.noise.omega", "a number", "'much'")
 def config_wrong_nested_type(site: Site) -> list[str]:
-    data = {"class_path": "NLUDataModule", "init_args": {"noise": {"omega": "much"}}}
+    data = {"class_path": "NoisyInstructionDataModule", "init_args": {"noise": {"omega": "much"}}}
     return ["check", "-c", site.config({"data": data}), "--model", "ANIT", "--model.backbone", str(site.tiny)]
 
 
@@ -425,7 +441,7 @@ def config_unknown_class(site: Site) -> list[str]:
     return site.check("--model", "ANNIT")
 
 
-@kind("data: 'NLUDatamodule'", "did you mean 'NLUDataModule'")
+@kind("data: 'NLUDatamodule'", "did you mean 'NoisyInstructionDataModule'")
 def config_unknown_data_class(site: Site) -> list[str]:
     return site.check("--data", "NLUDatamodule")
 
@@ -684,7 +700,7 @@ def config_nothing_to_train_checked(site: Site) -> list[str]:
 
 @kind("data.template", "expected text", "instruction")
 def config_template_unquoted(site: Site) -> list[str]:
-    data = "data: {class_path: NLUDataModule, init_args: {template: {instruction: }}}"
+    data = "data: {class_path: NoisyInstructionDataModule, init_args: {template: {instruction: }}}"
     return ["check", "--model", "ANIT", "--model.backbone", str(site.tiny), "-c", site.config(data)]
 
 
@@ -693,7 +709,7 @@ def config_unseen_without_bank(site: Site) -> list[str]:
     return site.check("--data.conditions", '["clean", "unseen"]', "--data.test", site.rows(name="test.jsonl"))
 
 
-@kind("data: InstructionDataModule", "ANIT", "NLUDataModule")
+@kind("data: InstructionDataModule", "ANIT", "NoisyInstructionDataModule")
 def config_plain_data_for_anit(site: Site) -> list[str]:
     return site.check("--data", "InstructionDataModule")
 
@@ -991,7 +1007,7 @@ def flag_near_miss_in_model(site: Site) -> list[str]:
     return site.check("--model.adversery", "PGD")
 
 
-@kind("data: NLUDataModule has no argument 'trian'", "did you mean 'train'")
+@kind("data: NoisyInstructionDataModule has no argument 'trian'", "did you mean 'train'")
 def flag_near_miss_in_data(site: Site) -> list[str]:
     return site.check("--data.trian", "rows.jsonl")
 
@@ -1006,7 +1022,7 @@ def flag_of_another_class(site: Site) -> list[str]:
     return site.check("--model.adversary", "FGM", "--model.adversary.steps", "3")
 
 
-@kind("'train' is no command", "fit, validate, test", "noise")
+@kind("'train' is no command", "fit, validate, check", "noise")
 def flag_unknown_command(site: Site) -> list[str]:
     return ["train", "--model", "ANIT"]
 
@@ -1308,7 +1324,7 @@ def test_wrong_input_is_answered_clearly(name: str, site: Site, capfd: pytest.Ca
         assert words in message
     assert "Traceback" not in message
     assert "Namespace(" not in message
-    assert message.count("\n") < MOST_LINES
+    assert message.count("\n") < (MOST_LINES if args else 40)  # without a command, the overview is shown
     assert len(message) < MOST_CHARACTERS
     assert tree(site.folder) == before
 
@@ -1428,7 +1444,9 @@ def test_every_config_parses(file: Path, site: Site, capsys: pytest.CaptureFixtu
 def test_flags_overrule_checkpoints_which_overrule_configs(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = site.checkpoint(settings={"max_new_tokens": 7, "adversarial_weight": 0.5, "perturb": "instruction"})
     init_args = {"backbone": str(site.tiny), "max_new_tokens": 9, "adversarial_weight": 0.25}
-    site.config({"model": {"class_path": "ANIT", "init_args": init_args}, "data": {"class_path": "NLUDataModule"}})
+    site.config(
+        {"model": {"class_path": "ANIT", "init_args": init_args}, "data": {"class_path": "NoisyInstructionDataModule"}}
+    )
     args = ["test", "-c", "run.yaml", "--ckpt_path", checkpoint, "--model.adversarial_weight", "2"]
     with pytest.raises(SystemExit):
         main([*args, "--data.test", "nowhere.jsonl"])
@@ -1449,7 +1467,7 @@ def test_a_template_is_text_by_flag_and_by_config(
 ) -> None:
     by_flag = printed_config(site.check("--data.template", template), capsys)
     assert yaml.safe_load(by_flag)["data"]["init_args"]["template"] == template
-    site.config({"data": {"class_path": "NLUDataModule", "init_args": {"template": template}}})
+    site.config({"data": {"class_path": "NoisyInstructionDataModule", "init_args": {"template": template}}})
     by_config = printed_config(["check", "--model", "ANIT", "--model.backbone", "x", "-c", "run.yaml"], capsys)
     assert yaml.safe_load(by_config)["data"]["init_args"]["template"] == template
 

@@ -52,7 +52,7 @@ DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
     "counters in a list": ({"loops": [1]}, "loops: found list"),
     "counters of another kind": ({"loops": {"fit_loop": {"x": 1}}}, "loops: no counters of fit_loop"),
     "a tensor for a setting": ({"hyper_parameters": {"r": [torch.zeros(1)]}}, "hyper_parameters: r: found Tensor"),
-    "rows in a list": ({"NLUDataModule": [1]}, "NLUDataModule: found list"),
+    "rows in a list": ({"NoisyInstructionDataModule": [1]}, "NoisyInstructionDataModule: found list"),
     "states by name": ({"optimizer_states": {}}, "optimizer_states: found dict"),
     "no state": ({"optimizer_states": []}, "optimizer_states: found 0 entries"),
     "two states": ({"lr_schedulers": [{}, {}]}, "lr_schedulers: found 2 entries"),

@@ -13,7 +13,7 @@ import yaml
 
 from robustlm.callbacks.export import AdapterExport
 from robustlm.callbacks.run import RunSummary
-from robustlm.datamodules import NLUDataModule
+from robustlm.datamodules import NoisyInstructionDataModule
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 from robustlm.modules import ANIT, InstructionTuning
 from tests.tiny import SAMPLES, trainer, view_of
@@ -61,7 +61,7 @@ def test_exports_load_in_plain_transformers_and_peft(models: dict[str, str], tra
         folder = tmp_path / name
         module = ANIT(models[kind], tuning=tuning)
         fitter = trainer(folder, callbacks=[AdapterExport()], limit_train_batches=2)
-        fitter.fit(module, NLUDataModule(train=train_file, batch_size=4))
+        fitter.fit(module, NoisyInstructionDataModule(train=train_file, batch_size=4))
         module.eval()
         views = [view_of(module.backbone, [sample]) for sample in SAMPLES]
         rows, ours, plain = [], [], []
@@ -100,7 +100,7 @@ def test_the_card(llama: str, train_file: str, test_file: str, tmp_path: Path, c
     target = tmp_path / "mine"
     target.mkdir()
     (target / "old").write_text("of an earlier run")
-    data = NLUDataModule(train=train_file, validation=test_file, batch_size=8)
+    data = NoisyInstructionDataModule(train=train_file, validation=test_file, batch_size=8)
     trainer(tmp_path, callbacks=[AdapterExport("mine"), RunSummary()]).fit(module, data)
     assert f"adapter: {target}" in capsys.readouterr().out
     assert not (target / "old").exists()
@@ -118,13 +118,13 @@ def test_the_card(llama: str, train_file: str, test_file: str, tmp_path: Path, c
 
 
 def test_a_quick_look_exports_nothing(llama: str, train_file: str, tmp_path: Path) -> None:
-    data = NLUDataModule(train=train_file, batch_size=8)
+    data = NoisyInstructionDataModule(train=train_file, batch_size=8)
     trainer(tmp_path, callbacks=[AdapterExport(), RunSummary()], fast_dev_run=True).fit(InstructionTuning(llama), data)
     assert not (tmp_path / "adapter").exists()
 
 
 def test_an_export_is_a_backbone_to_go_on_with(llama: str, train_file: str, tmp_path: Path) -> None:
-    data = NLUDataModule(train=train_file, batch_size=8)
+    data = NoisyInstructionDataModule(train=train_file, batch_size=8)
     for tuning in (LoRA(r=2), PrefixTuning(tokens=2)):
         first = ANIT(llama, tuning=tuning)
         trainer(tmp_path, callbacks=[AdapterExport()]).fit(first, data)

@@ -20,7 +20,8 @@ from robustlm.cli import main, run
 from robustlm.evaluation.table import read_table
 from tests.evaluation.test_resume import arguments
 from tests.modules.test_boundary import data_of, module_of
-from tests.modules.test_equivalence import command, flags
+from tests.modules.test_equivalence import flags
+from tests.processes import command
 from tests.tiny import trainer, weights_of
 
 

@@ -59,7 +59,7 @@ def test_loaders_of_ones_own_have_lightnings_bar(
 ) -> None:
     module = InstructionTuning(llama, tuning=None, max_new_tokens=2)
     data = InstructionDataModule(test=test_file, eval_batch_size=3)
-    data.attach(module.backbone)
+    data.connect(module.backbone)
     data.setup("test")
     batches = list(data.test_dataloader()[0])
     trainer(tmp_path).test(module, DataLoader(batches, batch_size=None), verbose=False)  # type: ignore[arg-type]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from lightning.pytorch import Callback
 from robustlm.callbacks.interruption import StopOnSignal
 from robustlm.callbacks.ranks import LostRank, _is_lost
 from tests.modules.test_equivalence import flags
+from tests.processes import command
 
 LIMIT = 60
 """Seconds that a run has to end in, on a busy machine; gloo's own limit is half an hour."""
@@ -51,22 +51,23 @@ class Dies(Callback):
         raise RuntimeError("only here")
 
 
-def run_of(command: str, *args: str) -> tuple[int, str, float]:
+def run_of(name: str, *args: str) -> tuple[int, str, float]:
     """Exit status, all that was said, and the seconds from the death on; nothing of the run is left behind."""
-    known = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ROBUSTLM_TRACEBACK": "1"}
-    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT"):
-        known.pop(name, None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "robustlm", command, *args, "--trainer.devices=2", "--trainer.strategy=ddp"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=known, start_new_session=True,
-    )  # fmt: skip
+    read, write = os.pipe()
+    process = command(name, *args, "--trainer.devices=2", "--trainer.strategy=ddp", output=write)
+    watchdog = threading.Timer(240, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog.start()
     try:
-        said, _ = process.communicate(timeout=240)  # ends when no process of the run holds the pipe any more
+        with os.fdopen(read, encoding="utf-8", errors="replace") as pipe:
+            said = pipe.read()  # ends when no process of the run holds the pipe any more
+        process.communicate()
     finally:
+        watchdog.cancel()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     died = re.search(r"dies at ([\d.]+)", said)
     assert died, said
+    assert process.returncode is not None
     return process.returncode, said, time.time() - float(died[1])
 
 

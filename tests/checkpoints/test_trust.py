@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from robustlm import ANIT, FGM, InstructionTuning, LoRA, NLUDataModule, RobustTuning
+from robustlm import ANIT, FGM, InstructionTuning, LoRA, NoisyInstructionDataModule, RobustTuning
 from robustlm.checkpoints.trust import allow_paths
 from robustlm.checkpoints.words import said
 from robustlm.cli import main
@@ -48,7 +48,18 @@ def foreign(name: str = "foreign.ckpt", **settings: Any) -> str:
 def outcome(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """What a test under a checkpoint says when it is refused."""
     with pytest.raises(SystemExit) as end:
-        main(["test", "--data", "NLUDataModule", "--data.test", "rows.jsonl", "--trainer.logger", "false", *args])
+        main(
+            [
+                "test",
+                "--data",
+                "NoisyInstructionDataModule",
+                "--data.test",
+                "rows.jsonl",
+                "--trainer.logger",
+                "false",
+                *args,
+            ]
+        )
     assert end.value.code == 2
     return capsys.readouterr().err
 
@@ -254,7 +265,7 @@ def test_a_hub_model_of_this_machine_is_taken(
 def test_data_is_not_made_from_a_checkpoint(site: Path) -> None:
     torch.save({"datamodule_hyper_parameters": {"_class_path": "evilmod.Adv", "_instantiator": INSTANTIATOR}}, "x.ckpt")
     with pytest.raises(ValueError, match="no sources of data"):
-        NLUDataModule.load_from_checkpoint("x.ckpt")
+        NoisyInstructionDataModule.load_from_checkpoint("x.ckpt")
 
 
 @pytest.mark.parametrize("place", ["../runs/version_0/../../precious", "local://precious", "s3://b/x"])
@@ -277,7 +288,7 @@ def test_a_resumed_run_deletes_nothing_else(site: Path) -> None:
     Path("precious").mkdir()
     Path("precious/thesis").write_text("mine", encoding="utf-8")
     module = ANIT("model", tuning=LoRA(r=2), adversary=None)
-    data = NLUDataModule(train="rows.jsonl", batch_size=1)
+    data = NoisyInstructionDataModule(train="rows.jsonl", batch_size=1)
     settings: dict[str, Any] = {"accelerator": "cpu", "logger": False, "default_root_dir": "run"}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False}
     first = Trainer(max_steps=1, callbacks=[ModelCheckpoint("run/kept")], **settings)
@@ -294,8 +305,17 @@ def test_a_resumed_run_deletes_nothing_else(site: Path) -> None:
 
 
 def test_ones_own_checkpoint_comes_back(site: Path) -> None:
-    fit = "fit --model ANIT --model.backbone model --data NLUDataModule --data.train rows.jsonl --data.batch_size 1"
-    quiet = ["--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    fit = "fit --model ANIT --model.backbone model --data NoisyInstructionDataModule --data.train rows.jsonl"
+    quiet = [
+        "--data.batch_size",
+        "1",
+        "--trainer.max_steps",
+        "1",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
     main([*fit.split(), "--model.adversary", "FGM", *quiet])
     last = "runs/version_0/checkpoints/last.ckpt"
     main([*README, "--ckpt_path", last, "--model.max_new_tokens", "2", *quiet[2:]])

@@ -14,7 +14,12 @@ from robustlm.batch import Encoded, collate
 from robustlm.cli import main
 from robustlm.cli.check import check, rendered
 from robustlm.cli.training import _EXAMPLES
-from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, RobustnessDataModule
+from robustlm.datamodules import (
+    ContrastiveDataModule,
+    InstructionDataModule,
+    NoisyInstructionDataModule,
+    RobustnessDataModule,
+)
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, ContrastiveTuning, InstructionTuning
 from robustlm.noise.base import MIXED_KINDS, Noise
@@ -26,7 +31,9 @@ def test_it_shows_rows_lengths_parameters_and_memory(
     kind: str, models: dict[str, str], train_file: str, test_file: str, capsys: Any
 ) -> None:
     module = ANIT(models[kind], tuning=LoRA(r=2))
-    data = NLUDataModule(train=train_file, test=test_file, noise=Noise("random_typos", omega=0.5), max_length=60)
+    data = NoisyInstructionDataModule(
+        train=train_file, test=test_file, noise=Noise("random_typos", omega=0.5), max_length=60
+    )
     check(module, data, rows=3)
     shown = capsys.readouterr().out
     lines = shown.splitlines()
@@ -87,8 +94,9 @@ def test_it_says_how_many_rows_have_hard_negatives(llama: str, tmp_path: Path, c
 
 
 def test_notices_are_shown(capsys: Any) -> None:
-    main(["--help"])
-    logging.getLogger("robustlm.data").info("what was done")
+    with pytest.raises(SystemExit):
+        main(["noise", "--help"])
+    logging.getLogger("robustlm.sources").info("what was done")
     assert capsys.readouterr().err.splitlines() == ["what was done"]
 
 
@@ -100,7 +108,7 @@ def test_no_rows_cannot_be_shown(llama: str, train_file: str) -> None:
 def test_what_each_kind_of_noise_does_is_shown(llama: str, tmp_path: Path, capsys: Any) -> None:
     rows = [{"instruction": f"Name every place in text {i}.", "target": "Oslo", "text": "a b"} for i in range(4)]
     train = write_rows(tmp_path / "rows.jsonl", rows)
-    check(ANIT(llama, tuning=LoRA(r=2)), NLUDataModule(train=train, noise=Noise("mixed", omega=0.5)))
+    check(ANIT(llama, tuning=LoRA(r=2)), NoisyInstructionDataModule(train=train, noise=Noise("mixed", omega=0.5)))
     lines = capsys.readouterr().out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("noise       at ω = 0.5, on "))
     own = lines[at + 1].split(maxsplit=1)[1]

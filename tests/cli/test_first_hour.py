@@ -132,7 +132,7 @@ def test_examples_come_from_a_file_of_any_name(llama: str, tmp_path: Path) -> No
     test = tickets(tmp_path / "march.csv", [f"case {i}" for i in range(4)])
     shown = tickets(tmp_path / "april.csv", [f"other {i}" for i in range(6)])
     data = RobustnessDataModule(test=test, examples=shown, shots=2, prompts=1)
-    data.attach(load(llama, None))
+    data.connect(load(llama, None))
     data.setup("test")
     for sample in data.conditioned["clean"].samples:
         assert sample.dataset == "march"
@@ -143,7 +143,7 @@ def test_two_tests_need_names_of_examples(llama: str, tmp_path: Path) -> None:
     tests = [tickets(tmp_path / f"{name}.csv", [f"{name} {i}" for i in range(4)]) for name in ("march", "may")]
     shown = tickets(tmp_path / "april.csv", [f"other {i}" for i in range(6)])
     data = RobustnessDataModule(test=tests, examples=shown, shots=2, prompts=1)
-    data.attach(load(llama, None))
+    data.connect(load(llama, None))
     with pytest.raises(ValueError, match="`name` of a source renames"):
         data.setup("test")
 

@@ -26,7 +26,7 @@ FAMILIES = {
     "data.distortion": ("RBE", "LME"),
 }
 MODEL = ["--model.backbone", "m", "--data.train", "rows.jsonl"]
-ANIT = ["--model", "ANIT", "--data", "NLUDataModule", *MODEL]
+ANIT = ["--model", "ANIT", "--data", "NoisyInstructionDataModule", *MODEL]
 STRONG = "model: {class_path: ANIT, init_args: {adversary: {class_path: NRM, init_args: {epsilon: 3, norm: token}}}}\n"
 
 
@@ -147,8 +147,8 @@ def test_one_config_over_another(capsys: pytest.CaptureFixture[str]) -> None:
 def test_slots_in_slots(capsys: pytest.CaptureFixture[str]) -> None:
     embedder = "{class_path: OpenAIEmbedder, init_args: {cache_dir: here, model: small}}"
     Path("lme.yaml").write_text(
-        f"data: {{class_path: NLUDataModule, init_args: {{distortion: {{class_path: LME, init_args: {{embedder: "
-        f"{embedder}}}}}}}}}\n",
+        f"data: {{class_path: NoisyInstructionDataModule, init_args: {{distortion: "
+        f"{{class_path: LME, init_args: {{embedder: {embedder}}}}}}}}}\n",
         encoding="utf-8",
     )
     kept = Parsed(capsys, "-c", "lme.yaml", *ANIT)

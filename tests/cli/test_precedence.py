@@ -24,7 +24,7 @@ def test_flags_before_checkpoint_before_config(
     main(shlex.split(f"init model rows.jsonl {sizes}"))
     Path("base.yaml").write_text(
         "model: {class_path: ANIT, init_args: {backbone: model, loading: {scratch: true}, adversarial_weight: 3}}\n"
-        "data: {class_path: NLUDataModule, init_args: {train: rows.jsonl, batch_size: 3}}\n",
+        "data: {class_path: NoisyInstructionDataModule, init_args: {train: rows.jsonl, batch_size: 3}}\n",
         encoding="utf-8",
     )
     main(shlex.split(f"fit -c base.yaml --model.adversarial_weight 2 --model.max_new_tokens 7 {QUIET}"))
@@ -53,5 +53,7 @@ def test_a_checkpoint_decides_no_imports(
     counted = {"epoch": 0, "global_step": 0, "loops": {}, "pytorch-lightning_version": "2.6.6"}
     torch.save({"state_dict": {}, "robustlm": {"seed": 0}, "hyper_parameters": stored, **counted}, "foreign.ckpt")
     with pytest.raises(SystemExit):
-        main(["test", "--ckpt_path", "foreign.ckpt", "--data", "NLUDataModule", "--data.test", "rows.jsonl"])
+        main(
+            ["test", "--ckpt_path", "foreign.ckpt", "--data", "NoisyInstructionDataModule", "--data.test", "rows.jsonl"]
+        )
     assert "asks for the class planted.Adversary" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def test_prompts_are_those_of_training(site: Path, capsys: pytest.CaptureFixture
     assert "  data.max_length: 200 (config file: 512)" in said
     asked = {row["sample_id"]: row["prompt"] for row in read_table(Path("runs/version_1/predictions.parquet"))}
     trained = InstructionDataModule(train="train.jsonl", template="chat", max_length=200)
-    trained.attach(cli.model.backbone)
+    trained.connect(cli.model.backbone)
     rows = trained.read("train")
     decode = cli.model.backbone.tokenizer.decode
     assert asked == {s.id: decode(row.prompt_ids) for s, row in zip(rows.samples, rows.encoded, strict=True)}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from robustlm.batch import IGNORE, InstructionBatch, View
-from robustlm.datamodules import InstructionDataModule, NLUDataModule
+from robustlm.datamodules import InstructionDataModule, NoisyInstructionDataModule
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.models.hosted import HostedBackbone
 from robustlm.models.tuning import FullTuning, LoRA
@@ -24,7 +24,7 @@ from tests.tiny import load, make_rows, write_rows
 
 
 def ready(datamodule: InstructionDataModule, folder: str, stage: str = "fit") -> Any:
-    datamodule.attach(load(folder, LoRA(r=2)))
+    datamodule.connect(load(folder, LoRA(r=2)))
     datamodule.setup(stage)
     return datamodule
 
@@ -40,12 +40,17 @@ def tensors(batch: InstructionBatch) -> dict[str, torch.Tensor]:
         view = getattr(batch, name)
         if view is not None:
             found |= {f"{name}.{key}": getattr(view, key) for key in View.__dataclass_fields__}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def prompts(batch: InstructionBatch) -> tuple[str, ...]:
+    return batch.prompt.texts if batch.prompt is not None else ()
 
 
 def same(a: list[InstructionBatch], b: list[InstructionBatch]) -> bool:
     return [x.ids for x in a] == [y.ids for y in b] and all(
         x.step_tokens == y.step_tokens
+        and prompts(x) == prompts(y)
         and tensors(x).keys() == tensors(y).keys()
         and all(torch.equal(tensors(x)[key], tensors(y)[key]) for key in tensors(x))
         for x, y in zip(a, b, strict=True)
@@ -55,7 +60,9 @@ def same(a: list[InstructionBatch], b: list[InstructionBatch]) -> bool:
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 def test_worker_processes_change_nothing(kind: str, models: dict[str, str], train_file: str) -> None:
     settings: dict[str, Any] = {"train": train_file, "batch_size": 4, "variants": 2, "noise": Noise(phi=0.7)}
-    loaders = [ready(NLUDataModule(num_workers=n, **settings), models[kind]).train_dataloader() for n in (0, 2)]
+    loaders = [
+        ready(NoisyInstructionDataModule(num_workers=n, **settings), models[kind]).train_dataloader() for n in (0, 2)
+    ]
     epochs = [[epoch_of(loader, epoch) for epoch in (0, 1)] for loader in loaders]
     for ours, theirs in zip(*epochs, strict=True):
         assert same(ours, theirs)
@@ -77,7 +84,7 @@ def texts(datamodule: Any, batches: list[InstructionBatch], name: str = "variant
 def test_noise_is_of_seed_epoch_and_sample(llama: str, train_file: str, tmp_path: Path) -> None:
     def noisy(epoch: int, **settings: Any) -> dict[str, list[str]]:
         wanted = {"train": train_file, "batch_size": 4, "noise": Noise(omega=0.4), "variants": 3} | settings
-        datamodule = ready(NLUDataModule(**wanted), llama)
+        datamodule = ready(NoisyInstructionDataModule(**wanted), llama)
         return texts(datamodule, epoch_of(datamodule.train_dataloader(), epoch))
 
     first = noisy(0)
@@ -94,7 +101,7 @@ def test_noise_is_of_seed_epoch_and_sample(llama: str, train_file: str, tmp_path
 
 def test_variants_come_sample_by_sample_with_their_beta(llama: str, train_file: str) -> None:
     def batches(scope: Any, phi: float = 0.6) -> list[InstructionBatch]:
-        made = NLUDataModule(train=train_file, batch_size=5, variants=2, noise=Noise(phi=phi), beta=scope)
+        made = NoisyInstructionDataModule(train=train_file, batch_size=5, variants=2, noise=Noise(phi=phi), beta=scope)
         return epoch_of(ready(made, llama).train_dataloader(), 0)
 
     own, shared = batches("sample"), batches("dataset")
@@ -137,13 +144,15 @@ def test_variants_that_come_with_rows(llama: str, tmp_path: Path) -> None:
     ]
     file = write_rows(tmp_path / "train.jsonl", rows)
     for noise in (None, Noise()):
-        made = ready(NLUDataModule(train=file, batch_size=4, noise=noise, beta="sample"), llama)
+        made = ready(NoisyInstructionDataModule(train=file, batch_size=4, noise=noise, beta="sample"), llama)
         (batch,) = epoch_of(made.train_dataloader(), 0)
         found = texts(made, [batch])
         assert sorted(text for (text,) in found.values()) == sorted(row["adv_instruction"] for row in rows)
         assert {text for (text,) in texts(made, [batch], "raw").values()} == {"find the words"}
     plain = write_rows(tmp_path / "plain.jsonl", make_rows(4))
-    (batch,) = epoch_of(ready(NLUDataModule(train=plain, batch_size=4, noise=None), llama).train_dataloader(), 0)
+    (batch,) = epoch_of(
+        ready(NoisyInstructionDataModule(train=plain, batch_size=4, noise=None), llama).train_dataloader(), 0
+    )
     assert batch.variant is not None
     assert torch.equal(batch.variant.input_ids, batch.raw.input_ids)
     assert batch.beta is not None
@@ -152,7 +161,9 @@ def test_variants_that_come_with_rows(llama: str, tmp_path: Path) -> None:
 
 def test_a_variant_without_room_gives_way_to_the_raw_row_with_beta_zero(llama: str, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "train.jsonl", make_rows(20))
-    made = NLUDataModule(train=file, batch_size=20, noise=Noise("random_insertion", omega=1.0), max_length=60)
+    made = NoisyInstructionDataModule(
+        train=file, batch_size=20, noise=Noise("random_insertion", omega=1.0), max_length=60
+    )
     (batch,) = epoch_of(ready(made, llama).train_dataloader(), 0)
     assert batch.variant is not None
     assert batch.beta is not None
@@ -164,7 +175,7 @@ def test_a_variant_without_room_gives_way_to_the_raw_row_with_beta_zero(llama: s
 
 
 def test_language_model_distortion_with_the_models_own_embeddings(llama: str, train_file: str) -> None:
-    made = NLUDataModule(train=train_file, batch_size=26, distortion=LME(TokenEmbedder()), beta="sample")
+    made = NoisyInstructionDataModule(train=train_file, batch_size=26, distortion=LME(TokenEmbedder()), beta="sample")
     (batch,) = epoch_of(ready(made, llama).train_dataloader(), 0)
     assert batch.beta is not None
     backbone, found, raw = made.backbone, texts(made, [batch]), texts(made, [batch], "raw")
@@ -184,7 +195,9 @@ def test_language_model_distortion_with_the_models_own_states(
 
     def epoch() -> InstructionBatch:
         embedder = StateEmbedder(cache_dir=str(tmp_path), batch_size=7)
-        made = ready(NLUDataModule(train=train_file, batch_size=26, distortion=LME(embedder), beta="sample"), llama)
+        made = ready(
+            NoisyInstructionDataModule(train=train_file, batch_size=26, distortion=LME(embedder), beta="sample"), llama
+        )
         (batch,) = epoch_of(made.train_dataloader(), 0)
         backbone, found, raw = made.backbone, texts(made, [batch]), texts(made, [batch], "raw")
         for i, key in enumerate(batch.ids):
@@ -207,8 +220,10 @@ def test_language_model_distortion_with_the_models_own_states(
 def test_states_that_change_in_training_are_measured_anew_with_a_warning(
     llama: str, train_file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = NLUDataModule(train=train_file, batch_size=26, distortion=LME(StateEmbedder(cache_dir=str(tmp_path))))
-    made.attach(load(llama, FullTuning()))
+    made = NoisyInstructionDataModule(
+        train=train_file, batch_size=26, distortion=LME(StateEmbedder(cache_dir=str(tmp_path)))
+    )
+    made.connect(load(llama, FullTuning()))
     made.setup("fit")
     loader = made.train_dataloader()
     (first,) = epoch_of(loader, 0)
@@ -225,8 +240,8 @@ def test_states_that_change_in_training_are_measured_anew_with_a_warning(
 
 
 def test_a_model_without_states_cannot_measure_distortion(train_file: str) -> None:
-    made = NLUDataModule(train=train_file, distortion=LME())
-    made.attach(HostedBackbone("openai:some-model"))
+    made = NoisyInstructionDataModule(train=train_file, distortion=LME())
+    made.connect(HostedBackbone("openai:some-model"))
     with pytest.raises(EmbeddingError, match="no hidden states, which StateEmbedder needs; expected a local model"):
         made.variation()
 
@@ -297,7 +312,9 @@ def test_slotted_phrasings_of_a_bank(named_by: str, llama: str, tmp_path: Path) 
     path, spec = write_rows(tmp_path / "rows.jsonl", rows), f"{bank}#mine"
     source, given = (Source(path, bank=spec), None) if named_by == "source" else (Source(path), spec)
     conditions = ["clean", "unseen", "mixed@0.5", "unseen+random_shuffling@0.9", "unseen+random_typos@0.3"]
-    made = NLUDataModule(train=[source], test=[source], bank=given, conditions=conditions, noise=Noise(omega=0.5))
+    made = NoisyInstructionDataModule(
+        train=[source], test=[source], bank=given, conditions=conditions, noise=Noise(omega=0.5)
+    )
     ready(made, llama, "test")
     for name, part in made.conditioned.items():
         for i, (sample, row) in enumerate(zip(part.samples, part.encoded, strict=True)):
@@ -352,17 +369,17 @@ def test_bad_settings(train_file: str, llama: str) -> None:
         with pytest.raises(ValueError, match=word):
             InstructionDataModule(train=train_file, **settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="variants"):
-        NLUDataModule(train=train_file, variants=0)
+        NoisyInstructionDataModule(train=train_file, variants=0)
     with pytest.raises(ValueError, match=r"data\.train"):
         ready(InstructionDataModule(), llama)
-    with pytest.raises(RuntimeError, match="attach"):
+    with pytest.raises(RuntimeError, match="connect"):
         InstructionDataModule(train=train_file).setup("fit")
     with pytest.raises(ValueError, match="unseen"):
         ready(InstructionDataModule(test=train_file, conditions=["unseen"]), llama, "test")
 
 
 def test_perturbable_positions(llama: str, train_file: str) -> None:
-    made = ready(NLUDataModule(train=train_file, batch_size=26), llama)
+    made = ready(NoisyInstructionDataModule(train=train_file, batch_size=26), llama)
     view = made.train_dataset(made.rows["train"])[BatchKey(0, tuple(range(26)))].variant
     special = torch.isin(view.input_ids, torch.tensor(made.backbone.tokenizer.all_special_ids))
     answer, pad = view.labels != IGNORE, view.attention_mask == 0
@@ -379,7 +396,7 @@ def test_a_format_of_all_sources_is_that_of_each(llama: str, tmp_path: Path) -> 
     found = []
     for train, format in (([Source(path, format="none")], None), (path, "none"), (path, None)):
         data = InstructionDataModule(train=train, format=format)  # type: ignore[arg-type]
-        data.attach(load(llama, None))
+        data.connect(load(llama, None))
         found.append(data.read("train").samples)
         assert data.prompt()["format"] == (format or (None if train is path else "none"))
     assert found[0] == found[1] != found[2]

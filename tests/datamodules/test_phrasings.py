@@ -16,8 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlm.batch import IGNORE, InstructionBatch, View
-from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
-from robustlm.datamodules.batches import Rows
+from robustlm.datamodules import (
+    ContrastiveDataModule,
+    InstructionDataModule,
+    NoisyInstructionDataModule,
+    ParaphraseDataModule,
+)
+from robustlm.datamodules.batches import EncodedSamples
 from robustlm.datamodules.grouping import HardNegativeGroups, task_of
 from robustlm.datamodules.sampling import BatchKey, StepSampler
 from robustlm.instructions.banks import InstructionBank
@@ -111,7 +116,7 @@ def test_variants_are_other_phrasings(cls: Any, llama: str, bank_file: str) -> N
     assert (raws[0] == 0) is (cls is ParaphraseDataModule)  # groups are new each epoch, and so is what they are asked
 
 
-@pytest.mark.parametrize("cls", [InstructionDataModule, NLUDataModule, ParaphraseDataModule])
+@pytest.mark.parametrize("cls", [InstructionDataModule, NoisyInstructionDataModule, ParaphraseDataModule])
 def test_fresh_phrasings(cls: Any, llama: str, bank_file: str) -> None:
     datamodule = made(cls, llama, bank_file, phrasing="fresh")
     epochs = [{key: raw for key, (raw, _) in asked(datamodule, epoch).items()} for epoch in range(4)]
@@ -203,7 +208,7 @@ def test_noisy_instructions_that_came_with_rows_are_no_phrasings_of_theirs(llama
     """Where variants are noise, `fresh` must not ask the raw row with it."""
     file = write_rows(tmp_path / "own.jsonl", own_rows([f"nmae wrods {i}" for i in range(8)]))
     for epoch in range(3):
-        found = asked(made(NLUDataModule, llama, file, phrasing="fresh"), epoch)
+        found = asked(made(NoisyInstructionDataModule, llama, file, phrasing="fresh"), epoch)
         assert all(raw == "find the words" and other.startswith("nmae") for raw, (other,) in found.values())
 
 
@@ -416,7 +421,7 @@ def grouped(datamodule: Any, groups: dict[str, str]) -> Any:
     """The rows of a ready datamodule, some of them with a group of their own."""
     rows = datamodule.rows["train"]
     samples = [replace(s, group=groups.get(s.id, "")) for s in rows.samples]
-    datamodule.rows["train"] = Rows(samples, rows.encoded)
+    datamodule.rows["train"] = EncodedSamples(samples, rows.encoded)
     return datamodule
 
 

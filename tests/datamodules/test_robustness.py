@@ -33,7 +33,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def ready(folder: str, files: list[str], **settings: Any) -> RobustnessDataModule:
     found = RobustnessDataModule(**({"test": files, "conditions": CONDITIONS, "prompts": 3, "samples": 6} | settings))
-    found.attach(load(folder, None))
+    found.connect(load(folder, None))
     found.setup("test")
     return found
 
@@ -141,7 +141,7 @@ def test_rows_with_their_own_instruction_are_misled_where_that_can_be(llama: str
 
 def test_conditions_are_asked_with_one_phrasing_elsewhere(llama: str, files: list[str]) -> None:
     data = InstructionDataModule(test=[*files], conditions=["clean", "negated", "unseen"])
-    data.attach(load(llama, None))
+    data.connect(load(llama, None))
     data.setup("test")
     clean, found, unseen = (data.conditioned[name].samples for name in ("clean", "negated", "unseen"))
     assert [one.instruction for one in found] == [negated(one.instruction) for one in clean]
@@ -225,7 +225,7 @@ def test_six_prompts_of_ones_own_are_six(llama: str, tmp_path: Path, caplog: Any
             test=str(tmp_path / "rows.jsonl"), bank=f"{tmp_path}/mine.json#mine", prompts=levels["prompts"],
             conditions=[condition], **settings,
         )  # fmt: skip
-        datamodule.attach(load(llama, None))
+        datamodule.connect(load(llama, None))
         datamodule.setup("test")
         return {sample.instruction for sample in datamodule.conditioned[condition].samples}
 

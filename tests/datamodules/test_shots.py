@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ready(model: str, **settings: Any) -> RobustnessDataModule:
     data = RobustnessDataModule(**({"conditions": CONDITIONS, "prompts": 2, "samples": 4} | settings))
-    data.attach(load(model, None))
+    data.connect(load(model, None))
     data.setup("test")
     return data
 

@@ -14,7 +14,7 @@ from robustlm.cli import main
 from robustlm.cli.commands import COMMANDS, Command
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("data", "evaluation", "performance", "methods", "results", "safety")
+PAGES = ("command_line", "data", "evaluation", "performance", "methods", "results", "safety")
 """README and extending.md are run from top to bottom by tests of their own."""
 LINES = [
     (page, line)
@@ -23,7 +23,7 @@ LINES = [
     for line in body.replace("\\\n", " ").splitlines()
     if line.strip() and not line.startswith("#")
 ]
-OTHERS = {"lm-eval": "run", "pip": "download", "export": "OPENAI_API_KEY=sk-mine"}
+OTHERS = {"lm-eval": "run", "mkdir": "-p", "pip": "download", "export": "OPENAI_API_KEY=sk-mine"}
 """Programs of others that the guides name, with the word after them."""
 
 
@@ -41,6 +41,8 @@ def test_a_command_is_one(
         assert OTHERS[program] == arguments[0]
         return
     name = arguments[0]
+    if ">" in arguments:  # of the shell
+        del arguments[arguments.index(">") :]
     command = COMMANDS.get(name)
     if command is not None and not command.trains:
         called: list[dict[str, Any]] = []

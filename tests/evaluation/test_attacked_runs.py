@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,8 @@ from robustlm.evaluation.table import TableWriter, read_parts, read_table
 from robustlm.modules import InstructionTuning
 from robustlm.noise.base import word_budget
 from tests.endpoint import SECRET, LocalEndpoint
-from tests.evaluation.two_attacks import results
-from tests.modules.test_equivalence import done
+from tests.evaluation.two_attacks import results, results_of_rank
+from tests.processes import side_by_side
 from tests.tiny import trainer, write_rows
 
 CONDITION = "attack:deepwordbug@0.2"
@@ -210,8 +208,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     rows = write_rows(
         tmp_path / "films.jsonl", [{"id": f"f{i}", "sentence": f"film {i}", "label": labels[i % 2]} for i in range(5)]
     )
-    script = [sys.executable, "-m", "tests.evaluation.two_attacks", str(tmp_path / "two"), rows]
-    done(subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    side_by_side(lambda: results_of_rank(tmp_path / "two", rows))
     ours, theirs = (torch.load(tmp_path / "two" / f"rank-{rank}.pt") for rank in (0, 1))
     single = results(tmp_path / "one", rows)
     assert ours == theirs == single
@@ -357,7 +354,7 @@ def test_loaders_made_before_the_search_serve_what_it_finds(
 def test_making_loaders_runs_no_model_and_serves_nothing_unsearched(llama: str, test_file: str) -> None:
     data = searchable(test_file)
     backbone = InstructionTuning(llama, tuning=None).backbone  # its weights are not loaded
-    data.attach(backbone)
+    data.connect(backbone)
     data.setup("test")
     attacked, clean = data.test_dataloader()
     assert len(attacked) == len(clean)

@@ -16,7 +16,7 @@ from robustlm.cli import main
 from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.table import TableWriter, read_parts, read_table
-from tests.modules.test_equivalence import command
+from tests.processes import command
 from tests.tiny import write_rows
 
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")

@@ -1,11 +1,7 @@
-"""A script: attacks a model as one process of two, and tests it.
-
-`python -m tests.evaluation.two_attacks FOLDER ROWS`, started once, starts the second process itself.
-"""
+"""Attacks a model and tests it, as one process alone or one of two."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +33,7 @@ def results(folder: Path, rows: str, **settings: Any) -> list[tuple[str, str, st
     return [(s.dataset, s.id, s.instruction) for s in data.conditioned[CONDITION].samples]
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    _folder, _rows = sys.argv[1:]
-    _found = results(Path(_folder), _rows, devices=2, strategy="ddp")
-    torch.save(_found, Path(_folder) / f"rank-{torch.distributed.get_rank()}.pt")
+def results_of_rank(folder: Path, rows: str) -> None:
+    """Run all of it as one process of two, and keep what came of it."""
+    found = results(folder, rows, devices=2, strategy="ddp")
+    torch.save(found, folder / f"rank-{torch.distributed.get_rank()}.pt")

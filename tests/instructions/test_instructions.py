@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.instructions.banks import InstructionBank, known_banks
+from robustlm.instructions.banks import InstructionBank, known_banks, load_bank
 from robustlm.sample import Sample
 from robustlm.tasks import TASKS
 
@@ -211,3 +211,16 @@ def test_a_list_is_divided_as_asked(share: float | None, seen: int, tmp_path: Pa
 def test_shares_that_cannot_be(share: float) -> None:
     with pytest.raises(ValueError, match=r"unseen_share: found .*; expected a share"):
         InstructionBank.load("ner", share)
+
+
+def test_a_bank_is_read_anew_when_its_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "banks.json"
+    monkeypatch.chdir(tmp_path)
+    for texts in (["Do it.", "Do that."], ["Do something else."]):
+        file.write_text(json.dumps({"mine": texts}))
+        first = load_bank("banks.json#mine")
+        assert [one.text for one in first.instructions] == texts
+        assert load_bank("banks.json#mine") is first
+    assert load_bank("ner") is load_bank("ner")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_bank("others.json#mine")

@@ -19,6 +19,7 @@ from robustlm.batch import IGNORE, InstructionBatch
 from robustlm.losses import answer_cross_entropy
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.base import Answers, OptionScores
+from robustlm.models.caches import Reader, has_plain_cache
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning, Tuning
 from robustlm.modules.passes import Passes
 from tests.tiny import SAMPLES, load, view_of
@@ -172,9 +173,9 @@ def test_what_prompts_share_is_run_once(llama: str, monkeypatch: pytest.MonkeyPa
     view = view_of(backbone, asked, with_answer=False)
     alone = [backbone.generate(view_of(backbone, [one], with_answer=False), 3) for one in asked]
     widths: list[tuple[int, ...]] = []
-    run = Backbone._run
+    run = Reader.__call__
     monkeypatch.setattr(
-        Backbone, "_run", lambda self, ids, *a: (widths.append(tuple(ids.shape)), run(self, ids, *a))[1]
+        Reader, "__call__", lambda self, ids, *a: (widths.append(tuple(ids.shape)), run(self, ids, *a))[1]
     )
     assert [[text] for text in backbone.generate(view, 3)] == alone
     assert sum(rows * width for rows, width in widths) < 0.7 * view.input_ids.numel()
@@ -234,8 +235,8 @@ def test_keys_are_kept_as_long_as_no_longer_row_turns_them_otherwise(llama: str,
     backbone = load(llama, None)
     backbone.config.max_position_embeddings = LIMIT
     backbone.config.rope_parameters = {"rope_theta": 1e4, **scaling}
-    assert backbone._has_plain_cache(LIMIT)
-    assert backbone._has_plain_cache(LIMIT + 1) == (scaling["rope_type"] == "linear")
+    assert has_plain_cache(backbone.parts, LIMIT)
+    assert has_plain_cache(backbone.parts, LIMIT + 1) == (scaling["rope_type"] == "linear")
 
 
 def test_a_turn_of_a_chat_model_ends_where_its_settings_say(llama: str) -> None:
@@ -280,7 +281,7 @@ def test_logits_are_those_of_answer_positions_and_no_others_exist(backbone: Back
     count = int((view.labels != IGNORE).sum())
     assert answers.logits.shape == (count, backbone.base.config.get_text_config().vocab_size)
     assert widths == [(1, count)]
-    if backbone._prompt_learning:
+    if backbone.parts.prompt_learning:
         return  # peft does not pass positions on, so its logits under padding are others
     keys = {"input_ids": view.input_ids, "attention_mask": view.attention_mask, "labels": view.labels}
     if not backbone.is_encoder_decoder:

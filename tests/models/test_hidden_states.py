@@ -44,8 +44,8 @@ def test_states_are_those_of_rows_alone(kind: str, tuning: str, models: dict[str
     assert backbone.depth == 2
     together, prompts = view_of(backbone, SAMPLES), view_of(backbone, SAMPLES, with_answer=False)
     for layer in range(-3, 3):
-        found = {how: backbone.states(together, layer, how) for how in ("prompt_end", "last", "mean", "max")}
-        asked = backbone.states(prompts, layer)
+        found = {how: backbone.hidden_states(together, layer, how) for how in ("prompt_end", "last", "mean", "max")}
+        asked = backbone.hidden_states(prompts, layer)
         for i, sample in enumerate(SAMPLES):
             states, prompt, answers = library(backbone, sample)
             assert len(states) == 3
@@ -55,15 +55,15 @@ def test_states_are_those_of_rows_alone(kind: str, tuning: str, models: dict[str
             for how, state in wanted.items():
                 assert torch.allclose(found[how][i], state, atol=1e-4), (layer, how)
             assert torch.allclose(asked[i], own[prompt - 1], atol=1e-4)
-    assert not torch.allclose(backbone.states(together, -2), backbone.states(together, -1), atol=1e-2)
+    assert not torch.allclose(backbone.hidden_states(together, -2), backbone.hidden_states(together, -1), atol=1e-2)
 
 
 def test_states_know_no_dropout_and_leave_the_model_as_it_was(llama: str) -> None:
     backbone = load(llama, LoRA(r=4, dropout=0.9))
     view = view_of(backbone, SAMPLES)
-    wanted = backbone.states(view)
+    wanted = backbone.hidden_states(view)
     backbone.train()
-    again = backbone.states(view)
+    again = backbone.hidden_states(view)
     assert torch.equal(wanted, again)
     assert not again.requires_grad
     assert backbone.model.training
@@ -77,7 +77,7 @@ def test_low_precision_states_are_kept_in_fp32(llama: str) -> None:
     view = view_of(backbone, SAMPLES)
     poolings: tuple[Pooling, ...] = ("prompt_end", "mean")
     for pooling in poolings:
-        found, wanted = backbone.states(view, -1, pooling), exact.states(view, -1, pooling)
+        found, wanted = backbone.hidden_states(view, -1, pooling), exact.hidden_states(view, -1, pooling)
         assert found.dtype == torch.float32
         assert torch.allclose(found, wanted, atol=0.2)
 
@@ -92,7 +92,7 @@ def test_a_layer_that_is_not_there_is_named_before_weights_are_loaded(llama: str
             backbone.check_layer(layer)
         assert not backbone.loaded
     with pytest.raises(ValueError, match="hosted elsewhere and shows no hidden states"):
-        HostedBackbone("openai:a", cache_dir=None).check_layer(-2)
+        HostedBackbone("openai:a").check_layer(-2)
 
 
 TEXTS = ["Find the words.", "Name the sentiment of the text, please. Which one is it?", "words", ""]

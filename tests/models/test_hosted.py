@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
+from robustlm.batch import View, collate
 from robustlm.cli import main
 from robustlm.evaluation.table import read_table
-from robustlm.models.hosted import Characters
+from robustlm.models.backbone import Backbone, Loading
+from robustlm.models.backends import BACKENDS, language_model
+from robustlm.models.base import LanguageModel
+from robustlm.models.hosted import Characters, HostedBackbone, Hosting
+from robustlm.models.tuning import LoRA, PrefixTuning
+from robustlm.modules import ANIT, InstructionTuning, PrefixAlignment
+from robustlm.prompts.encoding import Encoder
+from robustlm.prompts.templates import make_template
+from robustlm.sample import Context, Sample
 from tests.endpoint import SECRET, LocalEndpoint, fail
 from tests.tiny import write_rows
 
@@ -117,11 +126,96 @@ def test_it_is_not_tuned(
     assert "but not be tuned" in capsys.readouterr().err
 
 
-def test_characters_are_text_and_back() -> None:
-    tokenizer = Characters()
+def test_characters_are_counted() -> None:
     texts = ["naïve 🙂 …", ""]
-    found = tokenizer(texts, return_offsets_mapping=True)
-    import torch
+    found = Characters()(texts, return_offsets_mapping=True)
+    assert [len(ids) for ids in found["input_ids"]] == [9, 0]
+    assert found["offset_mapping"][0][-1] == (8, 9)
 
-    assert [tokenizer.decode(torch.tensor([*ids, tokenizer.eos_token_id, tokenizer.pad_token_id])) for ids in found["input_ids"]] == texts  # fmt: skip  # noqa: E501
-    assert found["offset_mapping"][0][-1] == (len(texts[0]) - 1, len(texts[0]))
+
+def test_prompts_travel_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the ids are: what is asked is what the template wrote, shortened to the length limit."""
+    model = HostedBackbone("openai:a", Hosting(cache=False))
+    asked: list[str] = []
+    monkeypatch.setattr(model, "_answer", lambda _connection, prompt, _tokens: asked.append(prompt) or "yes")
+    sample = Sample("a", "find", "no", Context(text="naïve 🙂 hello"))
+    template = make_template("plain", model.tokenizer)
+    whole = template.render(sample, sample.instruction).text
+    for length in (1000, len(whole)):  # the second has room for the prompt, and none for the answer beside it
+        encoder = Encoder(model.tokenizer, template, length)
+        view = collate(encoder.encode([sample]), pad_id=encoder.pad_id, with_answer=False)
+        view.input_ids.zero_()
+        assert model.generate(view, 4) == ["yes"]
+    assert asked[0] == whole
+    answer = len(template.render(sample, "find").answer_prefix + "no") + 1
+    assert asked[1] == whole.replace("naïve 🙂 hello", "naïve 🙂 hello"[:-answer])
+
+
+def test_a_view_without_texts_is_refused() -> None:
+    model = HostedBackbone("openai:a", Hosting(cache=False))
+    encoder = Encoder(model.tokenizer, make_template("plain", model.tokenizer), 1000)
+    view = collate(encoder.encode([Sample("a", "find", "no")]), pad_id=encoder.pad_id)
+    with pytest.raises(ValueError, match="reads prompts as text, found 0 texts for 1 rows"):
+        model.generate(view, 4)
+
+
+def test_settings_without_effect_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    hosted = ["openai:a", Loading(dtype="bfloat16", four_bit=True), PrefixTuning()]
+    language_model(*hosted, usual_tuning=LoRA())  # type: ignore[arg-type]
+    (said,) = caplog.messages
+    assert said == (
+        "backbone: openai:a is hosted elsewhere, so these settings have no effect: model.loading.dtype (bfloat16), "
+        "model.loading.four_bit (True), model.tuning (PrefixTuning)"
+    )
+    caplog.clear()
+    assert isinstance(language_model("builtin:tiny", hosting=Hosting(concurrency=3)), Backbone)
+    (said,) = caplog.messages
+    assert said.endswith("runs on this machine, so these settings have no effect: model.hosting.concurrency (3)")
+    caplog.clear()
+    InstructionTuning("openai:a")
+    InstructionTuning("openai:a", tuning=None, hosting=Hosting(concurrency=2, cache=False))
+    PrefixAlignment("openai:a")
+    ANIT("openai:a")
+    assert not caplog.messages, "what nobody chose is not named"
+
+
+def test_settings_of_hosted_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = InstructionTuning("openai:a", hosting=Hosting(concurrency=2, cache=False))
+    assert isinstance(module.backbone, HostedBackbone)
+    assert module.backbone.hosting.concurrency == 2
+    assert module.backbone._cache is None
+    with pytest.raises(ValueError, match=r"hosting\.concurrency: found 0"):
+        Hosting(concurrency=0)
+
+
+class Parrot(LanguageModel):
+    """The least that a model has to do."""
+
+    closed = "is a parrot"
+
+    def __init__(self, name: str, hosting: Hosting) -> None:
+        super().__init__()
+        self.name, self.tokenizer, self.config, self.is_encoder_decoder = name, Characters(), None, False
+
+    @property
+    def loaded(self) -> bool:
+        return True
+
+    def load(self) -> None:
+        pass
+
+    def generate(self, view: View, max_new_tokens: int) -> list[str]:
+        return [text[:max_new_tokens] for text in view.texts]
+
+
+def test_another_backend_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKENDS, "parrot:", Parrot)
+    module = InstructionTuning("parrot:polly")
+    encoder = Encoder(module.backbone.tokenizer, make_template("plain", module.backbone.tokenizer), 1000)
+    view = collate(encoder.encode([Sample("a", "find", "no")]), pad_id=encoder.pad_id, with_answer=False)
+    assert module.backbone.generate(view, 4) == [view.texts[0][:4]]
+    for ask in (module.backbone.check_tunable, lambda: module.backbone(view), lambda: module.backbone.embed(None)):
+        with pytest.raises(ValueError, match="parrot:polly is a parrot: it can be tested by generation, but not be"):
+            ask()
+    with pytest.raises(ValueError, match="parrot:polly is a parrot and shows no hidden states"):
+        module.backbone.hidden_states(view)

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from robustlm.adversaries import NRM, FreeAT
 from robustlm.callbacks.checkpoints import StepCheckpoint
-from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule
+from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NoisyInstructionDataModule
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, Alignment, Contrast, ContrastiveTuning, InstructionTuning, RobustTuning
 from robustlm.noise.base import Noise
@@ -56,7 +56,7 @@ def module_of(case: str, llama: str) -> InstructionTuning:
 def data_of(case: str, train: str, test: str) -> InstructionDataModule:
     rows = {"train": train, "validation": test, "batch_size": 4}
     if case in ("anit", "freeat"):
-        return NLUDataModule(**rows, noise=Noise(phi=0.7), replays=2 if case == "freeat" else 1)
+        return NoisyInstructionDataModule(**rows, noise=Noise(phi=0.7), replays=2 if case == "freeat" else 1)
     return ContrastiveDataModule(**rows, noise=Noise(phi=0.7))
 
 

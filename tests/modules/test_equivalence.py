@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,13 +16,14 @@ from torch import Tensor
 
 from robustlm.adversaries import FGM, NRM, Adversary, FreeAT
 from robustlm.cli import run
-from robustlm.datamodules import NLUDataModule
+from robustlm.datamodules import NoisyInstructionDataModule
 from robustlm.evaluation.table import read_table
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, InstructionTuning
 from robustlm.noise.base import Noise
 from robustlm.optim.config import AdamW, Muon
-from tests.modules.two_processes import results
+from tests.modules.two_processes import results, results_of_rank
+from tests.processes import Forked, command, side_by_side
 from tests.tiny import ADVERSARIES, trainer, weights_of
 
 
@@ -45,7 +43,9 @@ def fitted(
         if isinstance(adversary, str)
         else ANIT(backbone, adversary=adversary, **more)
     )
-    fitter.fit(module, NLUDataModule(train=file, batch_size=size, group_by_length=False, noise=Noise(phi=0.8)))
+    fitter.fit(
+        module, NoisyInstructionDataModule(train=file, batch_size=size, group_by_length=False, noise=Noise(phi=0.8))
+    )
     return weights_of(module)
 
 
@@ -96,7 +96,9 @@ def test_clipping_clips_the_whole_step(llama: str, train_file: str, tmp_path: Pa
 
     torch.optim.AdamW.step, kept = watched, torch.optim.AdamW.step  # type: ignore[method-assign]
     try:
-        fitter.fit(ANIT(llama, tuning=LoRA(r=2), adversary=FGM()), NLUDataModule(train=train_file, batch_size=4))
+        fitter.fit(
+            ANIT(llama, tuning=LoRA(r=2), adversary=FGM()), NoisyInstructionDataModule(train=train_file, batch_size=4)
+        )
     finally:
         torch.optim.AdamW.step = kept  # type: ignore[method-assign]
     assert min(seen) > 1e-2
@@ -123,7 +125,7 @@ def two_epochs(
     seed = 7 if ckpt is None else 99  # a resumed run must not depend on the seed it is started with
     fitter = trainer(folder, seed=seed, enable_checkpointing=True, callbacks=[keeper, ends], **settings)
     module = resumable(backbone, optimizer, replays)
-    data = NLUDataModule(
+    data = NoisyInstructionDataModule(
         train=file, validation=validation, batch_size=4, num_workers=workers, noise=Noise(phi=0.7), replays=replays
     )
     fitter.fit(module, data, ckpt_path=ckpt)
@@ -184,7 +186,7 @@ def flags(folder: Path, backbone: str, **more: Any) -> list[str]:
         "model.tuning.r": 2,
         "model.tuning.dropout": 0.0,
         "model.max_new_tokens": 6,
-        "data": "NLUDataModule",
+        "data": "NoisyInstructionDataModule",
         "data.batch_size": 4,
         "trainer.accelerator": "cpu",
         "trainer.default_root_dir": folder,
@@ -195,14 +197,7 @@ def flags(folder: Path, backbone: str, **more: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in wanted.items()]
 
 
-def command(*args: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ROBUSTLM_TRACEBACK": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "robustlm", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    )
-
-
-def done(process: subprocess.Popen[str]) -> str:
+def done(process: Forked) -> str:
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
@@ -236,9 +231,7 @@ def test_a_killed_run_goes_on(llama: str, train_file: str, tmp_path: Path) -> No
         found = sorted((tmp_path / "killed").glob("epoch=*.ckpt"))
         step = max((int(path.stem.rpartition("=")[2]) for path in found), default=0)
     victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    assert victim.stdout is not None
-    victim.stdout.close()
+    victim.communicate()
     last = tmp_path / "killed" / "last.ckpt"
     assert 5 <= torch.load(last, weights_only=True)["global_step"] < 8
     run(args("killed", "third", f"--ckpt_path={last}"))
@@ -249,9 +242,7 @@ def test_a_killed_run_goes_on(llama: str, train_file: str, tmp_path: Path) -> No
 
 def test_two_processes_are_one_that_accumulates(llama: str, train_file: str, test_file: str, tmp_path: Path) -> None:
     names = [_without_dropout(llama, tmp_path), train_file, test_file]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, "-m", "tests.modules.two_processes", str(tmp_path / "two"), *names]
-    done(subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env))
+    side_by_side(lambda: results_of_rank(tmp_path / "two", *names))
     ours, theirs = (torch.load(tmp_path / "two" / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     single = results(tmp_path / "one", *names, accumulate_grad_batches=2)
     for name in ADVERSARIES:

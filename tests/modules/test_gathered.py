@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.modules.test_equivalence import _without_dropout, close, done
+from tests.modules.test_equivalence import _without_dropout, close
 from tests.modules.test_robust import phrased_file
-from tests.modules.two_contrasts import MODULES, results
+from tests.modules.two_contrasts import MODULES, results, results_of_rank
+from tests.processes import side_by_side
 
 __all__ = ["phrased_file"]
 
 
 def test_two_processes_are_one_with_all_rows(llama: str, phrased_file: str, tmp_path: Path) -> None:
     model = _without_dropout(llama, tmp_path)
-    script = [sys.executable, "-m", "tests.modules.two_contrasts", str(tmp_path / "two"), model, phrased_file]
-    done(subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    side_by_side(lambda: results_of_rank(tmp_path / "two", model, phrased_file))
     ours, theirs = (torch.load(tmp_path / "two" / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     single = results(tmp_path / "one", model, phrased_file, list(MODULES))
     for name in MODULES:

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustlm.adversaries import FGM, FGSM, NRM, PGD, Adversary, FreeAT, FreeLB, NEFTune, Outcome, Problem
 from robustlm.batch import IGNORE, InstructionBatch
 from robustlm.cli import run
-from robustlm.datamodules import InstructionDataModule, NLUDataModule
+from robustlm.datamodules import InstructionDataModule, NoisyInstructionDataModule
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 from robustlm.modules import ANIT, InstructionTuning, Passes
@@ -43,8 +43,8 @@ def batch_of(module: Any, file: str, rows: int = 6, **settings: Any) -> Instruct
     for p in module.backbone.trained:
         p.data.add_(torch.randn_like(p) * 0.1)
     module.train()
-    datamodule = NLUDataModule(train=file, **{"noise": Noise(phi=0.8), **settings})
-    datamodule.attach(module.backbone)
+    datamodule = NoisyInstructionDataModule(train=file, **{"noise": Noise(phi=0.8), **settings})
+    datamodule.connect(module.backbone)
     datamodule.setup("fit")
     return datamodule.train_dataset(datamodule.rows["train"])[BatchKey(0, tuple(range(rows)))]
 
@@ -196,7 +196,7 @@ def test_what_nrm_logs(llama: str, train_file: str, tmp_path: Path) -> None:
     module = ANIT(llama, tuning=LoRA(r=2), adversary=Spy(), adversarial_weight=0.5)
     record = Record()
     run_ = trainer(tmp_path, callbacks=[record], limit_train_batches=3, log_every_n_steps=1)
-    run_.fit(module, NLUDataModule(train=train_file, batch_size=6))
+    run_.fit(module, NoisyInstructionDataModule(train=train_file, batch_size=6))
     problem, outcome = module.adversary._seen  # type: ignore[union-attr]
     logged = record.steps[-1]
     delta, scale = outcome.delta.flatten(1), module.backbone.embedding_scale
@@ -273,7 +273,7 @@ def test_one_more_loss(llama: str, train_file: str, tmp_path: Path) -> None:
     module = Extended(llama, tuning=LoRA(r=2), penalty=0.25, adversary=FGM(), adversarial_weight=2.0)
     assert module.weights == {"adversarial": 2.0, "norm": 0.25}
     record = Record()
-    data = NLUDataModule(train=train_file, batch_size=6)
+    data = NoisyInstructionDataModule(train=train_file, batch_size=6)
     trainer(tmp_path, callbacks=[record], limit_train_batches=2, log_every_n_steps=1).fit(module, data)
     logged = record.steps[-1]
     total = logged["train/answer"] + 2 * logged["train/adversarial"] + 0.25 * logged["train/norm"]
@@ -308,7 +308,7 @@ def test_a_python_built_module_comes_back_from_its_checkpoint(
     if kind != "llama" and name not in ("full", "prefix"):
         pytest.skip("tuning and model do not matter together")
     module = MODULES[name](models[kind])
-    path = saved(module, NLUDataModule(train=train_file, batch_size=6), tmp_path)
+    path = saved(module, NoisyInstructionDataModule(train=train_file, batch_size=6), tmp_path)
     checkpoint = torch.load(path, weights_only=True)
     trained = weights_of(module)
     tied = {n for n, _ in module.named_parameters(remove_duplicate=False)} if name == "full" else set(trained)
@@ -333,8 +333,8 @@ def test_a_python_built_module_comes_back_from_its_checkpoint(
 
 
 def _loader(module: Any, file: str) -> Any:
-    data = NLUDataModule(train=file, batch_size=6)
-    data.attach(module.backbone)
+    data = NoisyInstructionDataModule(train=file, batch_size=6)
+    data.connect(module.backbone)
     data.setup("fit")
     return data.train_dataloader()
 
@@ -347,7 +347,7 @@ def test_a_command_line_built_module_comes_back(llama: str, train_file: str, tmp
         "model.tuning.r": "2",
         "model.adversary": "NRM",
         "model.adversary.target_gap": "0.2",
-        "data": "NLUDataModule",
+        "data": "NoisyInstructionDataModule",
         "data.train": train_file,
         "data.batch_size": "8",
         "trainer.accelerator": "cpu",
@@ -372,7 +372,7 @@ def test_a_command_line_built_module_comes_back(llama: str, train_file: str, tmp
 
 def test_checkpoints_hold_what_is_trained_and_no_more(llama: str, train_file: str, tmp_path: Path) -> None:
     module = ANIT(llama, tuning=LoRA(r=2))
-    path = saved(module, NLUDataModule(train=train_file, batch_size=6), tmp_path)
+    path = saved(module, NoisyInstructionDataModule(train=train_file, batch_size=6), tmp_path)
     checkpoint = torch.load(path, weights_only=True)
     kept = sum(value.numel() for value in checkpoint["state_dict"].values())
     assert all("lora" in name for name in checkpoint["state_dict"])
@@ -381,12 +381,12 @@ def test_checkpoints_hold_what_is_trained_and_no_more(llama: str, train_file: st
 
 
 def test_checkpoints_that_do_not_fit_are_refused(llama: str, t5: str, train_file: str, tmp_path: Path) -> None:
-    data = NLUDataModule(train=train_file, batch_size=6)
+    data = NoisyInstructionDataModule(train=train_file, batch_size=6)
     path = saved(InstructionTuning(llama, tuning=LoRA(r=2)), data, tmp_path)
 
     def refused(module: Any, word: str, ckpt: str = path) -> None:
         with pytest.raises(ValueError, match=word):
-            trainer(tmp_path).fit(module, NLUDataModule(train=train_file, batch_size=6), ckpt_path=ckpt)
+            trainer(tmp_path).fit(module, NoisyInstructionDataModule(train=train_file, batch_size=6), ckpt_path=ckpt)
 
     refused(InstructionTuning(llama, tuning=LoRA(r=4)), "other shapes")
     refused(InstructionTuning(llama, tuning=PromptTuning(tokens=2)), "missing trained weights")
@@ -399,7 +399,7 @@ def test_checkpoints_that_do_not_fit_are_refused(llama: str, t5: str, train_file
 
 
 def test_the_adversary_goes_on_where_it_was(llama: str, train_file: str, tmp_path: Path) -> None:
-    data = NLUDataModule(train=train_file, batch_size=6)
+    data = NoisyInstructionDataModule(train=train_file, batch_size=6)
     module = ANIT(llama, tuning=LoRA(r=2), adversary=NRM(target_gap=0.3, gap_rate=0.2))
     path = saved(module, data, tmp_path)
     assert module.adversary is not None
@@ -434,7 +434,7 @@ def test_settings_that_cannot_be(llama: str, train_file: str, tmp_path: Path) ->
     with pytest.raises(ValueError, match="nothing is trained"):
         trainer(tmp_path).fit(InstructionTuning(llama, tuning=None), InstructionDataModule(train=train_file))
     with pytest.raises(ValueError, match=r"data\.replays: found 1; expected 3"):
-        trainer(tmp_path).fit(ANIT(llama, adversary=FreeAT(replays=3)), NLUDataModule(train=train_file))
+        trainer(tmp_path).fit(ANIT(llama, adversary=FreeAT(replays=3)), NoisyInstructionDataModule(train=train_file))
     with pytest.raises(TypeError, match="argument 'penalty'"):
         Extended(llama, penalty=torch.ones(2))  # type: ignore[arg-type]
 
@@ -445,7 +445,7 @@ def test_precisions(precision: Any, llama: str, train_file: str, tmp_path: Path)
         record = Record()
         module = ANIT(llama, tuning=LoRA(r=2, dropout=0.0), optimizer=AdamW(lr=5e-3))
         run_ = trainer(tmp_path, precision=precision, callbacks=[record], log_every_n_steps=1, limit_train_batches=4)
-        run_.fit(module, NLUDataModule(train=train_file, batch_size=6))
+        run_.fit(module, NoisyInstructionDataModule(train=train_file, batch_size=6))
         assert all(bool(p.isfinite().all()) for p in module.parameters())
         return [value for step in record.steps for name, value in step.items() if name.startswith("train/")]
 
@@ -461,7 +461,7 @@ def test_debug_runs(llama: str, train_file: str, test_file: str, tmp_path: Path)
             def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
                 seen.append(batch.ids)  # noqa: B023
 
-        data = NLUDataModule(train=train_file, validation=test_file, batch_size=4)
+        data = NoisyInstructionDataModule(train=train_file, validation=test_file, batch_size=4)
         run_ = trainer(tmp_path, callbacks=[Watch()], **settings)
         run_.fit(ANIT(llama, tuning=LoRA(r=2)), data)
         assert math.isfinite(run_.callback_metrics["val/loss"])

@@ -18,7 +18,7 @@ from robustlm.adversaries import NRM
 from robustlm.callbacks.checkpoints import StepCheckpoint
 from robustlm.callbacks.export import AdapterExport
 from robustlm.cli import main
-from robustlm.datamodules import NLUDataModule
+from robustlm.datamodules import NoisyInstructionDataModule
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT
@@ -64,7 +64,7 @@ def fit(llama: str, train_file: str, folder: Path, broken: tuple[int, ...], wher
         llama, adversary=NRM(target_gap=0.2), tuning=LoRA(r=2), optimizer=optimizer, max_skipped_steps=limit
     )
     module.broken, module.where = broken, where
-    fitter.fit(module, NLUDataModule(train=train_file, batch_size=4))
+    fitter.fit(module, NoisyInstructionDataModule(train=train_file, batch_size=4))
     return module, callbacks
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,10 @@ from robustlm.cli import main, run
 from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.record import Record, plain_record
 from robustlm.evaluation.table import read_table
+from robustlm.models.caches import Reader
 from robustlm.modules import InstructionTuning
-from tests.modules.test_equivalence import done, flags
+from tests.modules.test_equivalence import flags
+from tests.processes import side_by_side
 from tests.tiny import trainer, write_rows
 
 PLANETS = ("Venus", "Mercury", "Mars", "Earth", "a planet far away from the sun")
@@ -98,8 +98,7 @@ def test_passes_are_bounded(llama: str, tmp_path: Path, monkeypatch: pytest.Monk
     module = InstructionTuning(llama, tuning=None)
     every: list[int] = []
     prompts: list[int] = []
-    kind = type(module.backbone)
-    logits, run = kind._logits, kind._run
+    logits, run = Reader.at, Reader.__call__
 
     def watched(self: Any, keep: Any, ids: Any, *args: Any, **kwargs: Any) -> Any:
         every.append(len(ids))
@@ -109,8 +108,8 @@ def test_passes_are_bounded(llama: str, tmp_path: Path, monkeypatch: pytest.Monk
         prompts.append(len(ids))
         return run(self, ids, *args)
 
-    monkeypatch.setattr(kind, "_logits", watched)
-    monkeypatch.setattr(kind, "_run", read)
+    monkeypatch.setattr(Reader, "at", watched)
+    monkeypatch.setattr(Reader, "__call__", read)
     data = InstructionDataModule(test=file, eval_batch_size=3, scoring="options")
     trainer(tmp_path).test(module, data, verbose=False)
     assert max(every) == 3
@@ -124,8 +123,7 @@ def test_two_processes_write_the_table_of_one(llama: str, mixed_file: str, tmp_p
     settings |= {"data.test": mixed_file, "data.scoring": "options", "data.eval_batch_size": 4}
     parallel = {"trainer.devices": 2, "trainer.strategy": "ddp"}
     args = [flag for flag in flags(tmp_path / "two", llama, **settings, **parallel) if "tuning." not in flag]
-    command = [sys.executable, "-m", "robustlm", "test", *args]
-    done(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    side_by_side(lambda: main(["test", *args]))
     one = scored(tmp_path / "one", llama, mixed_file, **{"data.eval_batch_size": 4})
     alike(read_table(tmp_path / "two" / "predictions.parquet"), one)
 
@@ -187,7 +185,7 @@ def test_how_many_rows_are_generated_is_told(
     llama: str, mixed_file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = InstructionDataModule(test=mixed_file, scoring="options")
-    data.attach(InstructionTuning(llama, tuning=None).backbone)
+    data.connect(InstructionTuning(llama, tuning=None).backbone)
     with caplog.at_level("INFO"):
         data.setup("test")
     assert "data.test (clean): 3 of 10 rows have no choices; their answers are generated" in caplog.text

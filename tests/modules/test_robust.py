@@ -12,7 +12,12 @@ from torch import Tensor
 
 from robustlm.adversaries import FGM, FGSM, NRM, PGD, FreeAT, FreeLB, NEFTune
 from robustlm.batch import InstructionBatch
-from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NLUDataModule, ParaphraseDataModule
+from robustlm.datamodules import (
+    ContrastiveDataModule,
+    InstructionDataModule,
+    NoisyInstructionDataModule,
+    ParaphraseDataModule,
+)
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.models.backbone import Backbone
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning
@@ -69,7 +74,7 @@ def data(file: str, **settings: Any) -> ContrastiveDataModule:
 def batch_of(module: Any, file: str, rows: int = 4, **settings: Any) -> InstructionBatch:
     module.configure_model()
     datamodule = data(file, **settings)
-    datamodule.attach(module.backbone)
+    datamodule.connect(module.backbone)
     datamodule.setup("fit")
     dataset = datamodule.train_dataset(datamodule.rows["train"])
     found = [row for unit in dataset.order(0) for row in unit]  # type: ignore[attr-defined]
@@ -124,7 +129,7 @@ def test_the_state_of_an_explicit_negative(llama: str, phrased_file: str) -> Non
     module.configure_model()
     module.eval()
     datamodule = data(phrased_file, negatives=1)
-    datamodule.attach(module.backbone)
+    datamodule.connect(module.backbone)
     datamodule.setup("fit")
     samples = datamodule.rows["train"].samples
     dataset = datamodule.train_dataset(datamodule.rows["train"])
@@ -300,7 +305,7 @@ def test_data_that_cannot_serve(llama: str, train_file: str, phrased_file: str, 
             trainer(tmp_path).fit(module, plain)
     RobustTuning(llama).check_data(plain)
     with pytest.raises(ValueError, match=r"data\.replays"):
-        RobustTuning(llama, adversary=FreeAT(replays=3)).check_data(NLUDataModule(train=phrased_file))
+        RobustTuning(llama, adversary=FreeAT(replays=3)).check_data(NoisyInstructionDataModule(train=phrased_file))
     ContrastiveTuning(llama).check_data(ParaphraseDataModule(train=phrased_file))
 
 

@@ -1,11 +1,7 @@
-"""A script: contrast and alignment as one process of two, whose ranks may hold unequal numbers of rows.
-
-`python -m tests.modules.two_contrasts FOLDER BACKBONE ROWS`, started once, starts the second process itself.
-"""
+"""Contrast and alignment, as one process alone or one of two whose ranks may hold unequal numbers of rows."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from robustlm.datamodules import ContrastiveDataModule
-from robustlm.datamodules.batches import TrainRows
+from robustlm.datamodules.batches import TrainDataset
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.models.tuning import LoRA
 from robustlm.modules import Alignment, Contrast, RobustTuning
@@ -69,7 +65,7 @@ class _Rows(ContrastiveDataModule):
     def train_dataloader(self) -> Any:
         rows, fitter = self.rows["train"], self.trainer
         assert fitter is not None
-        dataset: TrainRows = self.train_dataset(rows)
+        dataset: TrainDataset = self.train_dataset(rows)
         keys = []
         for shares in STEPS:
             every = [row for share in shares for row in share]
@@ -105,9 +101,8 @@ def results(folder: Path, backbone: str, rows: str, names: Sequence[str], **sett
     return found
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    _folder, _backbone, _rows = sys.argv[1:]
-    _found = results(Path(_folder), _backbone, _rows, list(MODULES), devices=2, strategy="ddp")
-    Path(_folder).mkdir(exist_ok=True)
-    torch.save(_found, Path(_folder) / f"rank-{torch.distributed.get_rank()}.pt")
+def results_of_rank(folder: Path, backbone: str, rows: str) -> None:
+    """Run all of it as one process of two, and keep what came of it."""
+    found = results(folder, backbone, rows, list(MODULES), devices=2, strategy="ddp")
+    folder.mkdir(exist_ok=True)
+    torch.save(found, folder / f"rank-{torch.distributed.get_rank()}.pt")

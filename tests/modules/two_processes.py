@@ -1,11 +1,7 @@
-"""A script: fits, scores and validates as one process of several, and keeps what came of it.
-
-`python -m tests.modules.two_processes FOLDER BACKBONE TRAIN TEST`, started with `devices: 2`, starts the second itself.
-"""
+"""Fits, scores and validates, as one process alone or one of several, and keeps what came of it."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,7 @@ from torch import Tensor
 
 from robustlm.callbacks.export import AdapterExport
 from robustlm.callbacks.predictions import PredictionWriter
-from robustlm.datamodules import NLUDataModule
+from robustlm.datamodules import NoisyInstructionDataModule
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT
 from robustlm.optim.config import AdamW
@@ -30,15 +26,15 @@ def results(folder: Path, backbone: str, train: str, test: str, **settings: Any)
             backbone, tuning=LoRA(r=2, dropout=0.0), adversary=adversary, optimizer=AdamW(lr=1e-3), max_new_tokens=5
         )
         data = {"train": train, "validation": test, "test": test, "batch_size": 4}
-        run.fit(module, NLUDataModule(**data))
+        run.fit(module, NoisyInstructionDataModule(**data))
         found[name] = weights_of(module)
     settings.pop("accumulate_grad_batches", None)
     settings.pop("accumulate_grad_batches", None)
     for size in (4, 8):
         run = trainer(folder / f"test-{size}", callbacks=[PredictionWriter()], **settings)
         more = {"eval_batch_size": size, "conditions": ["clean", "random_typos@0.5"]}
-        (*_, scores) = run.test(module, NLUDataModule(**data, **more), verbose=False)
-        (checked,) = run.validate(module, NLUDataModule(**data, **more), verbose=False)
+        (*_, scores) = run.test(module, NoisyInstructionDataModule(**data, **more), verbose=False)
+        (checked,) = run.validate(module, NoisyInstructionDataModule(**data, **more), verbose=False)
         found[f"scores-{size}"] = {**scores, **checked}
     return found
 
@@ -56,13 +52,12 @@ def lost_on_one_rank(folder: Path, backbone: str, train: str, **settings: Any) -
     """Weights after such a fit, and how many of how many steps were skipped."""
     run = trainer(folder / "lost", **settings)
     module = LostOnOneRank(backbone, tuning=LoRA(r=2, dropout=0.0), optimizer=AdamW(lr=1e-3))
-    run.fit(module, NLUDataModule(train=train, batch_size=2))
+    run.fit(module, NoisyInstructionDataModule(train=train, batch_size=2))
     return {"weights": weights_of(module), "skipped": module.skipped_steps, "steps": run.global_step}
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    _folder, *_names = sys.argv[1:]
-    _found = results(Path(_folder), *_names, devices=2, strategy="ddp")
-    _found["lost"] = lost_on_one_rank(Path(_folder), *_names[:2], devices=2, strategy="ddp")
-    torch.save(_found, Path(_folder) / f"rank-{torch.distributed.get_rank()}.pt")
+def results_of_rank(folder: Path, *names: str) -> None:
+    """Run all of it as one process of two, and keep what came of it."""
+    found = results(folder, *names, devices=2, strategy="ddp")
+    found["lost"] = lost_on_one_rank(folder, *names[:2], devices=2, strategy="ddp")
+    torch.save(found, folder / f"rank-{torch.distributed.get_rank()}.pt")

@@ -531,7 +531,7 @@ def reversed_words(words: list[str], omega: float, rng: Stream, pools: Pools) ->
 
 
 def test_a_kind_is_added_by_name_or_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise_module, "KINDS", dict(KINDS))
+    monkeypatch.setattr(noise_module, "KINDS", KINDS.copy())
     register_kind("reversed")(reversed_words)
     assert Noise(kind="reversed").apply(["a b c"], ["x"]).texts == ["c b a"]
     assert Noise(weights={"reversed": 1}).apply(["a b c"], ["x"]).kinds == ["reversed"]

@@ -123,7 +123,7 @@ def test_the_bare_label_is_trained_and_scored(models: dict[str, str], tmp_path: 
     path = write_rows(tmp_path / "set.jsonl", ROWS)
     data = InstructionDataModule(train=path, test=path, bank=str(tmp_path / "bank.json"), scoring="options")
     banks(tmp_path, format="none")
-    data.attach(load_model(models["llama"], None))
+    data.connect(load_model(models["llama"], None))
     for stage in ("fit", "test"):
         data.setup(stage)
     decode = data.backbone.tokenizer.decode

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from robustlm.batch import IGNORE
-from robustlm.datamodules import InstructionDataModule, NLUDataModule
+from robustlm.datamodules import InstructionDataModule, NoisyInstructionDataModule
 from robustlm.noise.base import Noise
 from robustlm.prompts.base import Origin
 from robustlm.prompts.chat import ChatTemplate
@@ -146,8 +146,8 @@ def talking(llama: str) -> Any:
 
 
 def test_the_last_answer_is_trained_and_the_last_question_perturbed(chats: str, talking: Any) -> None:
-    data = NLUDataModule(train=chats, template="chat", noise=Noise("random_typos", 1.0), batch_size=6)
-    data.attach(talking)
+    data = NoisyInstructionDataModule(train=chats, template="chat", noise=Noise("random_typos", 1.0), batch_size=6)
+    data.connect(talking)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     decode = talking.tokenizer.decode
@@ -174,7 +174,7 @@ def test_rows_are_counted_whose_first_turns_do_not_fit(
     long = [*MESSAGES[:3], *MESSAGES[1:3] * 20, *MESSAGES[3:]]
     file = write_rows(tmp_path / "chats.jsonl", [{"messages": long}, {"messages": MESSAGES}])
     data = InstructionDataModule(train=file, template="chat", max_length=100)
-    data.attach(talking)
+    data.connect(talking)
     data.setup("fit")
     assert "the first turns of 1 of 2 rows were left out to fit max_length 100" in caplog.text
     kept, whole = data.rows["train"].samples
@@ -187,7 +187,7 @@ def test_a_system_message_for_rows_without_one(tmp_path: Path, talking: Any, tem
     rows = [{"messages": MESSAGES}, {"messages": MESSAGES[1:]}, {"prompt": "Name a city.", "completion": "Oslo."}]
     file = write_rows(tmp_path / "chats.jsonl", rows)
     data = InstructionDataModule(train=file, template=template, system=" Speak. ")
-    data.attach(talking)
+    data.connect(talking)
     data.setup("fit")
     assert [sample.system for sample in data.rows["train"].samples] == [(SYSTEM,), *[(("system", "Speak."),)] * 2]
     shown = [talking.tokenizer.decode(row.prompt_ids) for row in data.rows["train"].encoded]
@@ -238,8 +238,10 @@ def test_a_run_says_that_requests_are_not_turned_around(
 ) -> None:
     line = "the noise opposite is off for 6 of 6 rows: their instruction is the request itself"
     with caplog.at_level(logging.INFO):
-        data = NLUDataModule(train=chats, test=chats, template="chat", conditions=["mixed@0.5", "opposite@0.5"])
-        data.attach(talking)
+        data = NoisyInstructionDataModule(
+            train=chats, test=chats, template="chat", conditions=["mixed@0.5", "opposite@0.5"]
+        )
+        data.connect(talking)
         data.setup("fit")
         data.train_dataloader()
         assert f"data.train: data.noise: {line}" in caplog.text
@@ -249,8 +251,8 @@ def test_a_run_says_that_requests_are_not_turned_around(
         assert "data.conditions: mixed@0.5 turns" not in caplog.text
     assert data.train_dataset(data.rows["train"]).facts(0)
     weights = {"opposite": 1.0, "random_typos": 1.0}
-    chosen = NLUDataModule(train=chats, template="chat", noise=Noise(weights=weights))
-    chosen.attach(talking)
+    chosen = NoisyInstructionDataModule(train=chats, template="chat", noise=Noise(weights=weights))
+    chosen.connect(talking)
     chosen.setup("fit")
     assert not chosen.train_dataset(chosen.rows["train"]).facts(0)
 

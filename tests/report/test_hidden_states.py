@@ -22,7 +22,7 @@ from robustlm.evaluation.hidden_state_table import (
 )
 from robustlm.evaluation.table import TableWriter, read_table
 from robustlm.report.hidden_state_pictures import _chosen, _file_names
-from tests.modules.test_equivalence import command
+from tests.processes import side_by_side
 from tests.tiny import write_rows
 
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
@@ -208,9 +208,7 @@ def test_batches_change_no_state(kind: str, position: str, models: dict[str, str
 def test_two_processes_write_one_table(llama: str, rows: str, tmp_path: Path) -> None:
     main(arguments(llama, rows, tmp_path / "one", "--states.layer=-1"))
     parallel = ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.eval_batch_size=4", "--states.layer=-1")
-    process = command(*arguments(llama, rows, tmp_path / "two", *parallel))
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
+    side_by_side(lambda: main(arguments(llama, rows, tmp_path / "two", *parallel)))
     one, two = (HiddenStateTable(tmp_path / name / "states.parquet") for name in ("one", "two"))
     assert one.keys == two.keys
     np.testing.assert_allclose(one.read(range(36)), two.read(range(36)), atol=1e-4)

@@ -25,7 +25,7 @@ from robustlm.report.number_tables import to_json
 from robustlm.report.page import About, to_html
 from robustlm.report.run import run_name, run_settings
 from robustlm.report.samples import in_turn, most_changing
-from tests.report.test_robustness import rows, written
+from tests.report.test_number_tables import rows, written
 
 Table = list[Record]
 

@@ -326,14 +326,14 @@ def test_ids_do_not_depend_on_where_the_program_runs(tmp_path: Path, monkeypatch
 
 
 def test_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shapes, "SHAPES", dict(SHAPES))
+    monkeypatch.setattr(shapes, "SHAPES", SHAPES.copy())
     failed, attempted = doctest.testmod(shapes)
     assert attempted
     assert not failed
 
 
 def test_own_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shapes, "SHAPES", dict(SHAPES))
+    monkeypatch.setattr(shapes, "SHAPES", SHAPES.copy())
 
     @register_shape("poll", needs=("ask", "reply"), unless=("skip",))
     def read_poll(row: Any, id: str) -> Sample:

@@ -46,7 +46,7 @@ def test_the_seed_of_a_run_draws(models: dict[str, str], tmp_path: Path) -> None
     found = []
     for seed in (0, 0, 3):
         data = InstructionDataModule(train=[Source(path, limit=0.2, sampling="random")], seed=seed)
-        data.attach(backbone)
+        data.connect(backbone)
         data.setup("fit")
         found.append([sample.id for sample in data.rows["train"].samples])
     assert found[0] == found[1] != found[2]

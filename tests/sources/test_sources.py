@@ -214,3 +214,22 @@ def test_flan_templates_are_dealt_out_evenly() -> None:
     counts = Counter(bank.assign(sample).instruction_id for sample in samples)
     assert len(counts) == len(bank.phrasings("both", "seen"))
     assert min(counts.values()) > 0.7 * len(samples) / len(counts)
+
+
+def test_a_sample_is_built_once_after_its_shape_has_read_the_row(
+    tmp_path: Path, banks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Task, bank, fields, topic, options, choices and dataset are resolved first, and set in one go."""
+    built = Counter[str]()
+    init = Sample.__init__
+
+    def counted(self: Sample, id: str, *args: Any, **kwargs: Any) -> None:
+        built[id] += 1
+        init(self, id, *args, **kwargs)
+
+    rows = [{"id": str(i), "question": f"Q{i}?", "label": "ab"[i % 2], "about": "x"} for i in range(4)]
+    monkeypatch.setattr(Sample, "__init__", counted)
+    found = read(tmp_path, rows, bank=f"{banks}#options", topic="about", name="mine", format="none")
+    assert {(one.dataset, one.topic, one.task, one.choices) for one in found} == {("mine", "x", "tc_bare", ("a", "b"))}
+    assert [dict(one.fields)["options_"] for one in found] == ["OPTIONS:\n- a\n- b"] * 4
+    assert set(built.values()) == {2}

@@ -89,7 +89,7 @@ def test_what_shows_them(tmp_path: Path) -> None:
 def test_a_shape_of_ones_own_that_copies_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from robustlm.sources import shapes
 
-    monkeypatch.setattr(shapes, "SHAPES", dict(shapes.SHAPES))
+    monkeypatch.setattr(shapes, "SHAPES", shapes.SHAPES.copy())
 
     @register_shape("copied", needs=("ask", "reply"))
     def read_copied(row: Any, id: str) -> Sample:
@@ -113,7 +113,7 @@ def test_check_and_the_start_of_a_run_say_so(
     check(InstructionTuning(models["llama"]), InstructionDataModule(train=path))
     assert sum(line in shown for shown in capsys.readouterr().out.splitlines()) == 1
     data = InstructionDataModule(train=path, template="{instruction} {option}\n")
-    data.attach(load(models["llama"], None))
+    data.connect(load(models["llama"], None))
     data.setup("fit")
     messages = [record.getMessage() for record in caplog.records]
     assert sum(message.startswith(line) for message in messages) == 1
@@ -124,7 +124,7 @@ def test_check_and_the_start_of_a_run_say_so(
     shown = InstructionDataModule(
         train=[Source(path, bank=bank(tmp_path, "{word}, {sentence1}, {sentence2}"))], template="{instruction} "
     )
-    shown.attach(data.backbone)
+    shown.connect(data.backbone)
     shown.setup("fit")
     assert not shown.notes
 

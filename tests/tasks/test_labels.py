@@ -71,7 +71,7 @@ def test_a_test_row_is_shown_the_labels_of_all_splits(
                 file = tmp_path / "set" / f"{name}.jsonl"
                 file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
         data = InstructionDataModule(**sources, scoring="options" if task == "tc" else "generation")
-        data.attach(backbone)
+        data.connect(backbone)
         for stage in ("fit", "test"):
             data.setup(stage)
         assert not data.notes
@@ -114,7 +114,7 @@ def test_examples_are_shown_the_same_options(models: dict[str, str], tmp_path: P
     train = [row | {"sentence": f"other {row['sentence']}"} for row in classes(*"xyzw")]
     path = folder(tmp_path / "set", train=train, test=classes("v", "v", "x"))
     data = RobustnessDataModule(test=[path], examples=[path], shots=2, prompts=1)
-    data.attach(load(models["llama"], None))
+    data.connect(load(models["llama"], None))
     data.setup("test")
     for sample in data.conditioned["clean"].samples:
         assert {one.context.option for one in (sample, *sample.examples)} == {"v, w, x, y, z"}
@@ -126,14 +126,14 @@ def test_only_test_rows_say_so(
     path = folder(tmp_path / "set", test=classes("x", "y"))
     expected = f"data.test: {path}: the options of set (x, y) were taken from the targets of these rows themselves"
     data = InstructionDataModule(test=[path])
-    data.attach(load(models["llama"], None))
+    data.connect(load(models["llama"], None))
     with caplog.at_level(logging.WARNING):
         data.setup("test")
     assert [record.getMessage().startswith(expected) for record in caplog.records] == [True]
     check(InstructionTuning(models["llama"]), InstructionDataModule(test=[path]))
     assert sum(expected in line for line in capsys.readouterr().out.splitlines()) == 1
     named = InstructionDataModule(test=[Source(path, labels=["y", "x"])])
-    named.attach(data.backbone)
+    named.connect(data.backbone)
     named.setup("test")
     assert not named.notes
 

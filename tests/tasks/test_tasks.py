@@ -254,7 +254,7 @@ def test_bad_choice_rows(choices: Any, answer: Any, reason: str) -> None:
 
 
 def test_registering_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustlm.tasks.base.TASKS", dict(TASKS))
+    monkeypatch.setattr("robustlm.tasks.base.TASKS", TASKS.copy())
     with pytest.raises(ValueError, match="second task named 'generation'"):
         register(Generation)
     with pytest.raises(ValueError, match="no row shape"):

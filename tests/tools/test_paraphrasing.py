@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from robustlm.rows.base import BadRowsError, SourceError
 from robustlm.tools.paraphrase_rules import Rules
 from robustlm.tools.paraphrasing import ParaphraseSummary, Question, instructions_of, paraphrase
 from tests.endpoint import SECRET, Answer, LocalEndpoint, fail
+from tests.processes import command
 
 WORDINGS = [
     "Please list whatever {} the passage mentions.",
@@ -260,9 +259,7 @@ def test_killed_and_run_again(endpoint: LocalEndpoint, run: Run, tmp_path: Path)
     endpoint.answers = [usual, usual, usual, hang, hang]
     arguments = [str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl"), "--base_url", endpoint.url, "--model", "m"]
     arguments += ["--count", "4", "--rounds", "2", "--concurrency", "1", "--cache_dir", str(tmp_path / "cache")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "robustlm", "paraphrase", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    process = command("paraphrase", *arguments)
     deadline = time.monotonic() + 120
     while len(endpoint.requests) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -130,7 +130,7 @@ def test_a_run_imports_no_file_that_a_library_asks_for(tmp_path: Path, llama: st
     (tmp_path / "run.yaml").write_text(
         "trainer: {max_steps: 1, accelerator: cpu, logger: false, enable_progress_bar: false}\n"
         "model: {class_path: ANIT, init_args: {backbone: model, adversary: own.Mine}}\n"
-        "data: {class_path: NLUDataModule, init_args: {train: rows.jsonl, batch_size: 2}}\n",
+        "data: {class_path: NoisyInstructionDataModule, init_args: {train: rows.jsonl, batch_size: 2}}\n",
         encoding="utf-8",
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

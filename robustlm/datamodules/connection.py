@@ -1,0 +1,155 @@
+"""The model that a datamodule's rows are for: what the datamodule needs of it, and no more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, Protocol, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustlm.models.digest import weights_digest
+from robustlm.noise.embedders import Embedder, EmbeddingError, StateEmbedder, TokenEmbedder, Vectors
+
+log = logging.getLogger(__name__)
+
+
+class ModelConfig(Protocol):
+    """The config of a transformers model."""
+
+    def get_text_config(self) -> object:
+        """The part that describes the language model; its `max_position_embeddings`, if any, limits prompts."""
+
+
+class ConnectedModel(Protocol):
+    """A model that rows are tokenised for; local models and hosted ones have all of this."""
+
+    @property
+    def name(self) -> str:
+        """Name or folder of the model."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """A fast tokenizer; transformers' own have no types."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Config of the model."""
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether answers go to a decoder of their own."""
+
+
+class ModelHolder(Protocol):
+    """A Lightning module, as a datamodule sees it."""
+
+    @property
+    def backbone(self) -> ConnectedModel:
+        """The model that rows are for."""
+
+
+class _Base(Protocol):
+    def get_input_embeddings(self) -> nn.Embedding: ...
+
+
+class StatesModel(ConnectedModel, Protocol):
+    """A model that also gives states and embeddings of texts, which distortion is measured by; hosted ones do not."""
+
+    @property
+    def base_name(self) -> str:
+        """Name of the model under its adapters."""
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether training leaves the weights of the base model as they are."""
+
+    @property
+    def base(self) -> _Base:
+        """The model under its adapters."""
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token embeddings `[T, H]` of ids `[T]`."""
+
+    def text_states(self, texts: Sequence[str], layer: int | Literal["middle", "last"] = "middle") -> Tensor:
+        """Mean hidden state of each text, `[n, H]`, in the model before tuning."""
+
+
+def gives_states(model: ConnectedModel) -> TypeGuard[StatesModel]:
+    """Whether a model gives states of texts."""
+    return hasattr(model, "text_states")
+
+
+def longest_row(model: ConnectedModel, max_length: int) -> int:
+    """Longest row in tokens of the model's tokenizer: `max_length`, or the model's own limit where that is lower."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
+    if positions < max_length:
+        log.warning(
+            "data.max_length: %d is more than the %d positions of the model, which count instead",
+            max_length, positions,
+        )  # fmt: skip
+    return int(min(max_length, positions) * getattr(model, "characters_per_token", 1))
+
+
+class Measuring:
+    """Gives a model to the embedders that measure noise by it.
+
+    Args:
+        model: The model; `bind` refuses one that gives no states.
+    """
+
+    def __init__(self, model: ConnectedModel) -> None:
+        self.model = model
+        self._base_name: str | None = None
+
+    def bind(self, embedder: Embedder) -> None:
+        """Give the model to an embedder that needs it; others are left as they are.
+
+        Raises:
+            EmbeddingError: The embedder needs a model that gives states, and this one does not.
+        """
+        if not isinstance(embedder, StateEmbedder | TokenEmbedder):
+            return
+        model = self.model
+        if not gives_states(model):
+            raise EmbeddingError(
+                f"data.distortion: {model.name!r} tells no hidden states, which {type(embedder).__name__} needs; "
+                "expected a local model, or the embedder OpenAIEmbedder or SentenceTransformerEmbedder"
+            )
+        if isinstance(embedder, TokenEmbedder):
+            embedder.bind(partial(_embedded, model))
+        else:
+            embedder.bind(partial(_states, model, layer=embedder.layer), partial(self._base, model))
+
+    def _base(self, model: StatesModel) -> str | None:
+        """Name and weights of the base model; null while they are tuned."""
+        if self._base_name is None and not model.keeps_base:
+            self._base_name = ""
+            log.warning(
+                "data.distortion: noise is measured by weights that are being tuned, as they are at the start of each "
+                "epoch; a run that is resumed within an epoch measures the rest of it by the weights it resumes with"
+            )
+        elif self._base_name is None:
+            assert isinstance(model, nn.Module)
+            self._base_name = f"{model.base_name} {weights_digest(model, frozen=True)}"
+        return self._base_name or None
+
+
+def _states(model: StatesModel, texts: Sequence[str], layer: int | Literal["middle", "last"]) -> Vectors:
+    """Mean hidden state of each text, `[n, H]`, in the model before tuning."""
+    vectors: Vectors = model.text_states(texts, layer).cpu().numpy()
+    return vectors
+
+
+@torch.no_grad()
+def _embedded(model: StatesModel, texts: Sequence[str]) -> Vectors:
+    """Mean token embedding of each text, `[n, H]`, in the tuned model; zeros for a text without tokens."""
+    ids = model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    device = model.base.get_input_embeddings().weight.device
+    rows = [model.embed(torch.tensor(row, device=device)).float().mean(0) for row in ids if row]
+    width = rows[0].shape[0] if rows else 1
+    found = iter(rows)
+    return np.stack([next(found).cpu().numpy() if row else np.zeros(width, np.float32) for row in ids])

@@ -1,0 +1,130 @@
+"""Which instruction each sample is asked with: in training, and under each condition of a test."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from robustlm.conditions.condition import Condition
+from robustlm.conditions.misleading import misled, phrasings_under
+from robustlm.instructions.banks import Instruction, InstructionBank, Split, Version, assigned, load_bank
+from robustlm.instructions.paraphrases import load_paraphrases
+from robustlm.instructions.phrasings import Phrasings
+from robustlm.noise.base import CHANGES_MEANING, spared
+from robustlm.noise.pools import noise_pools
+from robustlm.sample import Sample, is_request
+from robustlm.sources.source import Role
+
+log = logging.getLogger(__name__)
+
+
+class Phraser:
+    """Gives samples their instructions: phrasings of a bank, or the instruction that a row brings.
+
+    Args:
+        version: Length of the phrasings that are used.
+        bank: Bank of samples whose source names none; null: those keep their own instruction.
+        unseen_share: Share of a plain list of templates that is held back, see `InstructionBank.load`.
+        paraphrases: Paraphrase file for training; null: none.
+        seed: Seed of all choices.
+    """
+
+    def __init__(
+        self, version: Version, bank: str | None, unseen_share: float | None, paraphrases: str | None, seed: int
+    ) -> None:
+        self._version: Version = version
+        self._bank = bank
+        self._unseen_share = unseen_share
+        self._paraphrases = paraphrases
+        self._seed = seed
+
+    def bank_named(self, name: str) -> InstructionBank:
+        """A bank, divided by `unseen_share`."""
+        return load_bank(name, self._unseen_share)
+
+    def bank_of(self, sample: Sample) -> str | None:
+        """The bank that a sample's phrasings come from; null for one that is asked by an instruction of its own."""
+        own = sample.instruction and not sample.instruction_id and not self._bank
+        return None if own else sample.bank or self._bank
+
+    def say_divisions(self, samples: Sequence[Sample], role: Role) -> None:
+        """Log how banks that are plain lists were divided into seen and unseen phrasings."""
+        names = sorted({name for name in map(self.bank_of, samples) if name})
+        divisions = [division for name in names if (division := self.bank_named(name).division)]
+        share = "null, a quarter" if self._unseen_share is None else self._unseen_share
+        for division in divisions:
+            log.info("data.%s: %s (data.unseen_share: %s)", role, division, share)
+        if self._unseen_share is not None and not divisions:
+            log.info("data.unseen_share: %s divides nothing of data.%s, as no bank is a plain list", share, role)
+
+    def asked(self, sample: Sample, role: Role) -> Sample:
+        """A sample under one phrasing of its bank, the same in every run with this seed; others as they are.
+
+        Seen phrasings are used. A test whose bank has unseen ones alone takes one of these; its conditions ask anew.
+        """
+        name = self.bank_of(sample)
+        if not name:
+            return sample
+        bank = self.bank_named(name)
+        split: Split = "seen" if role != "test" or bank.has("seen") else "unseen"
+        return replace(bank.assign(sample, self._version, split, self._seed), bank=name)
+
+    def phrasings(self, samples: Sequence[Sample], *, variants: bool = False) -> Phrasings:
+        """Every way that training samples may be asked; with `variants`, also the variants that rows bring.
+
+        Those variants may be noise, so they are left out otherwise.
+        """
+        names = [self.bank_of(sample) for sample in samples]
+        seen = {name: self.bank_named(name).phrasings(self._version, "seen") for name in set(names) if name}
+        banked = [tuple(found.text for found in seen[name]) if name else () for name in names]
+        samples = samples if variants else [replace(sample, variant=None) for sample in samples]
+        given = load_paraphrases(self._paraphrases) if self._paraphrases else {}
+        return Phrasings(samples, banked, given, self._seed)
+
+    # --- conditions --------------------------------------------------------------------------------------------
+
+    def banked(self, condition: Condition, samples: Sequence[Sample]) -> dict[str, list[Instruction]]:
+        """The phrasings that a condition asks samples with, by bank."""
+        banks = {name: self.bank_named(name) for name in map(self.bank_of, samples) if name}
+        return {name: phrasings_under(condition, name, banks, self._version, self._seed) for name in banks}
+
+    def asked_alone(self, sample: Sample, condition: Condition) -> Sample:
+        """A sample with an instruction of its own, as a condition changes it; others as they are."""
+        if self.bank_of(sample):
+            return sample
+        return replace(sample, instruction=misled(sample.instruction, condition, sample.id, self._seed))
+
+    def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
+        """Samples as a condition asks them, each once."""
+        banked = self.banked(condition, samples)
+        found = [self.asked_alone(sample, condition) for sample in samples]
+        found = [
+            replace(assigned(sample, banked[name], self._seed), bank=name) if (name := self.bank_of(sample)) else sample
+            for sample in found
+        ]
+        if condition.noise is None:
+            return found
+        say_spared(condition, found)
+        noisy = condition.noise.apply(
+            [sample.instruction for sample in found],
+            [sample.id for sample in found],
+            seed=self._seed,
+            **noise_pools(samples, protect=condition.noise.protect),
+        )
+        return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
+
+
+def say_spared(condition: Condition, samples: Sequence[Sample]) -> None:
+    """Log where a condition's noise differs for rows whose instruction is the request itself."""
+    if condition.noise is None:
+        return
+    requests = sum(map(is_request, samples))
+    if line := spared(condition.noise, requests, len(samples)):
+        log.info("data.conditions: %s: %s", condition.name, line)
+    if condition.noise.kind in CHANGES_MEANING and requests:
+        log.warning(
+            "data.conditions: %s turns around what %d of %d rows ask for, as their instruction is the request "
+            "itself; their targets are not the answers any more",
+            condition.name, requests, len(samples),
+        )  # fmt: skip

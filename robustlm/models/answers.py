@@ -1,0 +1,98 @@
+"""A forward pass whose logits are computed at answer positions only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustlm.batch import IGNORE, View
+from robustlm.models.base import Answers, Pooling
+from robustlm.models.inputs import AnswerInputs, answer_inputs
+from robustlm.models.loaded import LoadedModel
+
+
+@dataclass
+class _HeadPass:
+    """One pass through a model's head: what the head's hook is told, and what it found."""
+
+    head: nn.Module
+    positions: Tensor
+    """Bool `[R, T]`: the n positions whose logits are computed."""
+    pool: Callable[[Tensor], Tensor] | None
+    """Makes one state a row of the final hidden states `[R, T, H]`."""
+    state: Tensor | None = None
+    """What `pool` gave: `[R, H]`."""
+
+
+_CURRENT: ContextVar[_HeadPass | None] = ContextVar("robustlm_head_pass", default=None)
+"""The pass that is running in this thread. A pass inside another one puts its own here and restores the outer one, so
+neither sees the other's settings; a recomputed pass in the backward thread makes its own."""
+
+
+def watch_head(head: nn.Module) -> None:
+    """Let a loaded model's head serve `answers` and `logits_at`; other calls of the head stay as they are."""
+    head.register_forward_pre_hook(_answers_only)
+
+
+def _answers_only(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Before the head: pool the states, and hand on the wanted positions alone."""
+    current = _CURRENT.get()
+    if current is None or current.head is not head:
+        return None
+    states = args[0]
+    if current.pool is not None:
+        current.state = current.pool(states)
+    return (states[current.positions].unsqueeze(0), *args[1:])
+
+
+@contextmanager
+def _head_pass(
+    loaded: LoadedModel, positions: Tensor, pool: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[_HeadPass]:
+    current = _HeadPass(loaded.base.get_output_embeddings(), positions, pool)
+    token = _CURRENT.set(current)
+    try:
+        yield current
+    finally:
+        _CURRENT.reset(token)
+
+
+def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -> Answers:
+    """Run a view with input embeddings `[R, T, H]`: logits of the answer tokens, and a pooled state a row."""
+    inputs = answer_inputs(loaded, view, embeds)
+    with _head_pass(loaded, inputs.answers, lambda states: inputs.pooled(states, pooling)) as current:
+        logits = loaded.runner(**inputs.arguments).logits[0]
+    assert current.state is not None
+    targets = view.labels[view.labels != IGNORE]
+    return Answers(logits, targets, inputs.answers.nonzero()[:, 0], current.state)
+
+
+def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
+    """Run inputs for the sake of hooks in the layers: the head sees the answer positions only."""
+    with _head_pass(loaded, inputs.answers):
+        loaded.runner(**inputs.arguments)
+
+
+def logits_at(
+    loaded: LoadedModel, at: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any
+) -> tuple[Tensor, Any]:
+    """Logits `[n, V]` of the base model at n chosen positions, and the cache with the new keys and values.
+
+    Args:
+        loaded: The model.
+        at: Bool `[R, T]`, true at n positions.
+        ids: Int64 `[R, T]`.
+        mask: Int64 `[R, C + T]` over what the cache holds and the ids.
+        positions: Int64 `[R, T]`.
+        cache: Keys and values of C positions, of a class of transformers; `None` lets the model make one.
+    """
+    with _head_pass(loaded, at):
+        out = loaded.base(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, past_key_values=cache
+        )
+    return out.logits[0], out.past_key_values

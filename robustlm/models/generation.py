@@ -1,0 +1,54 @@
+"""Greedy answers to prompts."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import Tensor
+
+from robustlm.batch import View
+from robustlm.models.caches import Reader, has_plain_cache, longest, new_cache
+from robustlm.models.decoding import greedy, prefill
+from robustlm.models.inputs import decoder_start, generation_inputs
+from robustlm.models.loaded import LoadedModel
+
+
+@torch.no_grad()
+def generate(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[str]:
+    """Greedy answers to the prompts of a view without answers, one string a row.
+
+    Where the model's cache allows, what prompts begin with in common is run once, and answers that have ended leave
+    the batch; otherwise (encoder–decoders, prompt learning, sliding windows, …) transformers generates.
+    """
+    with loaded.evaluating(), loaded.caching():
+        plain = has_plain_cache(loaded, longest(view) + max_new_tokens)
+        ids = _greedy(loaded, view, max_new_tokens) if plain else _generated(loaded, view, max_new_tokens)
+    texts: list[str] = loaded.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _greedy(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[list[int]]:
+    run = Reader(loaded)
+    read = prefill(run, view.input_ids, view.attention_mask, new_cache(loaded))
+    return greedy(run, read, ends=loaded.ends, max_new_tokens=max_new_tokens)
+
+
+def _generated(loaded: LoadedModel, view: View, max_new_tokens: int) -> Tensor:
+    tokenizer = loaded.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    config = cast(Any, transformers.GenerationConfig)(  # untyped in transformers
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,  # the model's own settings would count otherwise, and could refuse the likeliest token
+        no_repeat_ngram_size=0,
+        pad_token_id=pad,
+        eos_token_id=loaded.ends,
+        bos_token_id=tokenizer.bos_token_id,
+        decoder_start_token_id=decoder_start(loaded),
+    )
+    inputs, skipped = generation_inputs(loaded, view)
+    found: Tensor = loaded.base.generate(**inputs, generation_config=config)[:, skipped:]
+    return found

@@ -1,0 +1,149 @@
+"""What a model is run on: the arguments of its `forward` and `generate`, for decoders and encoder–decoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlm.batch import IGNORE, View
+from robustlm.models.base import Pooling
+from robustlm.models.loaded import LoadedModel
+
+Arguments = dict[str, Any]
+"""Keyword arguments of a transformers model: tensors, flags and a cache."""
+
+
+@dataclass
+class AnswerInputs:
+    """A view with R rows, ready to be run for its answers. T counts a soft prompt's positions too."""
+
+    arguments: Arguments
+    """What `forward` takes."""
+    answers: Tensor
+    """Bool `[R, T]`: positions whose logits give an answer token (of an encoder–decoder: decoder positions)."""
+    tokens: Tensor
+    """Bool `[R, T]`: positions that hold a token of the row, for the poolings over all of them."""
+    encoder_decoder: bool
+
+    def pooled(self, states: Tensor, pooling: Pooling) -> Tensor:
+        """One state a row, `[R, H]`, of hidden states `[R, T, H]`."""
+        if pooling == "mean":
+            kept = self.tokens[:, :, None].to(states.dtype)
+            return (states * kept).sum(1) / kept.sum(1).clamp_min(1)
+        if pooling == "max":
+            return states.masked_fill(~self.tokens[:, :, None], -torch.inf).amax(1)
+        answers = self.answers.long()
+        if pooling == "prompt_end":  # the position whose logits give the answer's first token
+            at = answers.argmax(1) if self.encoder_decoder else _first(answers)
+        elif self.encoder_decoder:
+            at = answers.sum(1).sub(1).clamp(min=0)
+        else:  # rows of decoder-only models end together
+            return states[:, -1]
+        return states[torch.arange(states.shape[0], device=states.device), at]
+
+
+def answer_inputs(loaded: LoadedModel, view: View, embeds: Tensor) -> AnswerInputs:
+    """Make the inputs for a view's answers.
+
+    Args:
+        loaded: The model.
+        view: R rows of T positions.
+        embeds: Input embeddings `[R, T, H]` of the view.
+    """
+    if loaded.is_encoder_decoder:
+        answers = view.labels != IGNORE
+        return AnswerInputs(_seq2seq(loaded, view, embeds), answers, answers, encoder_decoder=True)
+    answers = torch.zeros_like(view.labels, dtype=torch.bool)
+    answers[:, :-1] = view.labels[:, 1:] != IGNORE
+    arguments = _causal(loaded, view, embeds)
+    extra = arguments["inputs_embeds"].shape[1] - answers.shape[1]
+    answers = nn.functional.pad(answers, (extra, 0))
+    tokens = nn.functional.pad(view.attention_mask.bool(), (extra, 0))
+    return AnswerInputs(arguments, answers, tokens, encoder_decoder=False)
+
+
+def _causal(loaded: LoadedModel, view: View, embeds: Tensor) -> Arguments:
+    mask = view.attention_mask
+    inputs: Arguments = {"use_cache": False}
+    kind = loaded.prompt_learning
+    if kind is not None:
+        mask = _widened(mask, loaded.virtual_tokens)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    if kind == "PREFIX_TUNING":
+        inputs["past_key_values"] = loaded.model.get_prompt(embeds.shape[0])
+        inputs["use_cache"] = True
+    elif kind is not None:
+        embeds = torch.cat([loaded.model.get_prompt(embeds.shape[0]).to(embeds.dtype), embeds], dim=1)
+    if loaded.takes_positions:
+        inputs["position_ids"] = positions[:, -embeds.shape[1] :]
+    return {**inputs, "inputs_embeds": embeds, "attention_mask": mask}
+
+
+def _seq2seq(loaded: LoadedModel, view: View, embeds: Tensor) -> Arguments:
+    mask = view.attention_mask
+    kind = loaded.prompt_learning
+    inputs: Arguments = {"use_cache": False}
+    if kind == "PREFIX_TUNING":
+        inputs["past_key_values"] = loaded.model.get_prompt(embeds.shape[0])
+        inputs["use_cache"] = True
+    elif kind is not None:
+        prompt = loaded.model.get_prompt(embeds.shape[0])[:, : loaded.virtual_tokens]
+        embeds = torch.cat([prompt.to(embeds.dtype), embeds], dim=1)
+        mask = _widened(mask, loaded.virtual_tokens)
+    answers = view.labels.masked_fill(view.labels == IGNORE, _decoder_pad(loaded))
+    start = answers.new_full((answers.shape[0], 1), decoder_start(loaded) or 0)
+    shifted = torch.cat([start, answers[:, :-1]], dim=1)
+    return {**inputs, "inputs_embeds": embeds, "attention_mask": mask, "decoder_input_ids": shifted}
+
+
+def generation_inputs(loaded: LoadedModel, view: View) -> tuple[Arguments, int]:
+    """Arguments for the base model's `generate`, and how many leading output tokens are not generated."""
+    ids, mask = view.input_ids, view.attention_mask
+    kind = loaded.prompt_learning
+    if kind is None:
+        skipped = 1 if loaded.is_encoder_decoder else ids.shape[1]
+        return {"input_ids": ids, "attention_mask": mask}, skipped
+    count = loaded.virtual_tokens
+    rows = ids.shape[0]
+    if kind == "PREFIX_TUNING":
+        past = loaded.model.get_prompt(rows)
+        if loaded.is_encoder_decoder:
+            start = ids.new_full((rows, count + 1), decoder_start(loaded) or 0)
+            inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": start}
+            # a mask as wide as the ids tells generate that the cache holds the first `count` of them
+            inputs["decoder_attention_mask"] = torch.ones_like(start)
+            return {**inputs, "past_key_values": past}, count + 1
+        # generate takes the first `count` tokens for those that the cache already holds
+        ids = torch.cat([ids.new_full((rows, count), ids[0, -1].item()), ids], dim=1)
+        return {"input_ids": ids, "attention_mask": _widened(mask, count), "past_key_values": past}, ids.shape[1]
+    embeds = loaded.embed(ids)
+    prompt = loaded.model.get_prompt(rows)[:, :count].to(embeds.dtype)
+    inputs = {"inputs_embeds": torch.cat([prompt, embeds], dim=1), "attention_mask": _widened(mask, count)}
+    return inputs, 1 if loaded.is_encoder_decoder else 0
+
+
+def decoder_start(loaded: LoadedModel) -> int | None:
+    """The token that an encoder–decoder's decoder starts from; `None` for decoder-only models."""
+    if not loaded.is_encoder_decoder:
+        return None
+    start = getattr(loaded.config, "decoder_start_token_id", None)
+    found = start if start is not None else getattr(loaded.config, "pad_token_id", None)
+    return int(found) if found is not None else 0
+
+
+def _decoder_pad(loaded: LoadedModel) -> int:
+    pad = getattr(loaded.config, "pad_token_id", None)
+    return int(pad) if pad is not None else 0
+
+
+def _widened(mask: Tensor, count: int) -> Tensor:
+    """The mask with `count` attended positions before it."""
+    return torch.cat([mask.new_ones(mask.shape[0], count), mask], dim=1)
+
+
+def _first(answers: Tensor) -> Tensor:
+    """The first answer position of each row `[R]`; the last position of rows without an answer."""
+    return torch.where(answers.any(1), answers.argmax(1), answers.shape[1] - 1)

@@ -1,0 +1,95 @@
+"""Log-likelihoods of options after their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from robustlm.batch import IGNORE, View
+from robustlm.losses import answer_cross_entropy
+from robustlm.models.answers import answers
+from robustlm.models.base import OptionScores
+from robustlm.models.caches import Reader, cache_layers, has_plain_cache, longest, new_cache
+from robustlm.models.decoding import prefill
+from robustlm.models.loaded import LoadedModel
+
+
+@torch.no_grad()
+def option_scores(loaded: LoadedModel, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
+    """Log-likelihood of every option under teacher forcing, without dropout.
+
+    End of sequence counts, as it is trained: the score is that of the whole answer and not of one that begins so.
+    Options that differ in one token are told apart by that token, what follows it and their ends.
+
+    Args:
+        loaded: The model.
+        options: O rows, a prompt with an option for its answer; those of one row share the prompt.
+        rows: Int64 `[O]`: the row each option belongs to.
+        pass_rows: How many options one forward pass may have; those of like length run together.
+    """
+    with loaded.evaluating():
+        shares = len(rows) > len(torch.unique(rows)) and bool(cache_layers(loaded, longest(options)))
+        sums = torch.empty(len(rows), dtype=torch.float64)
+        for chosen in _passes(options, rows, pass_rows):
+            part = options.select(chosen, encoder_decoder=loaded.is_encoder_decoder)
+            found = _shared(loaded, part, rows[chosen]) if shares else _alone(loaded, part)
+            sums[chosen.cpu()] = found.cpu().double()
+    dtype = torch.float64 if loaded.dtype == torch.float64 else torch.float32
+    return OptionScores(sums.to(dtype), (options.labels != IGNORE).sum(1).cpu(), rows.cpu())
+
+
+def _alone(loaded: LoadedModel, options: View) -> Tensor:
+    """Log-likelihood `[O]` of options, each run with its whole prompt."""
+    said = answers(loaded, options, loaded.embed(options.input_ids), "last")
+    return -answer_cross_entropy(said.logits, said.targets, said.rows, len(options))
+
+
+def _shared(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
+    """The same for decoder-only models, whose prompts are run once for all options of a row."""
+    answered = options.labels != IGNORE
+    prompted = options.attention_mask.bool() & ~answered
+    heads, owner = torch.unique(rows, return_inverse=True)
+    first = torch.stack([(rows == head).nonzero()[0, 0] for head in heads])
+    prompts, mask = _packed(options.input_ids[first], prompted[first], left=True)
+    tokens, given = _packed(options.labels, answered, left=False)
+
+    plain = has_plain_cache(loaded, longest(options))
+    run = Reader(loaded)
+    read = prefill(run, prompts, mask, new_cache(loaded) if plain else None, share=plain)
+    mask, cache = read.mask, read.cache
+    lengths = mask.sum(1)
+    start = read.logits[owner]
+    scores = -answer_cross_entropy(start, tokens[:, 0], torch.arange(len(owner), device=owner.device), len(owner))
+    keep = given[:, 1:].bool()
+    if keep.any():
+        cache.batch_select_indices(owner)
+        positions = lengths[owner][:, None] + torch.arange(keep.shape[1], device=owner.device)
+        seen = torch.cat([mask[owner], given[:, :-1]], dim=1)
+        rest, _ = run.at(keep, tokens[:, :-1], seen, positions, cache)
+        scores = scores - answer_cross_entropy(rest, tokens[:, 1:][keep], keep.nonzero()[:, 0], len(owner))
+    return scores
+
+
+def _passes(options: View, rows: Tensor, size: int) -> Iterator[Tensor]:
+    """The options of each forward pass: those of a row together, those of like length together."""
+    lengths = options.attention_mask.sum(1)
+    own = rows.to(lengths.device)
+    most = torch.zeros(int(rows.max()) + 1, dtype=lengths.dtype, device=lengths.device)
+    most = most.scatter_reduce(0, own, lengths, "amax")[own]
+    order = most.argsort(descending=True, stable=True)
+    # rows of like length keep their options together, as the sort is stable and rows ascend
+    yield from torch.split(order, size)
+
+
+def _packed(ids: Tensor, kept: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Kept tokens of each row moved to one side of `[R, W]`, and their mask; 0 at padding, on the left or right."""
+    rows = [row[own] for row, own in zip(ids, kept, strict=True)]
+    width = max(len(row) for row in rows)
+    found = ids.new_zeros(len(rows), width)
+    mask = ids.new_zeros(len(rows), width)
+    for i, row in enumerate(rows):
+        at = slice(width - len(row), width) if left else slice(0, len(row))
+        found[i, at], mask[i, at] = row, 1
+    return found, mask

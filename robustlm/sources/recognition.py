@@ -1,0 +1,52 @@
+"""Which shape a row has, judged by its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robustlm.checks.texts import shortened
+from robustlm.sources.shapes import Shape, is_registered
+
+
+def shape_of(
+    data: Mapping[str, Any], shapes: Mapping[str, Shape], format: str | None, task: str | None, *, answered: bool
+) -> tuple[Shape, Mapping[str, Any] | None]:
+    """A row's shape and, of a row without an answer, the row with one put into it.
+
+    Raises:
+        ValueError: The row has no shape that is known, or several; or it lacks its answer.
+    """
+    fillable = {name: filled for name, shape in shapes.items() if (filled := shape.filled(data)) is not None}
+    if format:
+        return shapes[format], None if answered else fillable.get(format)
+    if any(shape.recognises(data) and name not in fillable for name, shape in shapes.items()):
+        return _recognised(data, {name: shape for name, shape in shapes.items() if name not in fillable}, task), None
+    # a row that brings its instruction is not taken for a row of a task, unless that is said
+    own = [name for name in fillable if is_registered(name) and task not in fillable] or list(fillable)
+    if answered or not own:
+        if own and not any(shape.recognises(data) for shape in shapes.values()):
+            found = f"found keys {shortened(', '.join(map(str, data)), 300)}"
+            expected = "; or ".join(f"{name} ({shapes[name].keys})" for name in own)
+            raise ValueError(
+                f"no answer: {found}; expected those of {expected}. Only `robustlm predict` takes rows without answers"
+            )
+        return _recognised(data, shapes, task), None
+    shape = _recognised(data, {name: shapes[name] for name in own}, task, among=own)
+    return shape, fillable[shape.name]
+
+
+def _recognised(
+    data: Mapping[str, Any], shapes: Mapping[str, Shape], task: str | None, among: Sequence[str] = ()
+) -> Shape:
+    fitting = [shape for shape in shapes.values() if shape.name in among or shape.recognises(data)]
+    # a row may hold answers of several tasks; the one that is asked for decides
+    fitting = [shape for shape in fitting if shape.name == task] or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    keys = shortened(", ".join(map(str, data)), 300) or "none"
+    if fitting:
+        names = " and ".join(shape.name for shape in fitting)
+        raise ValueError(f"ambiguous keys: found {keys}, which fit {names}; name the shape with format=…")
+    known = "; ".join(f"{shape.name} ({shape.keys})" for shape in shapes.values())
+    raise ValueError(f"unknown keys: found {keys}; expected those of one of these shapes: {known}")

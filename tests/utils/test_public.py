@@ -1,0 +1,65 @@
+"""Public names, and the names that classes had before."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+import robustlm
+from robustlm.cli import main
+from robustlm.utils import public
+from robustlm.utils.public import HOME_OF, RENAMED, current_name
+
+
+@pytest.fixture(autouse=True)
+def _unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(public, "_said", set())
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_still_works_with_one_warning(old: str) -> None:
+    new = RENAMED[old]
+    wanted = getattr(robustlm, new)
+    modules = [importlib.import_module(name) for name in ("robustlm", HOME_OF[new], wanted.__module__)]
+    with pytest.warns(FutureWarning, match=f"{old} is called {new} now") as said:
+        found = [getattr(module, old) for module in modules]
+    assert found == [wanted] * 3
+    assert len(said) == 1
+    assert wanted.__name__ == new
+    assert old not in HOME_OF
+
+
+def test_other_names_are_left_alone() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("ANIT", "mine.NLUDataModule", "robustlm.NRM", ""):
+            assert current_name(name) == name
+    for module in ("robustlm", "robustlm.datamodules", "robustlm.modules"):
+        with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+            _ = importlib.import_module(module).Nothing
+    with pytest.raises(AttributeError):
+        _ = importlib.import_module("robustlm.modules").NLUDataModule
+
+
+NAMED = ("NLUDataModule", "robustlm.NLUDataModule", "robustlm.datamodules.NLUDataModule")
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("by", ["flag", "config"])
+def test_configs_and_flags_take_an_old_name(
+    by: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(f"data: {{class_path: {name}, init_args: {{variants: 3}}}}\n")
+    given = ["-c", "run.yaml"] if by == "config" else ["--data", name, "--data.variants", "3"]
+    with pytest.raises(SystemExit):
+        main(["fit", "--model", "ANIT", *given, "--print_config"])
+    shown = capsys.readouterr()
+    assert re.search(r"class_path: robustlm\.(datamodules\.)?NoisyInstructionDataModule\n", shown.out)
+    assert "variants: 3" in shown.out
+    assert "NLUDataModule" not in shown.out
+    assert shown.err.count("NLUDataModule is called NoisyInstructionDataModule now; use that name\n") == 1
