@@ -48,10 +48,10 @@ def clear_parts(path: Path) -> None:
 def read_parts(path: Path) -> list[Record]:
     """Rows that a run which did not end has written for the table at `path`, each once.
 
-    A last line that was cut short is not there.
+    A last line that was cut short is left out.
 
     Raises:
-        ValueError: Another line is no row.
+        ValueError: Another line is no record.
     """
     found: dict[Key, Record] = {}
     for part in _parts(path):
@@ -139,7 +139,7 @@ def read_table(path: Path, *, answered: bool = True) -> list[Record]:
         answered: Leave out rows that brought no answer, of which a warning says how many: nothing can be scored there.
 
     Raises:
-        ValueError: The file is none, or a column is missing, of another type, or empty where it must not be; or no row
+        ValueError: The file is no such table, or a column is missing, of another type, or empty where it must not be; or no row
             is left.
     """
     if (found := what_is(path)) != "a file":
