@@ -139,8 +139,8 @@ def read_table(path: Path, *, answered: bool = True) -> list[Record]:
         answered: Leave out rows that brought no answer, of which a warning says how many: nothing can be scored there.
 
     Raises:
-        ValueError: The file is no such table, or a column is missing, of another type, or empty where it must not be; or no row
-            is left.
+        ValueError: The file is no such table, or a column is missing, of another type, or empty where it must not be;
+            or no row is left.
     """
     if (found := what_is(path)) != "a file":
         raise ValueError(f"{path}: no prediction table: found {found}; expected a Parquet file")
