@@ -35,6 +35,7 @@ from typing import Any
 
 from robustlm.cli import main as robustlm
 from robustlm.conditions.misleading import negated
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.table import read_table
 from robustlm.instructions.slots import literal, slots
 
@@ -243,11 +244,11 @@ def prepare(data: Path, folder: Path, collection: str, tasks: Mapping[str, str])
     return file
 
 
-def table(answers: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
+def table(answers: Sequence[Record], tasks: Sequence[str]) -> str:
     """Accuracy in per cent by type and group: mean over tasks and instructions ± mean deviation over instructions."""
     right: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
     for row in answers:
-        right[row["condition"], row["dataset"], row["instruction_id"]].append(row["correct"])
+        right[row.condition, row.dataset, row.instruction_id].append(row.right)
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
     for (condition, task, _), correct in right.items():
         scores[condition, task].append(100 * statistics.mean(correct))

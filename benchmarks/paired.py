@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from robustlm.evaluation.grid import counts
+from robustlm.evaluation.record import Record
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,9 @@ def _counted(rows: Rows) -> dict[str, dict[str, dict[str, tuple[float, float]]]]
     found: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     for row in rows:
         part, whole = counts(row)
-        own = found.setdefault(row["condition"], {}).setdefault(row["dataset"], {})
-        before = own.get(row["sample_id"], (0.0, 0.0))  # a sample may be asked under several instructions
-        own[row["sample_id"]] = before[0] + part, before[1] + whole
+        own = found.setdefault(row.condition, {}).setdefault(row.dataset, {})
+        before = own.get(row.sample_id, (0.0, 0.0))  # a sample may be asked under several instructions
+        own[row.sample_id] = before[0] + part, before[1] + whole
     return found
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from robustlm.evaluation.pairing import pair
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Settings, robustness
 
 CONDITIONS = ("clean", "character", "word", "sentence", "semantic")
@@ -31,16 +31,16 @@ def main() -> None:
     timed("two tables compared", lambda: pair(first, second, Settings(args.draws)))
 
 
-def table(shape: tuple[int, ...], seed: int) -> list[dict[str, Any]]:
+def table(shape: tuple[int, ...], seed: int) -> list[Record]:
     """Yes–no answers, right as often as a sample is easy."""
     random = np.random.default_rng(seed)
     right = random.random(shape) < random.uniform(0.3, 1, (shape[0], 1, shape[2], 1))
     return [
-        {
-            "sample_id": f"{sample:05}", "dataset": f"set{dataset}", "task": "generation",
-            "condition": CONDITIONS[condition], "instruction_id": f"way{way}", "prediction": "yes" if yes else "no",
-            "parsed": [["yes" if yes else "no"]], "target": "yes", "correct": bool(yes),
-        }
+        Record(
+            sample_id=f"{sample:05}", dataset=f"set{dataset}", task="generation", condition=CONDITIONS[condition],
+            instruction_id=f"way{way}", prediction="yes" if yes else "no", parsed=[["yes" if yes else "no"]],
+            target="yes", correct=bool(yes),
+        )
         for (dataset, condition, sample, way), yes in np.ndenumerate(right)
     ]  # fmt: skip
 

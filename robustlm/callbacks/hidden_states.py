@@ -16,7 +16,6 @@ from robustlm.evaluation.hidden_state_table import (
     next_attempt,
 )
 from robustlm.evaluation.session import KeptStates
-from robustlm.evaluation.table import key_of
 from robustlm.models.base import Pooling
 
 
@@ -89,7 +88,7 @@ class HiddenStateWriter(Callback):
         backbone: Any = pl_module.backbone
         with trainer.precision_plugin.forward_context():
             states = backbone.hidden_states(view, self.layer, self.position)
-        self._file.write([key_of(row) for row in outputs["rows"]], states.float().cpu().numpy())
+        self._file.write([row.key for row in outputs["rows"]], states.float().cpu().numpy())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the table. It is written first, so complete predictions imply complete hidden states."""

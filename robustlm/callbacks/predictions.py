@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class PredictionWriter(Callback):
         """Write the batch's rows."""
         if self._writer is not None and outputs is not None:
             rows = outputs["rows"]
-            self._writer.write(rows if self.prompts else [row | {"prompt": None} for row in rows])
+            self._writer.write(rows if self.prompts else [replace(row, prompt=None) for row in rows])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the table."""

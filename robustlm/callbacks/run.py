@@ -1,4 +1,4 @@
-"""What happens beside the steps: predictions to a table, the adapter to take home, where everything is."""
+"""What a run prints at its start and end, and checks that end it early."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class RunSummary(Callback):
-    """Ends a run with a line for each thing it left behind."""
+    """Prints at the end of a run where its log, checkpoint and adapter are, a line each."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print where log, checkpoint and adapter lie."""
@@ -50,7 +50,7 @@ class TrainedWeights(Callback):
 
 
 class ValidateMonitor(Callback):
-    """Refuses a checkpoint to watch a validation value that there is none of, before the first training step."""
+    """Raises before the first training step if `checkpoint.monitor` is a validation value that is never logged."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Without validation rows there is nothing to watch."""
@@ -71,7 +71,7 @@ class ValidateMonitor(Callback):
 
 
 class RestoredOptimizer(Callback):
-    """Refuses to go on with an optimiser's state of another model, which torch restores without looking at it."""
+    """Refuses to resume with the optimiser state of another model; torch restores it without a check."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each weight's moments have its shape, each group's rate is a number."""

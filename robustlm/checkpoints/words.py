@@ -110,3 +110,9 @@ def plain_value(text: str) -> Any:
 
 def _names_config(value: Any) -> bool:
     return isinstance(value, str) and value.endswith((".yaml", ".yml")) and len(value) < 1024
+
+
+def shown(value: Any) -> str:
+    """A value as messages have it, cut where it is long."""
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:120]}…"

@@ -7,14 +7,15 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from robustlm.cli.chains import Chain
-from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import pair
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Estimate, Settings, robustness
 from robustlm.report.comparison import draw, load_tables, scores_of
-from robustlm.report.robustness import cell, points
+from robustlm.report.number_tables import cell, points
 from robustlm.report.tables import aligned
 from robustlm.utils.files import write_text
 
@@ -101,7 +102,7 @@ def _common(folder: str, seed: int) -> list[str]:
 # --- what it shows ---------------------------------------------------------------------------------------------
 
 
-def estimates(tables: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, Estimate]]:
+def estimates(tables: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, Estimate]]:
     """Mean scores with their intervals, by run and condition."""
     return {
         name: {one.condition: one.numbers["mean"] for one in robustness(_once(rows), Settings()) if one.name is None}
@@ -109,12 +110,12 @@ def estimates(tables: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, Estima
     }
 
 
-def _once(rows: Sequence[Row]) -> list[Row]:
+def _once(rows: Sequence[Record]) -> list[Record]:
     """Rows that each sample has one of under a condition, without what compares instructions: that takes long."""
-    return [{**row, "instruction_id": ""} for row in rows]
+    return [replace(row, instruction_id="") for row in rows]
 
 
-def summary(tables: Mapping[str, Sequence[Row]], found: Mapping[str, Mapping[str, Estimate]]) -> str:
+def summary(tables: Mapping[str, Sequence[Record]], found: Mapping[str, Mapping[str, Estimate]]) -> str:
     """A table of scores with intervals, and two sentences.
 
     Args:
@@ -126,7 +127,7 @@ def summary(tables: Mapping[str, Sequence[Row]], found: Mapping[str, Mapping[str
     return "\n".join([*lines, "", shown(tables["plain"], tables["ANIT"])])
 
 
-def shown(plain: Sequence[Row], anit: Sequence[Row]) -> str:
+def shown(plain: Sequence[Record], anit: Sequence[Record]) -> str:
     """Two sentences about what ANIT gains over plain tuning, and what that costs.
 
     They follow the paired differences: an interval that holds 0 is called no difference.

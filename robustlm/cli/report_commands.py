@@ -44,7 +44,7 @@ def compare(
     from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.comparison import draw, load_tables, other_datasets, scores_of
     from robustlm.report.comparison_page import comparison_html
-    from robustlm.report.robustness import flip_lines, pairing_markdown, write_all, write_whole
+    from robustlm.report.number_tables import flip_lines, pairing_markdown, write_all, write_whole
     from robustlm.report.tables import markdown
     from robustlm.report.unread import unread_markdown
     from robustlm.tasks import resolve_task
@@ -124,8 +124,8 @@ def report(
     from robustlm.evaluation.table import read_table
     from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.comparison import find_table
+    from robustlm.report.number_tables import FORMATS, to_csv, to_json, to_markdown, write_all
     from robustlm.report.page import About, to_html
-    from robustlm.report.robustness import FORMATS, to_csv, to_json, to_markdown, write_all
     from robustlm.report.run import run_name, run_settings
     from robustlm.tasks import resolve_task
 
@@ -138,7 +138,7 @@ def report(
     rows = read_table(file)
     if not rows:
         raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
-    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    conditions = list(dict.fromkeys(row.condition for row in rows))
     if clean not in ("clean", *conditions):
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
     results = robustness(rows, settings, clean)
@@ -183,7 +183,7 @@ def export_harness(
     from robustlm.evaluation.table import read_table
     from robustlm.report.comparison import find_table
     from robustlm.report.harness import task_files
-    from robustlm.report.robustness import write_all
+    from robustlm.report.number_tables import write_all
 
     check_name("name", name)
     check_number("max_new_tokens", max_new_tokens, least=1, whole=True)
@@ -193,10 +193,10 @@ def export_harness(
         raise ValueError(f"output: {folder} holds files already; expected a new or an empty folder")
     file = find_table(run)
     rows = read_table(file)
-    known = list(dict.fromkeys(row["condition"] for row in rows))
+    known = list(dict.fromkeys(row.condition for row in rows))
     if unknown := [one for one in conditions if one not in known]:
         raise ValueError(f"conditions: found {unknown[0]!r}; expected some of the table's: {', '.join(known)}")
-    wanted = [row for row in rows if row["condition"] in (conditions or known)]
+    wanted = [row for row in rows if row.condition in (conditions or known)]
     if not wanted:
         raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
     files = task_files(wanted, name, max_new_tokens, delimiter)
@@ -279,7 +279,7 @@ def states(
     from robustlm.evaluation.robustness import Settings
     from robustlm.report.hidden_state_pictures import draw
     from robustlm.report.hidden_states import load_runs, measured, to_csv, to_json, to_markdown
-    from robustlm.report.robustness import write_all
+    from robustlm.report.number_tables import write_all
     from robustlm.tasks import resolve_task
 
     if output is not None:

@@ -23,10 +23,10 @@ def attack_key(line: dict[str, Any]) -> AttackKey:
 
 
 def read_attacks(path: Path) -> dict[AttackKey, dict[str, Any]]:
-    """The lines of a manifest; of several for one instruction, the last. A last line that was cut short is not there.
+    """The lines of a manifest; the last one of several for one instruction. A last line that was cut short is left out.
 
     Raises:
-        ValueError: The file cannot be read, or another line is none; says which.
+        ValueError: The file cannot be read, or another line is not valid; the message names it.
     """
     try:
         *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")

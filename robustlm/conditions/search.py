@@ -97,8 +97,8 @@ def attack(
         budget: Most texts scored, the instruction itself among them.
         protected: Positions of words that stay as they are.
         stop_at: A score that is low enough.
-        ended: Whether an instruction is bad enough; asked of the one that came in and of each that is better, in a test
-            of its own that counts as no query.
+        ended: Whether an instruction is bad enough. It is called with the unmodified instruction and after each edit
+            that is kept; these calls are not charged to the budget.
 
     Raises:
         ValueError: The budget is below 1, or edits are negative.

@@ -21,8 +21,8 @@ from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest
 from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Preparation, Scoring, check_askable, under_each
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
+from robustlm.evaluation.record import Key
 from robustlm.evaluation.session import EvaluationSession
-from robustlm.evaluation.table import Key
 from robustlm.instructions.banks import NO_FORMAT, Version
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.prompts.encoding import Encoder

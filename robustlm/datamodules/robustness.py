@@ -22,7 +22,7 @@ from robustlm.datamodules.attacking import Asked, Attacker, Attacks, SearchBar
 from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.batches import EncodedSamples
 from robustlm.datamodules.phrasing import say_spared
-from robustlm.evaluation.table import OWN
+from robustlm.evaluation.record import OWN
 from robustlm.instructions.banks import Instruction, LackingError
 from robustlm.instructions.paraphrases import load_paraphrases
 from robustlm.noise.base import Noise

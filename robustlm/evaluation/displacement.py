@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustlm.evaluation.grid import Grid, Row, grids
+from robustlm.evaluation.grid import Grid, grids
 from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.hidden_states import Floats, Ints, between_sums, degradation, distances, members, pair_sums
+from robustlm.evaluation.record import Key, Record
 from robustlm.evaluation.robustness import Estimate, Sampled, Settings, estimate, sample_weights
-from robustlm.evaluation.table import Key, key_of
 
 NUMBERS = {
     "within": "distance between two states of a sample",
@@ -81,7 +81,7 @@ class Displacement:
 
 
 def displacement(
-    table: HiddenStateTable, rows: Sequence[Row], settings: Settings, clean: str = "clean"
+    table: HiddenStateTable, rows: Sequence[Record], settings: Settings, clean: str = "clean"
 ) -> Displacement:
     """Distances of a run's states, and how they go with its scores.
 
@@ -97,7 +97,7 @@ def displacement(
         ValueError: The tables are not of the same rows, nothing is observed, or a task is not known.
     """
     check_keys(table, rows)
-    order = list(dict.fromkeys(row["condition"] for row in rows))
+    order = list(dict.fromkeys(row.condition for row in rows))
     if clean not in order:
         raise ValueError(f"clean: found {clean!r}; expected a condition of the run: {', '.join(order)}")
     datasets: dict[str, list[int]] = {}
@@ -121,9 +121,9 @@ def displacement(
     return Displacement(tuple(results), points, tuple(_trends(points)))
 
 
-def check_keys(table: HiddenStateTable, rows: Sequence[Row]) -> None:
+def check_keys(table: HiddenStateTable, rows: Sequence[Record]) -> None:
     """Refuse states that are not those of a prediction table's rows. Raises `ValueError`."""
-    stated, answered = set(table.keys), {key_of(dict(row)) for row in rows}
+    stated, answered = set(table.keys), {row.key for row in rows}
     if len(stated) < len(table.keys):
         key, times = Counter(table.keys).most_common(1)[0]
         raise ValueError(f"{table.path}: {_named(key)} is there {times} times; expected one state for each row")

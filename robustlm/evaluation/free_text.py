@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustlm.evaluation.grid import Row
 from robustlm.evaluation.intervals import deviate, share
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Estimate, Settings, sample_weights, variance_of
 
 MEASURES = ("exact", "token_f1", "rouge_l")
@@ -28,7 +28,7 @@ class FreeText:
     """By `MEASURES`, in [0, 1]; the interval is of samples, whose answers stay together."""
 
 
-def free_text(rows: Iterable[Row], settings: Settings) -> list[FreeText]:
+def free_text(rows: Iterable[Record], settings: Settings) -> list[FreeText]:
     """The measures of a table's free-text answers, conditions in the order of the table.
 
     Args:
@@ -38,11 +38,11 @@ def free_text(rows: Iterable[Row], settings: Settings) -> list[FreeText]:
     found: dict[tuple[str, str], dict[str, list[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(list))
     order: dict[str, int] = {}
     for row in rows:
-        order.setdefault(row["condition"], len(order))
-        token_f1, rouge_l = row.get("token_f1"), row.get("rouge_l")
+        order.setdefault(row.condition, len(order))
+        token_f1, rouge_l = row.token_f1, row.rouge_l
         if token_f1 is not None and rouge_l is not None:
-            values = float(row["correct"]), float(token_f1), float(rouge_l)
-            found[row["dataset"], row["condition"]][row["sample_id"]].append(values)
+            values = float(row.right), float(token_f1), float(rouge_l)
+            found[row.dataset, row.condition][row.sample_id].append(values)
     keys = sorted(found, key=lambda key: (key[0], order[key[1]]))
     return [_measured(dataset, condition, found[dataset, condition], settings) for dataset, condition in keys]
 

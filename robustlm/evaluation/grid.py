@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustlm.evaluation.record import Record
 from robustlm.tasks import TASKS
 from robustlm.tasks.base import Answer, Task
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def ratio(part: Floats, whole: Floats) -> Floats:
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), 1.0)
 
 
-def counts(row: Row) -> tuple[float, float]:
+def counts(row: Record) -> tuple[float, float]:
     """Part and whole of a row's score: their sums over rows divide to the score of those rows.
 
     Raises:
@@ -98,35 +98,35 @@ def counts(row: Row) -> tuple[float, float]:
     """
     task = _task(row)
     if task.score != "f1":
-        return float(row["correct"]), 1.0
-    answer, gold = task.parse(row["prediction"]), task.parse(row["target"])
+        return float(row.right), 1.0
+    answer, gold = task.parse(row.prediction), task.parse(row.expected)
     hits = (Counter(answer.items) & Counter(gold.items)).total()
     return 2.0 * hits, float(_size(answer) + _size(gold))
 
 
-def grids(rows: Iterable[Row]) -> list[Grid]:
+def grids(rows: Iterable[Record]) -> list[Grid]:
     """The grids of a prediction table, dataset by dataset; conditions come in the order of the table.
 
     Raises:
         ValueError: A sample was asked twice under one condition and instruction, or a task is not known here.
     """
-    sets: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    sets: dict[tuple[str, str], dict[str, list[Record]]] = {}
     order: dict[str, int] = {}
     for row in rows:
-        order.setdefault(row["condition"], len(order))
-        sets.setdefault((row["dataset"], row["task"]), {}).setdefault(row["condition"], []).append(row)
+        order.setdefault(row.condition, len(order))
+        sets.setdefault((row.dataset, row.task), {}).setdefault(row.condition, []).append(row)
     tasks = Counter(dataset for dataset, _ in sets)
     found = []
     for (dataset, task), conditions in sorted(sets.items()):
         name = dataset if tasks[dataset] == 1 else f"{dataset}-{task}"
-        samples = sorted({row["sample_id"] for own in conditions.values() for row in own})
+        samples = sorted({row.sample_id for own in conditions.values() for row in own})
         found += [_grid(name, samples, conditions[c]) for c in sorted(conditions, key=order.__getitem__)]
     return found
 
 
-def _grid(name: str, samples: list[str], rows: list[Row]) -> Grid:
+def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
     first, task = rows[0], _task(rows[0])
-    instructions = sorted({row["instruction_id"] for row in rows})
+    instructions = sorted({row.instruction_id for row in rows})
     places = _places(rows, samples, instructions)
     shape = len(samples), len(instructions)
     numbers: dict[object, int] = {}
@@ -140,27 +140,27 @@ def _grid(name: str, samples: list[str], rows: list[Row]) -> Grid:
     scored = np.array([counts(row) for row in rows])
     return Grid(
         name,
-        first["dataset"],
-        first["task"],
-        first["condition"],
+        first.dataset,
+        first.task,
+        first.condition,
         task.score,
         tuple(samples),
         tuple(instructions),
         present=filled([True] * len(rows), False, np.bool_),
         part=filled(scored[:, 0].tolist(), 0, np.float64),
         whole=filled(scored[:, 1].tolist(), 0, np.float64),
-        correct=filled([row["correct"] for row in rows], False, np.bool_),
+        correct=filled([row.right for row in rows], False, np.bool_),
         answers=filled([numbers.setdefault(answer_key(row), len(numbers)) for row in rows], -1, np.int64),
-        unparseable=filled([row["parsed"] is None for row in rows], False, np.bool_),
+        unparseable=filled([row.parsed is None for row in rows], False, np.bool_),
         options=_options(rows, places, shape),
     )
 
 
-def _places(rows: list[Row], samples: list[str], instructions: list[str]) -> Ints:
+def _places(rows: list[Record], samples: list[str], instructions: list[str]) -> Ints:
     """`[rows, 2]`: sample and instruction of each row."""
     at = {name: i for i, name in enumerate(samples)}
     under = {name: i for i, name in enumerate(instructions)}
-    pairs = [(at[row["sample_id"]], under[row["instruction_id"]]) for row in rows]
+    pairs = [(at[row.sample_id], under[row.instruction_id]) for row in rows]
     if len(set(pairs)) < len(pairs):
         (sample, instruction), times = Counter(pairs).most_common(1)[0]
         raise ValueError(
@@ -170,11 +170,11 @@ def _places(rows: list[Row], samples: list[str], instructions: list[str]) -> Int
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _options(rows: list[Row], places: Ints, shape: tuple[int, int]) -> Options | None:
+def _options(rows: list[Record], places: Ints, shape: tuple[int, int]) -> Options | None:
     """Options are told apart by their text, since phrasings may list them in another order."""
     known: dict[int, dict[str, int]] = {}
     for row, (sample, _) in zip(rows, places.tolist(), strict=True):
-        for choice in row.get("choices") or ():
+        for choice in row.choices or ():
             own = known.setdefault(sample, {})
             own.setdefault(choice, len(own))
     if not known:
@@ -183,27 +183,27 @@ def _options(rows: list[Row], places: Ints, shape: tuple[int, int]) -> Options |
     scores, tokens = np.full((*shape, most), np.nan), np.full((*shape, most), np.nan)
     chosen = np.full(shape, -1, np.int64)
     for row, (sample, instruction) in zip(rows, places.tolist(), strict=True):
-        if not row.get("choices") or row.get("option_scores") is None or row.get("option_tokens") is None:
+        if not row.choices or row.option_scores is None or row.option_tokens is None:
             continue
-        at = [known[sample][choice] for choice in row["choices"]]
-        scores[sample, instruction, at] = row["option_scores"]
-        tokens[sample, instruction, at] = row["option_tokens"]
-        chosen[sample, instruction] = known[sample].get(row["prediction"], -1)
+        at = [known[sample][choice] for choice in row.choices]
+        scores[sample, instruction, at] = row.option_scores
+        tokens[sample, instruction, at] = row.option_tokens
+        chosen[sample, instruction] = known[sample].get(row.prediction, -1)
     return Options(scores, tokens, chosen)
 
 
-def answer_key(row: Row) -> tuple[Any, ...]:
+def answer_key(row: Record) -> tuple[Any, ...]:
     """What two equal answers share: their items in any order, or the text where it could not be read."""
-    parsed = row["parsed"]
-    return (row["prediction"].strip(),) if parsed is None else (None, *sorted(map(tuple, parsed)))
+    parsed = row.parsed
+    return (row.prediction.strip(),) if parsed is None else (None, *sorted(map(tuple, parsed)))
 
 
 def _size(answer: Answer) -> int:
     return len(answer.items) + answer.malformed
 
 
-def _task(row: Row) -> Task:
-    task = TASKS.get(row["task"])
+def _task(row: Record) -> Task:
+    task = TASKS.get(row.task)
     if task is None:
         raise ValueError(f"unknown task {row['task']!r} in the table; name its class with --tasks '[module.Class]'")
     return task

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustlm.checks.places import what_is
-from robustlm.evaluation.table import Key, checked_column
+from robustlm.evaluation.record import Key
+from robustlm.evaluation.table import checked_column
 from robustlm.utils.files import whole_file
 
 HIDDEN_STATES = "states.parquet"

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from robustlm.evaluation import intervals
-from robustlm.evaluation.grid import Floats, Grid, Row, grids, ratio
+from robustlm.evaluation.grid import Floats, Grid, grids, ratio
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, SHARES, Drawn, Estimate, Settings, estimate, sample, variance_of
 
 PERMUTATIONS = 10_000
@@ -50,8 +51,8 @@ class Pairing:
 
 
 def pair(
-    first: Iterable[Row],
-    second: Iterable[Row],
+    first: Iterable[Record],
+    second: Iterable[Record],
     settings: Settings = Settings(),  # noqa: B008 - read only
     clean: str = "clean",
     permutations: int = PERMUTATIONS,
@@ -88,13 +89,13 @@ def pair(
     return found
 
 
-def paired_tests(tables: Mapping[str, Sequence[Row]], settings: Settings) -> dict[str, list[Pairing]]:
+def paired_tests(tables: Mapping[str, Sequence[Record]], settings: Settings) -> dict[str, list[Pairing]]:
     """Every other table against the first, by name."""
     (_, rows), *others = tables.items()
     return {name: pair(rows, other, settings) for name, other in others}
 
 
-def flips(first: Iterable[Row], second: Iterable[Row]) -> list[dict[str, Any]]:
+def flips(first: Iterable[Record], second: Iterable[Record]) -> list[dict[str, Any]]:
     """The answers that are right in one table and wrong in the other, in the order of the first.
 
     Raises:
@@ -107,12 +108,10 @@ def flips(first: Iterable[Row], second: Iterable[Row]) -> list[dict[str, Any]]:
     found = []
     for row in mine:
         other = others[_key(row)]
-        if row["correct"] != other["correct"]:
-            place = {
-                name: row[name] for name in ("sample_id", "dataset", "task", "condition", "instruction_id", "target")
-            }
-            said = {"before": row["prediction"], "after": other["prediction"]}
-            found.append({"flip": "right→wrong" if row["correct"] else "wrong→right", **place, **said})
+        if row.correct != other.correct:
+            place = {name: getattr(row, name) for name in _PLACE}
+            said = {"before": row.prediction, "after": other.prediction}
+            found.append({"flip": "right→wrong" if row.correct else "wrong→right", **place, **said})
     return found
 
 
@@ -123,8 +122,11 @@ def sign_test(better: int, worse: int) -> float:
     return min(1.0, float(2 * tail / 2**total))
 
 
-def _key(row: Row) -> tuple[str, ...]:
-    return tuple(row[name] for name in ("dataset", "task", "condition", "sample_id", "instruction_id"))
+_PLACE = ("sample_id", "dataset", "task", "condition", "instruction_id", "target")
+
+
+def _key(row: Record) -> tuple[str, ...]:
+    return (*row.key, row.task)
 
 
 _UNLIKE = "the tables did not answer the same samples under the same conditions and instructions; only those compare"

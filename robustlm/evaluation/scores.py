@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from robustlm.evaluation.metrics import ExactMatch, MultisetF1, Overlap, UnparseableRate
+from robustlm.evaluation.record import Record
 from robustlm.tasks import TASKS
 from robustlm.tasks.base import Answer
 
@@ -60,6 +62,14 @@ class Scores:
     def update(self, condition: str, dataset: str, task: str, answer: Answer, gold: Answer) -> None:
         """Count one answer."""
         self._pair((condition, dataset, task)).update(answer, gold)
+
+    def count(self, records: Iterable[Record]) -> None:
+        """Count records of a prediction table; those that brought no answer to compare with are left out."""
+        for record in records:
+            if record.target is not None:
+                task = TASKS[record.task]
+                answer, gold = task.parse(record.prediction), task.parse(record.target)
+                self.update(record.condition, record.dataset, record.task, answer, gold)
 
     def compute(self) -> dict[str, Tensor]:
         """`<condition>/<dataset>/<score>` in [0, 1], `…/unparseable`, and `<condition>/mean` over datasets.

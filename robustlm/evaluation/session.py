@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustlm.evaluation.hidden_state_table import HIDDEN_STATES, known_hidden_states
-from robustlm.evaluation.table import Key, clear_parts, key_of, read_parts
+from robustlm.evaluation.record import Key, Record
+from robustlm.evaluation.table import clear_parts, read_parts
 from robustlm.utils.files import write_text
 
 PREDICTIONS = "predictions.parquet"
@@ -54,7 +55,7 @@ class EvaluationSession:
         self.kept_states: KeptStates | None = None
         """Which hidden states are kept; null: none. Set it in `setup`, before loaders are made."""
         self._name = PREDICTIONS
-        self.answered: list[dict[str, object]] = []
+        self.answered: list[Record] = []
         """Rows of the prediction table that the interrupted evaluation has written."""
         self._done: set[Key] | None = None
         self._skipped: dict[str, set[Key]] = {}
@@ -114,7 +115,7 @@ class EvaluationSession:
         A process may have been killed between an answer and its hidden state; such a row is not done.
         """
         if self._done is None:
-            self._done = {key_of(row) for row in self.answered}
+            self._done = {row.key for row in self.answered}
             if self.kept_states is not None and self._done:
                 self._done &= known_hidden_states(self._stored() / HIDDEN_STATES)
         return self._done
@@ -124,10 +125,10 @@ class EvaluationSession:
         self._skipped[condition] = set(keys)
 
     @property
-    def taken_over(self) -> list[dict[str, object]]:
+    def taken_over(self) -> list[Record]:
         """Those of `answered` that are not run again."""
         skipped = set().union(*self._skipped.values())
-        return [row for row in self.answered if key_of(row) in skipped]
+        return [row for row in self.answered if row.key in skipped]
 
     # --- begin and end -----------------------------------------------------------------------------------------
 

@@ -1,55 +1,42 @@
-"""The prediction table: one row for each sample, condition and instruction. Every score can be made from it."""
+"""The prediction table: reading and writing records, as Parquet and, while a test runs, as JSON lines."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robustlm.checks.places import what_is
+from robustlm.evaluation.record import LATER, Key, Record, parsed_record, plain_record
 from robustlm.utils.files import whole_file
 
-SCHEMA = pa.schema(
-    [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("condition", pa.string(), nullable=False),
-        pa.field("instruction_id", pa.string(), nullable=False),
-        pa.field("prediction", pa.string(), nullable=False),
-        pa.field("parsed", pa.list_(pa.list_(pa.string()))),  # null: could not be read
-        pa.field("target", pa.string()),  # this and `correct` are null: the row brought no answer (`predict`)
-        pa.field("correct", pa.bool_()),
-        pa.field("choices", pa.list_(pa.string())),  # this and the following are null: the answer was generated
-        pa.field("option_scores", pa.list_(pa.float32())),  # log-likelihood of each choice, summed over its tokens
-        pa.field("option_tokens", pa.list_(pa.int64())),  # how many those are, with end of sequence
-        pa.field("prompt", pa.string()),  # all that the model was given; null: not kept
-        pa.field("token_f1", pa.float32()),  # this and the next: overlap with the target; null: no free text, no target
-        pa.field("rouge_l", pa.float32()),
-    ]
-)
-"""Columns of the table; `condition`, `dataset`, `sample_id` and `instruction_id` together are its key."""
-
-_LATER = ("choices", "option_scores", "option_tokens", "prompt", "token_f1", "rouge_l")
-"""Columns that tables of earlier versions lack; they are null there."""
+_ARROW: dict[object, pa.DataType] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    list[str]: pa.list_(pa.string()),
+    list[list[str]]: pa.list_(pa.list_(pa.string())),
+    list[float]: pa.list_(pa.float32()),
+    list[int]: pa.list_(pa.int64()),
+    float: pa.float32(),
+}
+"""The column type of each kind of field."""
 
 
-OWN = "own"
-"""Instruction id of rows asked by an instruction of their own; that of its paraphrases goes on with a slash."""
-
-Key = tuple[str, str, str, str]
-"""Condition, dataset, sample and instruction: what names a row."""
+def _column(name: str, kind: object) -> pa.Field:
+    kinds = [one for one in get_args(kind) if one is not NoneType] if isinstance(kind, UnionType) else [kind]
+    return pa.field(name, _ARROW[kinds[0]], nullable=isinstance(kind, UnionType))
 
 
-def key_of(row: dict[str, Any]) -> Key:
-    """The key of a row."""
-    return row["condition"], row["dataset"], row["sample_id"], row["instruction_id"]
+SCHEMA = pa.schema([_column(name, kind) for name, kind in get_type_hints(Record).items()])
+"""Columns of the table, from the fields of `Record`; its `key` names a row."""
 
 
 def clear_parts(path: Path) -> None:
@@ -58,23 +45,23 @@ def clear_parts(path: Path) -> None:
         part.unlink()
 
 
-def read_parts(path: Path) -> list[dict[str, Any]]:
+def read_parts(path: Path) -> list[Record]:
     """Rows that a run which did not end has written for the table at `path`, each once.
 
-    A last line that was cut short is not there.
+    A last line that was cut short is left out.
 
     Raises:
-        ValueError: Another line is no row.
+        ValueError: Another line is no record.
     """
-    found: dict[Key, dict[str, Any]] = {}
+    found: dict[Key, Record] = {}
     for part in _parts(path):
         # not `splitlines`, which also splits at U+2028 and others that JSON leaves inside of texts
         *lines, unended = part.read_text(encoding="utf-8", errors="replace").split("\n")
         del unended
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
-                found[key_of(row)] = row
+                row = parsed_record(json.loads(line))
+                found[row.key] = row
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{part}:{number}: found no row of a prediction table ({error})") from error
     return list(found.values())
@@ -95,9 +82,9 @@ class TableWriter:
         name = f"{path.name}.part-{rank}" + (f".{attempt}" if attempt else "")
         self._part = path.with_name(name).open("w", encoding="utf-8")
 
-    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+    def write(self, rows: Iterable[Record]) -> None:
         """Add rows."""
-        self._part.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._part.writelines(json.dumps(plain_record(row), ensure_ascii=False) + "\n" for row in rows)
         self._part.flush()
 
     def close(self) -> None:
@@ -116,7 +103,7 @@ class TableWriter:
         return len(rows)
 
 
-def write_table(path: Path, rows: Iterable[dict[str, Any]], conditions: Sequence[str] = ()) -> None:
+def write_table(path: Path, rows: Iterable[Record], conditions: Sequence[str] = ()) -> None:
     """Write a table, whole or not at all, in the order of condition, dataset and sample.
 
     Args:
@@ -127,10 +114,11 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], conditions: Sequence
     listed = list(rows)
     order = {name: at for at, name in enumerate(conditions)}
     for row in listed:
-        order.setdefault(row["condition"], len(order))
-    listed.sort(key=lambda row: (order[row["condition"]], row["dataset"], row["sample_id"], row["instruction_id"]))
+        order.setdefault(row.condition, len(order))
+    listed.sort(key=lambda row: (order[row.condition], row.dataset, row.sample_id, row.instruction_id))
     with whole_file(path) as unfinished:
-        pq.write_table(pa.Table.from_pylist(listed, schema=SCHEMA), unfinished)
+        columns = [pa.array([getattr(row, field.name) for row in listed], field.type) for field in SCHEMA]
+        pq.write_table(pa.table(columns, schema=SCHEMA), unfinished)
 
 
 def _parts(path: Path) -> list[Path]:
@@ -143,7 +131,7 @@ def _parts(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.name}.part-*"), key=age)
 
 
-def read_table(path: Path, *, answered: bool = True) -> list[dict[str, Any]]:
+def read_table(path: Path, *, answered: bool = True) -> list[Record]:
     """Rows of a table.
 
     Args:
@@ -151,8 +139,8 @@ def read_table(path: Path, *, answered: bool = True) -> list[dict[str, Any]]:
         answered: Leave out rows that brought no answer, of which a warning says how many: nothing can be scored there.
 
     Raises:
-        ValueError: The file is none, or a column is missing, of another type, or empty where it must not be; or no row
-            is left.
+        ValueError: The file is no such table, or a column is missing, of another type, or empty where it must not be;
+            or no row is left.
     """
     if (found := what_is(path)) != "a file":
         raise ValueError(f"{path}: no prediction table: found {found}; expected a Parquet file")
@@ -161,7 +149,7 @@ def read_table(path: Path, *, answered: bool = True) -> list[dict[str, Any]]:
         table = None if len(set(names)) < len(names) else pq.read_table(path)
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ValueError(f"{path}: no prediction table: {error}") from error
-    if missing := [name for name in SCHEMA.names if name not in (*names, *_LATER)]:
+    if missing := [name for name in SCHEMA.names if name not in (*names, *LATER)]:
         raise ValueError(f"{path}: the columns {missing} of a prediction table are missing; found {names}")
     if table is None:
         twice = next(name for name in names if names.count(name) > 1)
@@ -169,23 +157,24 @@ def read_table(path: Path, *, answered: bool = True) -> list[dict[str, Any]]:
     known = {
         field.name: checked_column(path, field, table.column(field.name)) for field in SCHEMA if field.name in names
     }
-    rows: list[dict[str, Any]] = pa.table(known).to_pylist()
+    columns = [known[name].to_pylist() if name in known else repeat(None) for name in SCHEMA.names]
+    rows = [Record(*values) for values in zip(*columns, strict=False)]
     _refuse_repeats(path, rows)
     _check_correct(path, rows)
     if answered:
         rows = _with_target(path, rows)
-    return [dict.fromkeys(_LATER) | row for row in rows]
+    return rows
 
 
-def _check_correct(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _check_correct(path: Path, rows: Sequence[Record]) -> None:
     for number, row in enumerate(rows, start=1):
-        if (row["target"] is None) != (row["correct"] is None):
-            empty, other = ("target", "correct") if row["target"] is None else ("correct", "target")
+        if (row.target is None) != (row.correct is None):
+            empty, other = ("target", "correct") if row.target is None else ("correct", "target")
             raise ValueError(f"{path}: row {number}: {empty}: found null beside a value for {other}; expected both")
 
 
-def _with_target(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = [row for row in rows if row["target"] is not None]
+def _with_target(path: Path, rows: list[Record]) -> list[Record]:
+    found = [row for row in rows if row.target is not None]
     if rows and not found:
         raise ValueError(
             f"{path}: none of the {len(rows)} rows brought an answer to compare with, as those of `robustlm predict` "
@@ -197,12 +186,12 @@ def _with_target(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
     return found
 
 
-def _refuse_repeats(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _refuse_repeats(path: Path, rows: Sequence[Record]) -> None:
     seen: dict[Key, int] = {}
     for number, row in enumerate(rows, start=1):
-        first = seen.setdefault(key_of(row), number)
+        first = seen.setdefault(row.key, number)
         if first != number:
-            names = ", ".join(map(repr, key_of(row)))
+            names = ", ".join(map(repr, row.key))
             raise ValueError(f"{path}: rows {first} and {number} answer the same ({names}); expected each row once")
 
 

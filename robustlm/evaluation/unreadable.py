@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from robustlm.evaluation.grid import Row
+from robustlm.evaluation.record import Record
 from robustlm.tasks import TASKS
 
 LIMIT = 0.05
@@ -45,7 +45,7 @@ class Unreadable:
         return [f"expected {target}, the model answered {answer}" for target, answer in self.samples]
 
 
-def unreadable(rows: Iterable[Row], limit: float = LIMIT) -> list[Unreadable]:
+def unreadable(rows: Iterable[Record], limit: float = LIMIT) -> list[Unreadable]:
     """Datasets and tasks with a condition in which more than a share of the answers could not be read.
 
     Where no condition is above the limit, no condition or task as a whole is.
@@ -54,12 +54,12 @@ def unreadable(rows: Iterable[Row], limit: float = LIMIT) -> list[Unreadable]:
         rows: Rows of a prediction table.
         limit: The share, in [0, 1).
     """
-    groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    groups: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for row in rows:
-        groups.setdefault((row["dataset"], row["task"]), {}).setdefault(row["condition"], []).append(row)
+        groups.setdefault((row.dataset, row.task), {}).setdefault(row.condition, []).append(row)
     found = []
     for (dataset, task), conditions in groups.items():
-        bad = {name: [row for row in own if row["parsed"] is None] for name, own in conditions.items()}
+        bad = {name: [row for row in own if row.parsed is None] for name, own in conditions.items()}
         above = {
             name: (len(bad[name]), len(own)) for name, own in conditions.items() if len(bad[name]) > limit * len(own)
         }
@@ -82,15 +82,15 @@ def warning(found: Sequence[Unreadable]) -> str:
     return "\n".join([*lines, f"  {hint(found)}"]) if lines else ""
 
 
-def _two(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
+def _two(rows: Sequence[Record]) -> tuple[tuple[str, str], ...]:
     """Two samples, of different answers and, where there are some, different targets."""
-    found: dict[str, Row] = {}
+    found: dict[str, Record] = {}
     for row in rows:
-        if all(row["prediction"] != other["prediction"] for other in found.values()):
-            found.setdefault(row["target"], row)
+        if all(row.prediction != other.prediction for other in found.values()):
+            found.setdefault(row.expected, row)
         if len(found) == _SAMPLES:
             break
-    return tuple((_line(row["target"]), _line(row["prediction"])) for row in found.values())
+    return tuple((_line(row.expected), _line(row.prediction)) for row in found.values())
 
 
 def _line(text: str) -> str:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
@@ -20,8 +20,8 @@ from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings,
 from robustlm.checks.numbers import check_number
 from robustlm.conditions.model import AttackedModel, AttackSearch
 from robustlm.conditions.search import Objective
-from robustlm.evaluation.metrics import overlap
-from robustlm.evaluation.scores import FREE_TEXT, Scores, text_of
+from robustlm.evaluation.record import Record
+from robustlm.evaluation.scores import Scores
 from robustlm.models.backends import language_model
 from robustlm.models.base import LanguageModel, Pooling
 from robustlm.models.digest import weights_digest
@@ -30,10 +30,9 @@ from robustlm.models.loading import Loading
 from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.passes import Passes, ViewName
-from robustlm.modules.replies import judged, replies
+from robustlm.modules.replies import judged, records
 from robustlm.modules.terms import Term
 from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
-from robustlm.tasks import TASKS
 from robustlm.utils.finite import refuse_nonfinite, step_extent
 from robustlm.utils.serialization import to_plain
 
@@ -354,38 +353,10 @@ class InstructionTuning(LightningModule):
 
     # --- evaluation --------------------------------------------------------------------------------------------
 
-    def _answer(self, batch: InstructionBatch) -> list[dict[str, Any]]:
-        rows = []
-        self.scores.device = self.device
-        assert batch.prompt is not None
-        for i, reply in enumerate(replies(self.backbone, batch, self.max_new_tokens)):
-            task = TASKS[batch.tasks[i]]
-            answer, target = task.parse(reply.text), batch.targets[i] or None
-            gold = task.parse(target) if target else None
-            near = None
-            if gold is not None:
-                self.scores.update(batch.condition, batch.groups[i], batch.tasks[i], answer, gold)
-                near = overlap(text_of(answer), text_of(gold)) if batch.tasks[i] == FREE_TEXT else None
-            rows.append(
-                {
-                    "sample_id": batch.ids[i],
-                    "dataset": batch.groups[i],
-                    "task": batch.tasks[i],
-                    "condition": batch.condition,
-                    "instruction_id": batch.instruction_ids[i],
-                    "prediction": reply.text,
-                    "parsed": [list(item) for item in answer.items] if answer.parsed else None,
-                    "target": target,
-                    "correct": None if gold is None else task.correct(answer, gold),
-                    "choices": reply.choices,
-                    "option_scores": reply.option_scores,
-                    "option_tokens": reply.option_tokens,
-                    "prompt": batch.prompt.texts[i],
-                    "token_f1": near and near[0],
-                    "rouge_l": near and near[1],
-                }
-            )
-        return rows
+    def _answer(self, batch: InstructionBatch) -> list[Record]:
+        found = records(self.backbone, batch, self.max_new_tokens)
+        self.count(found)
+        return found
 
     def _search_attacks(self) -> None:
         trainer = self.trainer
@@ -407,15 +378,10 @@ class InstructionTuning(LightningModule):
         """How well the model does on each row of an evaluation batch, for attacks on it: see `replies.judged`."""
         return judged(self.backbone, batch, objective, self.max_new_tokens)
 
-    def count(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows of an earlier prediction table to the scores of this test."""
+    def count(self, rows: Sequence[Record]) -> None:
+        """Add records of an earlier prediction table to the scores of this test."""
         self.scores.device = self.device
-        for row in rows:
-            if row["target"] is None:
-                continue
-            task = TASKS[row["task"]]
-            answer, gold = task.parse(row["prediction"]), task.parse(row["target"])
-            self.scores.update(row["condition"], row["dataset"], row["task"], answer, gold)
+        self.scores.count(rows)
 
     def _log_scores(self, stage: Stage) -> None:
         for name, value in self.scores.compute().items():

@@ -1,4 +1,4 @@
-"""What a model answers in evaluation: generated, or the likeliest of a row's choices."""
+"""What a model answers in evaluation, generated or the likeliest of a row's choices, as records of the table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 
 from robustlm.batch import InstructionBatch
 from robustlm.conditions.search import Objective
+from robustlm.evaluation.metrics import overlap
+from robustlm.evaluation.record import Record
+from robustlm.evaluation.scores import FREE_TEXT, text_of
 from robustlm.models.base import LanguageModel
 from robustlm.tasks import TASKS
 
@@ -48,6 +51,49 @@ def replies(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: in
         texts = backbone.generate(prompt, max_new_tokens)
         found |= {row: Reply(text) for row, text in zip(free, texts, strict=True)}
     return [found[row] for row in range(len(batch))]
+
+
+def records(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: int) -> list[Record]:
+    """Answer the rows of an evaluation batch; each becomes a record of the prediction table.
+
+    Args:
+        backbone: A loaded model.
+        batch: B rows.
+        max_new_tokens: Longest generated answer.
+
+    Raises:
+        ValueError: The batch is one to train on.
+    """
+    found = replies(backbone, batch, max_new_tokens)
+    assert batch.prompt is not None
+    prompts = batch.prompt.texts
+    return [_record(batch, at, reply, prompts[at]) for at, reply in enumerate(found)]
+
+
+def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Record:
+    task, target = TASKS[batch.tasks[at]], batch.targets[at] or None
+    answer = task.parse(reply.text)
+    gold = None if target is None else task.parse(target)
+    token_f1 = rouge_l = None
+    if gold is not None and batch.tasks[at] == FREE_TEXT:
+        token_f1, rouge_l = overlap(text_of(answer), text_of(gold))
+    return Record(
+        sample_id=batch.ids[at],
+        dataset=batch.groups[at],
+        task=batch.tasks[at],
+        condition=batch.condition,
+        instruction_id=batch.instruction_ids[at],
+        prediction=reply.text,
+        parsed=[list(item) for item in answer.items] if answer.parsed else None,
+        target=target,
+        correct=None if gold is None else task.correct(answer, gold),
+        choices=reply.choices,
+        option_scores=reply.option_scores,
+        option_tokens=reply.option_tokens,
+        prompt=prompt,
+        token_f1=token_f1,
+        rouge_l=rouge_l,
+    )
 
 
 def judged(backbone: LanguageModel, batch: InstructionBatch, objective: Objective, max_new_tokens: int) -> list[float]:

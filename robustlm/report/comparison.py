@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Estimate
 from robustlm.evaluation.scores import Scores
 from robustlm.evaluation.table import read_table
@@ -15,19 +15,16 @@ from robustlm.tasks import TASKS
 TABLE = "predictions.parquet"
 
 
-def mean_scores(rows: list[dict[str, Any]]) -> dict[str, float]:
+def mean_scores(rows: Sequence[Record]) -> dict[str, float]:
     """Mean over datasets of their main score, in per cent, for each condition of a prediction table.
 
     Raises:
         ValueError: Answers are of a task that is not known here.
     """
-    if unknown := sorted({row["task"] for row in rows} - set(TASKS)):
+    if unknown := sorted({row.task for row in rows} - set(TASKS)):
         raise ValueError(f"unknown task {unknown[0]!r} in the table; name its class with --tasks '[module.Class]'")
     scores = Scores()
-    for row in rows:
-        task = TASKS[row["task"]]
-        answer, gold = task.parse(row["prediction"]), task.parse(row["target"])
-        scores.update(row["condition"], row["dataset"], row["task"], answer, gold)
+    scores.count(rows)
     return {
         name.removesuffix("/mean"): 100 * float(v) for name, v in scores.compute().items() if name.endswith("/mean")
     }
@@ -66,7 +63,7 @@ def named_runs(runs: list[str]) -> dict[str, str]:
     return found
 
 
-def load_tables(runs: list[str]) -> dict[str, list[dict[str, Any]]]:
+def load_tables(runs: list[str]) -> dict[str, list[Record]]:
     """Prediction tables by run. A run is a path, or `name=path`.
 
     Raises:
@@ -82,14 +79,14 @@ def load_tables(runs: list[str]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def scores_of(tables: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+def scores_of(tables: Mapping[str, list[Record]]) -> dict[str, dict[str, float]]:
     """Scores by run and condition, from their tables.
 
     Raises:
         ValueError: The runs did not answer the same rows.
     """
     found = {name: mean_scores(rows) for name, rows in tables.items()}
-    asked = {name: {(row["sample_id"], row["condition"]) for row in rows} for name, rows in tables.items()}
+    asked = {name: {(row.sample_id, row.condition) for row in rows} for name, rows in tables.items()}
     first = next(iter(asked))
     for name, keys in asked.items():
         if keys != asked[first]:
@@ -100,9 +97,9 @@ def scores_of(tables: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str,
     return found
 
 
-def other_datasets(tables: Mapping[str, Sequence[Mapping[str, Any]]], first: str, second: str) -> str:
+def other_datasets(tables: Mapping[str, Sequence[Record]], first: str, second: str) -> str:
     """Which names of datasets two runs do not share, as the end of a message; empty where they share all."""
-    names = {run: {row["dataset"] for row in tables[run]} for run in (first, second)}
+    names = {run: {row.dataset for row in tables[run]} for run in (first, second)}
     alone = {run: ", ".join(sorted(names[run] - names[other])) for run, other in ((first, second), (second, first))}
     if names[first] == names[second]:
         return ""

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings, robustness
 from robustlm.evaluation.unreadable import unreadable
 from robustlm.report.figures import Axis, Line, intervals, legend
 from robustlm.report.markup import Html, counted, join, named, page, table, tag, word
-from robustlm.report.robustness import ALL, PAIRED, cell, interval_note, pairing_cells, points
+from robustlm.report.number_tables import ALL, PAIRED, cell, interval_note, pairing_cells, points
 from robustlm.report.samples import in_turn
 from robustlm.report.unread import unread_box
 
@@ -21,7 +21,7 @@ MOST_FLIPS = 50
 
 
 def comparison_html(
-    runs: Mapping[str, Sequence[Row]],
+    runs: Mapping[str, Sequence[Record]],
     scores: Mapping[str, Mapping[str, float]],
     tests: Mapping[str, Sequence[Pairing]],
     settings: Settings,
@@ -117,7 +117,7 @@ def _tests(first: str, second: str, found: Sequence[Pairing]) -> Html:
     return join(tag("h3", named(second), " against ", named(first)), table(PAIRED, rows, label, (0, 1), class_="tests"))
 
 
-def _flips(runs: Mapping[str, Sequence[Row]], full_list: str | None) -> Html:
+def _flips(runs: Mapping[str, Sequence[Record]], full_list: str | None) -> Html:
     (first, before), *others = runs.items()
     found = [(second, flip) for second, after in others for flip in flips(before, after)]
     if not found:

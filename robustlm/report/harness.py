@@ -16,10 +16,8 @@ from typing import Any
 import yaml
 
 from robustlm.checks.places import check_file
-from robustlm.evaluation.table import OWN, key_of
+from robustlm.evaluation.record import OWN, Record
 from robustlm.tasks import TASKS
-
-Row = dict[str, Any]
 
 _KEYS = ("sample_id", "dataset", "task", "condition", "instruction_id")
 _LOADER = '''"""Reads the rows of a task; named by the task files beside it."""
@@ -36,7 +34,7 @@ _SAMPLES = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?\.jso
 
 
 def task_files(
-    rows: Sequence[Row], name: str = "robustlm", max_new_tokens: int = 128, delimiter: str | None = None
+    rows: Sequence[Record], name: str = "robustlm", max_new_tokens: int = 128, delimiter: str | None = None
 ) -> dict[str, str]:
     """The files of harness tasks, text by path: one task for each dataset and condition, all under the tag `name`.
 
@@ -54,14 +52,14 @@ def task_files(
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ValueError(f"name: found {name!r}; expected letters, digits, '_', '-' and '.'")
-    groups: dict[tuple[str, str, bool], list[Row]] = {}
+    groups: dict[tuple[str, str, bool], list[Record]] = {}
     for row in rows:
-        if row["prompt"] is None:
+        if row.prompt is None:
             raise ValueError(
-                f"sample {row['sample_id']!r} has no prompt; expected a table that was written with prompts "
+                f"sample {row.sample_id!r} has no prompt; expected a table that was written with prompts "
                 "(`robustlm test` without --predictions.prompts false, by a version that keeps them)"
             )
-        groups.setdefault((row["dataset"], row["condition"], bool(row["choices"])), []).append(row)
+        groups.setdefault((row.dataset, row.condition, bool(row.choices)), []).append(row)
     found = {"loader.py": _LOADER}
     for (dataset, condition, chosen), own in groups.items():
         both = (dataset, condition, not chosen) in groups
@@ -72,7 +70,7 @@ def task_files(
     return found
 
 
-def table_rows(path: Path, condition: str = "clean", answers: str | None = None) -> list[Row]:
+def table_rows(path: Path, condition: str = "clean", answers: str | None = None) -> list[Record]:
     """Rows of a prediction table, from what the harness has logged.
 
     Samples of `task_files` get the keys they had, and their answers are read and scored as `robustlm test` does it. For
@@ -92,7 +90,7 @@ def table_rows(path: Path, condition: str = "clean", answers: str | None = None)
         raise ValueError(
             f"{path}: found no samples_*.jsonl; expected what the harness writes with --log_samples --output_path"
         )
-    found: dict[Any, Row] = {}
+    found: dict[Any, Record] = {}
     places: dict[Any, str] = {}
     for file in files:
         match = _SAMPLES.fullmatch(file.name)
@@ -105,10 +103,10 @@ def table_rows(path: Path, condition: str = "clean", answers: str | None = None)
                 continue
             where = f"{file}:{number}"
             row = _row(line, task, condition, where)
-            if key_of(row) in found:
-                raise ValueError(f"{where}: sample {row['sample_id']!r} was found before, in {places[key_of(row)]}")
-            found[key_of(row)] = row
-            places[key_of(row)] = where
+            if row.key in found:
+                raise ValueError(f"{where}: sample {row.sample_id!r} was found before, in {places[row.key]}")
+            found[row.key] = row
+            places[row.key] = where
         if len(found) == count:
             raise ValueError(f"{file}: found no samples of the filter {answers!r}; expected one that it was run with")
     return list(found.values())
@@ -148,15 +146,16 @@ def _task_file(stem: str, name: str, delimiter: str, chosen: bool, max_new_token
     return f"custom_dataset: !function loader.load\n{text}"
 
 
-def _doc(row: Row) -> dict[str, Any]:
-    doc = {key: row[key] for key in _KEYS} | {"prompt": row["prompt"], "target": row["target"]}
-    if row["choices"]:
-        doc |= {"choices": row["choices"], "answer": row["choices"].index(row["target"])}
+def _doc(row: Record) -> dict[str, Any]:
+    doc = {key: getattr(row, key) for key in _KEYS} | {"prompt": row.prompt, "target": row.target}
+    if row.choices:
+        doc |= {"choices": row.choices, "answer": row.choices.index(row.expected)}
     return doc
 
 
-def _delimiter(rows: Sequence[Row]) -> str:
-    ended = all(row["prompt"][-1:].isspace() or row["prompt"].endswith(">") for row in rows)
+def _delimiter(rows: Sequence[Record]) -> str:
+    prompts = [row.prompt or "" for row in rows]
+    ended = all(prompt[-1:].isspace() or prompt.endswith(">") for prompt in prompts)
     return "" if ended else " "
 
 
@@ -195,7 +194,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, found
 
 
-def _row(line: Mapping[str, Any], task: str, condition: str, where: str) -> Row:
+def _row(line: Mapping[str, Any], task: str, condition: str, where: str) -> Record:
     doc = line["doc"]
     ours = isinstance(doc, dict) and all(isinstance(doc.get(key), str) for key in (*_KEYS, "prompt"))
     scores, choices = _options(line, doc if ours else None)
@@ -205,26 +204,22 @@ def _row(line: Mapping[str, Any], task: str, condition: str, where: str) -> Row:
         prediction = choices[max(range(len(scores)), key=scores.__getitem__)]
     target = line["target"]
     target = choices[target] if isinstance(target, int) and 0 <= target < len(choices) else _text(target).strip()
-    row: Row = {
-        "prediction": prediction,
-        "target": target,
-        "choices": choices or None,
-        "option_scores": scores,
-        "option_tokens": None,
-        "prompt": _prompt(line),
-    }
+    options = choices or None
     if not ours:
-        return row | {
-            "sample_id": str(line["doc_id"]), "dataset": task, "task": "generation", "condition": condition,
-            "instruction_id": OWN, "parsed": [[prediction]], "correct": _verdict(line, where),
-        }  # fmt: skip
-    row |= {key: doc[key] for key in _KEYS} | {"target": doc["target"]}
+        return Record(
+            sample_id=str(line["doc_id"]), dataset=task, task="generation", condition=condition, instruction_id=OWN,
+            prediction=prediction, parsed=[[prediction]], target=target, correct=_verdict(line, where),
+            choices=options, option_scores=scores, prompt=_prompt(line),
+        )  # fmt: skip
     kind = TASKS.get(doc["task"])
     if kind is None:
         raise ValueError(f"{where}: unknown task {doc['task']!r}; name its class with --tasks '[module.Class]'")
-    answer, gold = kind.parse(prediction), kind.parse(row["target"])
-    parsed = [list(item) for item in answer.items] if answer.parsed else None
-    return row | {"parsed": parsed, "correct": kind.correct(answer, gold)}
+    answer, gold = kind.parse(prediction), kind.parse(doc["target"])
+    return Record(
+        **{key: doc[key] for key in _KEYS}, prediction=prediction,
+        parsed=[list(item) for item in answer.items] if answer.parsed else None, target=doc["target"],
+        correct=kind.correct(answer, gold), choices=options, option_scores=scores, prompt=_prompt(line),
+    )  # fmt: skip
 
 
 def _options(line: Mapping[str, Any], doc: Mapping[str, Any] | None) -> tuple[list[float] | None, list[str]]:

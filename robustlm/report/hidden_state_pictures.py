@@ -13,7 +13,7 @@ import numpy as np
 from robustlm.evaluation.displacement import Displacement, Point
 from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.hidden_states import Floats, Projection, project
-from robustlm.evaluation.table import Key
+from robustlm.evaluation.record import Key
 
 # of Okabe and Ito, which people tell apart however they see colours; each has a marker of its own besides
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C8C8C")

@@ -10,15 +10,16 @@ from typing import Any
 
 from robustlm.evaluation.displacement import NUMBERS, Displaced, Displacement, check_keys, displacement
 from robustlm.evaluation.hidden_state_table import HIDDEN_STATES, HiddenStateTable
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Estimate, Settings
 from robustlm.evaluation.table import read_table
 from robustlm.report.comparison import find_table, named_runs
-from robustlm.report.robustness import plain
+from robustlm.report.number_tables import plain
 from robustlm.report.tables import aligned, csv_text
 
 _COLUMNS = ("run", "dataset", "condition", "number", "value", "low", "high", "datasets", "rows", "samples",
             "instructions", "unmatched")  # fmt: skip
-Run = tuple[HiddenStateTable, list[dict[str, Any]]]
+Run = tuple[HiddenStateTable, list[Record]]
 """States and predictions of a run."""
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from robustlm.evaluation.grid import Row, answer_key, counts
+from robustlm.evaluation.grid import answer_key, counts
+from robustlm.evaluation.record import Record
 
 T = TypeVar("T")
 
@@ -39,16 +40,16 @@ class Changing:
     """From the most frequent to the rarest."""
 
 
-def most_changing(rows: Iterable[Row], limit: int = 20) -> list[Changing]:
+def most_changing(rows: Iterable[Record], limit: int = 20) -> list[Changing]:
     """Samples with the highest disagreement, taken from each dataset in turn; those that never change are left out.
 
     Args:
         rows: Rows of a prediction table.
         limit: How many samples at most.
     """
-    asked: dict[tuple[str, str, str], list[Row]] = {}
+    asked: dict[tuple[str, str, str], list[Record]] = {}
     for row in rows:
-        asked.setdefault((row["dataset"], row["task"], row["sample_id"]), []).append(row)
+        asked.setdefault((row.dataset, row.task, row.sample_id), []).append(row)
     found = [_changing(own) for _, own in sorted(asked.items())]
     changing = sorted((one for one in found if one.disagreement > 0), key=lambda one: -one.disagreement)
     return in_turn(changing, lambda one: one.dataset, limit)
@@ -63,29 +64,29 @@ def in_turn(items: Iterable[T], group: Callable[[T], object], limit: int) -> lis
     return [item for _, item in sorted(ordered, key=lambda one: one[0])][:limit]
 
 
-def _changing(rows: Sequence[Row]) -> Changing:
-    given: dict[object, list[Row]] = {}
+def _changing(rows: Sequence[Record]) -> Changing:
+    given: dict[object, list[Record]] = {}
     for row in rows:
-        given.setdefault((answer_key(row), row["correct"]), []).append(row)
+        given.setdefault((answer_key(row), row.right), []).append(row)
     answers = sorted(given.values(), key=lambda own: -len(own))
     n = len(rows)
     equal = sum(len(own) * (len(own) - 1) for own in answers)
     return Changing(
-        rows[0]["sample_id"],
-        rows[0]["dataset"],
-        rows[0]["target"],
+        rows[0].sample_id,
+        rows[0].dataset,
+        rows[0].expected,
         (n * (n - 1) - equal) / (n * (n - 1)) if n > 1 else 0.0,
         tuple(_answer(own) for own in answers),
     )
 
 
-def _answer(rows: Sequence[Row]) -> Answer:
+def _answer(rows: Sequence[Record]) -> Answer:
     part, whole = counts(rows[0])
     return Answer(
-        rows[0]["prediction"],
-        rows[0]["correct"],
-        rows[0]["parsed"] is not None,
+        rows[0].prediction,
+        rows[0].right,
+        rows[0].parsed is not None,
         part / whole if whole else 1.0,
-        tuple((row["condition"], row["instruction_id"]) for row in rows),
-        rows[0].get("prompt"),
+        tuple((row.condition, row.instruction_id) for row in rows),
+        rows[0].prompt,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_variants_of_the_same_types_are_read(tmp_path: Path) -> None:
     other = column("sample_id", table().column("sample_id").cast(pa.large_string()))
     other = other.set_column(1, "dataset", other.column("dataset").combine_chunks().dictionary_encode())
     pq.write_table(other.drop_columns(["prompt"]), tmp_path / "other.parquet")
-    plain = [{**row, "prompt": None} for row in read_table(tmp_path / "plain.parquet")]
+    plain = [replace(row, prompt=None) for row in read_table(tmp_path / "plain.parquet")]
     assert read_table(tmp_path / "other.parquet") == plain
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks.paired import differences
+from robustlm.evaluation.record import Record
 
 
-def rows(correct: list[bool], task: str = "tc", dataset: str = "d", condition: str = "clean") -> list[dict[str, Any]]:
+def rows(correct: list[bool], task: str = "tc", dataset: str = "d", condition: str = "clean") -> list[Record]:
     return [
-        {
-            "sample_id": str(i), "task": task, "dataset": dataset, "condition": condition,
-            "prediction": "label: a" if right else "label: b", "target": "label: a", "correct": right,
-        }
+        Record(
+            sample_id=str(i), task=task, dataset=dataset, condition=condition, instruction_id="i", parsed=None,
+            prediction="label: a" if right else "label: b", target="label: a", correct=right)
         for i, right in enumerate(correct)
     ]  # fmt: skip
 
@@ -30,9 +30,9 @@ def test_accuracies_are_averaged_over_datasets_and_paired_by_seed() -> None:
 
 
 def test_f1_is_micro_averaged() -> None:
-    def ner(predictions: list[str]) -> list[dict[str, Any]]:
+    def ner(predictions: list[str]) -> list[Record]:
         made = rows([False] * 3, task="ner")
-        return [{**row, "prediction": p, "target": t} for row, p, t in zip(made, predictions, targets, strict=True)]
+        return [replace(row, prediction=p, target=t) for row, p, t in zip(made, predictions, targets, strict=True)]
 
     targets = ["PER: Ada; LOC: Oslo", "None", "PER: Bo"]
     ours = ner(["PER: Ada", "None", "PER: Bo"])  # 2 hits, 2 predicted, 3 gold
@@ -70,5 +70,5 @@ def test_all_instructions_of_a_sample_count() -> None:
     assert differences([twice], [base])["clean"].mean == pytest.approx(50)
 
 
-def asked(table: list[dict[str, Any]], instruction: str) -> list[dict[str, Any]]:
-    return [{**row, "instruction_id": instruction} for row in table]
+def asked(table: list[Record], instruction: str) -> list[Record]:
+    return [replace(row, instruction_id=instruction) for row in table]

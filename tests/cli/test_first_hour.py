@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from robustlm.cli import main
 from robustlm.datamodules import RobustnessDataModule
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.table import write_table
 from robustlm.tools.paraphrase_rules import Rules
 from tests.endpoint import SECRET
@@ -151,11 +153,10 @@ def test_compare_says_that_names_of_datasets_differ(
     same_ids: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b"):
-        row: dict[str, Any] = {"dataset": f"tickets-{name}", "task": "generation", "condition": "clean"}
-        row |= {"instruction_id": "i", "prediction": "x", "parsed": [["x"]], "target": "x", "correct": True}
+        row = Record("r", f"tickets-{name}", "generation", "clean", "i", "x", [["x"]], target="x", correct=True)
         (tmp_path / name).mkdir()
         ids = [f"{'r' if same_ids else name}:{i}" for i in range(3)]
-        write_table(tmp_path / name / "predictions.parquet", [{**row, "sample_id": one} for one in ids])
+        write_table(tmp_path / name / "predictions.parquet", [replace(row, sample_id=one) for one in ids])
     args = ["compare", f"{tmp_path}/a", f"{tmp_path}/b"]
     expected = "Names of datasets differ (only in a: tickets-a; only in b: tickets-b)"
     if same_ids:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from robustlm.cli import main
 from robustlm.datamodules import InstructionDataModule, RobustnessDataModule
 from robustlm.evaluation.free_text import free_text
 from robustlm.evaluation.metrics import overlap
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Settings
-from robustlm.evaluation.table import SCHEMA, read_table, write_table
+from robustlm.evaluation.table import read_table, write_table
 from robustlm.modules import InstructionTuning
 from robustlm.rows.base import BadRowsError, SourceError
 from robustlm.rows.readers import iter_rows
@@ -193,9 +195,9 @@ def test_free_text_is_scored_in_table_metrics_and_report(
 
 
 def test_intervals_are_of_samples() -> None:
-    def row(sample: int, value: float, condition: str) -> dict[str, Any]:
-        given = {"dataset": "d", "condition": condition, "sample_id": str(sample), "correct": False}
-        return given | {"token_f1": value, "rouge_l": value / 2}
+    def row(sample: int, value: float, condition: str) -> Record:
+        said = Record(str(sample), "d", "generation", condition, "own", "x", [["x"]], target="y", correct=False)
+        return replace(said, token_f1=value, rouge_l=value / 2)
 
     rows = [row(n, n % 2, condition) for condition in ("clean", "noisy") for n in range(40) for _ in range(3)]
     first, second = free_text(rows, Settings(500))
@@ -203,27 +205,17 @@ def test_intervals_are_of_samples() -> None:
     assert (first.rows, estimate.value) == (120, 0.5)
     assert 0.3 < estimate.low < 0.4 < 0.6 < estimate.high < 0.7, "forty samples, not 120 answers"
     assert first.numbers == second.numbers
-    assert free_text([row(0, 1.0, "clean") | {"token_f1": None}], Settings(10)) == []
+    assert free_text([replace(row(0, 1.0, "clean"), token_f1=None)], Settings(10)) == []
 
 
 def test_a_table_from_before_overlap_was_measured_loads_and_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = {
-        "sample_id": "a",
-        "dataset": "d",
-        "task": "generation",
-        "condition": "clean",
-        "instruction_id": "own",
-        "prediction": "x",
-        "parsed": [["x"]],
-        "target": "x",
-        "correct": True,
-    }
+    one = Record("a", "d", "generation", "clean", "own", "x", [["x"]], target="x", correct=True)
     write_table(tmp_path / "new.parquet", [one])
     old = pq.read_table(tmp_path / "new.parquet").drop_columns(["token_f1", "rouge_l"])
     pq.write_table(old, tmp_path / "old.parquet")
     (row,) = read_table(tmp_path / "old.parquet")
-    assert row == dict.fromkeys(SCHEMA.names) | one
+    assert row == one
     main(["report", str(tmp_path / "old.parquet"), "--draws", "0"])
     assert "Free-text" not in capsys.readouterr().out

@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,28 @@ from robustlm.cli import chains as chains_module
 from robustlm.cli import main, quickstart
 from robustlm.cli.chains import Chain, run_chains
 from robustlm.cli.quickstart import CLEAN, HARD, shown
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.table import write_table
 from tests.two_chains import say
 
-Table = list[dict[str, Any]]
+Table = list[Record]
 CONDITIONS = [CLEAN, "mixed@0.3", "random_typos@0.3", "unseen", HARD]
 
 
 def answers(clean: int, hard: int, count: int = 200) -> Table:
     """Answers of which so many are right under the two conditions."""
-    row: dict[str, Any] = {"dataset": "d", "task": "generation", "instruction_id": "i", "target": "a"}
     return [
-        {
-            **row,
-            "condition": condition,
-            "sample_id": str(i),
-            "prediction": "a" if i < right else "b",
-            "parsed": [["a" if i < right else "b"]],
-            "correct": i < right,
-        }
+        Record(
+            sample_id=str(i),
+            dataset="d",
+            task="generation",
+            condition=condition,
+            instruction_id="i",
+            prediction="a" if i < right else "b",
+            parsed=[["a" if i < right else "b"]],
+            target="a",
+            correct=i < right,
+        )
         for condition, right in ((CLEAN, clean), (HARD, hard))
         for i in range(count)
     ]
@@ -71,7 +75,9 @@ def test_the_whole_of_it_is_a_screen(
             for command in chain.commands:
                 begun(command)
                 ran.append(command)
-            rows = [row | {"condition": c} for c in CONDITIONS for row in answers(5, 4, 6) if row["condition"] == CLEAN]
+            rows = [
+                replace(row, condition=c) for c in CONDITIONS for row in answers(5, 4, 6) if row["condition"] == CLEAN
+            ]
             Path(chain.log).parent.mkdir(parents=True)
             write_table(Path(chain.log).with_name("predictions.parquet"), rows, CONDITIONS)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ import pytest
 from robustlm.cli import main
 from robustlm.evaluation import displacement
 from robustlm.evaluation.hidden_state_table import HiddenStatePart, merge_hidden_states
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS
-from robustlm.evaluation.table import TableWriter, key_of, read_table
+from robustlm.evaluation.table import TableWriter, read_table
 from tests.tiny import write_rows
 
 PAGE = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
@@ -28,15 +28,17 @@ def test_the_table_has_every_number() -> None:
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("RUN", "OTHER"):
-        row: dict[str, Any] = {"dataset": "d", "task": "generation", "condition": "clean", "prediction": "a"}
-        row |= {"parsed": [["a"]], "target": "a", "correct": True}
         writer = TableWriter(Path(name) / "predictions.parquet")
-        rows = [{**row, "sample_id": sample, "instruction_id": way} for sample in "st" for way in "ij"]
+        rows = [
+            Record(sample, "d", "generation", "clean", way, "a", parsed=[["a"]], target="a", correct=True)
+            for sample in "st"
+            for way in "ij"
+        ]
         writer.write(rows)
         writer.close()
         writer.merge()
         parts = HiddenStatePart(Path(name) / "states.parquet")
-        parts.write([key_of(row) for row in rows], np.eye(4, dtype=np.float32))
+        parts.write([row.key for row in rows], np.eye(4, dtype=np.float32))
         parts.close()
         merge_hidden_states(Path(name) / "states.parquet", ["clean"], {"layer": -2, "position": "prompt_end"})
     first, *blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from robustlm.evaluation.displacement import Displacement, displacement
 from robustlm.evaluation.hidden_state_table import HiddenStatePart, HiddenStateTable, merge_hidden_states
+from robustlm.evaluation.record import Key, Record
 from robustlm.evaluation.robustness import Settings
-from robustlm.evaluation.table import Key, key_of
 
 States = dict[Key, list[float]]
 CONDITIONS = ("clean", "noisy")
@@ -27,13 +27,12 @@ def table_of(folder: Path, states: States) -> HiddenStateTable:
     return HiddenStateTable(path)
 
 
-def answers(states: States, wrong: set[Key] = frozenset()) -> list[dict[str, Any]]:  # type: ignore[assignment]
+def answers(states: States, wrong: set[Key] = frozenset()) -> list[Record]:  # type: ignore[assignment]
     return [
-        {
-            "condition": key[0], "dataset": key[1], "sample_id": key[2], "instruction_id": key[3],
-            "task": "generation", "prediction": "b" if key in wrong else "a", "parsed": [["a"]], "target": "a",
-            "correct": key not in wrong,
-        }
+        Record(
+            condition=key[0], dataset=key[1], sample_id=key[2], instruction_id=key[3], task="generation",
+            prediction="b" if key in wrong else "a", parsed=[["a"]], target="a", correct=key not in wrong,
+        )
         for key in states
     ]  # fmt: skip
 
@@ -187,8 +186,8 @@ def test_tables_of_other_rows_are_refused(tmp_path: Path) -> None:
     table = table_of(tmp_path, HAND)
     rows = answers(HAND)
     with pytest.raises(ValueError, match="1 rows have a state and no answer, such as sample 's' of 'd' under 'clean'"):
-        displacement(table, [row for row in rows if key_of(row) != ("clean", "d", "s", "i")], Settings(0))
+        displacement(table, [row for row in rows if row.key != ("clean", "d", "s", "i")], Settings(0))
     with pytest.raises(ValueError, match="8 rows have an answer and no state"):
-        displacement(table, [{**row, "dataset": "e"} for row in rows], Settings(0))
+        displacement(table, [replace(row, dataset="e") for row in rows], Settings(0))
     with pytest.raises(ValueError, match="clean: found 'cleen'; expected a condition of the run: clean, noisy"):
         displacement(table, rows, Settings(0), "cleen")

@@ -14,7 +14,7 @@ from robustlm.callbacks import hidden_states
 from robustlm.cli import main
 from robustlm.evaluation import table
 from robustlm.evaluation.hidden_state_table import HiddenStateTable
-from robustlm.evaluation.table import key_of, read_table
+from robustlm.evaluation.table import read_table
 from tests.evaluation.test_resume import arguments, rows
 
 __all__ = ["rows"]  # a fixture
@@ -92,7 +92,7 @@ def test_killed_after_the_last_answer(
     found = read_table(first / "predictions.parquet")
     assert found == read_table(wanted / "predictions.parquet")
     ours, theirs = (HiddenStateTable(folder / "states.parquet") for folder in (first, wanted))
-    assert ours.keys == theirs.keys == [key_of(row) for row in found]
+    assert ours.keys == theirs.keys == [row.key for row in found]
     np.testing.assert_array_equal(ours.read(range(36)), theirs.read(range(36)))
 
 

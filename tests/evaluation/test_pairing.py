@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlm.evaluation.pairing import Pairing, flips, pair, sign_test
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Settings
 
-Rows = list[dict[str, Any]]
+Rows = list[Record]
 
 
 def table(
@@ -23,11 +25,9 @@ def table(
     """Samples × instructions."""
     words = {True: f"{prefix}a", False: f"{prefix}b"}
     return [
-        {
-            "sample_id": str(s), "dataset": dataset, "task": task, "condition": condition, "instruction_id": str(i),
-            "prediction": words[yes], "parsed": [[words[yes]]], "target": words[True], "correct": yes,
-            "choices": None, "option_scores": None, "option_tokens": None,
-        }
+        Record(
+            sample_id=str(s), dataset=dataset, task=task, condition=condition, instruction_id=str(i),
+            prediction=words[yes], parsed=[[words[yes]]], target=words[True], correct=yes)
         for s, row in enumerate(right)
         for i, yes in enumerate(row)
     ]  # fmt: skip
@@ -139,7 +139,7 @@ def test_f1_is_exchanged_by_its_counts() -> None:
     def ner(said: list[str]) -> Rows:
         rows = table([[word == "PER: Ada; LOC: Oslo"] for word in said], task="ner")
         return [
-            {**row, "prediction": word, "target": "PER: Ada; LOC: Oslo"} for row, word in zip(rows, said, strict=True)
+            replace(row, prediction=word, target="PER: Ada; LOC: Oslo") for row, word in zip(rows, said, strict=True)
         ]
 
     one = found(ner(["PER: Ada", "None"]), ner(["PER: Ada; LOC: Oslo", "None"]))

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 
 from robustlm.cli import main
 from robustlm.evaluation.hidden_state_table import HiddenStateTable
-from robustlm.evaluation.table import TableWriter, key_of, read_parts, read_table
+from robustlm.evaluation.record import Record
+from robustlm.evaluation.table import TableWriter, read_parts, read_table
 from tests.processes import command
 from tests.tiny import write_rows
 
@@ -79,7 +81,7 @@ def test_killed_three_times_it_ends_with_the_same_table(
     assert read_table(first / "predictions.parquet") == wanted
     assert sorted(file.name for file in first.glob("*.parquet*")) == ["predictions.parquet", "states.parquet"]
     found = HiddenStateTable(first / "states.parquet")
-    assert found.keys == states.keys == [key_of(row) for row in wanted]
+    assert found.keys == states.keys == [row.key for row in wanted]
     np.testing.assert_array_equal(found.read(range(36)), states.read(range(36)))
     last = max((tmp_path / "killed").glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
     assert scores(last) == scores(tmp_path / "whole/version_0")
@@ -137,10 +139,11 @@ def test_another_evaluation_is_not_continued(
 
 def test_parts_of_all_attempts_are_read_and_the_newest_counts(tmp_path: Path) -> None:
     table = tmp_path / "t.parquet"
-    row = {"condition": "clean", "dataset": "d", "sample_id": "a", "instruction_id": "0"}
+    row = Record("a", "d", "generation", "clean", "0", "", parsed=None, target=None, correct=None)
     for rank, attempt in ((2, 0), (0, 0), (0, 10), (0, 9)):
         writer = TableWriter(table, rank, attempt)
-        writer.write([{**row, "prediction": f"{rank}.{attempt}"}, {**row, "sample_id": f"{rank}.{attempt}"}])
+        name = f"{rank}.{attempt}"
+        writer.write([replace(row, prediction=name), replace(row, sample_id=name)])
         writer.close()
     found = {one["sample_id"]: one for one in read_parts(table)}
     assert len(found) == 5

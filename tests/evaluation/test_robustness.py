@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, permutations
 from statistics import mean, pstdev
 from typing import Any
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlm.evaluation.grid import grids
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import DEBIASED, NUMBERS, Result, Settings, estimate, robustness, sample
 from robustlm.tasks import TASKS
 
-Rows = list[dict[str, Any]]
+Rows = list[Record]
 POINT = Settings(draws=0)
 
 
@@ -29,17 +31,16 @@ def answer(
     condition: str = "clean",
     dataset: str = "d",
     **more: Any,
-) -> dict[str, Any]:
+) -> Record:
     """A row of the table, as the test step writes it."""
     name = more.pop("task", "generation")
     task = TASKS[name]
     parsed, gold = task.parse(said), task.parse(right)
-    return {
-        "sample_id": sample, "dataset": dataset, "task": name, "condition": condition, "instruction_id": instruction,
-        "prediction": said, "parsed": [list(item) for item in parsed.items] if parsed.parsed else None,
-        "target": right, "correct": task.correct(parsed, gold),
-        "choices": None, "option_scores": None, "option_tokens": None, **more,
-    }  # fmt: skip
+    return Record(
+        sample_id=sample, dataset=dataset, task=name, condition=condition, instruction_id=instruction,
+        prediction=said, parsed=[list(item) for item in parsed.items] if parsed.parsed else None,
+        target=right, correct=task.correct(parsed, gold),
+        **more)  # fmt: skip
 
 
 def numbers(
@@ -179,7 +180,7 @@ def naive_shares(table: list[list[float]]) -> dict[str, float]:
     return {name: value / total for name, value in shares.items()}
 
 
-def counted(row: dict[str, Any]) -> tuple[int, int]:
+def counted(row: Record) -> tuple[int, int]:
     task = TASKS[row["task"]]
     if task.score == "accuracy":
         return int(row["correct"]), 1
@@ -199,11 +200,11 @@ def micro(rows: Rows) -> float:
     return part / whole if whole else 1.0
 
 
-def own_score(row: dict[str, Any]) -> float:
+def own_score(row: Record) -> float:
     return micro([row])
 
 
-def said(row: dict[str, Any]) -> object:
+def said(row: Record) -> object:
     return row["prediction"].strip() if row["parsed"] is None else Counter(map(tuple, row["parsed"]))
 
 
@@ -268,7 +269,7 @@ def test_a_draw_is_the_table_of_the_drawn_samples(task: str, resample: Any, monk
     drawn_once, _ = sample(grids(rows), Settings(1, resample=resample))
     found = {name: values for name, values in drawn_once["d", "noisy"].numbers.items() if name in NUMBERS}
     repeated = [
-        {**row, "sample_id": f"{row['sample_id']}-{copy}"}
+        replace(row, sample_id=f"{row['sample_id']}-{copy}")
         for row in rows
         for copy in range(drawn[0][0][int(row["sample_id"])])
         if drawn[1][0][int(row["instruction_id"][-1])]
@@ -278,7 +279,7 @@ def test_a_draw_is_the_table_of_the_drawn_samples(task: str, resample: Any, monk
         return
     # instructions of weights 2, 0, 1 with each sample's copies: those that do not tell pairs apart by identity
     doubled = [
-        {**row, "instruction_id": f"{row['instruction_id']}-{copy}"}
+        replace(row, instruction_id=f"{row['instruction_id']}-{copy}")
         for row in repeated
         for copy in range(drawn[1][0][int(row["instruction_id"][-1])])
     ]
@@ -307,7 +308,7 @@ def test_the_order_of_rows_does_not_matter(task: str) -> None:
 
 def test_doubled_instructions_change_no_mean_and_no_deviation() -> None:
     rows = random_table(0, "ner")
-    twice = rows + [{**row, "instruction_id": row["instruction_id"] + "/again"} for row in rows]
+    twice = rows + [replace(row, instruction_id=row["instruction_id"] + "/again") for row in rows]
     one, other = numbers(rows, condition="noisy"), numbers(twice, condition="noisy")
     same = {name for name in one if name not in ("consistency", "sensitivity", "posix", "cochran_p")}
     assert {name: one[name] for name in same} == pytest.approx({name: other[name] for name in same}, nan_ok=True)
@@ -316,7 +317,7 @@ def test_doubled_instructions_change_no_mean_and_no_deviation() -> None:
 
 def test_another_dataset_changes_nothing_for_this_one() -> None:
     rows = random_table(0, "generation")
-    more = [{**row, "dataset": "a"} for row in random_table(1, "ner")]
+    more = [replace(row, dataset="a") for row in random_table(1, "ner")]
     assert repr(result(rows, settings=Settings(50))) == repr(result(more + rows, settings=Settings(50)))
 
 
@@ -411,7 +412,7 @@ def test_repeated_cells_and_unknown_tasks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"dataset 'd', condition 'clean': sample 's' is there 2 times .* 'i'"):
         robustness([answer("s", "i", "a")] * 2, POINT)
     with pytest.raises(ValueError, match="unknown task 'poem'"):
-        robustness([{**answer("s", "i", "a"), "task": "poem"}], POINT)
+        robustness([replace(answer("s", "i", "a"), task="poem")], POINT)
 
 
 @pytest.mark.parametrize("wrong", [{"draws": -1}, {"level": 1.0}, {"resample": "rows"}])
@@ -479,5 +480,5 @@ def test_large_tables_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
         how = Settings(50, resample=resample)  # type: ignore[arg-type]
         monkeypatch.undo()
         whole = repr(robustness(rows, how))
-        monkeypatch.setattr("robustlm.evaluation.robustness._BLOCK", 150)
+        monkeypatch.setattr("robustlm.evaluation.resampling._BLOCK", 150)
         assert repr(robustness(rows, how)) == whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from lightning.pytorch import LightningDataModule, Trainer
 from robustlm.callbacks.folder import data_of, session_of
 from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.hidden_state_table import HIDDEN_STATES, HiddenStatePart
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.session import EvaluationSession, KeptStates
 from robustlm.evaluation.table import TableWriter
 
-ROW = {"condition": "clean", "dataset": "d", "instruction_id": "0"}
+ROW = Record("a", "d", "generation", "clean", "0", "x", parsed=None, target="y", correct=False)
 IDENTITY = {"weights": "w", "rows": "r", "data.eval_batch_size": 4}
 
 
@@ -28,7 +30,7 @@ def interrupted(folder: Path) -> Path:
     begun.store(folder)
     begun.begin(IDENTITY, begun.attempt(IDENTITY))
     writer = TableWriter(begun.table)
-    writer.write([{**ROW, "sample_id": sample} for sample in "ab"])
+    writer.write([replace(ROW, sample_id=sample) for sample in "ab"])
     writer.close()
     states = HiddenStatePart(folder / HIDDEN_STATES)
     states.write([key("a")], np.ones((1, 2), np.float32))

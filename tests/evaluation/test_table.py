@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from robustlm.evaluation.record import LATER, Record, parsed_record, plain_record
 from robustlm.evaluation.table import SCHEMA, TableWriter, clear_parts, read_table
 
-LATER: dict[str, Any] = dict.fromkeys(("choices", "option_scores", "option_tokens", "prompt", "token_f1", "rouge_l"))
 
-
-def row(sample: str, condition: str = "clean", **more: Any) -> dict[str, Any]:
-    base = {
-        "sample_id": sample,
-        "dataset": "d",
-        "task": "ner",
-        "condition": condition,
-        "instruction_id": "i/0",
-        "prediction": "PER: Ada\u2028né 😀",
-        "parsed": [["PER", "Ada"]],
-        "target": "PER: Ada",
-        "correct": True,
-        **LATER,
-    }
-    return base | more
+def row(sample: str, condition: str = "clean", **more: Any) -> Record:
+    base = Record(
+        sample_id=sample,
+        dataset="d",
+        task="ner",
+        condition=condition,
+        instruction_id="i/0",
+        prediction="PER: Ada\u2028né 😀",
+        parsed=[["PER", "Ada"]],
+        target="PER: Ada",
+        correct=True,
+    )
+    return replace(base, **more)
 
 
 def test_parts_make_one_table_whatever_process_wrote_them(tmp_path: Path) -> None:
@@ -65,7 +64,7 @@ def test_schema(tmp_path: Path) -> None:
 def test_scores_of_options(tmp_path: Path) -> None:
     scored = row("b", choices=["yes", "no"], option_scores=[-1.25, float("-inf")], option_tokens=[2, 3])
     writer = TableWriter(tmp_path / "t.parquet")
-    writer.write([{key: value for key, value in row("a").items() if key not in LATER}, scored])
+    writer.write([row("a"), scored])
     writer.close()
     writer.merge()
     assert read_table(tmp_path / "t.parquet") == [row("a"), scored]
@@ -73,7 +72,7 @@ def test_scores_of_options(tmp_path: Path) -> None:
 
 def test_a_table_from_before_options_were_scored(tmp_path: Path) -> None:
     columns = pa.schema([field for field in SCHEMA if field.name not in LATER])
-    pq.write_table(pa.Table.from_pylist([row("a")], schema=columns), tmp_path / "t.parquet")
+    pq.write_table(pa.Table.from_pylist([plain_record(row("a"))], schema=columns), tmp_path / "t.parquet")
     assert read_table(tmp_path / "t.parquet") == [row("a")]
 
 
@@ -110,3 +109,41 @@ def test_what_is_no_table(tmp_path: Path) -> None:
     pq.write_table(pa.table({"sample_id": ["a"]}), bad)
     with pytest.raises(ValueError, match="'condition'"):
         read_table(bad)
+
+
+def test_columns_are_the_fields_of_a_record_with_the_types_that_tables_have_had() -> None:
+    texts, items = pa.string(), pa.list_(pa.string())
+    plain = {
+        "sample_id": texts, "dataset": texts, "task": texts, "condition": texts, "instruction_id": texts,
+        "prediction": texts,
+    }  # fmt: skip
+    others = {
+        "parsed": pa.list_(items), "target": texts, "correct": pa.bool_(), "choices": items,
+        "option_scores": pa.list_(pa.float32()), "option_tokens": pa.list_(pa.int64()), "prompt": texts,
+        "token_f1": pa.float32(), "rouge_l": pa.float32(),
+    }  # fmt: skip
+    expected = [pa.field(name, kind, nullable=False) for name, kind in plain.items()]
+    assert pa.schema([*expected, *(pa.field(name, kind) for name, kind in others.items())]).equals(SCHEMA)
+    assert LATER == ("choices", "option_scores", "option_tokens", "prompt", "token_f1", "rouge_l")
+
+
+def test_a_field_is_also_found_by_its_name() -> None:
+    assert row("a")["sample_id"] == "a"
+    with pytest.raises(KeyError, match="key"):
+        row("a")["key"]
+
+
+def test_nothing_is_right_or_wrong_without_a_target() -> None:
+    alone = row("a", target=None, correct=None)
+    for ask in (lambda: alone.expected, lambda: alone.right):
+        with pytest.raises(ValueError, match="sample 'a' brought no answer to compare with"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"sample_id": 3}, "sample_id: found int"), ({"odd": 1}, "odd"), ({"target": ...}, "target")]
+)
+def test_a_line_that_is_no_record_is_refused(change: dict[str, Any], said: str) -> None:
+    line = {name: value for name, value in (plain_record(row("a")) | change).items() if value is not ...}
+    with pytest.raises(TypeError, match=said):
+        parsed_record(line)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from robustlm.cli import main
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Settings, robustness
 from robustlm.evaluation.unreadable import unreadable, warning
+from robustlm.report.number_tables import to_markdown
 from robustlm.report.page import About, to_html
-from robustlm.report.robustness import to_markdown
 from tests.endpoint import SECRET, LocalEndpoint
 from tests.tiny import write_rows
 
@@ -72,18 +73,20 @@ def test_a_chat_model_that_answers_in_its_own_form(
         assert "count as wrong" in (tmp_path / "compared" / name).read_text(encoding="utf-8")
 
 
-def table(bad: int, every: int = 100, condition: str = "clean", answer: str = "Good") -> list[dict[str, Any]]:
+def table(bad: int, every: int = 100, condition: str = "clean", answer: str = "Good") -> list[Record]:
     """Answers of which the first ones could not be read."""
-    row: dict[str, Any] = {"dataset": "mood", "task": "tc", "condition": condition, "instruction_id": "i"}
     return [
-        {
-            **row,
-            "sample_id": str(i),
-            "prediction": f"{answer} {i}" if i < bad else "label: good",
-            "parsed": None if i < bad else [["good"]],
-            "target": f"label: {'good' if i % 2 else 'bad'}",
-            "correct": i >= bad and i % 2 == 1,
-        }
+        Record(
+            dataset="mood",
+            task="tc",
+            condition=condition,
+            instruction_id="i",
+            sample_id=str(i),
+            prediction=f"{answer} {i}" if i < bad else "label: good",
+            parsed=None if i < bad else [["good"]],
+            target=f"label: {'good' if i % 2 else 'bad'}",
+            correct=i >= bad and i % 2 == 1,
+        )
         for i in range(every)
     ]
 

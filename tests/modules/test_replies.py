@@ -10,6 +10,7 @@ import torch
 
 from robustlm.cli import main, run
 from robustlm.datamodules import InstructionDataModule
+from robustlm.evaluation.record import Record, plain_record
 from robustlm.evaluation.table import read_table
 from robustlm.models.caches import Reader
 from robustlm.modules import InstructionTuning
@@ -83,11 +84,10 @@ def test_batches_change_no_score(kind: str, models: dict[str, str], mixed_file: 
         alike(table, tables[0])
 
 
-def alike(table: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+def alike(table: list[Record], wanted: list[Record]) -> None:
     for a, b in zip(table, wanted, strict=True):
-        assert a.keys() == b.keys()
-        for name, value in b.items():
-            assert a[name] == (pytest.approx(value, rel=1e-5) if name == "option_scores" and value else value)
+        for name, value in plain_record(b).items():
+            assert getattr(a, name) == (pytest.approx(value, rel=1e-5) if name == "option_scores" and value else value)
 
 
 def test_passes_are_bounded(llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

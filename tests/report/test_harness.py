@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,20 @@ import yaml
 
 from robustlm.assets import tiny_model
 from robustlm.cli import main, run
-from robustlm.evaluation.table import key_of, read_table, write_table
+from robustlm.evaluation.record import Record
+from robustlm.evaluation.table import read_table, write_table
 from robustlm.report.harness import table_rows, task_files
 
 
-def row(sample: str, **more: Any) -> dict[str, Any]:
-    found = {
-        "sample_id": sample, "dataset": "set a", "task": "tc", "condition": "clean", "instruction_id": "tc/0",
-        "prediction": "label: good", "parsed": [["good"]], "target": "label: good", "correct": True, "choices": None,
-        "option_scores": None, "option_tokens": None, "prompt": f"Say it “{sample}”. Answer:",
-    }  # fmt: skip
-    return found | more
+def row(sample: str, **more: Any) -> Record:
+    found = Record(
+        sample_id=sample, dataset="set a", task="tc", condition="clean", instruction_id="tc/0",
+        prediction="label: good", parsed=[["good"]], target="label: good", correct=True,
+        prompt=f"Say it “{sample}”. Answer:")  # fmt: skip
+    return replace(found, **more)
 
 
-def chosen(sample: str, **more: Any) -> dict[str, Any]:
+def chosen(sample: str, **more: Any) -> Record:
     options = {"choices": ["label: bad", "label: good"], "option_scores": [-2.0, -0.5], "option_tokens": [3, 3]}
     return row(sample, **options | more)
 
@@ -50,7 +51,7 @@ def logged(folder: Path, files: dict[str, str], answers: dict[tuple[str, ...], A
         lines = []
         for number, line in enumerate(files[f"rows/{task['dataset_kwargs']['file']}"].splitlines()):
             doc = json.loads(line)
-            answer = answers[key_of(doc)]
+            answer = answers[doc["condition"], doc["dataset"], doc["sample_id"], doc["instruction_id"]]
             prompt = doc[task["doc_to_text"]]
             if isinstance(answer, str):
                 arguments: Any = {"gen_args_0": {"arg_0": prompt, "arg_1": task["generation_kwargs"]}}
@@ -92,10 +93,10 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert [m["metric"] for m in options["metric_list"]] == ["acc", "acc_norm"]
     assert json.loads(files["rows/mine_set-a_clean_options.jsonl"].splitlines()[0])["answer"] == 1
 
-    answers = {key_of(one): one["option_scores"] or one["prediction"] for one in rows}
+    answers = {one.key: one.option_scores or one.prediction for one in rows}
     back = table_rows(logged(tmp_path, files, answers))
-    expected = {key_of(one): one | {"option_tokens": None} for one in rows}
-    assert {key_of(one): one for one in back} == expected
+    expected = {one.key: replace(one, option_tokens=None) for one in rows}
+    assert {one.key: one for one in back} == expected
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_tasks_of_the_harness_itself(tmp_path: Path) -> None:
         "arguments": [["Q", " no"], ["Q", " yes"]], "metrics": ["acc", "acc_norm"], "acc": 1.0, "acc_norm": 0.0,
     }  # fmt: skip
     written(tmp_path / "samples_boolq.jsonl", [sample(3, **choice, filter="none")])
-    found = {key_of(one): one for one in table_rows(tmp_path, "zero-shot")}
+    found = {one.key: one for one in table_rows(tmp_path, "zero-shot")}
     assert len(found) == 3
     first = found["zero-shot", "sums", "0", "own"]
     assert (first["prediction"], first["target"], first["correct"]) == ("42", "42", True)

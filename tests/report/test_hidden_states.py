@@ -20,7 +20,7 @@ from robustlm.evaluation.hidden_state_table import (
     clear_hidden_states,
     merge_hidden_states,
 )
-from robustlm.evaluation.table import TableWriter, key_of, read_table
+from robustlm.evaluation.table import TableWriter, read_table
 from robustlm.report.hidden_state_pictures import _chosen, _file_names
 from tests.processes import side_by_side
 from tests.tiny import write_rows
@@ -61,7 +61,7 @@ def copied(run: Path, target: Path, *, scaled: float | None = None, layer: int =
 def test_a_test_keeps_a_state_for_each_row(tested: Path) -> None:
     rows = read_table(tested / "predictions.parquet")
     table = HiddenStateTable(tested / "states.parquet")
-    assert table.keys == [key_of(row) for row in rows]
+    assert table.keys == [row.key for row in rows]
     assert (len(rows), table.width, table.layer, table.position) == (6 * 3 * 2 * 3, 128, -2, "prompt_end")
     assert np.isfinite(table.read(range(len(rows)))).all()
     assert [file.name for file in tested.glob("*.part-*")] == []

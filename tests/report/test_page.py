@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,20 @@ import pytest
 
 from robustlm.cli import main
 from robustlm.evaluation.pairing import PERMUTATIONS, paired_tests
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import UNBOUNDED, Estimate, Settings, robustness
 from robustlm.report.comparison import scores_of
 from robustlm.report.comparison_page import comparison_html
 from robustlm.report.figures import Axis
 from robustlm.report.levels import by_level, level_of
 from robustlm.report.markup import LONGEST, Html, named, tag, word
+from robustlm.report.number_tables import to_json
 from robustlm.report.page import About, to_html
-from robustlm.report.robustness import to_json
 from robustlm.report.run import run_name, run_settings
 from robustlm.report.samples import in_turn, most_changing
-from tests.report.test_robustness import rows, written
+from tests.report.test_number_tables import rows, written
 
-Table = list[dict[str, Any]]
+Table = list[Record]
 
 VOID = ("meta", "link", "wbr")
 
@@ -98,9 +100,8 @@ def table(datasets: int = 2, ways: int = 3) -> Table:
                 for w in range(ways):
                     right = condition == "clean" or w < ways - 1 or s > d + 1
                     said = "a" if right else "b"
-                    row: dict[str, Any] = {"sample_id": f"s{s}", "dataset": f"d{d}", "task": "generation"}
-                    row |= {"condition": condition, "instruction_id": f"bank/x/{w}", "prediction": said}
-                    found.append({**row, "parsed": [[said]], "target": "a", "correct": right})
+                    place = f"s{s}", f"d{d}", "generation", condition, f"bank/x/{w}"
+                    found.append(Record(*place, said, parsed=[[said]], target="a", correct=right))
     return found
 
 
@@ -112,9 +113,8 @@ def entities() -> Table:
             for w in "ij":
                 said = "PER: Ada; LOC: Oslo" if w == "i" else ("PER: Ada" if condition == "clean" else "no idea")
                 parsed = None if said == "no idea" else [part.split(": ") for part in said.split("; ")]
-                row: dict[str, Any] = {"sample_id": str(s), "dataset": "names", "task": "ner", "condition": condition}
-                row |= {"instruction_id": w, "prediction": said, "parsed": parsed, "target": "PER: Ada; LOC: Oslo"}
-                found.append({**row, "correct": w == "i"})
+                place = str(s), "names", "ner", condition, w
+                found.append(Record(*place, said, parsed, target="PER: Ada; LOC: Oslo", correct=w == "i"))
     return found
 
 
@@ -132,7 +132,7 @@ EDGES = {
     "fifty instructions": table(1, 50),
     "a gap": table()[:-1],
     "no clean condition": [r for r in table() if r["condition"] != "clean"],
-    "nothing right": [{**r, "correct": False, "prediction": "b", "parsed": [["b"]]} for r in table(1)],
+    "nothing right": [replace(r, correct=False, prediction="b", parsed=[["b"]]) for r in table(1)],
     "an instruction a sample": [r for r in table(1) if r["instruction_id"][-1] == str(int(r["sample_id"][1]) % 3)],
     "a condition not everywhere": [r for r in table() if (r["dataset"], r["condition"]) != ("d1", "unseen")],
     "f1": entities(),
@@ -250,13 +250,15 @@ def check_alone(page: Page, text: str) -> None:
 def test_answers_and_names_are_text_whatever_they_say() -> None:
     found = table(len(NASTY) // 2)
     for i, row in enumerate(found):
-        row["dataset"] = NASTY[int(row["dataset"][1])] or "d"
-        row["instruction_id"] += NASTY[2]
-        if not row["correct"]:
-            row["prediction"] = NASTY[i % len(NASTY)]
-            row["parsed"] = None
-        row["target"] = NASTY[1]
-        row["condition"] = row["condition"].replace("unseen", NASTY[0])
+        found[i] = replace(
+            row,
+            dataset=NASTY[int(row.dataset[1])] or "d",
+            instruction_id=row.instruction_id + NASTY[2],
+            prediction=row.prediction if row.correct else NASTY[i % len(NASTY)],
+            parsed=row.parsed if row.correct else None,
+            target=NASTY[1],
+            condition=row.condition.replace("unseen", NASTY[0]),
+        )
     settings = Settings(20)
     text = to_html(found, robustness(found, settings), settings, About(NASTY[1], {"backbone": NASTY[0]}))
     page = Page(text)
@@ -267,7 +269,7 @@ def test_answers_and_names_are_text_whatever_they_say() -> None:
     assert "nul\ufffdbell\ufffd" in page.text
     assert "x" * (LONGEST + 1) not in text
     assert "5,000 characters" in page.text
-    other = [{**row, "correct": not row["correct"], "prediction": NASTY[0]} for row in found]
+    other = [replace(row, correct=not row["correct"], prediction=NASTY[0]) for row in found]
     runs = {NASTY[1]: found, NASTY[0]: other}
     tests = paired_tests(runs, settings)
     text = comparison_html(runs, scores_of(runs), tests, settings, NASTY[0], "folder/" + NASTY[2])
@@ -341,8 +343,8 @@ def test_a_scale_holds_its_numbers(values: tuple[float, float]) -> None:
 def test_prompts_are_shown_as_text_and_only_where_they_are_kept() -> None:
     said = {"a": NASTY[0], "b": "x" * 5000, "c": None}
     table = [
-        {"sample_id": "s", "dataset": "d", "task": "generation", "condition": "clean", "instruction_id": way,
-         "prediction": way, "parsed": [[way]], "target": "a", "correct": way == "a", "prompt": prompt}
+        Record(sample_id="s", dataset="d", task="generation", condition="clean", instruction_id=way,
+         prediction=way, parsed=[[way]], target="a", correct=way == "a", prompt=prompt)
         for way, prompt in said.items()
     ]  # fmt: skip
     page = Page(to_html(table, robustness(table, Settings(0)), Settings(0), About("run")))
@@ -355,8 +357,8 @@ def test_prompts_are_shown_as_text_and_only_where_they_are_kept() -> None:
 def test_samples_that_change_most_come_first() -> None:
     said = {"always": "aaaa", "once": "aaab", "twice": "aabb", "never": "abcd"}
     found = [
-        {"sample_id": sample, "dataset": "d", "task": "generation", "condition": "c", "instruction_id": str(i),
-         "prediction": answer, "parsed": [[answer]], "target": "a", "correct": answer == "a"}
+        Record(sample_id=sample, dataset="d", task="generation", condition="c", instruction_id=str(i),
+         prediction=answer, parsed=[[answer]], target="a", correct=answer == "a")
         for sample, answers in said.items() for i, answer in enumerate(answers)
     ]  # fmt: skip
     changing = most_changing(found)
@@ -368,7 +370,8 @@ def test_samples_that_change_most_come_first() -> None:
 
 def test_equal_answers_are_one_in_whatever_order_their_items_come() -> None:
     first, second = (r for r in entities()[:2])
-    second |= {"prediction": "LOC: Oslo; PER: Ada", "parsed": [["LOC", "Oslo"], ["PER", "Ada"]], "correct": True}
+    items = [["LOC", "Oslo"], ["PER", "Ada"]]
+    second = replace(second, prediction="LOC: Oslo; PER: Ada", parsed=items, correct=True)
     assert most_changing([first, second]) == []
 
 
@@ -457,7 +460,7 @@ def test_comparisons_show_what_was_tested(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_only_some_of_many_flips_are_shown() -> None:
-    before, after = table(1, 50), [{**r, "correct": not r["correct"]} for r in table(1, 50)]
+    before, after = table(1, 50), [replace(r, correct=not r["correct"]) for r in table(1, 50)]
     runs = {"a": before, "b": after, "c": before}
     settings = Settings(5)
     text = comparison_html(runs, scores_of(runs), paired_tests(runs, settings), settings, "title")
@@ -495,6 +498,6 @@ def test_a_run_of_the_shipped_model_makes_a_page(tmp_path: Path, capsys: pytest.
 
 def test_colours_stay_between_0_and_100() -> None:
     for said, expected in (("b", "Colour: 0 10 %"), ("a", "Colour: 90 100 %")):
-        found = [one | {"correct": said == "a", "prediction": said, "parsed": [[said]]} for one in rows()]
+        found = [replace(one, correct=said == "a", prediction=said, parsed=[[said]]) for one in rows()]
         page = Page(to_html(found, robustness(found, Settings(0)), Settings(0), About("run")))
         assert expected in " ".join(page.text.split())

@@ -14,14 +14,12 @@ import pytest
 import torch
 
 from robustlm.callbacks.checkpoints import WholeCheckpoints
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.table import write_table
 from robustlm.rows.writers import write_rows
 from robustlm.utils.files import UNFINISHED, remove_orphans, whole_file, whole_folder, write_text
 
-ROW = {
-    "sample_id": "a", "dataset": "d", "task": "generation", "condition": "clean", "instruction_id": "0",
-    "prediction": "x", "target": "x", "correct": True,
-}  # fmt: skip
+ROW = Record("a", "d", "generation", "clean", "0", "x", parsed=None, target="x", correct=True)
 
 FULL = Path(os.devnull).with_name("full")
 

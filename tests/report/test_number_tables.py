@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from robustlm.cli import main
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, Settings, robustness
 from robustlm.evaluation.table import TableWriter
-from robustlm.report.robustness import number_rows, to_csv, to_json, to_markdown, write_whole
+from robustlm.report.number_tables import number_rows, to_csv, to_json, to_markdown, write_whole
 
 
-def rows(wrong: tuple[int, ...] = (), dataset: str = "d", gap: bool = False) -> list[dict[str, Any]]:
+def rows(wrong: tuple[int, ...] = (), dataset: str = "d", gap: bool = False) -> list[Record]:
     """Eight samples under two instructions and two conditions; `wrong` are answered so when they are noisy."""
     found = []
     for condition in ("clean", "noisy"):
@@ -24,13 +26,12 @@ def rows(wrong: tuple[int, ...] = (), dataset: str = "d", gap: bool = False) -> 
             for i in "ij":
                 right = condition == "clean" or s not in wrong or i == "i"
                 said = "a" if right else "b"
-                row: dict[str, Any] = {"sample_id": str(s), "dataset": dataset, "task": "generation"}
-                row |= {"condition": condition, "instruction_id": f"bank|{i}", "prediction": said, "parsed": [[said]]}
-                found.append({**row, "target": "a", "correct": right})
+                place = str(s), dataset, "generation", condition, f"bank|{i}"
+                found.append(Record(*place, said, parsed=[[said]], target="a", correct=right))
     return found[:-1] if gap else found
 
 
-def written(folder: Path, table: list[dict[str, Any]]) -> str:
+def written(folder: Path, table: list[Record]) -> str:
     writer = TableWriter(folder / "predictions.parquet")
     writer.write(table)
     writer.close()
@@ -84,7 +85,7 @@ def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "file").write_text("text", encoding="utf-8")
     empty = written(tmp_path / "empty", [])
     run = written(tmp_path / "run", rows())
-    unknown = written(tmp_path / "unknown", [{**row, "task": "poem"} for row in rows()])
+    unknown = written(tmp_path / "unknown", [replace(row, task="poem") for row in rows()])
     for args, message in (
         ([str(tmp_path / "nowhere")], "no predictions.parquet there"),
         ([str(tmp_path / "file")], "no prediction table"),

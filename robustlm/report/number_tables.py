@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustlm.evaluation.free_text import MEASURES, FreeText
-from robustlm.evaluation.grid import Row
 from robustlm.evaluation.pairing import Pairing, flips
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
 from robustlm.report.markup import counted
@@ -172,7 +172,7 @@ def pairing_cells(one: Pairing) -> list[str]:
     ]
 
 
-def flip_lines(runs: Mapping[str, Sequence[Row]]) -> str:
+def flip_lines(runs: Mapping[str, Sequence[Record]]) -> str:
     """JSON lines: the answers that are right in the first run and wrong in another, or the other way round."""
     (first, before), *others = runs.items()
     found = [{"first": first, "second": name, **flip} for name, after in others for flip in flips(before, after)]

@@ -1,0 +1,203 @@
+"""Which classes a checkpoint's settings may name, and what arguments of these may be."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+import os
+import sys
+import types
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+from robustlm.checkpoints.words import Words, is_dotted, plain_value, shown
+from robustlm.utils.public import HOME_OF, current_name
+
+PACKAGE = "robustlm"
+
+
+def allow_classes(path: str, settings: Mapping[str, Any], base: type, words: Words | None) -> None:
+    """Refuse settings of a checkpoint that would import what the user has not named.
+
+    Settings have to be as this package writes them: a class is a dict with `class_path`; text stands only where text is
+    expected, so that no text is taken for a class, a file or more YAML.
+
+    Args:
+        path: The checkpoint, for messages.
+        settings: `{"class_path": …, "init_args": …}`.
+        base: Class that the settings have to be of.
+        words: What the user has said; `None` allows classes that are imported already, and imports none.
+
+    Raises:
+        ValueError: Names the class or the setting.
+    """
+    SettingsCheck(path, words).spec(settings, (base,), "model")
+
+
+class SettingsCheck:
+    """Walks through settings along the types of the arguments that they are for.
+
+    Args:
+        path: The checkpoint, for messages.
+        words: What the user has said; `None` allows classes that are imported already.
+    """
+
+    def __init__(self, path: str, words: Words | None) -> None:
+        self._path = path
+        self._words = words
+
+    def spec(self, value: Mapping[str, Any], bases: Collection[type], key: str) -> None:
+        """A class and its arguments."""
+        extra = set(value) - {"class_path", "init_args", "dict_kwargs"}
+        if extra:
+            raise self._refused(key, f"the keys {sorted(map(str, extra))} beside class_path", "init_args alone")
+        cls = self._class(value["class_path"], key)
+        if bases and not any(issubclass(cls, base) for base in bases):
+            wanted = ", ".join(sorted(base.__name__ for base in bases))
+            raise self._refused(key, f"the class {value['class_path']}", f"a subclass of {wanted}")
+        for part in ("init_args", "dict_kwargs"):
+            inner = value.get(part)
+            if inner is None:
+                continue
+            if not isinstance(inner, Mapping):
+                raise self._refused(f"{key}.{part}", type(inner).__name__, "a dict")
+            self.arguments(inner, cls, key)
+
+    def arguments(self, values: Mapping[str, Any], cls: type, key: str) -> None:
+        """The arguments of a class by name."""
+        hints = _hints(cls)
+        for name, value in values.items():
+            if not isinstance(name, str):
+                raise self._refused(key, f"the key {name!r}", "names")
+            self.value(value, hints.get(name, Any), f"{key}.{name}")
+
+    def value(self, value: Any, hint: Any, key: str) -> None:
+        """One value for an argument of this type."""
+        if value is None or isinstance(value, bool | int | float):
+            return
+        options = _options(hint)
+        if isinstance(value, str):
+            if (not options and _is_inert(value)) or any(_takes_text(option) for option in options):
+                return
+            raise self._refused(key, f"the text {shown(value)}", _expected(options))
+        if isinstance(value, list | tuple):
+            inner = [item for option in options for item in typing.get_args(option) if item is not Ellipsis]
+            if options and not inner:
+                raise self._refused(key, "a list", _expected(options))
+            for i, item in enumerate(value):
+                self.value(item, typing.Union[tuple(inner)] if inner else Any, f"{key}[{i}]")  # noqa: UP007
+            return
+        if not isinstance(value, Mapping):
+            raise self._refused(key, type(value).__name__, "text, numbers, lists and dicts")
+        classes = [option for option in options if isinstance(option, type) and not _is_builtin(option)]
+        if "class_path" in value:
+            if options and not classes:
+                raise self._refused(key, "a class_path", _expected(options))
+            self.spec(value, classes, key)
+        elif plain := [option for option in classes if is_dataclass(option) and not inspect.isabstract(option)]:
+            self.arguments(value, plain[0], key)
+        else:
+            inner = [args[-1] for option in options if len(args := typing.get_args(option)) == 2]
+            if options and not inner:
+                raise self._refused(key, "a dict without class_path", _expected(options))
+            for name, item in value.items():
+                if not isinstance(name, str):
+                    raise self._refused(key, f"the key {name!r}", "names")
+                self.value(item, inner[0] if inner else Any, f"{key}.{name}")
+
+    def _class(self, path: Any, key: str) -> type:
+        if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
+            raise self._refused(f"{key}.class_path", shown(path), "the import path of a class")
+        path = current_name(path)
+        module, _, name = path.rpartition(".")
+        own = module.partition(".")[0] == PACKAGE or (not module and name in HOME_OF)
+        if not own and not self._is_named(path):
+            raise ValueError(
+                f"ckpt_path: {self._path} asks for the class {path} ({key}), which is not imported on a file's word; "
+                + (
+                    "import its module before, if you trust it"
+                    if self._words is None
+                    else "name it in a config or by flag (--model, --model.adversary, …) if you trust it"
+                )
+            )
+        try:
+            found = getattr(sys.modules.get(module) or importlib.import_module(module or PACKAGE), name, None)
+        except ImportError as error:
+            raise ValueError(f"ckpt_path: {self._path} asks for the class {path} ({key}): {error}") from error
+        if not isinstance(found, type) or (own and found.__module__.partition(".")[0] != PACKAGE):
+            raise self._refused(f"{key}.class_path", path, "a class of robustlm, or one that you name")
+        return found
+
+    def _is_named(self, path: str) -> bool:
+        if self._words is None:
+            module, _, name = path.rpartition(".")
+            return isinstance(getattr(sys.modules.get(module), name, None), type)
+        if path in self._words.paths():
+            return True
+        # a user may name a class by another path than the one of its module
+        last = path.rpartition(".")[2]
+        return any(_home(word) == path for word in self._words.paths() if word.rpartition(".")[2] == last)
+
+    def _refused(self, key: str, found: str, expected: str) -> ValueError:
+        return ValueError(
+            f"ckpt_path: {self._path}: {key}: found {found}; expected {expected}, as `robustlm fit` writes it"
+        )
+
+
+def _home(path: str) -> str | None:
+    """`module.Class` of a class that the user names, by where it is defined; imports it, on the user's word."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+    return f"{found.__module__}.{found.__qualname__}" if isinstance(found, type) else None
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of the arguments of a class, with those that go on to its bases."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" in vars(base):
+            try:
+                found |= typing.get_type_hints(vars(base)["__init__"])
+            except (NameError, TypeError, AttributeError):  # of a class whose annotations cannot be resolved
+                continue
+    return found
+
+
+def _options(hint: Any) -> list[Any]:
+    """The members of a union without `None`; none for `Any`."""
+    if isinstance(hint, typing.TypeVar):
+        hint = hint.__bound__ or Any
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return _options(typing.get_args(hint)[0])
+    if origin in (typing.Union, types.UnionType):
+        found = [_options(member) for member in typing.get_args(hint) if member is not type(None)]
+        return [] if not all(found) else [option for options in found for option in options]
+    return [] if hint in (Any, object, inspect.Parameter.empty) else [hint]
+
+
+def _takes_text(option: Any) -> bool:
+    if typing.get_origin(option) is typing.Literal:
+        return True
+    return isinstance(option, type) and issubclass(option, str | Path | enum.Enum)
+
+
+def _is_builtin(option: type) -> bool:
+    return option.__module__ in ("builtins", "pathlib", "collections.abc") or typing.get_origin(option) is not None
+
+
+def _expected(options: Sequence[Any]) -> str:
+    names = [getattr(option, "__name__", str(option)) for option in options]
+    return f"plain data for {' or '.join(names)}" if names else "text that names nothing"
+
+
+def _is_inert(text: str) -> bool:
+    """Whether text for an argument of any type is nothing but text: no import path, no file, no YAML."""
+    return not is_dotted(text) and not os.path.exists(text) and not isinstance(plain_value(text), dict | list)

@@ -1,0 +1,96 @@
+"""Values with intervals, from the draws of one dataset under one condition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from robustlm.evaluation import intervals
+from robustlm.evaluation.grid import Floats, Grid
+from robustlm.evaluation.intervals import NONE, Dispersion, Limits, Moments
+from robustlm.evaluation.numbers import (
+    DEBIASED,
+    NUMBERS,
+    SHARES,
+    Drawn,
+    Estimate,
+    Sampled,
+    Settings,
+)
+
+MOST_UNDEFINED = 0.05
+"""Where a larger share of draws gives no number, there is no interval."""
+
+
+def estimate(values: Floats, level: float, datasets: int = 1) -> Estimate:
+    """A value and the percentile interval of its draws, `[1 + draws]`.
+
+    Draws without a number are left out; where those are more than `MOST_UNDEFINED`, there is no interval.
+    """
+    value, draws = float(values[0]), values[1:]
+    draws = draws[~np.isnan(draws)]
+    if np.isnan(value) or len(draws) == 0 or len(draws) < (1 - MOST_UNDEFINED) * (len(values) - 1):
+        return Estimate(value, float("nan"), float("nan"), datasets)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), datasets)
+
+
+def variance_of(values: Floats, samples: int) -> float:
+    """The variance of a number over samples that are drawn anew; NaN where too many draws have none."""
+    draws = values[1:][~np.isnan(values[1:])]
+    if not len(draws) or len(draws) < (1 - MOST_UNDEFINED) * (len(values) - 1):
+        return math.nan
+    return float(draws.var()) * samples / max(samples - 1, 1)
+
+
+def drawn_numbers(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Settings) -> Drawn:
+    """The numbers of one dataset with their intervals.
+
+    Shares have Wilson's interval; what instructions do, one that knows what chance does. The latter is about fixed
+    instructions: where these are drawn too, extremes and deviations keep the percentiles of their draws.
+    """
+    found = {name: estimate(values, settings.level) for name, values in numbers.items() if name in NUMBERS}
+    asked, complete = int(grid.asked.sum()), int(grid.complete.sum())
+    samples = {name: asked if name in ("mean", "unparseable") else complete for name in SHARES}
+    for name, count in samples.items():
+        found[name] = Estimate(found[name].value, *share_limits(numbers[name], count, settings))
+    moments = math.nan, math.nan, math.nan
+    if clean is not None:
+        mine, other = numbers["_condition"], numbers["_clean"]
+        moments = intervals.shared(mine[1:], other[1:], int((grid.asked & clean.asked).sum()))
+        if clean is not grid:  # against itself nothing drops, whatever the samples
+            found["pdr"] = Estimate(found["pdr"].value, *drop_limits(mine, other, moments, settings))
+    part, whole = grid.part[grid.complete], grid.whole[grid.complete]
+    cochran = intervals.cochran(grid.cells[grid.complete])
+    found["cochran_p"] = Estimate(intervals.chi2_tail(*cochran) if cochran[1] else math.nan, *NONE)
+    apart = _dispersion(part, whole, settings.level)
+    for name, value, limits in (
+        ("worst_instruction", apart.worst, apart.worst_limits),
+        ("std", apart.std, apart.std_limits),
+        ("spread", apart.spread, apart.spread_limits),
+    ):
+        if settings.draws and settings.resample == "samples" and not math.isnan(value):
+            found[name] = Estimate(found[name].value, *limits)
+        found[DEBIASED[name]] = Estimate(value, found[name].low, found[name].high)
+    return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, samples, moments, cochran)
+
+
+def _dispersion(part: Floats, whole: Floats, level: float) -> Dispersion:
+    """What instructions do to a score; `part` and `whole` are those of complete samples, `[n, k]`."""
+    if not part.size or not whole.sum(0).all():
+        return intervals.dispersion(np.ones(0), np.ones((0, 0)), level)
+    scores = part.sum(0) / whole.sum(0)
+    return intervals.dispersion(scores, (part - scores * whole) / whole.mean(0), level)
+
+
+def share_limits(values: Floats, samples: int, settings: Settings) -> Limits:
+    """The interval of a number that is a share, from its value and draws."""
+    z = intervals.deviate(settings.level)
+    return intervals.share(float(values[0]), variance_of(values, samples), samples, z)
+
+
+def drop_limits(mine: Floats, clean: Floats, moments: Moments, settings: Settings) -> Limits:
+    """The interval of 1 − M/M(clean), from the draws and moments of the two scores."""
+    low, high = intervals.quotient(float(mine[0]), float(clean[0]), moments, intervals.deviate(settings.level))
+    return 1 - high, 1 - low

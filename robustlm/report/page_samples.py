@@ -1,0 +1,90 @@
+"""The section of a report page on samples worth reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+from robustlm.report.markup import Html, join, named, table, tag, word
+from robustlm.report.samples import Answer, Changing
+
+MOST_ANSWERS = 12
+"""Answers of one sample that are shown."""
+
+
+MOST_PLACES = 6
+"""Instructions of a condition that are named beside an answer."""
+
+
+LONGEST_PROMPT = 2000
+"""Characters of a prompt that are shown."""
+
+
+def samples_section(found: Sequence[Changing]) -> Html:
+    """The samples whose answers change most, with these answers."""
+    if not found:
+        return tag("p", "Every sample has the same answer however it is asked.")
+    said = (
+        f"{len(found)} samples whose answers change most with instruction and condition, from each dataset in turn. "
+        "Names of instructions are given without what they begin with in common."
+        if len(found) > 1
+        else "The one sample whose answer changes with instruction or condition."
+    )
+    return join(tag("p", said), *map(_sample, found))
+
+
+def _sample(one: Changing) -> Html:
+    total = sum(len(answer.asked) for answer in one.answers)
+    asked = [place for answer in one.answers for place in answer.asked]
+    begin = _common_start(sorted({instruction for _, instruction in asked}))
+    ways: dict[str, int] = {}
+    for condition, _ in asked:
+        ways[condition] = ways.get(condition, 0) + 1
+    rows = [
+        [_verdict(answer), word(answer.text), f"{len(answer.asked)} of {total}", _places(answer, begin, ways)]
+        for answer in one.answers[:MOST_ANSWERS]
+    ]
+    label = f"Answers to {one.sample}"
+    parts = [
+        tag("h3", named(one.dataset), " · ", named(one.sample)),
+        tag("p", "expected: ", word(one.target)),
+        table(["", "answer", "times", "asked under"], rows, label, texts=range(4), class_="answers"),
+    ]
+    if (rest := len(one.answers) - MOST_ANSWERS) > 0:
+        parts.append(tag("p", f"{rest} other answers are not shown.", class_="quiet"))
+    return tag("article", *parts)
+
+
+def _verdict(answer: Answer) -> Html:
+    if answer.correct:
+        return tag("span", "✓ right", class_="right")
+    if not answer.readable:
+        return tag("span", "✗ unreadable", class_="wrong")
+    return tag("span", f"✗ F1 {100 * answer.score:.0f}" if answer.score else "✗ wrong", class_="wrong")
+
+
+def _places(answer: Answer, begin: int, ways: Mapping[str, int]) -> Html:
+    under: dict[str, list[str]] = {}
+    for condition, instruction in answer.asked:
+        under.setdefault(condition, []).append(instruction[begin:])
+    parts: list[str] = []
+    for condition, own in under.items():
+        parts += ["; " if parts else "", named(condition), ": "]
+        if 1 < len(own) == ways[condition]:
+            parts.append("all")
+            continue
+        if len(own) > MOST_PLACES:
+            parts.append(f"{len(own)} of {ways[condition]}, such as ")
+        parts += [part for i, name in enumerate(own[:MOST_PLACES]) for part in (", " * (i > 0), named(name))]
+    if answer.prompt is not None:
+        parts.append(tag("details", tag("summary", "prompt"), word(answer.prompt, longest=LONGEST_PROMPT)))
+    return join(*parts)
+
+
+def _common_start(names: Sequence[str]) -> int:
+    """How many characters all names begin with, up to a separator."""
+    if len(names) < 2:
+        return 0
+    pairs = zip(min(names), max(names), strict=False)
+    same = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return max(same.rfind(mark) for mark in "/|#:") + 1
