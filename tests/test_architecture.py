@@ -261,6 +261,22 @@ def test_rooms_are_in_the_picture() -> None:
     assert [room for room in FLOOR if f"`{room}`" not in picture] == []
 
 
+STOP = re.compile(r"^\d+\. `(?P<file>[\w/]+\.py)`: `(?P<name>[\w.]+)`\.", re.MULTILINE)
+
+
+def test_walks_lead_through_what_is_there() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    walks = text.partition("## Walks")[2].partition("\n## ")[0]
+    stops = STOP.findall(walks)
+    assert len(stops) == len(re.findall(r"^\d+\. ", walks, re.MULTILINE)) == 8 + 5 + 6
+    for file, name in stops:
+        tree: ast.AST = ast.parse((ROOT / PACKAGE / file).read_text(encoding="utf-8"))
+        for part in name.split("."):
+            found = [one for one in ast.iter_child_nodes(tree) if getattr(one, "name", None) == part]
+            assert found, f"{file} has no {name}"
+            tree = found[0]
+
+
 def bounds_without_reason(text: str) -> list[str]:
     """Requirement lines with a version bound and no comment line right above."""
     lines = text.splitlines()

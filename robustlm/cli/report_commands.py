@@ -101,6 +101,7 @@ def report(
     resample: Literal["samples", "both"] = "samples",
     clean: str = "clean",
     tasks: list[str] = [],  # noqa: B006 - read only
+    sections: list[str] = [],  # noqa: B006 - read only
 ) -> None:
     """Print how a run does on every phrasing and kind of noise.
 
@@ -116,6 +117,7 @@ def report(
         resample: What is drawn: `samples`, or `both` samples and instructions, as if others might have been asked.
         clean: The condition against which performance drops.
         tasks: Import paths of tasks of your own among the answers.
+        sections: Import paths of functions of your own, each of which adds a section to the HTML page.
     """
     from pathlib import Path
 
@@ -125,7 +127,7 @@ def report(
     from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.comparison import find_table
     from robustlm.report.number_tables import FORMATS, to_csv, to_json, to_markdown, write_all
-    from robustlm.report.page import About, to_html
+    from robustlm.report.page import About, own_section, to_html
     from robustlm.report.run import run_name, run_settings
     from robustlm.tasks import resolve_task
 
@@ -133,6 +135,11 @@ def report(
         check_folder("output", output)
     for task in tasks:
         resolve_task(task)
+    if sections and (output is None or format not in ("all", "html")):
+        raise ValueError(
+            "sections: found some, and no HTML page is written; expected --output FOLDER, format all or html"
+        )
+    more = [own_section(path) for path in sections]
     settings = Settings(draws, seed, level, resample)
     file = find_table(run)
     rows = read_table(file)
@@ -150,7 +157,7 @@ def report(
             "md": lambda: text,
             "csv": lambda: to_csv(results, free),
             "json": lambda: to_json(results, settings, free),
-            "html": lambda: to_html(rows, results, settings, About(run_name(file), run_settings(file)), clean),
+            "html": lambda: to_html(rows, results, settings, About(run_name(file), run_settings(file)), clean, more),
         }
         wanted = FORMATS if format == "all" else (format,)
         for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):

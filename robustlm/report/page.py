@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from robustlm.evaluation.free_text import free_text
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings
 from robustlm.evaluation.unreadable import unreadable
-from robustlm.report.markup import join, named, page, tag
+from robustlm.report.markup import Html, join, named, page, tag
 from robustlm.report.page_head import About, cards_of, evaluated, summary
 from robustlm.report.page_instructions import instructions_section
 from robustlm.report.page_numbers import counts_section, free_section, method_section, numbers_section
@@ -16,12 +16,35 @@ from robustlm.report.page_samples import samples_section
 from robustlm.report.page_scores import drops_section, scores_section, variance_section
 from robustlm.report.samples import most_changing
 from robustlm.report.unread import unread_box
+from robustlm.utils.importing import imported
 
-__all__ = ["About", "to_html"]
+__all__ = ["About", "Section", "own_section", "to_html"]
+
+
+Section = Callable[[Sequence[Record], Sequence[Result]], tuple[str, Html]]
+"""Makes a section of one's own, its heading and what is in it, from the records of a table and its numbers."""
+
+
+def own_section(path: str) -> Section:
+    """The function at an import path.
+
+    Raises:
+        ValueError: The module cannot be imported, or there is no function.
+    """
+    found = imported(path)
+    if not callable(found):
+        raise ValueError(f"sections: {path}: found no function; expected the import path of one (my_module.my_section)")
+    section: Section = found
+    return section
 
 
 def to_html(
-    rows: Sequence[Record], results: Sequence[Result], settings: Settings, about: About, clean: str = "clean"
+    rows: Sequence[Record],
+    results: Sequence[Result],
+    settings: Settings,
+    about: About,
+    clean: str = "clean",
+    more: Sequence[Section] = (),
 ) -> str:
     """The page; the same bytes for the same table.
 
@@ -31,6 +54,7 @@ def to_html(
         settings: How intervals were made.
         about: What was evaluated.
         clean: The condition against which performance drops.
+        more: What makes further sections, which come last.
     """
     pooled = {one.condition: one for one in results if one.name is None}
     single: dict[str, list[Result]] = {}
@@ -54,5 +78,6 @@ def to_html(
         *([("free", "Free-text answers", free_section(free))] if (free := free_text(rows, settings)) else []),
         ("counts", "What it is made of", counts_section(results)),
         ("intervals", "How intervals were made", method_section(settings)),
+        *((f"own-{i}", *make(rows, results)) for i, make in enumerate(more)),
     ]
     return page(f"Robustness: {about.run}", head, parts)

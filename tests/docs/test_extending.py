@@ -15,6 +15,8 @@ import yaml
 
 from robustlm import tasks
 from robustlm.cli import main
+from robustlm.evaluation.record import Record
+from robustlm.evaluation.table import read_table, write_table
 from robustlm.sources import shapes
 
 PAGE = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
@@ -69,6 +71,39 @@ def test_noise_and_embedder_do_what_they_say(folder: Path) -> None:
     main(commands(SECTIONS["An embedder, and a row shape"])[0])
     measured = [json.loads(line) for line in (folder / "measured.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(0 < row["distortion"] < 1 for row in measured)
+
+
+def test_the_model_answers_and_the_figure_is_on_the_page(folder: Path) -> None:
+    for command in commands(SECTIONS["A figure in the report"]):
+        main(command)
+    table = read_table(folder / "runs/mine/test/predictions.parquet")
+    assert {record.prediction for record in table} == {"Oslo"}
+    page = (folder / "report/robustness.html").read_text(encoding="utf-8")
+    assert page.count("Score by length of the answer") == 2  # in the list of contents, and over the section
+    assert 'aria-label="score by length' in page or "score by length" in page
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("report runs/mine --sections '[lengths.by_length]'", "sections: found some, and no HTML page is written"),
+        ("report runs/mine --output out --sections '[lengths.by_width]'", "lengths.by_width: found no function"),
+        ("test --model.backbone answering.Nothing:x --model InstructionTuning --data RobustnessDataModule --data.test "
+         "rows.jsonl", "answering.Nothing is nothing; expected a subclass of"),
+        ("test --model.backbone answering.Sequence:x --model InstructionTuning --data RobustnessDataModule --data.test "
+         "rows.jsonl", "expected a subclass of robustlm.models.base.LanguageModel"),
+        ("check --model.backbone answering.Keyword:x --model ANIT --data NoisyInstructionDataModule --data.train "
+         "rows.jsonl", "answering.Keyword:x gives text alone and cannot be tuned"),
+    ],
+)  # fmt: skip
+def test_wrong_backends_and_sections(args: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "runs/mine").mkdir(parents=True)
+    record = Record("a", "d", "generation", "clean", "own", "x", [["x"]], "x", True)
+    write_table(folder / "runs/mine/predictions.parquet", [record], ["clean"])
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(args))
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_task_reads_back_what_it_writes(folder: Path) -> None:
