@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from robustlm.conditions.misleading import negated
+from robustlm.evaluation.record import Record
 from robustlm.instructions.slots import slots
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "alignment.py"
@@ -108,7 +109,7 @@ def test_examples_are_kept_out_of_the_questions(study: ModuleType, data: Path, t
 def test_the_table_takes_means_over_tasks_of_a_kind(study: ModuleType) -> None:
     right = {"bbl_hindu_knowledge": (1, 3), "bbl_novel_concepts": (2, 2), "bbl_winowhy": (4, 4)}
     answers = [
-        {"condition": condition, "dataset": task, "instruction_id": str(i), "correct": at < number}
+        Record(f"{task}-{at}", task, "choice", condition, str(i), "a", [["a"]], "a", at < number)
         for condition in study.CONDITIONS
         for task, numbers in right.items()
         for i, number in enumerate(numbers)

@@ -441,9 +441,9 @@ def config_unknown_class(site: Site) -> list[str]:
     return site.check("--model", "ANNIT")
 
 
-@kind("data: 'NLUDatamodule'", "did you mean 'NoisyInstructionDataModule'")
+@kind("data: 'NoisyInstructionDatamodule'", "did you mean 'NoisyInstructionDataModule'")
 def config_unknown_data_class(site: Site) -> list[str]:
-    return site.check("--data", "NLUDatamodule")
+    return site.check("--data", "NoisyInstructionDatamodule")
 
 
 @kind("model.adversary: 'NRMM'", "did you mean 'NRM'", "FreeLB")

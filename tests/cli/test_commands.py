@@ -15,7 +15,6 @@ import yaml
 
 from robustlm.assets import config_file, known_configs
 from robustlm.cli import main
-from robustlm.cli import schema as schema_module
 from robustlm.cli.commands import COMMANDS, GROUPS
 
 HEAVY = ("torch", "lightning", "transformers", "peft", "datasets", "matplotlib", "scipy", "pandas")
@@ -57,7 +56,8 @@ for name in {small!r}:
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
     file = tmp_path_factory.mktemp("schema") / "robustlm.schema.json"
-    main(["schema", "--output", str(file)])
+    # in a process of its own: it lists all classes that there are, also those that other tests made
+    subprocess.run([sys.executable, "-m", "robustlm", "schema", "--output", str(file)], check=True)
     found = json.loads(file.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(found)
     return jsonschema.Draft202012Validator(found)
@@ -109,12 +109,16 @@ echo "${COMPREPLY[@]}"
 """
 
 
-def test_bash_completes_commands_and_options(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schema_module, "COMMANDS", {name: COMMANDS[name] for name in ("fit", "noise")})  # all take long
-    main(["completion"])
-    (tmp_path / "script").write_text(capsys.readouterr().out, encoding="utf-8")
+FEWER = """
+from robustlm.cli import main, schema
+schema.COMMANDS = {name: schema.COMMANDS[name] for name in ("fit", "noise")}  # all of them take long
+main(["completion"])
+"""
+
+
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
+    made = subprocess.run([sys.executable, "-c", FEWER], capture_output=True, text=True, check=True)
+    (tmp_path / "script").write_text(made.stdout, encoding="utf-8")
 
     def completed(*words: str) -> list[str]:
         command = ["bash", "-c", COMPLETE, "-", str(tmp_path / "script"), "robustlm", *words]

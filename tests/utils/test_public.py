@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import robustlm
-from robustlm.checkpoints.trust import _Check
+from robustlm.checkpoints.classes import SettingsCheck
 from robustlm.checkpoints.words import Words
 from robustlm.cli import main
 from robustlm.cli.stored import model_differences, of_checkpoint
@@ -66,7 +66,7 @@ def test_a_checkpoint_may_hold_an_old_name(path: str, tmp_path: Path) -> None:
     config.write_text("model: {class_path: PrefixAlignment}\n")
     used = {"class_path": "robustlm.AlignmentTuning", "init_args": {"backbone": "m"}}
     assert not list(model_differences(file, stored.model, used, ["test", "-c", str(config)]))
-    check = _Check(file, None)
+    check = SettingsCheck(file, None)
     check.spec({"class_path": path}, (InstructionTuning,), "model")
 
 
