@@ -208,7 +208,7 @@ def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
 def of_backbone(name: Any) -> Stored | None:
     """The settings beside an adapter (or a tuned model) that is named as the backbone; null for any other model."""
     folder = Path(name).expanduser() if isinstance(name, str) else None
-    if folder is None or not folder.is_dir():
+    if folder is None or what_is(folder) != "a folder":
         return None
     if (folder / FILE).exists() or (folder / "adapter_config.json").is_file():
         return Stored(str(name), "adapter", {}, read_prompt(folder))

@@ -177,6 +177,7 @@ class RobustLMCLI(LightningCLI):
         """Parse; where a checkpoint is named, with its settings between config files and flags."""
         with reported():
             self._parse_layers(parser, ordered(named_configs(args)))
+        check_run(self._command, self.config[self._command].as_dict())  # before Lightning takes the seed
 
     def _parse_layers(self, parser: LightningArgumentParser, given: list[str]) -> None:
         for config in configs_of(given):
@@ -214,7 +215,6 @@ class RobustLMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse numbers and places that a run would fail on, before model and rows are looked at."""
         settings = self.config[self._command].as_dict()
-        check_run(self._command, settings)
         if settings.get("logger"):
             check_logger(settings["logger"], settings["trainer"].get("logger"))
         if settings.get("hub"):

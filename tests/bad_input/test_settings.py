@@ -49,6 +49,20 @@ def test_a_wrong_setting_is_named(message: str) -> None:
     assert "expected" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--seed_everything", "-1", "seed_everything: found -1; expected a whole number"),
+        ("--seed_everything", str(2**40), f"seed_everything: found {2**40}; expected a whole number"),
+        ("--model.backbone", "x" * 3000, "backbone: 'xxx"),
+    ],
+)
+def test_a_wrong_value_of_a_flag_is_named(
+    flag: str, value: str, message: str, site: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(site.command("fit", flag, value), site.folder, capfd)
+
+
 @pytest.mark.parametrize("name", ["../p.parquet", "p.csv", "", "a/p.parquet"])
 def test_a_wrong_name_of_a_table(name: str) -> None:
     with pytest.raises(ValueError, match=r"^predictions.name: found"):
