@@ -117,7 +117,7 @@ def _projections(
 
 
 def _degradation(found: Mapping[str, Displacement], order: Sequence[str], file: Path) -> Path:
-    """Draw a panel for each run: change of score against relative distance, one point for each instruction."""
+    """Draw a panel for each run: change of score against relative distance, by dataset, condition, instruction."""
     plt = _pyplot()
     columns = min(3, len(found))
     rows = math.ceil(len(found) / columns)
