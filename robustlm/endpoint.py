@@ -1,7 +1,7 @@
-"""OpenAI-compatible endpoints, and the SQLite files in which their answers are kept.
+"""OpenAI-compatible endpoints, and SQLite files that cache their answers.
 
-An endpoint is plain data: no client and no key is kept in it. The key comes from the environment at each request, and
-what an endpoint says of it is blotted out.
+An `Endpoint` is plain data, without client and key. A connection reads the key from the environment at its first
+request. If an endpoint repeats the key in an error, messages show `***` instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from robustlm.utils.errors import UserError
 
 T = TypeVar("T")
 _DAY = 86_400.0
-"""Seconds; no answer takes longer."""
+"""Largest timeout, in seconds."""
 
 
 class EndpointError(UserError):
@@ -30,7 +30,7 @@ class EndpointError(UserError):
 
     Args:
         message: What is wrong, where, and what to do.
-        refused: What the endpoint says of a request that it finds wrong (HTTP 400 and 422), in full.
+        refused: The endpoint's full answer to a request that it rejects (HTTP 400 and 422).
     """
 
     def __init__(self, message: str, refused: str = "") -> None:
@@ -40,10 +40,10 @@ class EndpointError(UserError):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to ask, and how patiently.
+    """Address and model of an endpoint, and the limits of requests to it.
 
-    Answers 408, 409, 429, 5xx and lost connections are tried again, after waits that double from half a second to
-    eight, or that the endpoint asks for.
+    A request is sent again after HTTP 408, 409, 429 and 5xx, and after a lost connection. The waits double from half a
+    second to eight seconds, or are as long as the endpoint asks for.
     """
 
     model: str
@@ -51,15 +51,15 @@ class Endpoint:
     base_url: str | None = None
     """The endpoint, up to `/v1`; null: `$OPENAI_BASE_URL`, else OpenAI's."""
     max_retries: int = 5
-    """How often a failed request is tried again."""
+    """How often a failed request is sent again."""
     timeout: float = 60.0
     """Seconds that a request may take."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; not the key."""
     settings: str = "--"
-    """What stands before the names of these settings where they are set, for messages."""
+    """Prefix of the names of these settings, for messages."""
     kind: str = "a chat endpoint"
-    """What it should be, for messages."""
+    """What the endpoint should be, for messages."""
 
     def __post_init__(self) -> None:
         if self.max_retries < 0:
@@ -67,7 +67,7 @@ class Endpoint:
         check_number(f"{self.settings}timeout", self.timeout, above=0, most=_DAY, why="seconds")
         _check_url(self.base_url or "", f"{self.settings}base_url", self.api_key_env)
         if not self.api_key_env.isidentifier():
-            # not shown: whoever confuses name and key puts the key here
+            # do not show the value: it may be the key, given here by mistake
             raise ValueError(
                 f"{self.settings}api_key_env: expected the name of an environment variable such as OPENAI_API_KEY"
             )
@@ -81,16 +81,16 @@ class Endpoint:
 
     @property
     def key(self) -> str:
-        """Endpoint and model; never a secret."""
+        """URL and model in one text; holds no secret."""
         return f"{self.url} {self.model}"
 
     def call(self, ask: Callable[[Any], T]) -> T:
-        """Ask the endpoint once, over a connection of its own; see `Connection.call`."""
+        """Send one request over a new connection; see `Connection.call`."""
         with contextlib.closing(Connection(self)) as connection:
             return connection.call(ask)
 
     def secret(self) -> str:
-        """The key, from the environment."""
+        """Read the key from the environment."""
         secret = os.environ.get(self.api_key_env, "").strip()
         if not secret:
             raise EndpointError(
@@ -102,7 +102,7 @@ class Endpoint:
         return secret
 
     def problem(self, openai: Any, error: Exception, secret: str) -> str:
-        """What went wrong, without the key."""
+        """Describe an error, without the key."""
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             return f"the endpoint refused the key in ${self.api_key_env} (HTTP {error.status_code})"
         if isinstance(error, openai.APIStatusError):
@@ -118,7 +118,7 @@ class Endpoint:
 
 
 def _check_url(url: str, where: str, key: str) -> None:
-    """Refuse a URL that may hold a secret, without showing it: the URL is part of messages, caches and tables."""
+    """Raise if a URL is invalid or may hold a secret, without showing it: messages, caches and tables hold the URL."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -138,12 +138,12 @@ def _check_url(url: str, where: str, key: str) -> None:
 
 
 class Connection:
-    """A client for many requests, from many threads: to make one takes longer than many a request.
+    """A client for many requests from many threads, because creating a client can take longer than a request.
 
-    It is made, and the key read, for the first request. Close it at the end.
+    The first request creates the client and reads the key. Call `close` at the end.
 
     Args:
-        endpoint: Whom to ask.
+        endpoint: The endpoint to ask.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -153,11 +153,11 @@ class Connection:
         self._lock = threading.Lock()
 
     def call(self, ask: Callable[[Any], T]) -> T:
-        """Ask once.
+        """Send one request.
 
         Args:
-            ask: Gets an `openai.OpenAI` client and returns what is wanted of the answer; what it raises because the
-                answer has another shape is reported as that.
+            ask: Gets an `openai.OpenAI` client and returns the wanted part of the answer. Errors that it raises because
+                the answer has another form are reported as a malformed answer.
 
         Raises:
             EndpointError: There is no usable answer; the message names the endpoint and says what to do.
@@ -169,14 +169,14 @@ class Connection:
         try:
             return ask(self._opened(openai))
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as error:
-            # without its cause: an endpoint may repeat the key in its answer
+            # raised without its cause, because an endpoint may repeat the key in its answer
             problem = self._endpoint.problem(openai, error, self._secret)
             wrong = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
             refused = str(error).replace(self._secret, "***") if wrong else ""
             raise EndpointError(f"{self._endpoint.key}: {problem}", refused) from None
 
     def close(self) -> None:
-        """Give the client back."""
+        """Close the client."""
         if self._client is not None:
             self._client.close()
 
@@ -193,13 +193,13 @@ class Connection:
 
 @contextlib.contextmanager
 def opened(path: Path, table: str) -> Iterator[sqlite3.Connection]:
-    """Open an SQLite file for one transaction, which is kept whole or not at all.
+    """Open an SQLite file for one transaction, which is committed or rolled back as a whole.
 
-    Many threads and processes may do so at once. A connection kept open would not survive a fork.
+    Many threads and processes may do so at once. No connection is kept open, because it would not survive a fork.
 
     Args:
-        path: The file; it and missing folders are made.
-        table: Name and columns of a table, made where it is missing.
+        path: The file; the file and missing folders are created.
+        table: Name and columns of a table, which is created if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection, connection:
@@ -211,20 +211,20 @@ class AnswerCache:
     """Answers in an SQLite file, which many threads and processes may read and write at once.
 
     Args:
-        folder: Where the file is; `~` is the home folder, and missing folders are made.
-        name: Of the file, without ending.
+        folder: Folder of the file; `~` is the home folder, and missing folders are created.
+        name: Name of the file, without its suffix.
     """
 
     def __init__(self, folder: str, name: str) -> None:
         self.path = Path(folder).expanduser() / f"{name}.sqlite3"
 
     def get(self, key: bytes) -> dict[str, Any] | None:
-        """Look an answer up."""
+        """Look up an answer; `None` if it is not cached."""
         row = self._run("SELECT answer FROM answers WHERE request = ?", (key,))
         return None if row is None else dict(json.loads(row[0]))
 
     def put(self, key: bytes, answer: dict[str, Any]) -> None:
-        """Keep an answer."""
+        """Store an answer."""
         self._run("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
 
     def _run(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -240,9 +240,9 @@ class AnswerCache:
 
 
 PREFIX = "openai:"
-"""What names of hosted models begin with: `openai:gpt-4o-mini`."""
+"""Prefix of names of hosted models, as in `openai:gpt-4o-mini`."""
 
 
 def is_hosted(name: str) -> bool:
-    """Whether a backbone's name is that of a hosted model."""
+    """Whether a backbone's name means a hosted model."""
     return name.startswith(PREFIX)

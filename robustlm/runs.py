@@ -1,7 +1,8 @@
-"""Folders of runs: where a named run's fit and tests lie, and what a run's folder holds to go on with.
+"""Folders of runs: where a named run's fit and tests are stored, and how to find its checkpoints and adapters.
 
 `--run NAME` puts a fit into `runs/NAME/fit`, a test into `runs/NAME/test`, further tests into `runs/NAME/test-2` and so
-on; the same for `validate` and `predict`. Runs without a name lie in `runs/version_0` and so on, as Lightning counts.
+on; the same for `validate` and `predict`. Lightning numbers the folders of runs without a name: `runs/version_0` and so
+on.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from robustlm.checks.places import what_is
 
 FIT = "fit"
 ADAPTER = "adapter_config.json"
-"""What the folder of a PEFT adapter holds."""
+"""Name of the file that every folder of a PEFT adapter holds."""
 _COUNTED = re.compile(r"(test|predict|validate)(-\d+)?")
 _UNFINISHED = ("*.parquet.run.json", "*.parquet.part-*", "attacks.jsonl")
-"""What an evaluation that did not end leaves behind."""
+"""Files that an interrupted evaluation leaves behind."""
 
 
 def is_part(folder: Path) -> bool:
-    """Whether a folder is called like a part of a named run (`test`, `test-2`, `fit`)."""
+    """Whether a folder has the name of a part of a named run (`test`, `test-2`, `fit`)."""
     return folder.name == FIT or _COUNTED.fullmatch(folder.name) is not None
 
 
@@ -32,14 +33,14 @@ def is_run(folder: Path) -> bool:
 
 
 def fit_folder(run: Path, *, goes_on: bool) -> Path:
-    """Where the fit of a named run goes.
+    """Folder for the fit of a named run.
 
     Args:
         run: The run's folder.
-        goes_on: Whether the fit that is there is gone on with.
+        goes_on: Whether to resume a fit that exists already.
 
     Raises:
-        ValueError: There is a fit already, and it is not gone on with.
+        ValueError: A fit exists already and is not resumed.
     """
     folder = run / FIT
     if not goes_on and folder.is_dir() and any(folder.iterdir()):
@@ -50,7 +51,7 @@ def fit_folder(run: Path, *, goes_on: bool) -> Path:
 
 
 def evaluation_folder(run: Path, command: str) -> Path:
-    """Where a test of a named run goes: the first of `test`, `test-2`, … that is not there yet, or is empty.
+    """Folder for a test of a named run: the first of `test`, `test-2`, … that is missing or empty.
 
     Args:
         run: The run's folder.
@@ -61,14 +62,14 @@ def evaluation_folder(run: Path, command: str) -> Path:
 
 
 def checkpoint_in(setting: str, folder: Path) -> Path:
-    """The `last.ckpt` that a run's folder holds.
+    """Find the `last.ckpt` of a run.
 
     Args:
-        setting: What names the folder; begins the message.
-        folder: Of a run (`runs/version_0`, `runs/NAME`), of its fit, or of its checkpoints.
+        setting: The setting that names the folder; the message begins with it.
+        folder: Folder of a run (`runs/version_0`, `runs/NAME`), of its fit, or of its checkpoints.
 
     Raises:
-        ValueError: There is none, or several.
+        ValueError: There is no such checkpoint, or there are several.
     """
     for inner in (".", "checkpoints", FIT, f"{FIT}/checkpoints"):
         found = sorted(file for file in (folder / inner).glob("last*.ckpt") if file.is_file())
@@ -86,13 +87,13 @@ def checkpoint_in(setting: str, folder: Path) -> Path:
 
 
 def adapter_in(folder: Path) -> Path:
-    """The folder of the adapter that a run has left.
+    """Find the folder of the adapter that a run saved.
 
     Args:
-        folder: Of a run (`runs/NAME`, `runs/version_0`), of its fit, or of the adapter.
+        folder: Folder of a run (`runs/NAME`, `runs/version_0`), of its fit, or of the adapter.
 
     Raises:
-        ValueError: There is none, or there are several.
+        ValueError: There is no adapter, or there are several.
     """
     if what_is(folder) != "a folder":
         raise ValueError(f"{folder}: found {what_is(folder)}; expected the folder of a run or of an adapter")
@@ -109,10 +110,12 @@ def adapter_in(folder: Path) -> Path:
 
 
 def evaluation_in(folder: Path) -> Path:
-    """The evaluation that did not end in a run's folder; the folder itself where it holds files of one, or nothing.
+    """Find the interrupted evaluation in a run's folder.
+
+    Returns `folder` itself if it holds files of an evaluation, or if no interrupted evaluation was found.
 
     Raises:
-        ValueError: There are several.
+        ValueError: There are several interrupted evaluations.
     """
     if what_is(folder) != "a folder" or _is_unfinished(folder) or any(folder.glob("*.parquet")):
         return folder

@@ -1,4 +1,4 @@
-"""A tuned model in Python: loaded by its run, asked and tested with the prompts of its training."""
+"""A tuned model in Python: load a run, then generate and test with the prompts of its training."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _PARTS = ("question", "format", "option", "text")
 
 
 class TunedModel:
-    """A model with the settings that its prompts are written by. `robustlm.load` makes it.
+    """A model with the settings of its prompts. `robustlm.load` makes it.
 
     Args:
-        module: A module whose weights are there.
+        module: A module with loaded weights.
         prompt: Settings of `InstructionDataModule` that decide how prompts are written.
     """
 
@@ -43,19 +43,19 @@ class TunedModel:
     def generate(
         self, rows: Sequence[str | Mapping[str, str]], max_new_tokens: int | None = None, batch_size: int = 32
     ) -> list[str]:
-        """Greedy answers.
+        """Generate greedy answers.
 
         Args:
-            rows: What is asked: an instruction, or a mapping of `instruction` and any of `question`, `format`, `option`
+            rows: Each row is an instruction, or a mapping of `instruction` and any of `question`, `format`, `option`
                 and `text`.
-            max_new_tokens: Longest answer; the module's own where not given.
-            batch_size: Rows at once.
+            max_new_tokens: Longest answer, in tokens. Default: the `max_new_tokens` of the module.
+            batch_size: Rows in a batch.
 
         Returns:
-            One answer a row, in order.
+            One answer for each row, in order.
 
         Raises:
-            ValueError: A row is of another shape, or too long for `max_length`.
+            ValueError: A row has another form, or is too long for `max_length`.
 
         Example:
             >>> model = robustlm.load("runs/anit")  # doctest: +SKIP
@@ -83,19 +83,19 @@ class TunedModel:
         output: str | None = None,
         **settings: Any,
     ) -> dict[str, float]:
-        """Scores of answers under instruction conditions, as `robustlm test` finds them.
+        """Score answers under instruction conditions, as `robustlm test` does.
 
         Args:
-            rows: A path, paths and sources, or rows in memory, in any of the shapes that files may have.
-            conditions: As `data.conditions`.
-            output: Folder for the table of predictions, which `robustlm report` reads; none is kept where not given.
-            settings: Further arguments of `InstructionDataModule`; they win over the settings of training.
+            rows: A path, a list of paths and sources, or rows in memory in any form that files may have.
+            conditions: Conditions, as in `data.conditions`.
+            output: Folder for the prediction table, which `robustlm report` reads. Default: the table is not saved.
+            settings: Further arguments of `InstructionDataModule`; they replace the settings of training.
 
         Returns:
             Scores by name (`test/clean/<dataset>/<score>`).
 
         Raises:
-            ValueError: Rows are bad, or a setting is.
+            ValueError: A row or a setting is invalid.
         """
         trainer = Trainer(
             logger=False,
@@ -117,15 +117,15 @@ class TunedModel:
 
 
 def load(run: str | Path, **settings: Any) -> TunedModel:
-    """Load a tuned model with the settings that its prompts were written by.
+    """Load a tuned model with the prompt settings of its training.
 
     Args:
         run: Folder of a run (`runs/NAME`), an adapter's folder, a checkpoint, or the name of a model.
-        settings: Settings of prompts (`template`, `bank`, …) in place of those of training; your word for a bank in a
-            file.
+        settings: Prompt settings (`template`, `bank`, …) that replace those of training. A bank in a file is used only
+            if you name it here.
 
     Raises:
-        ValueError: There is nothing to load, or it needs your word (`docs/safety.md`).
+        ValueError: There is nothing to load, or you must name a value that the run chooses (`docs/safety.md`).
 
     Example:
         >>> robustlm.load("runs/anit").test("test.jsonl", ["clean", "unseen"])  # doctest: +SKIP
@@ -156,7 +156,7 @@ def load(run: str | Path, **settings: Any) -> TunedModel:
 
 
 def _sample(row: Any, number: int) -> Sample:
-    """A row of `generate`."""
+    """Make a sample from a row of `generate`."""
     given = {"instruction": row} if isinstance(row, str) else row
     if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
         raise ValueError(f"row {number}: found {row!r}; expected an instruction, or a mapping of texts")

@@ -1,1 +1,1 @@
-"""A trained adapter on its way home: prompt settings, model card, merging, the hub."""
+"""Saving and publishing adapters: prompt settings, model card, merging, upload to the hub."""

@@ -17,7 +17,7 @@ def model_card(module: Any, trainer: Any, prompt: Mapping[str, Any] | None = Non
     Args:
         module: The tuned module.
         trainer: Its trainer, after `fit`.
-        prompt: Data settings that decided how prompts were written, by name; null: they are not known.
+        prompt: Data settings that decided how prompts were written, by name; null if they are unknown.
     """
     backbone = module.backbone
     peft = hasattr(backbone.model, "peft_config")
@@ -67,8 +67,8 @@ def merged_card(backbone: Any, kind: str, prompt: Mapping[str, Any] | None) -> s
     """The card of a model into which an adapter was merged.
 
     Args:
-        backbone: The adapter's, which names its base model.
-        kind: Of the adapter, as peft names it.
+        backbone: Backbone of the adapter; it gives the name of the base model.
+        kind: Kind of the adapter, as peft names it.
         prompt: As for `model_card`.
     """
     header = {"base_model": backbone.base_name, "library_name": "transformers", "tags": ["robustlm", kind.lower()]}
@@ -122,7 +122,7 @@ def _loading_code(backbone: Any, peft: bool) -> str:
 
 
 def trained_line(module: Any) -> str:
-    """How many weights of a module's model are trained, as one line for people."""
+    """One line of text: how many weights of a module's model are trained."""
     every = sum(p.numel() for p in module.backbone.model.parameters())
     trained = sum(p.numel() for p in module.backbone.trained)
     tuning = type(module.backbone.tuning).__name__ if module.backbone.tuning else "nothing"

@@ -1,4 +1,4 @@
-"""A tuned adapter brought to the Hugging Face hub."""
+"""Upload of a tuned adapter to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 
 def check_hub(repo: str) -> None:
-    """Refuse a push that cannot work, before anything is trained. Asks no other machine.
+    """Raise if a later upload cannot work. Called before training; sends no request.
 
     Args:
         repo: Name of the repository, `user/name`.
 
     Raises:
-        ValueError: It is no name of a repository, or this machine is not logged in.
+        ValueError: `repo` is not a valid name of a repository, or this machine has no token for the hub.
     """
     try:
         validate_repo_id(repo)
@@ -28,24 +28,24 @@ def check_hub(repo: str) -> None:
 
 
 def push(folder: Path, repo: str, *, private: bool = True) -> str:
-    """Bring a folder to the hub, in a repository that is made where it is not there.
+    """Upload a folder to a repository of the hub; the repository is created if it is missing.
 
     Args:
-        folder: Of an adapter or a model.
+        folder: Folder of an adapter or a model.
         repo: Name of the repository, `user/name`.
-        private: Whether a new repository is private; one that is there stays as it is.
+        private: Whether a new repository is private; an existing one is not changed.
 
     Returns:
-        Its address.
+        Address of the repository.
 
     Raises:
-        ValueError: It did not work; says where the folder is, and the command that tries again.
+        ValueError: The upload failed; the message names the folder and the command that tries again.
     """
     api = huggingface_hub.HfApi()
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=repo, commit_message="Add what robustlm tuned")
-    except Exception as error:  # of the network, of the hub, of rights: the run is over and must not look lost
+    except Exception as error:  # network, hub or permission errors: the run is over and must not look lost
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(
             f"hub: {folder} is saved, but was not brought to {repo}: {reason}\ntry again by: "

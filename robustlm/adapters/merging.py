@@ -1,4 +1,4 @@
-"""An adapter merged into the weights of its base model, for programs that know no adapters."""
+"""Merging of an adapter into the weights of its base model, for programs that cannot load adapters."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from robustlm.utils.finite import refuse_nonfinite
 
 _PROBE = "Name the sentiment of the text. Text: a fine day. Answer: good"
 _WIDEST = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""By how much logits may differ, as a share of their size; merged weights are rounded to the model's own type."""
+"""Largest allowed difference of logits by dtype, relative to their norm; merging rounds weights to that dtype."""
 _WIDEST_ROUNDED = 0.05
-"""As above, for types of 16 bits."""
+"""The same limit for 16-bit dtypes."""
 
 
 def merge(run: str, output: str | None) -> Path:
-    """Merge an adapter into its base model, and save that with tokenizer, card and prompt settings.
+    """Merge an adapter into its base model, and save the merged model with tokenizer, card and prompt settings.
 
     Args:
         run: Folder of a run, or of an adapter.
-        output: Where the model goes; a new or an empty folder. `merged` beside the adapter where not given.
+        output: Folder for the model, new or empty. Default: `merged` beside the adapter.
 
     Returns:
-        The folder.
+        The folder of the merged model.
 
     Raises:
-        ValueError: There is no adapter, it cannot be merged, or the merged model gives other logits than the adapter.
+        ValueError: There is no adapter, it cannot be merged, or the merged model's logits differ from the adapter's.
     """
     folder = adapter_in(Path(run))
     target = Path(output) if output is not None else folder.parent / "merged"
@@ -65,13 +65,13 @@ def merge(run: str, output: str | None) -> Path:
         write_prompt(unfinished, prompt, backbone.base_name)
         (unfinished / "README.md").write_text(merged_card(backbone, str(kind), prompt), encoding="utf-8")
         for file in unfinished.iterdir():
-            file.chmod(0o644)  # what safetensors writes is the owner's alone
+            file.chmod(0o644)  # only the owner can read files that safetensors writes
     return target
 
 
 @torch.no_grad()
 def _logits(model: Any, backbone: Backbone) -> torch.Tensor:
-    """Logits of a text, float32 `[T, V]`."""
+    """Logits of the probe text, float32 `[T, V]`."""
     ids = backbone.tokenizer(_PROBE, return_tensors="pt")["input_ids"].to(model.device)
     more = {"labels": ids} if backbone.is_encoder_decoder else {}
     found: torch.Tensor = model(input_ids=ids, **more).logits[0].float()

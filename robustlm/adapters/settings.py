@@ -14,7 +14,7 @@ from robustlm.utils.version import __version__
 FILE = "robustlm.json"
 """Name of the file beside an adapter."""
 VERSION = 1
-"""Version of the file's form; a later one is refused."""
+"""Version of the file's format; files of later versions are refused."""
 _EXPECTED = "expected the file that `robustlm fit` writes beside an adapter"
 
 
@@ -31,7 +31,7 @@ def write_prompt(folder: Path, prompt: Mapping[str, Any] | None, base_model: str
 
     Args:
         folder: The adapter's folder.
-        prompt: The data settings that decide a prompt's text, by name; null: they are not known.
+        prompt: The data settings that decide a prompt's text, by name; null if they are unknown.
         base_model: Name of the model that was tuned.
     """
     content = {
@@ -44,7 +44,7 @@ def write_prompt(folder: Path, prompt: Mapping[str, Any] | None, base_model: str
 
 
 def read_prompt(folder: Path) -> dict[str, Any] | None:
-    """The data settings that a folder's `robustlm.json` holds; null where there is no file, or it knows none.
+    """Read the data settings in a folder's `robustlm.json`; null if the file is missing or holds no settings.
 
     Raises:
         ValueError: The file is damaged, or of a later version.
@@ -68,14 +68,14 @@ def read_prompt(folder: Path) -> dict[str, Any] | None:
 
 
 def checked_prompt(place: str, prompt: Any) -> dict[str, Any] | None:
-    """Settings by name, or null.
+    """Check that prompt settings are a mapping by name, or null.
 
     Args:
         place: The file, for messages.
-        prompt: What was found there.
+        prompt: The value in the file.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: `prompt` is neither.
     """
     if prompt is None:
         return None

@@ -16,13 +16,13 @@ def tiny_model() -> Path:
 
 
 def known_configs() -> list[str]:
-    """Names of the packaged configs, as `config_file` takes them."""
+    """Names of the packaged configs, in the form that `config_file` takes."""
     folder = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
     return sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
 
 
 def is_packaged_config(file: str) -> bool:
-    """Whether a path leads to one of the packaged configs."""
+    """Whether a path is that of a packaged config."""
     found = Path(file).resolve()
     return any(folder in found.parents for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"))
 

@@ -1,1 +1,1 @@
-"""What a checkpoint holds, and what it may decide."""
+"""Reading of checkpoints, and checks of what they may decide."""

@@ -1,4 +1,4 @@
-"""Which classes a checkpoint's settings may name, and what arguments of these may be."""
+"""Checks of the classes that a checkpoint's settings name, and of their arguments."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ PACKAGE = "robustlm"
 
 
 def allow_classes(path: str, settings: Mapping[str, Any], base: type, words: Words | None) -> None:
-    """Refuse settings of a checkpoint that would import what the user has not named.
+    """Raise if settings of a checkpoint would import a class that the user has not named.
 
-    Settings have to be as this package writes them: a class is a dict with `class_path`; text stands only where text is
-    expected, so that no text is taken for a class, a file or more YAML.
+    Settings must have the form that this package writes: a class is a dict with `class_path`, and text is allowed only
+    for arguments that take text. Otherwise text could be read as a class, a file or YAML.
 
     Args:
         path: The checkpoint, for messages.
         settings: `{"class_path": …, "init_args": …}`.
-        base: Class that the settings have to be of.
-        words: What the user has said; `None` allows classes that are imported already, and imports none.
+        base: The class in `settings` must be a subclass of this one.
+        words: Values that the user gave. With `None`, classes of other packages must be imported already.
 
     Raises:
-        ValueError: Names the class or the setting.
+        ValueError: A class or a setting is not allowed; the message names it.
     """
     SettingsCheck(path, words).spec(settings, (base,), "model")
 
 
 class SettingsCheck:
-    """Walks through settings along the types of the arguments that they are for.
+    """Checks settings recursively against the annotated types of the arguments that they are for.
 
     Args:
         path: The checkpoint, for messages.
-        words: What the user has said; `None` allows classes that are imported already.
+        words: Values that the user gave. With `None`, classes of other packages must be imported already.
     """
 
     def __init__(self, path: str, words: Words | None) -> None:
@@ -51,7 +51,7 @@ class SettingsCheck:
         self._words = words
 
     def spec(self, value: Mapping[str, Any], bases: Collection[type], key: str) -> None:
-        """A class and its arguments."""
+        """Check a class and its arguments."""
         extra = set(value) - {"class_path", "init_args", "dict_kwargs"}
         if extra:
             raise self._refused(key, f"the keys {sorted(map(str, extra))} beside class_path", "init_args alone")
@@ -68,7 +68,7 @@ class SettingsCheck:
             self.arguments(inner, cls, key)
 
     def arguments(self, values: Mapping[str, Any], cls: type, key: str) -> None:
-        """The arguments of a class by name."""
+        """Check the arguments of a class, by name."""
         hints = _hints(cls)
         for name, value in values.items():
             if not isinstance(name, str):
@@ -76,7 +76,7 @@ class SettingsCheck:
             self.value(value, hints.get(name, Any), f"{key}.{name}")
 
     def value(self, value: Any, hint: Any, key: str) -> None:
-        """One value for an argument of this type."""
+        """Check one value for an argument of the type `hint`."""
         if value is None or isinstance(value, bool | int | float):
             return
         options = _options(hint)
@@ -138,7 +138,7 @@ class SettingsCheck:
             return isinstance(getattr(sys.modules.get(module), name, None), type)
         if path in self._words.paths():
             return True
-        # a user may name a class by another path than the one of its module
+        # the user may give another import path for the class than the module that defines it
         last = path.rpartition(".")[2]
         return any(_home(word) == path for word in self._words.paths() if word.rpartition(".")[2] == last)
 
@@ -149,7 +149,7 @@ class SettingsCheck:
 
 
 def _home(path: str) -> str | None:
-    """`module.Class` of a class that the user names, by where it is defined; imports it, on the user's word."""
+    """`module.Class` with the module that defines a class named by the user; imports the module that the user gave."""
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
@@ -159,19 +159,19 @@ def _home(path: str) -> str | None:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Types of the arguments of a class, with those that go on to its bases."""
+    """Types of the arguments of a class and of its base classes, by name."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):
             try:
                 found |= typing.get_type_hints(vars(base)["__init__"])
-            except (NameError, TypeError, AttributeError):  # of a class whose annotations cannot be resolved
+            except (NameError, TypeError, AttributeError):  # the annotations cannot be resolved
                 continue
     return found
 
 
 def _options(hint: Any) -> list[Any]:
-    """The members of a union without `None`; none for `Any`."""
+    """The members of a union without `None`, or the type itself; empty for `Any`."""
     if isinstance(hint, typing.TypeVar):
         hint = hint.__bound__ or Any
     origin = typing.get_origin(hint)
@@ -199,5 +199,5 @@ def _expected(options: Sequence[Any]) -> str:
 
 
 def _is_inert(text: str) -> bool:
-    """Whether text for an argument of any type is nothing but text: no import path, no file, no YAML."""
+    """Whether text is neither an import path, nor an existing file, nor a list or dict in YAML."""
     return not is_dotted(text) and not os.path.exists(text) and not isinstance(plain_value(text), dict | list)

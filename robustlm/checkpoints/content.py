@@ -1,4 +1,4 @@
-"""What a checkpoint file has to hold, entry by entry, before a trainer reads it."""
+"""Checks of each entry of a checkpoint file, before a trainer reads it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ EXPECTED = "expected a .ckpt file that `robustlm fit` wrote"
 
 
 def check_content(path: str, checkpoint: Mapping[Any, Any]) -> None:
-    """Refuse a checkpoint whose entries are of another kind; what only training needs may be missing.
+    """Raise if an entry of a checkpoint is of the wrong kind. Entries that only training needs may be missing.
 
     Args:
-        path: The file; begins the message.
-        checkpoint: What was read from it.
+        path: The file; the message begins with it.
+        checkpoint: Contents of the file.
 
     Raises:
-        ValueError: Says the entry, what was found and what was expected.
+        ValueError: An entry is wrong; the message says which one, what was found and what was expected.
     """
     try:
         _check(checkpoint)
@@ -67,7 +67,7 @@ def _check(checkpoint: Mapping[Any, Any]) -> None:
 
 
 def _check_plain(name: str, value: Any) -> None:
-    """Settings are plain data, as `robustlm.utils.serialization` makes them."""
+    """Raise if a setting is not plain data, as `robustlm.utils.serialization` makes it."""
     if isinstance(value, list | tuple):
         for item in value:
             _check_plain(name, item)
@@ -79,7 +79,7 @@ def _check_plain(name: str, value: Any) -> None:
 
 
 def _check_moments(state: Mapping[str, Any]) -> None:
-    """An optimiser's numbers are finite, or each weight that they move is spoilt."""
+    """Raise if an optimiser's state is not finite, since it would spoil every weight that it updates."""
     moments = state.get("state")
     if not isinstance(moments, Mapping) or not isinstance(state.get("param_groups"), list):
         raise ValueError("optimizer_states: no state and param_groups of an optimiser are there")

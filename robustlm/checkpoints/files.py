@@ -1,4 +1,4 @@
-"""What is read from the files of checkpoints, and which files their states of callbacks may name."""
+"""Reading of settings from checkpoint files, and checks of the paths in their callback states."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from robustlm.utils.yaml_text import check_yaml
 
 
 def allow_paths(states: Any, folders: Sequence[str]) -> None:
-    """Refuse states of callbacks that would have files deleted outside of a run: of older checkpoints, one is removed.
+    """Raise if callback states name checkpoints outside of this run's folders.
+
+    A callback deletes older checkpoints by these paths, so a wrong path could delete other files.
 
     Args:
-        states: States of callbacks, as a checkpoint has them.
-        folders: Where this run keeps its checkpoints.
+        states: Callback states of a checkpoint.
+        folders: Folders in which this run keeps its checkpoints.
 
     Raises:
-        ValueError: A path leaves its folder, or leads to other machines.
+        ValueError: A path leaves its folder, or leads to another machine.
     """
     for path in _checkpoints(states):
         remote = re.match(r"\w+(::|://)", path) and not any(path.startswith(f"{one.rstrip('/')}/") for one in folders)
@@ -34,7 +36,7 @@ def allow_paths(states: Any, folders: Sequence[str]) -> None:
 
 
 def _checkpoints(states: Any) -> Iterator[str]:
-    """The checkpoints that states of `ModelCheckpoint` name."""
+    """Paths of checkpoints in the states of `ModelCheckpoint`."""
     for state in states.values() if isinstance(states, Mapping) else ():
         if isinstance(state, Mapping):
             named = [state.get(f"{which}_model_path") for which in ("best", "kth_best", "last")]
@@ -43,19 +45,19 @@ def _checkpoints(states: Any) -> Iterator[str]:
 
 
 def _leaves(path: str, folder: str) -> bool:
-    """Whether a path begins with a folder and then goes out of it: what Lightning takes for a file inside of it."""
+    """Whether a path begins with `folder` but leaves it by `..`; Lightning takes such a path for one inside of it."""
     whole, start = Path(path).absolute(), Path(folder).absolute()
     return start in whole.parents and ".." in whole.parts[len(start.parts) :]
 
 
 def stored_settings(path: Any) -> dict[str, Any]:
-    """Arguments that a checkpoint holds; weights stay on disk.
+    """Read the arguments that a checkpoint holds, without loading its weights into memory.
 
     Args:
-        path: A file, or an open one, which is wound back.
+        path: Path of a file, or an open file, which is rewound afterwards.
 
     Raises:
-        ValueError: It holds more than weights and plain data.
+        ValueError: The file holds more than weights and plain data, or cannot be read.
     """
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="meta")
@@ -70,7 +72,7 @@ def stored_settings(path: Any) -> dict[str, Any]:
 
 
 def file_settings(path: Any) -> dict[str, Any]:
-    """Arguments that a YAML file holds in place of a checkpoint's. Raises `ValueError` for another file."""
+    """Read arguments from a YAML file, to replace those of a checkpoint. Raises `ValueError` for other files."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         check_yaml(text)

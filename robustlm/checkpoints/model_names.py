@@ -1,4 +1,4 @@
-"""Which models a checkpoint may choose: those on this machine, unless the user names another."""
+"""Checks of the model that a checkpoint chooses: one on this machine, or one that the user names too."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from robustlm.endpoint import is_hosted
 
 
 def allow_model(path: str, stored: Mapping[str, Any], used: Mapping[str, Any], words: Words) -> list[str]:
-    """Refuse a model that a checkpoint chooses and that is not the user's to run.
+    """Raise if a checkpoint chooses a model or code that the user must name first.
 
     Args:
         path: The checkpoint, for messages.
-        stored: Arguments of the model's class as the checkpoint has them.
-        used: The same as they will be used, after flags.
-        words: What the user has said.
+        stored: Arguments of the model's class in the checkpoint.
+        used: The same arguments after flags are applied.
+        words: Values that the user gave.
 
     Returns:
-        A line for each thing that the checkpoint chose and the user did not name.
+        One line for each value that the checkpoint chose and the user did not name.
 
     Raises:
-        ValueError: Says which setting needs the user's word, and how to give it.
+        ValueError: The user must name a value; the message says which setting, and how to set it.
     """
     lines = []
     kept, taken = _mapping(stored.get("loading")), _mapping(used.get("loading"))
@@ -64,7 +64,7 @@ def allow_model(path: str, stored: Mapping[str, Any], used: Mapping[str, Any], w
 
 
 def _allow_name(path: str, key: str, flag: str, name: str, revision: Any) -> None:
-    """Refuse a name that leads to another machine."""
+    """Raise if a name leads to another machine."""
     if name == TINY:
         return
     if is_hosted(name):
@@ -90,7 +90,7 @@ def _adapter_base(folder: Path) -> str | None:
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # no adapter; a broken one is refused where it is loaded
+        return None  # not an adapter; loading raises for a broken one
     name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     return name if isinstance(name, str) else None
 
@@ -100,7 +100,7 @@ def _is_cached(name: str, revision: str | None) -> bool:
     try:
         found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
         also = huggingface_hub.try_to_load_from_cache(name, "tokenizer_config.json", revision=revision)
-    except (ValueError, OSError):  # no name that the hub could have
+    except (ValueError, OSError):  # not a valid name for the hub
         return False
     return isinstance(found, str) or isinstance(also, str)
 

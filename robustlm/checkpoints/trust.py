@@ -1,8 +1,8 @@
-"""What a checkpoint may decide by itself, and what needs the user's word.
+"""What a checkpoint may decide by itself, and what the user must name too.
 
-A checkpoint is a file that may come from anywhere. Its settings are data: they choose among the classes of this
-package, and a model that is on this machine already. Classes of others, code that comes with a model, hosted models,
-and names at the hub that this machine never loaded count only where a flag, a config or an argument names them too.
+A checkpoint is a file that may come from anywhere, so its settings are treated as data. They may choose classes of this
+package, and a model that is on this machine already. Classes of other packages, code that comes with a model, hosted
+models, and hub models that this machine has never loaded are used only if a flag, a config or an argument names them.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _MODEL_KEYS = ("_instantiator", "_class_path")
 
 
 def allow_prompt(place: str, prompt: Mapping[str, Any], data: Any, words: Words | None) -> None:
-    """Refuse settings of prompts that are no plain values of their kind, or that name a file the user has not named.
+    """Raise if prompt settings are of the wrong type, or name a file that the user has not named.
 
     Args:
         place: The checkpoint or adapter, for messages.
         prompt: Settings of data by name.
-        data: The class of the datamodule that they are for; its `prompt_files` may name files.
-        words: What the user has said; `None`: nothing.
+        data: Class of the datamodule that they are for; its `prompt_files` lists the settings that may name files.
+        words: Values that the user gave; `None` if there are none.
 
     Raises:
-        ValueError: Names the setting.
+        ValueError: A setting is not allowed; the message names it.
     """
     SettingsCheck(place, words).arguments(prompt, data, "data")
     for name in data.prompt_files:
@@ -54,16 +54,16 @@ def allow_prompt(place: str, prompt: Mapping[str, Any], data: Any, words: Words 
 
 
 def allow_stored(path: str, settings: Mapping[str, Any], cls: type, given: Mapping[str, Any]) -> None:
-    """Refuse what `load_from_checkpoint` must not take from a file: see `allow_classes` and `allow_model`.
+    """Raise if `load_from_checkpoint` must not use the settings of a file: see `allow_classes` and `allow_model`.
 
     Args:
         path: The checkpoint, for messages.
-        settings: What it holds.
-        cls: The class that is loaded.
-        given: Arguments of the caller, which replace stored ones: the caller's word.
+        settings: Settings in the checkpoint.
+        cls: The class to load.
+        given: Arguments of the caller; they replace stored ones and count as named by the user.
 
     Raises:
-        ValueError: Names the setting.
+        ValueError: A setting is not allowed; the message names it.
     """
     kept = {key: value for key, value in settings.items() if key not in given}
     arguments = {key: value for key, value in kept.items() if key not in _MODEL_KEYS}

@@ -1,4 +1,4 @@
-"""What a user has said in flags and configs: what a checkpoint may not decide by itself."""
+"""Values that a user gave in flags and configs; a checkpoint may use some settings only if they are among these."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from robustlm.utils.yaml_text import check_yaml
 
 @dataclass(frozen=True)
 class Words:
-    """What a user has said in flags and configs: pairs of a key and a plain value, the key without its parents."""
+    """Values that a user gave in flags and configs: pairs (key, plain value), with keys without their parents."""
 
     pairs: frozenset[tuple[str, Any]]
 
     def says(self, key: str, value: Any) -> bool:
-        """Whether this key was given this very value."""
+        """Whether the user gave this key exactly this value."""
         return (key, value) in self.pairs
 
     def values(self, key: str) -> list[Any]:
-        """All values that a key was given."""
+        """All values that the user gave to a key."""
         return [value for name, value in self.pairs if name == key]
 
     def paths(self) -> list[str]:
-        """Values that may be import paths: dotted names, whole, that are no files or folders."""
+        """Values that may be import paths: dotted names that are no files or folders (not checked for `class_path`)."""
         found = {
             value
             for key, value in self.pairs
@@ -39,11 +39,11 @@ class Words:
 
 
 def said(args: Sequence[str], configs: Sequence[str] = ()) -> Words:
-    """The user's words.
+    """Collect the values that a user gave.
 
     Args:
         args: Arguments of the command line.
-        configs: Config files among them; what cannot be read is left out, and refused elsewhere.
+        configs: Config files among them; unreadable files are skipped here and refused elsewhere.
     """
     pairs: set[tuple[str, Any]] = set()
     for i, arg in enumerate(args):
@@ -54,11 +54,11 @@ def said(args: Sequence[str], configs: Sequence[str] = ()) -> Words:
             continue
         pairs |= set(_pairs(plain_value(value), flag.lstrip("-").rpartition(".")[2]))
     left, seen = [Path(file) for file in configs], set()
-    # a value may name a file that holds a part of the config
+    # a value may be the name of a file with a part of the config
     left += [Path(value) for _, value in pairs if _names_config(value)]
     while left:
         file = left.pop()
-        if file in seen or what_is(file) != "a file":  # a pipe would be waited for without end
+        if file in seen or what_is(file) != "a file":  # reading a pipe could block forever
             continue
         seen.add(file)
         try:
@@ -81,14 +81,14 @@ def is_dotted(text: str) -> bool:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    """Settings of a dataclass, given as one or as a dict."""
+    """Settings as a dict, from a dataclass or a mapping; empty for anything else."""
     if is_dataclass(value) and not isinstance(value, type):
         return dict(vars(value))
     return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _pairs(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Plain values under their own keys."""
+    """Yield plain values with their innermost keys."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _pairs(item, str(name).rpartition(".")[2])
@@ -100,7 +100,7 @@ def _pairs(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def plain_value(text: str) -> Any:
-    """Text as YAML has it, or as it is."""
+    """Parse text as YAML; return the text itself if that fails."""
     try:
         check_yaml(text)
         return yaml.safe_load(text)
@@ -113,6 +113,6 @@ def _names_config(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as messages have it, cut where it is long."""
+    """A value as text for messages, cut after 120 characters."""
     text = str(value)
     return text if len(text) <= 120 else f"{text[:120]}…"

@@ -1,1 +1,1 @@
-"""What settings, places and messages are held against; each says the setting, what was found and what was expected."""
+"""Checks of settings, paths and messages; each error says the setting, what was found and what was expected."""

@@ -1,4 +1,4 @@
-"""Numbers of settings: one check for ranges, not-a-number and infinity."""
+"""Checks of numeric settings: ranges, NaN and infinity."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 COLDEST = 1e-6
-"""Lowest temperature: what is divided by less leaves single precision."""
+"""Lowest temperature; dividing by a smaller one can exceed the range of single precision."""
 SEED_LIMIT = 2**63
-"""Seeds stay below this: torch and NumPy take no larger ones."""
+"""Seeds must be below this limit; torch and NumPy take no larger ones."""
 
 
 def check_number(
@@ -23,21 +23,21 @@ def check_number(
     or_null: str = "",
     why: str = "",
 ) -> None:
-    """Refuse a value that is no finite number of a range.
+    """Raise unless a value is a finite number in the given range.
 
     Args:
         name: The setting, as a user writes it.
-        value: What was found.
-        least: The smallest value that is allowed.
-        above: All allowed values are larger than this.
-        most: The largest value that is allowed.
-        below: All allowed values are smaller than this.
-        whole: Whether it has to be an integer.
-        or_null: What null means, where null is allowed.
+        value: The value to check.
+        least: The smallest allowed value.
+        above: Allowed values are larger than this.
+        most: The largest allowed value.
+        below: Allowed values are smaller than this.
+        whole: Whether the value must be an integer.
+        or_null: What null means; null is allowed if this is not empty.
         why: Reason of the range, added to the message.
 
     Raises:
-        ValueError: Says the setting, the value and the range.
+        ValueError: The value is not allowed; the message says the setting, the value and the range.
 
     Example:
         >>> check_number("schedule.final", 1.5, least=0, most=1)
@@ -64,7 +64,7 @@ def check_number(
 
 
 def check_seed(name: str, value: Any) -> None:
-    """Refuse what is no seed. Raises `ValueError`."""
+    """Check that a value is a valid seed. Raises `ValueError`."""
     check_number(name, value, least=0, below=SEED_LIMIT, whole=True)
 
 

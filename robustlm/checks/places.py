@@ -1,4 +1,4 @@
-"""Places that a user names: what lies there, and whether a run may write there, found out before anything is loaded."""
+"""Checks of paths that a user gives, before anything is loaded: what is there, and whether a run can write there."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SPECIAL = (
 )
 _RESERVED = frozenset('/\\:*?"<>|')
 _LONGEST_NAME = 200
-"""Bytes; file systems take 255, and temporary names beside it are longer."""
+"""Longest name, in bytes. File systems allow 255; temporary names made from a name are longer than the name."""
 
 
 def what_is(path: str | Path) -> str:
-    """What lies at a path, links followed, in words: `a file`, `a folder`, `nothing`, `a named pipe` and others."""
+    """Say what is at a path, following links: `a file`, `a folder`, `nothing`, `a named pipe` and others."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -36,24 +36,24 @@ def what_is(path: str | Path) -> str:
 
 
 def check_file(path: str | Path, expected: str) -> None:
-    """Refuse to read what is no regular file: a pipe would be waited for without end, a device has no end.
+    """Raise unless a path is a regular file: reading a pipe can block forever, and a device has no end.
 
     Args:
-        path: The file; begins the message.
-        expected: What it should be.
+        path: The file; the message begins with it.
+        expected: What the file should be, for the message.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The path is not a regular file.
     """
     if (found := what_is(path)) != "a file":
         raise ValueError(f"{path}: found {found}; expected {expected}")
 
 
 def check_name(setting: str, name: str) -> None:
-    """Refuse what is no plain name of a file or folder: it would lead out of the folder that it is for.
+    """Raise unless a name is a plain file or folder name; other names could lead out of their folder.
 
     Raises:
-        ValueError: Says the setting.
+        ValueError: The name is not allowed; the message says the setting.
     """
     allowed = name.isprintable() and not set(name) & _RESERVED and name not in ("", ".", "..")
     plain = allowed and name == name.strip()
@@ -65,14 +65,14 @@ def check_name(setting: str, name: str) -> None:
 
 
 def check_folder(setting: str, path: str | Path) -> None:
-    """Refuse a folder that can neither be written to nor made. Leaves nothing behind.
+    """Raise if a folder can neither be written to nor created. Leaves no files or folders behind.
 
     Args:
-        setting: What names it; begins the message.
-        path: The folder, which need not be there.
+        setting: The setting that names the folder; the message begins with it.
+        path: The folder, which may be missing.
 
     Raises:
-        ValueError: Says the setting, the folder and the reason.
+        ValueError: The folder cannot be used; the message says the setting, the folder and the reason.
     """
     expected = "expected a folder that may be written to, or a name for a new one"
     folder = Path(path)
@@ -92,10 +92,10 @@ def check_folder(setting: str, path: str | Path) -> None:
 
 
 def check_output(setting: str, path: str | Path) -> None:
-    """Refuse a file that cannot be written: a folder, a pipe or a circle of links, or in a folder that is not there.
+    """Raise if a file cannot be written: it is a folder, a pipe or a loop of links, or its folder is missing.
 
     Raises:
-        ValueError: Says the setting, the file and the reason.
+        ValueError: The file cannot be written; the message says the setting, the file and the reason.
     """
     expected = "expected the name of a file to write, in a folder that is there"
     found = what_is(path)

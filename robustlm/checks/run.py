@@ -1,4 +1,4 @@
-"""The settings of a run that Lightning does not check: held against their ranges before anything is loaded."""
+"""Checks of run settings that Lightning does not check, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from robustlm.checks.numbers import check_number
 from robustlm.checks.places import check_file, check_folder, check_name, check_output
 
 _SEEDS = 2**32
-"""Lightning seeds NumPy, which takes seeds below this."""
+"""Seeds must be below this limit: Lightning seeds NumPy, which takes no larger ones."""
 _BATCHES = ("train", "val", "test", "predict")
 
 
 def check_run(command: str, settings: Mapping[str, Any]) -> None:
-    """Refuse settings under which a run fails late, trains nothing, or writes outside of its folder.
+    """Raise if a run with these settings would fail late, train nothing, or write outside of its folder.
 
     Args:
         command: `fit`, `validate`, `test`, `predict` or `check`.
         settings: All settings of the command by section (`trainer`, `checkpoint`, …), as plain data.
 
     Raises:
-        ValueError: Says the setting, what was found and what was expected.
+        ValueError: A setting is wrong; the message says which one, what was found and what was expected.
     """
     seed = settings.get("seed_everything")
     if not isinstance(seed, bool | None):
@@ -57,7 +57,7 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
 
 
 def check_readable(setting: str, path: str) -> None:
-    """Refuse a file to be read that is none. Raises `ValueError`."""
+    """Check that a file to read is a regular file. Raises `ValueError`."""
     try:
         check_file(path, "a file")
     except ValueError as error:
@@ -87,10 +87,10 @@ def _check_loops(trainer: Mapping[str, Any]) -> None:
 
 
 def _check_strategy(command: str, strategy: Any) -> None:
-    """Refuse strategies whose processes do not begin as this one did.
+    """Raise for strategies that spawn processes or, in `fit`, fork them.
 
-    Modules cannot be sent to spawned ones. Forked ones hand all weights back at the end of `fit`, which a module that
-    takes trained weights alone refuses.
+    Modules cannot be sent to spawned processes. Forked processes send all weights back at the end of `fit`, and modules
+    that load only trained weights refuse them.
     """
     known = isinstance(strategy, Mapping)
     name = str(strategy.get("class_path") if known else strategy)
@@ -104,7 +104,7 @@ def _check_strategy(command: str, strategy: Any) -> None:
 
 
 def _check_share(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> None:
-    """A number of batches, or a share of them: an integer, or a number up to 1."""
+    """Check a number of batches (an integer) or a share of them (a float up to 1)."""
     if isinstance(value, int) and not isinstance(value, bool):
         check_number(name, value, whole=True, least=least, above=above)
     elif isinstance(value, float):

@@ -1,19 +1,19 @@
-"""How much of what was found a message repeats."""
+"""Shortening of long messages."""
 
 from __future__ import annotations
 
 MOST_CHARACTERS = 2_400
-"""Of a message: two screens of a terminal."""
+"""Longest message, in characters: two screens of a terminal."""
 MOST_LINES = 24
 _LINE_LIMITS = (1_000, 400, 200, 100)
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, with its middle left out where it is longer than `most` characters; says how long it is.
+    """Replace the middle of a text by a note of its length if the text has more than `most` characters.
 
     Args:
         text: One line.
-        most: Characters that are shown, about.
+        most: How many characters to show, approximately.
 
     Example:
         >>> shortened("k" * 1000, 40)
@@ -28,10 +28,11 @@ def shortened(text: str, most: int) -> str:
 
 
 def brief(message: str) -> str:
-    """A message in at most `MOST_LINES` lines and about `MOST_CHARACTERS` characters.
+    """Shorten a message to at most `MOST_LINES` lines and about `MOST_CHARACTERS` characters.
 
-    Long lines lose their middle, since what was found stands before what was expected; lines are left out before the
-    last ones, which say what to do. Control characters, which change what a terminal shows, are written out.
+    Long lines lose their middle, because they begin with what was found and end with what was expected. Lines are left
+    out before the last two, which say what to do. Control characters are escaped, because they change what a terminal
+    shows.
     """
     lines = ["".join(_visible(character) for character in line) for line in message.split("\n")]
     if len(lines) > MOST_LINES:

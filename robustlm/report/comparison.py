@@ -16,10 +16,10 @@ TABLE = "predictions.parquet"
 
 
 def mean_scores(rows: Sequence[Record]) -> dict[str, float]:
-    """Mean over datasets of their main score, in per cent, for each condition of a prediction table.
+    """Mean of the datasets' main scores, in per cent, for each condition of a prediction table.
 
     Raises:
-        ValueError: Answers are of a task that is not known here.
+        ValueError: A row has an unknown task.
     """
     if unknown := sorted({row.task for row in rows} - set(TASKS)):
         raise ValueError(f"unknown task {unknown[0]!r} in the table; name its class with --tasks '[module.Class]'")
@@ -31,10 +31,10 @@ def mean_scores(rows: Sequence[Record]) -> dict[str, float]:
 
 
 def find_table(run: str) -> Path:
-    """The prediction table of a run: a Parquet file, or the newest one below a folder.
+    """Find the prediction table of a run: the file itself, or the newest `predictions.parquet` below a folder.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No table was found.
     """
     path = Path(run)
     if path.is_file():
@@ -48,10 +48,10 @@ def find_table(run: str) -> Path:
 
 
 def named_runs(runs: list[str]) -> dict[str, str]:
-    """Paths by name. A run is a path, or `name=path`.
+    """Paths by name. A run is given as a path or as `name=path`.
 
     Raises:
-        ValueError: Two runs have one name.
+        ValueError: Two runs have the same name.
     """
     found: dict[str, str] = {}
     for run in runs:
@@ -64,10 +64,10 @@ def named_runs(runs: list[str]) -> dict[str, str]:
 
 
 def load_tables(runs: list[str]) -> dict[str, list[Record]]:
-    """Prediction tables by run. A run is a path, or `name=path`.
+    """Prediction tables by run. A run is given as a path or as `name=path`.
 
     Raises:
-        ValueError: A table is missing or holds no answers, or two runs have one name.
+        ValueError: A table is missing or empty, or two runs have the same name.
     """
     files = {name: find_table(path) for name, path in named_runs(runs).items()}
     found = {name: read_table(file) for name, file in files.items()}
@@ -80,7 +80,7 @@ def load_tables(runs: list[str]) -> dict[str, list[Record]]:
 
 
 def scores_of(tables: Mapping[str, list[Record]]) -> dict[str, dict[str, float]]:
-    """Scores by run and condition, from their tables.
+    """Scores by run and condition, from prediction tables.
 
     Raises:
         ValueError: The runs did not answer the same rows.
@@ -98,7 +98,7 @@ def scores_of(tables: Mapping[str, list[Record]]) -> dict[str, dict[str, float]]
 
 
 def other_datasets(tables: Mapping[str, Sequence[Record]], first: str, second: str) -> str:
-    """Which names of datasets two runs do not share, as the end of a message; empty where they share all."""
+    """The end of an error message: datasets that only one of two runs has; empty if there are none."""
     names = {run: {row.dataset for row in tables[run]} for run in (first, second)}
     alone = {run: ", ".join(sorted(names[run] - names[other])) for run, other in ((first, second), (second, first))}
     if names[first] == names[second]:
@@ -114,8 +114,8 @@ def draw(
 
     Args:
         runs: Scores in per cent, by run and condition.
-        file: The picture.
-        intervals: Intervals of the scores, by run and condition, which are drawn on the bars.
+        file: Path of the picture.
+        intervals: Intervals of the scores by run and condition, drawn on the bars.
     """
     import matplotlib
 

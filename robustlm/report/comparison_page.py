@@ -17,7 +17,7 @@ from robustlm.report.samples import in_turn
 from robustlm.report.unread import unread_box
 
 MOST_FLIPS = 50
-"""Flips that are shown."""
+"""Largest number of flips shown."""
 
 
 def comparison_html(
@@ -28,15 +28,15 @@ def comparison_html(
     title: str,
     full_list: str | None = None,
 ) -> str:
-    """The page; the same bytes for the same tables.
+    """Make the page. The same tables give the same bytes.
 
     Args:
         runs: Prediction tables by run, over the same rows.
         scores: Mean scores by run and condition, in per cent.
-        tests: Every other run against the first.
-        settings: How intervals were made.
-        title: What the scores are.
-        full_list: File with all flips, where one was written.
+        tests: Paired tests of each other run against the first.
+        settings: Settings of the intervals.
+        title: Caption of the table of scores.
+        full_list: File with all flips, if one was written.
     """
     first, *others = runs
     against = join(*(part for i, other in enumerate(others) for part in (", " * (i > 0), named(other))))
@@ -83,13 +83,13 @@ def _by_condition(found: Mapping[str, Sequence[Result]]) -> Html:
 
 
 def _differences(first: str, second: str, found: Sequence[Pairing]) -> Html:
-    """Points of difference, over all datasets and then one by one."""
+    """Differences in points, over all datasets and then for each dataset."""
     shown = [one for one in found if one.condition is not None]
     axis = Axis.over((one.differences.get("mean") for one in shown), zero=True, least=4)
     sets: dict[str | None, list[Pairing]] = {None: []}
     for one in shown:
         sets.setdefault(one.name, []).append(one)
-    if len(sets) == 2:  # one dataset is all of them
+    if len(sets) == 2:  # the mean over one dataset is that dataset
         del sets[next(name for name in sets if name is not None)]
     groups = []
     for name, own in sets.items():

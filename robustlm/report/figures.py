@@ -1,7 +1,8 @@
-"""Figures of the pages: tables whose middle column is drawn.
+"""Figures of the pages: tables whose middle column is a drawing.
 
-Labels and numbers are text of the page, so they wrap, can be read aloud and are those of the tables. What is drawn is
-SVG in per cent of its width, so that it fits any screen, in colours of the page's style, light or dark.
+Labels and numbers are page text, so they wrap, screen readers can read them, and they equal those of the tables.
+The drawing is SVG with coordinates in per cent of its width, so it fits any screen. Its colours come from the page's
+style sheet, light or dark.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from robustlm.evaluation.robustness import Estimate
 from robustlm.report.markup import Html, join, named, tag, wide
 
 SHARES = {"share_phrasing": "phrasing", "share_samples": "samples", "share_interaction": "interaction"}
-"""Numbers that a bar is stacked of, and what they are called there."""
+"""Names of the variance shares in a stacked bar, and their labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A scale from the first to the last of its ticks."""
+    """A scale from its first tick to its last."""
 
     ticks: tuple[float, ...]
     zero: bool = False
-    """Whether the line at 0 is drawn stronger than others."""
+    """Whether the line at 0 is drawn stronger than the other lines."""
 
     @classmethod
     def over(cls, estimates: Iterable[Estimate | None], zero: bool = False, least: float = 20) -> Axis:
-        """The scale, in per cent, that holds all values and intervals; at least `least` wide."""
+        """Make a scale, in per cent, that covers all values and intervals and is at least `least` wide."""
         from matplotlib.ticker import MaxNLocator
 
         values = [100 * v for one in estimates if one for v in (one.value, one.low, one.high) if not math.isnan(v)]
@@ -35,18 +36,18 @@ class Axis:
         low, high = min(values), max(values)
         if high - low < least:
             low, high = (low - (least - high + low) / 2, high + (least - high + low) / 2)
-            if not zero:  # scores: within 0 and 100
+            if not zero:  # scores stay between 0 and 100
                 low = min(max(low, 0), 100 - least)
                 high = low + least
         ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return cls(tuple(float(tick) for tick in ticks), zero)
 
     def at(self, value: float) -> str:
-        """Where a value in per cent stands, in per cent of the width."""
+        """Position of a value (given in per cent) on the scale, in per cent of the width."""
         return f"{100 * (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0]):.2f}%"
 
     def drawn(self) -> Html:
-        """The numbers at the ticks."""
+        """Draw the numbers at the ticks."""
         marks = [
             tag("text", f"{tick:g}".replace("-", "−"), x=self.at(tick), y=11, text_anchor="middle")
             for tick in self.ticks
@@ -54,7 +55,7 @@ class Axis:
         return tag("svg", *marks, class_="ticks", height=14, aria_hidden="true")
 
     def lines(self) -> list[Html]:
-        """A line at each tick."""
+        """Draw a line at each tick."""
         return [
             tag("line", x1=self.at(t), x2=self.at(t), y1=-40, y2=62, class_="zero" if self.zero and not t else "grid")
             for t in self.ticks
@@ -68,21 +69,21 @@ class Line:
     label: str
     estimate: Estimate | None
     text: str
-    """The number as tables have it."""
+    """The number as tables show it."""
     series: int = 0
-    """Which colour and shape it has."""
+    """Index of its colour and shape."""
 
 
 def intervals(
     groups: Sequence[tuple[str | None, Sequence[Line]]], axis: Axis, heads: tuple[str, str], label: str
 ) -> Html:
-    """Dots with intervals on one scale.
+    """Draw numbers as dots with intervals on one scale.
 
     Args:
-        groups: Lines below a heading, or below none.
+        groups: Heading (or `None`) and lines of each group.
         axis: The scale of all lines.
-        heads: What labels and numbers are.
-        label: What the figure shows.
+        heads: Headings of the label column and of the number column.
+        label: What the figure shows, for screen readers.
     """
     first, last = (tag("th", text, scope="col") for text in heads)
     bodies = []
@@ -105,12 +106,12 @@ def intervals(
 
 
 def shares(lines: Sequence[tuple[str, Mapping[str, Estimate]]], first: str, label: str) -> Html:
-    """Bars stacked of the shares of variance.
+    """Draw shares of variance as stacked bars.
 
     Args:
         lines: Label and numbers of each bar.
-        first: What labels are.
-        label: What the figure shows.
+        first: Heading of the label column.
+        label: What the figure shows, for screen readers.
     """
     keys = [
         tag("th", tag("span", "", class_=f"key part{i}"), tag("span", name, class_="part"), scope="col")
@@ -134,12 +135,12 @@ def shares(lines: Sequence[tuple[str, Mapping[str, Estimate]]], first: str, labe
 
 
 def heat(value: float, low: float, high: float) -> str:
-    """The style of a cell: how far its value is between the palest and the fullest colour."""
+    """Style of a cell: the position of its value between `low` (palest colour) and `high` (strongest), in per cent."""
     return f"--v:{round(100 * (value - low) / (high - low)) if high > low else 50}%"
 
 
 def strip(scores: Mapping[str, float], low: float, high: float, label: str) -> Html:
-    """A square for each instruction, as full of colour as its score is high; pointing at it tells name and score."""
+    """Draw a square for each instruction; a higher score has a stronger colour. Tooltips show name and score."""
     width = 100 / len(scores)
     squares = [
         tag(
@@ -187,6 +188,6 @@ def _bar(name: str, values: Sequence[float], texts: Sequence[str]) -> Html:
 
 
 def legend(names: Iterable[str], kind: str = "series") -> Html:
-    """Which colour is which series (`series`) or share (`part`)."""
+    """Legend of the colours of series (`series`) or shares (`part`)."""
     keys = (join(tag("span", "", class_=f"key {kind}{i % 6}"), named(name), " ") for i, name in enumerate(names))
     return tag("p", *keys, class_="legend")

@@ -1,8 +1,8 @@
 """Prediction tables to and from the files of EleutherAI's lm-evaluation-harness.
 
-A table becomes a folder of task files that the harness asks of any of its models, with the very same prompts; what it
-logs (`--log_samples`) becomes a prediction table again, from which a report or a comparison is made. Tasks of its own
-that the harness has logged become tables too.
+A prediction table is exported as a folder of task files with the same prompts; the harness can run them with any of
+its models. Samples that the harness logs (`--log_samples`) are read back as a prediction table, for a report or a
+comparison. Logged samples of other harness tasks can be read too.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _SAMPLES = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?\.jso
 def task_files(
     rows: Sequence[Record], name: str = "robustlm", max_new_tokens: int = 128, delimiter: str | None = None
 ) -> dict[str, str]:
-    """The files of harness tasks, text by path: one task for each dataset and condition, all under the tag `name`.
+    """Make harness task files (text by path): one task for each dataset and condition, all with the tag `name`.
 
-    Answers that were chosen among options become multiple choice, others generation.
+    Rows with options become multiple-choice tasks, other rows become generation tasks.
 
     Args:
-        rows: Of a prediction table with prompts.
-        name: Tag, and what the tasks' names begin with.
-        max_new_tokens: Longest generated answer.
-        delimiter: What stands between prompt and option; a space where not given, and nothing after a prompt that ends
-            in white space or in a special token of a chat template.
+        rows: Rows of a prediction table with prompts.
+        name: Tag of the tasks, and prefix of their names.
+        max_new_tokens: Longest generated answer, in tokens.
+        delimiter: Text between prompt and option. Default: a space, or nothing if all prompts of a task end in white
+            space or in `>`, as special tokens of chat templates do.
 
     Raises:
-        ValueError: The table lacks prompts, or the name is no name for tasks.
+        ValueError: The table lacks prompts, or `name` is not a valid task name.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ValueError(f"name: found {name!r}; expected letters, digits, '_', '-' and '.'")
@@ -71,19 +71,20 @@ def task_files(
 
 
 def table_rows(path: Path, condition: str = "clean", answers: str | None = None) -> list[Record]:
-    """Rows of a prediction table, from what the harness has logged.
+    """Read rows of a prediction table from samples that the harness logged.
 
-    Samples of `task_files` get the keys they had, and their answers are read and scored as `robustlm test` does it. For
-    other tasks the file says the dataset, each sample is asked once, and right is what the harness's first metric of 0
-    and 1 calls right. Of options, the one with the highest log-likelihood is the answer, as in the harness's `acc`.
+    Samples of `task_files` keep their keys; their answers are parsed and scored as in `robustlm test`. For samples of
+    other tasks, the file name gives the dataset, each sample is asked once, and the first metric that is 0 or 1 says
+    whether an answer is correct. Among options, the answer is the one with the highest log-likelihood, as in the
+    harness's `acc`.
 
     Args:
-        path: A `samples_*.jsonl`, or a folder that holds some at any depth.
+        path: A `samples_*.jsonl` file, or a folder that holds such files at any depth.
         condition: Condition of samples of other tasks.
-        answers: Name of the harness's filter whose answers count; the first of each file where not given.
+        answers: Name of the harness filter whose answers are read. Default: the first filter of each file.
 
     Raises:
-        ValueError: There are no samples, a line is none, or a sample is there twice.
+        ValueError: There are no samples, a line is not a sample, or a sample occurs twice.
     """
     files = [path] if path.is_file() else sorted(path.rglob("samples_*.jsonl"))
     if not files:
@@ -136,7 +137,7 @@ def _task_file(stem: str, name: str, delimiter: str, chosen: bool, max_new_token
             "output_type": "generate_until",
             "doc_to_target": "target",
             "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": max_new_tokens},
-            # answers begin with the space that no prompt ends in
+            # prompts do not end in a space, so answers begin with one
             "filter_list": [
                 {"name": "answer", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}
             ],
@@ -164,7 +165,7 @@ def _slug(text: str) -> str:
 
 
 def _unused(stem: str, taken: Mapping[str, str]) -> str:
-    """Names that differ in other signs than letters alone become numbered."""
+    """Append a number to `stem` if it is taken; names that differ only in special characters have the same stem."""
     found, number = stem, 2
     while f"{found}.yaml" in taken:
         found, number = f"{stem}-{number}", number + 1
@@ -233,7 +234,7 @@ def _options(line: Mapping[str, Any], doc: Mapping[str, Any] | None) -> tuple[li
 
 
 def _arguments(line: Mapping[str, Any], at: int) -> Iterable[Any]:
-    """An argument of each request: a list of them, or objects `{"gen_args_0": {"arg_0": …}}` in logged files."""
+    """Yield argument `at` of each request; requests are lists, or `{"gen_args_0": {"arg_0": …}}` in logged files."""
     found = line.get("arguments") or []
     requests = found.values() if isinstance(found, dict) else found
     for request in requests:

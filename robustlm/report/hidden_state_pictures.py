@@ -1,4 +1,4 @@
-"""Pictures of states: where phrasings lie, and what answers lose with distance, from a run's tables alone."""
+"""Pictures of hidden states, from a run's tables alone: projections, and change of score against distance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.hidden_states import Floats, Projection, project
 from robustlm.evaluation.record import Key
 
-# of Okabe and Ito, which people tell apart however they see colours; each has a marker of its own besides
+# palette of Okabe and Ito, for colour-blind readers too; each colour also has its own marker
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C8C8C")
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">")
 _TITLES: dict[Projection, str] = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
@@ -29,15 +29,15 @@ def draw(
     points: int = 600,
     seed: int = 0,
 ) -> list[Path]:
-    """Draw projections of all datasets and of each, and degradation against distance.
+    """Draw projections of all datasets and of each dataset, and degradation against distance.
 
     Args:
-        runs: Their states, of the same rows.
-        found: Their distances.
-        folder: Where the pictures go; it is there.
-        how: The projection, of each run by itself.
-        points: Most states in a projection; whole samples are drawn by the seed.
-        seed: Of that choice and of the projection.
+        runs: Hidden states by run, of the same rows.
+        found: Distances by run.
+        folder: Existing folder for the pictures.
+        how: Projection method, applied to each run separately.
+        points: Largest number of states in a projection; whole samples are chosen at random.
+        seed: Seed of that choice and of the projection.
     """
     keys = next(iter(runs.values())).keys
     datasets = sorted({key[1] for key in keys})
@@ -56,7 +56,7 @@ def draw(
 
 
 def _chosen(keys: Sequence[Key], points: int, seed: int) -> list[Key]:
-    """Keys of whole samples, as many as the points allow, but three states at least."""
+    """Keys of random whole samples: as many as fit into `points` states, but at least three states."""
     samples: dict[tuple[str, str], list[Key]] = {}
     for key in sorted(keys):
         samples.setdefault(key[1:3], []).append(key)
@@ -89,7 +89,7 @@ def _projections(
     seed: int,
     file: Path,
 ) -> Path:
-    """A row of two pictures for each run: the same places, by condition, and by dataset or instruction."""
+    """Draw two panels for each run: the same points, coloured by condition, and by dataset or instruction."""
     conditions, datasets, samples, instructions = (list(names) for names in zip(*keys, strict=True))
     groups = {"condition": conditions, second: datasets if second == "dataset" else instructions}
     plt = _pyplot()
@@ -117,7 +117,7 @@ def _projections(
 
 
 def _degradation(found: Mapping[str, Displacement], order: Sequence[str], file: Path) -> Path:
-    """A picture a run: change of score against relative distance, an instruction a point."""
+    """Draw a panel for each run: change of score against relative distance, by dataset, condition, instruction."""
     plt = _pyplot()
     columns = min(3, len(found))
     rows = math.ceil(len(found) / columns)
@@ -132,7 +132,7 @@ def _degradation(found: Mapping[str, Displacement], order: Sequence[str], file: 
             mine = [point for point in points if point.condition == condition]
             if not mine:
                 continue
-            style = _style(order.index(condition))  # as in projections
+            style = _style(order.index(condition))  # the same style as in projections
             handles[condition] = panel.scatter(
                 [point.relative for point in mine], [100 * point.change for point in mine], s=20, alpha=0.75,
                 linewidths=0, **style,
@@ -150,7 +150,7 @@ def _degradation(found: Mapping[str, Displacement], order: Sequence[str], file: 
 
 
 def _line(panel: Any, points: Sequence[Point], own: Displacement) -> None:
-    """The slope over all points, through their middle."""
+    """Draw a line with the slope over all points, through their mean."""
     slope = next((trend.slope for trend in own.trends if trend.over == "all"), float("nan"))
     if math.isfinite(slope):
         x = np.array([point.relative for point in points])
@@ -191,6 +191,6 @@ def _saved(plt: Any, figure: Any, file: Path) -> Path:
 
 
 def _file_names(datasets: Sequence[str]) -> list[str]:
-    """Names of datasets as parts of file names; those that would coincide get a number."""
+    """Names of datasets made safe for file names; a number is appended to names that would be equal."""
     plain = [re.sub(r"[^\w.-]+", "_", name) for name in datasets]
     return [f"{name}-{plain[:i].count(name)}" if name in plain[:i] else name for i, name in enumerate(plain)]

@@ -1,4 +1,4 @@
-"""Where runs put samples under other phrasings, side by side as text, CSV and JSON, from their tables alone."""
+"""Distances between hidden states of phrasings, run by run, as Markdown, CSV and JSON, from tables alone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from robustlm.report.tables import aligned, csv_text
 _COLUMNS = ("run", "dataset", "condition", "number", "value", "low", "high", "datasets", "rows", "samples",
             "instructions", "unmatched")  # fmt: skip
 Run = tuple[HiddenStateTable, list[Record]]
-"""States and predictions of a run."""
+"""Hidden states and predictions of a run."""
 
 
 def load_runs(runs: list[str]) -> dict[str, Run]:
-    """State and prediction tables by run. A run is a path, or `name=path`.
+    """State and prediction tables by run. A run is given as a path or as `name=path`.
 
     Raises:
-        ValueError: A table is missing, two runs have one name, tables are of other rows, or states of other places.
+        ValueError: A table is missing, two runs have the same name, tables hold different rows, or states are of
+            different layers or positions.
     """
     found: dict[str, Run] = {}
     for name, path in named_runs(runs).items():
@@ -55,12 +56,12 @@ def load_runs(runs: list[str]) -> dict[str, Run]:
 
 
 def measured(runs: Mapping[str, Run], settings: Settings, clean: str) -> dict[str, Displacement]:
-    """Distances of each run."""
+    """Compute the distances of each run."""
     return {name: displacement(table, rows, settings, clean) for name, (table, rows) in runs.items()}
 
 
 def number_rows(found: Mapping[str, Displacement]) -> list[dict[str, Any]]:
-    """One row for each number; `None` for NaN. The dataset of means over all datasets is empty."""
+    """One row for each number. NaN becomes `None`; means over all datasets have an empty dataset."""
     return [
         {
             "run": run,
@@ -83,7 +84,7 @@ def to_csv(found: Mapping[str, Displacement]) -> str:
 
 
 def to_json(found: Mapping[str, Displacement], table: HiddenStateTable, settings: Settings, clean: str) -> str:
-    """Settings, what the numbers are, `number_rows`, the points of degradation and their trends, as JSON."""
+    """Settings, meanings of the numbers, `number_rows`, points of degradation and their trends, as JSON."""
 
     def rows(of: str) -> list[dict[str, Any]]:
         made = [{"run": run, **asdict(one)} for run, own in found.items() for one in getattr(own, of)]
@@ -101,7 +102,7 @@ def to_json(found: Mapping[str, Displacement], table: HiddenStateTable, settings
 
 
 def to_markdown(found: Mapping[str, Displacement], table: HiddenStateTable, settings: Settings, clean: str) -> str:
-    """A summary to read: means over datasets, each dataset, then degradation."""
+    """Summary as Markdown: means over datasets, each dataset, then degradation."""
     pooled = _by_condition(found, lambda one: one.dataset is None)
     single = _by_condition(found, lambda one: one.dataset is not None)
     drawn = f"with {100 * settings.level:g} % intervals from {settings.draws} bootstrap draws of samples"
@@ -153,7 +154,7 @@ def to_markdown(found: Mapping[str, Displacement], table: HiddenStateTable, sett
 
 
 def _by_condition(found: Mapping[str, Displacement], wanted: Any) -> list[tuple[str, Displaced]]:
-    """Results with their runs; those of the same dataset and condition stand together."""
+    """Pairs of run and result, with results of the same dataset and condition next to each other."""
     pairs = [(run, one) for run, own in found.items() for one in own.results if wanted(one)]
     order = {(one.dataset, one.condition): at for at, (_, one) in reversed(list(enumerate(pairs)))}
     return sorted(pairs, key=lambda pair: order[pair[1].dataset, pair[1].condition])

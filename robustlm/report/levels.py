@@ -1,4 +1,4 @@
-"""What kind of change a condition is, read from its name."""
+"""The kind of change that a condition makes, read from its name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEVELS = {
     "list": "Instruction lists",
     "misleading": "Misleading instructions",
 }
-"""Levels in the order they are shown, and what they are called; any other name is a level of its own."""
+"""Levels in display order, with their headings. Any other name is its own level."""
 
 _FILES = {
     module.__name__: level for level, module in (("character", character), ("word", word), ("sentence", sentence))
@@ -27,9 +27,9 @@ _FILES = {
 
 
 def level_of(condition: str) -> str:
-    """The level of a condition: a key of `LEVELS`, `clean`, or the name of a kind that is not known here.
+    """The level of a condition: a key of `LEVELS`, `clean`, or the name of an unknown kind.
 
-    Nothing is imported by name, as `parse_condition` does: a table that is read must not run code.
+    Unlike `parse_condition`, this function imports nothing by name, because reading a table must not run code.
     """
     parts = [part for part in condition.split("+") if part not in (CLEAN, CORRECT, PROTECTED)]
     if len(parts) > 1:
@@ -52,7 +52,7 @@ def level_of(condition: str) -> str:
 
 
 def by_level(conditions: Iterable[str]) -> dict[str, list[str]]:
-    """Conditions by what their level is called: known levels in the order of `LEVELS`, then others; `clean` last."""
+    """Group conditions by the heading of their level: first the order of `LEVELS`, then other levels, then `clean`."""
     found: dict[str, list[str]] = {}
     for condition in conditions:
         found.setdefault(level_of(condition), []).append(condition)

@@ -1,4 +1,4 @@
-"""HTML by small functions: text is escaped unless it is markup already, so that no answer of a model becomes any."""
+"""Functions that build HTML. Text that is not `Html` is escaped, so answers of a model never become markup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from importlib import resources
 
 LONGEST = 400
-"""Characters of a text from a table that are shown."""
+"""Longest shown part of a text from a table, in characters."""
 
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _PLAIN = re.compile(r"[\w/+@|:.-]+")
@@ -17,15 +17,19 @@ _VOID = ("meta", "link", "col")
 _LEAVES = ("line", "rect", "circle")
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""The browser itself refuses whatever would be fetched or run."""
+"""Content security policy: the browser loads no other file and runs no script."""
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is markup, so it is not escaped."""
 
 
 def tag(name: str, /, *inside: str, **attributes: str | int | bool | None) -> Html:
-    """An element. Attributes: `class_` is `class`, `_` is `-`; `None` and `False` are left out, `True` has no value."""
+    """Make an HTML element.
+
+    In names of attributes, `class_` becomes `class` and `_` becomes `-`. The values `None` and `False` omit an
+    attribute; `True` writes it without a value.
+    """
     opened = "".join(
         f" {_attribute(key)}" + ("" if value is True else f'="{_escaped(str(value))}"')
         for key, value in attributes.items()
@@ -39,12 +43,12 @@ def tag(name: str, /, *inside: str, **attributes: str | int | bool | None) -> Ht
 
 
 def join(*parts: str) -> Html:
-    """Parts one after the other, those that are no markup escaped."""
+    """Concatenate parts; those that are not `Html` are escaped."""
     return Html("".join(part if isinstance(part, Html) else _escaped(part) for part in parts))
 
 
 def word(text: str, kind: str | None = "said", longest: int = LONGEST) -> Html:
-    """An answer out of a table: with its own direction of writing and its white space, cut where it is very long."""
+    """Mark up a text from a table as `<bdi>`, cut after `longest` characters; empty text and white space are named."""
     if not text.strip():
         return tag("i", "empty" if not text else f"white space, {len(text)} characters", class_="quiet")
     shown = tag("bdi", text[:longest], class_=kind)
@@ -54,7 +58,7 @@ def word(text: str, kind: str | None = "said", longest: int = LONGEST) -> Html:
 
 
 def named(text: str) -> Html:
-    """A name out of a table, as `word`; after its signs it may go on in the next line."""
+    """Mark up a name from a table as `word` does; lines may break after its `/`, `+` and `|`."""
     shown = word(text, None)
     return Html(_SIGNS.sub(r"\1<wbr>", shown)) if _PLAIN.fullmatch(text) else shown
 
@@ -62,14 +66,14 @@ def named(text: str) -> Html:
 def table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], label: str, texts: Collection[int] = (0,), **attributes: str
 ) -> Html:
-    """A table that scrolls within itself where it is wider than the page.
+    """A table that scrolls sideways if it is wider than the page.
 
     Args:
-        heads: The first row.
-        rows: The others; their first cell heads them.
-        label: What the table is, for those who cannot see it.
-        texts: Columns that are not numbers.
-        attributes: Of the table.
+        heads: Headings of the columns.
+        rows: Cells by row; the first cell of a row is its heading.
+        label: What the table shows, for screen readers.
+        texts: Indexes of columns that hold text; the other columns hold numbers.
+        attributes: HTML attributes of the table.
     """
 
     def kind(at: int) -> str | None:
@@ -106,8 +110,8 @@ def page(title: str, head: Html, parts: Sequence[tuple[str, str, Html]]) -> str:
     """A whole page that needs no other file.
 
     Args:
-        title: Of the window.
-        head: What stands before the list of contents.
+        title: Title of the browser window.
+        head: Markup before the list of contents.
         parts: Name, heading and contents of each section.
     """
     style = resources.files("robustlm").joinpath("assets", "report.css").read_text(encoding="utf-8")
@@ -131,5 +135,5 @@ def _attribute(name: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Control characters and halves of characters, which no page may hold, become U+FFFD."""
+    """Escape text; control characters and lone surrogates, which HTML does not allow, become U+FFFD."""
     return escape(_UNSHOWABLE.sub("\ufffd", text))

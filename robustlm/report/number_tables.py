@@ -24,21 +24,21 @@ FORMATS: tuple[Format, ...] = ("csv", "html", "json", "md")
 ALL = "all datasets"
 
 COUNTS = ("rows", "samples", "complete", "instructions", "missing")
-"""What numbers are made of: fields of a `Result`."""
+"""Fields of a `Result` that count the data behind its numbers."""
 
 PAIRED = ("dataset", "condition", "difference, points", "answers", "samples", "p (McNemar)", "p (permutation)")
-"""Columns of the paired tests."""
+"""Columns of the table of paired tests."""
 
 FREE_TEXT = ("dataset", "condition", "answers", "exact match", "token F1", "ROUGE-L")
-"""Columns of the free-text answers."""
+"""Columns of the table of free-text scores."""
 
 _COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *COUNTS, "worst")
 
 
 def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row for each number: where it is from, value, interval, and what it is made of; `None` for NaN.
+    """One row for each number: dataset, condition, value, interval and counts; NaN becomes `None`.
 
-    The dataset of numbers over all datasets is empty. `worst` names the worst instruction, beside its score alone.
+    Numbers over all datasets have an empty dataset. Only rows of `worst_instruction` name that instruction in `worst`.
     """
     return [
         {
@@ -57,7 +57,7 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row for each dataset, condition and instruction, with its score on the samples that all were asked about."""
+    """One row for each dataset, condition and instruction: its score on samples asked under every instruction."""
     return [
         {"dataset": one.name, "condition": one.condition, "instruction_id": instruction, "value": value}
         for one in results
@@ -66,7 +66,7 @@ def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def free_text_rows(free: Sequence[FreeText]) -> list[dict[str, Any]]:
-    """One row for each measure of free-text answers, with the columns of `number_rows`."""
+    """One row for each measure of free-text answers except exact match, with the columns of `number_rows`."""
     return [
         {"dataset": one.dataset, "condition": one.condition, "number": name}
         | {key: plain(getattr(found, key)) for key in ("value", "low", "high")}
@@ -78,12 +78,12 @@ def free_text_rows(free: Sequence[FreeText]) -> list[dict[str, Any]]:
 
 
 def to_csv(results: Sequence[Result], free: Sequence[FreeText] = ()) -> str:
-    """`number_rows` and `free_text_rows` as CSV; empty where there is no number."""
+    """`number_rows` and `free_text_rows` as CSV; the cell of a missing number is empty."""
     return csv_text(_COLUMNS, [*number_rows(results), *free_text_rows(free)])
 
 
 def to_json(results: Sequence[Result], settings: Settings, free: Sequence[FreeText] = ()) -> str:
-    """Settings, what the numbers are, `number_rows`, `instruction_rows` and `free_text_rows` as JSON."""
+    """Settings, meanings of the numbers, `number_rows`, `instruction_rows` and `free_text_rows` as JSON."""
     interval = {name: getattr(settings, name) for name in ("draws", "seed", "level", "resample")}
     found = {
         "interval": interval,
@@ -102,13 +102,13 @@ def to_markdown(
     unread: Sequence[Unreadable] = (),
     free: Sequence[FreeText] = (),
 ) -> str:
-    """A summary to read: what could not be read, all datasets, then each one's scores, then what is missing.
+    """Summary as Markdown: unreadable answers, means over datasets, each dataset, then counts and missing cells.
 
     Args:
         results: The numbers.
-        settings: How intervals were made.
+        settings: Settings of the intervals.
         title: The heading.
-        unread: Answers that could not be read, which stand before all numbers.
+        unread: Answers that could not be read; shown before all numbers.
         free: Scores of free text.
     """
     pooled = [one for one in results if one.name is None]
@@ -150,7 +150,7 @@ def to_markdown(
 
 
 def free_text_cells(one: FreeText) -> list[str]:
-    """A line of the free-text answers, under the heads `FREE_TEXT`."""
+    """Cells of one row of free-text scores, in the order of `FREE_TEXT`."""
     return [one.dataset, one.condition, str(one.rows), *(cell(one.numbers[name], name) for name in MEASURES)]
 
 
@@ -160,7 +160,7 @@ def pairing_markdown(first: str, second: str, found: Sequence[Pairing]) -> str:
 
 
 def pairing_cells(one: Pairing) -> list[str]:
-    """A line of the paired tests, under the heads `PAIRED`."""
+    """Cells of one row of paired tests, in the order of `PAIRED`."""
     return [
         one.name or ALL,
         one.condition or "all",
@@ -180,10 +180,12 @@ def flip_lines(runs: Mapping[str, Sequence[Record]]) -> str:
 
 
 def write_all(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write files by name or path in a folder, each whole or not at all; a folder that is there is used.
+    """Write texts, by file name or path, into a folder; each file is written whole or not at all.
+
+    Missing folders are created.
 
     Raises:
-        ValueError: The folder is a file.
+        ValueError: `folder` is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output: {folder} is a file; expected a folder, or a name for a new one")
@@ -193,10 +195,10 @@ def write_all(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def write_whole(file: Path, text: str) -> Path:
-    """Write a file under another name, then give it its own: who looks meanwhile sees the old one or the new.
+    """Write a file under a temporary name, then rename it, so readers see either the old file or the new one.
 
     Raises:
-        ValueError: Its folder is not there, or it is a folder.
+        ValueError: The folder of `file` is missing, or `file` is a folder.
     """
     if not file.parent.is_dir() or file.is_dir():
         raise ValueError(f"{file}: expected a file name in a folder that is there; found {_instead(file)}")
@@ -209,7 +211,7 @@ def _instead(file: Path) -> str:
 
 
 def interval_note(settings: Settings) -> str:
-    """How intervals were made."""
+    """Describe how intervals were made."""
     if not settings.draws:
         return "Per cent; no intervals were drawn."
     drawn = "samples" if settings.resample == "samples" else "samples and instructions"
@@ -221,7 +223,7 @@ def interval_note(settings: Settings) -> str:
 
 
 def notes(single: Sequence[Result]) -> list[str]:
-    """What has to be known of missing cells, as sentences."""
+    """Remarks on missing cells and on datasets with one instruction, as sentences."""
     gaps = [one for one in single if one.missing]
     none = [one for one in single if not one.complete]
     found = []
@@ -240,17 +242,17 @@ def notes(single: Sequence[Result]) -> list[str]:
 
 
 def size(one: Result) -> list[str]:
-    """What numbers are made of, as cells of a table: dataset, condition and `COUNTS`."""
+    """Cells of one row of counts: dataset, condition, then `COUNTS`."""
     return [one.name or ALL, one.condition, *(str(getattr(one, name)) for name in COUNTS)]
 
 
 def known(one: Result, name: str) -> bool:
-    """Whether there is such a number."""
+    """Whether a result has this number and it is not NaN."""
     return name in one.numbers and not math.isnan(one.numbers[name].value)
 
 
 def cell(found: Estimate | None, name: str) -> str:
-    """A number and its interval as tables have them; `-` for none."""
+    """A number and its interval as tables show them; `-` if it is missing."""
     if found is None or math.isnan(found.value):
         return "-"
     scale, digits = (1, 3) if name in UNBOUNDED else (100, 1)
@@ -261,7 +263,7 @@ def cell(found: Estimate | None, name: str) -> str:
 
 
 def points(found: Estimate | None) -> str:
-    """A difference and its interval in points; `-` for none."""
+    """A difference and its interval in points; `-` if it is missing."""
     if found is None or math.isnan(found.value):
         return "-"
     value, low, high = (f"{round(100 * one, 1) + 0.0:+.1f}" for one in (found.value, found.low, found.high))  # no −0.0
@@ -273,5 +275,5 @@ def _p(value: float) -> str:
 
 
 def plain(value: float) -> float | None:
-    """A number as JSON has it: null for NaN."""
+    """Convert NaN to `None`, which JSON writes as null."""
     return None if math.isnan(value) else value

@@ -22,14 +22,14 @@ __all__ = ["About", "Section", "own_section", "to_html"]
 
 
 Section = Callable[[Sequence[Record], Sequence[Result]], tuple[str, Html]]
-"""Makes a section of one's own, its heading and what is in it, from the records of a table and its numbers."""
+"""A function that makes a custom section (heading and contents) from a table's records and its numbers."""
 
 
 def own_section(path: str) -> Section:
-    """The function at an import path.
+    """Import the function of a custom section.
 
     Raises:
-        ValueError: The module cannot be imported, or there is no function.
+        ValueError: The module cannot be imported, or the path is not that of a function.
     """
     found = imported(path)
     if not callable(found):
@@ -46,15 +46,15 @@ def to_html(
     clean: str = "clean",
     more: Sequence[Section] = (),
 ) -> str:
-    """The page; the same bytes for the same table.
+    """Make the page. The same table gives the same bytes.
 
     Args:
         rows: Rows of a prediction table.
-        results: Its numbers.
-        settings: How intervals were made.
+        results: Numbers of that table.
+        settings: Settings of the intervals.
         about: What was evaluated.
-        clean: The condition against which performance drops.
-        more: What makes further sections, which come last.
+        clean: The condition from which drops are measured.
+        more: Functions that make custom sections, which come last.
     """
     pooled = {one.condition: one for one in results if one.name is None}
     single: dict[str, list[Result]] = {}

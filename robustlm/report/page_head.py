@@ -19,7 +19,7 @@ class About:
     run: str
     """Name of the run."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Its settings, by what they are called."""
+    """Its settings by displayed name."""
 
 
 def summary(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]) -> Html:
@@ -30,7 +30,7 @@ def summary(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]
 
 
 def cards_of(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]], clean: str) -> Html:
-    """The headline numbers, a card each."""
+    """The headline numbers, one card for each."""
     first = pooled.get(clean) or next(iter(pooled.values()))
     others = [one for one in pooled.values() if one is not first and known(one, "mean")]
     how = tag("code", named(first.condition))

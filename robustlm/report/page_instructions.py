@@ -11,7 +11,7 @@ from robustlm.report.markup import Html, counted, join, named, table, tag, wide
 from robustlm.report.page_parts import figure, score_name
 
 OPEN_ROWS = 60
-"""Rows of instructions up to which their tables are unfolded."""
+"""The tables are unfolded if they have at most this many rows in total."""
 
 
 def instructions_section(single: Mapping[str, Sequence[Result]]) -> Html:

@@ -62,7 +62,7 @@ def free_section(free: Sequence[FreeText]) -> Html:
 
 
 def counts_section(results: Sequence[Result]) -> Html:
-    """What numbers are made of, as a table."""
+    """Counts of the data behind the numbers, as a table."""
     said = (
         "Numbers that compare instructions are made of complete samples: those asked under every instruction of a "
         "condition. Missing are cells of samples × instructions."
@@ -72,7 +72,7 @@ def counts_section(results: Sequence[Result]) -> Html:
 
 
 def method_section(settings: Settings) -> Html:
-    """How intervals were made, and what the numbers are."""
+    """Describe how intervals were made."""
     more = (
         [
             "A draw takes as many samples as there are, with replacement, dataset by dataset and the same under every "

@@ -11,31 +11,31 @@ from robustlm.report.number_tables import cell
 
 
 def line_of(label: str, one: Result, name: str) -> Line:
-    """A number of a condition as a line of a figure of intervals."""
+    """Make the line of a figure of intervals that shows one number of a condition."""
     found: Estimate | None = one.numbers.get(name)
     return Line(label, found, cell(found, name))
 
 
 def figure(said: str, drawn: Html) -> Html:
-    """A figure under the sentences that explain it."""
+    """A figure below its caption."""
     return tag("figure", tag("figcaption", said), drawn)
 
 
 def multiples(figures: Mapping[str, Html]) -> Html:
-    """A small figure for each dataset, beside each other."""
+    """Small figures side by side, one for each dataset."""
     return tag("div", *(figure(named(name), drawn) for name, drawn in figures.items()), class_="multiples")
 
 
 def score_name(one: Result) -> str:
-    """What the score of a dataset is called."""
+    """Displayed name of a dataset's score."""
     return {"f1": "F1"}.get(one.score, one.score)
 
 
 def most_samples(own: Sequence[Result]) -> int:
-    """The samples of a dataset: the most that one of its conditions asked."""
+    """Number of samples of a dataset: the largest number over its conditions."""
     return max(one.samples for one in own)
 
 
 def bullets(lines: Sequence[str]) -> Html:
-    """Sentences as a list; empty without any."""
+    """Sentences as a list; empty markup if there are no sentences."""
     return tag("ul", *(tag("li", line) for line in lines)) if lines else Html()

@@ -9,19 +9,19 @@ from robustlm.report.markup import Html, join, named, table, tag, word
 from robustlm.report.samples import Answer, Changing
 
 MOST_ANSWERS = 12
-"""Answers of one sample that are shown."""
+"""Largest number of answers shown for a sample."""
 
 
 MOST_PLACES = 6
-"""Instructions of a condition that are named beside an answer."""
+"""Largest number of instructions of a condition that are named beside an answer."""
 
 
 LONGEST_PROMPT = 2000
-"""Characters of a prompt that are shown."""
+"""Longest shown part of a prompt, in characters."""
 
 
 def samples_section(found: Sequence[Changing]) -> Html:
-    """The samples whose answers change most, with these answers."""
+    """The samples whose answers change most, and their answers."""
     if not found:
         return tag("p", "Every sample has the same answer however it is asked.")
     said = (
@@ -82,7 +82,7 @@ def _places(answer: Answer, begin: int, ways: Mapping[str, int]) -> Html:
 
 
 def _common_start(names: Sequence[str]) -> int:
-    """How many characters all names begin with, up to a separator."""
+    """Length of the common start of all names, up to its last separator (`/`, `|`, `#` or `:`)."""
     if len(names) < 2:
         return 0
     pairs = zip(min(names), max(names), strict=False)

@@ -13,7 +13,7 @@ from robustlm.report.page_parts import figure, line_of, multiples, score_name
 
 
 def scores_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]) -> Html:
-    """Scores by condition, over all datasets and for each."""
+    """Scores by condition, over all datasets and for each dataset."""
     axis = Axis.over(one.numbers["mean"] for own in (pooled.values(), *single.values()) for one in own)
     every = [line_of(one.condition, one, "mean") for one in pooled.values()]
     said = (
@@ -60,7 +60,7 @@ def drops_section(pooled: Mapping[str, Result], clean: str) -> Html:
 
 
 def variance_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]) -> Html:
-    """Which part of the variance comes from phrasings, samples and chance."""
+    """Shares of the variance that come from phrasings, samples and chance."""
     if not any(known(one, name) for one in pooled.values() for name in SHARES):
         return tag("p", "Nothing varies, or there is one instruction alone: there are no shares.")
     said = (

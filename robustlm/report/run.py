@@ -1,4 +1,4 @@
-"""What a run's folder says about the run."""
+"""Name and settings of a run, read from its folder."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _ATTACK = {
     "most texts tried": "data.attack.budget",
     "most replacements of a word": "data.attack.candidates",
 }
-"""Settings that matter where a condition is an attack: the first alone where attacks are reused, else the others."""
+"""Settings shown if a condition is an attack: only the first if attacks are reused, otherwise only the others."""
 
 
 def run_name(table: Path) -> str:
-    """The name of the folder that a table is in; of the one around it too where that is the run's."""
+    """Name of the table's folder; with its parent's name if the folder is a version or a part of a named run."""
     folder = table.resolve().parent
     return (
         f"{folder.parent.name}/{folder.name}" if folder.name.startswith("version_") or is_part(folder) else folder.name
@@ -56,9 +56,9 @@ def run_name(table: Path) -> str:
 
 
 def run_settings(table: Path) -> dict[str, str]:
-    """What was evaluated and how, from `config.yaml` beside a table; empty where there is none.
+    """Settings of a run by displayed name, from `config.yaml` beside its table; empty if there is no such file.
 
-    A report is made from the table alone, so a config that cannot be read is said, and stops nothing.
+    A report needs only the table, so an unreadable config raises nothing: the result holds the error message instead.
     """
     file = table.with_name(CONFIG)
     if not file.is_file():
@@ -88,7 +88,7 @@ def _attack_settings(config: Any) -> dict[str, str]:
 
 
 def _look(node: Any, path: str) -> Any:
-    """A setting by its path, through the `init_args` of classes; `None` where it is not there."""
+    """Look up a setting by its dotted path, also inside `init_args` of classes; `None` if it is missing."""
     for key in path.split("."):
         if isinstance(node, dict) and key not in node:
             node = node.get("init_args")
@@ -99,7 +99,7 @@ def _look(node: Any, path: str) -> Any:
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
-    if isinstance(value, dict) and "path" in value:  # a source
+    if isinstance(value, dict) and "path" in value:  # a data source
         value = value["path"] if value.get("bank") is None else f"{value['path']} ({value['bank']})"
     if isinstance(value, dict) and "class_path" in value:
         name = str(value["class_path"]).rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Samples worth reading: those whose answers change most with the way they are asked."""
+"""Samples worth reading: those whose answers change most with instruction and condition."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Answer:
     correct: bool
     readable: bool
     score: float
-    """Its own score, in [0, 1]."""
+    """Score of this answer, in [0, 1]."""
     asked: tuple[tuple[str, str], ...]
-    """Conditions and instructions that it was given under."""
+    """Pairs (condition, instruction) that got this answer."""
     prompt: str | None
-    """What the model was given the first time; `None` where the table does not keep it."""
+    """Prompt of the first of these pairs; `None` if the table has no prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Changing:
     dataset: str
     target: str
     disagreement: float
-    """Share of pairs of its answers, under any instructions and conditions, that differ."""
+    """Share of pairs of its answers that differ, over all instructions and conditions."""
     answers: tuple[Answer, ...]
     """From the most frequent to the rarest."""
 
@@ -45,7 +45,7 @@ def most_changing(rows: Iterable[Record], limit: int = 20) -> list[Changing]:
 
     Args:
         rows: Rows of a prediction table.
-        limit: How many samples at most.
+        limit: Largest number of samples.
     """
     asked: dict[tuple[str, str, str], list[Record]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Scores as Markdown tables, aligned to be read in a terminal too."""
+"""Scores as Markdown tables, aligned so that a terminal shows them well too."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from robustlm.rows.cells import neutral
 
 MAIN_SCORES = ("f1", "accuracy")
 NEAR_SCORES = {"token_f1": "token F1", "rouge_l": "ROUGE-L"}
-"""Scores of free-text answers beside exact match, and what they are called."""
+"""Scores of free-text answers other than exact match, and their displayed names."""
 
 
 def cell(text: str) -> str:
-    """Text inside of a Markdown table, in one line, of which nothing is markup: no HTML, no picture, no new cell."""
+    """Escape text for a cell of a Markdown table: one line, without HTML, links, pictures or new cells."""
     found = re.sub(r"[\\|<]", r"\\\g<0>", " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text)
     return found.replace("](", "]\\(")
 
 
 def markdown(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:
-    """A table of per cent: a line for each row, a column for each key of the rows, `-` where a row lacks one.
+    """Make a Markdown table of percentages: a line for each row, a column for each key, `-` for missing values.
 
     Args:
         corner: Heading of the first column.
@@ -43,7 +43,7 @@ def markdown(corner: str, rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Main scores in per cent by condition and dataset, out of logged metrics `test/<condition>/<dataset>/<score>`."""
+    """Main scores in per cent by condition and dataset, from logged metrics `test/<condition>/<dataset>/<score>`."""
     found: dict[str, dict[str, float]] = {}
     for condition, dataset, score, value in _tested(metrics):
         if score in MAIN_SCORES or (not dataset and score == "mean"):
@@ -54,7 +54,7 @@ def by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def near_by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Token F1 and ROUGE-L of free-text answers in per cent, by condition, as `by_condition` has main scores."""
+    """Token F1 and ROUGE-L of free-text answers in per cent, by condition, in the same form as `by_condition`."""
     found: dict[str, dict[str, float]] = {}
     for condition, dataset, score, value in _tested(metrics):
         if score in NEAR_SCORES:
@@ -63,7 +63,7 @@ def near_by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float
 
 
 def _tested(metrics: Mapping[str, float]) -> Iterator[tuple[str, str, str, float]]:
-    """Condition, dataset (empty for a mean over them), score and value of what a test logged."""
+    """Yield condition, dataset (empty for a mean over datasets), score and value of each metric of a test."""
     for name, value in metrics.items():
         stage, _, rest = name.partition("/")
         condition, _, scored = rest.partition("/")
@@ -73,7 +73,7 @@ def _tested(metrics: Mapping[str, float]) -> Iterator[tuple[str, str, str, float
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table of text, aligned to be read in a terminal too."""
+    """Lines of a Markdown table of texts, with aligned columns."""
     cells = [[cell(text) for text in row] for row in (heads, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
     lines = [
@@ -83,7 +83,7 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV under their columns; the heads alone where there are no rows."""
+    """Rows as CSV with a header line; only the header line if there are no rows."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

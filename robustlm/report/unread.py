@@ -1,4 +1,4 @@
-"""What reports say of answers that could not be read, as Markdown and as HTML."""
+"""Warnings about answers that could not be read, as Markdown and as HTML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from robustlm.report.tables import cell
 
 
 def unread_box(unread: Sequence[Unreadable], run: str | None = None) -> Html:
-    """A box about answers that could not be read; nothing where there are none."""
+    """A box about answers that could not be read; empty markup if there are none."""
     if not unread:
         return Html()
     items = (tag("li", one.said, tag("ul", *(tag("li", shown) for shown in one.shown))) for one in unread)
@@ -27,7 +27,7 @@ def unread_box(unread: Sequence[Unreadable], run: str | None = None) -> Html:
 
 
 def unread_markdown(unread: Sequence[Unreadable], run: str | None = None) -> list[str]:
-    """Lines about answers that could not be read, with an empty line after them; none where there are none."""
+    """Lines about answers that could not be read, then an empty line; no lines if all answers could be read."""
     if not unread:
         return []
     lines = [line for one in unread for line in (f"- {cell(one.said)}", *(f"  - {cell(s)}" for s in one.shown))]
