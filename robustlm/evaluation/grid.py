@@ -24,9 +24,9 @@ class Options:
     """Log-likelihoods of answer options; m is the largest number of options of a sample."""
 
     scores: Floats
-    """`[n, k, m]`: log-likelihood of each option under each instruction; NaN if the sample has fewer options."""
+    """`[n, k, m]`: log-likelihood of each option under each instruction; NaN if the row has no such option."""
     tokens: Floats
-    """`[n, k, m]`: number of tokens of each option; NaN if the sample has fewer options."""
+    """`[n, k, m]`: number of tokens of each option; NaN if the row has no such option."""
     chosen: Ints
     """`[n, k]`: index of the option that was the answer; −1 if none was."""
 
