@@ -51,8 +51,8 @@ class InstructionDataModule(LightningDataModule):
             `{instruction}`, `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
         instructions: Which phrasings of an instruction bank are used: `concise`, `detailed` or `both`. Rows with an
             instruction of their own keep it.
-        bank: A bank (name, JSON file, or `file.json#name`) to take instructions from in place of the rows' own, for
-            sources that name none themselves.
+        bank: A bank (name, JSON file, or `file.json#name`) whose instructions replace those of the rows, for sources
+            that do not name a bank.
         unseen_share: For a bank that is a plain list (`file.json#name`): share of its templates, the last ones, that
             are kept from training as `unseen`. 0: none; 1: all; null: a quarter, rounded up, if there are four or more.
         format: `none` leaves out the line on the answer's format for sources that name no format, as `format: none` of

@@ -22,7 +22,7 @@ from robustlm.sample import Sample
 
 
 class ContrastiveDataset(ParaphrasedDataset):
-    """Training batches made of groups, with explicit negatives where `negatives` is above 0.
+    """Training batches of groups, with explicit negatives if `negatives` is above 0.
 
     Args:
         rows: See `TrainDataset`.

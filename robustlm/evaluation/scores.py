@@ -22,7 +22,7 @@ FREE_TEXT = "generation"
 
 
 def text_of(answer: Answer) -> str:
-    """The text of a free-text answer; empty where there is none."""
+    """The text of a free-text answer; empty if there is none."""
     return answer.items[0][0] if answer.items else ""
 
 
