@@ -1,1 +1,1 @@
-"""What happens around a run: predictions, hidden states, adapters, checkpoints, signals."""
+"""Lightning callbacks for predictions, hidden states, adapters, checkpoints and signals."""

@@ -24,8 +24,8 @@ class AdapterExport(Callback):
         self.name = name
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save."""
-        target = run_folder(trainer) / self.name  # asked on every rank: the folder is broadcast
+        """Save adapter (or model), tokenizer and model card."""
+        target = run_folder(trainer) / self.name  # call this on every rank, since it broadcasts the folder
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
         if not trainer.global_step:
@@ -44,4 +44,4 @@ class AdapterExport(Callback):
             write_prompt(unfinished, prompt, backbone.base_name)
             (unfinished / "README.md").write_text(model_card(pl_module, trainer, prompt), encoding="utf-8")
             for file in unfinished.iterdir():
-                file.chmod(0o644)  # what safetensors writes is the owner's alone
+                file.chmod(0o644)  # safetensors lets only the owner read its files

@@ -1,4 +1,4 @@
-"""What a callback asks a trainer for: the folder of the run, and the evaluation at hand."""
+"""Functions that read from a trainer the folder of the run, the datamodule and the current evaluation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from robustlm.evaluation.session import EvaluationSession
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Where a run's files go: the logger's folder, or the trainer's root. The same on every rank."""
+    """Folder of a run's files: the logger's folder, or the trainer's root. The same on every rank."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def data_of(trainer: Trainer) -> InstructionDataModule:
-    """The datamodule whose rows a trainer tests. Raises `TypeError` where it is of another kind."""
+    """The datamodule of a trainer. Raises `TypeError` if it is no `InstructionDataModule`."""
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, InstructionDataModule):
         raise TypeError(
@@ -27,6 +27,6 @@ def data_of(trainer: Trainer) -> InstructionDataModule:
 
 
 def session_of(trainer: Trainer) -> EvaluationSession | None:
-    """The evaluation that a trainer runs; null where its rows come from elsewhere than an `InstructionDataModule`."""
+    """The evaluation that a trainer runs; null if its rows do not come from an `InstructionDataModule`."""
     data = getattr(trainer, "datamodule", None)
     return data.session if isinstance(data, InstructionDataModule) else None

@@ -20,16 +20,16 @@ from robustlm.models.base import Pooling
 
 
 class HiddenStateWriter(Callback):
-    """Keeps a hidden state for each tested row, in `states.parquet` beside the predictions; `robustlm states` reads it.
+    """Writes a hidden state for each tested row to `states.parquet` beside the predictions; see `robustlm states`.
 
     It takes one more forward pass over each row.
 
     Args:
-        layer: Which layer's states: -1 is what the head reads (after the last norm), -2 the penultimate layer, 0 the
-            embeddings; null keeps none.
-        position: What stands for a row: the last token of its prompt (`prompt_end`, the state that gives the first
-            token of the answer), the last of prompt and true answer (`last`), or all of these (`mean`, `max`). Of an
-            encoder–decoder, positions are those of the decoder.
+        layer: Layer of the states: -1 is the input of the head (after the last norm), -2 the penultimate layer, 0 the
+            embeddings; null writes no states.
+        position: Token position that gives the state of a row. `prompt_end`: last token of the prompt, whose state
+            gives the first token of the answer; `last`: last token of prompt and true answer; `mean`, `max`: over all
+            tokens of prompt and true answer. For an encoder–decoder, positions are those of the decoder.
     """
 
     def __init__(self, layer: int | None = None, position: Pooling = "prompt_end") -> None:
@@ -42,19 +42,19 @@ class HiddenStateWriter(Callback):
         self._whole = False
 
     def check(self, module: Any) -> None:
-        """Refuse a layer that the module's model does not have. Raises `ValueError`."""
+        """Raise `ValueError` if the module's model does not have the layer."""
         if self.layer is not None:
             module.backbone.check_layer(self.layer)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See `check`; tell the evaluation that hidden states are kept."""
+        """Call `check`, and tell the evaluation that hidden states are written."""
         if stage in ("test", "predict"):
             self.check(pl_module)
             if self.layer is not None:
                 data_of(trainer).session.kept_states = KeptStates(self.layer, self.position)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this process's part."""
+        """Open the file of this process."""
         if self.layer is None:
             return
         session = data_of(trainer).session
@@ -91,7 +91,7 @@ class HiddenStateWriter(Callback):
         self._file.write([row.key for row in outputs["rows"]], states.float().cpu().numpy())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the table. It is written first, so complete predictions imply complete hidden states."""
+        """Write the table. It is written before the predictions, so complete predictions imply complete states."""
         if self._file is None:
             return
         self._file.close()
@@ -104,7 +104,7 @@ class HiddenStateWriter(Callback):
         self._whole = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remove the parts, which are kept until predictions are whole too, for a run that goes on."""
+        """Remove the part files. Until the predictions are complete they are kept, so that the test can be resumed."""
         if self._whole and trainer.is_global_zero:
             clear_hidden_states(self._table)
 

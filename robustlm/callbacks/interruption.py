@@ -1,4 +1,4 @@
-"""What happens when a run is told to end: it saves, says how to go on, and ends with the signal's exit status."""
+"""Ends a run on a signal: saves results, prints how to continue, and exits with the status of the signal."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from robustlm.callbacks.folder import session_of
 from robustlm.modules.boundary import inside_step
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-"""What a run is told to end by: a scheduler's or a shell's signal, and Ctrl-C."""
+"""Signals that end a run: SIGTERM from a scheduler or shell, SIGINT from Ctrl-C."""
 
 
 def going_on(args: Sequence[str], flag: str, value: str) -> str:
-    """The command that goes on with a run: its own arguments, with one flag in place of others that say where.
+    """The command that continues a run: the run's arguments, without earlier resume flags, and with one new flag.
 
     Args:
         args: The arguments of `robustlm`, as they were given.
         flag: `--ckpt_path`, `--resume` or `--predictions.resume`.
-        value: Its value.
+        value: Value of the flag.
     """
     places = ("--ckpt_path", "--resume") if flag != "--predictions.resume" else (flag,)
     kept: list[str] = []
@@ -44,7 +44,7 @@ def going_on(args: Sequence[str], flag: str, value: str) -> str:
 
 
 def started_by() -> list[str]:
-    """What a shell starts this program by, as it was started: `robustlm`, its path, or `python -m robustlm`."""
+    """The shell words that started this program: `robustlm`, its path, or `python -m robustlm`."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py" and program.parent.name == "robustlm" and "-m" in sys.orig_argv:
         return list(sys.orig_argv[: sys.orig_argv.index("-m") + 2])
@@ -55,23 +55,27 @@ def started_by() -> list[str]:
 
 
 def _launcher() -> str:
-    """What started the processes of this run, where it was not this program; for messages."""
+    """Part of a message that names torchrun or srun if it started the processes of this run; otherwise empty."""
     known = {"TORCHELASTIC_RUN_ID": "torchrun", "SLURM_STEP_ID": "srun"}
     return next((f", by {name} as before" for key, name in known.items() if key in os.environ), "")
 
 
 class StopOnSignal(Callback):
-    """Ends a run by SIGTERM or SIGINT with 143 or 130, after it has saved what it has; a second signal ends it at once.
+    """Saves results on SIGTERM or SIGINT, then exits with 143 or 130. A second signal ends the run at once.
 
-    Training ends with the running optimiser step (all of its micro-batches), or within a validation, which is then run
-    again; a checkpoint `last.ckpt` is written. A test ends with the running batch; its answers are kept. With several
-    processes it is enough that one of them gets the signal, and a validation is ended first, since ranks may have other
-    numbers of batches in it. On SLURM with requeueing, SIGTERM is left to Lightning, and the signal to requeue (SIGUSR1
-    by default) is handed on to Lightning, which saves and requeues, at the same places instead of in the middle of a
-    step: there, weights and counters are of different steps.
+    Training ends after the current optimiser step (all of its micro-batches) and writes `last.ckpt`. During a
+    validation it ends after the current batch, and the resumed run validates again. A test ends after the current
+    batch; its answers are kept.
+
+    With several processes, a signal to one of them is enough during training. A validation then runs to its end, since
+    ranks may have different numbers of batches in it.
+
+    On SLURM with requeueing, Lightning handles SIGTERM. The requeue signal (SIGUSR1 by default) is passed on to
+    Lightning, which saves and requeues, at the points named above. In the middle of a step, weights and counters would
+    belong to different steps.
 
     Args:
-        args: The arguments of the command, to say how to go on; null says only where the checkpoint is.
+        args: The arguments of the command, to print how to continue; null prints only where the checkpoint is.
     """
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
@@ -81,20 +85,20 @@ class StopOnSignal(Callback):
         self._pid = 0
         self._trainer: Any = None
         self._requeue: Any = None
-        """Lightning's own handler of the signal to requeue."""
+        """Lightning's handler of the requeue signal."""
         self._requeue_number = 0
         self._requeued_by: tuple[int, Any] | None = None
-        """That signal, from its arrival to the end of the step."""
+        """Number and frame of a requeue signal that waits for the end of the step."""
 
     @property
     def received(self) -> bool:
-        """Whether this process was told to end."""
+        """Whether this process got a signal to end."""
         return self._received is not None
 
     # --- signals -----------------------------------------------------------------------------------------------
 
     def _listen(self, trainer: Trainer) -> None:
-        """Take the signals over; Lightning, which starts to listen shortly before, would end with status 0."""
+        """Replace Lightning's signal handlers, which are set shortly before and would exit with status 0."""
         if self._known or threading.current_thread() is not threading.main_thread():
             return
         self._pid = os.getpid()
@@ -119,7 +123,7 @@ class StopOnSignal(Callback):
         os.write(2, f"\n{signal.Signals(number).name}: requeueing at the end of the step\n".encode())
 
     def _hand_on(self, trainer: Trainer) -> None:
-        """Let Lightning save and requeue, on all processes if one was told to."""
+        """Let Lightning save and requeue; on all processes if one of them got the requeue signal."""
         if self._requeue is None:
             return
         received = self._requeued_by
@@ -131,7 +135,7 @@ class StopOnSignal(Callback):
 
     def _receive(self, number: int, frame: Any) -> None:
         if os.getpid() != self._pid:
-            return  # a worker that prepares batches, whose process ends with this one
+            return  # a worker process that prepares batches; it ends with this process
         name = signal.Signals(number).name
         if self._received is not None:
             os.write(2, f"\n{name} again: ending at once\n".encode())
@@ -141,16 +145,16 @@ class StopOnSignal(Callback):
         os.write(2, f"\n{name}: ending as soon as all is saved; a second signal ends at once\n".encode())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back, unless Lightning, which ends first, has given them to whoever had them before it."""
+        """Restore the earlier signal handlers, unless Lightning, whose teardown runs first, has done so."""
         for number, handler in self._known.items():
             if signal.getsignal(number) in (self._receive, self._receive_requeue):
                 signal.signal(number, handler)
         self._known, self._requeue = {}, None
 
-    # --- where a run can end -----------------------------------------------------------------------------------
+    # --- points where a run can end ----------------------------------------------------------------------------
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen."""
+        """Set the signal handlers."""
         self._listen(trainer)
 
     on_train_start = on_sanity_check_start
@@ -161,7 +165,7 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After an optimiser step."""
+        """End training after an optimiser step, if a process got a signal."""
         if inside_step(trainer):
             return
         self._hand_on(trainer)
@@ -172,13 +176,13 @@ class StopOnSignal(Callback):
             self._end_training(trainer, received)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A signal to requeue after the last step, as in a last validation, is not lost."""
+        """Pass on a requeue signal that came after the last step, for example in the last validation."""
         self._hand_on(trainer)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Within a validation, of a process that is alone."""
+        """End the run within a validation, if there is a single process and it got a signal."""
         if trainer.world_size > 1:
             return
         if self._requeued_by is not None and not trainer.sanity_checking:
@@ -190,7 +194,7 @@ class StopOnSignal(Callback):
         self._end_training(trainer, self._received)
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
-        """Before another batch of a test."""
+        """End a test before its next batch, if this process got a signal."""
         if self._received is None:
             return
         session = session_of(trainer)
@@ -199,11 +203,11 @@ class StopOnSignal(Callback):
         raise SystemExit(128 + self._received)
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
-        """As in a test."""
+        """The same as in a test."""
         self.on_test_batch_start(trainer, pl_module, batch)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """A signal to all processes also kills workers that prepare batches, which is an error: save all the same."""
+        """Save although a worker died: a signal to all processes also kills workers, which raises an exception."""
         if self._received is None or isinstance(exception, SystemExit | KeyboardInterrupt):
             return
         if trainer.world_size == 1 and trainer.state.fn == "fit" and not getattr(pl_module, "updating", False):

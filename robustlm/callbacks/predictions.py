@@ -26,9 +26,9 @@ class PredictionWriter(Callback):
 
     Args:
         name: File name of the table.
-        resume: Folder of an evaluation that did not end: what it has answered is taken over, the rest is asked, and
-            the table is made there. The same model, rows and settings have to be given again.
-        prompts: Keep the prompts too: what a report shows of them, and what `export-harness` makes tasks of.
+        resume: Folder of an evaluation that did not end. Its answers are kept, the other rows are asked, and the table
+            is written there. The model, rows and settings must be the same as before.
+        prompts: Whether to store the prompts too, for reports and for `export-harness`.
     """
 
     def __init__(self, name: str = PREDICTIONS, resume: str | None = None, prompts: bool = True) -> None:
@@ -39,7 +39,7 @@ class PredictionWriter(Callback):
         self._made = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say where the files of the evaluation go, and read what was answered there before."""
+        """Set the folder of the evaluation, and read the rows that were answered there before."""
         if stage not in ("test", "predict"):
             return
         self._made = False
@@ -60,7 +60,7 @@ class PredictionWriter(Callback):
 
     @staticmethod
     def _count_taken(session: EvaluationSession, module: InstructionTuning) -> None:
-        """Score what was answered before and is not asked again."""
+        """Add rows that were answered before and are not asked again to the scores."""
         if session.answered:
             rows = session.taken_over
             module.count(rows)
@@ -81,7 +81,7 @@ class PredictionWriter(Callback):
             self._writer.write(rows if self.prompts else [replace(row, prompt=None) for row in rows])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the table."""
+        """Write the table from the parts of all processes."""
         assert self._writer is not None
         self._writer.close()
         data = data_of(trainer)
@@ -102,7 +102,7 @@ class PredictionWriter(Callback):
         self._made = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to end as if all were well when no table was made: Lightning calls no hook where it finds no batch."""
+        """Raise `ValueError` if no table was written: without batches, Lightning calls no hook that writes it."""
         if stage in ("test", "predict") and not self._made:
             raise ValueError(
                 f"{data_of(trainer).session.table} was not made, as no batch was asked; expected rows, and "
@@ -121,7 +121,7 @@ def _tuned(module: LightningModule) -> InstructionTuning:
 
 
 def _identity(trainer: Trainer, module: InstructionTuning) -> Identity:
-    """What has to be the same for two evaluations to give the same table: weights, rows and how answers are found."""
+    """What must be equal for two evaluations to give the same table: weights, rows and how answers are found."""
     data = data_of(trainer)
     rows = hashlib.blake2b(digest_size=16)
     for condition, found in data.conditioned.items():

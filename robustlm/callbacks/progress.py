@@ -1,4 +1,4 @@
-"""How far an evaluation is, and how long it will take yet: one bar over all conditions."""
+"""The progress bar of an evaluation: one bar over all conditions, with the time left."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from robustlm.datamodules.sampling import EvaluationSampler
 
 
 class AnswersBar(TQDMProgressBar):
-    """Lightning's bar, but for one over all conditions of a test: answers, answers a second, time left.
+    """Lightning's progress bar, with a single bar over all conditions of a test: answers, answers a second, time left.
 
-    Time left goes by tokens, as conditions differ in their rows' lengths and long rows come first. With several
-    processes it is about those of the first. Loaders of other kinds than `InstructionDataModule` makes get Lightning's
-    own bars.
+    The time left is computed from tokens, since row lengths differ between conditions and long rows come first. With
+    several processes the bar counts the rows of the first process. Loaders that an `InstructionDataModule` did not make
+    get Lightning's own bars.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class AnswersBar(TQDMProgressBar):
         self._answered = 0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count what is to be answered."""
+        """Count the rows to be answered, and create the bar."""
         loaders = _loaders(trainer)
         found = [sampler for loader in loaders if isinstance(sampler := _sampler(loader), EvaluationSampler)]
         self._samplers = found if len(found) == len(loaders) else []
@@ -52,7 +52,7 @@ class AnswersBar(TQDMProgressBar):
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Nothing starts anew with another condition."""
+        """Keep the bar when another condition starts."""
         if not self._samplers:
             super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
@@ -65,7 +65,7 @@ class AnswersBar(TQDMProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count what is answered."""
+        """Advance the bar by the rows of the batch."""
         if not self._samplers:
             super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
             return
@@ -83,7 +83,7 @@ class AnswersBar(TQDMProgressBar):
     on_predict_batch_end = on_test_batch_end
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As after a test."""
+        """The same as after a test."""
         self.on_test_end(trainer, pl_module)
 
 

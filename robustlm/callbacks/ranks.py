@@ -1,4 +1,4 @@
-"""When one of several processes dies, the others end within seconds, and the run says who died and how to go on."""
+"""Ends all processes of a run within seconds when one of them dies; prints which one died and how to continue."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ from robustlm.callbacks.folder import session_of
 from robustlm.callbacks.interruption import SIGNALS, StopOnSignal, going_on, started_by
 
 FIRST = "ROBUSTLM_RANK_ZERO"
-"""Environment variable in which the first process of a machine tells those that it starts its process id."""
+"""Environment variable that gives the process id of the first process of a machine to those that it starts."""
 
 POLL = 0.5
-"""Seconds between two looks at the other processes."""
+"""Seconds between two checks of the other processes."""
 
 GRACE = 3.0
-"""Seconds that a process has to say itself why it ends, after another one has ended."""
+"""Seconds that a process has, after another one has ended, to report an error of its own."""
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
-"""How errors of a collective read whose other side is gone; torch raises them as plain `RuntimeError`."""
+"""Text in errors of a collective operation with a dead process; torch raises them as plain `RuntimeError`."""
 
 
 class LostRank(Callback):
-    """Ends a run of several processes when one of them dies: with a message and an exit status that is not 0.
+    """Ends a run of several processes with a message and a nonzero exit status when one of them dies.
 
-    Without it the others wait in a collective operation until that times out, or are killed without a word. The first
-    process looks at those that it started, and each of them at the first one, twice a second, also while the model is
-    loaded. A process that ends with an error of its own says so itself. On Windows, and where `torchrun` or SLURM
-    starts the processes, this callback does nothing: those launchers end the others.
+    Without it the other processes wait in a collective operation until it times out, or are killed without a message.
+    Twice a second, also while the model is loaded, the first process checks those that it started, and each of them
+    checks the first one. A process that ends with an error of its own prints that error itself. This callback does
+    nothing on Windows, or where `torchrun` or SLURM starts the processes: these launchers end the other processes.
 
     Args:
-        args: The arguments of the command, to say how to go on; null says only what died.
+        args: The arguments of the command, to print how to continue; null prints only which process died.
     """
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         self._args = args
         self._over = threading.Event()
-        """The run has ended well, or by an error of this process: what happens to others is no news any more."""
+        """Set when the run has ended normally or by an error of this process; then other processes are not checked."""
         self._once = threading.Lock()
         self._answers: Path | None = None
         self._rank = 0
         self._first = 0
 
     def watch(self, trainer: Trainer) -> None:
-        """Begin to look at the other processes, before there are any. To be called right after the trainer is made."""
+        """Start checking the other processes. Call it right after the trainer is made, before it starts processes."""
         launcher = trainer.strategy.launcher
         if not isinstance(launcher, _SubprocessScriptLauncher) or sys.platform == "win32":
             return
@@ -70,7 +70,7 @@ class LostRank(Callback):
             return
         threading.Thread(target=self._look, args=(trainer,), daemon=True, name="lost-rank").start()
 
-    # --- looking -----------------------------------------------------------------------------------------------
+    # --- checking ----------------------------------------------------------------------------------------------
 
     def _look(self, trainer: Trainer) -> None:
         while not self._over.wait(POLL):
@@ -80,7 +80,7 @@ class LostRank(Callback):
                 self._end(trainer, *what)
 
     def _lost(self, trainer: Trainer) -> tuple[str, int] | None:
-        """Who has died, in words, and the exit status to end with."""
+        """A message that names the dead process, and the exit status to end with; null if none has died."""
         if self._first:
             gone = os.getppid() != self._first
             return (f"rank 0 (process {self._first}) has ended before rank {self._rank}", 1) if gone else None
@@ -100,21 +100,21 @@ class LostRank(Callback):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         return any(isinstance(one, StopOnSignal) and one.received for one in callbacks)
 
-    # --- what this process does --------------------------------------------------------------------------------
+    # --- hooks -------------------------------------------------------------------------------------------------
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Answers are kept from now on."""
+        """Remember the folder of the evaluation: from now on its answers are kept."""
         session = session_of(trainer)
         self._answers = None if session is None else session.folder
 
     on_predict_start = on_test_start
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing is shared any more."""
+        """Stop checking the other processes."""
         self._over.set()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """An error that the death of another process caused is told as that; any other is this process's own."""
+        """If the death of another process caused the exception, end with a message about that process."""
         if trainer.world_size > 1 and _is_lost(exception):
             end = time.monotonic() + 3 * GRACE
             while time.monotonic() < end:
@@ -126,17 +126,20 @@ class LostRank(Callback):
     # --- the end -----------------------------------------------------------------------------------------------
 
     def _end(self, trainer: Trainer, what: str, status: int) -> None:
-        """Say it, end the processes that this one started, and end at once: the main thread waits for the dead."""
+        """Print the message, kill the processes that this one started, and exit at once.
+
+        A normal exit is not possible: the main thread waits for the dead process.
+        """
         if not self._once.acquire(blocking=False):
             time.sleep(60)  # another thread of this process is ending it
         try:
             lines = ["", f"robustlm: error: {what}; a run cannot go on without one of its processes"]
-            if self._rank in (0, 1):  # of those that lost the first process, one says the rest
+            if self._rank in (0, 1):  # if rank 0 died, only rank 1 prints how to continue
                 lines += self._ways_on(trainer)
             os.write(2, ("\n".join(lines) + "\n").encode())
             sys.stdout.flush()
             for process in _children(trainer):
-                process.kill()  # not SIGTERM: a process in a collective operation could not obey
+                process.kill()  # not SIGTERM: a process in a collective operation could not handle it
         finally:
             os._exit(status)
 
@@ -165,7 +168,7 @@ def _is_lost(exception: BaseException) -> bool:
 
 
 def _quieten() -> None:
-    """Lightning's own observer would kill all processes, this one too, some seconds later and without a word."""
+    """Turn off Lightning's observer; after some seconds it would kill all processes without a message."""
     for thread in threading.enumerate():
         if isinstance(thread, _ChildProcessObserver):
             thread._child_processes = []

@@ -1,4 +1,4 @@
-"""What a run prints at its start and end, and checks that end it early."""
+"""Callbacks that print lines at the start and end of a run, and checks that end it early."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class RunSummary(Callback):
-    """Prints at the end of a run where its log, checkpoint and adapter are, a line each."""
+    """Prints the paths of log, checkpoint and adapter at the end of a run, one line each."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print where log, checkpoint and adapter lie."""
+        """Print the paths of log, checkpoint and adapter."""
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
@@ -38,13 +38,13 @@ class RunSummary(Callback):
 
 
 class TrainedWeights(Callback):
-    """Begins a run with a line that says how much of the model is trained.
+    """Prints at the start of a run how many of the model's weights are trained.
 
-    It stands for Lightning's summary, whose FLOPs are 0 where a model is not run on an example, as here.
+    It replaces Lightning's summary, which shows 0 FLOPs because the model is not run on an example.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print it."""
+        """Print the line."""
         if trainer.is_global_zero:
             print(trained_line(pl_module))
 
@@ -53,13 +53,13 @@ class ValidateMonitor(Callback):
     """Raises before the first training step if `checkpoint.monitor` is a validation value that is never logged."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Without validation rows there is nothing to watch."""
+        """Raise `ValueError` if a validation value is monitored and there are no validation rows."""
         for monitor in self._monitors(trainer):
             if not trainer.datamodule.sources["validation"]:  # type: ignore[attr-defined]
                 raise ValueError(f"checkpoint.monitor: {monitor!r} needs validation rows; set data.validation")
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The check before the first epoch shows which values there are."""
+        """Raise `ValueError` if the sanity check before the first epoch did not log a monitored value."""
         known = [name for name in trainer.callback_metrics if name.startswith("val/")]
         for monitor in self._monitors(trainer):
             if monitor not in known:
@@ -74,7 +74,7 @@ class RestoredOptimizer(Callback):
     """Refuses to resume with the optimiser state of another model; torch restores it without a check."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Each weight's moments have its shape, each group's rate is a number."""
+        """Raise `ValueError` unless the moments of each weight have its shape and each group's rate is a number."""
         where = f"ckpt_path: {trainer.ckpt_path}: optimizer_states"
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
@@ -90,10 +90,10 @@ class RestoredOptimizer(Callback):
 
 
 class RemoveFailedRun(Callback):
-    """Removes the log folder of a run that failed before its first batch: it holds nothing but the settings.
+    """Removes the log folder of a run that failed before its first batch, since it holds only the settings.
 
     Args:
-        folder: The folder, made for this run.
+        folder: The log folder of this run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,33 +102,33 @@ class RemoveFailedRun(Callback):
         self._began = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The run has begun."""
+        """Note that the run has begun."""
         self._began = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The run has begun, unless this is but the check before it."""
+        """Note that the run has begun, unless this is the sanity check before training."""
         self._began = self._began or not trainer.sanity_checking
 
-    # after `on_test_start`, in which another evaluation than the one to be gone on with is refused
+    # later than `on_test_start`, which raises if the evaluation to resume is a different one
     on_test_epoch_start = on_train_start
     on_predict_epoch_start = on_train_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remove what the loggers have opened already."""
+        """Close the files of the loggers and remove the folder."""
         if self._began or not trainer.is_global_zero or self._holds_results():
             return
         for logger in trainer.loggers:
-            logger.finalize("failed")  # closes its files
+            logger.finalize("failed")  # closes the logger's files
         shutil.rmtree(self.folder, ignore_errors=True)
         for path in self._new:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
 
     def _holds_results(self) -> bool:
-        """Whether something is there that is not to be lost.
+        """Whether the folder holds results that must be kept.
 
-        Attacks are searched for before the first batch. Batches of processes that this one started (`ddp_fork`,
-        `ddp_spawn`) are not seen here.
+        The files are checked because attacks are written before the first batch, and because this process does not
+        see the batches of processes that it started (`ddp_fork`, `ddp_spawn`).
         """
         kept = (ATTACKS, "*.run.json", "*.part-*", "checkpoints", "metrics*.csv")
         return any(True for pattern in kept for _ in self.folder.glob(pattern))

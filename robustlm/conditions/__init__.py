@@ -1,1 +1,1 @@
-"""What an evaluation asks under: noise, misleading instructions, attacks."""
+"""Instruction conditions of an evaluation: noise, misleading instructions, attacks."""

@@ -15,48 +15,48 @@ CORRECT = "correct"
 """Another name for `clean`."""
 LISTED = "list:"
 INCORRECT, NEGATED, NONSENSICAL = MISLEADING = ("incorrect", "negated", "nonsensical")
-"""What is made of phrasings to see whether a model follows them."""
+"""Ways to make misleading instructions from phrasings, which show whether a model follows its instruction."""
 ATTACK = "attack:"
 PARAPHRASED = "paraphrased"
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How instructions are put in one pass over the test rows."""
+    """How the instructions of the test rows are chosen and changed in one pass over the rows."""
 
     name: str
-    """As written in the config; prefix of its scores."""
+    """Name as written in the config; prefix of its scores."""
     split: Literal["seen", "unseen"] = "seen"
-    """Which phrasings of an instruction bank are asked with."""
+    """Which phrasings of an instruction bank are used."""
     noise: Noise | None = None
     """Noise on every instruction."""
     attack: Attack | None = None
-    """What is done to every instruction so that this model fails."""
+    """Attack on every instruction, searched on the model under test."""
     listed: str | None = None
-    """A list of the bank that has a name of its own, in place of a split."""
+    """Name of a list of the bank, whose phrasings are used instead of a split."""
     made: str | None = None
-    """One of `MISLEADING`, made of the phrasings."""
+    """One of `MISLEADING`, made from the phrasings."""
     paraphrased: bool = False
-    """Whether paraphrases of the phrasings, from a file, are asked in their place."""
+    """Whether paraphrases from a file replace the phrasings."""
 
     @property
     def needs_bank(self) -> bool:
-        """Whether rows that bring their own instruction cannot be asked so."""
+        """Whether the condition needs a bank; then rows with their own instruction cannot be asked under it."""
         return self.split == "unseen" or self.listed is not None or self.made == INCORRECT
 
 
 def parse_condition(text: str) -> Condition:
-    """Read `clean`, `unseen`, `<kind>@<ω>` (`random_truncation@0.3`), or `unseen+<kind>@<ω>`.
+    """Parse a condition: `clean`, `unseen`, `<kind>@<ω>` (`random_truncation@0.3`), or `unseen+<kind>@<ω>`.
 
     `list:<name>` asks with a list of the bank; `incorrect`, `negated` and `nonsensical` mislead. Each of these may be
-    combined with noise, and with `unseen` the misleading ones. `paraphrased` asks with paraphrases from a file of the
-    clean phrasings, or of those named beside it.
+    combined with noise; the misleading ones also with `unseen`. `paraphrased` asks with paraphrases, from a file, of
+    the clean phrasings or of those named beside it.
 
-    `+protected` after noise keeps it from the words that answers need (`Noise.protect`). `attack:<recipe>@<ω>`, also
-    with `unseen` or a list, searches for the worst edits instead, and always protects those words.
+    `+protected` after noise leaves the words that answers need unchanged (`Noise.protect`). `attack:<recipe>@<ω>`, also
+    with `unseen` or a list, searches for the edits that hurt most, and always leaves those words unchanged.
 
     Raises:
-        ValueError: The text is none of these; says what is expected.
+        ValueError: The text is no condition; the message says what is expected.
     """
     split: Literal["seen", "unseen"] = "seen"
     noise = attack = listed = made = None

@@ -1,4 +1,4 @@
-"""What the attacks of an evaluation did to its instructions: `attacks.jsonl`, a line as soon as each is found."""
+"""The file `attacks.jsonl`: one line for each attack of an evaluation, written as soon as the attack is found."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from robustlm.evaluation.session import ATTACKS
 from robustlm.utils.files import whole_file
 
 AttackKey = tuple[str, str, str, str | None]
-"""Condition, dataset, instruction and, for a row that brings its own instruction, sample."""
+"""Condition, dataset, instruction and sample; the sample is set only for a row with an instruction of its own."""
 
 _KEY = ("condition", "dataset", "instruction_id", "sample_id")
 _TEXTS = ("condition", "dataset", "instruction_id", "before", "after")
 
 
 def attack_key(line: dict[str, Any]) -> AttackKey:
-    """What names a line."""
+    """The key of the attack in a line."""
     condition, dataset, instruction, sample = (line[name] for name in _KEY)
     return condition, dataset, instruction, sample
 
 
 def read_attacks(path: Path) -> dict[AttackKey, dict[str, Any]]:
-    """The lines of a manifest; the last one of several for one instruction. A last line that was cut short is left out.
+    """Read the attacks in a manifest. If several lines have the same key, the last one counts.
+
+    An incomplete last line is ignored.
 
     Raises:
         ValueError: The file cannot be read, or another line is not valid; the message names it.
@@ -56,11 +58,12 @@ def _parsed(text: str, place: str) -> dict[str, Any]:
 
 
 class Manifest:
-    """Adds lines to the file of a run.
+    """Writes lines to the attack file of a run.
 
     Args:
-        path: The file, made with the first line.
-        keep: Whether to go on with what is there; what was cut short is taken off. Else the file is begun anew.
+        path: The file, created with the first line.
+        keep: Whether to append to an existing file, after removing an incomplete last line. Otherwise the file is
+            overwritten.
     """
 
     def __init__(self, path: Path, *, keep: bool) -> None:
@@ -73,7 +76,7 @@ class Manifest:
                 unfinished.write_bytes(whole + end)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Write a line; it is on disk when this returns."""
+        """Write a line to disk before returning."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,6 +1,7 @@
-"""Instructions that a model should not follow to the right answer: another task's, negated ones, and nonsense.
+"""Misleading instructions: those of another task, negated ones, and nonsense.
 
-They tell whether a model that answers well has read its instruction at all, or goes by the input and the options.
+A model that follows them should not give the right answer. They show whether a model that answers well uses its
+instruction, or only the input and the options.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from robustlm.utils.words import split_words
 
 _SPACE = re.compile(r"(\s+)")
 _LABEL = re.compile(r"^[^\S\n]*(?:\S+[^\S\n]+){0,2}\S*:[^\S\n]*$", re.MULTILINE)
-"""A line of up to three words that ends with a colon: `Answer:` commands nothing."""
+"""A line of up to three words that ends with a colon, such as `Answer:`; it holds no command."""
 _BEFORE = "Do not do what is asked here. "
-"""Negates an instruction in which no rule finds a command: a question, say."""
+"""Negates an instruction in which no rule finds a command, such as a question."""
 _MODALS = frozenset({"must", "should"})
 _LEAST = 4
 
@@ -39,7 +40,7 @@ _WORDS = """
     winter wooden woollen yellow yesterday
 """
 WORDS = tuple(_WORDS.split())
-"""What nonsense is made of: words that name no task, label or answer that instructions speak of."""
+"""Words for nonsense; none of them names a task, label or answer that occurs in instructions."""
 
 
 def phrasings_under(
@@ -47,15 +48,15 @@ def phrasings_under(
 ) -> list[Instruction]:
     """The phrasings of a bank that a condition asks with, before noise.
 
-    A misleading condition asks with the bank's own list of that name, if it has one and the condition says of no other
-    phrasings that they be changed; else it changes the phrasings that it would have asked with.
+    A misleading condition uses the bank's list of the same name, if there is one and the condition does not name
+    `unseen` or a list. Otherwise it changes the phrasings that the condition would use without it.
 
     Args:
-        condition: How is asked.
+        condition: The condition.
         own: Name of the bank.
-        banks: All banks of the evaluation by name: whose phrasings are incorrect for each other.
-        version: Length of phrasings.
-        seed: Of the other bank, and of nonsense.
+        banks: All banks of the evaluation by name. For `incorrect`, the phrasings come from another one of them.
+        version: Which phrasings are used by length: `concise`, `detailed` or `both`.
+        seed: Seed of the choice of the other bank, and of nonsense.
 
     Raises:
         ValueError: The bank has no such phrasings, or there is no other bank.
@@ -70,22 +71,22 @@ def phrasings_under(
 
 
 def misled(text: str, condition: Condition, name: str, seed: int) -> str:
-    """An instruction as a condition changes it: negated, nonsense (drawn by seed and `name`), or as it is."""
+    """Change an instruction as a condition says: negated, nonsense (drawn from `seed` and `name`), or unchanged."""
     if condition.made == NEGATED:
         return negated(text)
     return nonsensical(text, f"{seed} {name}") if condition.made == NONSENSICAL else text
 
 
 def negated(text: str) -> str:
-    """An instruction that asks not to do what it asked for, by rule.
+    """Negate an instruction by rules.
 
-    Every command gets a `do not`; without commands, the first `must` or `should` a `not`. What has none of these comes
-    after a sentence that says so. White space and slots stay as they are.
+    Every command gets a `do not`. Without commands, the first `must` or `should` gets a `not`. Without any of these,
+    the sentence `Do not do what is asked here.` is put before the instruction. White space and slots do not change.
     """
     chunks = _SPACE.split(text)
     labels = [match.span() for match in _LABEL.finditer(text)]
     starts = [sum(map(len, chunks[:i])) for i in range(0, len(chunks), 2)]
-    # a slot ends what was before it
+    # a slot ends the sentence before it
     plain = ["." if "{" in word or not word else word for word in chunks[::2]]
     rules = [
         (at, [phrase.text for phrase in phrases])
@@ -108,11 +109,11 @@ def negated(text: str) -> str:
 
 
 def nonsensical(text: str, key: str) -> str:
-    """As many random words as an instruction has, four at least, in its place; slots stay.
+    """Replace the words of an instruction by as many random words, at least four; slots stay.
 
     Args:
         text: The instruction.
-        key: What the words are drawn by.
+        key: Seed of the random words.
     """
     skeleton = Skeleton(text, slots(text))
     draw = random.Random(drawn(key))
@@ -127,7 +128,7 @@ def _named(bank: InstructionBank, condition: Condition, version: Version) -> lis
 def _others(
     own: str, banks: Mapping[str, InstructionBank], condition: Condition, version: Version, seed: int
 ) -> list[Instruction]:
-    """The phrasings of another bank: each bank's are given to one other, none to itself."""
+    """The phrasings of another bank. Each bank's phrasings are used by exactly one other bank."""
     if len(banks) < 2:
         raise LackingError(
             f"data.conditions: {condition.name!r} asks with the phrasings of another bank, but the bank {own} is the "
@@ -147,13 +148,13 @@ def _others(
 
 
 def _words(instruction: Instruction) -> tuple[str, ...]:
-    """What an instruction says, without slots and apart from case."""
+    """The words of an instruction without slots, in lower case; empty if they hold no letter."""
     words = split_words(literal(instruction.text, slots(instruction.text)))
     return tuple(word.casefold() for word in words) if any(map(str.isalpha, "".join(words))) else ()
 
 
 def _incorrect(own: Sequence[Instruction], others: Sequence[Instruction], name: str) -> list[Instruction]:
-    """Others' words; where one's own instruction has slots, around these, and never another task's slots.
+    """Instructions with the words of the other bank and the slots of the own bank, never with another task's slots.
 
     So the input is shown as it is in the correct instruction.
     """

@@ -1,4 +1,4 @@
-"""The model under test as a search for attacks sees it, and who searches."""
+"""Interfaces of a search for attacks: the model under test, and the datamodule that searches."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from robustlm.conditions.search import Objective
 
 
 class Judge(Protocol):
-    """How well a model does on rows."""
+    """Scores a model on rows."""
 
     def __call__(self, batch: InstructionBatch, objective: Objective) -> list[float]:
-        """How well it does on each row of an evaluation batch, in [0, 1]."""
+        """Score of the model on each row of an evaluation batch, in [0, 1]; higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,10 @@ class AttackedModel:
 
     judge: Judge
     likelihoods: bool
-    """Whether it gives likelihoods. A model without them is attacked by its accuracy."""
+    """Whether the model gives likelihoods. Attacks on a model without them lower its accuracy."""
     identity: Callable[[], tuple[str, int]]
-    """What of the model a search depends on: a digest of its weights, or its name where it is hosted, and the most
-    tokens of an answer. A callable, since a digest reads all weights."""
+    """Returns the parts of the model that a search depends on: a digest of its weights (for a hosted model its name),
+    and the maximum number of tokens in an answer. It is a callable, since a digest reads all weights."""
 
 
 @runtime_checkable
@@ -34,4 +34,4 @@ class AttackSearch(Protocol):
     """A datamodule that may have to search for attacks on the model under test before it serves its first batch."""
 
     def search_attacks(self, model: AttackedModel) -> None:
-        """Search, write down what is found, and serve it from then on. Called on every process."""
+        """Search for attacks, write them to a file, and serve the attacked rows from then on. Call on every process."""

@@ -1,8 +1,8 @@
-"""What attacks on an instruction may write in a word's stead: one recipe for each published attack.
+"""Replacements of a word that an attack may try: one recipe for each published attack.
 
-A recipe is a plain function `(words, place, rng) -> lists of words`, a list for each kind of edit, the ones to be tried
-first in front. It says what is possible; which of them hurts is for the search to find (`robustlm.conditions.search`).
-The edits are those of the blind kinds of noise of the same names, so that attacks and noise compare.
+A recipe is a plain function `(words, place, rng) -> lists of words`. It returns one list for each kind of edit, with
+the words to be tried first at the front. The search (`robustlm.conditions.search`) finds which replacements hurt. The
+edits are the same as in the noise kinds of the same names, so that attacks and noise can be compared.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from robustlm.utils.random import Stream, key_of
 from robustlm.utils.registry import Registry
 
 Recipe = Callable[[Sequence[str], int, Stream], Sequence[Sequence[str]]]
-"""Takes the words of the raw instruction, the number of one, and draws."""
+"""Takes the words of the raw instruction, the index of the word to replace, and a random stream."""
 
 
 def deepwordbug(words: Sequence[str], place: int, rng: Stream) -> list[list[str]]:
-    """Misspellings by one edit, after Gao et al. (2018): swap, substitution, deletion, insertion."""
+    """Misspellings with one edit, after Gao et al. (2018): swap, substitution, deletion, insertion."""
     return deepwordbugs(words[place], rng)
 
 
 def textbugger(thesaurus: Thesaurus) -> Recipe:
-    """The five bugs of Li et al. (2019): four misspellings and, in place of word vectors, words of the same meaning."""
+    """The five bugs of Li et al. (2019): four misspellings, and synonyms, from a thesaurus instead of word vectors."""
 
     def propose(words: Sequence[str], place: int, rng: Stream) -> list[list[str]]:
         return [others(words, place, thesaurus), *textbugs(words[place], rng)]
@@ -38,7 +38,7 @@ def textbugger(thesaurus: Thesaurus) -> Recipe:
 
 
 def textfooler(thesaurus: Thesaurus) -> Recipe:
-    """Words of the same meaning and form, after Jin et al. (2020), from a thesaurus in place of word vectors."""
+    """Synonyms in the same form, after Jin et al. (2020), from a thesaurus instead of word vectors."""
 
     def propose(words: Sequence[str], place: int, rng: Stream) -> list[list[str]]:
         return [others(words, place, thesaurus)]
@@ -47,7 +47,7 @@ def textfooler(thesaurus: Thesaurus) -> Recipe:
 
 
 def _by_thesaurus(recipe: Callable[[Thesaurus], Recipe]) -> Callable[[str], Recipe]:
-    """Takes the thesaurus named after a colon, as in `textfooler:wordnet`, or the packaged one where none is named."""
+    """Use the thesaurus named after a colon, as in `textfooler:wordnet`; without a name, the packaged one."""
     return lambda source: recipe(load_thesaurus(source) if source else builtin())
 
 
@@ -60,7 +60,7 @@ RECIPES.add_family("textfooler", _by_thesaurus(textfooler))
 
 @lru_cache
 def resolve_recipe(name: str) -> Recipe:
-    """Look a recipe up by its name, with a thesaurus where it takes one, or by its import path.
+    """Look up a recipe by its name, which may include a thesaurus, or by its import path.
 
     Raises:
         ValueError: There is no such recipe or thesaurus.
@@ -73,12 +73,12 @@ def resolve_recipe(name: str) -> Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """Edits of an instruction that are searched for on a model."""
+    """An attack on instructions: a recipe, and the share of words that may change."""
 
     recipe: str
-    """Name of what may stand in a word's place."""
+    """Name of the recipe, which gives the replacements of a word."""
     omega: float = 0.2
-    """ω: share of the words that may change, of those that are not protected, in [0, 1]."""
+    """ω: share of the unprotected words that may change, in [0, 1]."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.omega <= 1:
@@ -86,16 +86,16 @@ class Attack:
         resolve_recipe(self.recipe)
 
     def candidates(self, words: Sequence[str], place: int, *, seed: int, most: int) -> list[str]:
-        """What may be tried at a place, a function of the words, the place and the seed alone.
+        """Replacements to try for a word. They depend only on the words, the place and the seed.
 
         Args:
-            words: Of the raw instruction.
-            place: Number of the word.
-            seed: Of the run.
-            most: How many to give; the kinds of edit take turns.
+            words: Words of the raw instruction.
+            place: Index of the word.
+            seed: Seed of the run.
+            most: Maximum number of replacements; the kinds of edit take turns.
 
         Returns:
-            Distinct texts other than the word, of one word or more; none where the recipe knows nothing.
+            Distinct texts of one or more words, all different from the word; empty if the recipe gives none.
         """
         stream = Stream(key_of(seed, "attack", self.recipe, place, words[place]))
         found = resolve_recipe(self.recipe)(words, place, stream)

@@ -1,7 +1,7 @@
-"""Searching for the edits of an instruction that hurt a model most: greedy, within a budget of queries.
+"""Greedy search for the edits of an instruction that hurt a model most, within a budget of queries.
 
-The search knows words, a way to propose others and a way to score texts. It sees no model: what scores is a callable,
-asked for many texts at once, and never twice for the same one.
+The search works on words, with one callable that proposes replacements and one that scores texts. It does not use a
+model itself. The scoring callable gets many texts at once, and never the same text twice.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Literal
 from robustlm.utils.words import rejoin, split_words
 
 Propose = Callable[[Sequence[str], int], Sequence[str]]
-"""Takes words and a position, gives replacements for the word there; what they are made of is the attack's level."""
+"""Takes words and a position; returns replacements for the word there, such as misspellings or synonyms."""
 Score = Callable[[Sequence[str]], Sequence[float]]
-"""How well the model does under each of some instructions; higher is better for the model."""
+"""Takes instructions; returns the model's score under each of them. Higher is better for the model."""
 Objective = Literal["likelihood", "accuracy"]
-"""What of a model an attack brings down: how likely it finds the true answers, or how many it answers right."""
+"""What an attack lowers: the model's likelihood of the true answers, or its share of right answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +31,22 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """What a search found."""
+    """The result of a search."""
 
     text: str
-    """The instruction that hurts most among those tried, within the allowed edits."""
+    """The instruction after the edits that were kept; without any, the unmodified instruction."""
     score: float
-    """Under it."""
+    """Score under `text`."""
     clean: float
-    """Under the instruction as it was."""
+    """Score under the unmodified instruction."""
     edits: tuple[Edit, ...]
-    """What was changed, in the order it was found."""
+    """The edits that were kept, in the order they were found."""
     queries: int
-    """Texts that were scored; none counts twice."""
+    """Number of different texts that were scored."""
 
 
 class _Queries:
-    """Scores of texts, each asked for once, up to a budget."""
+    """Scores texts, each text once, up to a budget."""
 
     def __init__(self, score: Score, budget: int) -> None:
         self._score = score
@@ -62,7 +62,7 @@ class _Queries:
         return self._budget - self.count
 
     def scored(self, texts: Sequence[str]) -> dict[str, float]:
-        """Scores of as many of the texts as the budget allows, the first ones first."""
+        """Score as many of the texts as the budget allows, in their order; known scores are free."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known][: max(self.left, 0)]
         if new:
             found = self._score(new)
@@ -85,20 +85,20 @@ def attack(
 ) -> Attacked:
     """Search for the edits that lower the score most.
 
-    Words are ranked by how much the score drops without them; then, from the most important one down, each is replaced
-    by the proposal that lowers the score most, if any does. Ends when `edits` words are changed, the budget is used up,
-    all words were tried, the score is at `stop_at`, or `ended` says so of the instruction found so far.
+    Words are ranked by how much the score drops without them. Then, starting with the most important one, each word is
+    replaced by the proposal that lowers the score most, if any does. The search ends when `edits` words are changed,
+    the budget is used up, all words were tried, the score is at most `stop_at`, or `ended` returns true.
 
     Args:
         text: The instruction, whose words are those of `robustlm.utils.words.split_words`.
-        propose: Gives replacements.
-        score: Of texts; asked in batches.
-        edits: Most words changed.
-        budget: Most texts scored, the instruction itself among them.
-        protected: Positions of words that stay as they are.
-        stop_at: A score that is low enough.
-        ended: Whether an instruction is bad enough. It is called with the unmodified instruction and after each edit
-            that is kept; these calls are not charged to the budget.
+        propose: Returns replacements of a word.
+        score: Returns the scores of a batch of texts.
+        edits: Maximum number of words changed.
+        budget: Maximum number of texts scored, including the instruction itself.
+        protected: Positions of words that must not change.
+        stop_at: The search ends at this score or below.
+        ended: Whether the search can end with an instruction. It is called with the unmodified instruction and after
+            each edit that is kept; these calls do not count towards the budget.
 
     Raises:
         ValueError: The budget is below 1, or edits are negative.
@@ -137,9 +137,10 @@ def _enough(text: str, score: float, stop_at: float, ended: Callable[[str], bool
 
 
 def _ranked(text: str, words: Sequence[str], free: Sequence[int], queries: _Queries, clean: float) -> list[int]:
-    """Positions by the drop that leaving the word out causes, the largest first; ties and the unscored in order.
+    """Positions sorted by how much the score drops without the word, the largest drop first.
 
-    At most half of the queries go into this, and none where there is nothing to choose.
+    Ties keep their order; a word that is not scored counts as a drop of 0. At most half of the remaining queries are
+    used, and none if there are fewer than two positions.
     """
     if len(free) < 2:
         return list(free)

@@ -1,4 +1,4 @@
-"""LightningDataModules: which rows, which views, which loaders."""
+"""LightningDataModules: they choose the rows and make the views and loaders."""
 
 from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.contrastive import ContrastiveDataModule

@@ -1,4 +1,4 @@
-"""Instructions that a model fails under: the search of `robustlm.conditions.search`, run on the model under test."""
+"""Runs the search of `robustlm.conditions.search` on the model under test, to find instructions that it fails under."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ class Attacks:
     """How conditions `attack:<recipe>@<ω>` search for the edits of an instruction that hurt the model."""
 
     samples: int = 16
-    """Samples that an instruction is searched on, the first of those asked in the seeded order."""
+    """Number of samples that an instruction is searched on: the first ones in the seeded order."""
     budget: int = 100
-    """Most texts tried for an instruction, each on all these samples; itself and its words' ranking among them."""
+    """Maximum number of texts tried for an instruction, each on all these samples. The unmodified instruction and the
+    texts that rank its words count too."""
     candidates: int = 12
-    """Most replacements tried for a word."""
+    """Maximum number of replacements tried for a word."""
     objective: Objective = "likelihood"
-    """What is brought down: `likelihood` of the true answers (a token's, or among the options where those are scored),
-    or `accuracy`, the share of right answers, which costs a generation for each text. Hosted models: always accuracy.
-    """
+    """What the search lowers. `likelihood`: the probability of the true answers, per token, or among the options where
+    options are scored. `accuracy`: the share of right answers; it generates answers for each text. Hosted models always
+    use `accuracy`."""
     reuse: str | None = None
-    """An `attacks.jsonl`: its instructions are asked in place of a search, to see what attacks on one model do to
-    another."""
+    """An `attacks.jsonl` of another run. Its instructions are asked and nothing is searched, which measures how attacks
+    on one model transfer to another."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "budget", "candidates"):
@@ -60,18 +61,18 @@ class Attacks:
 
 
 class Asked:
-    """How a model does on some samples under any instruction.
+    """Scores a model on a fixed set of samples under any instruction.
 
-    Rows are run longest first and so in batches of like length, which ranks take in turn: all ranks ask for the same
-    texts and get the same numbers.
+    Rows are sorted by length, longest first, so a batch holds rows of similar length. Ranks take batches in turn. All
+    ranks must ask for the same texts, and all get the same numbers.
 
     Args:
-        samples: What is asked; S of them.
+        samples: The samples.
         encoder: Writes prompts.
         judge: The model.
-        batch_size: Rows of a batch.
+        batch_size: Rows in a batch.
         options: Whether options are scored.
-        rank: This process.
+        rank: Rank of this process.
         world: Number of processes.
     """
 
@@ -94,12 +95,12 @@ class Asked:
         self._rank = rank
         self._world = world
         self.tried: Callable[[int], None] = lambda count: None
-        """Called with how many texts were tried."""
+        """Called with the number of texts that were tried."""
         self.rows = 0
-        """Rows that the model was run on, by all ranks; options of a row count as one."""
+        """Number of rows that the model was run on, over all ranks. A row with its options counts once."""
 
     def scores(self, texts: Sequence[str], objective: Objective) -> list[float]:
-        """The mean over samples under each text; infinite where a sample does not fit into `max_length` under it."""
+        """Mean score over the samples for each text; infinite if a sample does not fit into `max_length` with it."""
         self.tried(len(texts))
         found = [math.inf] * len(texts)
         rows, owners = EncodedSamples([], []), []
@@ -117,7 +118,7 @@ class Asked:
         return [math.fsum(own) / len(own) if own else missing for own, missing in zip(values, found, strict=True)]
 
     def encoded(self, text: str) -> EncodedSamples:
-        """The samples under a text. Raises `TooLongError`."""
+        """The samples, tokenised with this text as their instruction. Raises `TooLongError`."""
         samples = [replace(sample, instruction=text) for sample in self.samples]
         rows = EncodedSamples(samples, self._encoder.encode(samples))
         if self._options:
@@ -151,29 +152,30 @@ class Asked:
 
 @dataclass(frozen=True)
 class Found:
-    """An attacked instruction, and how many of the samples the model answers right."""
+    """The result of an attack on one instruction, and the share of samples that the model answers right."""
 
     attacked: Attacked
     right: tuple[float, float]
-    """Share of the samples before and after."""
+    """Share of samples answered right, before and after the attack."""
 
 
 def search(
     text: str, how: Attack, phrases: Sequence[str], asked: Asked, settings: Attacks, *, objective: Objective, seed: int
 ) -> Found:
-    """Attack one instruction, on all of some samples at once.
+    """Attack one instruction on a set of samples.
 
-    It ends early when the model answers none of the samples right: that is looked at, apart from the queries, for the
-    instruction as it was and after every edit that is kept. What a model gets all wrong is left as it was.
+    The search ends early when the model answers none of the samples right. This is checked for the unmodified
+    instruction and after every edit that is kept; the checks do not count as queries. If the model already answers all
+    samples wrong under the unmodified instruction, the instruction is not changed.
 
     Args:
         text: The instruction.
         how: The recipe, and the share of unprotected words that may change.
-        phrases: What is protected, as `protected_phrases` gives it.
-        asked: The samples.
+        phrases: Protected phrases, from `protected_phrases`.
+        asked: Scores the model on the samples.
         settings: Budgets.
-        objective: What is brought down.
-        seed: Of the run.
+        objective: What the search lowers.
+        seed: Seed of the run.
     """
     slots = slots_of(asked.samples[0])
     guard = Guard(text, phrases, slots)
@@ -181,7 +183,7 @@ def search(
     right: dict[str, float] = {}
 
     def written(line: str) -> str:
-        # with characters as words, the search has written the line as it is read
+        # where each character is a word, the search has already joined the line correctly
         return line if line == text or is_unspaced(text) or is_unspaced(line) else guard.joined(line.split())
 
     def propose(found: Sequence[str], place: int) -> list[str]:
@@ -214,14 +216,14 @@ def search(
 
 
 class SearchBar:
-    """How far the search for attacks is: texts tried, of the most that all instructions may take, and the time left.
+    """Progress bar of the search for attacks: the share of all budgets that is used, and the time left.
 
     The time left is an upper bound, since many searches end before their budget is used up.
 
     Args:
-        instructions: How many are searched on.
-        budget: Most texts tried for each.
-        shown: Whether there is a bar; without one, lines are printed as they are.
+        instructions: Number of instructions to search.
+        budget: Maximum number of texts tried for each instruction.
+        shown: Whether to show the bar. Without it, lines are still printed.
     """
 
     def __init__(self, instructions: int, budget: int, *, shown: bool) -> None:
@@ -243,13 +245,13 @@ class SearchBar:
         return f"attacks: {self._finished} of {self._instructions} instructions"
 
     def tried(self, count: int) -> None:
-        """So many texts more were tried for the instruction at hand."""
+        """Advance the bar by `count` texts that were tried for the current instruction."""
         step = min(count, self._budget - self._within)
         self._within += step
         self._bar.update(step)
 
     def ended(self, line: str) -> None:
-        """The instruction at hand is done; says a line about it."""
+        """Finish the current instruction and print `line`, unless it is empty."""
         self._bar.update(self._budget - self._within)
         self._finished, self._within = self._finished + 1, 0
         self._bar.set_description_str(self._said, refresh=False)
@@ -258,23 +260,23 @@ class SearchBar:
             sys.stdout.flush()
 
     def close(self) -> None:
-        """Leave the terminal to others."""
+        """Close the bar."""
         self._bar.close()
 
 
 class Attacker:
-    """Attacks instruction after instruction, unless what they become is known: from this run, or from another model's.
+    """Attacks one instruction after another; takes known results from this run or from a run on another model.
 
     Args:
         settings: How to search.
-        asked: Makes what is asked of the model, of samples.
-        objective: What is brought down.
-        seed: Of the run.
-        made: What all searches of the run depend on, the model's weights among it.
+        asked: Makes an `Asked` from samples.
+        objective: What the search lowers.
+        seed: Seed of the run.
+        made: What all searches of the run depend on, such as the model's weights.
         known: Attacks of this run that were found before it was interrupted.
-        manifest: Where attacks are written down; null in processes that write nothing.
-        folder: Where the known ones are from, for messages.
-        bar: Shows how far the search is.
+        manifest: File that attacks are written to; null in processes that write nothing.
+        folder: Path of the file that `known` comes from, for messages.
+        bar: Progress bar of the search.
     """
 
     def __init__(
@@ -303,16 +305,17 @@ class Attacker:
         self.searched = self.queries = self.rows = self.never_right = 0
 
     def text(self, key: AttackKey, how: Attack, samples: Sequence[Sample], phrases: Sequence[str]) -> str:
-        """What an instruction becomes.
+        """The attacked text of an instruction.
 
         Args:
             key: Names the attack.
-            how: What is searched for.
-            samples: All that are asked with the instruction, those to search on first.
-            phrases: What is protected in it.
+            how: The recipe, and the share of unprotected words that may change.
+            samples: All samples that are asked with the instruction; the search uses the first ones.
+            phrases: Protected phrases of the instruction.
 
         Raises:
-            ValueError: It was found on another model or with other settings; or it is to be reused, and is not there.
+            ValueError: The known attack was found on another model or with other settings, or `reuse` names a file
+                that does not hold the attack.
         """
         if self._reused is not None:
             return self._from_other(key, samples[0].instruction, self._reused)
@@ -380,7 +383,7 @@ class Attacker:
         )
 
     def _identity(self, key: AttackKey, asked: Asked, phrases: Sequence[str]) -> str:
-        """A hash of all that a search depends on."""
+        """Hash of everything that a search depends on."""
         rows = asked.encoded(asked.samples[0].instruction)
         ids = [
             (sample.id, row.prompt_ids, row.answer_ids) for sample, row in zip(rows.samples, rows.encoded, strict=True)

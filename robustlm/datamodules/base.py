@@ -1,4 +1,4 @@
-"""From sources to batches: what every datamodule shares."""
+"""Base of all datamodules: reads sources and makes batches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _UNCONNECTED = "call `connect(model)` first"
 
 _MOST_WORKERS = 4096
-"""Processes of one machine; a typing error should not start more."""
+"""Maximum of `num_workers`; guards against a typing error that would start too many processes."""
 
 
 class InstructionDataModule(LightningDataModule):
@@ -51,29 +51,29 @@ class InstructionDataModule(LightningDataModule):
             `{instruction}`, `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
         instructions: Which phrasings of an instruction bank are used: `concise`, `detailed` or `both`. Rows with an
             instruction of their own keep it.
-        bank: A bank (name, JSON file, or `file.json#name`) to take instructions from in place of the rows' own, for
-            sources that name none themselves.
-        unseen_share: Share of the templates of a bank that is a plain list (`file.json#name`) which are kept from
-            training as `unseen`, the last ones: 0 for none, 1 for all; null: a quarter of four or more, rounded up.
+        bank: A bank (name, JSON file, or `file.json#name`) whose instructions replace those of the rows, for sources
+            that do not name a bank.
+        unseen_share: For a bank that is a plain list (`file.json#name`): share of its templates, the last ones, that
+            are kept from training as `unseen`. 0: none; 1: all; null: a quarter, rounded up, if there are four or more.
         format: `none` leaves out the line on the answer's format for sources that name no format, as `format: none` of
             a source does; null leaves it to the sources.
-        phrasing: `fixed` asks a row with one phrasing in all of training, `fresh` with another one every epoch (PAFT).
+        phrasing: `fixed` asks a row with one phrasing in all epochs, `fresh` with another one every epoch (PAFT).
         paraphrases: File of paraphrases (JSONL, `{"instruction": …, "paraphrases": […]}`): more phrasings for rows that
             bring their own instructions.
         conditions: Instruction conditions of a test: `clean`, `unseen` (phrasings kept from training),
             `list:<name>` (a list of the bank), `<noise kind>@<omega>`, or `incorrect`, `negated`, `nonsensical`; for a
-            `RobustnessDataModule` also `paraphrased` and `attack:<recipe>@<omega>`; some joined by `+`.
-        batch_size: Rows of a training batch on one device.
-        eval_batch_size: Rows of an evaluation batch; twice `batch_size` where not given.
-        max_length: Longest row in tokens. Longer contexts are cut; instruction and target never are.
-        group_by_length: Train on batches of rows of like length.
-        replays: Serve each training batch this many times in a row (what `FreeAT` needs).
+            `RobustnessDataModule` also `paraphrased` and `attack:<recipe>@<omega>`. Some can be joined by `+`.
+        batch_size: Rows in a training batch on one device.
+        eval_batch_size: Rows in an evaluation batch; null: twice `batch_size`.
+        max_length: Maximum length of a row in tokens. The context is cut to fit; instruction and target never are.
+        group_by_length: Train on batches of rows of similar length.
+        replays: Number of times that each training batch is served, one after another (what `FreeAT` needs).
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Seed of the order of rows, of phrasings and of noise.
-        on_bad_row: `strict` stops at bad rows, after finding them all; `skip` leaves them out.
+        on_bad_row: `strict` finds all bad rows, then raises an error; `skip` leaves them out.
         rejected: File for the rows that `skip` leaves out, with reasons (JSONL).
         scoring: How evaluation finds answers: `generation`, or `options`, which takes the likeliest of a row's choices
-            (rows without choices are generated all the same).
+            (for rows without choices, answers are generated).
         system: A system message for rows that bring none; null: such rows have none.
     """
 
@@ -88,20 +88,20 @@ class InstructionDataModule(LightningDataModule):
         "system",
         "max_length",
     )
-    """Arguments that decide how a row is written as a prompt, each kept in an attribute of its name.
+    """Arguments that decide how a row is written as a prompt. Each is stored in an attribute of the same name.
 
-    Checkpoints and adapters keep them, and a test of these takes them from there. A subclass with such arguments of its
-    own adds them: `prompt_settings = (*InstructionDataModule.prompt_settings, "mine")`.
+    Checkpoints and adapters store them, and a test of a checkpoint or adapter reads them from there. A subclass with
+    such arguments of its own adds them: `prompt_settings = (*InstructionDataModule.prompt_settings, "mine")`.
     """
     prompt_files: ClassVar[tuple[str, ...]] = ("bank",)
     """Those of `prompt_settings` that may name a file. A file that a checkpoint names is used only if the user names it
-    too. Null is not kept, as it leaves the choice to the rows."""
+    too. Null is not stored, since it leaves the choice to the rows."""
     asks_all: ClassVar[bool] = False
-    """Whether all samples of a dataset are asked with the same instructions, as attacks and paraphrases need it."""
+    """Whether all samples of a dataset are asked with the same instructions, which attacks and paraphrases need."""
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
-        """Raises `ValueError`: a checkpoint holds how prompts are written, and no sources of data."""
+        """Raise `ValueError`: a checkpoint stores how prompts are written, but no data sources."""
         raise ValueError(
             f"{cls.__name__}.load_from_checkpoint: checkpoints hold no sources of data; make it from its arguments or "
             "from the run's config.yaml"
@@ -189,7 +189,7 @@ class InstructionDataModule(LightningDataModule):
                     "one of them"
                 )
         self.named: Collection[str] | None = None
-        """The conditions that the user named; null: all. Other conditions may be left out, see `under_all`."""
+        """Conditions that the user named; null: all. Conditions not in it may be left out, see `under_all`."""
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.max_length = max_length
@@ -205,14 +205,14 @@ class InstructionDataModule(LightningDataModule):
         self.rows: dict[Role, EncodedSamples] = {}
         self.conditioned: dict[str, EncodedSamples] = {}
         self.session = EvaluationSession()
-        """The evaluation at hand; `setup` begins a new one for each test."""
+        """The current evaluation; `setup` begins a new one for each test."""
         self.notes: list[str] = []
-        """Lines on the rows that were read, for the user; `setup` logs them, `check` prints them."""
+        """Lines about the rows that were read; `setup` logs them, `check` prints them."""
         self._model: ConnectedModel | None = None
         self._preparation: Preparation | None = None
         self._labels: KnownLabels | None = None
         self._evaluated: dict[str, tuple[EvaluationDataset, EvaluationSampler]] = {}
-        """What the loader of each condition serves."""
+        """Dataset and sampler of each condition's loader."""
         self._answered = True
         """Whether test rows must have answers; rows of `predict` may lack them."""
         self._train_loader: ResumableLoader | None = None
@@ -248,7 +248,7 @@ class InstructionDataModule(LightningDataModule):
             self.session = EvaluationSession()
         self._answered = stage != "predict"
         if self._answered and "test" in self.rows and not all(sample.target for sample in self.rows["test"].samples):
-            del self.rows["test"]  # of a `predict` before; read anew, they are refused
+            del self.rows["test"]  # read for an earlier `predict`; when read again, rows without answers are refused
             self.conditioned.clear()
         known = len(self.notes)
         for role in roles[stage]:
@@ -260,7 +260,7 @@ class InstructionDataModule(LightningDataModule):
             self.conditioned = self.under_all(self.rows["test"])
 
     def connect(self, model: ConnectedModel) -> None:
-        """Take tokenizer and length limit from a model; rows that were tokenised for another model are read anew.
+        """Take tokenizer and length limit from a model; rows that were tokenised for another model are read again.
 
         A `Trainer` does this itself; call it to use a datamodule without one.
 
@@ -293,7 +293,7 @@ class InstructionDataModule(LightningDataModule):
 
     @property
     def preparation(self) -> Preparation:
-        """Makes encoded rows of samples. Raises `RuntimeError` before `connect`."""
+        """Encodes samples as rows. Raises `RuntimeError` before `connect`."""
         if self._preparation is None:
             raise RuntimeError(_UNCONNECTED)
         return self._preparation
@@ -353,8 +353,8 @@ class InstructionDataModule(LightningDataModule):
     def under_all(self, rows: EncodedSamples) -> dict[str, EncodedSamples]:
         """The rows under every condition, by its name.
 
-        A condition that is not in `named`, and that the rows cannot be asked under, is left out of `conditions`. One
-        line of the log names all of them and says why.
+        A condition is removed from `conditions` if it is not in `named` and the rows cannot be asked under it. One line
+        of the log names all removed conditions and the reasons.
 
         Raises:
             LackingError: The rows lack what a condition in `named` needs, or what every condition needs.
@@ -379,7 +379,7 @@ class InstructionDataModule(LightningDataModule):
         return TrainDataset(rows, self.encoder, self.phrasings(rows) if self.phrasing == "fresh" else None)
 
     def phrasings(self, rows: EncodedSamples, *, variants: bool = False) -> Phrasings:
-        """All phrasings of training rows; with `variants`, also the variants that rows bring, which may be noise."""
+        """All phrasings of training rows. With `variants`, also the variants that rows bring, which may be noisy."""
         return self.phraser.phrasings(rows.samples, variants=variants)
 
     def train_order(self, dataset: TrainDataset) -> Order | None:
@@ -419,8 +419,8 @@ class InstructionDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Position of training within its epoch.
 
-        Lightning keeps the state of loaders too, but restores it into loaders that are made after the optimiser; ours
-        are made before, when the schedule asks for the number of steps.
+        Lightning restores the state of a loader only if the loader is made after the optimiser. These loaders are made
+        before, since the schedule needs the number of steps. So the datamodule keeps the position itself.
         """
         return {} if self._train_loader is None else dict(self._train_loader.state_dict())
 
@@ -429,7 +429,7 @@ class InstructionDataModule(LightningDataModule):
         if self.trainer is None or not self.trainer.training or not state:
             return
         self._position = dict(state)
-        if self._train_loader is not None:  # strategies that restore late have made it already
+        if self._train_loader is not None:  # some strategies restore the state after the loader is made
             self._train_loader.load_state_dict(self._position)
 
     def val_dataloader(self) -> list[DataLoader[InstructionBatch]]:
@@ -442,13 +442,13 @@ class InstructionDataModule(LightningDataModule):
         self._evaluated.clear()
         loaders = [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
         if loaders and not any(len(loader.sampler) for loader in loaders):  # type: ignore[arg-type]
-            # all was answered before: without a batch, Lightning would leave out the hooks that make the table
+            # all rows are answered already; without a batch, Lightning would not call the hooks that write the table
             name, rows = next(iter(self.conditioned.items()))
             loaders[0] = self._evaluation_loader(rows, name, again=True)
         return loaders
 
     def predict_dataloader(self) -> list[DataLoader[InstructionBatch]]:
-        """As for a test."""
+        """The same loaders as for a test."""
         return self.test_dataloader()
 
     def _evaluation_loader(
@@ -472,11 +472,11 @@ class InstructionDataModule(LightningDataModule):
         return self._loader(dataset, sampler, LateLoader if pending else DataLoader)
 
     def is_pending(self, condition: str) -> bool:
-        """Whether the rows under a condition become known after its loader is made, with `settle`."""
+        """Whether the rows under a condition are not known when its loader is made; `settle` sets them later."""
         return False
 
     def settle(self, found: Mapping[str, EncodedSamples]) -> None:
-        """Serve rows, by condition, from loaders that were made before these were known."""
+        """Set the rows of loaders whose rows were not known when they were made, by condition."""
         for condition, rows in found.items():
             self._settle(condition, rows)
         if found and not any(len(sampler) for _, sampler in self._evaluated.values()):

@@ -1,4 +1,4 @@
-"""Batches of encoded rows: of training, and of an evaluation."""
+"""Batches of encoded rows, for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ class EncodedSamples:
     samples: list[Sample]
     encoded: list[Encoded]
     options: list[list[Encoded]] = field(default_factory=list)
-    """Each sample's choices as answers to one prompt, where options are scored; empty where answers are generated."""
+    """Each sample's choices, encoded as answers to its prompt; empty if answers are generated."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
+        """Number of tokens of each row."""
         return [len(row) for row in self.encoded]
 
     @property
     def answer_tokens(self) -> list[int]:
-        """Answer tokens of each row."""
+        """Number of answer tokens of each row."""
         return [len(row.answer_ids) for row in self.encoded]
 
     def add(self, other: EncodedSamples) -> None:
-        """Append the rows of another."""
+        """Append the rows of `other`."""
         self.samples += other.samples
         self.encoded += other.encoded
         self.options += other.options
 
 
 class TrainDataset(Dataset[InstructionBatch]):
-    """Training batches by key: the raw view. Subclasses add views.
+    """Training batches by key, with the raw view. Subclasses add views.
 
     Args:
         rows: The training samples, tokenised under their own instructions.
@@ -83,7 +83,7 @@ class TrainDataset(Dataset[InstructionBatch]):
         return self._asked[1]
 
     def facts(self, epoch: int) -> list[str]:
-        """Lines on the training rows, for the user; printed at the start of a run and by `check`."""
+        """Lines about the training rows; logged at the start of a run and printed by `check`."""
         return []
 
     def leaders(self, epoch: int) -> Sequence[int]:
@@ -100,10 +100,10 @@ class TrainDataset(Dataset[InstructionBatch]):
         )
 
     def encoded(self, indices: Sequence[int], texts: Sequence[str]) -> list[tuple[Encoded, bool]]:
-        """Rows tokenised under given instructions, and whether each fits.
+        """Rows tokenised under the given instructions, and whether each one fits.
 
         A row that is longer than `max_length` even without its context is replaced by the row under its own
-        instruction. The tokens of the answer are always those of the row under its own instruction, even where the
+        instruction. The tokens of the answer are always those of the row under its own instruction, even if the
         tokenizer would split the answer differently after the other prompt.
         """
         samples, own = self.rows.samples, self.rows.encoded
@@ -128,13 +128,13 @@ class TrainDataset(Dataset[InstructionBatch]):
 
 
 class EvaluationDataset(Dataset[InstructionBatch]):
-    """Evaluation batches by key: rows with and without their answers, and what scoring needs.
+    """Evaluation batches by key: rows with and without their answers, and the data for scoring.
 
     Args:
-        rows: The samples as a condition asks them.
+        rows: The samples under the instructions of a condition.
         encoder: The encoder that tokenised them.
         condition: Name of the condition.
-        pass_rows: Most rows of options in one forward pass; null: no limit.
+        pass_rows: Maximum number of options in one forward pass; null: no limit.
     """
 
     def __init__(self, rows: EncodedSamples, encoder: Encoder, condition: str, pass_rows: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The model that a datamodule's rows are for: what the datamodule needs of it, and no more."""
+"""The part of a model's interface that a datamodule uses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ModelConfig(Protocol):
 
 
 class ConnectedModel(Protocol):
-    """A model that rows are tokenised for; local models and hosted ones have all of this."""
+    """A model that rows are tokenised for, local or hosted."""
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class ConnectedModel(Protocol):
 
     @property
     def tokenizer(self) -> Any:
-        """A fast tokenizer; transformers' own have no types."""
+        """A fast tokenizer of transformers, which has no types."""
 
     @property
     def config(self) -> ModelConfig:
@@ -41,7 +41,7 @@ class ConnectedModel(Protocol):
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether answers go to a decoder of their own."""
+        """Whether the model has an encoder for prompts and a decoder for answers."""
 
 
 class ModelHolder(Protocol):
@@ -57,7 +57,7 @@ class _Base(Protocol):
 
 
 class StatesModel(ConnectedModel, Protocol):
-    """A model that also gives states and embeddings of texts, which distortion is measured by; hosted ones do not."""
+    """A model that also gives hidden states and embeddings of texts, to measure distortion. Hosted models do not."""
 
     @property
     def base_name(self) -> str:
@@ -84,7 +84,7 @@ def gives_states(model: ConnectedModel) -> TypeGuard[StatesModel]:
 
 
 def longest_row(model: ConnectedModel, max_length: int) -> int:
-    """Longest row in tokens of the model's tokenizer: `max_length`, or the model's own limit where that is lower."""
+    """Maximum length of a row in tokens of the model's tokenizer: `max_length`, or the model's limit if it is lower."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
     if positions < max_length:
         log.warning(
@@ -95,10 +95,10 @@ def longest_row(model: ConnectedModel, max_length: int) -> int:
 
 
 class Measuring:
-    """Gives a model to the embedders that measure noise by it.
+    """Gives a model to embedders that need one to measure noise.
 
     Args:
-        model: The model; `bind` refuses one that gives no states.
+        model: The model. `bind` raises if the embedder needs states and the model gives none.
     """
 
     def __init__(self, model: ConnectedModel) -> None:
@@ -106,7 +106,7 @@ class Measuring:
         self._base_name: str | None = None
 
     def bind(self, embedder: Embedder) -> None:
-        """Give the model to an embedder that needs it; others are left as they are.
+        """Give the model to an embedder that needs it; do nothing for others.
 
         Raises:
             EmbeddingError: The embedder needs a model that gives states, and this one does not.
@@ -125,7 +125,7 @@ class Measuring:
             embedder.bind(partial(_states, model, layer=embedder.layer), partial(self._base, model))
 
     def _base(self, model: StatesModel) -> str | None:
-        """Name and weights of the base model; null while they are tuned."""
+        """Name and digest of the weights of the base model; null if training changes them."""
         if self._base_name is None and not model.keeps_base:
             self._base_name = ""
             log.warning(

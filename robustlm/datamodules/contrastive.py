@@ -1,4 +1,4 @@
-"""Rows with another phrasing and hard negatives: the data side of [CoIN]."""
+"""Rows with another phrasing and with hard negatives: the data of [CoIN]."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from robustlm.sample import Sample
 
 
 class ContrastiveDataset(ParaphrasedDataset):
-    """Training batches made of groups, with explicit negatives where `negatives` is above 0.
+    """Training batches of groups, with explicit negatives if `negatives` is above 0.
 
     Args:
         rows: See `TrainDataset`.
@@ -31,7 +31,7 @@ class ContrastiveDataset(ParaphrasedDataset):
         variation: See `ParaphrasedDataset`.
         others: See `ParaphrasedDataset`.
         order: Arranges rows into groups.
-        negatives: Explicit negatives of each row.
+        negatives: Number of explicit negatives of each row.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class ContrastiveDataset(ParaphrasedDataset):
             self._alike[task_of(sample)].append(i)
 
     def leaders(self, epoch: int) -> Sequence[int]:
-        """The first row of each group: all rows of a group are asked in the same phrasing."""
+        """For each row, the first row of its group: all rows of a group are asked in the same phrasing."""
         return self.order.leaders(epoch)
 
     def facts(self, epoch: int) -> list[str]:
-        """Lines that count the rows with hard negatives, in their group and explicit ones."""
+        """Lines with the number of rows that have hard negatives, in their group and as explicit negatives."""
         return [*super().facts(epoch), self._grouped(epoch), *([self._explicit()] if self._negatives else [])]
 
     def _grouped(self, epoch: int) -> str:
@@ -102,12 +102,12 @@ class ContrastiveDataset(ParaphrasedDataset):
         return batch
 
     def _meaning(self, asked: int, answered: int) -> int:
-        """The key of a negative: the question of one row with the target of another, which may be of another task."""
+        """The key of a negative: the question of row `asked` with the target of row `answered`, of any task."""
         samples = self.rows.samples
         return meaning(replace(samples[asked], target=samples[answered].target))
 
     def _drawn(self, index: int, epoch: int) -> list[int]:
-        """Negatives of a row: rows of its task with another input and target; of any task where these are too few."""
+        """Negatives of a row: rows of its task with another input and target; if too few, rows of any task."""
         sample = self.rows.samples[index]
         random = np.random.default_rng((self._seed, epoch, index, 0x4E6))
         found: list[int] = []
@@ -126,17 +126,17 @@ class ContrastiveDataset(ParaphrasedDataset):
 
 
 class ContrastiveDataModule(ParaphraseDataModule):
-    """Batches that hold each sample under two phrasings, together with hard negatives of it.
+    """Batches that hold each sample under two phrasings, together with its hard negatives.
 
-    Emits the views `raw` and `variant`, and `negative` where `negatives` > 0. A batch is made of groups: a sample and
-    its hard negatives, asked the same thing in the same phrasing about other inputs and with other targets. A group
-    stays together on one rank; groups are shuffled and dealt evenly over tasks.
+    Emits the views `raw` and `variant`, and `negative` if `negatives` > 0. A batch consists of groups. A group holds a
+    sample and its hard negatives: the same instruction in the same phrasing, with other inputs and other targets. A
+    group stays together on one rank; groups are shuffled and spread evenly over tasks.
 
     Args:
-        group_size: Rows of a group, a sample and its hard negatives; 1 for none. It divides `batch_size`.
-        negatives: Explicit negatives of each sample, in a view (and a forward pass) of their own: the same instruction,
-            another input and target.
-        shuffle: False keeps the rows in the order they are read, every epoch.
+        group_size: Rows in a group, a sample and its hard negatives; 1 for no hard negatives. It divides `batch_size`.
+        negatives: Number of explicit negatives of each sample: the same instruction with another input and target, in
+            a separate view (and forward pass).
+        shuffle: False keeps the rows in the order they are read, in every epoch.
         kwargs: Arguments of `ParaphraseDataModule`.
     """
 
@@ -180,13 +180,13 @@ class ContrastiveDataModule(ParaphraseDataModule):
         )
 
     def train_order(self, dataset: TrainDataset) -> Order | None:
-        """The order of groups, or of the file."""
+        """Shuffled groups, or the order of the file if `shuffle` is false."""
         assert isinstance(dataset, ContrastiveDataset)
         return dataset.order
 
 
 def _met(samples: Sequence[Sample], asked: Sequence[str]) -> list[tuple[int, int]]:
-    """For each sample, how many of the others are hard negatives, and how many have the same question and answer."""
+    """For each sample, how many of the other samples are hard negatives, and how many have its question and answer."""
     keys = list(zip(asked, (s.target for s in samples), (s.applied_to for s in samples), strict=True))
     texts = Counter(text for text, _, _ in keys)
     targets = Counter((text, target) for text, target, _ in keys)

@@ -11,22 +11,22 @@ import numpy as np
 from robustlm.sample import Sample
 
 _TRIES = 64
-"""Most rows that are tried when a row of a group is exchanged."""
+"""Maximum number of rows that are tried to exchange one row of a group."""
 
 
 class HardNegativeGroups:
-    """Groups of rows that are asked the same thing about different inputs, with two targets or more.
+    """Groups of rows of the same task with different inputs and two or more targets.
 
-    Every row of a group is an anchor, and the rows of another target than its own are its hard negatives ([CoIN], sec.
-    3.2). Two rows of a group may have the same target: tasks of two labels could fill no larger groups otherwise.
-    Each epoch forms new groups and deals them evenly over tasks: tasks with equally many groups take turns. What a task
-    has left over makes a smaller group; smaller groups are packed together. Rows that bring groups (`Sample.group`)
-    keep them.
+    Every row of a group is an anchor. Rows of the group with another target are its hard negatives ([CoIN], sec. 3.2).
+    Rows of a group may share a target; otherwise a task with two labels could not fill groups larger than two.
+    Each epoch forms new groups and spreads them evenly: tasks with equally many groups take turns. The remaining rows
+    of a task make a smaller group; smaller groups are packed together. Rows that bring groups (`Sample.group`) keep
+    them.
 
     Args:
         samples: The rows.
-        size: Rows of a group.
-        seed: Of the draws.
+        size: Rows in a group.
+        seed: Seed of the draws.
     """
 
     def __init__(self, samples: Sequence[Sample], size: int, seed: int) -> None:
@@ -54,7 +54,7 @@ class HardNegativeGroups:
         return self._arranged(epoch)[0]
 
     def leaders(self, epoch: int) -> list[int]:
-        """For each row, the first of its group."""
+        """For each row, the first row of its group."""
         return self._arranged(epoch)[1]
 
     def _arranged(self, epoch: int) -> tuple[list[list[int]], list[int]]:
@@ -79,16 +79,17 @@ class HardNegativeGroups:
         return self._epoch[1], self._epoch[2]
 
     def _spread(self, groups: list[list[int]], random: np.random.Generator) -> list[tuple[float, list[int]]]:
-        """Give groups places in [0, 1) at equal distances, so that every task appears throughout the epoch."""
+        """Give groups positions in [0, 1) at equal distances, so that every task appears throughout the epoch."""
         start = random.random()
         order = random.permutation(len(groups)).tolist()
         return [((at + start) / len(groups), groups[which]) for at, which in enumerate(order)]
 
     def _formed(self, rows: list[int], random: np.random.Generator) -> list[list[int]]:
-        """Rows of one task in groups of `size`, and those left over in a smaller one.
+        """Divide the rows of one task into groups of `size`; the remaining rows make a smaller group.
 
-        Rows are dealt out target by target. So a target comes twice in a group only where it has more rows than there
-        are groups, and no group holds one target alone as long as the other targets have a row for each group.
+        Rows are dealt out target by target. So a target occurs twice in a group only if it has more rows than there are
+        groups. A group has at least two targets if the rows of the less frequent targets are at least as many as the
+        groups.
         """
         of: dict[str, list[int]] = defaultdict(list)
         for row in rows:
@@ -101,7 +102,7 @@ class HardNegativeGroups:
         return groups
 
     def _part_inputs(self, groups: list[list[int]], of: dict[str, list[int]], random: np.random.Generator) -> None:
-        """Exchange rows that share their input with another of their group for rows of the same target, in place."""
+        """Exchange rows whose input occurs twice in their group with rows of other groups and the same target."""
         home = {row: (group, at) for group in groups for at, row in enumerate(group)}
 
         def fits(row: int, group: list[int], at: int) -> bool:
@@ -120,7 +121,7 @@ class HardNegativeGroups:
 
 
 class FileOrder:
-    """Keeps rows in the order of the file; rows of a group that follow each other stay together."""
+    """Keeps rows in the order of the file. Adjacent rows of the same group stay together."""
 
     def __init__(self, samples: Sequence[Sample], unit: int) -> None:
         self.unit = unit
@@ -143,12 +144,12 @@ class FileOrder:
         return self._units
 
     def leaders(self, epoch: int) -> Sequence[int]:
-        """Each row is asked in its own phrasing."""
+        """For each row, the row itself: phrasings are drawn row by row."""
         return self._rows
 
 
 def task_of(sample: Sample) -> str:
-    """Dataset and bank (or instruction) of a sample; its hard negatives share them."""
+    """Dataset and bank (or instruction) of a sample; its hard negatives have the same ones."""
     return f"{sample.dataset}\t{sample.bank or sample.instruction}"
 
 
@@ -165,10 +166,10 @@ def packed_units(parts: list[list[int]], size: int) -> list[list[int]]:
 
 
 def _dealt(rows: Sequence[int], size: int) -> list[list[int]]:
-    """Rows dealt out in turns to groups of `size`, the rest in a smaller group that is last.
+    """Deal rows in turns to groups of `size`; the remaining rows make a smaller group, which is the last one.
 
-    Rows at a distance of less than the number of full groups never meet in one of those. The smaller group takes part
-    in turns that are spread evenly.
+    Two rows whose distance in `rows` is less than the number of full groups are never in the same full group. The
+    smaller group receives rows in some of the turns, spread evenly.
     """
     full, rest = divmod(len(rows), size)
     groups: list[list[int]] = [[] for _ in range(full + (rest > 0))]
@@ -181,6 +182,6 @@ def _dealt(rows: Sequence[int], size: int) -> list[list[int]]:
 
 
 def shuffled(pool: Sequence[int], random: np.random.Generator) -> Iterable[int]:
-    """A pool in random order. The first 32 draws come before the whole pool is permuted, so they are fast."""
+    """Draw from a pool: first 32 independent draws, which are fast, then the whole pool in random order."""
     yield from (pool[at] for at in random.integers(len(pool), size=32))
     yield from (pool[at] for at in random.permutation(len(pool)))

@@ -1,4 +1,4 @@
-"""Noisy instructions for language-understanding rows: the data side of [ANIT]."""
+"""Noisy instructions for language-understanding rows: the data of [ANIT]."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Variation:
     noise: Noise | None
     """Noise on the instructions; null for none."""
     distortion: Distortion
-    """Measures what noise did."""
+    """Measures how much noise distorts an instruction."""
     scope: BetaScope
-    """Whether β is of a sample or of all noisy samples of the epoch."""
+    """Whether β is computed for each sample or once for all noisy samples of the epoch."""
     variants: int
-    """Variants of each sample, K."""
+    """K, the number of variants of each sample."""
     seed: int
-    """Seed of noise."""
+    """Seed of the noise."""
 
 
 @dataclass
 class _Epoch:
-    """The variants of one epoch, K lists of n."""
+    """The variants of one epoch: K lists of n instructions."""
 
     number: int
     texts: list[list[str]]
@@ -55,13 +55,13 @@ class _Epoch:
 
 
 class VariedDataset(TrainDataset):
-    """Training batches with a raw view and one of noisy variants; noise is fresh every epoch.
+    """Training batches with a raw view and a view of noisy variants. Noise is drawn again every epoch.
 
     Args:
         rows: See `TrainDataset`.
         encoder: See `TrainDataset`.
         phrasings: See `TrainDataset`.
-        variation: Noise, its measure, and how many variants.
+        variation: The noise, its measure and the number of variants.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class VariedDataset(TrainDataset):
         self._epoch: _Epoch | None = None
 
     def facts(self, epoch: int) -> list[str]:
-        """See `TrainDataset.facts`; adds a line on rows that get other noise."""
+        """See `TrainDataset.facts`; adds a line about rows whose noise differs."""
         if self._noise is None:
             return super().facts(epoch)
         noisy = [sample for sample, own in zip(self.rows.samples, self.given(), strict=True) if own is None]
@@ -90,11 +90,11 @@ class VariedDataset(TrainDataset):
         return [*super().facts(epoch), *([f"data.noise: {line}"] if line else [])]
 
     def prepare(self, epoch: int) -> None:
-        """Phrasings, noise and distortion of all rows in an epoch."""
+        """Compute phrasings, noise and distortion of all rows for an epoch."""
         self._variants_of(epoch)
 
     def _variants_of(self, number: int) -> _Epoch:
-        """The variants of an epoch; they depend only on the seed and the epoch, and the last epoch is cached."""
+        """The variants of an epoch. They depend only on the seed and the epoch; the last epoch is cached."""
         if self._epoch is None or self._epoch.number != number:
             texts, betas = [], []
             for k, phrased in enumerate(self.rephrased(number)):
@@ -120,11 +120,11 @@ class VariedDataset(TrainDataset):
         return batch
 
     def rephrased(self, epoch: int) -> list[list[str]]:
-        """The instructions that noise is applied to: those of every row, K times."""
+        """The instructions that noise is applied to: K lists, each with the instruction of every row."""
         return [self.asked(epoch)] * self._variants
 
     def _varied(self, phrased: list[str], number: int, k: int) -> list[str]:
-        """Variant k of every instruction: the variant that the row brings, or else a noisy one."""
+        """Variant k of every instruction: the variant that the row brings, otherwise a noisy instruction."""
         own = self.given()
         if self._noise is None:
             return [text if text is not None else before for text, before in zip(own, phrased, strict=True)]
@@ -138,15 +138,15 @@ class VariedDataset(TrainDataset):
 
 
 class NoisyInstructionDataModule(InstructionDataModule):
-    """Rows with noisy variants of their instructions, and how distorted those are.
+    """Rows with noisy variants of their instructions, and the distortion of these variants.
 
     Emits batches with the views `raw` and `variant`, and β for each variant row ([ANIT]).
 
     Args:
         noise: Kind, strength ω and share φ of noise; null gives only the variants that rows bring themselves.
-        distortion: How noise is measured: `RBE` (word edits) or `LME` (embeddings).
+        distortion: How distortion is measured: `RBE` (word edits) or `LME` (embeddings).
         beta: `dataset` gives every noisy row the mean distortion of the epoch ([ANIT] eq. 2), `sample` its own.
-        variants: Noisy variants of each sample, K.
+        variants: K, the number of noisy variants of each sample.
         kwargs: Arguments of `InstructionDataModule`.
     """
 
@@ -176,7 +176,7 @@ class NoisyInstructionDataModule(InstructionDataModule):
         return VariedDataset(rows, self.encoder, fresh, variation=self.variation())
 
     def variation(self) -> Variation:
-        """How training rows are varied. The embedder of the distortion is given the model here, if it needs one."""
+        """How training rows are varied. Also gives the model to the embedder of the distortion, if it needs one."""
         if isinstance(self.distortion, LME):
             if self._measuring is None or self._measuring.model is not self.backbone:
                 self._measuring = Measuring(self.backbone)

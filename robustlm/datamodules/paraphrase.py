@@ -1,4 +1,4 @@
-"""Rows with other phrasings of their instructions: the data side of [ALIGN], and of a contrast between phrasings."""
+"""Rows with other phrasings of their instructions: the data of [ALIGN] and of contrastive training on phrasings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class ParaphrasedDataset(VariedDataset):
-    """Training batches with a raw view and one of K other phrasings of each row; other ones every epoch.
+    """Training batches with a raw view and a view of K other phrasings of each row, different ones every epoch.
 
     Args:
         rows: See `TrainDataset`.
@@ -39,7 +39,7 @@ class ParaphrasedDataset(VariedDataset):
         self._others = others
 
     def rephrased(self, epoch: int) -> list[list[str]]:
-        """K other phrasings of every row than the one that it is asked with."""
+        """K lists with another phrasing of every row than the one in the raw view."""
         asked, leaders = self.asked(epoch), self.leaders(epoch)
         found = [self._others.others(i, epoch, self._variants, asked[i], leader) for i, leader in enumerate(leaders)]
         return [[texts[k] for texts in found] for k in range(self._variants)]
@@ -50,14 +50,15 @@ class ParaphrasedDataset(VariedDataset):
 
 
 class ParaphraseDataModule(NoisyInstructionDataModule):
-    """A reference phrasing and N − 1 paraphrases of each sample in a batch.
+    """Batches that hold each sample under a reference phrasing and N − 1 paraphrases.
 
-    Emits batches with the views `raw` (the reference) and `variant`. Paraphrases are other phrasings of the row's
-    bank, or of a row with an instruction of its own, those in the file `paraphrases` and the variant it came with.
+    Emits batches with the views `raw` (the reference) and `variant`. Paraphrases are other phrasings of the row's bank.
+    For a row with an instruction of its own, they are those in the file `paraphrases` and the variant that the row
+    brings.
 
     Args:
         noise: Noise on top of the paraphrases; null for none.
-        variants: Paraphrases of each sample, N − 1.
+        variants: N − 1, the number of paraphrases of each sample.
         kwargs: Arguments of `NoisyInstructionDataModule`.
     """
 
@@ -71,7 +72,7 @@ class ParaphraseDataModule(NoisyInstructionDataModule):
         return ParaphrasedDataset(rows, self.encoder, fresh, others=phrasings, variation=self.variation())
 
     def paraphrasings(self, rows: EncodedSamples) -> Phrasings:
-        """`phrasings`, after a check that there are any.
+        """The result of `phrasings`, checked.
 
         Raises:
             ValueError: No row has a second phrasing.

@@ -1,4 +1,4 @@
-"""Which instruction each sample is asked with: in training, and under each condition of a test."""
+"""Chooses the instruction of each sample, in training and under each condition of a test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Phraser:
     """Gives samples their instructions: phrasings of a bank, or the instruction that a row brings.
 
     Args:
-        version: Length of the phrasings that are used.
+        version: Which phrasings are used by length: `concise`, `detailed` or `both`.
         bank: Bank of samples whose source names none; null: those keep their own instruction.
         unseen_share: Share of a plain list of templates that is held back, see `InstructionBank.load`.
         paraphrases: Paraphrase file for training; null: none.
@@ -44,7 +44,7 @@ class Phraser:
         return load_bank(name, self._unseen_share)
 
     def bank_of(self, sample: Sample) -> str | None:
-        """The bank that a sample's phrasings come from; null for one that is asked by an instruction of its own."""
+        """The bank of a sample's phrasings; null if the sample is asked with an instruction of its own."""
         own = sample.instruction and not sample.instruction_id and not self._bank
         return None if own else sample.bank or self._bank
 
@@ -59,9 +59,10 @@ class Phraser:
             log.info("data.unseen_share: %s divides nothing of data.%s, as no bank is a plain list", share, role)
 
     def asked(self, sample: Sample, role: Role) -> Sample:
-        """A sample under one phrasing of its bank, the same in every run with this seed; others as they are.
+        """A sample under one phrasing of its bank, the same in every run with this seed.
 
-        Seen phrasings are used. A test whose bank has unseen ones alone takes one of these; its conditions ask anew.
+        A sample without a bank is returned unchanged. The phrasing is a seen one; for a test whose bank has only unseen
+        phrasings, it is an unseen one. The conditions of a test later replace it.
         """
         name = self.bank_of(sample)
         if not name:
@@ -71,9 +72,9 @@ class Phraser:
         return replace(bank.assign(sample, self._version, split, self._seed), bank=name)
 
     def phrasings(self, samples: Sequence[Sample], *, variants: bool = False) -> Phrasings:
-        """Every way that training samples may be asked; with `variants`, also the variants that rows bring.
+        """All phrasings that training samples may be asked with.
 
-        Those variants may be noise, so they are left out otherwise.
+        With `variants`, also the variants that rows bring; they may be noisy, so the default leaves them out.
         """
         names = [self.bank_of(sample) for sample in samples]
         seen = {name: self.bank_named(name).phrasings(self._version, "seen") for name in set(names) if name}
@@ -90,13 +91,13 @@ class Phraser:
         return {name: phrasings_under(condition, name, banks, self._version, self._seed) for name in banks}
 
     def asked_alone(self, sample: Sample, condition: Condition) -> Sample:
-        """A sample with an instruction of its own, as a condition changes it; others as they are."""
+        """Change a sample's own instruction as a condition says; a sample with a bank is returned unchanged."""
         if self.bank_of(sample):
             return sample
         return replace(sample, instruction=misled(sample.instruction, condition, sample.id, self._seed))
 
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
-        """Samples as a condition asks them, each once."""
+        """Give each sample one instruction under a condition."""
         banked = self.banked(condition, samples)
         found = [self.asked_alone(sample, condition) for sample in samples]
         found = [

@@ -1,4 +1,4 @@
-"""What samples go through before they are batched: tokenised, fitted into the length limit, asked under conditions."""
+"""Steps between reading and batching samples: tokenise, fit into the length limit, apply conditions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LISTED = 20
 
 
 class Preparation:
-    """Makes encoded rows of samples, and settles those that are too long.
+    """Encodes samples as rows, and rejects or leaves out those that are too long.
 
     Args:
         encoder: Writes prompts and tokenises them.
         scoring: With `options`, `ready` and `with_options` also tokenise the choices of each sample.
         on_bad_row: `strict` raises if any row is too long; `skip` leaves such rows out.
-        rejected: File whose name the lists of left-out rows are derived from; null: they are not listed.
+        rejected: The names of the files that list left-out rows are derived from this one; null: no lists.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Preparation:
         self._rejected = rejected
 
     def hidden(self, samples: Sequence[Sample], role: str) -> list[str]:
-        """What the template leaves out of the rows, a line for each dataset and part."""
+        """Parts of the rows that the template does not show, one line for each dataset and part."""
         counts = Counter(
             (sample.dataset or sample.task, part) for sample in samples for part in self.encoder.template.hides(sample)
         )
@@ -53,7 +53,7 @@ class Preparation:
         ]
 
     def tokenised(self, samples: Sequence[Sample], role: str) -> EncodedSamples:
-        """Samples under their instructions as token ids; rows that are too long are bad rows.
+        """Tokenise samples with their instructions; rows that are too long are bad rows.
 
         Raises:
             TooLongError: There are bad rows and `on_bad_row` is `strict`, or all rows are bad.
@@ -83,7 +83,7 @@ class Preparation:
     def with_options(self, rows: EncodedSamples, role: str) -> EncodedSamples:
         """The rows with their choices tokenised, if options are scored.
 
-        Rows that are too long with the longest of their choices are bad rows.
+        A row is a bad row if it is too long with its longest choice.
         """
         if self._scoring != "options":
             return rows
@@ -111,7 +111,7 @@ class Preparation:
         return found
 
     def ready(self, samples: Sequence[Sample], condition: Condition) -> EncodedSamples:
-        """Samples as a condition asks them, tokenised, with options where those are scored.
+        """Tokenise samples that already have the instructions of a condition; also their options, if those are scored.
 
         Raises:
             ValueError: Options are scored, and no row has any.
@@ -153,11 +153,11 @@ def under_each(
 ) -> dict[str, EncodedSamples]:
     """The rows under every condition that they can be asked under, by its name.
 
-    One line of the log names all conditions that are left out, and says why.
+    One line of the log names all conditions that are left out, and the reasons.
 
     Args:
         conditions: The conditions of a test.
-        under: Asks the rows as a condition says.
+        under: Returns the rows with their instructions under a condition.
         named: Names of the conditions that must not be left out; null: all.
 
     Raises:
@@ -183,11 +183,11 @@ def under_each(
 
 
 def check_askable(condition: Condition, samples: Sequence[Sample], bank_of: Callable[[Sample], str | None]) -> None:
-    """Refuse a condition that samples cannot be asked under.
+    """Raise if samples cannot be asked under a condition.
 
     Raises:
         LackingError: The condition needs phrasings of a bank, and no sample has one.
-        ValueError: The condition searches for wrong answers, and samples bring no answers.
+        ValueError: The condition is an attack, which needs true answers, and samples bring none.
     """
     if condition.needs_bank and not any(map(bank_of, samples)):
         needed = "phrasings kept from training" if condition.split == "unseen" else "phrasings of a bank"

@@ -1,4 +1,4 @@
-"""The same samples under several phrasings of every condition: what a robustness evaluation asks."""
+"""The rows of a robustness evaluation: the same samples under several phrasings of every condition."""
 
 from __future__ import annotations
 
@@ -39,20 +39,21 @@ log = logging.getLogger(__name__)
 class RobustnessDataModule(InstructionDataModule):
     """Tests the same samples of each dataset under the same few instructions, in every condition.
 
-    A condition's instructions are phrasings of the dataset's bank (`clean`: seen ones, `unseen`: those held back);
-    noise changes an instruction once, for all samples, so that every cell of samples × instructions × conditions is
-    filled by one answer. Rows with an instruction of their own are asked with that alone.
+    The instructions of a condition are phrasings of the dataset's bank (`clean`: seen ones, `unseen`: those held back).
+    Noise changes each instruction once, for all samples, so every cell of samples × instructions × conditions holds
+    one answer. Rows with an instruction of their own are asked with that instruction only.
 
-    Attacks are searched for in `search_attacks`, which the module calls when its model is loaded, restored and on its
-    device, before the first batch is served. An instruction is attacked once for all samples of a dataset, too; one
-    that a row brings is attacked for that row.
+    `search_attacks` searches for attacks. The module calls it after its model is loaded, restored and on its device,
+    and before the first batch is served. Like noise, an attack changes each instruction once for all samples of a
+    dataset; an instruction that a row brings is attacked for that row.
 
     Args:
-        prompts: Instructions of each dataset and condition, the first ones of the bank; null takes all.
-        samples: Samples of each dataset, drawn with the seed; null takes all.
-        shots: Solved examples before each row, the same for all rows of a dataset (and topic, if its source names one).
-        examples: Rows they are taken from, as in `test`; of a folder, the `train` split where none is named. A source
-            without bank, fields or topic has those of the test source at the same path.
+        prompts: Number of instructions for each dataset and condition, the first ones of the bank; null takes all.
+        samples: Number of samples of each dataset, drawn with the seed; null takes all.
+        shots: Number of solved examples before each row, the same examples for all rows of a dataset (and topic, if its
+            source names one).
+        examples: Sources of the examples, written as in `test`. A folder without a named split gives its `train` split.
+            A source without bank, fields or topic takes those of the test source at the same path.
         attack: How conditions `attack:<recipe>@<ω>` search.
         kwargs: Arguments of `InstructionDataModule`.
     """
@@ -96,7 +97,7 @@ class RobustnessDataModule(InstructionDataModule):
         self._unattacked: dict[str, EncodedSamples] = {}
 
     def setup(self, stage: str) -> None:
-        """See `InstructionDataModule.setup`; says how many examples did not fit."""
+        """See `InstructionDataModule.setup`; also warns if prompts do not have room for all examples."""
         super().setup(stage)
         found = [sample for rows in self.conditioned.values() for sample in rows.samples]
         if fewer := sum(len(sample.examples) < self.shots for sample in found):
@@ -106,12 +107,12 @@ class RobustnessDataModule(InstructionDataModule):
             )  # fmt: skip
 
     def _completed(self, source: str | Source) -> Source:
-        """A source of examples with the settings of the test source at the same path."""
+        """A source of examples; settings that it lacks come from the test source at the same path."""
         wanted = Source(source) if isinstance(source, str) else source
         tested = [asked_by(other, self.bank) for other in self.sources["test"]]
         like = next((other for other in tested if other.path == wanted.path), None)
         if like is None and len(tested) == 1 and not wanted.name:
-            # all examples are for the one source that is tested, however their files are called
+            # with one test source, all examples belong to it, whatever their files are named
             like = tested[0] if tested[0].name else replace(tested[0], name=named_by_path(tested[0], "test"))
             log.info("data.examples: rows of %s are examples for the dataset %s", wanted.path, like.name)
         if like is not None:
@@ -151,11 +152,12 @@ class RobustnessDataModule(InstructionDataModule):
         return {**super().all_sources(), "examples": list(self.examples)}
 
     def selected(self, samples: list[Sample], role: Role) -> list[Sample]:
-        """As many samples of each dataset as asked for, the same in every run with this seed."""
+        """Draw `samples` test samples of each dataset, the same in every run with this seed; other roles keep all."""
         if role != "test":
             return samples
         if self.shots:
-            # also samples that are not asked must not be shown, so that other `samples` meet the same examples
+            # no test sample may be an example, not even one that is not asked: so the examples do not depend on
+            # the setting `samples`
             given = self.loaded(self.examples, "examples")
             tested = {input_of(sample) for sample in samples}
             self._chosen = choose(given, map(pool_of, samples), tested, self.shots, self.seed)
@@ -174,14 +176,14 @@ class RobustnessDataModule(InstructionDataModule):
     # --- attacks -----------------------------------------------------------------------------------------------
 
     def under(self, condition: Condition, rows: EncodedSamples) -> EncodedSamples:
-        """The same rows, asked as a condition says; before an attack where it is one."""
+        """The rows with their instructions as a condition puts them; for an attack, the rows before the attack."""
         found = super().under(condition, rows)
         if condition.attack is not None:
             self._unattacked[condition.name] = found
         return found
 
     def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
-        """One loader for each condition; those of attacks serve what `search_attacks` finds."""
+        """One loader for each condition; the loaders of attacks serve the instructions that `search_attacks` finds."""
         for name in self.conditioned.keys() & self._unattacked.keys():
             self.conditioned[name] = self._unattacked[name]
         return super().test_dataloader()
@@ -191,7 +193,7 @@ class RobustnessDataModule(InstructionDataModule):
         return condition in self._unattacked
 
     def search_attacks(self, model: AttackedModel) -> None:
-        """Search for the attacks of all conditions that name some, and serve the attacked instructions from then on."""
+        """Search for attacks for all `attack:` conditions; from then on, their loaders serve the attacked rows."""
         wanted = [condition for condition in self.conditions if condition.attack is not None]
         if not wanted:
             return
@@ -227,7 +229,7 @@ class RobustnessDataModule(InstructionDataModule):
         return self.preparation.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
 
     def _search_bar(self, wanted: Sequence[Condition]) -> SearchBar:
-        """A bar over all instructions that are searched on, where the trainer shows bars."""
+        """A bar over all instructions that are searched; hidden if the trainer shows no bars."""
         trainer = self._trainer()
         progress = trainer.progress_bar_callback
         shown = trainer.is_global_zero and getattr(progress, "is_enabled", progress is not None)
@@ -236,7 +238,7 @@ class RobustnessDataModule(InstructionDataModule):
         return SearchBar(0 if self.attack.reuse else len(keys - known.keys()), self.attack.budget, shown=shown)
 
     def _known_attacks(self) -> dict[AttackKey, dict[str, Any]]:
-        """Attacks that the interrupted evaluation has found, where one is resumed."""
+        """Attacks that the interrupted evaluation has found; empty if none is resumed."""
         path = self.session.attacks
         return read_attacks(path) if path is not None and self.session.resumed and path.exists() else {}
 
@@ -291,7 +293,7 @@ class RobustnessDataModule(InstructionDataModule):
         return found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples)
 
     def _own(self, sample: Sample, condition: Condition) -> list[Instruction]:
-        """What a sample with an instruction of its own is asked with."""
+        """The instructions for a sample that brings its own: that one, or its paraphrases."""
         asked = [Instruction(OWN, self.phraser.asked_alone(sample, condition).instruction)]
         return self._reworded(asked, sample.id)[: self.prompts] if condition.paraphrased else asked
 
@@ -299,7 +301,7 @@ class RobustnessDataModule(InstructionDataModule):
         """Paraphrases of instructions: the first of each, then the second of each, and so on.
 
         Raises:
-            ValueError: The file has none for any of them.
+            LackingError: The file has no paraphrases for any of them.
         """
         assert self.paraphrases is not None
         if self._given is None:
@@ -329,7 +331,7 @@ class RobustnessDataModule(InstructionDataModule):
 
 
 _Group = tuple[str, str, str | None]
-"""Dataset, instruction and, for a row with an instruction of its own, sample."""
+"""Dataset, instruction and sample; the sample is set only for a row with an instruction of its own."""
 
 
 def _group(sample: Sample) -> _Group:
@@ -338,7 +340,7 @@ def _group(sample: Sample) -> _Group:
 
 
 def _sharing(asked: Sequence[Sample]) -> Mapping[_Group, list[Sample]]:
-    """Samples that are asked with the same instruction."""
+    """Samples grouped by the instruction that they share."""
     found: dict[_Group, list[Sample]] = defaultdict(list)
     for sample in asked:
         found[_group(sample)].append(sample)
@@ -346,12 +348,12 @@ def _sharing(asked: Sequence[Sample]) -> Mapping[_Group, list[Sample]]:
 
 
 def _common_phrases(samples: Sequence[Sample]) -> list[str]:
-    """Words that are protected for every one of these samples, such as the labels of a classification."""
+    """Phrases that are protected for every one of these samples, such as the labels of a classification."""
     return sorted(set.intersection(*(set(protected_phrases(sample)) for sample in samples)))
 
 
 def _noisy(asked: list[Sample], noise: Noise, seed: int, samples: Sequence[Sample]) -> list[Sample]:
-    """Samples whose instructions are noisy: alike for all samples of a dataset that share one."""
+    """Samples with noisy instructions; samples of a dataset that share an instruction get the same noisy one."""
     sharing = _sharing(asked)
     first = [found[0] for found in sharing.values()]
     pools = noise_pools(first)

@@ -1,4 +1,4 @@
-"""Which rows make a batch: the same optimiser steps on any number of ranks and accumulated micro-batches."""
+"""Samplers: which rows make a batch. Optimiser steps do not depend on the number of ranks or on accumulation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 log = logging.getLogger(__name__)
 
 GROUPED_BATCHES = 50
-"""Rows are sorted by length within this many shuffled batches: little padding, much randomness."""
+"""Rows are sorted by length within this many shuffled batches, which keeps padding low and the order random."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """Everything a batch is a function of."""
+    """Everything that a batch depends on."""
 
     epoch: int
     indices: tuple[int, ...]
@@ -28,40 +28,41 @@ class BatchKey:
 
 
 class _Kept(DistributedSampler[Any], SequentialSampler):
-    """A sampler that Lightning leaves in place: it replaces others under DDP, and others under `overfit_batches`."""
+    """A sampler that Lightning does not replace, neither under DDP nor under `overfit_batches`."""
 
 
 class Order(Protocol):
     """Arranges the rows of an epoch."""
 
     unit: int
-    """Most rows of a unit. A unit is never split over micro-batches."""
+    """Maximum number of rows in a unit. A unit is never split over micro-batches."""
 
     def __call__(self, epoch: int) -> list[list[int]]:
-        """All rows in units, in the order they are trained on; as many units in every epoch."""
+        """All rows in units, in training order. The number of units is the same in every epoch."""
 
 
 class StepSampler(_Kept):
     """Training batches, dealt to ranks round by round.
 
-    The epoch's micro-batches form one sequence that depends on neither ranks nor accumulation; rank r of W takes every
-    W-th, and what does not fill a last round is split among the ranks. So W ranks that accumulate A micro-batches see,
-    optimiser step for optimiser step, the rows of one rank that accumulates A·W, but for at most W − 1 rows of the
-    epoch that a last round too small to split leaves out.
+    The micro-batches of an epoch form one sequence that does not depend on the number of ranks or on accumulation. Rank
+    r of W takes every W-th micro-batch, starting at number r. Rows that do not fill a last round are split among the
+    ranks. If there are fewer such rows than ranks, they are left out: at most W − 1 rows of the epoch. Apart from
+    these, W ranks that accumulate A micro-batches use the same rows in each optimiser step as one rank that accumulates
+    A·W.
 
     Args:
         lengths: Row lengths in tokens, to group by.
         answer_tokens: Answer tokens of each row.
-        batch_size: Rows of a micro-batch.
+        batch_size: Rows in a micro-batch.
         seed: Seed of the order.
-        rank: This process.
+        rank: Rank of this process.
         world: Number of processes.
-        accumulate: Gives the micro-batches of an optimiser step on one rank, asked when an epoch begins.
-        group_by_length: Whether batches hold rows of like length.
-        replays: How many times each batch is served in a row (`FreeAT`).
-        limit: Gives the number of batches of an epoch on one rank that training uses, of as many as there are.
+        accumulate: Returns the number of micro-batches in an optimiser step on one rank; called when an epoch begins.
+        group_by_length: Whether batches hold rows of similar length.
+        replays: Number of times that each batch is served, one after another (`FreeAT`).
+        limit: Takes the number of batches in an epoch on one rank and returns how many of them training uses.
         reshuffle: False gives every epoch the order of the first.
-        order: Arranges the rows, in place of shuffling and grouping by length; its unit divides `batch_size`.
+        order: Arranges the rows; replaces shuffling and grouping by length. Its unit divides `batch_size`.
     """
 
     def __init__(
@@ -95,13 +96,14 @@ class StepSampler(_Kept):
         self._reshuffle = reshuffle
         self.epoch = 0
         self.offset = 0
-        """Batches of this epoch to leave out, because an interrupted run had them."""
+        """Number of batches to skip in this epoch, because the interrupted run has trained on them."""
         self.begun = 0
-        """Units of this epoch that were trained on under another number of processes, batch size or accumulation."""
+        """Number of units of this epoch that were trained on before the number of processes, the batch size or the
+        accumulation changed."""
         self._begun_size = batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; a new one starts at its first batch."""
+        """Set the epoch. A new epoch starts at its first batch."""
         if epoch != self.epoch:
             self.offset = self.begun = 0
         self.epoch = epoch
@@ -111,23 +113,23 @@ class StepSampler(_Kept):
 
     @property
     def units(self) -> int:
-        """How many units (single rows where there are no groups) an epoch has."""
+        """Number of units in an epoch; without an `order`, a unit is a single row."""
         return len(self._lengths) if self._order is None else len(self._order(self.epoch))
 
     def _count(self, units: int) -> int:
-        """Batches of one rank that some units make."""
+        """Number of batches on one rank that this many units make."""
         full, rest = divmod(units, self._batch_size // self._unit * self._world)
         return (full + (rest >= self._world)) * self._replays
 
     @property
     def _before(self) -> int:
-        """Batches that the units begun with count for: as many as are missing to a whole epoch."""
+        """Number of batches that the `begun` units count as: those of a whole epoch less those of the other units."""
         return len(self) - self._count(self.units - self.begun) if self.begun else 0
 
     def rounds(self, epoch: int) -> list[list[list[int]]]:
-        """The epoch's micro-batches, W at a time. At most W − 1 rows (or units) are left out, others each epoch.
+        """The micro-batches of an epoch in rounds of W. At most W − 1 units are left out, different ones each epoch.
 
-        In an epoch that was begun in another way, those of the rest.
+        If the epoch was begun with other settings (`begun`), only the micro-batches of the remaining units.
         """
         world, per = self._world, self._batch_size // self._unit
         begun = self.begun if epoch == self.epoch else 0
@@ -150,7 +152,7 @@ class StepSampler(_Kept):
             span = size * GROUPED_BATCHES
             chunks = [order[at : at + span] for at in range(0, len(order), span)]
             order = np.concatenate([chunk[np.argsort(-self._lengths[chunk], kind="stable")] for chunk in chunks])
-        if self._group:  # in random order again, which must not know how many ranks there are
+        if self._group:  # shuffle the batches again; the result must not depend on the number of ranks
             whole = len(order) // size
             batches = order[: whole * size].reshape(whole, size)
             order = np.concatenate([batches[random.permutation(whole)].reshape(-1), order[whole * size :]])
@@ -168,13 +170,15 @@ class StepSampler(_Kept):
             tokens = float(self._tokens[rows].sum()) / (window * self._world)
             yield BatchKey(self.epoch, tuple(rounds[at - before][self._rank]), tokens)
 
-    # --- going on ----------------------------------------------------------------------------------------------
+    # --- resuming ----------------------------------------------------------------------------------------------
 
     def position(self, batches: int) -> dict[str, int]:
-        """Where training is after some batches of this epoch, in units of its order, which knows nothing of ranks.
+        """Position of training after this many batches of the epoch.
+
+        The position is counted in units of the order, which does not depend on the number of ranks.
 
         Returns:
-            Plain numbers for a checkpoint: what `go_on` needs, on any number of processes.
+            Plain numbers for a checkpoint, which `go_on` can use on any number of processes.
         """
         per_round = self._batch_size // self._unit * self._world
         whole, replay = divmod(max(batches - self._before, 0), self._replays)
@@ -191,7 +195,7 @@ class StepSampler(_Kept):
         }
 
     def _order_of(self) -> dict[str, int]:
-        """What the order of rows depends on, besides the batch size, which is kept until the epoch ends."""
+        """What the order of rows depends on, except the batch size: its old value stays in use until the epoch ends."""
         return {
             "rows": len(self._lengths),
             "unit": self._unit,
@@ -202,7 +206,7 @@ class StepSampler(_Kept):
         }
 
     def _shape(self) -> dict[str, int]:
-        """How the order is cut into steps."""
+        """Settings that decide how the order is cut into optimiser steps."""
         return {
             "world": self._world,
             "batch_size": self._batch_size,
@@ -211,11 +215,12 @@ class StepSampler(_Kept):
         }
 
     def go_on(self, state: Mapping[str, int]) -> int:
-        """Go on at a `position`, and return how many batches of the epoch, as they are cut now, lie before it.
+        """Continue at a `position` and return how many batches of the epoch lie before it under the current settings.
 
         Raises:
-            ValueError: The rows are others or in another order, or the place is in the middle of replays or of limited
-                batches, which other processes would cut in another way.
+            ValueError: The rows or their order differ from those of the checkpoint. Or the number of processes, the
+                batch size, the accumulation or the replays changed, and the position is between replays of a batch or
+                in an epoch under `limit_train_batches`.
         """
         if "units" not in state:
             raise ValueError("this checkpoint was written by an earlier version, which kept no place among the rows")
@@ -258,25 +263,25 @@ def _joined(units: Sequence[list[int]]) -> list[int]:
 
 
 class EvaluationSampler(_Kept):
-    """Every row exactly once over all ranks, dataset by dataset, each with its longest rows first.
+    """Serves every row exactly once over all ranks, dataset by dataset, the longest rows of each dataset first.
 
-    Rows of a dataset share instructions, which are then run once for a batch, and have answers of like length. Datasets
-    follow each other by their longest rows, so that memory problems show at once.
+    Rows of a dataset share instructions, so a shared instruction runs once for a batch, and their answers have similar
+    lengths. Datasets are ordered by the length of their longest row, so that a lack of memory shows at the start.
 
-    Batches are smaller where there would be too few for every rank to have one: Lightning leaves a rank without batches
-    out of the loop, and the others would wait for it.
+    Batches are made smaller if there are too few for every rank to have one. Lightning skips the loop on a rank without
+    batches, and the other ranks would wait for it.
 
     Args:
         lengths: Row lengths in tokens.
-        batch_size: Rows of a batch, at most.
-        rank: This process.
+        batch_size: Maximum number of rows in a batch.
+        rank: Rank of this process.
         world: Number of processes.
-        groups: The dataset of each row; one for all where not given.
-        done: Rows that an interrupted evaluation has answered. A batch is left out if all of its rows are done: what is
-            run again is run in the very batches of the first time, and so with the very same result.
+        groups: The dataset of each row; if empty, all rows are of one dataset.
+        done: Rows that an interrupted evaluation has answered. A batch is left out only if all of its rows are done.
+            So rows that run again are in the same batches as the first time and give the same results.
         again: Run a batch on each rank even if all rows are done.
-        pending: The rows to serve are not known yet, but are these under other texts. Until `settle` is called, the
-            sampler promises as many batches as there can be, and serves none.
+        pending: The final texts of the rows are not known yet. Until `settle` is called, the length of the sampler is
+            the largest possible number of batches, and iteration raises an error.
 
     Raises:
         ValueError: There are fewer rows than ranks.
@@ -311,9 +316,9 @@ class EvaluationSampler(_Kept):
         done: Collection[int] = (),
         again: bool = False,
     ) -> None:
-        """Serve these rows, which are not more than those that were promised; arguments as above."""
+        """Set the final rows, which must not make more batches than the first ones; arguments as in the class."""
         self._arrange(lengths, groups, done, again)
-        if len(self) > self._promised:  # Lightning would leave out the rest without a word
+        if len(self) > self._promised:  # Lightning would leave out the additional batches without a message
             raise RuntimeError(f"found {len(self)} batches of rows; expected at most {self._promised}, as promised")
         self._pending = False
 
@@ -330,15 +335,15 @@ class EvaluationSampler(_Kept):
             left += [batch for batch in batches if batch not in left][: world - len(left)]
         kept = {row for batch in left for row in batch}
         self.skipped = [row for row in order if row not in kept]
-        """Rows that no rank runs again."""
+        """Rows that no rank runs, since they are done."""
         self._own = left[self._rank :: world]
         self.batch_rows = [len(batch) for batch in self._own]
-        """How many rows each batch of this rank has."""
+        """Number of rows in each batch of this rank."""
         self.batch_tokens = [sum(lengths[i] for i in batch) for batch in self._own]
-        """And how many tokens, without padding."""
+        """Number of tokens in each batch of this rank, without padding."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing depends on the epoch."""
+        """Do nothing: the batches do not depend on the epoch."""
 
     def __len__(self) -> int:
         return len(self._own)
@@ -353,9 +358,9 @@ class EvaluationSampler(_Kept):
 
 
 class LateLoader(DataLoader[Any]):
-    """A loader that begins when its first batch is asked for, and starts its worker processes then.
+    """A loader that starts iteration and its worker processes only when its first batch is requested.
 
-    Lightning makes the iterator of a test's first loader before the hooks in which attacks are searched for.
+    Lightning creates the iterator of the first test loader before it calls the hooks that search for attacks.
     """
 
     def __iter__(self) -> Any:
@@ -363,7 +368,7 @@ class LateLoader(DataLoader[Any]):
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader that goes on where a checkpoint left it, in the middle of an epoch."""
+    """A loader that can continue from a checkpoint in the middle of an epoch."""
 
     _served = 0
 
@@ -377,13 +382,13 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The place among the rows of an epoch: see `StepSampler.position`."""
+        """The position within the epoch: see `StepSampler.position`."""
         sampler = self.sampler
         assert isinstance(sampler, StepSampler)
         return sampler.position(self._served)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on at that place."""
+        """Continue at the position in `state`."""
         sampler = self.sampler
         assert isinstance(sampler, StepSampler)
         self._served = sampler.go_on(state)

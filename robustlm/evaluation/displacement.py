@@ -1,4 +1,7 @@
-"""How far other phrasings move a model's states, and what its answers lose by it: from a run's two tables alone."""
+"""How far other phrasings move a model's hidden states, and how its scores change with that distance.
+
+Everything is computed from the two tables of a run.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ NUMBERS = {
     "nearest": "distance to the nearest observed state of any sample of the dataset",
     "own": "share of states whose nearest observed state is of their own sample",
 }
-"""All numbers and what they are. Observed are the states of the clean condition; none is its own neighbour."""
+"""All numbers and what they mean. The states of the clean condition are the observed ones. A state is never its own
+nearest state."""
 
 _BLOCK = 1024
 
@@ -39,20 +43,20 @@ class Displaced:
     samples: int
     instructions: int
     unmatched: int
-    """States without an observed one of their sample to be measured from."""
+    """Number of states whose sample has no other observed state, so that they have no `distance`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One instruction under one condition other than clean: how far its states lie, and what its answers lose."""
+    """Distance of states and change of score for one instruction under one condition other than clean."""
 
     dataset: str
     condition: str
     instruction_id: str
     distance: float
-    """Mean of its states' `distance`."""
+    """Mean `distance` of the states under the instruction."""
     relative: float
-    """The same, over the dataset's distance between samples."""
+    """`distance` divided by the dataset's mean distance between samples."""
     score: float
     change: float
     """Score minus the mean score of the clean condition, over samples asked under both."""
@@ -60,10 +64,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """How changes of score go with relative distances, over points."""
+    """How changes of score depend on relative distances, over a set of points."""
 
     over: str
-    """`all` points; `centred`: all, each minus the mean of its dataset; or a dataset."""
+    """`all`: all points; `centred`: all points, each minus the mean of its dataset; otherwise the name of a dataset."""
     points: int
     slope: float
     """Change of score as the relative distance grows by 1."""
@@ -73,7 +77,7 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class Displacement:
-    """All of a run."""
+    """Numbers, points and trends of a run."""
 
     results: tuple[Displaced, ...]
     points: tuple[Point, ...]
@@ -83,18 +87,18 @@ class Displacement:
 def displacement(
     table: HiddenStateTable, rows: Sequence[Record], settings: Settings, clean: str = "clean"
 ) -> Displacement:
-    """Distances of a run's states, and how they go with its scores.
+    """Compute the distances of a run's states, and how its scores depend on them.
 
-    States of one dataset are in memory at a time.
+    Only the states of one dataset are in memory at a time.
 
     Args:
         table: The states.
         rows: The prediction table of the same run.
-        settings: How intervals are made; samples are drawn, whatever it says.
+        settings: How intervals are made; only samples are drawn, even if `resample` is `both`.
         clean: The condition whose instructions count as observed.
 
     Raises:
-        ValueError: The tables are not of the same rows, nothing is observed, or a task is not known.
+        ValueError: The tables hold different rows, there is no condition `clean`, or a task is unknown.
     """
     check_keys(table, rows)
     order = list(dict.fromkeys(row.condition for row in rows))
@@ -122,7 +126,7 @@ def displacement(
 
 
 def check_keys(table: HiddenStateTable, rows: Sequence[Record]) -> None:
-    """Refuse states that are not those of a prediction table's rows. Raises `ValueError`."""
+    """Raise `ValueError` unless the states belong to exactly the rows of a prediction table."""
     stated, answered = set(table.keys), {row.key for row in rows}
     if len(stated) < len(table.keys):
         key, times = Counter(table.keys).most_common(1)[0]
@@ -136,7 +140,7 @@ def check_keys(table: HiddenStateTable, rows: Sequence[Record]) -> None:
 
 
 class _Dataset:
-    """A dataset's states and what is measured of each row: arrays run over its n rows."""
+    """A dataset's states and the distances of each row; arrays have one entry for each of its n rows."""
 
     def __init__(
         self, name: str, keys: Sequence[Key], states: np.ndarray[tuple[int, int], np.dtype[np.float32]], clean: str,
@@ -152,10 +156,10 @@ class _Dataset:
         self._observed = self.under(clean)
         middle = states[self._observed].mean(0, dtype=np.float64) if len(self._observed) else 0
         self._states = states
-        self._states -= np.asarray(middle, np.float32)  # what all states share only costs digits
+        self._states -= np.asarray(middle, np.float32)  # subtract the mean, which costs precision in distances
         total, count = self._between(self._observed)
         self.scale = total / count if total else float("nan")
-        """Mean distance between samples under observed instructions; NaN also where all states are one."""
+        """Mean distance between samples under observed instructions; NaN without pairs, or if all states are equal."""
         self.distance = self._to_own()
         self._others = self._to_others()
 
@@ -164,7 +168,7 @@ class _Dataset:
         return np.flatnonzero(self.conditions == condition)
 
     def numbers(self, rows: Ints) -> Sampled:
-        """Every number of some rows and its draws, `[1 + draws]`; those without draws have NaN there."""
+        """Every number of some rows and its draws, `[1 + draws]`; numbers that are not drawn have NaN as draws."""
         draws = len(self._weights)
         within, pairs = pair_sums(self._at(rows), self.samples[rows], self.samples[rows])
         total, count = self._between(rows)
@@ -184,7 +188,7 @@ class _Dataset:
         return self._states[rows].astype(np.float64)
 
     def _between(self, rows: Ints) -> tuple[float, int]:
-        """Phrasing by phrasing, so that few states are held in double precision."""
+        """See `between_sums`; one phrasing at a time, so that few states are in double precision."""
         found = [
             between_sums(self._at(rows[own]), self.samples[rows[own]], np.zeros(len(own), np.int64))
             for own in members(self._phrasing[rows])
@@ -192,7 +196,7 @@ class _Dataset:
         return sum(total for total, _ in found), sum(count for _, count in found)
 
     def _to_own(self) -> Floats:
-        """Distance of each row to the nearest other observed row of its sample; NaN where there is none."""
+        """Distance of each row to the nearest other observed row of its sample; NaN if there is none."""
         found = np.full(len(self.keys), np.nan)
         observed = np.zeros(len(self.keys), bool)
         observed[self._observed] = True
@@ -204,7 +208,7 @@ class _Dataset:
         return found
 
     def _to_others(self) -> Floats:
-        """Distance of each row to the nearest observed row of another sample; ∞ where there is none."""
+        """Distance of each row to the nearest observed row of another sample; ∞ if there is none."""
         found = np.full(len(self.keys), np.inf)
         for start in range(0, len(self._observed), _BLOCK):
             near = self._observed[start : start + _BLOCK]
@@ -226,7 +230,7 @@ class _Dataset:
         return self._mean(sums, counts)
 
     def _mean(self, sums: Floats, counts: Floats) -> Floats:
-        """Mean of what is summed by sample, in each draw."""
+        """Mean in each draw, from sums and counts by sample."""
         weights = self._weights[:, : len(sums)]
         with np.errstate(invalid="ignore"):
             return np.asarray((weights @ sums) / (weights @ counts))

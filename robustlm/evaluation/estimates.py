@@ -20,13 +20,13 @@ from robustlm.evaluation.numbers import (
 )
 
 MOST_UNDEFINED = 0.05
-"""Where a larger share of draws gives no number, there is no interval."""
+"""If more than this share of the draws is NaN, there is no interval."""
 
 
 def estimate(values: Floats, level: float, datasets: int = 1) -> Estimate:
-    """A value and the percentile interval of its draws, `[1 + draws]`.
+    """A value with the percentile interval of its draws; `values` is `[1 + draws]`, the value first.
 
-    Draws without a number are left out; where those are more than `MOST_UNDEFINED`, there is no interval.
+    NaN draws are left out. If their share is above `MOST_UNDEFINED`, there is no interval.
     """
     value, draws = float(values[0]), values[1:]
     draws = draws[~np.isnan(draws)]
@@ -37,7 +37,7 @@ def estimate(values: Floats, level: float, datasets: int = 1) -> Estimate:
 
 
 def variance_of(values: Floats, samples: int) -> float:
-    """The variance of a number over samples that are drawn anew; NaN where too many draws have none."""
+    """Sampling variance of a number, from its draws; NaN if too many draws are NaN (`MOST_UNDEFINED`)."""
     draws = values[1:][~np.isnan(values[1:])]
     if not len(draws) or len(draws) < (1 - MOST_UNDEFINED) * (len(values) - 1):
         return math.nan
@@ -47,8 +47,9 @@ def variance_of(values: Floats, samples: int) -> float:
 def drawn_numbers(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Settings) -> Drawn:
     """The numbers of one dataset with their intervals.
 
-    Shares have Wilson's interval; what instructions do, one that knows what chance does. The latter is about fixed
-    instructions: where these are drawn too, extremes and deviations keep the percentiles of their draws.
+    Shares get Wilson's interval. Worst instruction, spread and standard deviation get an interval that accounts for
+    chance, from `intervals.dispersion`. It is valid only for fixed instructions: if instructions are drawn too, these
+    numbers keep the percentile intervals of their draws.
     """
     found = {name: estimate(values, settings.level) for name, values in numbers.items() if name in NUMBERS}
     asked, complete = int(grid.asked.sum()), int(grid.complete.sum())
@@ -59,7 +60,7 @@ def drawn_numbers(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Se
     if clean is not None:
         mine, other = numbers["_condition"], numbers["_clean"]
         moments = intervals.shared(mine[1:], other[1:], int((grid.asked & clean.asked).sum()))
-        if clean is not grid:  # against itself nothing drops, whatever the samples
+        if clean is not grid:  # the drop of clean against itself is always 0
             found["pdr"] = Estimate(found["pdr"].value, *drop_limits(mine, other, moments, settings))
     part, whole = grid.part[grid.complete], grid.whole[grid.complete]
     cochran = intervals.cochran(grid.cells[grid.complete])
@@ -77,7 +78,7 @@ def drawn_numbers(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Se
 
 
 def _dispersion(part: Floats, whole: Floats, level: float) -> Dispersion:
-    """What instructions do to a score; `part` and `whole` are those of complete samples, `[n, k]`."""
+    """How a score differs between instructions; `part` and `whole` are those of complete samples, `[n, k]`."""
     if not part.size or not whole.sum(0).all():
         return intervals.dispersion(np.ones(0), np.ones((0, 0)), level)
     scores = part.sum(0) / whole.sum(0)

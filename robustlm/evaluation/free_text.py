@@ -1,4 +1,4 @@
-"""How near free-text answers come to the true ones, by dataset and condition, from a prediction table alone."""
+"""How similar free-text answers are to the true ones, by dataset and condition, from a prediction table."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ MEASURES = ("exact", "token_f1", "rouge_l")
 
 @dataclass(frozen=True, slots=True)
 class FreeText:
-    """The free-text answers to a dataset under one condition."""
+    """Measures of the free-text answers to a dataset under one condition."""
 
     dataset: str
     condition: str
     rows: int
-    """Answers."""
+    """Number of answers."""
     numbers: dict[str, Estimate]
-    """By `MEASURES`, in [0, 1]; the interval is of samples, whose answers stay together."""
+    """Values in [0, 1] by the names in `MEASURES`. Intervals draw samples; all answers to a sample stay together."""
 
 
 def free_text(rows: Iterable[Record], settings: Settings) -> list[FreeText]:
-    """The measures of a table's free-text answers, conditions in the order of the table.
+    """The measures of a table's free-text answers, with conditions in the order of the table.
 
     Args:
-        rows: Rows of a prediction table; those without overlap (other tasks, tables of earlier versions) do not count.
-        settings: How intervals are made; samples alone are drawn.
+        rows: Rows of a prediction table; rows without overlap (other tasks, tables of earlier versions) are ignored.
+        settings: How intervals are made; only samples are drawn.
     """
     found: dict[tuple[str, str], dict[str, list[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(list))
     order: dict[str, int] = {}

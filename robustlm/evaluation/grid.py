@@ -24,18 +24,18 @@ class Options:
     """Log-likelihoods of answer options; m is the largest number of options of a sample."""
 
     scores: Floats
-    """`[n, k, m]`: log-likelihood of each option under each instruction; NaN where there is none."""
+    """`[n, k, m]`: log-likelihood of each option under each instruction; NaN if the row has no such option."""
     tokens: Floats
-    """`[n, k, m]`: tokens of each option; NaN where there is none."""
+    """`[n, k, m]`: number of tokens of each option; NaN if the row has no such option."""
     chosen: Ints
-    """`[n, k]`: which option was the answer; −1 where none was."""
+    """`[n, k]`: index of the option that was the answer; −1 if none was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """The answers to n samples of a dataset under k instructions of one condition.
 
-    A dataset has the same samples, in the same order, under every condition: what was not asked is absent.
+    A dataset has the same samples, in the same order, under every condition. `present` tells which cells were asked.
     """
 
     name: str
@@ -50,23 +50,24 @@ class Grid:
     instructions: tuple[str, ...]
     """Ids, sorted."""
     present: Bools
-    """`[n, k]`: whether the cell was asked. Where it was not, all other arrays hold zeros (ids −1)."""
+    """`[n, k]`: whether the cell was asked. In cells that were not, all other arrays hold zeros (ids −1)."""
     part: Floats
-    """`[n, k]`: 1 for a right answer, else 0; F1: twice the items that match."""
+    """`[n, k]`: for accuracy, 1 for a right answer, otherwise 0; for F1, twice the number of items that match."""
     whole: Floats
-    """`[n, k]`: 1; F1: predicted and expected items. Summed `part` over summed `whole` is the score of any subset."""
+    """`[n, k]`: for accuracy, 1; for F1, the number of predicted and expected items. The score of any subset is its
+    summed `part` over its summed `whole`."""
     correct: Bools
     """`[n, k]`: whether the answer is exactly right."""
     answers: Ints
-    """`[n, k]`: answers by number; two are equal where the numbers are. Order within a multiset does not count."""
+    """`[n, k]`: ids of answers; equal answers have equal ids. The order of items in an answer does not count."""
     unparseable: Bools
-    """`[n, k]`"""
+    """`[n, k]`: whether the answer could not be read."""
     options: Options | None = None
-    """Where answers were chosen by likelihood."""
+    """Options and their likelihoods, if answers were chosen by likelihood."""
 
     @property
     def asked(self) -> Bools:
-        """`[n]`: samples asked at all."""
+        """`[n]`: samples asked under at least one instruction."""
         return np.asarray(self.present.any(1))
 
     @property
@@ -76,25 +77,25 @@ class Grid:
 
     @property
     def cells(self) -> Floats:
-        """`[n, k]`: the score of each answer alone, in [0, 1]: right or wrong, or its own F1; 0 where absent."""
+        """`[n, k]`: the score of each single answer, in [0, 1]: 0 or 1, or its F1; 0 in cells that were not asked."""
         return np.where(self.present, ratio(self.part, self.whole), 0.0)
 
     @property
     def missing(self) -> int:
-        """Cells that were not asked, of samples that were asked under some instruction."""
+        """Number of cells that were not asked, among samples that were asked under at least one instruction."""
         return int(self.asked.sum()) * len(self.instructions) - int(self.present.sum())
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:
-    """Part over whole; 1 where the whole is 0: nothing was expected and nothing predicted."""
+    """Part over whole; 1 if the whole is 0, that is, nothing was expected and nothing predicted."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), 1.0)
 
 
 def counts(row: Record) -> tuple[float, float]:
-    """Part and whole of a row's score: their sums over rows divide to the score of those rows.
+    """Part and whole of a row's score. The score of several rows is the sum of their parts over the sum of wholes.
 
     Raises:
-        ValueError: The row's task is not known here.
+        ValueError: The row's task is unknown.
     """
     task = _task(row)
     if task.score != "f1":
@@ -105,10 +106,10 @@ def counts(row: Record) -> tuple[float, float]:
 
 
 def grids(rows: Iterable[Record]) -> list[Grid]:
-    """The grids of a prediction table, dataset by dataset; conditions come in the order of the table.
+    """The grids of a prediction table, dataset by dataset, with conditions in the order of the table.
 
     Raises:
-        ValueError: A sample was asked twice under one condition and instruction, or a task is not known here.
+        ValueError: A sample was asked twice under one condition and instruction, or a task is unknown.
     """
     sets: dict[tuple[str, str], dict[str, list[Record]]] = {}
     order: dict[str, int] = {}
@@ -157,7 +158,7 @@ def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
 
 
 def _places(rows: list[Record], samples: list[str], instructions: list[str]) -> Ints:
-    """`[rows, 2]`: sample and instruction of each row."""
+    """`[rows, 2]`: indices of sample and instruction of each row."""
     at = {name: i for i, name in enumerate(samples)}
     under = {name: i for i, name in enumerate(instructions)}
     pairs = [(at[row.sample_id], under[row.instruction_id]) for row in rows]
@@ -171,7 +172,7 @@ def _places(rows: list[Record], samples: list[str], instructions: list[str]) -> 
 
 
 def _options(rows: list[Record], places: Ints, shape: tuple[int, int]) -> Options | None:
-    """Options are told apart by their text, since phrasings may list them in another order."""
+    """Collect the options of rows. Options are matched by text, since phrasings may list them in another order."""
     known: dict[int, dict[str, int]] = {}
     for row, (sample, _) in zip(rows, places.tolist(), strict=True):
         for choice in row.choices or ():
@@ -193,7 +194,7 @@ def _options(rows: list[Record], places: Ints, shape: tuple[int, int]) -> Option
 
 
 def answer_key(row: Record) -> tuple[Any, ...]:
-    """What two equal answers share: their items in any order, or the text where it could not be read."""
+    """A key that is the same for equal answers: the sorted items, or the text if the answer could not be read."""
     parsed = row.parsed
     return (row.prediction.strip(),) if parsed is None else (None, *sorted(map(tuple, parsed)))
 

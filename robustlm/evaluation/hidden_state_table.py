@@ -1,4 +1,4 @@
-"""The state table: a hidden state for each row of a prediction table, streamed to disk and read dataset by dataset."""
+"""The state table: a hidden state for each row of a prediction table, written as a stream, read dataset by dataset."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ HIDDEN_STATES = "states.parquet"
 _KEYS = ("condition", "dataset", "sample_id", "instruction_id")
 _META = b"robustlm"
 _GROUP_ROWS = 1024
-"""Rows that are read and written at a time: 16 MiB of a model of width 4096."""
+"""Rows that are read and written at a time; 16 MiB for a model of width 4096."""
 
 Singles = NDArray[np.float32]
 
 
 class HiddenStatePart:
-    """Collects states in a file of its own process, as they come; `merge` makes one table of the processes' files.
+    """Writes the states of one process to a part file; `merge_hidden_states` makes one table from all part files.
 
-    A process that is killed loses the batch it was writing. Files are Arrow streams, a record batch a batch.
+    A process that is killed loses the batch that it was writing. Part files are Arrow streams with one record batch for
+    each batch.
 
     Args:
-        path: The table to be (Parquet). Until `merge` there are only `<path>.part-*` files.
-        rank: This process.
-        attempt: How often the run was taken up again; each attempt writes files of its own.
+        path: Path of the later table (Parquet). Before the merge there are only `<path>.part-*` files.
+        rank: Rank of this process.
+        attempt: Number of times that the run was resumed; each attempt writes its own files.
     """
 
     def __init__(self, path: Path, rank: int = 0, attempt: int = 0) -> None:
@@ -57,7 +58,7 @@ class HiddenStatePart:
         self._file.flush()
 
     def close(self) -> None:
-        """No more states from this process."""
+        """Close the part file."""
         if self._stream is not None:
             self._stream.close()
             self._file.close()
@@ -65,39 +66,39 @@ class HiddenStatePart:
 
 
 def clear_hidden_states(path: Path) -> None:
-    """Remove the parts of the table at `path`."""
+    """Remove the part files of the table at `path`."""
     for part in _parts(path):
         part.unlink()
 
 
 def next_attempt(path: Path) -> int:
-    """The number of an attempt that goes on with the parts of the table at `path`."""
+    """The number of the next attempt, one above those of the part files of the table at `path`."""
     return 1 + max((_age(part)[0] for part in _parts(path)), default=-1)
 
 
 def known_hidden_states(path: Path) -> set[Key]:
-    """Rows whose states are in parts of the table at `path`; what a killed process has cut short is not."""
+    """Rows whose states are complete in the part files of the table at `path`."""
     return {key for batch in _batches(path) for key in _keys(batch)}
 
 
 def merge_hidden_states(path: Path, conditions: Sequence[str], about: Mapping[str, Any]) -> int:
-    """Make the table of all parts, each row once, in the order of the prediction table; returns its row count.
+    """Write the table from all part files, each row once, in the order of the prediction table; return its row count.
 
-    The parts stay until `clear_hidden_states`. They are mapped and not read into memory.
+    The part files are kept until `clear_hidden_states`. They are memory-mapped, not read into memory.
 
     Args:
         path: The table.
-        conditions: Their order.
-        about: Plain data kept in the file: which layer and position the states are of.
+        conditions: Names of the conditions, in their order in the table.
+        about: Plain data stored in the file: layer and position of the states.
 
     Raises:
-        ValueError: There is no part.
+        ValueError: There is no part file.
     """
     batches = list(_batches(path))
     if not batches:
         raise ValueError(f"{path}: no states were written; expected those of at least one row")
     order = {name: at for at, name in enumerate(conditions)}
-    # of a row that was run again, the newest state counts
+    # if a row was run again, its newest state is used
     places = {key: (b, i) for b, batch in enumerate(batches) for i, key in enumerate(_keys(batch))}
     keys = sorted(places, key=lambda key: (order.get(key[0], len(order)), *key))
     states = [_states(batch) for batch in batches]
@@ -115,13 +116,13 @@ def merge_hidden_states(path: Path, conditions: Sequence[str], about: Mapping[st
 
 
 class HiddenStateTable:
-    """A state table on disk: keys in memory, states as they are asked for.
+    """A state table on disk. Keys are in memory; states are read on request.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The file is no state table.
     """
 
     def __init__(self, path: Path) -> None:
@@ -152,11 +153,11 @@ class HiddenStateTable:
 
     @property
     def width(self) -> int:
-        """H, of the states `[n, H]`."""
+        """H, the width of the states."""
         return int(self._file.schema_arrow.field("state").type.list_size)
 
     def read(self, rows: Sequence[int]) -> Singles:
-        """States `[n, H]` of n rows, by their number in ascending order; of the file, one block at a time is held."""
+        """States `[n, H]` of n rows, given by row number in ascending order; reads one block of the file at a time."""
         found = np.empty((len(rows), self.width), np.float32)
         wanted = np.asarray(rows, np.int64)
         start = 0
@@ -203,20 +204,20 @@ def _keys(rows: Any) -> list[Key]:
 
 
 def _states(rows: Any) -> Singles:
-    """`[n, H]`, without copying a record batch."""
+    """States `[n, H]`, without copying a record batch."""
     column = rows.column("state")
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return np.asarray(column.flatten().to_numpy(), np.float32).reshape(len(column), -1)
 
 
 def _batches(path: Path) -> Iterator[Any]:
-    """Record batches of all parts, older attempts first, as far as they are whole."""
+    """Complete record batches of all part files, older attempts first."""
     for part in _parts(path):
         try:
             stream = pa.ipc.open_stream(pa.memory_map(str(part)))
             yield from stream
         except (OSError, pa.ArrowInvalid):
-            continue  # killed while writing; what is missing is run again
+            continue  # the process was killed while writing; missing rows are run again
 
 
 def _parts(path: Path) -> list[Path]:
@@ -224,6 +225,6 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _age(part: Path) -> tuple[int, int]:
-    """Attempt and rank."""
+    """Attempt and rank of a part file, to sort by."""
     rank, _, attempt = part.name.rpartition("-")[2].partition(".")
     return int(attempt), int(rank)

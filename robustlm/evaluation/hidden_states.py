@@ -1,6 +1,6 @@
-"""Where a model puts samples under several phrasings: distances between hidden states, and their projection.
+"""Distances between hidden states of samples under several phrasings, and their projection.
 
-Pure arithmetic on states `[n, H]`, such as `Backbone.hidden_states` gives them.
+All functions are pure arithmetic on states `[n, H]`, such as those of `Backbone.hidden_states`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Projection = Literal["pca", "tsne", "umap"]
 
 _BLOCK = 1024
-"""States that are compared at a time."""
+"""Number of states that are compared at a time."""
 
 
 def distances(states: Floats, others: Floats) -> Floats:
-    """ℓ2 distances `[n, m]` of states `[n, H]` and `[m, H]`, exact also for states that nearly coincide."""
+    """ℓ2 distances `[n, m]` between states `[n, H]` and `[m, H]`, accurate also for nearly equal states."""
     squares = (states**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2 * states @ others.T
     near = squares < 1e-6 * ((states**2).sum(1)[:, None] + (others**2).sum(1)[None])
     found = np.sqrt(np.maximum(squares, 0))
-    i, j = np.nonzero(near)  # cancellation has eaten the digits
+    i, j = np.nonzero(near)  # too inaccurate because of cancellation
     for at in range(0, len(i), _BLOCK):
         some = slice(at, at + _BLOCK)
         found[i[some], j[some]] = np.linalg.norm(states[i[some]] - others[j[some]], axis=1)
@@ -31,12 +31,12 @@ def distances(states: Floats, others: Floats) -> Floats:
 
 
 def pair_sums(states: Floats, groups: Ints, tallied: Ints) -> tuple[Floats, Floats]:
-    """Sum of the distances between two states of a group, and how many pairs those are, by tally `[max + 1]` each.
+    """Sum of the distances between states of the same group, and the number of pairs, each by tally `[max + 1]`.
 
     Args:
         states: `[n, H]`.
-        groups: `[n]`: only states of one group are compared.
-        tallied: `[n]`: where a pair counts, alike within a group.
+        groups: `[n]`: only states of the same group are compared.
+        tallied: `[n]`: index of the tally that a state's pairs are added to, the same for all states of a group.
     """
     sums, counts = np.zeros((2, int(tallied.max(initial=-1)) + 1))
     for rows in members(groups):
@@ -47,7 +47,7 @@ def pair_sums(states: Floats, groups: Ints, tallied: Ints) -> tuple[Floats, Floa
 
 
 def between_sums(states: Floats, samples: Ints, phrasings: Ints) -> tuple[float, int]:
-    """Sum of the distances between states of two samples under one phrasing, and how many pairs those are."""
+    """Sum of the distances between states of different samples under the same phrasing, and the number of pairs."""
     total, count = 0.0, 0
     for rows in members(phrasings):
         for at in range(0, len(rows), _BLOCK):
@@ -61,15 +61,15 @@ def between_sums(states: Floats, samples: Ints, phrasings: Ints) -> tuple[float,
 
 
 def members(groups: Ints) -> list[Ints]:
-    """Places of each group's members, in ascending order."""
+    """Indices of each group's members, in ascending order."""
     order = np.argsort(groups, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(order) else []
 
 
 def degradation(distance: Floats, score: Floats) -> tuple[float, float]:
-    """Slope (score a unit of distance) and rank correlation (Spearman, ties averaged) of scores over distances `[n]`.
+    """Slope (score per unit of distance) and rank correlation (Spearman, ties averaged) of scores over distances `[n]`.
 
-    NaN where distances or scores do not vary.
+    Both are NaN if distances do not vary; the correlation is NaN if scores do not vary.
     """
     if len(distance) < 2 or np.ptp(distance) == 0:
         return float("nan"), float("nan")
@@ -92,7 +92,7 @@ def project(states: Floats, how: Projection = "pca", seed: int = 0) -> Floats:
     centred = states - states.mean(0)
     if how == "pca":
         left, values, right = np.linalg.svd(centred, full_matrices=False)
-        signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])  # so that a picture is the same anywhere
+        signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])  # same signs on every machine
         found = left * values * signs
         return np.asarray(found[:, :2] if found.shape[1] > 1 else np.pad(found, ((0, 0), (0, 1))))
     check_projection(how)
@@ -108,7 +108,7 @@ def project(states: Floats, how: Projection = "pca", seed: int = 0) -> Floats:
 
 
 def check_projection(how: Projection) -> None:
-    """Refuse a projection whose library is not installed. Raises `ValueError`."""
+    """Raise `ValueError` if the library of a projection is not installed."""
     module, library = {"pca": ("numpy", "numpy"), "tsne": ("sklearn", "scikit-learn"), "umap": ("umap", "umap-learn")}[
         how
     ]

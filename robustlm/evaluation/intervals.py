@@ -1,9 +1,9 @@
-"""Intervals that keep their promise where a bootstrap does not: near 0 and 100 %, and of extremes and deviations.
+"""Confidence intervals for cases where bootstrap percentiles fail: near 0 and 100 %, extremes and deviations.
 
-A percentile interval has no width where every answer is right, and the minimum, the spread and the standard deviation
-of several scores are moved by chance in one direction. So shares get a Wilson interval, whose number of observations is
-the one that the bootstrap's variance speaks for; and numbers that compare instructions get their interval from the
-noise of each instruction's score.
+A percentile interval has no width if every answer is right. Chance moves the minimum, the spread and the standard
+deviation of several scores in one direction. So shares get a Wilson interval, whose number of observations is computed
+from the bootstrap variance. Numbers that compare instructions get their interval from the noise of each instruction's
+score.
 
 Sources: Wilson (1927) for shares, Agresti and Min (2005) for their paired differences, Fieller (1954) for ratios; Zou
 and Donner (2008), *MOVER*, for means and differences of estimates that have intervals of their own; the studentized
@@ -30,19 +30,19 @@ NONE: Limits = (math.nan, math.nan)
 
 
 def deviate(level: float) -> float:
-    """The standard normal quantile that bounds an interval of this level: 1.96 for 0.95."""
+    """The standard normal quantile for a two-sided interval of this level: 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def share(value: float, variance: float, samples: int, z: float) -> Limits:
-    """Wilson's interval of a share in [0, 1], which may be a mean over answers that hang together, or an F1.
+    """Wilson's interval of a share in [0, 1], which may be a mean over dependent answers, or an F1.
 
-    As many independent observations are assumed as the variance speaks for: see `_observations`.
+    The number of independent observations is computed from the variance: see `_observations`.
 
     Args:
         value: The share.
-        variance: Of the share, over samples that are drawn anew.
-        samples: How many samples it is made of.
+        variance: Sampling variance of the share.
+        samples: Number of samples that it is computed from.
         z: See `deviate`.
     """
     if math.isnan(value) or math.isnan(variance) or samples < 1:
@@ -51,15 +51,15 @@ def share(value: float, variance: float, samples: int, z: float) -> Limits:
     n = _observations(value, variance, samples, z)
     middle = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
-    # the value itself is within, whatever rounding says
+    # rounding must not put the value itself outside the interval
     return max(0.0, min(middle - half, value)), min(1.0, max(middle + half, value))
 
 
 def _observations(value: float, variance: float, samples: int, z: float) -> float:
-    """How many independent observations of 0 and 1 have this variance.
+    """The number of independent observations of 0 and 1 whose mean has this variance.
 
-    Near 0 and 1 a variance rests on a handful of samples. It is drawn towards that of `samples` independent
-    observations, by as much as z² of the rarer outcome weigh.
+    Near 0 and 1 the variance depends on a few samples. So it is shrunk towards the variance of `samples` independent
+    observations: the weight of the latter is z², the weight of the given variance is the number of rarer outcomes.
     """
     spread = value * (1 - value)
     rare = samples * min(value, 1 - value)
@@ -68,7 +68,7 @@ def _observations(value: float, variance: float, samples: int, z: float) -> floa
 
 
 def _exact_upper(value: float, variance: float, samples: int, z: float) -> float:
-    """The upper limit of Clopper and Pearson, which Wilson's falls short of where z is large and the share near 1."""
+    """The upper limit of Clopper and Pearson; Wilson's is too low if z is large and the share is near 1."""
     from scipy.special import betaincinv
 
     n = _observations(value, variance, samples, z)
@@ -78,7 +78,7 @@ def _exact_upper(value: float, variance: float, samples: int, z: float) -> float
 
 
 def difference(ours: float, own: Limits, theirs: float, other: Limits) -> Limits:
-    """MOVER's interval of ours − theirs, of two numbers with intervals, as if they were independent."""
+    """MOVER's interval of ours − theirs, two numbers with intervals that are treated as independent."""
     if math.isnan(own[0]) or math.isnan(other[0]) or math.isnan(ours - theirs):
         return NONE
     below = math.hypot(ours - own[0], other[1] - theirs)
@@ -88,12 +88,13 @@ def difference(ours: float, own: Limits, theirs: float, other: Limits) -> Limits
 def paired(value: float, variance: float, samples: int, z: float) -> Limits:
     """The interval of a difference of two shares over the same samples, after Agresti and Min (2005).
 
-    Two samples are added, half of each on either side: without one that differs, a difference of 0 would be certain.
+    Two samples are added, which count 0.5 for each direction of a difference. Otherwise the interval would have no
+    width if no sample differs.
 
     Args:
         value: The difference, in [-1, 1].
-        variance: Of the difference, over samples that are drawn anew.
-        samples: How many samples it is made of.
+        variance: Sampling variance of the difference.
+        samples: Number of samples that it is computed from.
         z: See `deviate`.
     """
     if math.isnan(value) or math.isnan(variance) or samples < 1:
@@ -106,7 +107,10 @@ def paired(value: float, variance: float, samples: int, z: float) -> Limits:
 
 
 def average(values: Sequence[float], limits: Sequence[Limits]) -> Limits:
-    """MOVER's interval of the mean of independent numbers; `values` are where each one's interval is measured from."""
+    """MOVER's interval of the mean of independent numbers.
+
+    `values` are the numbers from which the widths of their `limits` are measured.
+    """
     if not values or any(math.isnan(low) for low, _ in limits):
         return NONE
     middle = sum(values) / len(values)
@@ -116,12 +120,12 @@ def average(values: Sequence[float], limits: Sequence[Limits]) -> Limits:
 
 
 def quotient(ours: float, theirs: float, moments: Moments, z: float) -> Limits:
-    """Fieller's interval of ours / theirs; none where theirs may be 0.
+    """Fieller's interval of ours / theirs; NaN if theirs may be 0.
 
     Args:
         ours: A share, or a mean of shares.
-        theirs: Another, over the same samples.
-        moments: Variance of ours, of theirs, and their covariance, over samples that are drawn anew: see `shared`.
+        theirs: Another one over the same samples.
+        moments: Sampling variance of ours, of theirs, and their covariance: see `shared`.
         z: See `deviate`.
     """
     own, other, both = (z * z * moment for moment in moments)
@@ -136,14 +140,14 @@ Moments = tuple[float, float, float]
 
 
 def shared(ours: Floats, theirs: Floats, samples: int) -> Moments:
-    """Variances of two shares over the same samples, and their covariance.
+    """Sampling variances of two shares over the same samples, and their covariance.
 
-    As in `paired`, two samples are added, of which one half has ours alone right, and one half theirs.
+    As in `paired`, two samples are added: 0.5 are right only in ours, and 0.5 only in theirs.
 
     Args:
         ours: Bootstrap draws of a share.
-        theirs: The other over the same draws.
-        samples: How many samples were drawn from.
+        theirs: The same draws of the other share.
+        samples: Number of samples that were drawn from.
     """
     known = ~(np.isnan(ours) | np.isnan(theirs))
     if samples < 2 or known.sum() < 3:
@@ -155,31 +159,31 @@ def shared(ours: Floats, theirs: Floats, samples: int) -> Moments:
 
 @dataclass(frozen=True, slots=True)
 class Dispersion:
-    """How the scores of k instructions over the same samples differ: more than chance, and by how much."""
+    """How much the scores of k instructions over the same samples differ, corrected for chance."""
 
     std: float
-    """Standard deviation (divided by k), less what chance adds to its square."""
+    """Standard deviation (divided by k), after the variance that chance adds is subtracted from its square."""
     std_limits: Limits
     spread: float
-    """Highest minus lowest score, with deviations shrunk alike until their standard deviation is `std`."""
+    """Highest minus lowest score, after deviations from the mean are shrunk to the standard deviation `std`."""
     spread_limits: Limits
     worst: float
-    """Lowest score, shrunk alike."""
+    """Lowest score, shrunk in the same way."""
     worst_limits: Limits
 
 
 def dispersion(scores: Floats, influence: Floats, level: float) -> Dispersion:
-    """What k instructions do to a score, apart from chance.
+    """Differences between the scores of k instructions, corrected for chance.
 
-    The noise is that of a score against the mean of all: what the instructions share, such as easy samples, is not in
-    it. It is taken as equal for all instructions. One more sample, that only one instruction answers right, is added to
-    it: without one that tells instructions apart, no noise would be seen.
+    The noise is the sampling variance of a score's distance from the mean score. So it does not include effects that
+    all instructions share, such as easy samples. It is assumed to be equal for all instructions. One sample that only
+    one instruction answers right is added; otherwise the noise would be 0 if no sample tells instructions apart.
 
     Args:
         scores: `[k]`, each in [0, 1].
-        influence: `[n, k]`: what each of n samples adds to each score, so that a score varies, over samples that are
-            drawn anew, as the mean of n such numbers does; each column sums to 0.
-        level: Of the intervals.
+        influence: `[n, k]`: influence of each sample on each score. The sampling variance of a score is that of the
+            mean of its column; each column sums to 0.
+        level: Level of the intervals.
     """
     n, k = influence.shape
     if k < 2 or n < 2:
@@ -208,7 +212,7 @@ def dispersion(scores: Floats, influence: Floats, level: float) -> Dispersion:
 
 @cache
 def _studentized_range(level: float, k: int) -> float:
-    """How far apart k standard normal numbers are at most, in this share of cases."""
+    """Quantile at `level` of the range of k standard normal numbers."""
     from scipy.stats import studentized_range
 
     return float(studentized_range.ppf(level, k, np.inf))
@@ -216,15 +220,15 @@ def _studentized_range(level: float, k: int) -> float:
 
 @cache
 def _largest(level: float, k: int) -> float:
-    """What the largest of k independent standard normal numbers exceeds in half of 1 − level."""
+    """The value that the largest of k independent standard normal numbers exceeds with probability (1 − level) / 2."""
     return NormalDist().inv_cdf(((1 + level) / 2) ** (1 / k))
 
 
 def _noncentrality(ratio: float, freedom: int, level: float) -> Limits:
-    """The noncentralities under which a χ² variable of as many degrees of freedom is as small, and as large, as this.
+    """Interval of the noncentrality of a χ² variable with the value `ratio` and `freedom` degrees of freedom.
 
-    The upper limit is that of the expected value at least: a sum of squares that happens to be smaller than chance
-    makes it says nothing about how small the truth is.
+    For the upper limit, the value is raised to at least `freedom`, its expected value under chance alone. A sum of
+    squares that happens to be smaller does not show that the true noncentrality is smaller.
     """
     from scipy.special import chndtr, chndtrinc
 
@@ -235,10 +239,11 @@ def _noncentrality(ratio: float, freedom: int, level: float) -> Limits:
 
 
 def cochran(cells: Floats) -> tuple[float, int]:
-    """Cochran's Q of scores `[n, k]`, and its degrees of freedom; 0 of 0 where no sample tells instructions apart.
+    """Cochran's Q of scores `[n, k]`, and its degrees of freedom; both 0 if no sample tells instructions apart.
 
-    If instructions are alike, a sample's scores could stand in any order, and Q is about χ² distributed. For scores of
-    0 and 1 it is Cochran's; for others the same quadratic form of their sums (Friedman's test on scores, not ranks).
+    If instructions do not differ, every order of a sample's scores is equally likely, and Q is approximately χ²
+    distributed. For scores of 0 and 1 it is Cochran's Q; for others it is the same quadratic form of their sums
+    (Friedman's test on scores, not ranks).
     """
     within = float(((cells - cells.mean(1, keepdims=True)) ** 2).sum()) if cells.size else 0.0
     k = cells.shape[1]
@@ -249,7 +254,7 @@ def cochran(cells: Floats) -> tuple[float, int]:
 
 
 def chi2_tail(statistic: float, freedom: int) -> float:
-    """How likely a χ² variable is at least as large; 1 without degrees of freedom."""
+    """Probability that a χ² variable is at least `statistic`; 1 without degrees of freedom."""
     if freedom == 0:
         return 1.0
     from scipy.special import chdtrc

@@ -1,4 +1,4 @@
-"""Scores of answers: counts that add up over batches and processes, divided once at the end."""
+"""Scores of answers: counts are summed over batches and processes, and divided once at the end."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from robustlm.utils.words import split_words
 class MultisetF1(Metric):
     """Micro-averaged F1, precision and recall over multisets of items.
 
-    Within each answer an item counts as often as it occurs: of an item predicted m times and expected n
-    times, min(m, n) are true positives. Order does not matter. A malformed piece of a prediction is a
-    prediction that matches nothing, and one of a gold answer an item that nothing matches.
+    Within each answer an item counts as often as it occurs: if an item is predicted m times and expected n
+    times, min(m, n) are true positives. Order does not matter. A malformed piece of a prediction counts as a
+    predicted item without a match, and a malformed piece of a gold answer as an expected item without a match.
 
     With P predicted items, G gold items and T true positives, summed over all answers: precision T/P, recall
     T/G, F1 2T/(P + G). Where nothing is expected and nothing predicted anywhere (P = G = 0) all three are 1.
@@ -180,15 +180,15 @@ class Overlap(Metric):
 
 @lru_cache(maxsize=4096)
 def overlap(pred: str, gold: str) -> tuple[float, float]:
-    """How much of a free-text answer is in the true one, and the other way round, in [0, 1].
+    """Overlap of a free-text answer with the true one, as two measures in [0, 1].
 
-    Both are torchmetrics': the token F1 of SQuAD (Rajpurkar et al. 2016), without case, punctuation and articles, of
-    words between white space; and the F-measure of ROUGE-L (Lin 2004), the longest common subsequence of words, without
-    case and punctuation, where each character of a script without blanks is a word.
+    Both are computed by torchmetrics. The token F1 of SQuAD (Rajpurkar et al. 2016) compares words between white space,
+    and ignores case, punctuation and articles. The F-measure of ROUGE-L (Lin 2004) uses the longest common subsequence
+    of words, and ignores case and punctuation; in scripts without blanks each character is a word.
 
     Args:
         pred: The answer.
-        gold: The true one.
+        gold: The true answer.
 
     Returns:
         Token F1 and ROUGE-L.
@@ -199,7 +199,7 @@ def overlap(pred: str, gold: str) -> tuple[float, float]:
 
 
 def _bare(text: str) -> str:
-    # torchmetrics' own would drop all letters but a to z
+    # the normaliser of torchmetrics would drop all letters except a to z
     return _NO_WORD.sub(" ", text.lower())
 
 

@@ -1,4 +1,4 @@
-"""The robustness numbers: their names, how intervals are made, and what holds values, draws and intervals."""
+"""The robustness numbers: their names, the settings of intervals, and classes for values, draws and intervals."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ NUMBERS = {
     "share_interaction": "share of score variance from which sample meets which instruction",
     "unparseable": "answers that could not be read",
 }
-"""All numbers and what they are. Those of one dataset have `std`, those of all have `std_pooled` and `std_within`."""
+"""All numbers and what they mean. Results of one dataset have `std`; results of all datasets have `std_pooled` and
+`std_within`."""
 
 
 UNBOUNDED = ("posix", "cochran_p")
-"""Numbers that are no shares: not to be shown in per cent."""
+"""Numbers that are not shares, and so are not shown in per cent."""
 
 
 SHARES = ("mean", "worst_case", "consistency", "sensitivity", "all_correct", "unparseable")
@@ -47,11 +48,11 @@ SHARES = ("mean", "worst_case", "consistency", "sensitivity", "all_correct", "un
 
 
 DEBIASED = {"worst_instruction": "worst_debiased", "std": "std_debiased", "spread": "spread_debiased"}
-"""Numbers that chance moves in one direction, and what each is called without that."""
+"""Numbers that chance biases in one direction, and the name of each number without this bias."""
 
 
 _MOST_DRAWS = 10**6
-"""More change no digit that is shown."""
+"""Maximum number of draws; more draws would not change any digit that is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +60,17 @@ class Settings:
     """How intervals are made."""
 
     draws: int = 1000
-    """Bootstrap draws; 0: no intervals."""
+    """Number of bootstrap draws; 0: no intervals."""
     seed: int = 0
-    """Seed of the draws. A dataset's draws are its own, whatever other datasets a table holds."""
+    """Seed of the draws. The draws of a dataset do not depend on the other datasets of a table."""
     level: float = 0.95
     """Share of draws within an interval."""
     resample: Resample = "samples"
-    """`samples` of a dataset are drawn with replacement, the same under all conditions; `both`: instructions too."""
+    """`samples`: a dataset's samples are drawn with replacement, the same under all conditions; `both`: instructions
+    are drawn too."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no interval."""
+        """Raise `ValueError` for invalid settings."""
         for name in ("draws", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}; expected ≥ 0")
@@ -82,13 +84,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and its interval; NaN where there is none."""
+    """A number and its interval; a missing number or limit is NaN."""
 
     value: float
     low: float
     high: float
     datasets: int = 1
-    """How many datasets have this number, and are averaged in it."""
+    """Number of datasets that have this number and are averaged in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +103,24 @@ class Result:
     """`f1`, `accuracy`, or `mean` over datasets."""
     numbers: dict[str, Estimate]
     by_instruction: dict[str, float]
-    """Score under each instruction, of the samples that all of them were asked about."""
+    """Score under each instruction, over the samples that were asked under all of them."""
     worst: str | None
-    """The worst instruction."""
+    """Id of the worst instruction."""
     rows: int
-    """Answers."""
+    """Number of answers."""
     samples: int
-    """Samples asked."""
+    """Number of samples asked under at least one instruction."""
     complete: int
-    """Samples asked under every instruction: what all but `mean`, `pdr` and `unparseable` are made of."""
+    """Number of samples asked under every instruction. All numbers except `mean`, `pdr` and `unparseable` use only
+    these."""
     instructions: int
     missing: int
-    """Cells of samples asked that are not in the table."""
+    """Number of cells (sample and instruction) that are not in the table, among samples that were asked."""
 
 
 Sampled = dict[str, Floats]
-"""Each number's value and then its draws, `[1 + draws]`. Names with a leading `_` are what others are made of."""
+"""Arrays `[1 + draws]` by name: the value of a number, then its draws. Arrays whose names begin with `_` are used to
+compute other numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +129,9 @@ class Drawn:
 
     numbers: Sampled
     estimates: dict[str, Estimate]
-    """By the names of `NUMBERS`, in that order."""
+    """Estimates by the names of `NUMBERS`, in that order."""
     samples: dict[str, int]
-    """How many samples each of the `SHARES` is made of."""
+    """Number of samples that each of the `SHARES` is computed from."""
     dropped: Moments = (math.nan, math.nan, math.nan)
     """Variances and covariance of the two scores that `pdr` compares: under this condition, and clean."""
     cochran: tuple[float, int] = (0.0, 0)

@@ -1,7 +1,7 @@
-"""Two prediction tables over the same rows: what differs, how sure that is, and which answers flipped.
+"""Compares two prediction tables over the same rows: differences, their significance, and answers that flipped.
 
-The unit of every test is the sample. Its answers under several instructions and conditions are no independent
-observations, so all of them change sides together.
+The unit of every test is the sample. Its answers under several instructions and conditions are not independent
+observations, so a permutation exchanges all of them together between the two tables.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, SHARES, Drawn, Estimate, Settings, estimate, sample, variance_of
 
 PERMUTATIONS = 10_000
-"""Random exchanges of a permutation test: its smallest p is one over this."""
+"""Number of random permutations in a permutation test; the smallest possible p is about one over this."""
 
 _BLOCK = 1_000_000
-"""Cells of the largest array at a time: exchanges × samples."""
+"""Maximum number of cells of an array: permutations × samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """The second table against the first, for some rows: of a dataset or all, under a condition or all."""
+    """Comparison of the second table with the first, for the rows of one dataset or all, under one condition or all."""
 
     name: str | None
     """The dataset; `None`: all."""
     condition: str | None
     """`None`: all."""
     gained: int
-    """Answers that only the second table has right."""
+    """Number of answers that are right only in the second table."""
     lost: int
-    """Answers that only the first has right."""
+    """Number of answers that are right only in the first table."""
     better: int
-    """Samples of which the second has more answers right."""
+    """Number of samples with more right answers in the second table."""
     worse: int
-    """Samples of which the first has more."""
+    """Number of samples with more right answers in the first table."""
     mcnemar: float
-    """Exact two-sided p of as uneven a split of better and worse; McNemar's test where a sample has one answer."""
+    """Exact two-sided p of the split into better and worse; McNemar's test if each sample has one answer."""
     permutation: float
-    """p of as large a difference in the mean score over datasets when samples change sides at random."""
+    """p of the difference in the mean score over datasets, from random exchanges of samples between the tables."""
     differences: dict[str, Estimate]
-    """Second minus first of every number of `robustness`, over draws of the same samples; none over all conditions."""
+    """Second minus first for every number of `robustness`, over draws of the same samples; empty over all
+    conditions."""
 
 
 def pair(
@@ -63,11 +64,11 @@ def pair(
         first: Rows of a prediction table.
         second: Rows of another, for the same samples, conditions and instructions.
         settings: How intervals of differences are made; its seed is also that of the permutations.
-        clean: The condition against which performance drops.
-        permutations: Random exchanges of a permutation test.
+        clean: The condition that performance drops are measured from.
+        permutations: Number of random permutations in a permutation test.
 
     Raises:
-        ValueError: The tables are not about the same rows.
+        ValueError: The tables do not hold the same rows.
     """
     pairs = _matched(grids(first), grids(second))
     drawn = [sample([both[at] for both in pairs], settings, clean) for at in (0, 1)]
@@ -90,16 +91,16 @@ def pair(
 
 
 def paired_tests(tables: Mapping[str, Sequence[Record]], settings: Settings) -> dict[str, list[Pairing]]:
-    """Every other table against the first, by name."""
+    """Compare every other table with the first one; results by name."""
     (_, rows), *others = tables.items()
     return {name: pair(rows, other, settings) for name, other in others}
 
 
 def flips(first: Iterable[Record], second: Iterable[Record]) -> list[dict[str, Any]]:
-    """The answers that are right in one table and wrong in the other, in the order of the first.
+    """The answers that are right in one table and wrong in the other, in the order of the first table.
 
     Raises:
-        ValueError: The tables are not about the same rows.
+        ValueError: The tables do not hold the same rows.
     """
     mine = list(first)
     others = {_key(row): row for row in second}
@@ -116,7 +117,7 @@ def flips(first: Iterable[Record], second: Iterable[Record]) -> list[dict[str, A
 
 
 def sign_test(better: int, worse: int) -> float:
-    """Exact two-sided p of a split under even odds: how likely one at least as uneven is. 1 where nothing differs."""
+    """Exact two-sided p of a split under even odds: the probability of a split at least as uneven. 1 if both are 0."""
     total = better + worse
     tail = sum(math.comb(total, i) for i in range(min(better, worse) + 1))
     return min(1.0, float(2 * tail / 2**total))
@@ -151,11 +152,11 @@ def _matched(first: Sequence[Grid], second: Sequence[Grid]) -> list[tuple[Grid, 
 
 
 Gaps = dict[str, Estimate]
-"""Second minus first of each number."""
+"""Difference of each number, second minus first."""
 
 
 def paired_gaps(first: Drawn, second: Drawn, level: float) -> Gaps:
-    """Of one dataset."""
+    """Differences of the numbers of one dataset."""
     found = _drawn_gaps(first, second, level)
     for name in SHARES:
         count = first.samples[name]
@@ -166,7 +167,7 @@ def paired_gaps(first: Drawn, second: Drawn, level: float) -> Gaps:
 
 
 def _pooled_gaps(first: Drawn, second: Drawn, own: Sequence[Gaps], level: float) -> Gaps:
-    """Over all datasets; the intervals of shares are made of those of the datasets, `own`."""
+    """Differences over all datasets; the intervals of shares are computed from those of the datasets, `own`."""
     found = _drawn_gaps(first, second, level)
     for name in SHARES:
         parts = [gaps[name] for gaps in own if not math.isnan(gaps[name].value)]
@@ -176,7 +177,10 @@ def _pooled_gaps(first: Drawn, second: Drawn, own: Sequence[Gaps], level: float)
 
 
 def _drawn_gaps(first: Drawn, second: Drawn, level: float) -> Gaps:
-    """Percentiles of draws; a difference that no draw changes gets the width of the two numbers' own intervals."""
+    """Differences with percentile intervals.
+
+    If the interval has no width, it is computed from the intervals of the two numbers instead.
+    """
     found = {}
     for name, values in first.numbers.items():
         if name not in NUMBERS or name not in second.numbers:
@@ -194,12 +198,12 @@ Exchanged = dict[tuple[str, str], Floats]
 
 
 def _exchanged(pairs: Sequence[tuple[Grid, Grid]], seed: int, permutations: int) -> Exchanged:
-    """A sample changes sides with all of its answers, under all conditions at once."""
+    """Differences under permutations, which exchange all answers to a sample, under all conditions at once."""
     found: Exchanged = {}
     for name in dict.fromkeys(one.name for one, _ in pairs):
         own = [both for both in pairs if both[0].name == name]
         sums = [[(grid.part.sum(1), grid.whole.sum(1)) for grid in both] for both in own]
-        # what a sample takes along when it changes sides: part and whole of its score, condition by condition
+        # how an exchange of a sample changes the sums: part and whole of its score, condition by condition
         carried = np.stack([second[at] - first[at] for first, second in sums for at in (0, 1)], 1)
         moved = _carried(carried, name, seed, permutations)
         for i, ((one, _), (first, second)) in enumerate(zip(own, sums, strict=True)):
@@ -211,7 +215,7 @@ def _exchanged(pairs: Sequence[tuple[Grid, Grid]], seed: int, permutations: int)
 
 
 def _carried(carried: Floats, name: str, seed: int, permutations: int) -> Floats:
-    """Sums of `carried [n, c]` over samples that change sides, `[1 + permutations, c]`; at first none does."""
+    """Sums of `carried [n, c]` over exchanged samples, `[1 + permutations, c]`; in the first row none is exchanged."""
     random = np.random.default_rng((seed, *hashlib.sha256(f"{name}\0sides".encode()).digest()))
     found = [np.zeros((1, carried.shape[1]))]
     block = max(1, _BLOCK // len(carried))

@@ -1,4 +1,4 @@
-"""The numbers of all datasets together, from those of each."""
+"""The numbers over all datasets, from those of each dataset."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from robustlm.evaluation.weighted import drop_rate
 
 
 def pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
-    """Numbers over datasets: means over those that have them, but for three that are made otherwise.
+    """Numbers over datasets. Each is the mean over the datasets that have it, except `std_pooled`, `pdr`, `cochran_p`.
 
-    Intervals of means are made of the datasets' own, which are independent of each other.
+    For shares and for numbers with a debiased version, the intervals are computed from those of the datasets, which are
+    independent of each other.
     """
     drawn = [part.numbers for part in parts]
     numbers = {name: _mean([one[name] for one in drawn]) for name in drawn[0] if name in NUMBERS and name != "pdr"}
@@ -49,7 +50,7 @@ def pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
         numbers |= {"pdr": drop_rate(mine, clean), "_condition": mine, "_clean": clean}
         first, second, both = (sum(part.dropped[at] for part in dropped) / len(dropped) ** 2 for at in range(3))
         moments = first, second, both
-        if any(part.estimates["pdr"].low < part.estimates["pdr"].high for part in dropped):  # not clean itself
+        if any(part.estimates["pdr"].low < part.estimates["pdr"].high for part in dropped):  # not for `clean`
             found["pdr"] = Estimate(float(numbers["pdr"][0]), *drop_limits(mine, clean, moments, settings))
         else:
             found["pdr"] = estimate(numbers["pdr"], settings.level)

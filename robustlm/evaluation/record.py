@@ -1,4 +1,4 @@
-"""A record: a line of the prediction table, the answer to one sample under one condition and instruction."""
+"""A record is a row of the prediction table: the answer to one sample under one condition and instruction."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 OWN = "own"
-"""Instruction id of rows asked by an instruction of their own; that of its paraphrases goes on with a slash."""
+"""Instruction id of rows asked with an instruction of their own. Ids of its paraphrases add a slash and more."""
 
 Key = tuple[str, str, str, str]
-"""Condition, dataset, sample and instruction: what names a record."""
+"""Condition, dataset, sample and instruction, which together identify a record."""
 
 
-@dataclass(slots=True)  # not frozen: Lightning's `predict` copies what a step returns field by field
+@dataclass(slots=True)  # not frozen: Lightning's `predict` copies the result of a step field by field
 class Record:
-    """The answer to a sample under one condition and instruction. Every score can be made from these.
+    """The answer to a sample under one condition and instruction. Every score can be computed from records.
 
-    Fields are the columns of the table, in their order. Those with a default are null in tables of earlier versions.
+    The fields are the columns of the table, in their order. Fields with a default are null in tables of earlier
+    versions.
     """
 
     sample_id: str
@@ -26,46 +27,46 @@ class Record:
     condition: str
     instruction_id: str
     prediction: str
-    """What the model answered."""
+    """The text that the model answered."""
     parsed: list[list[str]] | None
     """The items of the answer; null: it could not be read."""
     target: str | None
-    """The true answer; null: the row brought none, as those of `predict` may."""
+    """The true answer; null: the row brought none, which is allowed in `predict`."""
     correct: bool | None
-    """Whether the answer is exactly right; null where there is no target."""
+    """Whether the answer is exactly right; null without a target."""
     choices: list[str] | None = None
-    """What there was to choose from; null, like the next two: the answer was generated."""
+    """The options to choose from. This and the next two are null if the answer was generated."""
     option_scores: list[float] | None = None
     """Log-likelihood of each choice, summed over its tokens."""
     option_tokens: list[int] | None = None
-    """Tokens of each choice, with end of sequence."""
+    """Number of tokens of each choice, including end of sequence."""
     prompt: str | None = None
-    """All that the model was given; null: not kept."""
+    """The full prompt of the model; null: not stored."""
     token_f1: float | None = None
-    """Overlap with the target in [0, 1], like the next; null: the answer is no free text, or there is no target."""
+    """Overlap with the target in [0, 1], as is the next field; null: the answer is not free text, or has no target."""
     rouge_l: float | None = None
 
     @property
     def key(self) -> Key:
-        """Names the record in its table."""
+        """The key that identifies the record in its table."""
         return self.condition, self.dataset, self.sample_id, self.instruction_id
 
     @property
     def expected(self) -> str:
-        """The true answer. Raises `ValueError` where the row brought none."""
+        """The true answer. Raises `ValueError` if the row brought none."""
         if self.target is None:
             raise ValueError(f"sample {self.sample_id!r} brought no answer to compare with; expected a target")
         return self.target
 
     @property
     def right(self) -> bool:
-        """Whether the answer is right. Raises `ValueError` where the row brought none to compare with."""
+        """Whether the answer is right. Raises `ValueError` if the row brought no true answer."""
         if self.correct is None:
             raise ValueError(f"sample {self.sample_id!r} brought no answer to compare with; expected a target")
         return self.correct
 
     def __getitem__(self, name: str) -> Any:
-        """A field by its name, for scripts that read tables when records were dictionaries."""
+        """A field by its name, for scripts written when records were dictionaries."""
         if name not in COLUMNS:
             raise KeyError(name)
         return getattr(self, name)
@@ -81,12 +82,12 @@ _TEXTS = tuple(field.name for field in fields(Record) if field.type == "str")
 
 
 def plain_record(record: Record) -> dict[str, Any]:
-    """A record as plain data, as JSON has it."""
+    """A record as plain data for JSON."""
     return {name: getattr(record, name) for name in COLUMNS}
 
 
 def parsed_record(line: Mapping[str, Any]) -> Record:
-    """A record of plain data. Raises `TypeError` where a field is missing, unknown, or no text where one is needed."""
+    """A record from plain data. Raises `TypeError` if a field is missing, unknown, or not text where text is needed."""
     record = Record(**line)
     for name in _TEXTS:
         if not isinstance(value := getattr(record, name), str):

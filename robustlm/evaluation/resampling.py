@@ -1,4 +1,4 @@
-"""Bootstrap draws: how often each sample and instruction of a grid counts in each of them."""
+"""Bootstrap draws: how often each sample and instruction of a grid counts in each draw."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from robustlm.evaluation.numbers import (
 from robustlm.evaluation.weighted import Features, drop
 
 _BLOCK = 20_000_000
-"""Cells of the largest array at a time: draws × samples × instructions."""
+"""Maximum number of cells of an array: draws × samples × instructions."""
 
 
 def sample_weights(name: str, n: int, settings: Settings) -> Floats:
-    """How often each of a dataset's n samples counts in each draw, `[1 + draws, n]`; the first row counts all once."""
+    """How often each of a dataset's n samples counts in each draw, `[1 + draws, n]`; once each in the first row."""
     drawn = seeded(settings, name, "samples").multinomial(n, np.full(n, 1 / n), settings.draws)
     return np.concatenate([np.ones((1, n)), drawn])
 
 
 def seeded(settings: Settings, *what: str) -> np.random.Generator:
-    """Random numbers that depend on the seed and on what they are for."""
+    """A random generator that depends on the seed and on the names in `what`."""
     digest = hashlib.sha256("\0".join(what).encode()).digest()
     return np.random.default_rng((settings.seed, *digest))
 
 
 class Weights:
-    """How often each sample and instruction counts in each draw; the first row counts all once."""
+    """How often each sample and instruction counts in each draw; once each in the first row."""
 
     def __init__(self, name: str, grid: Grid, settings: Settings) -> None:
         self._name = name
@@ -38,7 +38,10 @@ class Weights:
         self._samples = sample_weights(name, len(grid.samples), settings)
 
     def _instructions(self, names: tuple[str, ...]) -> Floats:
-        """`[1 + draws, k]`, or `[1, k]` where instructions are fixed. Conditions with the same ones share draws."""
+        """Weights `[1 + draws, k]`, or `[1, k]` if instructions are fixed.
+
+        Conditions with the same instructions share draws.
+        """
         k = len(names)
         if self._settings.resample == "samples":
             return np.ones((1, k))
@@ -47,7 +50,7 @@ class Weights:
         return np.concatenate([np.ones((1, k)), drawn])
 
     def apply(self, grid: Grid, clean: Grid | None) -> Sampled:
-        """All numbers of a grid. Keys with a leading `_` are what pooled numbers are made of."""
+        """All numbers of a grid. Arrays whose names begin with `_` are used to compute pooled numbers."""
         features = Features(grid)
         own = self._instructions(grid.instructions)
         other = None if clean is None else self._instructions(clean.instructions)

@@ -1,6 +1,6 @@
-"""How a model fares however it is asked: every number from the prediction table alone, with bootstrap intervals.
+"""Robustness numbers of a model under different instructions, with intervals, computed from the prediction table.
 
-`docs/evaluation.md` says what each number is and what it hides.
+`docs/evaluation.md` explains each number and its limits.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ def robustness(
     settings: Settings = Settings(),  # noqa: B008 - read only
     clean: str = "clean",
 ) -> list[Result]:
-    """Every number of a prediction table: dataset by dataset and condition by condition, then over all datasets.
+    """Compute every number of a prediction table, for each dataset and condition, then over all datasets.
 
     Args:
         rows: Rows of a prediction table, in any order.
         settings: How intervals are made.
-        clean: The condition against which performance drops.
+        clean: The condition that performance drops are measured from.
 
     Raises:
-        ValueError: A sample was asked twice under one condition and instruction, or a task is not known.
+        ValueError: A sample was asked twice under one condition and instruction, or a task is unknown.
     """
     found = grids(rows)
     one, pooled = sample(found, settings, clean)
@@ -77,7 +77,7 @@ def robustness(
 def sample(
     found: Sequence[Grid], settings: Settings, clean: str = "clean"
 ) -> tuple[dict[tuple[str, str], Drawn], dict[str, Drawn]]:
-    """Every number's value and draws, by dataset and condition, and by condition over all datasets.
+    """Compute value and draws of every number, by dataset and condition, and by condition over all datasets.
 
     The draws of a dataset depend on its name, its samples and the seed, so tables over the same samples share them.
     """

@@ -22,12 +22,12 @@ FREE_TEXT = "generation"
 
 
 def text_of(answer: Answer) -> str:
-    """The text of a free-text answer; empty where there is none."""
+    """The text of a free-text answer; empty if there is none."""
     return answer.items[0][0] if answer.items else ""
 
 
 class _Pair:
-    """Score and unparseable rate of one condition and dataset; of free text, also how near answers come."""
+    """Score and unparseable rate of one condition and dataset; for free text, also the overlap with true answers."""
 
     def __init__(self, task: str, device: torch.device) -> None:
         self.score = (MultisetF1() if TASKS[task].score == "f1" else ExactMatch()).to(device)
@@ -50,21 +50,21 @@ class _Pair:
 class Scores:
     """Scores by condition and dataset, and their mean over datasets.
 
-    Metrics come into being with the first row of their kind. What one rank has not seen it adds, empty, before
-    computing, so that all ranks synchronise the same metrics in the same order.
+    A metric is created with the first row of its condition, dataset and task. Before computing, each rank adds empty
+    metrics for those that only other ranks have, so that all ranks synchronise the same metrics in the same order.
     """
 
     def __init__(self) -> None:
         self._pairs: dict[Key, _Pair] = {}
         self.device = torch.device("cpu")
-        """Where counts live, and ranks exchange them."""
+        """Device of the counts, on which ranks exchange them."""
 
     def update(self, condition: str, dataset: str, task: str, answer: Answer, gold: Answer) -> None:
         """Count one answer."""
         self._pair((condition, dataset, task)).update(answer, gold)
 
     def count(self, records: Iterable[Record]) -> None:
-        """Count records of a prediction table; those that brought no answer to compare with are left out."""
+        """Count records of a prediction table; records without a true answer are left out."""
         for record in records:
             if record.target is not None:
                 task = TASKS[record.task]
@@ -74,8 +74,8 @@ class Scores:
     def compute(self) -> dict[str, Tensor]:
         """`<condition>/<dataset>/<score>` in [0, 1], `…/unparseable`, and `<condition>/mean` over datasets.
 
-        Of free text there are also `…/token_f1` and `…/rouge_l`, which are in no mean over datasets. Where several
-        tasks of a dataset have the same score, it stands under `<dataset>-<task>`.
+        Free text also has `…/token_f1` and `…/rouge_l`, which are not part of the mean over datasets. If several tasks
+        of a dataset have the same score, `<dataset>-<task>` replaces `<dataset>`.
         """
         scores = {key: self._pair(key).compute(key[2]) for key in self._keys_of_all_ranks()}
         tasks = Counter((condition, dataset, name) for (condition, dataset, _), own in scores.items() for name in own)
@@ -90,7 +90,7 @@ class Scores:
         return {**found, **{f"{condition}/mean": torch.stack(values).mean() for condition, values in means.items()}}
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Remove all counts."""
         self._pairs.clear()
 
     def _pair(self, key: Key) -> _Pair:

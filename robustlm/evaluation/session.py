@@ -1,4 +1,4 @@
-"""An evaluation: where its files are, which rows are answered already, and which of these are not asked again."""
+"""State of an evaluation: the folder of its files, the rows that are answered, and those that are not asked again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PREDICTIONS = "predictions.parquet"
 """The usual name of the prediction table in the folder of a run."""
 
 ATTACKS = "attacks.jsonl"
-"""Name of the file that holds what attacks did to instructions, beside the prediction table."""
+"""Name of the file with attacked instructions, beside the prediction table."""
 
 Identity = Mapping[str, str | int | None]
-"""What has to be the same for two evaluations to give the same table, by name: plain data."""
+"""Plain data, by name, that must be equal for two evaluations to give the same table."""
 
 _SAME = {
     "weights": "the same model, adapter and checkpoint",
@@ -29,31 +29,31 @@ _SAME = {
 
 @dataclass(frozen=True, slots=True)
 class KeptStates:
-    """Which hidden states an evaluation keeps."""
+    """Which hidden states an evaluation writes."""
 
     layer: int
-    """-1: what the head reads; 0: the embeddings."""
+    """-1: the input of the head; 0: the embeddings."""
     position: str
-    """What stands for a row: one of `robustlm.models.base.Pooling`."""
+    """Token position that gives the state of a row: one of `robustlm.models.base.Pooling`."""
 
 
 class EvaluationSession:
-    """One `test` or `predict`: its folder, what is done in it, and what is not asked again.
+    """One `test` or `predict`: its folder, the rows that are done, and the rows that are not asked again.
 
-    The datamodule makes it in `setup`, which Lightning calls before the `setup` of callbacks. In theirs, callbacks say
-    where files go (`store`) and whether hidden states are kept (`kept_states`). From then on loaders, the search for
-    attacks and callbacks ask the session, and not each other.
+    The datamodule makes it in `setup`, which Lightning calls before the `setup` of callbacks. In their `setup`,
+    callbacks set the folder (`store`) and whether hidden states are written (`kept_states`). After that, loaders, the
+    search for attacks and callbacks read the session and do not depend on each other.
 
-    Without a folder nothing is written and nothing is done already.
+    Without a folder nothing is written and no row is done.
     """
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        """Where the files of the evaluation go; null: no files are kept."""
+        """Folder of the evaluation's files; null: no files are written."""
         self.resumed = False
-        """Whether the evaluation goes on with what an interrupted one has left in the folder."""
+        """Whether the evaluation continues an interrupted one in the folder."""
         self.kept_states: KeptStates | None = None
-        """Which hidden states are kept; null: none. Set it in `setup`, before loaders are made."""
+        """Which hidden states are written; null: none. Set it in `setup`, before loaders are made."""
         self._name = PREDICTIONS
         self.answered: list[Record] = []
         """Rows of the prediction table that the interrupted evaluation has written."""
@@ -63,12 +63,12 @@ class EvaluationSession:
     # --- files -------------------------------------------------------------------------------------------------
 
     def store(self, folder: Path, name: str = PREDICTIONS, *, resumed: bool = False) -> None:
-        """Keep files in a folder; with `resumed`, read what an interrupted evaluation has answered there.
+        """Set the folder of the files; with `resumed`, read the answers of an interrupted evaluation from it.
 
         Args:
             folder: The folder.
             name: Name of the prediction table in it.
-            resumed: Whether to go on with an evaluation that did not end.
+            resumed: Whether to continue an evaluation that did not end.
 
         Raises:
             ValueError: The folder holds no evaluation that can be resumed.
@@ -79,7 +79,7 @@ class EvaluationSession:
         if self.table.exists():
             raise ValueError(f"predictions.resume: {self.table} is whole; there is nothing left to evaluate")
         self.answered = read_parts(self.table)
-        # attacks are searched for before the first answer, so then there is no identity yet
+        # attacks are searched for before the first answer, when the identity is not written yet
         searching = (folder / ATTACKS).is_file() and not self.answered
         if not searching and not self._identity_file.is_file():
             raise ValueError(
@@ -89,12 +89,12 @@ class EvaluationSession:
 
     @property
     def table(self) -> Path:
-        """The prediction table. Raises `RuntimeError` without a folder."""
+        """Path of the prediction table. Raises `RuntimeError` without a folder."""
         return self._stored() / self._name
 
     @property
     def attacks(self) -> Path | None:
-        """The file of attacks; null without a folder."""
+        """Path of the attack file; null without a folder."""
         return None if self.folder is None else self.folder / ATTACKS
 
     @property
@@ -110,9 +110,9 @@ class EvaluationSession:
 
     @property
     def done(self) -> Collection[Key]:
-        """Rows that the interrupted evaluation has answered, and whose hidden states it has where these are kept.
+        """Rows that the interrupted evaluation has answered; if states are written, only rows with a hidden state.
 
-        A process may have been killed between an answer and its hidden state; such a row is not done.
+        A process may have been killed between writing an answer and its hidden state; such a row is not done.
         """
         if self._done is None:
             self._done = {row.key for row in self.answered}
@@ -133,10 +133,10 @@ class EvaluationSession:
     # --- begin and end -----------------------------------------------------------------------------------------
 
     def attempt(self, identity: Identity) -> int:
-        """How often the evaluation was resumed, this time included; 0 for a new one. Asked on every process.
+        """Number of times that the evaluation was resumed, including this time; 0 for a new one. Call on every process.
 
         Raises:
-            ValueError: The interrupted evaluation was another one.
+            ValueError: The interrupted evaluation had another identity.
         """
         if not self.resumed or not self._identity_file.is_file():
             return 0
@@ -151,15 +151,15 @@ class EvaluationSession:
         return int(known["attempt"]) + 1
 
     def begin(self, identity: Identity, attempt: int) -> None:
-        """Write down what is evaluated; a new evaluation removes the parts of an earlier one. On one process only."""
+        """Write the identity file; a new evaluation first removes old part files. Call on one process only."""
         if not self.resumed:
             clear_parts(self.table)
         self._stored().mkdir(parents=True, exist_ok=True)
         write_text(self._identity_file, json.dumps({**identity, "attempt": attempt}, indent=1))
 
     def end(self) -> None:
-        """Remove what only an unfinished evaluation needs, once the table is made. On one process only."""
+        """Remove files that only an unfinished evaluation needs; call after writing the table, on one process only."""
         self._identity_file.unlink(missing_ok=True)
         if self.kept_states is None:
-            # of an earlier run in this folder, whose answers were others
+            # states of an earlier run in this folder do not belong to the new table
             (self._stored() / HIDDEN_STATES).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The prediction table: reading and writing records, as Parquet and, while a test runs, as JSON lines."""
+"""Reads and writes the prediction table: as Parquet, and as JSON lines while a test runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ARROW: dict[object, pa.DataType] = {
     list[int]: pa.list_(pa.int64()),
     float: pa.float32(),
 }
-"""The column type of each kind of field."""
+"""The column type for each type of field."""
 
 
 def _column(name: str, kind: object) -> pa.Field:
@@ -36,26 +36,26 @@ def _column(name: str, kind: object) -> pa.Field:
 
 
 SCHEMA = pa.schema([_column(name, kind) for name, kind in get_type_hints(Record).items()])
-"""Columns of the table, from the fields of `Record`; its `key` names a row."""
+"""Columns of the table, from the fields of `Record`; `Record.key` identifies a row."""
 
 
 def clear_parts(path: Path) -> None:
-    """Remove what an earlier run that did not end well has left for the table at `path`."""
+    """Remove part files of the table at `path` that an unfinished run left."""
     for part in _parts(path):
         part.unlink()
 
 
 def read_parts(path: Path) -> list[Record]:
-    """Rows that a run which did not end has written for the table at `path`, each once.
+    """Rows in the part files that an unfinished run wrote for the table at `path`, each row once.
 
-    A last line that was cut short is left out.
+    An incomplete last line is ignored.
 
     Raises:
-        ValueError: Another line is no record.
+        ValueError: Any other line is not a record.
     """
     found: dict[Key, Record] = {}
     for part in _parts(path):
-        # not `splitlines`, which also splits at U+2028 and others that JSON leaves inside of texts
+        # not `splitlines`, which also splits at U+2028 and other characters that JSON does not escape
         *lines, unended = part.read_text(encoding="utf-8", errors="replace").split("\n")
         del unended
         for number, line in enumerate(lines, start=1):
@@ -68,12 +68,13 @@ def read_parts(path: Path) -> list[Record]:
 
 
 class TableWriter:
-    """Collects rows into a file of its own process, and the processes' files into one table.
+    """Writes the rows of one process to a part file, and merges all part files into one table.
 
     Args:
-        path: The table to be (Parquet). Until `merge` there are only `<path>.part-*` files, a JSON row a line.
-        rank: This process.
-        attempt: How often the run was taken up again; each attempt writes files of its own.
+        path: Path of the later table (Parquet). Before `merge` there are only `<path>.part-*` files, with one row as
+            JSON in each line.
+        rank: Rank of this process.
+        attempt: Number of times that the run was resumed; each attempt writes its own files.
     """
 
     def __init__(self, path: Path, rank: int = 0, attempt: int = 0) -> None:
@@ -88,14 +89,14 @@ class TableWriter:
         self._part.flush()
 
     def close(self) -> None:
-        """No more rows from this process."""
+        """Close the part file."""
         self._part.close()
 
     def merge(self, conditions: Sequence[str] = ()) -> int:
-        """Make the table from all parts, in the order of condition and sample; returns its row count.
+        """Write the table from all part files, in the order of condition and sample; return its row count.
 
         Args:
-            conditions: Their order; those left out follow in the order of their first rows.
+            conditions: Order of the conditions; others follow in the order of their first rows.
         """
         rows = read_parts(self._path)
         write_table(self._path, rows, conditions)
@@ -104,12 +105,12 @@ class TableWriter:
 
 
 def write_table(path: Path, rows: Iterable[Record], conditions: Sequence[str] = ()) -> None:
-    """Write a table, whole or not at all, in the order of condition, dataset and sample.
+    """Write a table completely or not at all, in the order of condition, dataset and sample.
 
     Args:
         path: The table (Parquet).
         rows: Its rows.
-        conditions: Their order; those left out follow in the order of their first rows.
+        conditions: Order of the conditions; others follow in the order of their first rows.
     """
     listed = list(rows)
     order = {name: at for at, name in enumerate(conditions)}
@@ -122,7 +123,7 @@ def write_table(path: Path, rows: Iterable[Record], conditions: Sequence[str] = 
 
 
 def _parts(path: Path) -> list[Path]:
-    """Older attempts first, then by rank."""
+    """Part files of a table, older attempts first, then by rank."""
 
     def age(part: Path) -> tuple[int, int]:
         rank, _, attempt = part.name.rpartition("-")[2].partition(".")
@@ -136,11 +137,11 @@ def read_table(path: Path, *, answered: bool = True) -> list[Record]:
 
     Args:
         path: The table (Parquet).
-        answered: Leave out rows that brought no answer, of which a warning says how many: nothing can be scored there.
+        answered: Leave out rows without a true answer, since they cannot be scored; a warning gives their number.
 
     Raises:
-        ValueError: The file is no such table, or a column is missing, of another type, or empty where it must not be;
-            or no row is left.
+        ValueError: The file is no prediction table; a column is missing, has another type, or has null where a value
+            is required; or no row is left.
     """
     if (found := what_is(path)) != "a file":
         raise ValueError(f"{path}: no prediction table: found {found}; expected a Parquet file")
@@ -196,15 +197,15 @@ def _refuse_repeats(path: Path, rows: Sequence[Record]) -> None:
 
 
 def checked_column(path: Path, field: pa.Field, column: Any) -> Any:
-    """A column as the type that a table of ours has.
+    """Cast a column to the type in the schema.
 
     Args:
-        path: The file; begins the message.
+        path: The file, named in error messages.
         field: Name and type of the column, and whether it may be null.
-        column: What the file holds, a chunked array.
+        column: The column in the file, a chunked array.
 
     Raises:
-        ValueError: It is of another type, holds null where a value is needed, or text that is no UTF-8.
+        ValueError: The column has another type, holds null where a value is required, or text that is not UTF-8.
     """
     expected = f"expected {_type_name(field.type)}"
     if pa.types.is_dictionary(column.type):
@@ -228,7 +229,7 @@ def checked_column(path: Path, field: pa.Field, column: Any) -> Any:
 
 
 def _plain_type(kind: Any) -> Any:
-    """A type without its variants for large data, and with numbers as one."""
+    """A type in simple form: variants for large data and different number types count as the same type."""
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):

@@ -1,7 +1,7 @@
-"""Answers that a task's parser cannot read: how many, what they look like, and what may help.
+"""Answers that a task's parser cannot read: their number, examples, and advice.
 
-Such answers count as wrong, and numbers that compare answers compare their texts. A score of 0 or a consistency of
-100 % may then be a matter of format alone. Tests and reports say so beside their numbers.
+Such answers count as wrong, and numbers that compare answers compare their texts. So a score of 0 or a consistency of
+100 % may have no other cause than the format of answers. Tests and reports show a warning beside their numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LIMIT = 0.05
 """Share of unreadable answers above which there is a warning."""
 _SAMPLES = 2
 _LONGEST = 80
-"""Characters of a sample that are shown."""
+"""Maximum number of characters of a text that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Unreadable:
     conditions: dict[str, tuple[int, int]]
     """By condition: answers that could not be read, and all answers."""
     samples: tuple[tuple[str, str], ...]
-    """Two of them: what was expected and what the model answered, each in one line."""
+    """Up to two examples: the expected answer and the model's answer, each in one line."""
 
     @property
     def said(self) -> str:
@@ -46,9 +46,9 @@ class Unreadable:
 
 
 def unreadable(rows: Iterable[Record], limit: float = LIMIT) -> list[Unreadable]:
-    """Datasets and tasks with a condition in which more than a share of the answers could not be read.
+    """Find datasets and tasks with a condition in which more than a share of the answers could not be read.
 
-    Where no condition is above the limit, no condition or task as a whole is.
+    If no condition is above the limit, the share over all conditions of a dataset and task is not above it either.
 
     Args:
         rows: Rows of a prediction table.
@@ -69,7 +69,7 @@ def unreadable(rows: Iterable[Record], limit: float = LIMIT) -> list[Unreadable]
 
 
 def hint(found: Sequence[Unreadable]) -> str:
-    """What a user may do about it: one line."""
+    """Advice for the user, in one line."""
     said = "check data.template (`chat` for a chat model) and model.max_new_tokens"
     if any(one.task in TASKS and TASKS[one.task].score == "accuracy" for one in found):
         said += "; --data.scoring options lets a local model choose among the options of a row, in place of writing one"
@@ -77,13 +77,13 @@ def hint(found: Sequence[Unreadable]) -> str:
 
 
 def warning(found: Sequence[Unreadable]) -> str:
-    """All of it as text of several lines; empty where nothing was found."""
+    """A warning with all findings, examples and advice, in several lines; empty if nothing was found."""
     lines = [line for one in found for line in (one.said, *(f"  {shown}" for shown in one.shown))]
     return "\n".join([*lines, f"  {hint(found)}"]) if lines else ""
 
 
 def _two(rows: Sequence[Record]) -> tuple[tuple[str, str], ...]:
-    """Two samples, of different answers and, where there are some, different targets."""
+    """Up to two examples with different answers and different targets."""
     found: dict[str, Record] = {}
     for row in rows:
         if all(row.prediction != other.prediction for other in found.values()):
@@ -94,6 +94,6 @@ def _two(rows: Sequence[Record]) -> tuple[tuple[str, str], ...]:
 
 
 def _line(text: str) -> str:
-    """A text in quotes, cut to a part of a line; control characters are written out."""
+    """A text in quotes, cut to `_LONGEST` characters; control characters are escaped."""
     flat = " ".join(text.split())
     return repr(flat if len(flat) <= _LONGEST else f"{flat[:_LONGEST]}…")

@@ -1,6 +1,6 @@
-"""Every number of one grid as a function of sums over weighted samples and instructions.
+"""Computes every number of one grid from weighted sums over samples and instructions.
 
-A bootstrap draw is a row of weights, so all draws of a dataset are a few products of matrices.
+A bootstrap draw is a row of weights, so all draws of a dataset are computed with a few matrix products.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from robustlm.evaluation.numbers import (
 
 
 class Features:
-    """What a grid's numbers are weighted sums of.
+    """Arrays of a grid whose weighted sums give its numbers.
 
-    Weights are `w [D, n]` of samples and `v [D or 1, k]` of instructions. Numbers that tell instructions apart are
-    made of complete samples alone: others would mix what an instruction does with which samples it met.
+    Weights are `w [D, n]` of samples and `v [D or 1, k]` of instructions. Numbers that compare instructions use only
+    complete samples. With other samples, differences between instructions could come from different samples.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -30,11 +30,11 @@ class Features:
         self.agree = (grid.answers[:, self.left] == grid.answers[:, self.right]) * keep
         self.differ = np.abs(self.cells[:, self.left] - self.cells[:, self.right])
         self.shift, self.shifted = _likelihood_shifts(grid, self.left, self.right)
-        # from the worst answer of a sample to its best; of equally bad ones the one with more to find comes first
+        # from the worst answer of a sample to its best; equally bad ones are sorted by `whole`, the largest first
         self.order = np.lexsort((-grid.whole, grid.cells))
 
     def numbers(self, w: Floats, v: Floats) -> Sampled:
-        """Every number but the drop, `[D]` each."""
+        """Every number except the drop, `[D]` each."""
         grid = self.grid
         asked = _bilinear(w, v, grid.present)
         full = w @ self.whole_samples
@@ -81,13 +81,13 @@ class Features:
         return np.where(full > 0, _linear(w, (wrong == 0) * self.whole_samples) / full, np.nan)
 
     def _pairs(self, w: Floats, v: Floats, values: Floats, samples: Floats) -> Floats:
-        """Mean over samples and pairs of instructions; one drawn twice makes no pair with itself."""
+        """Mean over samples and pairs of instructions; an instruction drawn twice is not paired with itself."""
         pairs = v[:, self.left] * v[:, self.right]
         whole = samples * pairs.sum(1)
         return np.where(whole > 0, _bilinear(w, pairs, values) / whole, np.nan)
 
     def _shares(self, w: Floats, v: Floats, full: Floats) -> Sampled:
-        """Two-way sums of squares of the scores of complete samples, over their total."""
+        """Sums of squares of a two-way analysis of variance of complete samples' scores, divided by their total."""
         k = v.sum(1)
         by_sample = v @ self.cells.T / k[:, None]  # [D or 1, n]
         by_instruction = w @ self.cells / full[:, None]  # [D, k]
@@ -105,10 +105,10 @@ class Features:
 
 
 def _likelihood_shifts(grid: Grid, left: Ints, right: Ints) -> tuple[Floats, Floats]:
-    """`[n, pairs]` and `[n]`: how far the answer under one instruction loses or gains under the other, and who has it.
+    """Shifts `[n, pairs]` of log-likelihood between instructions, and 1 or 0 `[n]` for samples with or without them.
 
-    For instructions i and j with answers y_i and y_j, the mean of |log P(y_j|x_i) − log P(y_j|x_j)| / |y_j| and the
-    same with i and j exchanged. A sample has it where all of that is known and finite under every instruction.
+    For instructions i and j with answers y_i and y_j, a shift is the mean of |log P(y_j|x_i) − log P(y_j|x_j)| / |y_j|
+    and the same with i and j exchanged. A sample has shifts if all values are known and finite under every instruction.
     """
     nothing = np.zeros((len(grid.samples), len(left)))
     options = grid.options
@@ -138,19 +138,19 @@ def drop(grid: Grid, clean: Grid, w: Floats, v: Floats, u: Floats) -> Sampled:
 
 
 def drop_rate(mine: Floats, clean: Floats) -> Floats:
-    """How much of the clean score is lost, as a share of it; NaN where that score is 0."""
+    """The lost share of the clean score; NaN if the clean score is 0."""
     usable = clean > 0
     return np.where(usable, 1 - mine / np.where(usable, clean, 1), np.nan)
 
 
 def _linear(w: Floats, values: Floats) -> Floats:
-    """Weighted sum over samples of values `[D or 1, n]`."""
+    """Weighted sum over samples of values `[D or 1, n]`, in each draw."""
     found: Floats = w @ values[0] if len(values) == 1 else np.einsum("di,di->d", w, values)
     return found
 
 
 def _bilinear(w: Floats, v: Floats, values: Floats | Bools) -> Floats:
-    """Weighted sum over samples and instructions (or pairs of them) of values `[n, k]`."""
+    """Weighted sum over samples and instructions (or pairs of instructions) of values `[n, k]`, in each draw."""
     found: Floats = ((w @ values) * v).sum(1)
     return found
 
