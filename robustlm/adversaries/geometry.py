@@ -1,8 +1,7 @@
 """Lengths, steps and balls of perturbations: functions that all adversaries share.
 
 A perturbation has the shape `[R, T, H]`. A *norm* says what is measured as one vector: the whole row (`row`,
-Frobenius),
-each token (`token`), each coordinate (`linf`), or all rows together (`batch`).
+Frobenius), each token (`token`), each coordinate (`linf`), or all rows together (`batch`).
 """
 
 from __future__ import annotations

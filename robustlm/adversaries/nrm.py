@@ -46,7 +46,7 @@ class NRM(BoundedAdversary):
     """Length of the ascent step, in the unit and norm of epsilon; null: equal to epsilon."""
     init_scale: float = 10.0
     """Size of the random start δ0 = (init_scale / √N) · U(−ε, ε) · (1 − β). Under every norm, N counts the row's
-    coordinates and ε is a length (also under `linf`). 0 starts the ascent at the embeddings themselves."""
+    perturbed coordinates and ε is a length (also under `linf`). 0 starts the ascent at the embeddings themselves."""
     scale_radius_by_beta: bool = False
     """Shrink the ball of each row to ε · (1 − β)."""
     project: bool = True
