@@ -18,9 +18,9 @@ class GapController:
     """Adjusts a factor on ε so that the running loss gap stays at `target` × the running clean loss.
 
     After each step, log factor ← log factor + rate · clamp((target − share) / target, −1, 1), where share is the
-    running gap / the running clean loss. Gap and clean loss have separate running means: their ratio varies much less than
-    a mean of ratios, and needs no correction for the start at zero. All values stay on the device, so that no step waits
-    for the host.
+    running gap / the running clean loss. Gap and clean loss have separate running means: their ratio varies much less
+    than a mean of ratios, and needs no correction for the start at zero. All values stay on the device, so that no
+    step waits for the host.
     """
 
     def __init__(self, target: float, rate: float) -> None:
