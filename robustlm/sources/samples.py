@@ -90,10 +90,8 @@ def load_samples(
 
     A row's id is its `id` field, or `folder/stem:line` (`conll03/train:17`). Rows of a task's own shape get their
     instruction from a bank (`Sample.bank`), unless they contain one. Labels are known after all rows are read. They
-    then
-    become `Context.option`, and the `choices` of classification. `robustlm.sources.loading` reads several sources,
-    whose
-    rows share their labels.
+    then become `Context.option`, and the `choices` of classification. `robustlm.sources.loading` reads several
+    sources, whose rows share their labels.
 
     Args:
         source: A file, folder or hub dataset, as for `iter_rows`.
