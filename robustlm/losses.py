@@ -9,20 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Direction = Literal["forward", "reverse", "js"]
-"""Of a divergence between a model's answers to a paraphrase (P) and to the reference (Q): KL(P‖Q), KL(Q‖P), or JS."""
+"""Kind of divergence between the answers to a paraphrase (P) and to the reference (Q): KL(P‖Q), KL(Q‖P), or JS."""
 
 
 def answer_cross_entropy(logits: Tensor, targets: Tensor, rows: Tensor, count: int) -> Tensor:
     """Cross-entropy of answer tokens, summed within each row.
 
     Args:
-        logits: `[n, V]`, any floating dtype; computed on in fp32 (fp64 stays).
-        targets: Int64 `[n]`, the tokens that the logits should give.
+        logits: `[n, V]`, any floating dtype; the computation is in fp32 (fp64 for fp64 inputs).
+        targets: Int64 `[n]`, the true tokens.
         rows: Int64 `[n]`, the row each answer token belongs to.
         count: Number of rows R.
 
     Returns:
-        `[R]`, fp32 (or fp64): zero, still differentiable, for rows without answer tokens.
+        `[R]`, fp32 (or fp64). Rows without answer tokens get zero, which is still differentiable.
     """
     return row_sums(F.cross_entropy(_wide(logits), targets, reduction="none"), rows, count)
 
@@ -40,16 +40,16 @@ def divergence(
     temperature: float = 1.0,
     detach_reference: bool = False,
 ) -> Tensor:
-    """Divergence between two predictions of each token ([ALIGN] fig. 7: `forward`, paraphrase first).
+    """Divergence between two predictions of each token ([ALIGN] fig. 7 uses `forward`: the paraphrase comes first).
 
     Args:
-        logits: `[n, V]` under the paraphrase; computed on in fp32 (fp64 stays).
+        logits: `[n, V]` under the paraphrase; the computation is in fp32 (fp64 for fp64 inputs).
         reference: `[n, V]` under the reference instruction.
-        direction: `forward` KL(paraphrase‖reference), `reverse` KL(reference‖paraphrase), `js` the mean of both
-            distributions' KL to their middle.
+        direction: `forward`: KL(paraphrase‖reference); `reverse`: KL(reference‖paraphrase); `js`: the mean of the KL
+            divergences of both distributions from their average.
         temperature: Divides both logits; the divergence is multiplied by its square, so that gradients keep their
             size (Hinton et al., 2015).
-        detach_reference: Whether the reference is a target that learns nothing from this loss.
+        detach_reference: Whether the reference is a fixed target, without gradient from this loss.
 
     Returns:
         `[n]`, fp32 (or fp64), in nats, ≥ 0.
@@ -68,28 +68,29 @@ def divergence(
 
 
 def cosine_similarity(anchors: Tensor, candidates: Tensor) -> Tensor:
-    """`[n, m]` of states `[n, H]` and `[m, H]`, in fp32 (fp64 stays)."""
+    """Cosine similarities `[n, m]` of states `[n, H]` and `[m, H]`, in fp32 (fp64 for fp64 inputs)."""
     return F.normalize(_wide(anchors), dim=-1) @ F.normalize(_wide(candidates), dim=-1).T
 
 
 def info_nce(similarity: Tensor, positives: Tensor, temperature: float) -> Tensor:
-    """Contrastive loss of each anchor: which of the candidates is its own ([CoIN] § 3.3, L_ctr).
+    """Contrastive loss of each anchor for finding its own candidate ([CoIN] § 3.3, L_ctr).
 
     Args:
-        similarity: `[n, m]` of anchors and candidates; −∞ where an anchor is not compared with a candidate.
+        similarity: `[n, m]` of anchors and candidates; −∞ for pairs that are not compared.
         positives: Int64 `[n]`, the candidate that belongs to each anchor.
-        temperature: τ, divides the similarities.
+        temperature: τ, by which the similarities are divided.
 
     Returns:
-        `[n]`: −log of the softmax weight of the positive. Zero where nothing else is left to compare with.
+        `[n]`: −log of the softmax weight of the positive. Zero for anchors without any other candidate.
     """
     return F.cross_entropy(similarity / temperature, positives, reduction="none")
 
 
 def balance(reference: Tensor, loss: Tensor, limit: float) -> Tensor:
-    """The weight that brings a loss to the size of another one: min(limit, reference / loss), a detached scalar.
+    """The weight that scales a loss to the size of another one: min(limit, reference / loss), a detached scalar.
 
-    [CoIN] § 3.3 prints a maximum, describes an upper bound, and its published code takes the minimum.
+    The formula in [CoIN] § 3.3 has a maximum, but its text describes an upper bound, and its published code uses the
+    minimum.
     """
     ratio = reference.detach() / loss.detach().clamp_min(torch.finfo(loss.dtype).tiny)
     return ratio.clamp(max=limit)
@@ -97,7 +98,7 @@ def balance(reference: Tensor, loss: Tensor, limit: float) -> Tensor:
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     found = F.log_softmax(_wide(logits) / temperature, dim=-1)
-    ruled_out = found.isneginf()  # padded vocabularies: 0 · (−∞ − −∞) would be NaN
+    ruled_out = found.isneginf()  # from padded vocabularies: 0 · (−∞ − −∞) would be NaN
     return found.masked_fill(ruled_out, -1e30) if bool(ruled_out.any()) else found
 
 

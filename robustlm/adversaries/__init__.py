@@ -1,4 +1,4 @@
-"""Strategies that perturb input embeddings, one a file."""
+"""Strategies that perturb input embeddings. Each file holds one strategy."""
 
 from robustlm.adversaries.autograd import shared_backward
 from robustlm.adversaries.base import Adversary, BoundedAdversary, Outcome, Problem

@@ -1,4 +1,4 @@
-"""Gradients with respect to perturbed embeddings, and backward passes that are shared."""
+"""Gradients with respect to perturbed embeddings, and backward passes that also serve the weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from robustlm.adversaries.geometry import perturb, working_dtype
 
 
 def row_losses(problem: Problem, embeds: Tensor) -> Tensor:
-    """`problem.loss(embeds)`, refused unless it is one number a row."""
+    """`problem.loss(embeds)`. Raises `ValueError` unless it is one number per row."""
     return _one_a_row(problem, problem.loss(embeds))
 
 
 def clean_row_losses(problem: Problem) -> Tensor:
-    """`problem.clean_loss()`, refused unless it is one number a row."""
+    """`problem.clean_loss()`. Raises `ValueError` unless it is one number per row."""
     return _one_a_row(problem, problem.clean_loss())
 
 
@@ -29,20 +29,20 @@ def _one_a_row(problem: Problem, rows: Tensor) -> Tensor:
 
 
 def ascent_gradient(problem: Problem, delta: Tensor) -> Tensor:
-    """∇_δ Σ_rows L(f(X + δ), y), `[R, T, H]`, zero outside the mask; the weights get nothing from this pass.
+    """∇_δ Σ_rows L(f(X + δ), y), `[R, T, H]`, zero outside the mask; the weights get no gradient from this pass.
 
-    Reentrant `torch.utils.checkpoint` (`use_reentrant=True`) raises here, since it cannot serve
+    Reentrant `torch.utils.checkpoint` (`use_reentrant=True`) raises here, since it does not support
     `torch.autograd.grad`.
     """
     shift = delta.detach().requires_grad_()
-    with torch.enable_grad():  # so that attacks also work in validation, which runs under no_grad
+    with torch.enable_grad():  # attacks also run in validation, which is under no_grad
         rows = row_losses(problem, perturb(problem.embeds.detach(), shift))
         (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [shift])
     return masked(problem, gradient / problem.loss_scale)
 
 
 def clean_losses(problem: Problem, low_memory: bool) -> Tensor:
-    """Row losses `[R]` at the embeddings; with `low_memory` their backward pass is done at once."""
+    """Row losses `[R]` at the embeddings; with `low_memory`, their backward pass runs immediately."""
     if low_memory:
         return shared_backward(problem, no_perturbation(problem))[1]
     return clean_row_losses(problem)
@@ -51,8 +51,8 @@ def clean_losses(problem: Problem, low_memory: bool) -> Tensor:
 def clean_gradient(problem: Problem) -> tuple[Tensor, Tensor]:
     """Gradient of the summed row losses at the embeddings, `[R, T, H]`, zero outside the mask; and the losses `[R]`.
 
-    Takes one forward and one backward pass that serve the weights too (`shared_backward`). Where others hold that pass,
-    it takes one more backward pass through it, which serves the gradient alone.
+    This takes one forward and one backward pass, which also serve the weights (`shared_backward`). If other losses use
+    that forward pass (`problem.held`), one more backward pass through it yields only this gradient.
     """
     if not problem.held:
         return shared_backward(problem, no_perturbation(problem))
@@ -68,24 +68,24 @@ def no_perturbation(problem: Problem) -> Tensor:
 
 
 def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """One forward and one backward pass that serve the perturbation and the weights; their graph is freed.
+    """One forward and one backward pass that serve both perturbation and weights; their graph is then freed.
 
     Args:
-        problem: What is attacked; `parameters` must hold every trained tensor.
+        problem: The view to attack; `parameters` must contain every trained tensor.
         delta: The perturbation `[R, T, H]`.
 
     Returns:
         The gradient of the summed row losses for `delta` (`[R, T, H]`, zero outside the mask), and the row
-        losses `[R]`. Those are leaves of a new, tiny graph that holds the weights' gradients: in the backward
-        pass of the training step they are handed on, times the factor that arrives. So hooks of parameters
-        (DDP's among them) fire once, in that backward pass, and accumulation and gradient scaling work as
-        ever. What is kept is one gradient a trained tensor. Sharded parameters (FSDP) cannot be served, for
-        `torch.autograd.grad` does not see their shards.
+        losses `[R]`. The row losses are leaves of a new, small graph that stores the weights' gradients. In the
+        backward pass of the training step, these gradients are multiplied by the incoming factor and passed on
+        to the weights. So hooks of parameters (including DDP's) run once, in that backward pass, and
+        accumulation and gradient scaling work as usual. One gradient per trained tensor is stored. Sharded
+        parameters (FSDP) are not supported, because `torch.autograd.grad` does not see their shards.
 
     Raises:
-        ValueError: If the loss reaches no trained tensor, so that nothing would be learned from it.
-        RuntimeError: In the backward pass, if the rows do not all arrive with one common factor. With
-            reentrant checkpointing, here.
+        ValueError: If the loss depends on no trained tensor, so that nothing would be learned from it.
+        RuntimeError: In the backward pass, if the rows do not all have one common factor. With reentrant checkpointing,
+            already in this function.
     """
     embeds = problem.embeds
     shift = delta.detach().requires_grad_()
@@ -98,7 +98,7 @@ def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError("Problem.loss does not depend on the embeddings it is given")
     kept = [(p, g) for p, g in zip(trained, found, strict=True) if g is not None]
     if embeds.requires_grad:
-        # d/dδ is d/dX: it carries on into a trained embedding table, whose graph stays whole for other passes
+        # d/dδ equals d/dX: pass it on to a trained embedding table, whose graph other passes still use
         kept.append((embeds, gradient.to(embeds.dtype)))
     if not kept:
         raise ValueError(
@@ -113,12 +113,12 @@ def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def masked(problem: Problem, gradient: Tensor) -> Tensor:
-    """`[R, T, H]`: the gradient, zero where nothing may be perturbed."""
+    """The gradient `[R, T, H]`, zero at positions that must not be perturbed."""
     return gradient.masked_fill(~problem.mask[:, :, None], 0)
 
 
 class _Inject(torch.autograd.Function):
-    """Identity on its first argument; hands stored gradients to their tensors, times the incoming factor."""
+    """Identity on its first argument. Backward passes on the stored gradients, times the incoming factor."""
 
     @staticmethod
     def forward(
@@ -132,7 +132,7 @@ class _Inject(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (incoming,) = grads
         low, high = incoming.aminmax()
-        # an overflowing loss scale arrives as inf or NaN: the GradScaler must see it, so it passes here
+        # an overflowing loss scale arrives as inf or NaN: it is let through, since the GradScaler must see it
         if bool(high - low > 1e-5 * incoming.abs().amax()):
             raise RuntimeError(
                 "row losses whose backward pass is already done must enter the total with one common factor, "

@@ -1,7 +1,7 @@
-"""The contract of an adversary: it is given embeddings and a loss, and gives back the losses to train on.
+"""The interface of an adversary: it receives embeddings and a loss, and returns the losses to train on.
 
-An adversary knows tensors and a callable, never a model class. It takes gradients with `torch.autograd.grad`
-alone, so no `.grad` is touched and the training step stays one summed loss with one backward.
+An adversary uses tensors and a callable, never a model class. It computes gradients only with
+`torch.autograd.grad`, so it changes no `.grad`, and the training step stays one summed loss with one backward pass.
 """
 
 from __future__ import annotations
@@ -18,103 +18,101 @@ from torch import Tensor
 from robustlm.adversaries.geometry import Norm, size, working_dtype
 
 Unit = Literal["embedding", "absolute"]
-"""What 1 means in a length: the mean norm of the model's token embeddings, or raw coordinates."""
+"""Unit of lengths: `embedding`, the mean norm of the model's token embeddings, or `absolute`, raw coordinates."""
 
 
 @dataclass
 class Problem:
-    """What an adversary works on: one view of a batch, with R rows of T positions and hidden size H."""
+    """The input of an adversary: one view of a batch, with R rows of T positions and hidden size H."""
 
     embeds: Tensor
-    """Input embeddings `[R, T, H]`; part of the graph where the embedding table itself is trained."""
+    """Input embeddings `[R, T, H]`; part of the graph if the embedding table itself is trained."""
     mask: Tensor
     """Bool `[R, T]`: the positions that may be perturbed. Never padding, special tokens or answers."""
     loss: Callable[[Tensor], Tensor]
-    """Maps embeddings `[R, T, H]` to the loss of each row `[R]` (fp32), through a graph of its own.
+    """Maps embeddings `[R, T, H]` to the loss of each row `[R]` (fp32), in a new graph for each call.
 
-    Rows are independent, and every call replays the same dropout masks. A row that shall weigh more than
-    others is weighted in here: see `Outcome`.
+    Rows are independent, and every call uses the same dropout masks. Weights of rows must be applied in here; see
+    `Outcome`.
     """
     beta: Tensor
-    """Semantic distortion of each row in [0, 1], `[R]` (fp32); 0 for rows that are not noisy."""
+    """Semantic distortion of each row in [0, 1], `[R]` (fp32); 0 for rows without noise."""
     seeds: Tensor
-    """Int64 `[R]`, on the CPU: what random draws for a row must depend on, so that they do not depend on
-    batching."""
+    """Int64 `[R]`, on the CPU: seeds of the random draws for each row, so that draws do not depend on batching."""
     scale: Tensor
     """Scalar (fp32): mean norm of the model's token embeddings, in the space of `embeds`; unit of
     `epsilon`."""
     parameters: Sequence[Tensor] = ()
-    """Every trained tensor that `loss` depends on, for adversaries whose ascent gradient also serves the
-    weights.
+    """Every trained tensor that `loss` depends on, for adversaries that also compute the weights' gradients.
 
-    One that is missing here would silently get no gradient from those adversaries. The embedding table need
-    not be here for the sake of `embeds`, which carries its own graph.
+    A missing tensor would get no gradient from those adversaries, without an error. The embedding table can be left out
+    if only `embeds` depends on it, because `embeds` has its own graph.
     """
     loss_scale: float = 1.0
-    """Factor on the loss while an ascent gradient is taken, and divided out again.
+    """Factor on the loss for an ascent gradient, which is then divided by it.
 
-    Give the `GradScaler`'s scale under fp16, where gradients would underflow without it.
+    Under fp16, use the `GradScaler`'s scale; without it, gradients would underflow.
     """
     held: bool = False
-    """Whether other losses of the step hold the graph of `clean_loss()`, and `embeds` requires a gradient.
+    """Whether other losses of the step use the graph of `clean_loss()`, and `embeds` requires a gradient.
 
-    The gradient at the embeddings is then taken from that graph, which stays, and no pass is run twice. A
-    backward pass for the weights that is done early would free nothing, and need a pass of its own.
+    The gradient at the embeddings then comes from that graph, which is kept, and no pass runs twice. An early backward
+    pass for the weights would then free nothing, and would need another forward pass.
     """
     clean: Callable[[], Tensor] | None = None
-    """Gives `loss(embeds)` from a pass that the caller shares with other losses; null: there is no such pass."""
+    """Returns `loss(embeds)` from a pass that the caller shares with other losses; null: no pass is shared."""
 
     def clean_loss(self) -> Tensor:
-        """Row losses `[R]` without perturbation, in the graph of `embeds`; the pass is shared where the caller has one.
+        """Row losses `[R]` without perturbation, in the graph of `embeds`; from the caller's shared pass if it exists.
 
-        Ask for the clean pass by this name: `loss(embeds)` gives the same numbers by a pass of its own.
+        Use this method for the clean pass: `loss(embeds)` gives the same numbers, but runs another pass.
         """
         return self.loss(self.embeds) if self.clean is None else self.clean()
 
 
 @dataclass
 class Outcome:
-    """What an adversary gives back.
+    """The result of an adversary.
 
-    The row losses of `clean`, and those of `adversarial`, must enter the total by plain summation with one
-    common factor (`rows.sum()`, `rows.mean()`, `weight * rows.sum() / tokens`): some adversaries have stored
-    the gradient of the sum. Anything else raises in the backward pass.
+    The row losses of `clean` and of `adversarial` must be added to the total loss as plain sums, with one common factor
+    (`rows.sum()`, `rows.mean()`, `weight * rows.sum() / tokens`), because some adversaries have stored the gradient of
+    the sum. Other uses raise an error in the backward pass.
     """
 
     adversarial: Tensor
     """Row losses `[R]` under perturbation, differentiable with respect to the weights."""
     clean: Tensor | None = None
-    """Row losses `[R]` without perturbation, differentiable; `None` where the method has no clean term."""
+    """Row losses `[R]` without perturbation, differentiable; `None` if the method has no clean term."""
     delta: Tensor | None = None
     """The final perturbation `[R, T, H]` (fp32, detached): for tests and for logging."""
     logs: dict[str, Tensor] = field(default_factory=dict)
-    """Scalars worth a curve, without prefix (`loss_gap`, `clipped_share`, …), detached."""
+    """Scalars to log, by name without prefix (`loss_gap`, `clipped_share`, …), detached."""
 
 
 class Adversary(ABC):
-    """A perturbation strategy of the input embeddings.
+    """A strategy that perturbs the input embeddings.
 
-    Subclasses are dataclasses of plain numbers and strings with a docstring under each field, so that YAML,
-    `--help`, checkpoints and Python agree.
+    Subclasses are dataclasses of plain numbers and strings, with a docstring under each field. So YAML, `--help`,
+    checkpoints and Python all use the same settings.
     """
 
     @abstractmethod
     def attack(self, problem: Problem) -> Outcome:
         """Perturb, and return the losses to be trained on.
 
-        Under `torch.no_grad()` it attacks as well, for evaluation, and leaves its state alone; under
-        `torch.inference_mode()` no gradient can be taken.
+        It also works under `torch.no_grad()`, for evaluation, and then does not change its state. It does not work
+        under `torch.inference_mode()`, where no gradients exist.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything besides the fields that the next step depends on; empty for stateless adversaries."""
+        """Everything that the next step depends on, except the fields; empty for stateless adversaries."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave.
+        """Restore a state from `state_dict`.
 
         Raises:
-            ValueError: If the checkpoint's adversary was another one.
+            ValueError: If the state belongs to another adversary.
         """
         if state:
             raise ValueError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)}")
@@ -138,16 +136,15 @@ class BoundedAdversary(Adversary):
     default_epsilon: ClassVar[float] = 1.0
 
     epsilon: float | None = None
-    """Radius of the ball; null: the method's own (NRM 1; FGM, PGD, FreeLB and FreeAT 0.3; FGSM 0.03). With norm
-    `row`, the Frobenius norm of a row's whole perturbation, however long the row: 1 lets one token move by the
-    length of an average embedding, or n tokens by 1/√n of it each."""
+    """Radius of the ball; null: the method's default (NRM 1; FGM, PGD, FreeLB and FreeAT 0.3; FGSM 0.03). With norm
+    `row`, it bounds the Frobenius norm of a row's whole perturbation, whatever the length of the row: at 1, one token
+    may move by the length of an average embedding, or n tokens by 1/√n of that length each."""
     norm: Norm = "row"
-    """What the radius bounds and the step normalises: `row` the perturbation of a whole row, `token` that of
-    each token, `linf` each coordinate, `batch` all rows together (then a row's perturbation depends on its
-    neighbours)."""
+    """What the radius bounds and the step normalises: `row`: the perturbation of a whole row; `token`: of each token;
+    `linf`: each coordinate; `batch`: all rows together, so that a row's perturbation depends on the other rows."""
     unit: Unit = "embedding"
-    """What 1 means in lengths: `embedding` the mean norm of the model's token embeddings (for
-    `linf` that norm / √hidden, a typical coordinate), `absolute` the raw embedding coordinates."""
+    """Unit of lengths: `embedding`: the mean norm of the model's token embeddings (for `linf`, that norm / √hidden, a
+    typical coordinate); `absolute`: the raw embedding coordinates."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -157,7 +154,7 @@ class BoundedAdversary(Adversary):
 
     @property
     def radius(self) -> float:
-        """Epsilon, or the method's own where none is given."""
+        """Epsilon, or the method's default if epsilon is null."""
         return self.default_epsilon if self.epsilon is None else self.epsilon
 
     def check_step(self, name: str) -> None:
@@ -166,14 +163,14 @@ class BoundedAdversary(Adversary):
         self.check(name, value is None or 0 <= value < math.inf, "a finite number ≥ 0, or null")
 
     def length(self, problem: Problem, norm: Norm | None = None) -> Tensor:
-        """What 1 means in `epsilon`, as a scalar in raw coordinates; `norm` replaces the field's."""
+        """The unit of `epsilon`, as a scalar in raw coordinates; `norm`, if given, replaces the field `norm`."""
         unit = embedding_unit(problem, self.unit)
         per_coordinate = (norm or self.norm) == "linf" and self.unit == "embedding"
         return unit / math.sqrt(problem.embeds.shape[2]) if per_coordinate else unit
 
 
 def row_mean(problem: Problem, values: Tensor) -> Tensor:
-    """Mean of `[R]` over the rows that have a position to perturb; 0 where none has."""
+    """Mean of `[R]` over the rows that have a position to perturb; 0 if none has."""
     active = problem.mask.any(1)
     return (values * active).sum() / active.sum().clamp_min(1)
 
@@ -187,20 +184,20 @@ def measure(
     adversarial: Tensor,
     clean: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """What every adversary that climbs a gradient logs.
+    """The values that every gradient-based adversary logs.
 
     Args:
-        problem: What was attacked.
-        unit: Length that `delta_norm` is expressed in, a scalar.
+        problem: The view that was attacked.
+        unit: Unit of `delta_norm`, a scalar.
         delta: The final perturbation `[R, T, H]`.
         gradient: The last ascent gradient `[R, T, H]`, zero in the broken rows.
         broken: Bool `[R]`: rows whose gradient was not finite.
         adversarial: Row losses under perturbation `[R]`.
-        clean: Row losses without it `[R]`, where the method has them.
+        clean: Row losses without perturbation `[R]`, if the method has them.
 
     Returns:
         `delta_norm` and `gradient_norm` (Frobenius, mean over rows), `nonfinite_rows` (a count), and
-        `loss_gap`, the mean over rows of L(X+δ) − L(X), where the clean losses are known.
+        `loss_gap`, the mean over rows of L(X+δ) − L(X), if the clean losses are known.
     """
     logs = {
         "delta_norm": row_mean(problem, size(delta, "row").flatten()) / unit,

@@ -16,8 +16,8 @@ class FGM(BoundedAdversary):
 
         g = ∇_X L(f(X), y),   δ = ε · g/‖g‖,   L(f(X), y) and L(f(X + δ), y)
 
-    The clean term's backward pass yields g along with the weights' gradient; where other losses hold that pass, g
-    takes one more backward pass. A row whose g is not finite is not perturbed. β is not used.
+    The clean term's backward pass yields both g and the weights' gradient. If other losses use the clean pass, g takes
+    one more backward pass. A row whose g is not finite is not perturbed. β is not used.
 
     Cost with LoRA, plain tuning = 1: 2.0 (two forward and two backward passes).
     """

@@ -13,8 +13,8 @@ from robustlm.adversaries.geometry import Norm
 class FGSM(FGM):
     """Fast gradient sign method, Goodfellow et al. 2015: FGM under the `linf` norm, δ = ε · sign(g).
 
-    Every coordinate moves by ε, so a row of n tokens moves by √n · ε mean embedding norms: the default moves
-    100 tokens as far as FGM's does.
+    Every coordinate moves by ε, so a row of n tokens moves by √n · ε mean embedding norms. With 100 tokens, the default
+    moves a row as far as FGM's default.
 
     Cost with LoRA, plain tuning = 1: 2.0 (two forward and two backward passes).
     """

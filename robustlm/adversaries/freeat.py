@@ -1,4 +1,4 @@
-"""FreeAT: one pass a step, on batches that come several times in a row while the perturbation grows."""
+"""FreeAT: one pass per step, on batches that are repeated while the perturbation grows."""
 
 from __future__ import annotations
 
@@ -17,29 +17,27 @@ from robustlm.adversaries.geometry import drop_nonfinite, project, steepest
 class FreeAT(BoundedAdversary):
     """Free adversarial training, Shafahi et al. 2019 alg. 1.
 
-    Every batch is trained on K times in a row, which the loader must see to (its `replays` option)::
+    The loader must serve every batch K times in a row (its `replays` option)::
 
         δ_0 = 0,   δ_{t+1} = Π_{‖δ‖ ≤ ε}(δ_t + α · g_t/‖g_t‖),   g_t = ∇_δ L(f(X + δ_t), y)
 
-    Optimiser step t trains on L(f(X + δ_t), y), and its one backward pass also yields g_t. δ starts anew when
-    other rows come (`Problem.seeds` tells) and after K replays: the paper carries it over to the next images,
-    but texts of other lengths have no use for it. Step 0 of each K is a clean one. With accumulated batches
-    the weights move only after the last of them, so that replays within one accumulation climb at the same
-    weights. Checkpoints hold the perturbation of the process that writes them: other ranks resume an
-    unfinished round of replays at δ = 0. A row whose gradient is not finite stays where it is for that step.
-    β is not used.
+    Optimiser step t trains on L(f(X + δ_t), y), and its one backward pass also yields g_t. δ is reset to 0 when other
+    rows come (`Problem.seeds` shows this) and after K replays. The paper instead keeps δ for the next images, but δ
+    does not fit texts of other lengths. Step 0 of each K is a clean one. With accumulated batches, the weights change
+    only after the last of them, so replays within one accumulation use the same weights. A checkpoint stores the
+    perturbation of the process that writes it: other ranks resume an unfinished round of replays at δ = 0. A row
+    whose gradient is not finite keeps its δ for that step. β is not used.
 
-    The paper is `norm: linf`. Cost with LoRA, plain tuning = 1: 1 (one forward and one backward pass), but an
+    The paper uses `norm: linf`. Cost with LoRA, plain tuning = 1: 1 (one forward and one backward pass), but an
     epoch takes K times the steps.
     """
 
     default_epsilon: ClassVar[float] = 0.3
 
     alpha: float | None = None
-    """Length of one ascent step, in the unit and norm of epsilon; null: as long as epsilon."""
+    """Length of one ascent step, in the unit and norm of epsilon; null: equal to epsilon."""
     replays: int = 3
-    """K: after so many consecutive steps on the same rows the perturbation starts anew. Same as the
-    loader's."""
+    """K: the perturbation is reset after this many consecutive steps on the same rows. Must equal the loader's."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -49,14 +47,14 @@ class FreeAT(BoundedAdversary):
         self._state: dict[str, Tensor] = {}
 
     def attack(self, problem: Problem) -> Outcome:
-        """Train at the perturbation that the replays before have reached, and move it for the next."""
+        """Train at the perturbation that earlier replays have reached, and update it for the next one."""
         unit = self.length(problem)
         delta, count = self._resume(problem)
         gradient, rows = shared_backward(problem, delta)
         gradient, broken = drop_nonfinite(gradient)
         step = unit * (self.radius if self.alpha is None else self.alpha)
         moved = project(delta + step * steepest(gradient, self.norm), self.norm, self.radius * unit)
-        if torch.is_grad_enabled():  # an attack in evaluation must not disturb the replays
+        if torch.is_grad_enabled():  # an attack in evaluation must not change the state of the replays
             self._state = {"delta": moved, "seeds": problem.seeds, "count": torch.tensor(count + 1)}
         logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, rows)
         return Outcome(rows, None, delta, logs)
@@ -68,7 +66,7 @@ class FreeAT(BoundedAdversary):
             state
             and int(state["count"]) < self.replays
             and torch.equal(state["seeds"], problem.seeds)
-            and state["delta"].shape == embeds.shape  # another shape: another padding, so another batch
+            and state["delta"].shape == embeds.shape  # another shape means another padding, so another batch
         ):
             return state["delta"].to(embeds.device), int(state["count"])
         return no_perturbation(problem), 0
@@ -78,10 +76,10 @@ class FreeAT(BoundedAdversary):
         return {name: value.cpu().clone() for name, value in self._state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave.
+        """Restore a state from `state_dict`.
 
         Raises:
-            ValueError: If the checkpoint's adversary was another one.
+            ValueError: If the state belongs to another adversary.
         """
         if state and set(state) != {"delta", "seeds", "count"}:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""FreeLB: several steps of ascent, whose backward passes all serve the weights too."""
+"""FreeLB: several ascent steps, whose backward passes all contribute to the weights' gradient."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class FreeLB(BoundedAdversary):
 
         δ_0 = (1/√N) · U(−ε, ε),   δ_{t+1} = Π_{‖δ‖ ≤ ε}(δ_t + α · g_t/‖g_t‖),   g_t = ∇_δ L(f(X + δ_t), y)
 
-    and the loss is the mean of L(f(X + δ_t), y) over t = 0 … K − 1, without a clean term. The backward pass
-    of a step yields g_t along with the weights' gradient, and only one graph is alive at a time: what is kept
-    of a step is one gradient a trained tensor. A row whose gradient is not finite stays where it is for that
-    step. β is not used.
+    and the loss is the mean of L(f(X + δ_t), y) over t = 0 … K − 1, without a clean term. The backward pass of a step
+    yields both g_t and the weights' gradient. Only one graph exists at a time; a step stores one gradient per trained
+    tensor. A row whose gradient is not finite keeps its δ for that step. β is not used.
 
     Cost with LoRA, plain tuning = 1: K (K forward and backward passes).
     """
@@ -31,9 +30,9 @@ class FreeLB(BoundedAdversary):
     default_epsilon: ClassVar[float] = 0.3
 
     alpha: float | None = None
-    """Length of one ascent step, in the unit and norm of epsilon; null: as long as epsilon."""
+    """Length of one ascent step, in the unit and norm of epsilon; null: equal to epsilon."""
     steps: int = 3
-    """K, the number of points whose losses are averaged; the last one is reached by K − 1 steps."""
+    """K, the number of points whose losses are averaged; K − 1 steps lead to the last one."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -42,7 +41,7 @@ class FreeLB(BoundedAdversary):
         self.check("steps", self.steps >= 2, "an integer ≥ 2, as the first point is random")
 
     def attack(self, problem: Problem) -> Outcome:
-        """Climb K − 1 steps, and return the mean loss of the points met."""
+        """Take K − 1 ascent steps, and return the mean loss of the K points."""
         unit = self.length(problem)
         radius = self.radius * unit
         step = unit * (self.radius if self.alpha is None else self.alpha)

@@ -1,7 +1,7 @@
-"""Lengths, steps and balls of perturbations: the few functions that every adversary shares.
+"""Lengths, steps and balls of perturbations: functions that all adversaries share.
 
-A perturbation is `[R, T, H]`. A *norm* says what is measured as one vector: the whole row (`row`, Frobenius),
-each token on its own (`token`), each coordinate (`linf`), or all rows together (`batch`).
+A perturbation has the shape `[R, T, H]`. A *norm* says what is measured as one vector: the whole row (`row`,
+Frobenius), each token (`token`), each coordinate (`linf`), or all rows together (`batch`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 Norm = Literal["row", "token", "linf", "batch"]
-"""What counts as one vector when a perturbation is measured, normalised or projected."""
+"""The part of a perturbation that counts as one vector when it is measured, normalised or projected."""
 
 TINY = 1e-12
-"""Lengths are clamped here before they divide, so that a zero gradient is a zero step and not NaN."""
+"""Smallest length used as a divisor, so that a zero gradient gives a zero step and not NaN."""
 
 
 def working_dtype(embeds: Tensor) -> torch.dtype:
@@ -25,15 +25,15 @@ def working_dtype(embeds: Tensor) -> torch.dtype:
 
 
 def perturb(embeds: Tensor, delta: Tensor) -> Tensor:
-    """Add in the precision of `delta` (fp32 or better), then cast back to that of `embeds`: `[R, T, H]`."""
+    """Add in the precision of `delta` (fp32 or better), then cast to that of `embeds`: `[R, T, H]`."""
     return (embeds.to(delta.dtype) + delta).to(embeds.dtype)
 
 
 def uniform(embeds: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
     """Draw U(−1, 1) for each perturbed coordinate, zeros elsewhere: `[R, T, H]`.
 
-    Each row has its own generator and draws for its perturbed positions in order, so that a row's noise
-    depends on its seed alone: not on padding, on the other rows, or on the rank that holds it.
+    Each row has its own generator, which draws for the row's perturbed positions in order. So a row's noise depends
+    only on its seed, not on padding, other rows or the rank.
     """
     dtype, device, hidden = working_dtype(embeds), embeds.device, embeds.shape[2]
     generator = torch.Generator(device=device)
@@ -49,8 +49,8 @@ def uniform(embeds: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
 def dimension(mask: Tensor, hidden: int, norm: Norm) -> Tensor:
     """Number of coordinates that the norm takes as one vector: `[R, 1, 1]` for rows, otherwise a scalar.
 
-    For `linf` it is 1, since coordinates are bounded one by one. Rows without a perturbed position count one
-    token, so that they divide by something.
+    For `linf` it is 1, since coordinates are bounded one by one. Rows without a perturbed position count one token, to
+    avoid division by zero.
     """
     if norm == "row":
         return (mask.sum(1).clamp_min(1) * hidden)[:, None, None]
@@ -73,7 +73,7 @@ def size(delta: Tensor, norm: Norm) -> Tensor:
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """The unit step that raises the linearised loss most: g/‖g‖, and sign(g) for `linf`."""
+    """The unit step that increases the linearised loss most: g/‖g‖, and sign(g) for `linf`."""
     if norm == "linf":
         return gradient.sign()
     return gradient / size(gradient, norm).clamp_min(TINY)
@@ -87,6 +87,6 @@ def project(delta: Tensor, norm: Norm, radius: Tensor) -> Tensor:
 
 
 def drop_nonfinite(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Zero the rows that hold an inf or NaN, and say which those were (bool `[R]`)."""
+    """Zero the rows that contain inf or NaN; also returns which rows these are (bool `[R]`)."""
     broken = ~gradient.isfinite().flatten(1).all(1)
     return gradient.masked_fill(broken[:, None, None], 0), broken

@@ -1,4 +1,4 @@
-"""NEFTune: uniform noise on the embeddings, no ascent."""
+"""NEFTune: uniform noise on the embeddings, without ascent."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class NEFTune(Adversary):
 
         X' = X + (α / √(L · H)) · U(−1, 1),   L(f(X'), y)
 
-    The length of a row's noise is 0.577 · α, however long the row. The paper takes L as the padded length and
-    perturbs the whole sequence, answer included; here L counts a row's perturbed positions, so that padding
-    and the other rows change nothing. There is no clean term, and β is not used.
+    The length of a row's noise is 0.577 · α, whatever the length of the row. In the paper, L is the padded length, and
+    the whole sequence is perturbed, including the answer. Here L counts a row's perturbed positions, so that padding
+    and other rows have no influence. There is no clean term, and β is not used.
 
     Cost with LoRA, plain tuning = 1: 1 (one forward and one backward pass).
     """
 
     magnitude: float = 5.0
-    """α, the size of the noise; the paper takes 5, 10 or 15."""
+    """α, the size of the noise; the paper uses 5, 10 or 15."""
     unit: Unit = "embedding"
-    """What 1 means in `magnitude`: `embedding` the mean norm of the model's token embeddings, `absolute` the raw
-    embedding coordinates (the paper)."""
+    """Unit of `magnitude`: `embedding`: the mean norm of the model's token embeddings; `absolute`: the raw embedding
+    coordinates (as in the paper)."""
 
     def __post_init__(self) -> None:
         """Check the fields."""

@@ -1,4 +1,4 @@
-"""NRM: one ascent step from a random start whose size shrinks with the noise in the text."""
+"""NRM: one ascent step from a random start, which is smaller for noisier texts."""
 
 from __future__ import annotations
 
@@ -25,46 +25,45 @@ class NRM(BoundedAdversary):
         g  = ∇_δ L(f(X + δ0), y)
         δ1 = Π_{‖δ‖ ≤ ε}(δ0 + α · g/‖g‖)
 
-    and the model trains on L(f(X), y) + λ · L(f(X + δ1), y) (eq. 8), where λ belongs to the caller. A row whose
-    g is not finite takes no step: its δ1 is Π(δ0). The paper's main text gives no value of ε, α or λ.
+    and the model trains on L(f(X), y) + λ · L(f(X + δ1), y) (eq. 8), where the caller applies λ. A row whose g is not
+    finite takes no step: its δ1 is Π(δ0). The paper's main text gives no values for ε, α or λ.
 
-    E‖δ0‖ is 0.577 · init_scale · ε · (1 − β), so at the paper's `init_scale` of 10 δ0 lies outside the ball
-    unless β > 0.83: the projection always binds, and (1 − β) decides how far δ1 points along g, not how long
-    it is. The attack so grows with β, where the text says that it shrinks. Only `init_scale: 1` together with
-    `scale_radius_by_beta` makes it shrink (`benchmarks/beta.py` measures all four forms).
+    E‖δ0‖ is 0.577 · init_scale · ε · (1 − β). So with the paper's `init_scale` of 10, δ0 lies outside the ball unless
+    β > 0.83. Then the projection always binds, and (1 − β) decides how far δ1 points along g, but not its length. So
+    the attack grows with β, while the paper's text says that it shrinks. It shrinks only with both `init_scale: 1`
+    and `scale_radius_by_beta` (`benchmarks/beta.py` measures all four forms).
 
     Cost with LoRA, plain tuning = 1: 3.0 (`ascent: full`: three forward and three backward passes) or 2.0
     (`clean`).
 
-    The code that the authors released has no ball, a whole-batch norm, an unscaled unit and a tiny step:
-    `{unit: absolute, epsilon: 1, init_scale: 10, norm: batch, alpha: 1e-3 … 5e-3, project: false}`, with a
-    mask that is true everywhere. Its δ0 has length 5.77 · (1 − β), against which α is nothing: in effect
-    NEFTune at magnitude 10 and a clean term.
+    The authors' released code has no ball, a norm over the whole batch, an unscaled unit and a tiny step:
+    `{unit: absolute, epsilon: 1, init_scale: 10, norm: batch, alpha: 1e-3 … 5e-3, project: false}`, with a mask that
+    is true everywhere. Its δ0 has the length 5.77 · (1 − β), beside which α is negligible. In effect, this is NEFTune
+    at magnitude 10 with a clean term.
     """
 
     alpha: float | None = None
-    """Length of the ascent step, in the unit and norm of epsilon; null: as long as epsilon."""
+    """Length of the ascent step, in the unit and norm of epsilon; null: equal to epsilon."""
     init_scale: float = 10.0
-    """Size of the random start δ0 = (init_scale / √N) · U(−ε, ε) · (1 − β), N counted over the row under
-    every norm (and ε taken as a length, under `linf` too); 0 starts the ascent at the embeddings
-    themselves."""
+    """Size of the random start δ0 = (init_scale / √N) · U(−ε, ε) · (1 − β). Under every norm, N counts the row's
+    perturbed coordinates and ε is a length (also under `linf`). 0 starts the ascent at the embeddings themselves."""
     scale_radius_by_beta: bool = False
     """Shrink the ball of each row to ε · (1 − β)."""
     project: bool = True
-    """Project δ1 onto the ball; false lets it lie where the step took it."""
+    """Project δ1 onto the ball; false leaves it unprojected."""
     ascent: Literal["full", "clean"] = "full"
-    """Where the gradient is taken: `full` at δ0, by a pass of its own; `clean` at δ = 0, where the clean
-    term's backward pass yields it along with the weights' gradient: a third cheaper, and low in memory. Where
-    other losses hold the clean pass (a contrast, an alignment), only a pass forward is saved, and no memory."""
+    """Where the gradient is computed. `full`: at δ0, in a separate pass. `clean`: at δ = 0, where the clean term's
+    backward pass yields it together with the weights' gradient, which is a third cheaper and needs less memory. If
+    other losses use the clean pass (a contrast, an alignment), `clean` saves only a forward pass, and no memory."""
     target_gap: float | None = None
-    """Hold the loss gap L(X+δ1) − L(X) at this share of the clean loss, by moving epsilon (and alpha with
-    it); epsilon is then only the start. null: epsilon is fixed."""
+    """Keep the loss gap L(X+δ1) − L(X) at this share of the clean loss, by changing epsilon (and alpha with it);
+    `epsilon` is then only the start value. null: epsilon is fixed."""
     gap_rate: float = 0.05
-    """The most that log epsilon moves in one step under target_gap."""
+    """Largest change of log epsilon in one step under target_gap."""
     low_memory: bool = False
-    """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
-    are held instead of two: same losses, gradients and time. Other losses that hold the clean pass (a contrast,
-    an alignment) exclude it."""
+    """Run the backward pass of the clean term before the adversarial pass, so that memory holds the activations of one
+    pass instead of two. Losses, gradients and time are the same. Not possible if other losses use the clean pass (a
+    contrast, an alignment)."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -111,20 +110,20 @@ class NRM(BoundedAdversary):
         logs["init_radius"] = row_mean(problem, size(delta0, "row").flatten() / reach)
         logs["clipped_share"] = row_mean(problem, (delta != stepped).flatten(1).any(1))
         logs["gradient_cosine"] = row_mean(problem, torch.cosine_similarity(delta.flatten(1), gradient.flatten(1)))
-        if self._controller and torch.is_grad_enabled():  # an attack in evaluation must not move ε
+        if self._controller and torch.is_grad_enabled():  # an attack in evaluation must not change ε
             self._controller.update(clean, adversarial)
         return Outcome(adversarial, clean, delta, logs)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The controller's state under `target_gap`, otherwise nothing."""
+        """The controller's state under `target_gap`, otherwise empty."""
         return {"controller": self._controller.state.cpu().clone()} if self._controller else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave.
+        """Restore a state from `state_dict`.
 
         Raises:
-            ValueError: If the checkpoint was made with another adversary, or without `target_gap` where it is
-                set now, or the other way round.
+            ValueError: If the state belongs to another adversary, or if only one of the state and this adversary has
+                `target_gap`.
         """
         if set(state) != set(self.state_dict()):
             raise ValueError(

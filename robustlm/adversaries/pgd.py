@@ -1,4 +1,4 @@
-"""PGD: several steps of ascent, each projected onto the ball."""
+"""PGD: several ascent steps, each projected onto the ball."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PGD(BoundedAdversary):
 
         δ_{t+1} = Π_{‖δ‖ ≤ ε}(δ_t + α · g_t/‖g_t‖),   g_t = ∇_δ L(f(X + δ_t), y),   t < K
 
-    then L(f(X), y) and L(f(X + δ_K), y). A row whose gradient is not finite stays where it is for that step.
+    then L(f(X), y) and L(f(X + δ_K), y). A row whose gradient is not finite keeps its δ for that step.
     β is not used.
 
     Cost with LoRA, plain tuning = 1: K + 2 (K + 2 forward and backward passes).
@@ -25,17 +25,17 @@ class PGD(BoundedAdversary):
     default_epsilon: ClassVar[float] = 0.3
 
     alpha: float | None = None
-    """Length of one ascent step, in the unit and norm of epsilon; null: 2.5 · epsilon / steps, so that the
-    edge is reached from any start and there are steps left to move along it."""
+    """Length of one ascent step, in the unit and norm of epsilon; null: 2.5 · epsilon / steps, so that the steps reach
+    the edge from any start and can still move along it."""
     steps: int = 3
     """K, the number of ascent steps."""
     random_start: bool = True
-    """Start at a random point of the ball: (1/√N) · U(−ε, ε), with N the coordinates that the norm takes
-    together (1 for `linf`: uniform in the cube); false starts at the embeddings themselves."""
+    """Start at a random point of the ball: (1/√N) · U(−ε, ε), where N is the number of coordinates that the norm
+    measures together (1 for `linf`: uniform in the cube). false starts at the embeddings themselves."""
     low_memory: bool = False
-    """Do the backward pass of the clean term before the adversarial pass, so that the activations of one pass
-    are held instead of two: same losses, gradients and time. Other losses that hold the clean pass (a contrast,
-    an alignment) exclude it."""
+    """Run the backward pass of the clean term before the adversarial pass, so that memory holds the activations of one
+    pass instead of two. Losses, gradients and time are the same. Not possible if other losses use the clean pass (a
+    contrast, an alignment)."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -44,7 +44,7 @@ class PGD(BoundedAdversary):
         self.check("steps", self.steps >= 1, "an integer ≥ 1")
 
     def attack(self, problem: Problem) -> Outcome:
-        """Climb K steps, and return both losses."""
+        """Take K ascent steps, and return both losses."""
         unit = self.length(problem)
         radius = self.radius * unit
         step = unit * (2.5 * self.radius / self.steps if self.alpha is None else self.alpha)

@@ -1,4 +1,4 @@
-"""Arguments of a command, before they are parsed: in which order they count, and the values that they give."""
+"""Read and sort the arguments of a command before the parser sees them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from robustlm.checkpoints.words import said
 def ordered(args: Sequence[str]) -> list[str]:
     """Sort a command's arguments: config files, then flags; a flag that names a class before flags for its arguments.
 
-    `--model.adversary.steps 5 --model.adversary PGD -c anit` then means what it means in any other order. Otherwise the
-    order is kept, so that of two config files or two equal flags the last one wins.
+    `--model.adversary.steps 5 --model.adversary PGD -c anit` then means the same as in any other order. Arguments of
+    the same rank keep their order, so the last one of two config files or of two equal flags wins.
     """
     command, groups = args[:1], groups_of(args[1:])
     configs = [group for group in groups if key_of(group) in ("c", "config")]
@@ -30,12 +30,12 @@ def ordered(args: Sequence[str]) -> list[str]:
 
 
 def named_by_user(args: Sequence[str], key: str) -> list[str]:
-    """The texts that a user himself gave a setting: by flags and in config files of his own.
+    """The texts that the user gave a setting, by flags and in the user's own config files.
 
-    What a config that comes along has there (`-c anit`) does not count.
+    Values in packaged configs (`-c anit`) do not count.
 
     Args:
-        args: Arguments of a command, with the files of packaged configs in place of their names.
+        args: Arguments of a command. Names of packaged configs are replaced by their files.
         key: The setting, without its parents: `conditions` for `--data.conditions`.
     """
     own, files = list(args[:1]), []
@@ -52,7 +52,7 @@ def named_by_user(args: Sequence[str], key: str) -> list[str]:
 
 
 def groups_of(args: Sequence[str]) -> list[list[str]]:
-    """Flags with their values."""
+    """Group the arguments: each flag with its values."""
     groups: list[list[str]] = []
     for arg in args:
         if not groups or re.match(r"--?[A-Za-z][\w.+-]*(=|$)", arg):
@@ -62,7 +62,7 @@ def groups_of(args: Sequence[str]) -> list[list[str]]:
 
 
 def key_of(group: list[str]) -> str:
-    """Which setting a flag sets, without the parts `init_args` and `class_path` that may be left out."""
+    """The setting that a flag sets, without the optional parts `init_args` and `class_path`."""
     parts = group[0].partition("=")[0].lstrip("-").split(".")
     return ".".join(part for part in parts if part not in ("init_args", "class_path"))
 
@@ -76,7 +76,7 @@ def _names_a_class(group: list[str]) -> bool:
 
 
 def setting(args: Sequence[str], name: str) -> Any:
-    """The value of an option among the arguments or, where no flag gives it, in the config files; null where none."""
+    """The value of an option: from a flag if one gives it, else from the config files, else null."""
     given, value = flag_value(args, name)
     if given:
         return None if value == "null" else value
@@ -111,7 +111,7 @@ def flag_value(args: Sequence[str], name: str) -> tuple[bool, Any]:
 
 
 def _look(node: Any, keys: Sequence[str]) -> Any:
-    """A value by its keys, through the `init_args` of classes; null where it is not there."""
+    """Look up a value by its keys, descending into the `init_args` of classes; null if it is missing."""
     for key in keys:
         if isinstance(node, dict) and key not in node:
             node = node.get("init_args")

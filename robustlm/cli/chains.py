@@ -1,6 +1,6 @@
-"""Chains of commands that do not need each other, run side by side in processes of one thread each.
+"""Run independent chains of commands side by side, each in a process with one thread.
 
-A chain's commands run one after the other. What they print goes to the chain's log.
+The commands of one chain run one after the other. Their output goes to the chain's log.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 LAST_LINES = 12
-"""Lines of a log that an error shows."""
+"""How many of a log's last lines an error message shows."""
 
 
 @dataclass(frozen=True)
@@ -26,26 +26,26 @@ class Chain:
     """Commands of one arm."""
 
     log: str
-    """File for all that the commands print."""
+    """File for all output of the commands."""
     commands: tuple[tuple[str, ...], ...]
-    """Arguments of `robustlm`, a command each."""
+    """The commands; each is the list of arguments of `robustlm`."""
 
 
 Main = Callable[[Sequence[str]], Any]
-"""Runs a command; a function that another process can import."""
+"""A function that runs a command. Other processes must be able to import it."""
 
 
 def run_chains(chains: Sequence[Chain], main: Main, begun: Callable[[Sequence[str]], None], jobs: int = 2) -> None:
-    """Run chains in at most `jobs` processes, each with one thread. How many there are changes no result.
+    """Run chains in at most `jobs` processes, each with one thread. The number of processes does not change results.
 
     Args:
-        chains: What to run; the longest first.
+        chains: The chains to run. Put the longest first.
         main: Runs a command.
         begun: Called in this process when a command begins.
-        jobs: Processes; no more than there are cores are used.
+        jobs: Largest number of processes; the number of cores is a second limit.
 
     Raises:
-        ValueError: A command failed. The message has the end of its log, and the other chains are stopped.
+        ValueError: A command failed. The message shows the end of its log. The other chains are stopped.
     """
     left = deque(chains)
     spawn = multiprocessing.get_context("spawn")  # a fork would copy threads of torch in an unknown state
@@ -72,7 +72,7 @@ def run_chains(chains: Sequence[Chain], main: Main, begun: Callable[[Sequence[st
 def _hear(
     ready: Connection, running: dict[Connection, tuple[Any, Chain]], begun: Callable[[Sequence[str]], None]
 ) -> None:
-    """Take what a process says: a command that begins, or its end."""
+    """Handle one message of a process: a command begins, or the process has ended."""
     try:
         begun(ready.recv())
     except EOFError:
@@ -108,7 +108,7 @@ def _work(chain: Chain, main: Main, said: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Stop as Ctrl-C would when the process that started this one is gone."""
+    """Stop this process, as Ctrl-C would, when its parent process ends."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Preflight: what a run would train on, with what, and what it would cost, before anything is trained."""
+"""Preflight: show the data, model and memory of a run before it trains."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from robustlm.noise.pools import noise_pools
 from robustlm.prompts.encoding import Encoder
 
 OPEN, CLOSE = "«", "»"
-"""Stand around the tokens that are trained."""
+"""Marks around the tokens that are trained."""
 
 
 def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2) -> None:
     """Print tokenizer, rows of every view, length statistics, trained parameters and a memory estimate.
 
     Raises:
-        ValueError: Whatever would stop a run at its start: unknown model, bad rows, rows that do not fit, conditions
-            that they cannot be asked under.
+        ValueError: An error that would stop a run at its start: an unknown model, bad rows, rows that do not fit,
+            conditions that these rows do not support.
     """
     check_number("rows", rows, least=1, whole=True)
     roles = [role for role, sources in datamodule.sources.items() if sources]
@@ -80,7 +80,7 @@ def _show_tokenizer(model: InstructionTuning) -> None:
 
 
 def _show_lengths(role: str, rows: EncodedSamples, datamodule: InstructionDataModule) -> list[str]:
-    """Returns what to look at, a line each."""
+    """Print the lengths of one role's rows. Returns warnings, one line each."""
     encoder = datamodule.encoder
     full = encoder.encode_untruncated(rows.samples)
     cut = sum(encoder.excess(row) > 0 for row in full)
@@ -102,7 +102,7 @@ def _show_lengths(role: str, rows: EncodedSamples, datamodule: InstructionDataMo
 
 
 def _show_problems(problems: Sequence[str]) -> None:
-    """What a user should look at before the run, last, where it is read."""
+    """Print the problems that a user should look at before the run. They come last, where users notice them."""
     if not problems:
         print("\nno problem was found")
         return
@@ -112,7 +112,7 @@ def _show_problems(problems: Sequence[str]) -> None:
 
 
 def _show_noise(datamodule: InstructionDataModule) -> None:
-    """The first training row's instruction, and what each kind of noise makes of it."""
+    """Print the first training row's instruction, and its variant under each kind of noise."""
     noise = getattr(datamodule, "noise", None)
     if not isinstance(noise, Noise):
         return
@@ -133,7 +133,7 @@ def _show_noise(datamodule: InstructionDataModule) -> None:
 
 
 def _show_asked(conditions: dict[str, EncodedSamples], encoder: Encoder) -> None:
-    """How many answers a test takes, and the first sample under each condition; attacks are not searched for."""
+    """Print the number of answers a test needs, and the first row of each condition; attacks are not searched."""
     print(f"\nasked       {sum(map(len, conditions.values())):,} answers; the first row of each condition")
     for name, rows in conditions.items():
         view = encoder.view(rows.encoded[:1], with_answer=False)
@@ -161,7 +161,7 @@ def _beta(batch: InstructionBatch, name: str, row: int) -> str:
 
 
 def rendered(view: View, tokenizer: Any, *, encoder_decoder: bool = False) -> list[str]:
-    """Rows of a view as text, trained tokens in « », padding left out."""
+    """Rows of a view as text: trained tokens in « », padding left out."""
     found = []
     for ids, attended, labels in zip(
         view.input_ids.tolist(), view.attention_mask.tolist(), view.labels.tolist(), strict=True
@@ -177,8 +177,8 @@ def rendered(view: View, tokenizer: Any, *, encoder_decoder: bool = False) -> li
 def _show_memory(model: InstructionTuning, batch_size: int, longest: int) -> None:
     """Count weights, gradients and two moments, and estimate activations.
 
-    Those are about 34·T·H + 5·heads·T² bytes a layer and row at 16 bit (Korthikanti et al., 2022), twice that at 32
-    bit; with checkpointing, one layer's and every layer's input.
+    Activations take about 34·T·H + 5·heads·T² bytes per layer and row at 16 bit (Korthikanti et al., 2022), and twice
+    that at 32 bit. With checkpointing, memory holds the activations of one layer and the inputs of all layers.
     """
     backbone = model.backbone
     assert isinstance(backbone, Backbone)

@@ -1,4 +1,4 @@
-"""The commands: what each is for, and which module its code is in. The table imports none of them."""
+"""The commands: their purposes and the modules of their code. This module imports none of those."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Command:
     name: str
     """What users type."""
     purpose: str
-    """What it is for, in one line; of a function, the first line of its docstring."""
+    """Its purpose in one line. For a function, this is the first line of its docstring."""
     home: str
     """Module of `robustlm.cli` that holds its code."""
 
@@ -28,7 +28,7 @@ class Command:
         return self.home == TRAINING
 
     def load(self) -> Callable[..., Any]:
-        """Import the function whose arguments are the command's. One made of other commands yields chains of them."""
+        """Import the command's function, which has the command's arguments. It may yield chains of other commands."""
         home = import_module(f"robustlm.cli.{self.home}")
         function: Callable[..., Any] = getattr(home, self.name.replace("-", "_"))
         return function

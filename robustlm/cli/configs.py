@@ -1,4 +1,4 @@
-"""Config files that commands are given: found by name, refused where broken."""
+"""Find the config files of a command by name, and refuse broken ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustlm.utils.yaml_text import check_yaml
 
 
 def named_configs(args: Sequence[str]) -> list[str]:
-    """The arguments, with names of packaged configs turned into their files."""
+    """The arguments, with each name of a packaged config replaced by its file."""
     found = []
     for i, arg in enumerate(args):
         flag, equals, value = arg.partition("=")
@@ -27,16 +27,16 @@ def named_configs(args: Sequence[str]) -> list[str]:
 
 
 def config_path(name: str) -> str:
-    """The file of a packaged config, by its name; any other name as it is.
+    """The file of the packaged config with this name; any other name is returned unchanged.
 
-    A folder of runs may well be called like a config.
+    A folder with the same name does not count, since a folder of runs may have the name of a config.
     """
     packaged = None if what_is(name) == "a file" else config_file(name)
     return name if packaged is None else str(packaged)
 
 
 def check_config(file: str) -> None:
-    """Refuse what is no config file, by name and line, which the parser leaves out."""
+    """Raise `ValueError` if this is not a valid config file. Unlike the parser's message, it names file and line."""
     if (found := what_is(file)) != "a file":
         known = known_configs()
         seen = "" if found == "nothing" else f", found {found}"
@@ -56,7 +56,7 @@ def check_config(file: str) -> None:
         raise ValueError(f"config: {file}{line}: broken YAML: {getattr(error, 'problem', None) or error}") from error
     except RecursionError as error:
         raise ValueError(f"config: {file}: the YAML is nested too deeply; expected a few levels") from error
-    except ValueError as error:  # a date that no calendar has, a number of thousands of digits
+    except ValueError as error:  # an impossible date, or a number with thousands of digits
         raise ValueError(f"config: {file}: a value cannot be read ({error}); put quotes around it") from error
     if not isinstance(content, dict) or not content:
         found = "no settings" if not content else f"a {type(content).__name__}"

@@ -32,24 +32,24 @@ def noise(
 ) -> None:
     """Write rows with noisy variants of their instructions.
 
-    Each row also gets the kind of noise, and how far it distorts the instruction.
+    Each row also says the kind of noise, and how much it distorts the instruction.
 
     Args:
         input: Rows with instructions, in any file format.
-        output: Where they go, with `variant`, `noise_kind` and `distortion` added; the ending says the format.
+        output: File for the rows, with `variant`, `noise_kind` and `distortion` added. Its ending sets the format.
         kind: Kind of noise, or `mixed`.
         omega: Share of an instruction's words that noise touches, in [0, 1].
         phi: Share of rows that get noise, in [0, 1].
         distortion: `RBE` (word edits) or `LME` (embeddings).
         seed: Seed of the noise.
-        epoch: Noise differs from epoch to epoch.
-        protect: Leave answers, words of the answer's format and quoted words of instructions alone.
-        manifest: JSONL file for what was done to each instruction, word by word.
-        bank: Instruction bank without placeholders whose seen phrasings rows are asked with, in place of their own
-            instruction or where they have none: a packaged name, a JSON file, or `file.json#name`.
-        backbone: The model whose states or token embeddings `LME` compares (a hub name, a folder, an adapter or
-            `builtin:tiny`), which its default embedder needs.
-        weights: For `mixed`: how often each kind is drawn, relative to the sum; null: six kinds equally.
+        epoch: Epoch to draw noise for; noise differs between epochs.
+        protect: Do not change answers, words of the answer's format or quoted words in instructions.
+        manifest: JSONL file that lists the changes to each instruction, word by word.
+        bank: Instruction bank without placeholders. Its seen phrasings replace the rows' own instructions, or serve
+            rows that have none. A packaged name, a JSON file, or `file.json#name`.
+        backbone: The model whose states or token embeddings `LME` compares: a hub name, a folder, an adapter or
+            `builtin:tiny`. The default embedder of `LME` needs one.
+        weights: For `mixed`: the relative frequency of each kind; null: six kinds equally often.
     """
     from robustlm.tools.noise_rows import noise_rows
 
@@ -71,7 +71,7 @@ def noise(
 
 
 def _bind(distortion: Distortion, backbone: str | None) -> None:
-    """Give a model to a distortion that needs one. Raises `ValueError` where it is missing or not needed."""
+    """Give a model to a distortion that needs one. Raises `ValueError` if it is missing or not needed."""
     embedder = distortion.embedder if isinstance(distortion, LME) else None
     if not isinstance(embedder, StateEmbedder | TokenEmbedder):
         if backbone is not None:
@@ -115,18 +115,18 @@ def pairs(
 
     Args:
         input: Rows: a file, a folder with splits, a hub name, or `builtin:quickstart`.
-        output: Where they go; the ending says the format.
-        more: More sources like `input`, with settings of their own, such as `[{path: rte, bank: templates.json#rte}]`.
+        output: File for the rows. Its ending sets the format.
+        more: More sources like `input`, each with its own settings, such as `[{path: rte, bank: templates.json#rte}]`.
         split: Which split of folders and of the built-in corpus.
         negatives: Rows in a group that have the same instruction, another input and another target.
-        bank: Bank that phrasings are taken from, in place of the rows' own (name, JSON file, or `file.json#name`).
-        fields: Keys of the rows for placeholders of the bank that have other names, `{premise: sentence1}`.
-        version: Which phrasings of banks are used.
-        paraphrases: Rows `{"instruction": …, "paraphrases": […]}`, for instructions that no bank has others for.
-        form: `robustlm` rows, or `coin`: whole prompts in three columns, as released with CoIN.
-        limit: Use the first rows of each source only.
+        bank: Bank of phrasings that replaces the rows' own banks (name, JSON file, or `file.json#name`).
+        fields: Maps placeholders of the bank to the rows' keys where the names differ: `{premise: sentence1}`.
+        version: Which phrasings of banks to use.
+        paraphrases: File of rows `{"instruction": …, "paraphrases": […]}`, for instructions without variants in a bank.
+        form: `robustlm`: rows of this package; `coin`: whole prompts in three columns, as in the CoIN release.
+        limit: Use only this many rows of each source, from its start.
         seed: Seed of phrasings, groups and their order.
-        unseen_share: Share of a plain list of templates that is kept from training, the last ones; null: a quarter.
+        unseen_share: Share of a plain list of templates that training does not use (the last ones); null: a quarter.
     """
     from robustlm.instructions.paraphrases import load_paraphrases
     from robustlm.sources.loading import load_all
@@ -152,7 +152,7 @@ def pairs(
 
 
 def _narrowed(source: Source, split: str, limit: int | None) -> Source:
-    """A source with a split, unless it is a single file or names one, and a limit, unless it has its own."""
+    """Add the split to a source unless it is a single file or has one, and the limit unless it has one."""
     from dataclasses import replace
     from pathlib import Path
 
@@ -181,27 +181,27 @@ def paraphrase(
 ) -> None:
     """Ask a chat model for other wordings of instructions.
 
-    The model answers at an OpenAI-compatible endpoint. Wordings that pass the rules go to a file.
+    The model runs behind an OpenAI-compatible endpoint. Wordings that pass the rules are written to a file.
 
     Args:
-        input: Rows with instructions, in any file format; or an instruction bank, by file (`file.json#name` for one
-            of many) or packaged name.
+        input: Rows with instructions, in any file format. Or an instruction bank: a packaged name, or a file
+            (`file.json#name` for one of several banks).
         output: Paraphrase file to write, `.jsonl` or `.jsonl.gz`.
         model: The model's name at the endpoint.
-        base_url: The endpoint, up to `/v1`; `$OPENAI_BASE_URL` or OpenAI's where not given. The key is in
+        base_url: The endpoint, up to `/v1`; by default `$OPENAI_BASE_URL`, or OpenAI's. The key is in
             `$OPENAI_API_KEY`.
-        count: Paraphrases wanted of each instruction.
-        temperature: Sampling temperature; null leaves it to the endpoint.
-        seed: Seed sent along, counted up when asking again; null sends none.
-        prompt: What to ask, with `{instruction}` and `{count}` in it; a prompt of robustlm's where not given.
-        rounds: How often to ask about an instruction until enough good paraphrases are there.
+        count: Number of paraphrases wanted for each instruction.
+        temperature: Sampling temperature; null: the endpoint's default.
+        seed: Seed sent with a request; it increases by one with each further request. Null sends none.
+        prompt: The request text, which contains `{instruction}` and `{count}`; by default robustlm's own.
+        rounds: Most requests for an instruction that does not have enough good paraphrases yet.
         rules: What a paraphrase has to keep.
-        concurrency: Requests at once.
-        max_retries: How often a failed request is tried again.
-        timeout: Seconds that a request may take.
-        cache_dir: Folder where answers are kept, so that nothing is paid for twice; null keeps none.
-        rejected: File for what was rejected, with reasons.
-        overwrite: Replace files that are there.
+        concurrency: Number of simultaneous requests.
+        max_retries: How often to repeat a failed request.
+        timeout: Time limit of a request, in seconds.
+        cache_dir: Folder that stores answers, so that no answer is paid for twice; null stores none.
+        rejected: File for the rejected paraphrases, with reasons.
+        overwrite: Replace existing files.
         split: Which split of a folder or hub dataset.
     """
     from robustlm.endpoint import Endpoint

@@ -1,4 +1,4 @@
-"""The command line: `robustlm COMMAND`. It imports the code of a command when that command is run."""
+"""The command line: `robustlm COMMAND`. The code of a command is imported only when that command runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DESCRIPTION = "Train language models to do the same thing however they are asked
 
 
 def run(args: Sequence[str]) -> Any:
-    """Run a command, and raise what goes wrong. `main` is for shells, this is for Python.
+    """Run a command from Python; errors are raised. `main` is the entry point for shells.
 
     Args:
         args: The command and its arguments.
@@ -48,7 +48,7 @@ def run(args: Sequence[str]) -> Any:
 
 
 def _prepare(args: Sequence[str]) -> None:
-    """Set up the process: which modules of the working folder it may import, and what it prints."""
+    """Set up the process: the modules of the working folder that it may import, and its messages."""
     import jsonargparse
 
     from robustlm.checkpoints.words import said
@@ -66,7 +66,7 @@ def _prepare(args: Sequence[str]) -> None:
 
 
 def _run_function(command: Command, args: Sequence[str]) -> None:
-    """Run a command that is a function; where it yields chains of other commands, run these."""
+    """Run a command that is a function. If it yields chains of other commands, run those."""
     from robustlm.cli.arguments import ordered
     from robustlm.cli.layers import drop_on_switch, reported
     from robustlm.cli.parsers import BriefParser, add_arguments
@@ -101,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns it into 1
             raise SystemExit(130) from None
         raise
-    except BrokenPipeError:  # whoever reads has had enough, as `head` has
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as error:
@@ -113,7 +113,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _message(error: Exception, args: Sequence[str]) -> str | None:
-    """What to tell a user about an error; `None` where it is a bug, which keeps its traceback."""
+    """The message for the user about an error; `None` for a bug, which keeps its traceback."""
     from robustlm.checks.texts import brief
     from robustlm.cli.arguments import value_of
     from robustlm.cli.explain import explain
@@ -123,14 +123,14 @@ def _message(error: Exception, args: Sequence[str]) -> str | None:
     checkpoint = value_of(args, "--ckpt_path")
     if isinstance(error, ValueError | OSError | ImportError | UserError) or _is_misconfiguration(error):
         text = str(error).strip() or type(error).__name__
-        text = explain(text) if text.startswith("Does not validate") else text  # raised in making what was parsed
+        text = explain(text) if text.startswith("Does not validate") else text  # raised while creating classes
         return brief(in_checkpoint(text, error, checkpoint))
     found = as_user_error(error, checkpoint)
     return brief(found) if found else None
 
 
 def _is_misconfiguration(error: Exception) -> bool:
-    """Whether Lightning raised it for wrong settings. Its class need not be imported to see that."""
+    """Whether Lightning raised it for wrong settings. This check does not import the class of the error."""
     return any(cls.__name__ == "MisconfigurationException" for cls in type(error).__mro__)
 
 
@@ -139,7 +139,7 @@ def _end(error: Exception) -> NoReturn:
 
 
 def _overview() -> str:
-    """What `robustlm --help` prints."""
+    """The text of `robustlm --help`."""
     from robustlm.assets import known_configs
 
     width = max(map(len, COMMANDS)) + 2

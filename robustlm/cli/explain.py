@@ -1,4 +1,4 @@
-"""Errors of argument parsing in a user's words: which key, what was found, what was expected, the nearest name."""
+"""Rewrite parser errors for users: the key, the value found, the value expected, the nearest known name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOST_SHOWN = 12
 
 @dataclass
 class _Reading:
-    """What a nested message says, level by level."""
+    """The content of a nested message, collected level by level."""
 
     keys: list[str] = field(default_factory=list)
     owner: str = ""
@@ -38,15 +38,15 @@ class _Reading:
     found: str | None = None
     expected: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
-    """Whatever else it says."""
+    """All other statements of the message."""
 
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
-    """A message of jsonargparse without its nesting, its types and the values of everything around the wrong one.
+    """Shorten a message of jsonargparse: no nesting, no types, and only the wrong value.
 
     Args:
-        message: What the parser, or the instantiation of what it parsed, says.
-        options: The options there are, for a suggestion where an unknown one is given.
+        message: The message of the parser, or of the creation of the parsed classes.
+        options: All known options, from which the nearest one is suggested for an unknown option.
     """
     reading = _read(message.split("\n"))
     key = ".".join(reading.keys)
@@ -58,7 +58,7 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean …?)`, or nothing where no known name is near."""
+    """` (did you mean …?)` with the nearest known name; empty if none is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -82,7 +82,7 @@ def _read(lines: list[str]) -> _Reading:
 
 def _read_leaf(text: str, reading: _Reading) -> None:
     if match := _EXPECTED.match(text):
-        if reading.found is None:  # levels end inside out: what comes later are alternatives to all around
+        if reading.found is None:  # the innermost level comes first; later lines are alternatives to the outer levels
             reading.expected.append(_type_name(match["type"]))
             reading.found = match["found"]
     elif match := _GIVEN.match(text):
@@ -101,7 +101,7 @@ def _type_name(text: str) -> str:
 
 
 def _problem(text: str, reading: _Reading, options: list[str]) -> str:
-    """One statement of the parser, with the names that were to choose from."""
+    """One statement of the parser, with the names that would be valid."""
     if match := re.fullmatch(r"Option '([^']+)' is not accepted", text):
         known = sorted(set(_arguments(_imported(reading.owner))))
         owner = reading.owner.rpartition(".")[2]
@@ -124,7 +124,7 @@ def _problem(text: str, reading: _Reading, options: list[str]) -> str:
 
 
 def _subclasses(types: str) -> Iterator[str]:
-    """Classes that can be made among the named types and those derived from them."""
+    """The non-abstract classes among the named types and their subclasses."""
     for path in re.findall(r"<class '([^']+)'>", types):
         pending = [_imported(path)]
         while pending:
@@ -142,7 +142,7 @@ def _imported(path: str) -> Any:
 
 
 def _arguments(cls: Any) -> Iterator[str]:
-    """Names of a class's arguments, those that it hands on to its bases included."""
+    """Names of a class's arguments, including those that it passes on to its bases."""
     for base in inspect.getmro(cls) if isinstance(cls, type) else ():
         if "__init__" in vars(base) and base.__module__.partition(".")[0] not in ("builtins", "lightning", "torch"):
             for name, parameter in inspect.signature(base).parameters.items():

@@ -1,6 +1,6 @@
-"""Errors that other libraries raise at known places for what a user gave them, in a user's words.
+"""Explain errors that other libraries raise at known places because of a user's input.
 
-An error counts only where no code of this package ran below the known place: then no bug of it is hidden.
+An error counts only if no code of this package ran below the known place. So bugs of this package stay visible.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _OWN = str(PACKAGE)
 
 @dataclass(frozen=True)
 class _Place:
-    """A function of another library that is given a user's words or files."""
+    """A function of another library that receives a user's settings or files."""
 
     file: str
     """End of the path of its source file."""
     function: str
-    """Regular expression of its name."""
+    """Regular expression that matches its name."""
     message: str
-    """What it means for a user; `{error}` is the library's own message."""
+    """The message for the user; `{error}` stands for the library's own message."""
     own: tuple[str, ...] = ()
-    """Functions of this package that do nothing but take in what the user gave."""
+    """Functions of this package that may appear below it, since they only read the user's input."""
 
 
 _RESTORING = ("connectors/checkpoint_connector.py", r"_?(restore|resume|load|migrate)\w*")
@@ -46,10 +46,10 @@ _MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory|una
 
 
 def as_user_error(error: BaseException, ckpt_path: str | None = None) -> str | None:
-    """What to tell a user about an error that another library raised, or `None` where it is a bug.
+    """The message for the user about an error of another library, or `None` for a bug.
 
     Args:
-        error: With its traceback.
+        error: The error, with its traceback.
         ckpt_path: The checkpoint that the command names.
     """
     reason = str(error).strip().split("\n")[0]
@@ -71,13 +71,13 @@ def as_user_error(error: BaseException, ckpt_path: str | None = None) -> str | N
 
 
 def in_checkpoint(text: str, error: BaseException, ckpt_path: str | None) -> str:
-    """The message of an error, with the checkpoint in front where it was raised while that was restored."""
+    """The message of an error. If a checkpoint was being restored, the message begins with its path."""
     restoring = _found(traceback.extract_tb(error.__traceback__), *_RESTORING) is not None
     return f"ckpt_path: {ckpt_path}: {text}" if restoring and ckpt_path and ckpt_path not in text else text
 
 
 def _found(frames: traceback.StackSummary, file: str, function: str) -> int | None:
-    """Where a traceback first enters a function of a file."""
+    """Index of the first frame of a traceback in this function of this file; `None` if there is none."""
     for at, frame in enumerate(frames):
         if frame.filename.endswith(file) and re.fullmatch(function, frame.name):
             return at

@@ -1,9 +1,9 @@
-"""Settings in layers: defaults, config files, a checkpoint, flags. Each layer wins over those before it.
+"""Settings in layers: defaults, config files, a checkpoint, flags. Each layer overrides those before it.
 
-A layer may put another class into a slot (`--model.adversary FGSM` over a config's NRM). jsonargparse then keeps every
-argument of the old class whose name the new class has too. An ε written for NRM would silently make FGSM thirty times
-as strong as it is meant to be. `drop_on_switch` changes that: the arguments of the old class are left out, and
-`reported` names them.
+A layer may put another class into a slot (`--model.adversary FGSM` over a config's NRM). By default, jsonargparse then
+keeps every argument of the old class whose name the new class also has. An ε written for NRM would make FGSM thirty
+times too strong, without a message. `drop_on_switch` changes that: the arguments of the old class are dropped, and
+`reported` prints them.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from robustlm.utils.serialization import to_plain
 _HOOK = "discard_init_args_on_class_path_change"
 _keep_shared = getattr(_typehints, _HOOK, None)
 _dropped: dict[tuple[str, str], dict[str, Any]] = {}
-"""What was left out since `reported` began: values by name, by the names of the old and the new class."""
+"""The values dropped since `reported` began, by name, keyed by the names of the old and the new class."""
 
 
 def drop_on_switch(*sharing: type) -> None:
-    """Make parsers leave out the arguments of a class that a later layer replaces by another one.
+    """Make parsers drop the arguments of a class when a later layer replaces it by another class.
 
     Args:
-        sharing: Base classes that are exempt: subclasses of one of them keep the arguments that both have. A model that
-            becomes another model keeps its backbone, its tuning and its optimiser.
+        sharing: Exempt base classes: their subclasses keep the arguments that both classes have. For example, a model
+            that replaces another model keeps the backbone, the tuning and the optimiser.
 
     Raises:
-        ImportError: The installed jsonargparse cannot be told to. It must not be used then, as runs would train with
-            other settings than those that they were given.
+        ImportError: The installed jsonargparse does not support this. It must not be used, since runs would then train
+            with wrong settings.
     """
 
     def discard(parser: Any, previous: Any, value: Any) -> None:
         if not previous or not previous.get("init_args"):
             return
-        plain = previous["class_path"] is None  # the fields of a dataclass, without its name
+        plain = previous["class_path"] is None  # only the fields of a dataclass, without its class name
         if not plain and _same(previous["class_path"], value["class_path"]):
             return
         if plain or _is_subclass(value["class_path"], sharing):
@@ -65,7 +65,7 @@ def drop_on_switch(*sharing: type) -> None:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Name on stderr what was left out by what is parsed in this context, unless that fails."""
+    """Print to stderr the arguments that parsing in this context dropped, unless parsing fails."""
     _dropped.clear()
     try:
         yield
@@ -85,7 +85,7 @@ def _report() -> None:
 
 
 def _same(left: str, right: str) -> bool:
-    """Whether two names are of one class, which may be found in several places (`robustlm.NRM`)."""
+    """Whether two names mean the same class, which may have several import paths (`robustlm.NRM`)."""
     return left == right or locate(left) is locate(right) is not None
 
 
@@ -95,7 +95,7 @@ def _is_subclass(class_path: str, bases: tuple[type, ...]) -> bool:
 
 
 def _not_default(spec: Any) -> dict[str, Any]:
-    """The arguments of a class that are not its defaults, by name."""
+    """The arguments of a class that differ from its defaults, by name."""
     cls = locate(spec["class_path"])
     given = _flat(spec["init_args"])
     known = _flat(_defaults(cls)) if isinstance(cls, type) and is_dataclass(cls) else {}
@@ -111,7 +111,7 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested arguments as one level of dotted names, classes by their last name."""
+    """Nested arguments as one level of dotted names; classes by the last part of their names."""
     if isinstance(value, Namespace):
         value = vars(value)
     if not isinstance(value, dict):
@@ -124,7 +124,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class _Base:
-    """Of the two classes that `_works` switches between."""
+    """Base of the two classes that `_works` switches between."""
 
 
 @dataclass
@@ -138,7 +138,7 @@ class _New(_Base):
 
 
 def _works() -> bool:
-    """Whether parsers do leave out what they are to, over a config and by flag."""
+    """Whether parsers really drop the arguments of a replaced class, both by flag and by config."""
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--slot", type=_Base)
     parser.add_argument("--config", action="config")

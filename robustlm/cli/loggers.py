@@ -1,4 +1,4 @@
-"""The loggers of a run by one flag."""
+"""Create the loggers of a run from one flag."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 
 Kind = Literal["tensorboard", "csv", "wandb", "mlflow"]
 PROJECT = "robustlm"
-"""Project at W&B, experiment at MLflow."""
+"""Default name of the W&B project and the MLflow experiment."""
 _MODULES = {"wandb": ("wandb",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 
 
 def check_logger(kind: str, configured: Any) -> None:
-    """Refuse a logger whose library is not installed, or that a config names another way.
+    """Refuse a logger whose library is missing, or a second logger in `trainer.logger`.
 
     Args:
         kind: The value of `--logger`.
         configured: `trainer.logger`.
 
     Raises:
-        ValueError: Says what to install.
+        ValueError: The logger is unknown, its library is not installed, or `trainer.logger` is set too.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"logger: found {kind!r}; expected one of {', '.join(get_args(Kind))}")
@@ -34,13 +34,13 @@ def check_logger(kind: str, configured: Any) -> None:
 
 
 def make_loggers(kind: Kind | None, root: Path, part: Path | None) -> list[Logger]:
-    """The loggers of a run; the first one says where its files go.
+    """The loggers of a run; the first one sets the folder of the run's files.
 
     Args:
-        kind: `tensorboard`, `csv`, `wandb` or `mlflow`; null: TensorBoard and CSV. W&B and MLflow come with CSV, which
-            keeps the run's folder as it is without them.
+        kind: `tensorboard`, `csv`, `wandb` or `mlflow`; null: TensorBoard and CSV. W&B and MLflow are used together
+            with CSV, so that the run's folder is the same as without them.
         root: Folder of the runs.
-        part: Folder of this part of a named run; null counts (`root/version_0`, …).
+        part: Folder of this part of a named run; null: a new numbered folder (`root/version_0`, …).
     """
     where: dict[str, Any] = {"name": "", "version": None if part is None else part.name}
     folder = root if part is None else part.parent
@@ -57,7 +57,7 @@ def make_loggers(kind: Kind | None, root: Path, part: Path | None) -> list[Logge
 
 
 def _mlflow(name: str, root: Path) -> Logger:
-    """A run at `$MLFLOW_TRACKING_URI`, or in a database of all runs in their folder: MLflow keeps no files any more."""
+    """A run at `$MLFLOW_TRACKING_URI`, or else in a database in `root`: MLflow no longer supports plain files."""
     wanted: dict[str, Any] = {"tracking_uri": os.environ.get("MLFLOW_TRACKING_URI")}
     if not wanted["tracking_uri"]:
         root.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from robustlm.checks.places import check_folder
 from robustlm.sources.source import Source
 
 Architecture = Literal["llama", "t5"]
-"""As in `robustlm.tools.scratch`, which would bring transformers along for `--help`."""
+"""Same as in `robustlm.tools.scratch`, which is not imported here: `--help` would then load transformers."""
 
 
 def init(
@@ -26,15 +26,16 @@ def init(
     """Make a tokenizer and a model config from rows, to train from scratch.
 
     Args:
-        folder: Where they go; `robustlm fit --model.backbone FOLDER --model.loading.scratch true` trains it.
-        rows: Files, folders with splits, or `builtin:quickstart`, whose texts and instructions the tokenizer learns.
-        split: Which split of folders and of the built-in corpus (`pretrain` for a model that shall be tuned later).
-        vocab_size: Tokens of the tokenizer.
+        folder: Folder for both; `robustlm fit --model.backbone FOLDER --model.loading.scratch true` trains it.
+        rows: Files, folders with splits, or `builtin:quickstart`. The tokenizer learns from their texts and
+            instructions.
+        split: Which split of folders and of the built-in corpus (`pretrain` for a model to be tuned later).
+        vocab_size: Number of tokens in the tokenizer.
         hidden_size: Width of the model.
-        layers: Its layers; T5 has as many in the encoder as in the decoder.
-        heads: Attention heads of a layer.
+        layers: Number of layers; for T5, of the encoder and of the decoder each.
+        heads: Number of attention heads per layer.
         intermediate_size: Width of the MLPs.
-        initializer_range: Standard deviation of random weights, 0.08 where not given; T5 has rules of its own.
+        initializer_range: Standard deviation of random weights, by default 0.08; T5 uses its own rules.
         architecture: `llama` (decoder only) or `t5` (encoder–decoder).
     """
     from pathlib import Path
@@ -44,7 +45,7 @@ def init(
     from robustlm.sources.loading import load_all
     from robustlm.tools.scratch import build
 
-    if not Path(folder).exists():  # what lies in a folder that is there is looked at below
+    if not Path(folder).exists():  # the content of an existing folder is checked below
         check_folder("folder", folder)
     template = PlainTemplate()
     samples = load_all([Source(row, split=None if Path(row).is_file() else split) for row in rows], "train")
@@ -70,11 +71,11 @@ def init(
 def merge(run: str, output: str | None = None) -> None:
     """Merge the adapter of a run into the weights of its base model.
 
-    Programs that know no adapters can then load it.
+    Programs without support for adapters can then load it.
 
     Args:
         run: Folder of a run that `robustlm fit` wrote, or of an adapter.
-        output: Folder for the model (safetensors, tokenizer, card); `merged` beside the adapter where not given.
+        output: Folder for the model (safetensors, tokenizer, card); by default `merged` beside the adapter.
     """
     from robustlm.adapters.merging import merge
 

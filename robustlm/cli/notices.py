@@ -1,4 +1,4 @@
-"""What is said on standard error, and what a user can do nothing about."""
+"""Messages on standard error: show this package's own, and hide warnings that users cannot act on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from robustlm.utils.ranks import is_first
 
 
 def quiet() -> None:
-    """Silence what a user can do nothing about."""
+    """Hide warnings that a user cannot act on."""
     for pattern in (
         ".*does not have many workers.*",
         ".*is_gradient_checkpointing.*",
         "The dirpath has changed from .*",
-        ".*Total length of `(list|DataLoader)` across ranks is zero.*",  # no validation rows; all answered before
+        ".*Total length of `(list|DataLoader)` across ranks is zero.*",  # no validation rows, or all answered
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Checkpoint directory .* exists and is not empty.*",
-        "pkg_resources is deprecated as an API",  # of a library that asks an older setuptools for versions
+        "pkg_resources is deprecated as an API",  # from a library that reads versions through an older setuptools
     ):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
@@ -29,7 +29,7 @@ def quiet() -> None:
 
 
 class _Notices(logging.Handler):
-    """Prints what the package has to say on standard error; what is no warning, on the first rank alone."""
+    """Prints the package's messages to standard error; below the level of a warning, only on the first rank."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING or is_first():
@@ -37,7 +37,7 @@ class _Notices(logging.Handler):
 
 
 def speak() -> None:
-    """Show notices of this package, which Python hides below the level of a warning."""
+    """Show this package's notices; by default, Python hides messages below the level of a warning."""
     logger = logging.getLogger("robustlm")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _Notices) for handler in logger.handlers):

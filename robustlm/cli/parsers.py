@@ -1,4 +1,4 @@
-"""Parsers with short errors, and the values of this package that they read."""
+"""Parsers with short errors, and readers for this package's own value types."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class BriefParser(jsonargparse.ArgumentParser):
-    """Errors in a few lines: what is wrong and where, without every option and every other value."""
+    """A parser whose errors are short: what is wrong and where, without a list of all options and values."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and end with status 2."""
-        if not self.exit_on_error:  # of a nested class: the parser around it says where
+        if not self.exit_on_error:  # parser of a nested class: the outer parser adds the position
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         program = parser.prog.replace(" [options]", "")
@@ -37,19 +37,19 @@ class BriefParser(jsonargparse.ArgumentParser):
 
 
 def add_arguments(parser: jsonargparse.ArgumentParser, function: Any) -> None:
-    """Make a function's arguments those of a command; required ones go without a flag, lists take all that comes."""
+    """Give a command the arguments of a function. Required ones are positional; a required list takes one or more."""
     required = [p for p in inspect.signature(function).parameters.values() if p.default is inspect.Parameter.empty]
     help_of = {found.arg_name: found.description for found in docstring_parser.parse(function.__doc__ or "").params}
     for parameter in required:
         many: Any = {"nargs": "+"} if str(parameter.annotation).startswith("list") else {}
         parser.add_argument(parameter.name, type=str, help=help_of.get(parameter.name), **many)
     parser.add_function_arguments(function, skip={p.name for p in required})
-    # the options follow one by one with what they mean
+    # the help lists each option below, with its meaning
     parser.usage = " ".join([parser.prog, *(p.name for p in required), "[--OPTION VALUE ...]"])
 
 
 def _source(value: Any) -> Source:
-    """Rows named in a config, either by path or as the fields of a `Source`."""
+    """A source given in a config as the fields of a `Source`."""
     if not isinstance(value, dict):
         raise ValueError(f"expected a path, or an object with the key path, found {value!r}")
     known = [field.name for field in fields(Source)]
@@ -64,26 +64,26 @@ def _source(value: Any) -> Source:
 
 
 _SETTINGS = {"trainer", "model", "data", "class_path", "init_args", "template", "tokens"}
-"""Of these keys, every mapping has one that is settings and holds a prompt template or text somewhere."""
+"""Every mapping of settings that may contain a prompt template has at least one of these keys."""
 
 _yaml_load = jsonargparse.get_loader("yaml")
 
 
 def _load(text: str) -> Any:
-    """Read YAML, but take a prompt template given by flag (`Task: {instruction}`) for text and not for a mapping."""
+    """Read YAML, but read a prompt template given by flag (`Task: {instruction}`) as text, not as a mapping."""
     try:
         check_yaml(text)
         value = _yaml_load(text)
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply; expected a few levels") from error
-    except ValueError:  # a date that no calendar has: the parser says what it expected instead
+    except ValueError:  # an impossible date: the parser reports what it expected
         return text
     template = isinstance(value, dict) and not _SETTINGS & value.keys() and re.search(r"\{\w+\}", text)
     return text if template else value
 
 
 def named(name: str) -> str:
-    """The name that a class has now which a config or flag names; says so where it was called otherwise before."""
+    """The current name of a class that a config or flag names; warns if the given name is an old one."""
     return current_name(name, log.warning)
 
 
@@ -95,5 +95,5 @@ def _by_current_name(cls: type | tuple[type], name: str) -> str:
 _resolve = _typehints.resolve_class_path_by_name
 _typehints.resolve_class_path_by_name = _by_current_name
 jsonargparse.set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
-# as a type of its own, since the parser opens the file that a path names where it expects a dataclass
+# registered as its own type: where the parser expects a dataclass, it would open the file at the path
 jsonargparse.typing.register_type(Source, asdict, _source)

@@ -1,4 +1,4 @@
-"""The main job on the built-in corpus and model, start to end: what `make quickstart` runs."""
+"""The whole workflow on the built-in corpus and model; `make quickstart` runs it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ARMS = {
     "noisy": ["--model", "ANIT", "--model.adversary", "null"],
     "ANIT": ["--model", "ANIT"],
 }
-"""Tuned alike but for the objective: on clean instructions, on noisy ones, on noisy ones with an adversary."""
+"""Arms that differ only in the objective: clean instructions, noisy ones, noisy ones with an adversary."""
 
 CLEAN = "clean"
 HARD = "unseen+random_typos@0.3"
-"""The condition that no training saw anything of: phrasings and noise are both new."""
+"""The condition whose phrasings and noise no training has seen."""
 
 TITLE = "mean over tasks, % [95 % interval]"
 
@@ -36,17 +36,17 @@ TITLE = "mean over tasks, % [95 % interval]"
 def quickstart(output: str = "runs/quickstart", seed: int = 0) -> Iterator[Sequence[Chain]]:
     """Tune the shipped model in three ways, test all, and say what that shows.
 
-    The tests ask in other phrasings and with noise.
+    The tests use other phrasings and noise.
 
-    Arms run side by side where there are two cores. Every command is printed when it begins, as you would type it; what
-    it prints goes to `output.log` in the folder of its arm.
+    Arms run side by side if there are two cores. Every command is printed when it begins, as you would type it. Its
+    output goes to `output.log` in the folder of its arm.
 
     Args:
         output: Folder of the runs, the table and the picture.
         seed: Seed of training.
 
     Yields:
-        The chains of commands, to be run before the next is asked for.
+        The chains of commands. Run them before you request the next value.
     """
     began = time.monotonic()
     print("Tunes the shipped model in three ways on generated rows and tests each under five conditions.")
@@ -84,7 +84,7 @@ def arm(folder: str, flags: list[str], seed: int) -> list[list[str]]:
 
     Args:
         folder: Where the runs go.
-        flags: Options of `fit` beside those of the config `quickstart`.
+        flags: Options of `fit` in addition to those of the config `quickstart`.
         seed: Seed of training.
     """
     common = _common(folder, seed)
@@ -120,7 +120,7 @@ def summary(tables: Mapping[str, Sequence[Record]], found: Mapping[str, Mapping[
 
     Args:
         tables: Prediction tables by run; `plain` and `ANIT` among them, asked as `CLEAN` and as `HARD`.
-        found: Their `estimates`.
+        found: The `estimates` of the tables.
     """
     conditions = list(next(iter(found.values())))
     lines = aligned([TITLE, *found], [[c, *(cell(own[c], "mean") for own in found.values())] for c in conditions])
@@ -130,11 +130,11 @@ def summary(tables: Mapping[str, Sequence[Record]], found: Mapping[str, Mapping[
 def shown(plain: Sequence[Record], anit: Sequence[Record]) -> str:
     """Two sentences about what ANIT gains over plain tuning, and what that costs.
 
-    They follow the paired differences: an interval that holds 0 is called no difference.
+    They are based on the paired differences: an interval that contains 0 is reported as no difference.
 
     Args:
         plain: Answers of the model that was tuned on clean instructions.
-        anit: Answers of the one that was tuned by ANIT, to the same rows.
+        anit: Answers of the model that was tuned with ANIT, to the same rows.
     """
     pairs = pair(_once(plain), _once(anit), Settings(), permutations=1)
     gaps = {one.condition: one.differences["mean"] for one in pairs if one.name is None and one.condition is not None}

@@ -9,7 +9,7 @@ from robustlm.checks.numbers import check_number
 from robustlm.checks.places import check_folder, check_name, check_output
 
 Projection = Literal["pca", "tsne", "umap"]
-"""As in `robustlm.evaluation.hidden_states`, which would bring numpy along for `--help`."""
+"""Same as in `robustlm.evaluation.hidden_states`, which is not imported here: `--help` would then load numpy."""
 
 
 def compare(
@@ -28,13 +28,13 @@ def compare(
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
-        output: Folder for `comparison.md` and `comparison.png`, with `paired` also for `paired.md` and a page to read
-            in a browser, `comparison.html`; none is written where not given.
+        output: Folder for `comparison.md` and `comparison.png`. With `paired`, also for `paired.md` and a page for
+            browsers, `comparison.html`. By default, no files are written.
         title: Heading of the table.
         tasks: Import paths of tasks of your own among the answers.
         paired: Also test every other run against the first, sample by sample.
-        flips: JSONL file for the answers that are right in the first run and wrong in another, or the other way round.
-        draws: Bootstrap draws of the tests' intervals.
+        flips: JSONL file for the answers that are right in the first run and wrong in another, or vice versa.
+        draws: Number of bootstrap draws for the tests' intervals.
         seed: Seed of the draws and permutations.
     """
     from pathlib import Path
@@ -105,17 +105,18 @@ def report(
 ) -> None:
     """Print how a run does on every phrasing and kind of noise.
 
-    It gives means, worst cases, agreement between phrasings and what varies, with intervals.
+    The report has means, worst cases, agreement between phrasings and measures of variation, with intervals.
 
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
-        output: Folder for `robustness.md`, `.csv`, `.json` and `.html`; none is written where not given.
-        format: Which of them; `html` is one page with figures, for any browser, that loads nothing else.
+        output: Folder for `robustness.md`, `.csv`, `.json` and `.html`. By default, no files are written.
+        format: Which of these files to write; `html` is one page with figures that loads no other files.
         draws: Bootstrap draws of the intervals; 0 makes none.
         seed: Seed of the draws.
         level: Share of draws within an interval.
-        resample: What is drawn: `samples`, or `both` samples and instructions, as if others might have been asked.
-        clean: The condition against which performance drops.
+        resample: What the bootstrap draws: `samples`, or `both` samples and instructions; then the instructions, too,
+            count as a random selection.
+        clean: The reference condition for drops in performance.
         tasks: Import paths of tasks of your own among the answers.
         sections: Import paths of functions of your own, each of which adds a section to the HTML page.
     """
@@ -174,16 +175,16 @@ def export_harness(
 ) -> None:
     """Write the prompts of a run as tasks of lm-evaluation-harness.
 
-    The harness can then ask them of any of its models.
+    The harness can then run them with any of its models.
 
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
-        output: Folder for the tasks; a new or empty one.
-        name: Tag to run them all by, and what their names begin with.
-        max_new_tokens: Longest generated answer.
-        delimiter: What stands between prompt and option; a space where not given, nothing where the prompt ends in
-            white space or a special token.
-        conditions: Those to write; all where not given.
+        output: Folder for the tasks; it must be new or empty.
+        name: Tag that selects all the tasks, and prefix of their names.
+        max_new_tokens: Longest generated answer, in tokens.
+        delimiter: Text between prompt and option. By default a space, or nothing if the prompt ends in white space or a
+            special token.
+        conditions: The conditions to write; by default all.
     """
     from pathlib import Path
 
@@ -228,9 +229,9 @@ def import_harness(
 
     Args:
         results: Folder, or `samples_*.jsonl` file, that the harness wrote with `--log_samples`.
-        output: Folder for `predictions.parquet`, which must not be there yet.
-        condition: Condition of samples of other tasks than `export-harness` writes.
-        filter: Name of the harness's filter whose answers count; the first of each file where not given.
+        output: Folder for `predictions.parquet`, which must not exist yet.
+        condition: Condition for samples of tasks that `export-harness` did not write.
+        filter: Name of the harness's filter whose answers count; by default the first of each file.
         tasks: Import paths of tasks of your own among the answers.
     """
     from pathlib import Path
@@ -267,16 +268,16 @@ def states(
 ) -> None:
     """Print how far other phrasings move the hidden states of a model.
 
-    It also gives what the answers lose by that, for several runs side by side.
+    It also prints the loss of score that comes with that, for several runs side by side.
 
     Args:
         runs: Folders of runs that `robustlm test --states.layer -2` wrote; `name=path` names one.
-        output: Folder for `states.md`, `states.csv`, `states.json` and pictures; none is written where not given.
-        projection: How states are laid out in pictures: `pca`, `tsne` or `umap` (the extra `projection`).
-        points: Most states in a projection; whole samples are drawn by the seed.
+        output: Folder for `states.md`, `states.csv`, `states.json` and pictures. By default, no files are written.
+        projection: Projection of the states in pictures: `pca`, `tsne` or `umap` (the extra `projection`).
+        points: Largest number of states in a projection; the seed draws whole samples.
         clean: The condition whose instructions count as observed.
         draws: Bootstrap draws of the intervals; 0 makes none.
-        seed: Seed of the draws, and of pictures.
+        seed: Seed of the draws and of the pictures.
         level: Share of draws within an interval.
         tasks: Import paths of tasks of your own among the answers.
     """

@@ -1,4 +1,4 @@
-"""What the commands take, for editors and shells: a JSON schema of config files, a script that completes options."""
+"""Describe the options of the commands to editors (JSON schema) and to shells (completion script)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from robustlm.modules import InstructionTuning
 from robustlm.sources.source import Role, Source
 
 _FREE = ("accelerator", "callbacks", "logger", "plugins", "profiler", "strategy")
-"""Settings of the trainer that take many classes of Lightning."""
+"""Settings of the trainer that accept many classes of Lightning."""
 
 
 def config_schema(command: str) -> str:
     """The JSON schema of the config files that a command takes.
 
-    What `trainer.callbacks` and other slots for classes of Lightning hold is not described.
+    It does not describe the values of `trainer.callbacks` and other slots for classes of Lightning.
 
     Args:
         command: `fit`, `validate`, `test`, `predict` or `check`.
@@ -62,7 +62,7 @@ def completion_script(shell: str) -> str:
 
 
 def _trainer_parser(command: str) -> LightningArgumentParser:
-    """A parser of the options that a command takes which runs a trainer; it describes them, and parses nothing."""
+    """A parser of the options of a command that runs a trainer. It only describes the options; it parses nothing."""
     parser = LightningArgumentParser()
     parser.add_argument("-c", "--config", action="config", help="A YAML file, or the name of a packaged config.")
     parser.add_argument("--seed_everything", type=bool | int, default=0, help="Seed of everything random.")
@@ -76,16 +76,17 @@ def _trainer_parser(command: str) -> LightningArgumentParser:
 
 
 def _in_layers(node: Any) -> Any:
-    """A schema in which no argument of a class is required, since another layer may bring it, and classes have names.
+    """Adapt a schema to settings in layers and to the names of classes.
 
-    A class of this package may be named by its last name alone; classes of others are not described.
+    No argument of a class is required, since another layer may set it. A class of this package may be given by the last
+    part of its name. The arguments of other classes are not described.
     """
     if isinstance(node, list):
         return [_in_layers(item) for item in node]
     if not isinstance(node, dict):
         return node
     found = {name: _in_layers(item) for name, item in node.items()}
-    for role in get_args(Role):  # the parser takes a source for a value of its own, and describes it as text
+    for role in get_args(Role):  # the parser registers a source as its own type, and describes it as text
         for one in found.get(role, {}).get("anyOf", ()) if isinstance(found.get(role), dict) else ():
             if one.get("type") == "array":
                 one["items"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Source"}]}

@@ -12,12 +12,12 @@ Shell = Literal["bash", "zsh", "tcsh"]
 def schema(command: Trains = "fit", output: str | None = None) -> None:
     """Print a JSON schema of config files, for editors.
 
-    An editor with a YAML language server then completes and checks a config. Write the schema to a file, and name it in
-    the first line of the config: `# yaml-language-server: $schema=robustlm.schema.json`.
+    An editor with a YAML language server can then complete and check a config. Write the schema to a file, and name
+    this file in the first line of the config: `# yaml-language-server: $schema=robustlm.schema.json`.
 
     Args:
         command: The command that the config is for.
-        output: File for the schema; it is printed where not given.
+        output: File for the schema; by default it is printed.
     """
     from pathlib import Path
 
@@ -37,7 +37,7 @@ def completion(shell: Shell = "bash") -> None:
     """Print a script that completes commands and options in a shell.
 
     For bash: `robustlm completion > ~/.local/share/bash-completion/completions/robustlm`, then open a new shell. The
-    script is made once; make it again after an update.
+    script does not update itself; make it again after an update of robustlm.
 
     Args:
         shell: The shell.

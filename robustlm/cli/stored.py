@@ -1,7 +1,8 @@
-"""Settings that a checkpoint or an adapter brings along: a layer between config files and flags.
+"""Settings stored in a checkpoint or an adapter: a layer between config files and flags.
 
-A checkpoint brings the model's settings and those that decide how prompts are written; an adapter of ours brings the
-latter (`robustlm.json`). Flags win over them, they win over config files, and each difference is printed.
+A checkpoint holds the model's settings and the prompt settings, which decide how prompts are written. An adapter of
+this package holds the prompt settings (`robustlm.json`). Stored settings override config files, flags override both,
+and each difference is printed.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ from robustlm.modules import InstructionTuning
 from robustlm.runs import FIT, checkpoint_in, evaluation_folder, evaluation_in, fit_folder
 
 NO_CHECKPOINT = (None, "best", "last", "hpc", "registry", "null")
-"""Values of `ckpt_path` that name no file."""
+"""Values of `ckpt_path` that do not name a file."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a checkpoint or an adapter brings along."""
+    """The settings in a checkpoint or an adapter."""
 
     path: str
     kind: Literal["checkpoint", "adapter"]
     model: dict[str, Any]
-    """`{"class_path": …, "init_args": …}`; empty where there is none."""
+    """`{"class_path": …, "init_args": …}`; empty if the model is not stored."""
     prompt: dict[str, Any] | None
-    """Data settings that decide how prompts are written, by name; null: they are not known."""
+    """Data settings that decide how prompts are written, by name; null: unknown."""
 
     def allow(self, words: Words) -> None:
-        """Refuse settings that need the user's word. Raises `ValueError`."""
+        """Raise `ValueError` for settings that need the user's consent and do not have it."""
         if self.model:
             allow_classes(self.path, self.model, InstructionTuning, words)
 
@@ -58,7 +59,8 @@ def of_checkpoint(path: str) -> Stored:
     """The settings that a checkpoint holds.
 
     Raises:
-        ValueError: There is no such file, or it is no checkpoint (truncated, of another program, not weights only).
+        ValueError: The file is missing, or it is not a valid checkpoint (truncated, of another program, not weights
+            only).
     """
     expected = EXPECTED
     if (found := what_is(path)) != "a file":
@@ -68,12 +70,12 @@ def of_checkpoint(path: str) -> Stored:
     try:
         with warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:  # torch's own message advises to trust the file
+    except pickle.UnpicklingError as error:  # torch's own message advises the user to trust the file
         raise ValueError(
             f"ckpt_path: {path} holds more than weights and plain data, which is not loaded, as it could run code; "
             f"{expected}"
         ) from error
-    except Exception as error:  # whatever a broken file makes torch raise
+    except Exception as error:  # torch raises many kinds of errors for a broken file
         reason = str(error).strip().split("\n")[0].partition(". ")[0] or type(error).__name__
         raise ValueError(f"ckpt_path: {path} is damaged or of another kind ({reason}); {expected}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -93,12 +95,12 @@ def of_checkpoint(path: str) -> Stored:
 
 
 def with_checkpoint(args: list[str]) -> list[str]:
-    """The arguments, with the file that `--ckpt_path` or `--resume` means: a run's folder, `last`, `auto`.
+    """The arguments, with the value of `--ckpt_path` or `--resume` (a run's folder, `last`, `auto`) as a file.
 
-    A test of a named run (`--run`) that names no checkpoint gets that of the run's fit.
+    A test of a named run (`--run`) without a checkpoint uses the checkpoint of the run's fit.
 
     Raises:
-        ValueError: There is no such checkpoint, or both settings name one.
+        ValueError: The checkpoint does not exist, or both settings name one.
     """
     resume, path = _one_of(args)
     root, run = Path(setting(args, "trainer.default_root_dir") or "runs"), setting(args, "run")
@@ -131,7 +133,7 @@ def with_checkpoint(args: list[str]) -> list[str]:
 
 
 def _one_of(args: Sequence[str]) -> tuple[str | None, str | None]:
-    """The values of `resume` and `ckpt_path`, of which one is null: a flag wins over config files."""
+    """The values of `resume` and `ckpt_path`, of which at least one is null. A flag overrides config files."""
     resume, path = setting(args, "resume"), setting(args, "ckpt_path")
     if resume is not None and path is not None:
         flagged = flag_value(args, "resume")[0], flag_value(args, "ckpt_path")[0]
@@ -142,7 +144,7 @@ def _one_of(args: Sequence[str]) -> tuple[str | None, str | None]:
 
 
 def _with_own_fit(args: list[str], run: Path) -> list[str]:
-    """The arguments of a test, with the checkpoint of the fit of the same run, where there is one."""
+    """The arguments of a test, with the checkpoint of the same run's fit if there is one."""
     if args[0] not in ("test", "predict", "validate") or not (run / FIT).is_dir():
         return args
     try:
@@ -154,13 +156,13 @@ def _with_own_fit(args: list[str], run: Path) -> list[str]:
 
 
 def check_run_name(name: Any) -> str:
-    """The name of a run, a plain name of a folder. Raises `ValueError` for another."""
+    """Return the name of a run. Raises `ValueError` if it is not a plain folder name."""
     check_name("run", str(name))
     return str(name)
 
 
 def with_evaluation(args: list[str]) -> list[str]:
-    """The arguments, with the folder of the evaluation that `--predictions.resume RUN` goes on with."""
+    """The arguments, with `--predictions.resume RUN` as the folder of the evaluation to continue."""
     folder = setting(args, "predictions.resume")
     if folder is None or (found := evaluation_in(Path(folder))) == Path(folder):
         return args
@@ -169,7 +171,7 @@ def with_evaluation(args: list[str]) -> list[str]:
 
 
 def keep_metrics(folder: Path) -> None:
-    """Rename the `metrics.csv` of a run that is gone on with (`metrics-1.csv`): Lightning's logger would delete it."""
+    """Rename the `metrics.csv` of a resumed run (to `metrics-1.csv`), since Lightning's logger would delete it."""
     file = folder / "metrics.csv"
     if getattr(rank_zero_only, "rank", 0) == 0 and file.is_file():
         free = (folder / f"metrics-{number}.csv" for number in count(1))
@@ -182,16 +184,16 @@ def part_of_run(command: str, run: Path, checkpoint: str | None, resume: str | N
     Args:
         command: `fit`, `test`, `predict` or `validate`.
         run: The run's folder.
-        checkpoint: The checkpoint that a fit begins from.
-        resume: `auto`, where a fit goes on with what is there, or begins anew.
-        evaluation: Folder of the evaluation that is gone on with.
+        checkpoint: The checkpoint that a fit starts from.
+        resume: `auto`: a fit continues an existing one, or starts anew if there is none.
+        evaluation: Folder of the evaluation to continue.
 
     Raises:
-        ValueError: There is a fit already, and it is not gone on with.
+        ValueError: The run already has a fit, and this command does not continue it.
     """
     if command == "fit":
         own = checkpoint is not None and (run / FIT).resolve() in Path(checkpoint).resolve().parents
-        first = getattr(rank_zero_only, "rank", 0) == 0  # other processes start when the first one has written already
+        first = getattr(rank_zero_only, "rank", 0) == 0  # other processes start after the first one has written files
         return fit_folder(run, goes_on=own or resume == "auto" or not first)
     if evaluation is not None and Path(evaluation).resolve().parent == run.resolve():
         return run / Path(evaluation).name
@@ -206,7 +208,7 @@ def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
 
 
 def of_backbone(name: Any) -> Stored | None:
-    """The settings beside an adapter (or a tuned model) that is named as the backbone; null for any other model."""
+    """The settings stored beside an adapter or a tuned model that is the backbone; null for any other model."""
     folder = Path(name).expanduser() if isinstance(name, str) else None
     if folder is None or what_is(folder) != "a folder":
         return None
@@ -216,15 +218,15 @@ def of_backbone(name: Any) -> Stored | None:
 
 
 class PromptLayer:
-    """The stored settings of prompts, between config files and flags of one command.
+    """The stored prompt settings of one command, as a layer between its config files and its flags.
 
     Args:
-        stored: Where they are stored.
+        stored: The checkpoint or adapter that stores them.
         args: The arguments of the command, in order.
-        words: What the user has said.
+        words: The settings that the user gave.
 
     Raises:
-        ValueError: A setting is of another kind than it should be, or names a file that the user has not named.
+        ValueError: A setting has a wrong type, or names a file that the user has not named.
     """
 
     def __init__(self, stored: Stored, args: Sequence[str], words: Words) -> None:
@@ -244,17 +246,17 @@ class PromptLayer:
 
     @property
     def section(self) -> dict[str, Any]:
-        """The section `data` of a config file that holds them; empty where there is nothing to hold."""
+        """The section `data` of a config file with these settings; empty if there are none."""
         return {"class_path": self._data, "init_args": self._kept} if self._data and self._kept else {}
 
     def differences(self, used: Mapping[str, Any]) -> Iterator[str]:
-        """What flags changed, what was changed over config files, and what over defaults, a line each.
+        """Messages: settings that flags override, and stored settings that override config files or defaults.
 
         Args:
-            used: Arguments of the datamodule as they are used.
+            used: The datamodule's arguments after parsing.
 
         Raises:
-            ValueError: A setting did not arrive.
+            ValueError: A stored setting was lost in parsing.
         """
         path, kind = self._stored.path, self._stored.kind
         if self._stored.prompt is None:
@@ -291,7 +293,7 @@ class PromptLayer:
 
 
 def _accepted(cls: type) -> set[str]:
-    """Names of the arguments of a class, with those that go on to its bases."""
+    """Names of the arguments of a class, including those that it passes on to its bases."""
     found: set[str] = set()
     for base in cls.__mro__:
         parameters = _parameters(base)
@@ -306,7 +308,7 @@ def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
 
 
 def _data_class(args: Sequence[str]) -> str | None:
-    """The name of the datamodule's class, as flags or config files give it."""
+    """The name of the datamodule's class from flags or config files."""
     given, value = flag_value(args, "data")
     if given and isinstance(value, str) and value.replace(".", "").isidentifier():
         return value
@@ -317,13 +319,13 @@ def _data_class(args: Sequence[str]) -> str | None:
 
 
 def _class_of(name: str | None) -> type[InstructionDataModule]:
-    """The datamodule of a name that the user gave; the base where the parser will have to say what is wrong."""
+    """The datamodule class with this name; the base class if the name is wrong, which the parser reports later."""
     if name is None:
         return InstructionDataModule
     name = named(name)
     try:
         found = getattr(robustlm, name, None) if name in robustlm.__all__ else locate(name)
-    except ErrorDuringImport:  # which the parser meets too, and says
+    except ErrorDuringImport:  # the parser meets the same error, and reports it
         found = None
     good = isinstance(found, type) and issubclass(found, InstructionDataModule)
     return found if good else InstructionDataModule  # type: ignore[return-value]
@@ -332,12 +334,12 @@ def _class_of(name: str | None) -> type[InstructionDataModule]:
 def model_differences(
     path: str, stored: Mapping[str, Any], used: Mapping[str, Any], args: Sequence[str]
 ) -> Iterator[str]:
-    """What flags changed of a checkpoint's model settings, and what these changed of config files.
+    """Messages: model settings of a checkpoint that flags override, and those that override config files.
 
     Args:
         path: The checkpoint.
-        stored: Its section `model`.
-        used: The section as it is used.
+        stored: The checkpoint's section `model`.
+        used: The section `model` after parsing.
         args: The arguments of the command.
     """
     kept, taken = _flat(stored), _flat(used)
@@ -355,16 +357,16 @@ def model_differences(
 
 
 def chosen_model(stored: Stored, used: Mapping[str, Any], words: Words) -> list[str]:
-    """Lines for what a checkpoint chose of the model. Raises `ValueError` for what is not the user's to run."""
+    """Messages about model settings that the checkpoint chose. Raises `ValueError` for those the user must allow."""
     return allow_model(stored.path, stored.model["init_args"], used.get("init_args") or {}, words)
 
 
 def untrained(module: Any, checkpoint: str | None) -> str | None:
-    """A line that says that a module which is made to be trained is used as it is; null where that is not so.
+    """A message if a module with untrained weights is about to be used; null otherwise.
 
     Args:
         module: The module.
-        checkpoint: The file whose weights it gets, if any.
+        checkpoint: The file that its weights come from, if any.
     """
     backbone = module.backbone
     if checkpoint is not None or getattr(backbone, "tuning", None) is None or getattr(backbone, "adapter", None):

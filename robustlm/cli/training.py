@@ -1,4 +1,4 @@
-"""The commands that run a trainer: `fit`, `validate`, `test`, `predict` and `check`, over any module and data."""
+"""The commands that run a trainer on any module and data: `fit`, `validate`, `test`, `predict` and `check`."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ from robustlm.datamodules import InstructionDataModule
 from robustlm.modules import InstructionTuning
 
 FIT_ONLY = ("hub", "hub_private", "resume")
-"""Settings of `fit` that other commands do not have, nor another run of the same settings."""
+"""Settings of `fit` that other commands do not have, and that a repeated run must not reuse."""
 
 
 class CheckingTrainer(Trainer):
-    """Lightning's trainer, and `check`: everything that `fit` would begin with, without training."""
+    """Lightning's trainer with `check`, which does all preparations of `fit` without training."""
 
     def check(self, model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2) -> None:
         """Show what a run would do: rows as the model sees them, lengths, parameters, memory. Trains nothing.
@@ -84,11 +84,11 @@ class CheckingTrainer(Trainer):
 
         Args:
             model: The module.
-            dataloaders: Loaders in place of a datamodule's.
+            dataloaders: Loaders to use instead of a datamodule.
             ckpt_path: Checkpoint with the trained weights.
-            verbose: Also print every single metric.
+            verbose: Also print every metric.
             datamodule: The data.
-            weights_only: Refuse checkpoints that hold more than weights and plain data.
+            weights_only: Refuse checkpoints with anything but weights and plain data.
         """
         return super().test(model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
 
@@ -108,7 +108,7 @@ class Parser(BriefParser, LightningArgumentParser):
 
 
 _FIRST = ("model", "data")
-"""What a user names in any run."""
+"""Options that a user gives in every run."""
 
 
 def _flags(group: Any) -> set[str]:
@@ -117,7 +117,7 @@ def _flags(group: Any) -> set[str]:
 
 
 class SavedConfig(SaveConfigCallback):
-    """The settings of a run as `config.yaml`, which every command takes: without those that `fit` alone has."""
+    """Saves the settings of a run as `config.yaml`, without those only `fit` has, so that every command accepts it."""
 
     def __init__(self, parser: LightningArgumentParser, config: jsonargparse.Namespace, **settings: Any) -> None:
         kept = config.clone()
@@ -127,9 +127,10 @@ class SavedConfig(SaveConfigCallback):
 
 
 class RobustLMCLI(LightningCLI):
-    """LightningCLI over any `InstructionTuning` and any `InstructionDataModule`, named by their class.
+    """LightningCLI for any `InstructionTuning` and any `InstructionDataModule`, given by their class names.
 
-    Values are taken from, each over the one before: defaults, config files, the checkpoint at `--ckpt_path`, flags.
+    Values come from defaults, config files, the checkpoint at `--ckpt_path` and flags. Later ones override earlier
+    ones.
     """
 
     def __init__(self, args: Sequence[str]) -> None:
@@ -165,7 +166,7 @@ class RobustLMCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The command at hand, one of Lightning's or `check`: the parser of each one takes a while to build."""
+        """Only the current command (one of Lightning's, or `check`), since building each parser takes time."""
         known = {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
         return {self._command: known[self._command]}
 
@@ -174,7 +175,7 @@ class RobustLMCLI(LightningCLI):
         add_run_arguments(parser, self._command)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; where a checkpoint is named, with its settings between config files and flags."""
+        """Parse the arguments. The settings of a checkpoint are placed between config files and flags."""
         with reported():
             self._parse_layers(parser, ordered(named_configs(args)))
         check_run(self._command, self.config[self._command].as_dict())  # before Lightning takes the seed
@@ -183,7 +184,7 @@ class RobustLMCLI(LightningCLI):
         for config in configs_of(given):
             check_config(config)
         given = with_evaluation(with_checkpoint(given))
-        path = setting(given, "ckpt_path") or None  # the parser says it of a flag without a value
+        path = setting(given, "ckpt_path") or None  # the parser reports a flag without a value
         stored = of_backbone(setting(given, "model.backbone")) if path in NO_CHECKPOINT else of_checkpoint(str(path))
         if stored is None:
             self.config = parser.parse_args(given)
@@ -205,15 +206,15 @@ class RobustLMCLI(LightningCLI):
             rank_zero_only(print)(line)
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint overrule flags; `parse_arguments` has done it the other way round."""
+        """Do nothing: in Lightning, the checkpoint overrides flags; `parse_arguments` lets flags override it."""
 
     def instantiate_classes(self) -> None:
-        """Tell the data which conditions the user named; those of a packaged config may be left out."""
+        """Tell the datamodule which conditions the user named; those of a packaged config may be skipped."""
         super().instantiate_classes()
         self.datamodule.named = named_by_user(self._given, "conditions")
 
     def before_instantiate_classes(self) -> None:
-        """Refuse numbers and places that a run would fail on, before model and rows are looked at."""
+        """Refuse invalid numbers and paths before the model and the rows are loaded."""
         settings = self.config[self._command].as_dict()
         if settings.get("logger"):
             check_logger(settings["logger"], settings["trainer"].get("logger"))
@@ -221,14 +222,14 @@ class RobustLMCLI(LightningCLI):
             check_hub(settings["hub"])
 
     def after_fit(self) -> None:
-        """Bring the adapter to the hub, when all else of the run is done."""
+        """Upload the adapter to the hub, after everything else in the run is done."""
         settings = self.config_init["fit"]
         folder = run_folder(self.trainer) / settings["export"].name
         if settings.get("hub") and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             print(f"hub: {push(folder, settings['hub'], private=settings['hub_private'])}")
 
     def check(self, **kwargs: Any) -> None:
-        """Print the settings that are not defaults, then what the trainer finds."""
+        """Print the settings that are not defaults, then run the trainer's check."""
         settings = self._parser("check").dump(self.config["check"], skip_default=True)
         print("settings\n" + textwrap.indent(settings, "  "))
         assert isinstance(self.trainer, CheckingTrainer)
@@ -242,13 +243,13 @@ class RobustLMCLI(LightningCLI):
         print(f"next: {shlex.join(['robustlm', command, *given])}")
 
     def before_validate(self) -> None:
-        """Say that weights are untrained."""
+        """Print a message if the weights are untrained."""
         line = untrained(self.model, self.config_init[self.config_init["subcommand"]].get("ckpt_path"))
         if line is not None:
             rank_zero_only(print)(line)
 
     def before_test(self) -> None:
-        """See `before_validate`; refuse states that the model does not have before any rows are read."""
+        """As `before_validate`; also refuse hidden states that the model does not have, before rows are read."""
         self.before_validate()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, HiddenStateWriter):
@@ -287,7 +288,7 @@ class RobustLMCLI(LightningCLI):
         return trainer
 
     def _part_of_run(self, root: Path) -> Path | None:
-        """The folder of the named run that this command logs in; null without a name."""
+        """The folder in the named run for this command's logs; null if the run has no name."""
         command = self.config_init["subcommand"]
         settings = self.config_init[command]
         if not settings.get("run"):
@@ -304,11 +305,11 @@ _EXAMPLES = {
     "predict": "-c robustness --model.backbone builtin:tiny --data.test builtin:quickstart",
     "check": "-c anit --model.backbone builtin:tiny --data.train builtin:quickstart",
 }
-"""Arguments that run as they stand."""
+"""Example arguments that work unchanged."""
 
 
 def _options_of(command: str) -> dict[str, Any]:
-    """How a command's parser is made."""
+    """Usage and description for a command's parser."""
     usage = (
         f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARG VALUE] [--data.ARG VALUE] …\n\n"
         f"example: robustlm {command} {_EXAMPLES[command]}\n\n"
@@ -319,7 +320,7 @@ def _options_of(command: str) -> dict[str, Any]:
 
 
 def add_run_arguments(parser: LightningArgumentParser, command: str) -> None:
-    """Callbacks that every run has, with options of their own, and options of single commands."""
+    """Add the options of the callbacks that every run has, and the options of single commands."""
     parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
     parser.add_lightning_class_args(AdapterExport, "export")
     parser.add_lightning_class_args(PredictionWriter, "predictions")

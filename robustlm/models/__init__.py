@@ -1,1 +1,1 @@
-"""Language models behind one contract: on this machine, or at an endpoint."""
+"""Language models with one interface: on this machine, or at an endpoint."""

@@ -1,4 +1,4 @@
-"""A forward pass whose logits are computed at answer positions only."""
+"""A forward pass that computes logits at answer positions only."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from robustlm.models.loaded import LoadedModel
 
 @dataclass
 class _HeadPass:
-    """One pass through a model's head: what the head's hook is told, and what it found."""
+    """One pass through a model's head: the input of the head's hook, and its result."""
 
     head: nn.Module
     positions: Tensor
-    """Bool `[R, T]`: the n positions whose logits are computed."""
+    """Bool `[R, T]`: true at the n positions whose logits are computed."""
     pool: Callable[[Tensor], Tensor] | None
-    """Makes one state a row of the final hidden states `[R, T, H]`."""
+    """Pools the final hidden states `[R, T, H]` to one state per row."""
     state: Tensor | None = None
-    """What `pool` gave: `[R, H]`."""
+    """The result of `pool`, `[R, H]`."""
 
 
 _CURRENT: ContextVar[_HeadPass | None] = ContextVar("robustlm_head_pass", default=None)
-"""The pass that is running in this thread. A pass inside another one puts its own here and restores the outer one, so
-neither sees the other's settings; a recomputed pass in the backward thread makes its own."""
+"""The pass that is running in this thread. A nested pass sets its own value and then restores the outer one, so
+neither sees the other's settings. A recomputed pass in the backward thread sets its own value."""
 
 
 def watch_head(head: nn.Module) -> None:
-    """Let a loaded model's head serve `answers` and `logits_at`; other calls of the head stay as they are."""
+    """Prepare a loaded model's head for `answers` and `logits_at`; other calls of the head are not changed."""
     head.register_forward_pre_hook(_answers_only)
 
 
 def _answers_only(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """Before the head: pool the states, and hand on the wanted positions alone."""
+    """Before the head: pool the states, and pass on only the selected positions."""
     current = _CURRENT.get()
     if current is None or current.head is not head:
         return None
@@ -63,7 +63,7 @@ def _head_pass(
 
 
 def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -> AnswerOutput:
-    """Run a view with input embeddings `[R, T, H]`: logits of the answer tokens, and a pooled state a row."""
+    """Run a view with input embeddings `[R, T, H]`: logits of the answer tokens, and a pooled state per row."""
     inputs = answer_inputs(loaded, view, embeds)
     with _head_pass(loaded, inputs.answers, lambda states: inputs.pooled(states, pooling)) as current:
         logits = loaded.runner(**inputs.arguments).logits[0]
@@ -73,7 +73,7 @@ def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -
 
 
 def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
-    """Run inputs for the sake of hooks in the layers: the head sees the answer positions only."""
+    """Run inputs only for hooks in the layers. The head computes the answer positions only."""
     with _head_pass(loaded, inputs.answers):
         loaded.runner(**inputs.arguments)
 
@@ -85,11 +85,11 @@ def logits_at(
 
     Args:
         loaded: The model.
-        at: Bool `[R, T]`, true at n positions.
+        at: Bool `[R, T]`, true at the n chosen positions.
         ids: Int64 `[R, T]`.
-        mask: Int64 `[R, C + T]` over what the cache holds and the ids.
+        mask: Int64 `[R, C + T]`, over the positions in the cache and the ids.
         positions: Int64 `[R, T]`.
-        cache: Keys and values of C positions, of a class of transformers; `None` lets the model make one.
+        cache: Keys and values of C positions, an object of transformers; `None`: the model creates one.
     """
     with _head_pass(loaded, at):
         out = loaded.base(

@@ -1,4 +1,4 @@
-"""Any Hugging Face language model behind one small contract: embeddings in, answer logits and last states out."""
+"""Any Hugging Face language model with one small interface: from embeddings to answer logits and last states."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["Backbone", "Loading"]
 
 
 class Backbone(LanguageModel):
-    """A causal or encoder–decoder language model and its tokenizer.
+    """A causal or encoder–decoder language model with its tokenizer.
 
     The constructor reads config and tokenizer only; `load` reads the weights.
 
     Args:
-        name: `builtin:tiny` (the model that comes with the package), a hub name, or the folder of a model, of a PEFT
-            adapter, or (with `scratch`) of a config and tokenizer.
+        name: `builtin:tiny` (the model in this package), a hub name, or a folder: of a model, of a PEFT adapter, or
+            (with `scratch`) of a config and tokenizer.
         loading: How to load it.
-        tuning: What to train; `None` uses the model as it is, all frozen.
+        tuning: What to train; `None` uses the model unchanged, with all weights frozen.
 
     Raises:
-        ValueError: The name leads to no model, or settings exclude each other.
+        ValueError: The name matches no model, or settings exclude each other.
     """
 
     gives_likelihoods = True
@@ -59,11 +59,11 @@ class Backbone(LanguageModel):
 
     @property
     def loaded(self) -> bool:
-        """Whether the weights are there."""
+        """Whether the weights are loaded."""
         return self._parts is not None
 
     def load(self) -> None:
-        """Read the weights, freeze and wrap them as `tuning` says, leave everything in train mode."""
+        """Read the weights, freeze and wrap them as `tuning` says, and set train mode."""
         if self._parts is None:
             self._parts = read_model(self._place, self.config, self.tokenizer, self.loading, self.tuning)
             self.model = self._parts.model
@@ -71,7 +71,7 @@ class Backbone(LanguageModel):
 
     @property
     def parts(self) -> LoadedModel:
-        """The loaded model as the functions of this room take it. Raises `RuntimeError` before `load`."""
+        """The loaded model, for the functions of this subpackage. Raises `RuntimeError` before `load`."""
         if self._parts is None:
             raise RuntimeError(f"backbone: the weights of {self.name} are not loaded; call `load()` first")
         return self._parts
@@ -87,13 +87,13 @@ class Backbone(LanguageModel):
         return [p for p in self.parts.model.parameters() if p.requires_grad]
 
     def check_tunable(self) -> None:
-        """Accept: every model that is loaded here can be tuned."""
+        """Do nothing: every model of this class can be tuned."""
 
     @property
     def embedding_scale(self) -> Tensor:
         """Mean norm of the token embeddings (fp32 scalar): the unit of perturbation strengths.
 
-        Kept while the table is frozen, computed each time where it is trained.
+        The value is cached while the table is frozen, and computed at each call while it is trained.
         """
         table = self.base.get_input_embeddings()
         if self._scale is None or table.weight.requires_grad:
@@ -104,12 +104,12 @@ class Backbone(LanguageModel):
 
     @property
     def depth(self) -> int:
-        """Number of layers; of an encoder–decoder, those of its decoder."""
+        """Number of layers; for an encoder–decoder, of its decoder."""
         return depth_of(self.config)
 
     @property
     def keeps_base(self) -> bool:
-        """Whether training leaves the weights of the base model as they are: `text_states` then never change."""
+        """Whether training leaves the base model's weights unchanged; `text_states` are then constant."""
         return self.parts.is_peft or not self.trained
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -121,32 +121,32 @@ class Backbone(LanguageModel):
 
         Args:
             view: R rows of T positions.
-            inputs_embeds: `[R, T, H]` in place of the embeddings of `view.input_ids`.
-            pooling: Which state stands for a row.
+            inputs_embeds: `[R, T, H]`; replaces the embeddings of `view.input_ids`.
+            pooling: Which state represents a row.
 
         Returns:
-            Logits of the answer tokens and a state a row; the tensor of all positions × vocabulary never exists.
+            Logits of the answer tokens and a state per row. Logits of other positions are never computed.
         """
         return answers(
             self.parts, view, self.embed(view.input_ids) if inputs_embeds is None else inputs_embeds, pooling
         )
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
-        """Greedy answers to the prompts of a view without answers, one string a row; see `generation.generate`."""
+        """Greedy answers to the prompts of a view without answers, one string per row; see `generation.generate`."""
         return generation.generate(self.parts, view, max_new_tokens)
 
     def option_scores(self, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
         """Log-likelihood of every option under teacher forcing, without dropout; see `scoring.option_scores`.
 
         Args:
-            options: O rows, a prompt with an option for its answer; those of one row share the prompt.
+            options: O rows, each a prompt with one option as its answer. Options of the same row have the same prompt.
             rows: Int64 `[O]`: the row each option belongs to.
-            pass_rows: How many options one forward pass may have.
+            pass_rows: Most options in one forward pass.
         """
         return scoring.option_scores(self.parts, options, rows, pass_rows)
 
     def check_layer(self, layer: int) -> None:
-        """Refuse a layer that the model, of which the config is enough, does not have. Raises `ValueError`."""
+        """Raise `ValueError` for a layer that the model does not have. This needs only the config, no weights."""
         check_layer(layer, self.depth, self.base_name)
 
     def hidden_states(self, view: View, layer: int = -2, pooling: Pooling = "prompt_end") -> Tensor:
@@ -154,9 +154,9 @@ class Backbone(LanguageModel):
 
         Args:
             view: R rows. Without answers, the prompt's last token is the row's last.
-            layer: Counted as transformers counts `hidden_states`: 0 is the embeddings, i what layer i gives, and the
-                last, or -1, what the head reads, after the last norm. -2 is the penultimate layer.
-            pooling: Which positions stand for a row.
+            layer: Counted as in transformers' `hidden_states`: 0 is the embeddings, i the output of layer i. The last
+                one, or -1, is the input of the head, after the last norm. -2 is the penultimate layer.
+            pooling: Which positions represent a row.
 
         Returns:
             fp32 `[R, H]`.
@@ -170,12 +170,12 @@ class Backbone(LanguageModel):
     def text_states(self, texts: Sequence[str], layer: Layer = "middle") -> Tensor:
         """The mean hidden state of each text, in the model without its adapters and without dropout.
 
-        Adapters, prefixes and soft prompts are left out, so the states stay the same while those are tuned. A first
-        token, on which models put much attention whatever it is, comes before the text and does not count towards the
-        mean; nor do pads. Weights, modes and random state are left as they were.
+        Adapters, prefixes and soft prompts are switched off, so the states do not change while those are tuned. A first
+        token is put before the text, because models pay much attention to the first token, whatever it is. This token
+        and pads do not count towards the mean. Weights, modes and random state are not changed.
 
         Args:
-            texts: n texts; of an encoder–decoder, the encoder reads them.
+            texts: n texts; in an encoder–decoder, the encoder reads them.
             layer: `middle` (half of the layers, rounded down), `last` (after the last norm), or a number as in
                 `hidden_states`.
 

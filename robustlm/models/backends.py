@@ -1,4 +1,4 @@
-"""Picks the class that serves a model's name."""
+"""Chooses the class for a model's name."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 Maker = Callable[[str, Hosting], LanguageModel]
 
 BACKENDS: dict[str, Maker] = {PREFIX: HostedBackbone}
-"""What makes the models whose names begin with a prefix (`openai:`); all other names are `Backbone`'s.
+"""Functions that create models, by the prefix of the model's name (`openai:`); other names use `Backbone`.
 
-A class of a user's own needs no entry: `my_module.MyModel:NAME` names it by its import path.
+A user's own class needs no entry: `my_module.MyModel:NAME` gives its import path.
 """
 
 
@@ -35,14 +35,15 @@ def language_model(
     *,
     usual_tuning: Tuning | None = None,
 ) -> LanguageModel:
-    """The model of a name, without its weights. Settings that it has no use for are named in a warning.
+    """The model with this name, without its weights. A warning names settings that it does not use.
 
     Args:
-        name: A name of `Backbone`, or one that begins with a prefix of `BACKENDS`, or with an import path and a colon.
+        name: A name for `Backbone`, or a name that begins with a prefix of `BACKENDS` or with an import path and a
+            colon.
         loading: How a local model is loaded.
-        tuning: What of a local model is trained.
-        hosting: How a hosted model is asked.
-        usual_tuning: What `tuning` is where nobody chose it: no warning is due then.
+        tuning: Which part of a local model is trained.
+        hosting: How requests are sent to a hosted model.
+        usual_tuning: The default of `tuning`; with it, there is no warning about `tuning`.
     """
     loading, hosting = loading or Loading(), hosting or Hosting()
     make = next((make for prefix, make in BACKENDS.items() if name.startswith(prefix)), None) or _own(name)
@@ -58,10 +59,10 @@ def language_model(
 
 
 def _own(name: str) -> Maker | None:
-    """The class that a name begins with (`my_module.MyModel:NAME`), if it does.
+    """The class whose import path the name begins with (`my_module.MyModel:NAME`), or `None`.
 
     Raises:
-        ValueError: The module cannot be imported, or holds no such `LanguageModel`.
+        ValueError: The module cannot be imported, or does not contain such a `LanguageModel`.
     """
     path, colon, _ = name.partition(":")
     if not colon or "." not in path or not all(part.isidentifier() for part in path.split(".")) or Path(name).exists():
@@ -76,7 +77,7 @@ def _own(name: str) -> Maker | None:
 
 
 def _changed(group: str, settings: Loading | Hosting) -> list[str]:
-    """The settings that are not what they are by default."""
+    """The settings that differ from their defaults."""
     usual = type(settings)()
     return [
         f"model.{group}.{item.name} ({getattr(settings, item.name)})"

@@ -1,4 +1,4 @@
-"""The contract of a language model, and what it gives: logits at answer positions, pooled states, scores of options."""
+"""The interface of a language model, and its outputs: answer logits, pooled states, scores of options."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from torch import Tensor, nn
 from robustlm.batch import View
 
 Pooling = Literal["last", "prompt_end", "mean", "max"]
-"""Which final hidden state stands for a row: that of the last token of prompt + answer, of the prompt's last token, or
-the mean or maximum over all tokens, padding left out. Of an encoder–decoder they are the states of its decoder, so
-`prompt_end` is the state that has read the prompt and no answer."""
+"""Which final hidden state represents a row: that of the last token of prompt + answer, that of the prompt's last
+token, or the mean or maximum over all tokens except padding. For an encoder–decoder, these are states of its decoder,
+so `prompt_end` is the state after the prompt and before the answer."""
 
 
 @dataclass
 class AnswerOutput:
-    """What a model says at the answer positions of a view with R rows."""
+    """Outputs of a model at the answer positions of a view with R rows."""
 
     logits: Tensor
-    """`[n, V]`: at the n answer tokens of all rows, row by row."""
+    """`[n, V]`: logits of the n answer tokens of all rows, row by row."""
     targets: Tensor
-    """Int64 `[n]`: the trained tokens there."""
+    """Int64 `[n]`: the true tokens at these positions."""
     rows: Tensor
-    """Int64 `[n]`: the row each belongs to."""
+    """Int64 `[n]`: the row of each answer token."""
     state: Tensor
-    """`[R, H]`: the row's final hidden states (after the last norm), pooled as asked."""
+    """`[R, H]`: the final hidden states (after the last norm) of each row, pooled."""
 
 
 @dataclass
 class OptionScores:
-    """How likely a model finds each of O options, each after its prompt; tensors on the CPU."""
+    """Log-likelihoods of O options, each after its prompt; tensors on the CPU."""
 
     log_likelihood: Tensor
-    """fp32 (or fp64) `[O]`: summed over the option's tokens, end of sequence among them."""
+    """fp32 (or fp64) `[O]`: summed over the option's tokens, including end of sequence."""
     tokens: Tensor
-    """Int64 `[O]`: how many those are."""
+    """Int64 `[O]`: the number of these tokens."""
     rows: Tensor
-    """Int64 `[O]`: the row each option belongs to."""
+    """Int64 `[O]`: the row of each option."""
 
     def best(self, row: int) -> int:
-        """Which of a row's options has the highest log-likelihood a token; the first of equals."""
+        """Index of the row's option with the highest log-likelihood per token; the first one if several are equal."""
         mean = (self.log_likelihood / self.tokens)[self.rows == row].tolist()
         return max(range(len(mean)), key=mean.__getitem__)
 
@@ -50,39 +50,39 @@ class OptionScores:
 class LanguageModel(nn.Module, ABC):
     """A model that answers prompts, on this machine or elsewhere.
 
-    It is an `nn.Module`, so that Lightning moves it and keeps its weights. A model that only answers implements `load`
-    and `generate`; everything else then refuses with a message that says so. A model that can be tuned and looked into
-    implements all methods.
+    It is an `nn.Module`, so that Lightning moves it to devices and saves its weights. A model that only answers
+    implements `load` and `generate`; its other methods raise an error that says so. A model that can be tuned and
+    inspected implements all methods.
     """
 
     closed: ClassVar[str] = "only answers prompts"
-    """Why the methods that a class does not implement refuse: continues `backbone: NAME …` in messages."""
+    """The reason in messages of unimplemented methods; it continues `backbone: NAME …`."""
     gives_likelihoods: ClassVar[bool] = False
-    """Whether `option_scores` and the logits of `forward` are there; attacks and scores of options need them."""
+    """Whether the model has `option_scores` and `forward`; attacks and scores of options need them."""
     characters_per_token: ClassVar[int] = 1
-    """Characters that count as a token for `max_length`, where the tokenizer's tokens are characters."""
+    """How many characters count as one token for `max_length`, if the tokenizer's tokens are characters."""
 
     name: str
-    """As the user gave it; shown in messages, tables and cards."""
+    """The name as the user gave it; shown in messages, tables and cards."""
     tokenizer: Any
-    """A fast tokenizer of transformers or `hosted.Characters`, which have no type in common."""
+    """A fast tokenizer of transformers, or `Characters`; these have no common type."""
     config: Any
-    """A config of transformers, or what stands in for one: `model_type` and `get_text_config()` are read."""
+    """A config of transformers, or another object with `model_type` and `get_text_config()`."""
     is_encoder_decoder: bool
-    """Whether prompts are read by an encoder of their own."""
+    """Whether a separate encoder reads the prompts."""
 
     @property
     @abstractmethod
     def loaded(self) -> bool:
-        """Whether the model can be asked."""
+        """Whether the model is ready to answer."""
 
     @abstractmethod
     def load(self) -> None:
-        """Read the weights, where there are any to be read."""
+        """Read the weights, if there are any."""
 
     @abstractmethod
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
-        """Answers to the prompts of a view without answers, one string a row.
+        """Answers to the prompts of a view without answers, one string per row.
 
         Args:
             view: R prompts, as token ids and in `view.texts`.
@@ -91,7 +91,7 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     def base(self) -> Any:
-        """The model inside a wrapper of PEFT, of a class of transformers; itself where there is none."""
+        """The transformers model inside a PEFT wrapper; this object itself if there is none."""
         return self
 
     @property
@@ -105,11 +105,11 @@ class LanguageModel(nn.Module, ABC):
         raise self._refused()
 
     def check_tunable(self) -> None:
-        """Refuse a model that cannot be tuned. Raises `ValueError`."""
+        """Raise `ValueError` if the model cannot be tuned."""
         raise self._refused()
 
     def check_layer(self, layer: int) -> None:
-        """Refuse a layer whose hidden states the model does not give. Raises `ValueError`."""
+        """Raise `ValueError` for a layer whose hidden states are not available."""
         raise ValueError(
             f"states.layer: found {layer}, but {self.name} {self.closed} and shows no hidden states; expected null"
         )
@@ -123,8 +123,8 @@ class LanguageModel(nn.Module, ABC):
 
         Args:
             view: R rows of T positions.
-            inputs_embeds: `[R, T, H]` in place of the embeddings of `view.input_ids`.
-            pooling: Which state stands for a row.
+            inputs_embeds: `[R, T, H]`; replaces the embeddings of `view.input_ids`.
+            pooling: Which state represents a row.
         """
         raise self._refused()
 
@@ -132,9 +132,9 @@ class LanguageModel(nn.Module, ABC):
         """Log-likelihood of every option after its prompt.
 
         Args:
-            options: O rows, a prompt with an option for its answer; those of one row share the prompt.
+            options: O rows, each a prompt with one option as its answer. Options of the same row have the same prompt.
             rows: Int64 `[O]`: the row each option belongs to.
-            pass_rows: How many options one forward pass may have.
+            pass_rows: Most options in one forward pass.
         """
         raise self._refused()
 

@@ -1,4 +1,4 @@
-"""Which models' keys and values can be kept, shared and padded, and how a model reads with them."""
+"""Which models have keys and values that can be cached, shared and padded; and runs a model with such a cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustlm.models.loaded import LoadedModel
 
 _PLAIN = "DynamicLayer"
 _TAKEN = frozenset({_PLAIN, "DynamicSlidingWindowLayer", "DummyLayer"})
-"""Layers of a cache that rows can be taken from, by name, since transformers adds and removes such classes."""
+"""Class names of cache layers that support row selection. Names, since transformers adds and removes classes."""
 
 
 class Reader:
@@ -48,10 +48,10 @@ def new_cache(loaded: LoadedModel) -> transformers.DynamicCache:
 
 
 def cache_layers(loaded: LoadedModel, length: int) -> set[str]:
-    """Kinds of layers of the model's cache; empty where rows of `length` tokens have to be run as a whole.
+    """Class names of the model's cache layers; empty if rows of `length` tokens must run without a cache.
 
-    That is so for prompt learning, which brings a cache of its own, for models without a cache or with states that no
-    row can be taken from, and for models that turn keys by other angles in long rows.
+    This is the case for prompt learning, which has its own cache, for models without a cache or with states from which
+    no rows can be selected, and for models that change the rotary angles of keys in long rows.
     """
     if not loaded.takes_positions or not loaded.takes_cache or loaded.prompt_learning is not None:
         return set()
@@ -62,21 +62,21 @@ def cache_layers(loaded: LoadedModel, length: int) -> set[str]:
 
 
 def has_plain_cache(loaded: LoadedModel, length: int) -> bool:
-    """Whether the cache keeps keys and values of all positions, so that rows can be taken and padded anywhere.
+    """Whether the cache keeps keys and values of all positions, so that rows can be selected and padded anywhere.
 
-    A sliding window counts padding as tokens. GPT-Neo has windows that its cache does not know of.
+    False for sliding windows, which count padding as tokens. GPT-Neo has windows that its cache does not show.
     """
     local = "local" in (getattr(loaded.config, "attention_layers", None) or ())
     return not local and cache_layers(loaded, length) == {_PLAIN}
 
 
 def longest(view: View) -> int:
-    """Tokens of the longest row."""
+    """Number of tokens in the longest row."""
     return int(view.attention_mask.sum(1).max())
 
 
 def _unscaled(config: PretrainedConfig) -> float:
-    """The longest row whose rotary positions are those of shorter ones: some models scale them beyond it."""
+    """The longest row without scaled rotary positions; some models scale them in longer rows."""
     rope = getattr(config, "rope_parameters", None) or {}
     found = [
         one.get("original_max_position_embeddings") or config.max_position_embeddings

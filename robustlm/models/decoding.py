@@ -1,7 +1,7 @@
-"""Runs many prompts through a decoder at once: shared beginnings are run once, and rows whose answer has ended leave.
+"""Runs many prompts through a decoder at once. Shared prefixes run once, and finished rows leave the batch.
 
-It works on tensors and a callable and knows no model class. A prompt's positions count its own tokens, so padding may
-stand anywhere in a row, also between what was shared and the rest.
+The code uses tensors and a callable, and no model class. The positions of a prompt count only its own tokens, so
+padding may be anywhere in a row, also between the shared prefix and the rest.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch import Tensor
 
 
 class Cache(Protocol):
-    """Keys and values of R rows that were read, such as `transformers.DynamicCache` holds them."""
+    """Keys and values of R rows, such as `transformers.DynamicCache`."""
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows (int64 `[n]`), in this order; a row may be taken several times."""
+        """Keep these rows (int64 `[n]`), in this order; a row may occur several times."""
 
 
 Run = Callable[[Tensor, Tensor, Tensor, Cache | None], tuple[Tensor, Cache]]
-"""Takes ids `[R, T]`, a mask `[R, C + T]` over what the cache holds and the ids, positions `[R, T]` and a cache; gives
-logits `[R, V]` after the last id, and the cache with the ids' keys and values."""
+"""Takes ids `[R, T]`, a mask `[R, C + T]` over the positions in the cache and the ids, positions `[R, T]` and a cache.
+Returns logits `[R, V]` after the last id, and the cache with the keys and values of the ids added."""
 
 _WORTH = 0.9
-"""Sharing has to leave this part of the positions or less: it costs a pass more, and copies of the cache."""
+"""Prefixes are shared only if at most this part of the positions remains: it costs one more pass, and cache copies."""
 _COMPACT = 0.75
-"""Rows are dropped when this part of them or less goes on: a copy of the cache each time."""
+"""Finished rows are dropped when at most this part of the rows remains, since each time the cache is copied."""
 
 
 @dataclass
 class Prefilled:
-    """R prompts that a model has read."""
+    """The state of a model after it has read R prompts."""
 
     cache: Cache
     """Keys and values of all R rows."""
@@ -45,14 +45,14 @@ class Prefilled:
 
 
 def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Cache | None, *, share: bool = True) -> Prefilled:
-    """Read prompts, each prefix that several have in common once.
+    """Read prompts; a prefix that several prompts share is read once.
 
     Args:
         run: The model.
         ids: Int64 `[R, T]`, padded on the left.
         mask: Int64 `[R, T]`, 0 at padding.
-        cache: Empty; null, which cannot be shared, lets the model make one.
-        share: False reads every prompt by itself.
+        cache: An empty cache. Null: the model creates one; prefixes cannot be shared then.
+        share: Whether to share prefixes.
     """
     prompts = [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
     found = shared_prefixes(prompts) if share else None
@@ -74,11 +74,11 @@ def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Cache | None, *, share: 
 
 
 def greedy(run: Run, start: Prefilled, *, ends: Sequence[int], max_new_tokens: int) -> list[list[int]]:
-    """The likeliest token after each prompt, again and again: ids of R answers without their ends.
+    """Greedy decoding: take the likeliest token in each step. Returns ids of R answers without their end tokens.
 
     Args:
         run: The model.
-        start: Prompts that it has read; their cache is used up.
+        start: The prompts that the model has read; their cache is modified.
         ends: Tokens that end an answer.
         max_new_tokens: Longest answer.
     """
@@ -106,11 +106,11 @@ def greedy(run: Run, start: Prefilled, *, ends: Sequence[int], max_new_tokens: i
 
 
 def shared_prefixes(prompts: Sequence[list[int]]) -> tuple[list[int], list[int]] | None:
-    """Groups of prompts that begin alike: the group of each prompt, and how many tokens each group shares.
+    """Group prompts with equal prefixes: the group of each prompt, and the number of tokens each group shares.
 
-    Of all ways to cut the sorted prompts into groups, it is one with the fewest tokens to run. A prompt keeps a token
-    of its own; one that shares nothing is a group by itself, of all its tokens but the last. `None` where nothing is
-    shared or a prompt has one token alone.
+    Among all ways to split the sorted prompts into groups, this one has the fewest tokens to run. Each prompt keeps at
+    least one token of its own. A prompt that shares nothing is its own group, with all its tokens except the last.
+    `None` if nothing is shared or a prompt has only one token.
     """
     count = len(prompts)
     if count < 2 or min(map(len, prompts)) < 2:
@@ -142,7 +142,7 @@ def shared_prefixes(prompts: Sequence[list[int]]) -> tuple[list[int], list[int]]
 
 
 def left_padded(rows: Sequence[Sequence[int]], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and mask `[R, W]` of rows, 0 at padding; type and device are those of `like`."""
+    """Ids and mask `[R, W]` of rows, 0 at padding, with the type and device of `like`."""
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
@@ -150,11 +150,11 @@ def left_padded(rows: Sequence[Sequence[int]], like: Tensor) -> tuple[Tensor, Te
 
 
 def _positions(mask: Tensor) -> Tensor:
-    """Of every token among its row's own; 0 at padding before the first."""
+    """The position of every token in its row, counted without padding; 0 at padding before the first token."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def _alike(first: Sequence[int], second: Sequence[int]) -> int:
-    """With how many equal tokens two prompts begin."""
+    """Number of equal tokens at the beginning of two prompts."""
     pairs = zip(first, second, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -9,11 +9,11 @@ from torch import nn
 
 
 def weights_digest(backbone: nn.Module, *, frozen: bool = False) -> str:
-    """A hash of a model's weights by name, shape and sums: quick for large models too, and two models hardly share one.
+    """A hash of a model's weights by name, shape and sums: fast for large models too, and collisions are unlikely.
 
     Args:
         backbone: The model.
-        frozen: Leave out weights that are trained.
+        frozen: Only hash frozen weights.
     """
     found = hashlib.blake2b(digest_size=16)
     with torch.no_grad():

@@ -17,10 +17,10 @@ from robustlm.models.loaded import LoadedModel
 
 @torch.no_grad()
 def generate(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[str]:
-    """Greedy answers to the prompts of a view without answers, one string a row.
+    """Greedy answers to the prompts of a view without answers, one string per row.
 
-    Where the model's cache allows, what prompts begin with in common is run once, and answers that have ended leave
-    the batch; otherwise (encoder–decoders, prompt learning, sliding windows, …) transformers generates.
+    If the model's cache allows it, prefixes that prompts share run once, and finished answers leave the batch.
+    Otherwise (encoder–decoders, prompt learning, sliding windows, …), `generate` of transformers is used.
     """
     with loaded.evaluating(), loaded.caching():
         plain = has_plain_cache(loaded, longest(view) + max_new_tokens)
@@ -42,7 +42,7 @@ def _generated(loaded: LoadedModel, view: View, max_new_tokens: int) -> Tensor:
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
-        repetition_penalty=1.0,  # the model's own settings would count otherwise, and could refuse the likeliest token
+        repetition_penalty=1.0,  # otherwise the model's own settings apply, and may forbid the likeliest token
         no_repeat_ngram_size=0,
         pad_token_id=pad,
         eos_token_id=loaded.ends,

@@ -1,4 +1,4 @@
-"""Hidden states of any layer, one vector a row or a text."""
+"""Hidden states of any layer, one vector per row or text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Layer = int | Literal["middle", "last"]
 
 
 def check_layer(layer: int, depth: int, name: str) -> None:
-    """Refuse a layer that a model of `depth` layers, called `name` in the message, does not have."""
+    """Raise `ValueError` for a layer that a model with `depth` layers lacks; the message names the model `name`."""
     if not -depth - 1 <= layer <= depth:
         raise ValueError(
             f"states.layer: found {layer}; {name!r} has {depth} layers, expected {-depth - 1} … {depth} (0 is the "
@@ -31,13 +31,13 @@ def check_layer(layer: int, depth: int, name: str) -> None:
 def hidden_states(loaded: LoadedModel, view: View, layer: int, pooling: Pooling) -> Tensor:
     """A hidden state for each row of a view, fp32 `[R, H]`, without dropout.
 
-    The layer's states are pooled when the layer is run; those of other layers and positions are not kept.
+    The layer's states are pooled as soon as the layer runs; states of other layers and positions are not stored.
 
     Args:
         loaded: The model.
         view: R rows. Without answers, the prompt's last token is the row's last.
         layer: Checked by `check_layer`.
-        pooling: Which positions stand for a row.
+        pooling: Which positions represent a row.
 
     Raises:
         ValueError: The model's layers are not found.
@@ -89,7 +89,7 @@ def text_states(loaded: LoadedModel, texts: Sequence[str], layer: Layer, name: s
 
 
 def _text_inputs(loaded: LoadedModel, texts: Sequence[str]) -> tuple[Arguments, Tensor]:
-    """Arguments of a decoder or encoder, and a bool `[n, T, 1]`: the tokens that count towards a text's mean."""
+    """Arguments for a decoder or encoder, and a bool `[n, T, 1]`: the tokens that count in a text's mean."""
     tokens = loaded.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     first = next((one for one in (loaded.tokenizer.bos_token_id, *loaded.ends) if one is not None), 0)
     rows = [[first, *row] for row in tokens]
@@ -110,7 +110,7 @@ def _text_inputs(loaded: LoadedModel, texts: Sequence[str]) -> tuple[Arguments, 
 
 @contextmanager
 def _watched(stack: nn.Module, layer: int, depth: int, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    """`keep` gets the states of a layer each time the layer is run."""
+    """Call `keep` with the states of a layer each time the layer runs."""
     at = layer % (depth + 1)
     if at == depth:
         handle = stack.register_forward_hook(lambda _module, _args, out: keep(out[0]))
@@ -125,7 +125,7 @@ def _watched(stack: nn.Module, layer: int, depth: int, keep: Callable[[Tensor], 
 
 
 def _layers(stack: nn.Module, depth: int) -> nn.ModuleList:
-    """The layers of a decoder or encoder; layer i + 1 reads what layer i gives."""
+    """The layers of a decoder or encoder; layer i + 1 reads the output of layer i."""
     for module in stack.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible chat endpoint: it answers prompts, which is what a test needs of a model."""
+"""A model behind an OpenAI-compatible chat endpoint. It only answers prompts, which is enough for a test."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _MOST_REQUESTS = 1024
 
 @dataclass
 class Hosting:
-    """How a hosted model is asked."""
+    """How requests are sent to a hosted model."""
 
     concurrency: int = 8
-    """Requests at once."""
+    """Number of simultaneous requests."""
     cache: bool = True
-    """Keep every answer in ~/.cache/robustlm/answers, so that the same request is sent once."""
+    """Store every answer in ~/.cache/robustlm/answers, so that the same request is sent only once."""
 
     def __post_init__(self) -> None:
         check_number("hosting.concurrency", self.concurrency, least=1, most=_MOST_REQUESTS, whole=True)
 
 
 class HostedBackbone(TextModel):
-    """A hosted model. It cannot be tuned, and shows neither likelihoods nor hidden states.
+    """A hosted model. It cannot be tuned, and gives neither likelihoods nor hidden states.
 
-    Requests run side by side and are repeated when the endpoint is busy. Every answer is kept on disk by a hash of the
-    request, so that an evaluation that is run again costs nothing. The key comes from `$OPENAI_API_KEY` alone.
+    Requests run in parallel and are repeated if the endpoint is busy. Every answer is stored on disk under a hash of
+    its request, so that a repeated evaluation costs nothing. The key always comes from `$OPENAI_API_KEY`.
 
     Args:
-        name: `openai:` and the model's name at the endpoint, `$OPENAI_BASE_URL` or OpenAI's.
-        hosting: How it is asked.
-        cache_dir: Folder where answers are kept.
+        name: `openai:` and the model's name at the endpoint. The endpoint is `$OPENAI_BASE_URL`, or OpenAI's.
+        hosting: How requests are sent.
+        cache_dir: Folder for stored answers.
 
     Raises:
-        ValueError: The name ends after `openai:`.
+        ValueError: No model name follows `openai:`.
     """
 
     closed = "is hosted elsewhere"
@@ -61,7 +61,7 @@ class HostedBackbone(TextModel):
         """Answers at temperature 0.
 
         Raises:
-            EndpointError: The endpoint fails for good; what was answered before is kept.
+            EndpointError: The endpoint fails permanently. Earlier answers stay in the cache.
         """
         connection = Connection(self._endpoint)
         try:
@@ -86,7 +86,7 @@ class HostedBackbone(TextModel):
         return text
 
 
-def _text(completion: Any) -> str:  # a class of the package openai, which may not be installed
+def _text(completion: Any) -> str:  # its class is in the package openai, which may not be installed
     message = completion.choices[0].message
     text = message.content if message.content is not None else getattr(message, "refusal", None) or ""
     if not isinstance(text, str):

@@ -1,4 +1,4 @@
-"""What a model is run on: the arguments of its `forward` and `generate`, for decoders and encoder–decoders."""
+"""The arguments of a model's `forward` and `generate`, for decoders and encoder–decoders."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from robustlm.models.base import Pooling
 from robustlm.models.loaded import LoadedModel
 
 Arguments = dict[str, Any]
-"""Keyword arguments of a transformers model: tensors, flags and a cache."""
+"""Keyword arguments for a transformers model: tensors, flags and a cache."""
 
 
 @dataclass
 class AnswerInputs:
-    """A view with R rows, ready to be run for its answers. T counts a soft prompt's positions too."""
+    """The model inputs of a view with R rows, for its answers. T includes the positions of a soft prompt."""
 
     arguments: Arguments
-    """What `forward` takes."""
+    """Arguments of `forward`."""
     answers: Tensor
-    """Bool `[R, T]`: positions whose logits give an answer token (of an encoder–decoder: decoder positions)."""
+    """Bool `[R, T]`: positions whose logits predict an answer token (decoder positions in an encoder–decoder)."""
     tokens: Tensor
-    """Bool `[R, T]`: positions that hold a token of the row, for the poolings over all of them."""
+    """Bool `[R, T]`: positions with a token of the row, for pooling over all tokens."""
     encoder_decoder: bool
 
     def pooled(self, states: Tensor, pooling: Pooling) -> Tensor:
-        """One state a row, `[R, H]`, of hidden states `[R, T, H]`."""
+        """Pool hidden states `[R, T, H]` to one state per row, `[R, H]`."""
         if pooling == "mean":
             kept = self.tokens[:, :, None].to(states.dtype)
             return (states * kept).sum(1) / kept.sum(1).clamp_min(1)
         if pooling == "max":
             return states.masked_fill(~self.tokens[:, :, None], -torch.inf).amax(1)
         answers = self.answers.long()
-        if pooling == "prompt_end":  # the position whose logits give the answer's first token
+        if pooling == "prompt_end":  # the position whose logits predict the answer's first token
             at = answers.argmax(1) if self.encoder_decoder else _first(answers)
         elif self.encoder_decoder:
             at = answers.sum(1).sub(1).clamp(min=0)
-        else:  # rows of decoder-only models end together
+        else:  # all rows of decoder-only models end at the last position
             return states[:, -1]
         return states[torch.arange(states.shape[0], device=states.device), at]
 
 
 def answer_inputs(loaded: LoadedModel, view: View, embeds: Tensor) -> AnswerInputs:
-    """Make the inputs for a view's answers.
+    """Make the model inputs for a view's answers.
 
     Args:
         loaded: The model.
@@ -100,7 +100,7 @@ def _seq2seq(loaded: LoadedModel, view: View, embeds: Tensor) -> Arguments:
 
 
 def generation_inputs(loaded: LoadedModel, view: View) -> tuple[Arguments, int]:
-    """Arguments for the base model's `generate`, and how many leading output tokens are not generated."""
+    """Arguments for the base model's `generate`, and the number of leading output tokens that are not generated."""
     ids, mask = view.input_ids, view.attention_mask
     kind = loaded.prompt_learning
     if kind is None:
@@ -116,7 +116,7 @@ def generation_inputs(loaded: LoadedModel, view: View) -> tuple[Arguments, int]:
             # a mask as wide as the ids tells generate that the cache holds the first `count` of them
             inputs["decoder_attention_mask"] = torch.ones_like(start)
             return {**inputs, "past_key_values": past}, count + 1
-        # generate takes the first `count` tokens for those that the cache already holds
+        # generate assumes that the cache already contains the first `count` tokens
         ids = torch.cat([ids.new_full((rows, count), ids[0, -1].item()), ids], dim=1)
         return {"input_ids": ids, "attention_mask": _widened(mask, count), "past_key_values": past}, ids.shape[1]
     embeds = loaded.embed(ids)
@@ -126,7 +126,7 @@ def generation_inputs(loaded: LoadedModel, view: View) -> tuple[Arguments, int]:
 
 
 def decoder_start(loaded: LoadedModel) -> int | None:
-    """The token that an encoder–decoder's decoder starts from; `None` for decoder-only models."""
+    """The start token of an encoder–decoder's decoder; `None` for decoder-only models."""
     if not loaded.is_encoder_decoder:
         return None
     start = getattr(loaded.config, "decoder_start_token_id", None)
@@ -140,7 +140,7 @@ def _decoder_pad(loaded: LoadedModel) -> int:
 
 
 def _widened(mask: Tensor, count: int) -> Tensor:
-    """The mask with `count` attended positions before it."""
+    """The mask with `count` attended positions added in front."""
     return torch.cat([mask.new_ones(mask.shape[0], count), mask], dim=1)
 
 

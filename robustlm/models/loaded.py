@@ -1,4 +1,4 @@
-"""A loaded model, its tokenizer, and what the other parts of this room ask about them."""
+"""A loaded model and its tokenizer, with the properties that the rest of this subpackage needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 class LoadedModel:
     """A transformers model with its weights, its tokenizer and its config.
 
-    Models of transformers, of peft and of code from the hub have no static type in common, nor have tokenizers: `Any`.
+    The types are `Any`, since models of transformers, peft and hub code have no common static type, nor do tokenizers.
     """
 
     model: Any
@@ -25,7 +25,7 @@ class LoadedModel:
     tokenizer: Any
     config: PretrainedConfig
     accepted: frozenset[str]
-    """Names of the arguments that the base model's `forward` takes."""
+    """Names of the arguments of the base model's `forward`."""
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig) -> LoadedModel:
@@ -40,22 +40,22 @@ class LoadedModel:
 
     @property
     def is_peft(self) -> bool:
-        """Whether a PEFT wrapper is around the model."""
+        """Whether the model has a PEFT wrapper."""
         return hasattr(self.model, "peft_config")
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether the prompt is read by an encoder of its own."""
+        """Whether a separate encoder reads the prompt."""
         return bool(self.config.is_encoder_decoder)
 
     @property
     def takes_positions(self) -> bool:
-        """Whether positions have to be given: a decoder counts padding on the left otherwise."""
+        """Whether positions must be passed; without them, a decoder counts padding on the left."""
         return "position_ids" in self.accepted and not self.is_encoder_decoder
 
     @property
     def takes_cache(self) -> bool:
-        """Whether the model takes keys and values of tokens that it read before."""
+        """Whether the model accepts cached keys and values of earlier tokens."""
         return "past_key_values" in self.accepted
 
     @property
@@ -72,29 +72,29 @@ class LoadedModel:
 
     @property
     def runner(self) -> Any:
-        """What is called to run the model: a prefix or soft prompt is put into the inputs instead."""
+        """The module to call. For a prefix or soft prompt it is the base model, since the inputs contain the prompt."""
         return self.model if self.is_peft and not self.prompt_learning else self.base
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the base model's first weight."""
+        """Data type of the base model's first weight."""
         found: torch.dtype = next(self.base.parameters()).dtype
         return found
 
     @property
     def device(self) -> torch.device:
-        """Where the token embeddings are."""
+        """Device of the token embeddings."""
         found: torch.device = self.base.get_input_embeddings().weight.device
         return found
 
     @property
     def depth(self) -> int:
-        """Number of layers; of an encoder–decoder, those of its decoder."""
+        """Number of layers; for an encoder–decoder, of its decoder."""
         return depth_of(self.config)
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's, which training teaches, and those of a chat model's turns."""
+        """Tokens that end an answer: the tokenizer's end token (used in training) and the end tokens of chat turns."""
         own = getattr(self.base.generation_config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
         return list(dict.fromkeys([int(self.tokenizer.eos_token_id), *map(int, own)]))
@@ -106,7 +106,7 @@ class LoadedModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode, without dropout; the mode before is restored."""
+        """Set evaluation mode, without dropout; the previous mode is restored afterwards."""
         module: nn.Module = self.model
         was_training = module.training
         module.eval()
@@ -117,7 +117,7 @@ class LoadedModel:
 
     @contextmanager
     def caching(self) -> Iterator[None]:
-        """Gradient checkpointing off: generation needs the key-value cache, which checkpointing turns off."""
+        """Switch gradient checkpointing off, because it disables the key-value cache that generation needs."""
         if not any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules()):
             yield
             return
@@ -129,21 +129,21 @@ class LoadedModel:
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """The base model's layers as they were before tuning, where tuning adds weights."""
-        if not self.is_peft or self.prompt_learning:  # the base model itself has neither prefix nor prompt
+        """Switch off the weights that tuning has added, so that the layers are those of the base model."""
+        if not self.is_peft or self.prompt_learning:  # the base model contains neither prefix nor prompt
             yield
             return
         trained = {name: weight.requires_grad for name, weight in self.model.named_parameters()}
         try:
             with self.model.disable_adapter():
                 yield
-        finally:  # peft sets `requires_grad` of the active adapter by rules of its own
+        finally:  # peft changes `requires_grad` of the active adapter
             for name, weight in self.model.named_parameters():
                 weight.requires_grad_(trained[name])
 
 
 def depth_of(config: PretrainedConfig) -> int:
-    """Number of layers that a config describes; of an encoder–decoder, those of its decoder."""
+    """Number of layers in a config; for an encoder–decoder, of its decoder."""
     text = config.get_text_config()
     names = ("num_decoder_layers", "decoder_layers") if config.is_encoder_decoder else ()
     found = [getattr(text, name, None) for name in (*names, "num_hidden_layers")]

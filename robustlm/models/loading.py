@@ -1,4 +1,4 @@
-"""Reads a model by name: config, tokenizer, weights, adapter; and refuses what does not fit together."""
+"""Reads a model by name: config, tokenizer, weights, adapter. Raises `ValueError` if they do not fit together."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Loading:
     """How a model is loaded."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights; `auto` is what the checkpoint says."""
+    """Data type of the weights; `auto`: the type in the checkpoint."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
-    """Attention implementation; the model's own choice where not given."""
+    """Attention implementation; null: the model's default."""
     four_bit: bool = False
     """Quantise frozen weights to 4-bit NF4 (needs bitsandbytes and a CUDA GPU; train an adapter on top)."""
     gradient_checkpointing: bool = False
@@ -48,31 +48,31 @@ class Loading:
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     tokenizer: str | None = None
-    """Name or path of another tokenizer than the model's own."""
+    """Name or path of a tokenizer that replaces the model's own."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Leave it off unless you have read that code."""
+    """Run code that comes with the model. Do not set this unless you have read that code."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model's parts are."""
+    """Names or folders of a model's parts."""
 
     name: str
     """Hub name or folder."""
     adapter: str | None
-    """The same where it is the folder of a PEFT adapter."""
+    """The same as `name` if that is the folder of a PEFT adapter, else null."""
     base_name: str
     """Hub name or folder of the model without the adapter."""
 
 
 def find(name: str) -> Place:
-    """Say where a model is.
+    """Find a model's parts by its name.
 
     Args:
         name: `builtin:tiny`, a hub name, or the folder of a model or of a PEFT adapter.
 
     Raises:
-        ValueError: The name cannot be that of a model, or an adapter names no base model.
+        ValueError: The name is not a possible model name, or an adapter does not name its base model.
     """
     if name.startswith("builtin:") and name != TINY:
         raise ValueError(f"backbone: {name!r} does not come with the package; expected {TINY!r}")
@@ -84,10 +84,10 @@ def find(name: str) -> Place:
 
 
 def read_config(place: Place, loading: Loading) -> PretrainedConfig:
-    """The config of a model that writes text.
+    """The config of a model that generates text.
 
     Raises:
-        ValueError: There is none, it names code at the hub, or the model has no text decoder.
+        ValueError: There is no config, it names code at the hub, or the model has no text decoder.
     """
     config: PretrainedConfig = _pretrained(transformers.AutoConfig, place.base_name, loading)
     _check_kernels(place, config, loading)
@@ -96,10 +96,10 @@ def read_config(place: Place, loading: Loading) -> PretrainedConfig:
 
 
 def read_tokenizer(place: Place, config: PretrainedConfig, loading: Loading) -> Any:
-    """The tokenizer of a model, or another one that `loading` names.
+    """The tokenizer of a model, or the one that `loading` names.
 
     Raises:
-        ValueError: There is none, or it has more tokens than the model embeds.
+        ValueError: There is no tokenizer, or it has more tokens than the model's embedding table.
     """
     own = place.adapter if place.adapter and (Path(place.adapter) / "tokenizer_config.json").is_file() else None
     name = loading.tokenizer or own or place.base_name
@@ -121,7 +121,7 @@ def read_tokenizer(place: Place, config: PretrainedConfig, loading: Loading) -> 
 def read_model(
     place: Place, config: PretrainedConfig, tokenizer: Any, loading: Loading, tuning: Tuning | None
 ) -> LoadedModel:
-    """Read the weights, freeze and wrap them as `tuning` says; everything is in train mode.
+    """Read the weights, freeze and wrap them as `tuning` says, and set train mode.
 
     Raises:
         ValueError: Weights are missing, of another shape or not finite; an adapter does not fit; or the model has no
@@ -132,7 +132,7 @@ def read_model(
     if loading.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    model.train()  # from_pretrained leaves eval mode, in which dropout is silently off
+    model.train()  # from_pretrained sets eval mode, which disables dropout
     if place.adapter:
         model = _with_adapter(model, place, loading, trained=tuning is not None)
     elif tuning is None:
@@ -148,7 +148,7 @@ def read_model(
 
 
 def _pretrained(factory: Any, name: str, loading: Loading, **kwargs: Any) -> Any:
-    """What a class of transformers makes of a model's files; its errors name the model and the piece."""
+    """Load a part of a model with a class of transformers; errors name the model and the part."""
     if not name:
         raise ValueError("backbone: expected a hub name or a folder, found an empty string")
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
@@ -159,7 +159,7 @@ def _pretrained(factory: Any, name: str, loading: Loading, **kwargs: Any) -> Any
             f"backbone: {shortened(name, 200)!r} is not a folder, found {found}; expected a model folder or a hub name"
         )
     _check_files(path)
-    needed = factory is not transformers.AutoTokenizer  # an exported adapter has a tokenizer, and no config
+    needed = factory is not transformers.AutoTokenizer  # an exported adapter has a tokenizer but no config
     if needed and path.is_dir() and not (path / "config.json").is_file():
         raise ValueError(
             f"backbone: folder {name!r} holds no config.json; expected a folder that `save_pretrained` or "
@@ -174,7 +174,7 @@ def _pretrained(factory: Any, name: str, loading: Loading, **kwargs: Any) -> Any
             trust_remote_code=loading.trust_remote_code,
             **kwargs,
         )
-    except Exception as error:  # whatever a broken file makes transformers raise; no code of ours runs here
+    except Exception as error:  # broken files raise many kinds of errors in transformers; none of our code runs here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if not isinstance(error, OSError | ValueError | RuntimeError | ImportError):
             reason = f"{type(error).__name__}: {reason}"
@@ -185,7 +185,7 @@ def _pretrained(factory: Any, name: str, loading: Loading, **kwargs: Any) -> Any
 
 
 def _check_kernels(place: Place, config: PretrainedConfig, loading: Loading) -> None:
-    """Refuse attention code from the hub that a model's config names: transformers would download and run it."""
+    """Refuse a config that names attention code at the hub, since transformers would download and run it."""
     for part in {id(one): one for one in (config, config.get_text_config())}.values():
         named = getattr(part, "_attn_implementation", None)
         if "/" in str(named) and not loading.trust_remote_code:
@@ -204,7 +204,7 @@ def _check_writes(place: Place, config: PretrainedConfig, loading: Loading) -> N
         if config.is_encoder_decoder
         else names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     )
-    # BERT and similar models are listed as decoders too, but are decoders only where their config says so
+    # BERT and similar models are also listed as decoders, but are decoders only if their config says so
     fills = kind in names.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
     own_code = loading.trust_remote_code and getattr(config, "auto_map", None)
     if not own_code and (not writes or (fills and not getattr(config, "is_decoder", False))):
@@ -229,7 +229,7 @@ def _base_model(place: Place, config: PretrainedConfig, loading: Loading) -> Any
         loading,
         dtype=loading.dtype,
         use_safetensors=True,
-        ignore_mismatched_sizes=True,  # transformers then lists them, and they are refused below
+        ignore_mismatched_sizes=True,  # transformers then lists them, and they raise an error below
         output_loading_info=True,
         **extra,
     )
@@ -242,7 +242,7 @@ def _base_model(place: Place, config: PretrainedConfig, loading: Loading) -> Any
             "backbone %s: %d weights of the checkpoint are not used, since its config has no place for them: %s%s",
             place.base_name, len(unknown), ", ".join(unknown[:3]), " …" if len(unknown) > 3 else "",
         )  # fmt: skip
-    if problems:  # transformers would fill these weights with random numbers
+    if problems:  # transformers fills these weights with random numbers
         shown = "; ".join(problems[:3]) + (" …" if len(problems) > 3 else "")
         raise ValueError(
             f"backbone: {len(problems)} weights of {place.base_name!r} do not fit its config ({shown}); expected "
@@ -254,7 +254,7 @@ def _base_model(place: Place, config: PretrainedConfig, loading: Loading) -> Any
 def _with_adapter(
     model: transformers.PreTrainedModel, place: Place, loading: Loading, *, trained: bool
 ) -> peft.PeftModel:
-    """The model with the adapter of a folder."""
+    """The model with the adapter from a folder."""
     if trained:
         log.info("backbone %s is an adapter: it is trained on as it is, `tuning` is not applied", place.name)
     try:
@@ -263,7 +263,7 @@ def _with_adapter(
         loaded = peft.PeftModel.from_pretrained(
             model, str(place.adapter), is_trainable=trained and not config.is_prompt_learning
         )
-    except Exception as error:  # whatever a broken adapter makes peft raise; no code of ours runs here
+    except Exception as error:  # broken adapters raise many kinds of errors in peft; none of our code runs here
         reason = "; ".join(str(error).strip().split("\n")[:3]) or type(error).__name__
         raise ValueError(
             f"backbone: cannot load the adapter in {place.adapter!r}: {reason}\nIs it an adapter of "
@@ -277,14 +277,14 @@ def _with_adapter(
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse pipes, devices and circles of links among a model's files: reading them might never end."""
+    """Refuse pipes, devices and circular links among a model's files, since reading them might never end."""
     for file in folder.iterdir() if folder.is_dir() else ():
         if what_is(file) not in ("a folder", "nothing", "a link to nothing"):
             check_file(file, "a file of a model")
 
 
 def _check_adapter(folder: Path, model: peft.PeftModel) -> None:
-    """Refuse an adapter whose weights differ from what its config describes: peft fills missing ones at random."""
+    """Refuse an adapter whose weights do not match its config, since peft fills missing ones with random numbers."""
     expected = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
     with safe_open(folder / _ADAPTER_WEIGHTS, framework="pt") as file:
         found = set(file.keys())
@@ -299,7 +299,7 @@ def _check_adapter(folder: Path, model: peft.PeftModel) -> None:
 
 
 def _of_more_layers(names: list[str], model: nn.Module) -> list[str]:
-    """The names that differ from those of the model's own weights only in the number of the layer."""
+    """The names that differ from the names of the model's weights only in the layer number."""
     known = {_NUMBER.sub(".#", name) for name, _ in model.named_parameters()}
     return [name for name in names if _NUMBER.search(name) and _NUMBER.sub(".#", name) in known]
 
@@ -316,7 +316,7 @@ def _adapter_base(folder: Path) -> str:
     if config.get("peft_type") not in list(peft.PeftType):
         raise ValueError(f"backbone: {file}: unknown peft_type {config.get('peft_type')!r}; is peft too old for it?")
     if config.get("megatron_config") or config.get("megatron_core") not in (None, "megatron.core"):
-        raise ValueError(  # peft would import the module that it names
+        raise ValueError(  # peft would import the named module
             f"backbone: {file} names Megatron parts ({config.get('megatron_core')!r}), which would be imported on a "
             "file's word; expected an adapter of a transformers model, with megatron_config null"
         )

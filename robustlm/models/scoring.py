@@ -20,14 +20,14 @@ from robustlm.models.loaded import LoadedModel
 def option_scores(loaded: LoadedModel, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
     """Log-likelihood of every option under teacher forcing, without dropout.
 
-    End of sequence counts, as it is trained: the score is that of the whole answer and not of one that begins so.
-    Options that differ in one token are told apart by that token, what follows it and their ends.
+    End of sequence counts, as in training: the score is for exactly this answer, not for all answers that begin with
+    it. So options that differ in one token differ in the scores of that token, of the following tokens and of the end.
 
     Args:
         loaded: The model.
-        options: O rows, a prompt with an option for its answer; those of one row share the prompt.
+        options: O rows, each a prompt with one option as its answer. Options of the same row have the same prompt.
         rows: Int64 `[O]`: the row each option belongs to.
-        pass_rows: How many options one forward pass may have; those of like length run together.
+        pass_rows: Most options in one forward pass; options of similar length run together.
     """
     with loaded.evaluating():
         shares = len(rows) > len(torch.unique(rows)) and bool(cache_layers(loaded, longest(options)))
@@ -41,13 +41,13 @@ def option_scores(loaded: LoadedModel, options: View, rows: Tensor, pass_rows: i
 
 
 def _alone(loaded: LoadedModel, options: View) -> Tensor:
-    """Log-likelihood `[O]` of options, each run with its whole prompt."""
+    """Log-likelihood `[O]` of options; each runs with its whole prompt."""
     said = answers(loaded, options, loaded.embed(options.input_ids), "last")
     return -answer_cross_entropy(said.logits, said.targets, said.rows, len(options))
 
 
 def _shared(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
-    """The same for decoder-only models, whose prompts are run once for all options of a row."""
+    """As `_alone`, for decoder-only models: a prompt runs once for all options of its row."""
     answered = options.labels != IGNORE
     prompted = options.attention_mask.bool() & ~answered
     heads, owner = torch.unique(rows, return_inverse=True)
@@ -73,18 +73,18 @@ def _shared(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
 
 
 def _passes(options: View, rows: Tensor, size: int) -> Iterator[Tensor]:
-    """The options of each forward pass: those of a row together, those of like length together."""
+    """The options of each forward pass: options of a row stay together, and rows of similar length."""
     lengths = options.attention_mask.sum(1)
     own = rows.to(lengths.device)
     most = torch.zeros(int(rows.max()) + 1, dtype=lengths.dtype, device=lengths.device)
     most = most.scatter_reduce(0, own, lengths, "amax")[own]
     order = most.argsort(descending=True, stable=True)
-    # rows of like length keep their options together, as the sort is stable and rows ascend
+    # options of a row stay together, because the sort is stable and rows ascend
     yield from torch.split(order, size)
 
 
 def _packed(ids: Tensor, kept: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Kept tokens of each row moved to one side of `[R, W]`, and their mask; 0 at padding, on the left or right."""
+    """Move the kept tokens of each row to one side of `[R, W]`; also returns their mask. 0 at padding."""
     rows = [row[own] for row, own in zip(ids, kept, strict=True)]
     width = max(len(row) for row in rows)
     found = ids.new_zeros(len(rows), width)

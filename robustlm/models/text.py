@@ -1,4 +1,4 @@
-"""Models that are given prompts as text and give text back, whatever serves them."""
+"""Models that take prompts as text and return text, independent of where they run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from robustlm.batch import View
 from robustlm.models.base import LanguageModel
 
 _EOS, _PAD = 0x110000, 0x110001
-"""The first numbers that are no character's."""
+"""Ids of the special tokens: the first two numbers after the last Unicode code point."""
 
 
 class Characters:
-    """A tokenizer whose tokens are characters: such models show no tokenizer, so characters are counted.
+    """A tokenizer whose tokens are characters. Text models do not expose their tokenizer; this one counts characters.
 
-    Its ids tell texts apart. They are never turned back into text: prompts travel as text, in `View.texts`.
+    Different texts have different ids. The ids are never decoded: prompts are passed on as text, in `View.texts`.
     """
 
     is_fast = True
@@ -30,7 +30,7 @@ class Characters:
     def __call__(
         self, texts: Sequence[str], return_offsets_mapping: bool = False, add_special_tokens: bool = True
     ) -> dict[str, list[Any]]:
-        """Ids and, if asked for, offsets of texts; no special tokens are added."""
+        """Ids of texts, and their offsets if requested; no special tokens are added."""
         found: dict[str, list[Any]] = {"input_ids": [[ord(character) for character in text] for text in texts]}
         if return_offsets_mapping:
             found["offset_mapping"] = [[(at, at + 1) for at in range(len(text))] for text in texts]
@@ -41,7 +41,7 @@ class Characters:
 
 
 class _Config:
-    """Stands in for the config of a model that shows none."""
+    """Replaces the config of a model that has none."""
 
     model_type = "hosted"
     max_position_embeddings = None
@@ -51,17 +51,17 @@ class _Config:
 
 
 class TextModel(LanguageModel):
-    """A model that answers texts with texts. It cannot be tuned, and shows neither likelihoods nor hidden states.
+    """A model that answers texts with texts. It cannot be tuned, and gives neither likelihoods nor hidden states.
 
     A subclass implements `answer`. `--model.backbone my_module.MyModel:NAME` then tests it.
 
     Args:
-        name: As the user gave it.
+        name: The name as the user gave it.
     """
 
     closed = "gives text alone"
     characters_per_token = 4
-    """A rule of thumb, by which `max_length` in tokens is turned into characters."""
+    """A rule of thumb that converts `max_length` from tokens to characters."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -72,23 +72,23 @@ class TextModel(LanguageModel):
 
     @abstractmethod
     def answer(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Answers to prompts, one each, in their order.
+        """Answers to prompts, one per prompt, in the same order.
 
         Args:
             prompts: Whole prompts, as a template wrote them.
-            max_new_tokens: Longest answer, in tokens of the model's own.
+            max_new_tokens: Longest answer, in tokens of the model.
         """
 
     @property
     def loaded(self) -> bool:
-        """Always: there are no weights to be read here."""
+        """Always true, since no weights are read here."""
         return True
 
     def load(self) -> None:
-        """Do nothing: there are no weights to be read here."""
+        """Do nothing, since no weights are read here."""
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
-        """See `LanguageModel.generate`. Raises `ValueError` for a view that does not bring its prompts as text."""
+        """See `LanguageModel.generate`. Raises `ValueError` for a view without its prompts as text."""
         if len(view.texts) != len(view):
             raise ValueError(
                 f"backbone: {self.name} reads prompts as text, found {len(view.texts)} texts for {len(view)} rows; "

@@ -1,4 +1,4 @@
-"""What of a model is trained: an adapter, a prefix, a soft prompt, or everything."""
+"""Which part of a model is trained: an adapter, a prefix, a soft prompt, or everything."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from robustlm.checks.numbers import check_number
 
 _MOST_TOKENS = 100_000
-"""Of a prefix or soft prompt, and the widest MLP that makes one: longer than any prompt, wider than any model."""
+"""Limit for the length of a prefix or soft prompt, and for the width of the prefix MLP; far above real values."""
 
 
 Network = PreTrainedModel | peft.PeftModel
-"""A model as it is, or with what peft puts around it."""
+"""A model without or with a PEFT wrapper."""
 
 
 @dataclass
@@ -27,10 +27,10 @@ class Tuning(ABC):
 
     @abstractmethod
     def apply(self, model: PreTrainedModel) -> Network:
-        """Wrap or mark `model`, a transformers model in train mode, and return the one to use."""
+        """Wrap `model`, a transformers model in train mode, or select its trained weights; return the model to use."""
 
     def check(self, *, gradient_checkpointing: bool) -> None:
-        """Refuse settings that cannot work together. Raises `ValueError`."""
+        """Raise `ValueError` for settings that do not work together."""
         del gradient_checkpointing
 
 
@@ -43,9 +43,9 @@ class LoRA(Tuning):
     alpha: int = 16
     """Scale: the update is multiplied by alpha / r."""
     dropout: float = 0.05
-    """Dropout on the adapters' input, in [0, 1)."""
+    """Dropout rate on the adapters' input, in [0, 1)."""
     target_modules: str | list[str] = "all-linear"
-    """Layers to adapt: `all-linear` (every linear layer but the head), a regular expression, or a list of names."""
+    """Layers to adapt: `all-linear` (every linear layer except the head), a regular expression, or a list of names."""
 
     def __post_init__(self) -> None:
         check_number("tuning.r", self.r, least=1, whole=True)
@@ -82,16 +82,16 @@ class LoRA(Tuning):
 
 @dataclass
 class PrefixTuning(Tuning):
-    """Trained keys and values before every layer's own (Li and Liang, 2021)."""
+    """Trained keys and values in front of those of every layer (Li and Liang, 2021)."""
 
     tokens: int = 10
     """Length of the prefix."""
     projection: bool = True
     """Reparametrise the prefix through a two-layer MLP while training."""
     hidden_size: int | None = None
-    """Width of that MLP; the model's own where not given."""
+    """Width of that MLP; null: the model's width."""
     init_scale: float = 0.1
-    """Factor on peft's N(0, 1) start of the prefix embeddings, which is large beside a model's own keys."""
+    """Factor on peft's N(0, 1) start of the prefix embeddings, which is large compared with a model's keys."""
 
     def __post_init__(self) -> None:
         check_number("tuning.tokens", self.tokens, least=1, most=_MOST_TOKENS, whole=True)
@@ -113,19 +113,19 @@ class PrefixTuning(Tuning):
             **extra,
         )
         wrapped = _wrap(model, config)
-        encoder: Any = wrapped.prompt_encoder[wrapped.active_adapter]  # peft makes it of a class by its config
+        encoder: Any = wrapped.prompt_encoder[wrapped.active_adapter]  # its class depends on the config
         encoder.embedding.weight.data.mul_(self.init_scale)
         return wrapped
 
 
 @dataclass
 class PromptTuning(Tuning):
-    """Trained input embeddings before the prompt (Lester et al., 2021)."""
+    """Trained input embeddings in front of the prompt (Lester et al., 2021)."""
 
     tokens: int = 10
     """Number of trained embeddings."""
     init: Literal["random", "text"] = "random"
-    """Start from random token embeddings, or from those of `text`."""
+    """Start from random embeddings, or from the token embeddings of `text`."""
     text: str = "Do what the instruction asks, however it is worded."
     """The words to start from with `init: text`."""
 
@@ -144,7 +144,7 @@ class PromptTuning(Tuning):
         )
         wrapped = _wrap(model, config)
         if not text:
-            # peft starts at N(0, 1), far from the embeddings that the model was trained with
+            # peft starts at N(0, 1), far from the scale of the model's embeddings
             table: Any = model.get_input_embeddings().weight
             encoder: Any = wrapped.prompt_encoder[wrapped.active_adapter]
             embedding = encoder.embedding.weight
@@ -154,10 +154,10 @@ class PromptTuning(Tuning):
 
 @dataclass
 class FullTuning(Tuning):
-    """Every weight is trained."""
+    """Trains every weight."""
 
     freeze_embeddings: bool = False
-    """Keep the input embeddings (and a head tied to them) as they are."""
+    """Do not train the input embeddings (and a head tied to them)."""
 
     def apply(self, model: PreTrainedModel) -> Network:
         """See `Tuning.apply`."""
@@ -167,9 +167,9 @@ class FullTuning(Tuning):
 
 
 def resume_prompt(model: peft.PeftModel, *, trained: bool, gradient_checkpointing: bool) -> None:
-    """Make a prefix or soft prompt that was loaded from a folder trainable, or check that it can be used.
+    """Prepare a prefix or soft prompt from a folder for use, and make it trainable if `trained`.
 
-    peft saves the prefix itself, without the MLP that it was reparametrised through, so the prefix is trained directly.
+    peft saves the prefix without the MLP of its reparametrisation, so the prefix is then trained directly.
     """
     config = model.active_peft_config
     if config.peft_type == peft.PeftType.PREFIX_TUNING:

@@ -1,4 +1,4 @@
-"""LightningModules: one training objective a file."""
+"""LightningModules. Each file holds one training objective."""
 
 from robustlm.modules.alignment import Alignment, AlignmentTuning
 from robustlm.modules.anit import ANIT

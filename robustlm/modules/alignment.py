@@ -20,7 +20,7 @@ from robustlm.utils.public import old_names
 
 @dataclass
 class Alignment:
-    """The distribution over answers is the same under every phrasing ([ALIGN] fig. 7)."""
+    """Trains the distribution over answers to be the same under every phrasing ([ALIGN] fig. 7)."""
 
     name: ClassVar[str] = "alignment"
     needs_variants: ClassVar[str] = "an alignment compares"
@@ -30,9 +30,9 @@ class Alignment:
     direction: Direction = "forward"
     """`forward` KL(paraphrase‖reference) (the paper), `reverse` KL(reference‖paraphrase), `js` Jensen–Shannon."""
     detach_reference: bool = False
-    """Take the reference's distribution as a fixed target."""
+    """Treat the reference's distribution as a fixed target, without gradient."""
     temperature: float = 1.0
-    """Softens both distributions."""
+    """Temperature of both distributions; larger values make them softer."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
@@ -55,7 +55,7 @@ class Alignment:
         return tokens.sum() / passes.token_count("variant")
 
     def losses(self, passes: Passes, answers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_KL, without curves; see `Term.losses`."""
+        """L_KL, without additional logged values; see `Term.losses`."""
         del answers
         return self.loss(passes), {}
 
@@ -66,18 +66,18 @@ class Alignment:
 
 
 class AlignmentTuning(InstructionTuning):
-    """Tuning, of a prefix unless told otherwise, with a KL term between paraphrased and reference instructions.
+    """Tuning (by default of a prefix) with a KL term between paraphrased and reference instructions.
 
-    L = (1 − λ)·L_answers + λ·L_KL ([ALIGN] fig. 7), L_answers over the reference and its paraphrases. The raw view is
-    the reference, the variants are the N − 1 paraphrases. Full tuning, with and without the term: `tuning`,
-    `alignment: null`.
+    L = (1 − λ)·L_answers + λ·L_KL ([ALIGN] fig. 7), where L_answers covers the reference and its paraphrases. The raw
+    view is the reference, the variants are the N − 1 paraphrases. Set `tuning` to `FullTuning` for full tuning, and
+    `alignment` to null to drop the KL term.
 
     Args:
         backbone: Hub name or folder of a transformers model, or of a PEFT adapter.
         loading: How the model is loaded: type, attention, 4-bit, checkpointing, from scratch.
-        tuning: What is trained: `PrefixTuning` (the paper), `PromptTuning`, `FullTuning`, `LoRA`.
+        tuning: What is trained: `PrefixTuning` (as in the paper), `PromptTuning`, `FullTuning`, `LoRA`.
         args: Further arguments of `InstructionTuning`, in its order.
-        alignment: Weight and kind of the divergence; null trains on the answers alone.
+        alignment: Weight and kind of the divergence; null trains only on the answers.
         kwargs: Further arguments of `InstructionTuning`, by name.
     """
 
@@ -98,7 +98,7 @@ class AlignmentTuning(InstructionTuning):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """[ALIGN] fig. 7."""
+        """The alignment term ([ALIGN] fig. 7), if there is one."""
         return filled(self.alignment)
 
 

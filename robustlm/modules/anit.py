@@ -16,29 +16,29 @@ from robustlm.modules.boundary import inside_step
 from robustlm.modules.passes import Passes, ViewName
 
 _HEAVIEST = 1e6
-"""Largest weight: beside it a loss of usual size is lost in single precision."""
+"""Largest weight. Beside a loss with a larger weight, other losses would vanish in single precision."""
 
 
 def adversarial_losses(
     passes: Passes, adversary: Adversary, problem: Problem, views: tuple[ViewName, ...], *, chosen: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """`answer` and `adversarial`: the cross-entropies of true answers, without and with perturbation.
+    """The cross-entropies of the true answers without (`answer`) and with (`adversarial`) perturbation.
 
     Args:
         passes: With the view `variant`.
-        adversary: What finds δ.
-        problem: The variants, as the adversary sees them.
-        views: Whose answers are trained without perturbation.
-        chosen: Whether the user chose these views. Where not, an adversary without a clean term (FreeLB) replaces the
+        adversary: The strategy that finds δ.
+        problem: The variants, in the form that the adversary takes.
+        views: The views whose answers are trained without perturbation.
+        chosen: Whether the user chose these views. If not, an adversary without a clean term (FreeLB) replaces the
             variants' own loss.
 
     Returns:
-        The losses, and what is worth a curve: what the adversary measured, and `loss_gap`,
-        L(f(X_n + δ), y) − L(f(X_n), y) for each answer token.
+        The losses, and values to log: the adversary's measurements, and `loss_gap`, which is L(f(X_n + δ), y) −
+            L(f(X_n), y) per answer token.
     """
     outcome = adversary.attack(problem)
     curves = dict(outcome.logs)
-    if outcome.clean is not None:  # for each answer token, as the losses are
+    if outcome.clean is not None:  # per answer token, like the losses
         passes.keep_row_losses("variant", outcome.clean)
         answers = (passes.view("variant").labels >= 0).sum().clamp(min=1)
         curves["loss_gap"] = (outcome.adversarial - outcome.clean).detach().sum() / answers
@@ -51,14 +51,14 @@ def adversarial_losses(
 class ANIT(InstructionTuning):
     """Tuning on noisy instructions, with an adversary that perturbs their embeddings.
 
-    L = L(f(X_n), y) + λ·L(f(X_n + δ), y) ([ANIT] eq. 8), over the datamodule's variants; the share of noisy ones
-    among them is `data.noise.phi` (φ), the others are clean.
+    L = L(f(X_n), y) + λ·L(f(X_n + δ), y) ([ANIT] eq. 8), over the datamodule's variants. The share `data.noise.phi` (φ)
+    of the variants is noisy, the others are clean.
 
     Args:
-        adversary: What finds δ: `NRM` (the paper), `FGM`, `FGSM`, `PGD`, `FreeLB`, `FreeAT`, `NEFTune`; null trains on
-            noisy instructions alone.
+        adversary: The strategy that finds δ: `NRM` (as in the paper), `FGM`, `FGSM`, `PGD`, `FreeLB`, `FreeAT`,
+            `NEFTune`; null trains only on noisy instructions.
         adversarial_weight: λ.
-        perturb: Where δ lands: `prompt` (instruction and context), `instruction`, or `all` positions.
+        perturb: Positions that δ changes: `prompt` (instruction and context), `instruction`, or `all` positions.
         kwargs: Arguments of `InstructionTuning`.
     """
 
@@ -81,7 +81,7 @@ class ANIT(InstructionTuning):
         self._before: dict[str, Any] | None = None
 
     def check_data(self, datamodule: TrainingData) -> None:
-        """Refuse data without variants, and without the replays that `FreeAT` needs."""
+        """Refuse data without variants, or without the replays that `FreeAT` needs."""
         super().check_data(datamodule)
         if self.adversary is not None:
             self.check_variants(datamodule, f"{self.adversary_name} perturbs")
@@ -92,7 +92,7 @@ class ANIT(InstructionTuning):
             )
 
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
-        """`answer` and `adversarial` ([ANIT] eq. 8); logs what the adversary measured under its name."""
+        """`answer` and `adversarial` ([ANIT] eq. 8); logs the adversary's measurements under its name."""
         if self.adversary is None:
             return super().supervised(passes)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
@@ -106,7 +106,7 @@ class ANIT(InstructionTuning):
 
     @property
     def holds_variants(self) -> bool:
-        """Whether other losses also read the pass over the variants."""
+        """Whether other losses use the same forward pass over the variants."""
         return False
 
     @property
@@ -115,11 +115,11 @@ class ANIT(InstructionTuning):
         return type(self.adversary).__name__.lower()
 
     def on_train_start(self) -> None:
-        """Keep the adversary's state before an optimiser step: each micro-batch may change it."""
+        """Copy the adversary's state before an optimiser step, since each micro-batch may change it."""
         self._keep_adversary()
 
     def on_train_batch_end(self, outputs: object, batch: InstructionBatch, batch_idx: int) -> None:
-        """Keep it before the next step."""
+        """At the end of an optimiser step, copy the adversary's state for the next one."""
         if not inside_step(self.trainer):
             self._keep_adversary()
 
@@ -127,13 +127,13 @@ class ANIT(InstructionTuning):
         self._before = None if self.adversary is None else copy.deepcopy(self.adversary.state_dict())
 
     def skip_step(self, optimizer: Optimizer) -> None:
-        """Also restore the adversary's state of before the step."""
+        """Also restore the adversary's state from before the step."""
         super().skip_step(optimizer)
         if self.adversary is not None and self._before is not None:
             self.adversary.load_state_dict(copy.deepcopy(self._before))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also keep the adversary's state at the end of the last optimiser step."""
+        """Also save the adversary's state at the end of the last optimiser step."""
         super().on_save_checkpoint(checkpoint)
         if self.adversary is not None:
             inside = self._before is not None and inside_step(self.trainer)

@@ -41,11 +41,11 @@ log = logging.getLogger(__name__)
 Stage = Literal["val", "test"]
 TrainOn = Literal["raw", "variant", "both"]
 VIEWS: dict[TrainOn, tuple[ViewName, ...]] = {"raw": ("raw",), "variant": ("variant",), "both": ("raw", "variant")}
-"""The views that each choice of `train_on` names."""
+"""The views for each value of `train_on`."""
 
 
 class TrainingData(Protocol):
-    """What an objective asks of a datamodule before training."""
+    """The properties of a datamodule that an objective checks before training."""
 
     @property
     def views(self) -> Collection[str]:
@@ -53,36 +53,37 @@ class TrainingData(Protocol):
 
     @property
     def replays(self) -> int:
-        """How often each batch comes in a row."""
+        """How many times in a row each batch is served."""
 
 
 class InstructionTuning(LightningModule):
     """Plain instruction tuning: cross-entropy of the answers under each row's own instruction. The baseline.
 
-    A new objective is a subclass that extends `losses`. The step is one summed loss under automatic optimisation, so
-    that accumulation, clipping, precision and multi-GPU stay Lightning's.
+    A new objective is a subclass that extends `losses`. A step returns one summed loss under automatic optimisation. So
+    Lightning handles accumulation, clipping, precision and multi-GPU.
 
     Args:
         backbone: Hub name or folder of a transformers model, or of a PEFT adapter; or `openai:NAME`, a model behind an
-            OpenAI-compatible endpoint, to be tested.
+            OpenAI-compatible endpoint, which can only be tested.
         loading: How the model is loaded: type, attention, 4-bit, checkpointing, from scratch.
-        tuning: What is trained: `LoRA`, `PrefixTuning`, `PromptTuning`, `FullTuning`; null uses the model as it is.
+        tuning: What is trained: `LoRA`, `PrefixTuning`, `PromptTuning`, `FullTuning`; null uses the model unchanged.
         optimizer: `AdamW` or `Muon`.
         schedule: Warm-up and decay of the learning rate.
         max_new_tokens: Longest generated answer, in tokens.
-        generate_in_validation: Also find and score answers in validation, as in a test (slower than the loss alone).
+        generate_in_validation: Also generate and score answers in validation, as in a test (slower than only the loss).
         train_on: Views whose answers are trained by cross-entropy: `raw` (each row under its own instruction),
-            `variant` (under its noisy or paraphrased ones), `both`; null is the method's own choice, `raw` for plain
-            tuning.
-        chunk_rows: Run larger views this many rows at a time, twice, so that the activations of one chunk are held at a
-            time: batches larger than memory (many candidates for a contrast) at a third more cost.
-        max_skipped_steps: Optimiser steps whose loss or gradient is not finite are skipped and counted
-            (`train/skipped_steps`); more than this many in a row stop the run.
-        hosting: How a hosted model is asked; without effect on others.
+            `variant` (under its noisy or paraphrased instructions), `both`; null: the method's default, which is `raw`
+            for plain tuning.
+        chunk_rows: Run larger views in chunks of this many rows, each chunk twice, so that memory holds the activations
+            of one chunk only. This allows batches larger than memory (many candidates for a contrast) at about a third
+            more cost.
+        max_skipped_steps: Most skipped steps in a row; one more stops the run. Optimiser steps whose loss or gradient
+            is not finite are skipped and counted (`train/skipped_steps`).
+        hosting: How requests are sent to a hosted model; no effect on other models.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
-    """What `train_on: null` means."""
+    """The value that `train_on: null` stands for."""
 
     def __init__(
         self,
@@ -117,32 +118,32 @@ class InstructionTuning(LightningModule):
         self.train_on: TrainOn | None = train_on
         self.chunk_rows = chunk_rows
         self.pooling: Pooling = "last"
-        """Which state `Passes.answers` gives for a row."""
+        """Which hidden state `Passes.answers` returns for a row."""
         self.weights: dict[str, float] = {}
-        """Factor of each named loss; 1 where not given."""
+        """Factor of each named loss; a missing one counts as 1."""
         self.scores = Scores()
         self.max_skipped_steps = max_skipped_steps
         self.skipped_steps = 0
-        """Optimiser steps that were skipped, since their loss or gradient was not finite."""
+        """Number of optimiser steps skipped because their loss or gradient was not finite."""
         self.updating = False
-        """Whether weights are being changed at this moment."""
+        """Whether the optimiser is changing weights at this moment."""
         self._skipped_in_a_row = 0
         self._step_loss: Tensor | float = 0.0
         self._seed: int | None = None
 
     @classmethod
     def _default(cls, argument: str) -> Any:
-        """What an argument of the constructor is where it is not given; subclasses may pass it on by `**kwargs`."""
+        """The default of a constructor argument, also if a subclass passes the argument on by `**kwargs`."""
         signatures = (
             inspect.signature(vars(one)["__init__"]).parameters for one in cls.__mro__ if "__init__" in vars(one)
         )
         return next(found[argument].default for found in signatures if argument in found)
 
     def check_data(self, datamodule: TrainingData) -> None:
-        """Refuse data that cannot serve this objective, before anything is read. Subclasses extend it.
+        """Refuse data that does not fit this objective, before any rows are read. Subclasses extend it.
 
         Raises:
-            ValueError: Says which setting of the datamodule is wrong.
+            ValueError: A setting of the datamodule is wrong; the message names it.
         """
         self.backbone.check_tunable()
         if "variant" in VIEWS[self.answer_views]:
@@ -152,7 +153,7 @@ class InstructionTuning(LightningModule):
             self.check_variants(datamodule, term.needs_variants)
 
     def check_variants(self, datamodule: TrainingData, why: str) -> None:
-        """Refuse data without variants; `why` says what needs them, in the words that follow "which"."""
+        """Raise `ValueError` for data without variants. `why`: a clause that names what needs them; follows "which"."""
         if "variant" not in datamodule.views:
             raise ValueError(
                 f"data: {type(datamodule).__name__} makes no noisy or paraphrased variants, which {why}; expected "
@@ -165,7 +166,7 @@ class InstructionTuning(LightningModule):
         return self.train_on or self.own_views
 
     def check_trained(self) -> None:
-        """Refuse a loaded model of which nothing is trained. Raises `ValueError`."""
+        """Raise `ValueError` for a loaded model without trained parameters."""
         if not any(p.requires_grad for p in self.parameters()):
             raise ValueError(
                 "model.tuning: nothing is trained; expected LoRA, PrefixTuning, PromptTuning or FullTuning to fit"
@@ -174,7 +175,7 @@ class InstructionTuning(LightningModule):
     # --- the objective -----------------------------------------------------------------------------------------
 
     def losses(self, passes: Passes) -> dict[str, Tensor]:
-        """The named losses of a step, each a scalar: those of answers, and those of `terms`.
+        """The named losses of a step, each a scalar: the losses of answers and the losses of `terms`.
 
         `training_step` weighs, sums and logs them. Extend it in a subclass:
         `return {**super().losses(passes), "mine": ...}`.
@@ -192,16 +193,16 @@ class InstructionTuning(LightningModule):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """What is added to the losses of answers; the classes of the package choose it by their settings."""
+        """The losses that are added to those of the answers; subclasses choose them by their settings."""
         return ()
 
     def weigh_terms(self) -> None:
-        """Set the factors of losses that `terms` ask for; a constructor calls it once its settings are kept."""
+        """Set the loss factors that `terms` require. Constructors call this after they have stored their settings."""
         for term in self.terms:
             self.weights = term.weigh(self.weights)
 
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
-        """One summed loss."""
+        """Return the weighted sum of the losses, and log each of them."""
         terms = self.losses(self.passes(batch))
         parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
         total = torch.stack(parts).sum()
@@ -219,14 +220,14 @@ class InstructionTuning(LightningModule):
         return Passes(self.backbone, batch, pooling=self.pooling, all_gather=gather, chunk_rows=self.chunk_rows)
 
     def _gather(self, values: Tensor) -> Tensor:
-        """Stack a tensor over ranks; the gradient passes through where there is one."""
+        """Stack a tensor over ranks; its gradient, if any, is passed through."""
         found: Tensor = self.all_gather(values, sync_grads=values.requires_grad)  # type: ignore[assignment]
         return found
 
     # --- Lightning's hooks -------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callback without which a run could not be resumed exactly."""
+        """The callback that makes exact resuming possible."""
         return [StepBoundary()]
 
     def configure_model(self) -> None:
@@ -234,11 +235,11 @@ class InstructionTuning(LightningModule):
         self.backbone.load()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser over trained parameters, and its schedule."""
+        """The optimiser of the trained parameters, and its schedule."""
         groups = parameter_groups(self.backbone.base)
         grouped = {id(p) for group in groups for p in group["params"]}
         outside = [p for p in self.parameters() if p.requires_grad and id(p) not in grouped]
-        if outside:  # prefixes and soft prompts live in the PEFT wrapper, a subclass may own a head
+        if outside:  # prefixes and soft prompts are in the PEFT wrapper; a subclass may have its own head
             groups.append({"params": outside, "hidden": False})
         self.check_trained()
         optimizer = self.optimizer.build(groups)
@@ -247,28 +248,28 @@ class InstructionTuning(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Fix the seed that every step's random numbers come from."""
+        """Choose the seed from which every step derives its random numbers."""
         if not any(isinstance(one, StepBoundary) for one in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise TypeError(f"{type(self).__name__}.configure_callbacks has to add to those of InstructionTuning")
         if self._seed is None:
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
-            self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint keeps one seed for all ranks
+            self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks
 
     def on_train_batch_start(self, batch: InstructionBatch, batch_idx: int) -> None:
-        """Seed the step's random numbers by seed, step and rank alone, so that a resumed run draws the same numbers."""
+        """Seed random numbers from seed, step and rank only, so that a resumed run draws the same numbers."""
         assert self._seed is not None
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed((self._seed * 1_000_003 + step) * 4_099 + self.global_rank)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave out a step whose loss or gradient is not finite.
+        """Skip an optimiser step whose loss or gradient is not finite.
 
         Raises:
-            ValueError: More than `max_skipped_steps` were left out in a row.
+            ValueError: More than `max_skipped_steps` steps in a row were skipped.
         """
         gradient, loss = step_extent(self.parameters(), self._step_loss)
         finite = math.isfinite(gradient) and math.isfinite(loss)
-        if self.trainer.world_size > 1:  # one rank may see a loss or a part of the gradient that is not finite
+        if self.trainer.world_size > 1:  # the non-finite value may occur on one rank only
             finite = self.trainer.strategy.reduce_boolean_decision(finite)
         if finite:
             self._skipped_in_a_row = 0
@@ -278,7 +279,7 @@ class InstructionTuning(LightningModule):
         self.updating = True
 
     def skip_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Undo what a step has done so far: without gradients the optimiser changes nothing. Subclasses extend it."""
+        """Undo a step: delete its gradients, so that the optimiser changes nothing. Subclasses extend it."""
         optimizer.zero_grad(set_to_none=True)
 
     def _skip(self, optimizer: torch.optim.Optimizer, gradient: float, loss: float) -> None:
@@ -296,12 +297,12 @@ class InstructionTuning(LightningModule):
             log.warning("%s; the step is skipped (train/skipped_steps: %d)", what, self.skipped_steps)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's step; afterwards, weights are no longer marked as being changed."""
+        """Run Lightning's step, then clear `updating`."""
         super().optimizer_step(*args, **kwargs)
         self.updating = False
 
     def on_train_end(self) -> None:
-        """Refuse a run that has trained nothing, before an adapter is exported. Raises `ValueError`."""
+        """Raise `ValueError` if every step was skipped, before an adapter is exported."""
         if 0 < self.trainer.global_step <= self.skipped_steps:
             raise ValueError(
                 f"training: the loss or gradient was not finite in any of the {self.trainer.global_step} optimiser "
@@ -314,7 +315,7 @@ class InstructionTuning(LightningModule):
             )  # fmt: skip
 
     def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the loss of the true answers; with `generate_in_validation`, also score the model's own answers."""
+        """Log the loss of the true answers; with `generate_in_validation`, also score generated answers."""
         tokens = int((batch.raw.labels >= 0).sum())
         loss = Passes(self.backbone, batch).cross_entropy("raw")
         self.log("val/loss", loss, prog_bar=True, batch_size=tokens, sync_dist=True, add_dataloader_idx=False)
@@ -326,7 +327,7 @@ class InstructionTuning(LightningModule):
         self._log_scores("val")
 
     def test_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Answer, parse and score; returns `rows` of the prediction table."""
+        """Answer the prompts, parse and score the answers; returns `rows` of the prediction table."""
         return {"rows": self._answer(batch)}
 
     def on_test_epoch_end(self) -> None:
@@ -334,16 +335,16 @@ class InstructionTuning(LightningModule):
         self._log_scores("test")
 
     def on_test_model_eval(self) -> None:
-        """Search for the attacks that a test's conditions name.
+        """Search for the attacks that the test's conditions name.
 
-        It is Lightning's first hook after weights are restored and placed and before a batch is served; the `eval` that
-        it stands for is called first.
+        This is Lightning's first hook after weights are restored and moved to the device, and before the first batch.
+        Overriding it would skip Lightning's `eval` call, so `super()` is called first.
         """
         super().on_test_model_eval()
         self._search_attacks()
 
     def on_predict_model_eval(self) -> None:
-        """As for a test."""
+        """As `on_test_model_eval`."""
         super().on_predict_model_eval()
         self._search_attacks()
 
@@ -375,7 +376,7 @@ class InstructionTuning(LightningModule):
         data.search_attacks(AttackedModel(judge, self.backbone.gives_likelihoods, identity))
 
     def judge(self, batch: InstructionBatch, objective: Objective) -> list[float]:
-        """How well the model does on each row of an evaluation batch, for attacks on it: see `replies.judged`."""
+        """Score the model on each row of an evaluation batch, for attacks; see `replies.judged`."""
         return judged(self.backbone, batch, objective, self.max_new_tokens)
 
     def count(self, rows: Sequence[Record]) -> None:
@@ -400,21 +401,22 @@ class InstructionTuning(LightningModule):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> Self:
-        """Load a module with the settings and weights of a checkpoint, as far as a file may choose them.
+        """Load a module with the settings and weights of a checkpoint, as far as these are safe to take from a file.
 
-        Classes have to be of this package or imported already. The model has to be packaged, a folder, or one that this
-        machine loaded from the hub before; others, hosted ones and code that comes with a model have to be named here.
+        Classes must belong to this package or be imported already. The model must be packaged, a folder, or a hub model
+        that this machine has loaded before. Other models, hosted models and code that comes with a model must be named
+        in the arguments.
 
         Args:
             checkpoint_path: The file, or an open one.
-            map_location: Where weights go.
-            hparams_file: Settings in place of the checkpoint's.
-            strict: Not used: trained weights always have to be all there.
-            weights_only: Refuse what is more than weights and plain data.
-            kwargs: Arguments in place of stored ones, such as `backbone="openai:gpt-4o-mini"`.
+            map_location: Device for the weights.
+            hparams_file: Settings that replace the checkpoint's.
+            strict: Not used: all trained weights must always be present.
+            weights_only: Refuse files with anything but weights and plain data.
+            kwargs: Arguments that replace stored ones, such as `backbone="openai:gpt-4o-mini"`.
 
         Raises:
-            ValueError: The checkpoint names a class or a model that needs your word.
+            ValueError: The checkpoint names a class or a model that needs your consent.
         """
         settings = stored_settings(checkpoint_path) if hparams_file is None else file_settings(hparams_file)
         allow_stored(str(checkpoint_path), settings, cls, kwargs)
@@ -424,7 +426,7 @@ class InstructionTuning(LightningModule):
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the trained weights, and everything else that the next step depends on."""
+        """Save only the trained weights, and everything else that the next step depends on."""
         if self.updating:
             raise RuntimeError("a checkpoint was asked for while weights are being changed; ask between two batches")
         trained = self._trained_names()
@@ -437,10 +439,10 @@ class InstructionTuning(LightningModule):
         checkpoint["robustlm"] = {"seed": self._seed, **skipped, "prompt": prompt}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what `on_save_checkpoint` kept."""
+        """Restore what `on_save_checkpoint` saved."""
         if "robustlm" not in checkpoint:
             raise ValueError("this checkpoint was not written by robustlm: it lacks the entry 'robustlm'")
-        if self._resuming:  # in a new run, a loaded module takes the seed of that run
+        if self._resuming:  # in a new run, a loaded module uses the seed of the new run
             self._seed = checkpoint["robustlm"]["seed"]
             self.skipped_steps = checkpoint["robustlm"].get("skipped_steps", 0)
             self._skipped_in_a_row = checkpoint["robustlm"].get("skipped_in_a_row", 0)
@@ -449,14 +451,14 @@ class InstructionTuning(LightningModule):
 
     @property
     def _resuming(self) -> bool:
-        """Whether a `fit` is running; false where weights are loaded for use."""
+        """Whether a `fit` is running; false if weights are loaded for another use."""
         return self._trainer is not None and self._trainer.training
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load trained weights over the frozen ones that are here already.
+        """Load trained weights. The frozen ones are already in the model.
 
         Raises:
-            ValueError: A trained weight is missing, an unknown one is there, or shapes differ.
+            ValueError: A trained weight is missing, a weight is unknown, or shapes differ.
         """
         own = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
         missing = sorted(self._trained_names() - set(state_dict))
@@ -480,7 +482,7 @@ class InstructionTuning(LightningModule):
         return {name for name, p in self.named_parameters(remove_duplicate=False) if p.requires_grad}
 
     def _keep_plain_hyperparameters(self) -> None:
-        """Keep the arguments as plain data. From the command line, Lightning has kept the config already."""
+        """Store the arguments as plain data. From the command line, Lightning has already stored the config."""
         if "_instantiator" in self.hparams:
             return
         plain = {}
@@ -493,7 +495,7 @@ class InstructionTuning(LightningModule):
 
 
 def filled(*slots: Term | None) -> tuple[Term, ...]:
-    """The slots that hold a term."""
+    """The terms among the slots, without the empty slots."""
     return tuple(term for term in slots if term is not None)
 
 

@@ -1,4 +1,4 @@
-"""Makes every checkpoint describe the end of an optimiser step, so that a resumed run is exact."""
+"""Makes every checkpoint describe the end of an optimiser step, so that resuming is exact."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 
 def inside_step(trainer: Trainer) -> bool:
-    """Whether an optimiser step has begun and not ended: one of its micro-batches is running or has run.
+    """Whether training is inside an optimiser step: one of its micro-batches has begun, and the step has not ended.
 
-    Weights, optimiser, schedule and loss scale change at the end of a step alone; counters, the place in the rows and
+    Weights, optimiser, schedule and loss scale change only at the end of a step. Counters, the position in the rows and
     an adversary's state change with each micro-batch.
     """
     loop = trainer.fit_loop.epoch_loop
@@ -25,16 +25,16 @@ def inside_step(trainer: Trainer) -> bool:
 
 
 class StepBoundary(Callback):
-    """Writes checkpoints as of the last finished optimiser step.
+    """Makes checkpoints describe the last finished optimiser step.
 
-    Lightning saves wherever it is asked to: after a validation within a step's micro-batches, on an exception, on a
-    signal. The sum of gradients is not in such a checkpoint, and a resumed run would train on a part of a step. This
-    callback keeps what Lightning had counted when the last step ended and puts it into the checkpoint: the
-    micro-batches of an unfinished step are run again. What validations within the step changed in callbacks
-    (`EarlyStopping`) is taken back too, since they are run again as well. What `ModelCheckpoint` knows of its files
-    stays: they are there.
+    Lightning may save inside a step: after a validation between its micro-batches, on an exception, on a signal. Such a
+    checkpoint lacks the gradients accumulated so far, so a resumed run would train on a part of the step. This callback
+    copies Lightning's counters at the end of each step and puts them into the checkpoint. After resuming, the
+    micro-batches of the unfinished step run again. Validations within the step run again too, so their changes to
+    callbacks (`EarlyStopping`) are reverted. The state of `ModelCheckpoint` is kept, since the files that it lists
+    exist.
 
-    `InstructionTuning` brings it along to every trainer.
+    `InstructionTuning` adds this callback to every trainer.
     """
 
     def __init__(self) -> None:
@@ -47,20 +47,20 @@ class StepBoundary(Callback):
         self._between = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Until another step has ended, the end of the last step is that of the loaded checkpoint."""
+        """Use the loaded checkpoint as the end of the last step, until another step ends."""
         self._between = _end_epoch(checkpoint["loops"]["fit_loop"])
         self._loops = copy.deepcopy(checkpoint["loops"]["fit_loop"])
         self._data = copy.deepcopy(checkpoint.get(_data_key(trainer)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Without a checkpoint, the start of training counts as the end of a step."""
+        """Correct the restored counters. Without a checkpoint, count the start of training as the end of a step."""
         self._validating = self._counted = self._cut_short = False
         if self._loops is None:
             self._keep(trainer)
             return
         if self._between:
             return
-        # another number of processes, batch size or accumulation cuts the epoch into another number of batches
+        # with another number of processes, batch size or accumulation, an epoch has another number of batches
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         place = {} if data is None else data.state_dict()
         progress = trainer.fit_loop.epoch_loop.batch_progress
@@ -71,20 +71,21 @@ class StepBoundary(Callback):
             progress.is_last_batch = place["batches"] >= trainer.num_training_batches
         epoch: Any = trainer.fit_loop.epoch_progress.current
         if trainer.fit_loop.restarted_mid_epoch and epoch.ready == epoch.processed:
-            # The checkpoint is of an epoch's last batch. Lightning would not count the beginning of the next epoch,
-            # take a checkpoint within it for one of its end, and count one batch too few in the run after that.
+            # The checkpoint describes an epoch's last batch. Lightning would then not count the beginning of the next
+            # epoch. It would treat a checkpoint within that epoch as one of its end, and count one batch too few in
+            # the run after that.
             trainer.fit_loop.reset_restart_stage()
 
     def _stands_in(self, trainer: Trainer, epoch: int) -> bool:
-        """Whether the loaded counters are those of this epoch."""
+        """Whether the loaded counters belong to this epoch."""
         progress: Any = trainer.fit_loop.epoch_progress.current
         return bool(progress.ready == epoch + 1)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Keep what validations within the step may change.
+        """At the first micro-batch of a step, copy the callback states that validations within the step may change.
 
         Raises:
-            RuntimeError: Lightning and the loader count different batches after a restart.
+            RuntimeError: After a restart, Lightning and the loader are at different batches.
         """
         if not self._counted:
             self._counted = True
@@ -106,33 +107,33 @@ class StepBoundary(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Keep the end of a step."""
+        """At the end of a step, copy the counters."""
         self._keep_ended(trainer)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """A validation that is interrupted is run again from its beginning."""
+        """Record that a validation has begun: if it is interrupted, it runs again from its beginning."""
         if batch_idx == dataloader_idx == 0 and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validating = True
             self._keep_ended(trainer)
             if self._loops is not None and not inside_step(trainer):
-                # as if the first batch were running: this is what Lightning takes for an unfinished validation
+                # mark the first batch as running: Lightning then sees an unfinished validation
                 progress = self._loops["epoch_loop.val_loop.batch_progress"]
                 for tracker in (progress["total"], progress["current"]):
                     tracker["started"] = tracker["ready"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A validation that has ended is not run again."""
+        """Record that the validation has ended: it does not run again."""
         self._validating = False
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._keep_ended(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the end of an epoch, so that its last hooks do not run again.
+        """Copy the counters at the end of an epoch, so that its last hooks do not run again.
 
-        Where `max_steps` or a callback ends a run in the middle of an epoch, Lightning counts the epoch as done. A run
-        that goes on would leave out the rest of its rows, so checkpoints then stay those of the last step.
+        If `max_steps` or a callback ends a run in the middle of an epoch, Lightning counts the epoch as done. A resumed
+        run would skip the remaining rows, so checkpoints then keep the counters of the last step.
         """
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         self._cut_short = not progress.is_last_batch and progress.current.ready < trainer.num_training_batches
@@ -140,7 +141,7 @@ class StepBoundary(Callback):
             self._keep_ended(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the end of the last step into a checkpoint that is written later."""
+        """Replace the counters in a checkpoint by those at the end of the last step, if it is written later."""
         inside = inside_step(trainer)
         if self._loops is None or not (inside or self._validating or self._cut_short):
             return
@@ -149,7 +150,7 @@ class StepBoundary(Callback):
         if self._data is not None:
             checkpoint[_data_key(trainer)] = copy.deepcopy(self._data)
         step, states = self._callbacks
-        if inside and step == trainer.global_step:  # else the step has only begun
+        if inside and step == trainer.global_step:  # otherwise the copy belongs to another step
             known = checkpoint["callbacks"]
             known |= {name: copy.deepcopy(state) for name, state in states.items() if name in known}
 
@@ -164,10 +165,10 @@ class StepBoundary(Callback):
 
 
 def _end_epoch(loops: dict[str, Any]) -> bool:
-    """Count an epoch as done where only the hooks at its end are missing; returns whether that was so.
+    """Count an epoch as done if only the hooks at its end are missing; returns whether that was the case.
 
-    A checkpoint of an epoch's end is written in these hooks. With `max_steps` Lightning would take up that epoch again,
-    find no batches left, count one more, and never train on the rows of the next.
+    A checkpoint at the end of an epoch is written in these hooks. With `max_steps`, Lightning would resume that epoch,
+    find no batches left, count one more, and never train on the rows of the next epoch.
     """
     progress, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     for counted in (progress["current"], progress["total"]):
@@ -182,5 +183,5 @@ def _end_epoch(loops: dict[str, Any]) -> bool:
 
 
 def _data_key(trainer: Trainer) -> str:
-    """Where Lightning keeps a datamodule's state."""
+    """The key of the datamodule's state in Lightning's checkpoints."""
     return type(trainer.datamodule).__qualname__  # type: ignore[attr-defined]

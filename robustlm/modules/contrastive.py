@@ -20,25 +20,25 @@ from robustlm.modules.terms import Term
 
 @dataclass
 class Contrast:
-    """A sample's state under one phrasing is nearest to its state under another ([CoIN] § 3.3)."""
+    """Trains a sample's state under one phrasing to be nearest to its state under another ([CoIN] § 3.3)."""
 
     name: ClassVar[str] = "contrast"
     needs_variants: ClassVar[str] = "a contrast compares"
 
     temperature: float = 0.05
-    """τ, divides the cosine similarities."""
+    """τ, by which the cosine similarities are divided."""
     pooling: Pooling = "last"
-    """Which final hidden state stands for a row: `last`, `prompt_end`, `mean`, `max`."""
+    """Which final hidden state represents a row: `last`, `prompt_end`, `mean`, `max`."""
     symmetric: bool = False
-    """Also look for the raw row of each variant among the raw rows, and take the mean of both losses."""
+    """Also compare each variant with all raw rows, and take the mean of both losses."""
     weight: float | None = None
     """A fixed weight; null: min(weight_limit, L_answers / L_contrast), which makes both losses equally large."""
     weight_limit: float = 1000.0
-    """λ, the largest that the balanced weight gets."""
+    """λ, the upper limit of the balanced weight."""
     mask_false_negatives: bool = True
-    """Leave out candidates whose sample is asked the same thing and has the same target."""
+    """Exclude candidates whose sample has the same request and the same target."""
     gather: bool = True
-    """Also compare with the rows of all other ranks, with gradient."""
+    """Also compare with the rows of all other ranks; gradients flow to those ranks too."""
 
     def __post_init__(self) -> None:
         check_number("contrast.temperature", self.temperature, above=0, least=COLDEST)
@@ -53,18 +53,18 @@ class Contrast:
         """The weighted loss of this micro-batch.
 
         Args:
-            passes: With the views `raw` (B rows) and `variant` (K for each), and `negative` where there is one.
-            answers: The answer loss it is balanced with, a scalar.
+            passes: With the views `raw` (B rows), `variant` (K rows for each raw row), and optionally `negative`.
+            answers: The answer loss for balancing, a scalar.
 
         Returns:
-            w·L_ctr, and what is worth a curve: `infonce` (L_ctr), `weight` (w), `accuracy` (share of the anchors
-            whose own partner is the nearest candidate) and `candidates` (how many an anchor is compared with).
+            w·L_ctr, and values to log: `infonce` (L_ctr), `weight` (w), `accuracy` (share of anchors whose nearest
+            candidate is their own partner) and `candidates` (mean number of candidates per anchor).
         """
         raw, variant = passes.answers("raw").state, passes.answers("variant").state
         many = len(variant) // len(raw)
         keys = passes.batch.keys
         variants, first = self._collect(passes, variant)
-        begin = first // many  # the number that this rank's first sample has among those of all ranks
+        begin = first // many  # index of this rank's first sample among the samples of all ranks
         everyone = torch.arange(len(variants) // many, device=raw.device)
         samples = everyone if keys is None else self._collect(passes, keys)[0]  # no keys: all samples differ
         own = begin + torch.arange(len(raw), device=raw.device).repeat_interleave(many)
@@ -79,14 +79,14 @@ class Contrast:
             raws, _ = self._collect(passes, raw)
             found.append(self._compare(variant, own, raws, everyone, own, samples, negatives))
         rows, hits, seen = (torch.stack(parts).to(found[0][0].dtype).mean(0) for parts in zip(*found, strict=True))
-        # the mean over the anchors of all ranks, written as the mean over ranks that DDP takes
+        # DDP averages over ranks; with this factor the average is the mean over the anchors of all ranks
         loss = rows.sum() * self._ranks(passes) / len(variants)
         weight = self._weight(passes, answers, loss)
         logs = {"infonce": loss.detach(), "weight": weight, "accuracy": hits.mean(), "candidates": seen.mean()}
         return weight * loss, logs
 
     def weigh(self, weights: dict[str, float]) -> dict[str, float]:
-        """As they are: `losses` weighs this loss by itself."""
+        """Return the weights unchanged, since `losses` already weighs this loss."""
         return weights
 
     def _compare(
@@ -99,7 +99,7 @@ class Contrast:
         samples: Tensor,
         negatives: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of anchors `[n]`, whether each finds its partner, and the number of candidates.
+        """For each anchor (`[n]` each): its loss, whether its partner is nearest, and its number of candidates.
 
         Args:
             anchors: States `[n, H]`.
@@ -108,9 +108,9 @@ class Contrast:
             whose: Int64 `[m]`, the sample of each candidate.
             positives: Int64 `[n]`, each anchor's partner among the candidates.
             samples: Int64 `[S]`, the key of each sample of all ranks.
-            negatives: More candidates `[k, H]` and their keys `[k]`, no sample's own.
+            negatives: Further candidates `[k, H]` and their keys `[k]`; they belong to no sample.
         """
-        excluded = own[:, None] == whose  # other variants of the sample itself are left out
+        excluded = own[:, None] == whose  # exclude other variants of the same sample
         keys = samples[whose]
         if negatives is not None:
             candidates, keys = torch.cat([candidates, negatives[0]]), torch.cat([keys, negatives[1]])
@@ -129,7 +129,7 @@ class Contrast:
         return len(passes.gathered(torch.zeros(1, device=passes.batch.raw.input_ids.device))[0]) if self.gather else 1
 
     def _negatives(self, passes: Passes) -> tuple[Tensor, Tensor] | None:
-        """States `[k, H]` and keys `[k]` of explicit negatives, of all ranks."""
+        """States `[k, H]` and keys `[k]` of the explicit negatives of all ranks; `None` if there are none."""
         if passes.batch.negative is None:
             return None
         states, keys = passes.answers("negative").state, passes.batch.negative_keys
@@ -141,17 +141,18 @@ class Contrast:
         if self.weight is not None:
             return loss.new_tensor(self.weight)
         both = torch.stack([answers.detach().to(loss.dtype), loss.detach()])[None]
-        both = self._collect(passes, both)[0].mean(0)  # so that all ranks use one weight
+        both = self._collect(passes, both)[0].mean(0)  # all ranks use the same weight
         return balance(both[0], both[1], self.weight_limit)
 
 
 class ContrastiveTuning(InstructionTuning):
     """Tuning with an in-batch contrast between the states of a sample under two phrasings.
 
-    L = L_answers + min(λ, L_answers / L_contrast) · L_contrast ([CoIN] § 3.3), L_answers over raw and variant rows.
+    L = L_answers + min(λ, L_answers / L_contrast) · L_contrast ([CoIN] § 3.3), where L_answers covers raw and variant
+    rows.
 
     Args:
-        contrast: Temperature, pooling, weight and candidates of the contrast; null trains on the answers alone.
+        contrast: Temperature, pooling, weight and candidates of the contrast; null trains only on the answers.
         kwargs: Arguments of `InstructionTuning`.
     """
 
@@ -164,5 +165,5 @@ class ContrastiveTuning(InstructionTuning):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """[CoIN] § 3.3."""
+        """The contrast ([CoIN] § 3.3), if there is one."""
         return filled(self.contrast)

@@ -1,4 +1,4 @@
-"""The forward passes of one step, each run once and shared by all losses."""
+"""The forward passes of one step. Each runs once, and all losses share it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ViewName = Literal["raw", "variant", "negative"]
 
 
 class Passes:
-    """What losses see of a step: views of the batch, run on demand and kept.
+    """The forward passes that losses read: views of the batch run on demand, and their results are kept.
 
     Args:
         backbone: A loaded model.
         batch: The rows of this micro-batch.
-        pooling: Which state stands for a row.
-        all_gather: Stacks a tensor over ranks, `[W, …]`, with gradient; null where there is one process.
-        chunk_rows: Longer views run this many rows at a time, and run again in the backward pass.
+        pooling: Which hidden state represents a row.
+        all_gather: Stacks a tensor over ranks, `[W, …]`, with gradient; null if there is one process.
+        chunk_rows: Views with more rows run in chunks of this many rows, and run again in the backward pass.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Passes:
     # --- views -------------------------------------------------------------------------------------------------
 
     def view(self, name: ViewName) -> View:
-        """The view called `raw`, `variant` or `negative`.
+        """The view with the name `raw`, `variant` or `negative`.
 
         Raises:
-            ValueError: The datamodule emits no such view.
+            ValueError: The datamodule does not produce this view.
         """
         view = getattr(self.batch, name)
         if view is None:
@@ -67,7 +67,7 @@ class Passes:
         return view
 
     def answers(self, name: ViewName) -> AnswerOutput:
-        """Answer logits and states of a view, run once."""
+        """Answer logits and states of a view; the view runs at the first call only."""
         if name not in self._answers:
             self._answers[name] = self.run(self.view(name), self._embeds.get(name))
         return self._answers[name]
@@ -76,9 +76,9 @@ class Passes:
         """One forward pass.
 
         Args:
-            view: What to run.
-            inputs_embeds: `[R, T, H]` in place of the view's own embeddings.
-            masks: Which dropout masks: all passes of a step see the same ones, unless they ask for others here.
+            view: The rows to run.
+            inputs_embeds: `[R, T, H]`; replaces the view's own embeddings.
+            masks: Number of the set of dropout masks. Passes of a step with the same number use the same masks.
         """
         with self._rng.replayed(masks):
             if self._chunk_rows is None or len(view) <= self._chunk_rows or not torch.is_grad_enabled():
@@ -87,11 +87,11 @@ class Passes:
             return self._in_chunks(view, inputs_embeds, self._chunk_rows)
 
     def _in_chunks(self, view: View, embeds: Tensor | None, size: int) -> AnswerOutput:
-        """The same answers, holding the activations of one chunk at a time.
+        """The same answers, but memory holds the activations of only one chunk at a time.
 
-        Each chunk is run without a graph now and again, with the same dropout masks, in the backward pass. So losses
-        over all rows of a batch that is too large for memory (a contrast with many candidates) have their exact
-        gradient: gradient caching (Gao et al., 2021), for every objective at once.
+        Each chunk runs without a graph in the forward pass, and again, with the same dropout masks, in the backward
+        pass. So losses over all rows of a batch that is too large for memory (a contrast with many candidates) have
+        their exact gradient. This is gradient caching (Gao et al., 2021), for every objective.
         """
 
         def part(embeds: Tensor, at: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -106,12 +106,12 @@ class Passes:
     # --- what losses are made of -------------------------------------------------------------------------------
 
     def token_count(self, *names: ViewName) -> Tensor:
-        """The number that summed losses of views are divided by (scalar, fp32): see `InstructionBatch.step_tokens`."""
+        """The divisor for summed losses of views (scalar, fp32); see `InstructionBatch.step_tokens`."""
         views, raw = [self.view(name) for name in names], self.batch.raw
         if self.batch.step_tokens is None:
             return torch.stack([(view.labels >= 0).sum() for view in views]).sum().clamp(min=1).float()
         rows = sum(len(view) for view in views)
-        # the type is explicit, since the default type of bf16-true would round the count
+        # explicit fp32: under bf16-true, the default type would round the count
         return torch.tensor(self.batch.step_tokens * rows / len(raw), device=raw.labels.device, dtype=torch.float32)
 
     def row_losses(self, name: ViewName) -> Tensor:
@@ -123,15 +123,15 @@ class Passes:
         return self._row_losses[name]
 
     def keep_row_losses(self, name: ViewName, losses: Tensor) -> None:
-        """Keep row losses `[R]` of a view that an adversary has computed as its clean term."""
+        """Store row losses `[R]` of a view that an adversary has computed as its clean term."""
         self._row_losses.setdefault(name, losses)
 
     def cross_entropy(self, *names: ViewName) -> Tensor:
-        """Answer cross-entropy of views: their share of the mean over all answer tokens of the optimiser step."""
+        """Answer cross-entropy of views: their part of the mean over all answer tokens of the optimiser step."""
         return torch.stack([self.row_losses(name).sum() for name in names]).sum() / self.token_count(*names)
 
     def reference_logits(self, name: ViewName) -> Tensor:
-        """Raw logits `[n, V]`, repeated so that line i belongs to line i of the logits of a view with K rows a raw row.
+        """Raw logits `[n, V]`, repeated so that line i matches line i of the logits of a view.
 
         Raises:
             ValueError: The answers of a row and its variants are not the same tokens.
@@ -151,7 +151,7 @@ class Passes:
         return raw.logits[starts + within]
 
     def gathered(self, values: Tensor) -> tuple[Tensor, int]:
-        """Rows `[n, …]` of all ranks, with gradient, and the place where this rank's begin; ranks may differ in n."""
+        """Rows `[n, …]` of all ranks, with gradient, and the index of this rank's first row; ranks may differ in n."""
         if self._all_gather is None:
             return values, 0
         counts = self._all_gather(torch.tensor(len(values), device=values.device)).flatten().tolist()
@@ -167,17 +167,17 @@ class Passes:
         return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
     def problem(self, name: ViewName, scope: Scope, loss_scale: float = 1.0, *, held: bool = False) -> Problem:
-        """A view as an adversary sees it; row losses are summed over each row's answer tokens.
+        """A view in the form that an adversary takes. Row losses are summed over each row's answer tokens.
 
-        Its clean pass is shared: `clean_loss()` gives this object's own `row_losses`.
+        The clean pass is shared: the problem's `clean_loss()` returns the `row_losses` of this object.
 
         Args:
-            name: Of the view.
+            name: Name of the view.
             scope: Positions that may be perturbed.
-            loss_scale: What fp16 gradients are scaled by.
-            held: Whether other losses of the step will read this view's pass, so that it must not be freed. Ask for the
-                problem before they do: a pass that has been run already has no gradient at its embeddings, and is then
-                run once more for adversaries that take one there.
+            loss_scale: Scale of fp16 gradients.
+            held: Whether other losses of the step use this view's pass, so that it must not be freed. Create the
+                problem before those losses run: a pass that ran earlier has no gradient at its embeddings, and would
+                run once more for adversaries that need it.
         """
         view = self.view(name)
         rows = len(view)
@@ -211,7 +211,7 @@ def _rows(view: View, at: slice) -> View:
 
 
 class _RandomState:
-    """The state of the random generators at one moment, which several passes start from."""
+    """A saved state of the random generators, from which several passes start."""
 
     def __init__(self, device: torch.device) -> None:
         self._devices = [device] if device.type == "cuda" else []
@@ -220,7 +220,7 @@ class _RandomState:
 
     @contextmanager
     def replayed(self, number: int = 0) -> Iterator[None]:
-        """Inside, equal numbers give equal random draws; the state outside does not change."""
+        """Inside this context, equal numbers give equal random draws. The state outside does not change."""
         with torch.random.fork_rng(devices=self._devices):
             torch.set_rng_state(self._cpu)
             for device, state in zip(self._devices, self._cuda, strict=True):

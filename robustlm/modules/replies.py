@@ -1,4 +1,4 @@
-"""What a model answers in evaluation, generated or the likeliest of a row's choices, as records of the table."""
+"""Answers of a model in evaluation, generated or chosen among a row's choices, as records of the table."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Reply:
 
     text: str
     choices: list[str] | None = None
-    """What there was to choose from; `None`: the text is generated."""
+    """The choices that were given; `None`: the text is generated."""
     option_scores: list[float] | None = None
     """Log-likelihood of each choice, summed over its tokens."""
     option_tokens: list[int] | None = None
-    """Tokens of each choice, with end of sequence."""
+    """Number of tokens of each choice, including end of sequence."""
 
 
 def replies(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: int) -> list[Reply]:
-    """Answers to the rows of an evaluation batch: of the choices where the batch brings them, else generated.
+    """Answer the rows of an evaluation batch: the likeliest choice of rows with choices, else generated text.
 
     Args:
         backbone: A loaded model.
@@ -54,7 +54,7 @@ def replies(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: in
 
 
 def records(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: int) -> list[Record]:
-    """Answer the rows of an evaluation batch; each becomes a record of the prediction table.
+    """Answer the rows of an evaluation batch, and return a record of the prediction table for each.
 
     Args:
         backbone: A loaded model.
@@ -97,14 +97,15 @@ def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Reco
 
 
 def judged(backbone: LanguageModel, batch: InstructionBatch, objective: Objective, max_new_tokens: int) -> list[float]:
-    """How well a model does on each row of an evaluation batch, in [0, 1].
+    """Score a model on each row of an evaluation batch, in [0, 1].
 
     Args:
         backbone: A loaded model.
         batch: B rows.
-        objective: `accuracy`: 1 where the answer holds exactly the true items, else 0. `likelihood`: the probability of
-            the true answer, by log-likelihood a token: among the row's choices where it brings them (their softmax),
-            else of a token (its geometric mean over the answer). Both are bounded, so that no row outweighs others.
+        objective: `accuracy`: 1 if the answer has exactly the true items, else 0. `likelihood`: the probability of the
+            true answer, from its log-likelihood per token. With choices, this is their softmax; otherwise it is the
+            probability of a token (geometric mean over the answer). Both objectives are bounded, so that no row
+            dominates.
         max_new_tokens: Longest generated answer.
     """
     if objective == "accuracy":
@@ -121,7 +122,7 @@ def judged(backbone: LanguageModel, batch: InstructionBatch, objective: Objectiv
 
 
 def _share(reply: Reply, target: str) -> float:
-    """The target's share of the probability of all choices; 0 where it is not among them."""
+    """The target's share of the probability of all choices; 0 if it is not among them."""
     assert reply.choices is not None
     assert reply.option_scores is not None
     assert reply.option_tokens is not None

@@ -1,4 +1,4 @@
-"""All methods together, each in a slot of its own, over the same forward passes."""
+"""All methods together. Each has its own slot, and they share the forward passes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from robustlm.modules.terms import Term
 
 
 class RobustTuning(ANIT):
-    """Noise or paraphrases, an adversary on them, a contrast of states and an alignment of answers, as you choose.
+    """Combines noise or paraphrases with an optional adversary, contrast of states and alignment of answers.
 
-    L = (1 − λ)·(L_answers + a·L_adversarial) + λ·L_KL + w·L_contrast. Each slot alone is the method of its own name
-    (`ANIT`, `ContrastiveTuning`, `AlignmentTuning`); with all of them empty this is `InstructionTuning`. The raw and
-    the variant view are run once each; all losses share these passes.
+    L = (1 − λ)·(L_answers + a·L_adversarial) + λ·L_KL + w·L_contrast. With one slot filled, this is the method of that
+    slot (`ANIT`, `ContrastiveTuning`, `AlignmentTuning`); with no slot filled, it is `InstructionTuning`. The raw and
+    the variant view run once each; all losses share these passes.
 
     Args:
-        adversary: What perturbs the variants' embeddings; null for none.
+        adversary: The strategy that perturbs the variants' embeddings; null for none.
         adversarial_weight: a.
-        perturb: Where the perturbation lands: `prompt` (instruction and context), `instruction`, or `all` positions.
+        perturb: Positions that are perturbed: `prompt` (instruction and context), `instruction`, or `all` positions.
         contrast: Contrast between the states of raw and variant rows; null for none.
         alignment: Divergence between the answers of raw and variant rows; null for none.
         kwargs: Arguments of `InstructionTuning`.
@@ -51,15 +51,15 @@ class RobustTuning(ANIT):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The slots that are filled."""
+        """The filled slots among contrast and alignment."""
         return filled(self.contrast, self.alignment)
 
     @property
     def holds_variants(self) -> bool:
-        """Contrast and alignment compare states and answers of the variants."""
+        """True with a contrast or an alignment: both read states or answers of the variants."""
         return bool(self.terms)
 
     @property
     def answer_views(self) -> TrainOn:
-        """The views of each slot's own method: both for a contrast or an alignment, variants for an adversary."""
+        """By default both views for a contrast or an alignment, else variants for an adversary, else raw rows."""
         return self.train_on or ("both" if self.terms else "variant" if self.adversary else "raw")

@@ -1,4 +1,4 @@
-"""What an objective adds to the losses of answers."""
+"""Additional losses of an objective, besides those of the answers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from robustlm.modules.passes import Passes
 
 
 class Term(Protocol):
-    """A comparison of raw rows with their variants, as one loss. Settings are its fields; it keeps nothing else."""
+    """A loss that compares raw rows with their variants. Its fields are its settings; it has no other state."""
 
     name: ClassVar[str]
-    """Of its loss: logged as `train/<name>`, its curves as `<name>/…`."""
+    """Name of its loss. The loss is logged as `train/<name>`, its other values as `<name>/…`."""
     needs_variants: ClassVar[str]
-    """The end of "the datamodule makes no variants, which …" in messages."""
+    """A clause that names what needs variants. Messages put it after "makes no variants, which"."""
 
     def losses(self, passes: Passes, answers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of this micro-batch, and what is worth a curve.
+        """The loss of this micro-batch, and values to log.
 
         Args:
             passes: With the views `raw` and `variant`.
@@ -26,4 +26,4 @@ class Term(Protocol):
         """
 
     def weigh(self, weights: dict[str, float]) -> dict[str, float]:
-        """The factors of all named losses with this term among them, given those without it."""
+        """The factors of all named losses including this term. `weights`: the factors without it."""

@@ -1,4 +1,4 @@
-"""Optimisers and schedules as plain data, so that YAML, `--help`, checkpoints and Python agree."""
+"""Optimisers and schedules as plain data, so that YAML, `--help`, checkpoints and Python use the same settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustlm.optim.muon import MuonAdamW
 Groups = list[dict[str, Any]]
 """Parameter groups as torch's optimisers take them."""
 _FASTEST = 10.0
-"""Largest learning rate: a step of AdamW moves each weight by about the rate, and weights of models are below 10."""
+"""Largest learning rate. A step of AdamW changes each weight by about this rate, and weights are below 10."""
 _LONGEST_WARMUP = 10**9
 
 
@@ -45,7 +45,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, groups: Groups) -> torch.optim.Optimizer:
-        """The optimiser over `groups` as `parameter_groups` makes them."""
+        """The optimiser for `groups`, which `parameter_groups` creates."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class AdamW(Optimizer):
     lr: float = 1e-4
     """Peak learning rate."""
     weight_decay: float = 0.0
-    """Decay of matrices; vectors (norms, biases) never decay."""
+    """Weight decay of matrices; vectors (norms, biases) never decay."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the two moments."""
 
@@ -66,20 +66,20 @@ class AdamW(Optimizer):
 
 @dataclass
 class Muon(Optimizer):
-    """Muon (Jordan et al., 2024) for hidden matrices, AdamW for the rest: what small models learn fast with."""
+    """Muon (Jordan et al., 2024) for hidden matrices, AdamW for the rest; small models learn fast with it."""
 
     muon_lr: float = 0.01
     """Peak learning rate of hidden matrices."""
     muon_weight_decay: float = 0.01
-    """Decay of hidden matrices."""
+    """Weight decay of hidden matrices."""
     momentum: float = 0.95
     """Momentum of hidden matrices."""
     adamw_lr: float = 3e-3
     """Peak learning rate of everything else."""
     adamw_betas: tuple[float, float] = (0.9, 0.98)
-    """Moments of everything else."""
+    """Decay rates of the two moments of everything else."""
     adamw_weight_decay: float = 0.0
-    """Decay of everything else."""
+    """Weight decay of everything else."""
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         """See `Optimizer.build`."""
@@ -99,9 +99,9 @@ class Schedule:
     """Learning rate over a run: linear warm-up, then a decay."""
 
     warmup: float = 0.04
-    """Steps of warm-up; below 1, their share of the run."""
+    """Number of warm-up steps; a value below 1 is their share of the run."""
     decay: Literal["cosine", "linear", "constant"] = "cosine"
-    """What follows the warm-up."""
+    """Shape of the decay after the warm-up."""
     final: float = 0.0
     """Learning rate at the end, as a share of the peak."""
 
@@ -121,7 +121,7 @@ class Schedule:
         return self.final + (1 - self.final) * shape
 
     def build(self, optimizer: torch.optim.Optimizer, total: int) -> LambdaLR:
-        """The torch scheduler, stepped once an optimiser step."""
+        """The torch scheduler, which advances once per optimiser step."""
         return LambdaLR(optimizer, lambda step: self.factor(step, total))
 
 

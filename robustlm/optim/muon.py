@@ -1,4 +1,4 @@
-"""Optimisers that torch does not offer as one object."""
+"""Muon and AdamW combined in one optimiser, which torch does not offer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.optim import AdamW, Muon, Optimizer
 class MuonAdamW(Optimizer):
     """Muon for hidden matrices and AdamW for everything else, as one optimiser.
 
-    Small transformers trained from scratch learn several times faster with Muon, but embeddings, output
-    heads, norms and biases want AdamW. Two optimisers would mean manual optimisation, two schedulers and two
-    states; with one list of parameter groups and one state, schedulers and checkpoints see a usual optimiser.
+    Small transformers trained from scratch learn several times faster with Muon, but embeddings, output heads, norms
+    and biases need AdamW. Two optimisers would require manual optimisation, two schedulers and two states. This class
+    has one list of parameter groups and one state, so schedulers and checkpoints treat it as a usual optimiser.
 
     Args:
-        params: Parameter groups `{"params": [...], "hidden": bool}`. Groups with `hidden: True` hold matrices
-            and go to Muon, the others to AdamW. A group may set any option of the optimiser that it goes to.
+        params: Parameter groups `{"params": [...], "hidden": bool}`. Groups with `hidden: True` contain matrices and
+            use Muon, the others use AdamW. A group may set any option of its optimiser.
         lr: Learning rate of hidden groups.
         weight_decay: Decoupled weight decay of hidden groups.
         momentum: Momentum of hidden groups.
@@ -41,13 +41,13 @@ class MuonAdamW(Optimizer):
         adamw_betas: tuple[float, float] = (0.9, 0.98),
         adamw_weight_decay: float = 0.0,
     ) -> None:
-        # Both optimisers need a parameter to be built. The matrix is never used; only their defaults matter.
+        # Both constructors need a parameter. The matrix is never used; only the defaults of the optimisers matter.
         self._muon = Muon([torch.zeros(1, 1)], lr=lr, weight_decay=weight_decay, momentum=momentum)
         self._adamw = AdamW([torch.zeros(1, 1)], lr=adamw_lr, betas=adamw_betas, weight_decay=adamw_weight_decay)
         super().__init__(params, {})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, with the defaults of the optimiser that `hidden` sends it to."""
+        """Add a group, with the defaults of its optimiser (Muon if `hidden`, else AdamW)."""
         hidden = param_group.setdefault("hidden", False)
         parameters = param_group["params"]
         param_group["params"] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
@@ -71,7 +71,7 @@ class MuonAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for inner, hidden in ((self._muon, True), (self._adamw, False)):
-            # Loading a checkpoint replaces groups and state, so they are handed over anew each time.
+            # Loading a checkpoint replaces groups and state, so they are passed on again at each step.
             inner.param_groups = [group for group in self.param_groups if group["hidden"] is hidden]
             inner.state = self.state
             inner.step()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""From a row to a draft of its sample: shape, labels, bank and slots are resolved; options are still unknown."""
+"""Turn a row into a draft of its sample: shape, labels, bank and slots are resolved, options are still unknown."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from robustlm.tasks import TASKS, resolve_task
 from robustlm.tasks.labels import Labels, quoted
 
 _LATER = "\0"
-"""Stands for options that are known once all rows are read; no text field can be this."""
+"""Placeholder for options that are known only after all rows are read; no text field can have this value."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """All that becomes of a row before the labels of its source are known.
+    """A row's sample before the labels of its source are known.
 
-    The sample is built from it once, by `settled`. The fields besides `read` are those of `Sample` that the settings of
-    a source may change.
+    `settled` builds the sample from it, once. The fields other than `read` are the fields of `Sample` that a source's
+    settings may change.
     """
 
     read: Sample
-    """The row as its shape reads it."""
+    """The sample as the row's shape reads it."""
     task: str
     target: str
     variant: str | None
     bank: str
     instruction: str
     fields: tuple[tuple[str, str], ...]
-    """See `Sample.fields`; options that are not yet known are marked."""
+    """See `Sample.fields`; a placeholder stands for options that are not yet known."""
     topic: str
     format: str
     """See `Context.format`."""
     labelled: bool
-    """Whether the row is of a task's own shape: it still lacks options, choices and bank."""
+    """Whether the row has a task's own shape. It then still lacks options, choices and bank."""
 
     def labels(self) -> set[str]:
-        """The labels in its answer; none where its task has no labels."""
+        """The labels in its answer; empty if its task has no labels."""
         task = TASKS[self.task]
         return {item[0] for item in task.parse(self.target).items} if self.labelled and task.labelled else set()
 
     def settled(self, labels: Sequence[str], dataset: str) -> Sample:
-        """The sample.
+        """Build the sample.
 
         Args:
             labels: All labels of its task, in the order in which they are shown.
-            dataset: The data set of rows that name none.
+            dataset: Data set name for rows without one.
         """
         task, context, choices, bank = TASKS[self.task], self.read.context, self.read.choices, self.bank
         if self.format != context.format:
@@ -85,7 +85,7 @@ class Draft:
 
 
 class Drafter:
-    """Makes drafts of the rows of a source.
+    """Makes drafts from the rows of a source.
 
     Args:
         format: See `robustlm.sources.samples.load_samples`.
@@ -93,8 +93,8 @@ class Drafter:
         bank: See `load_samples`.
         fields: See `load_samples`.
         topic: See `load_samples`.
-        labels: Names of the labels; null: rows name them.
-        answered: Refuse rows that lack their answer; else their drafts have an empty target.
+        labels: Names of the labels; null: the rows contain the names.
+        answered: Whether to refuse rows without an answer; if false, their drafts have an empty target.
 
     Raises:
         ValueError: `format`, `task`, `bank` or `fields` is unknown.
@@ -123,10 +123,10 @@ class Drafter:
         self._shapes = known_shapes()
 
     def draft(self, row: RowData, id: str) -> tuple[Draft, Read]:
-        """The draft of a row, and the row, which knows which of its keys were read.
+        """The draft of a row, and the row as a `Read`, which records the keys that were read.
 
         Raises:
-            ValueError: The row cannot be used; says what was found and what was expected.
+            ValueError: The row cannot be used; the message says what was found and what was expected.
         """
         shape, filled = shape_of(row, self._shapes, self._format, self.task, answered=self._answered)
         data = Read(row if filled else _named(row, shape, self._labels))
@@ -144,14 +144,14 @@ class Drafter:
         return Draft(sample, task, target, variant, bank, instruction, fields, topic, form, labelled), data
 
     def slotted(self, draft: Draft) -> set[str] | None:
-        """The keys that fill placeholders, where every phrasing that a row is asked with has some; null otherwise."""
+        """The keys that fill placeholders, if every possible phrasing for the row has placeholders; null otherwise."""
         names = tuple(name for name, _ in draft.fields)
         if draft.instruction or not (draft.bank and names and _all_slotted(draft.bank, names)):
             return None
         return {self._keys.get(name, name) for name in names}
 
     def _checked(self, sample: Sample, target: str) -> tuple[str, str]:
-        """Task and target of a sample, after a check that the task can read its answers."""
+        """Task and target of a sample. Raises `ValueError` if the task cannot read its answers."""
         if self.task is not None and sample.task not in (self.task, "generation"):
             raise ValueError(f"another task: found a row of task {sample.task!r}; expected {self.task!r}, as asked for")
         task = self.task or sample.task
@@ -164,10 +164,10 @@ class Drafter:
         return task, target
 
     def _asked(self, sample: Sample, row: RowData, shape: Shape) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-        """Bank, instruction and fields that a sample is asked with.
+        """Bank, instruction and fields for the prompts of a sample.
 
-        In the phrasings of a bank that the row itself names, braces are literal text unless the row has a field for
-        one of them.
+        If the row itself names its bank, braces in the phrasings are literal text, unless the row has a field for one
+        of them.
         """
         bank, slots, keys = self._bank, self._slots, self._keys
         if not bank:
@@ -181,7 +181,7 @@ class Drafter:
 
 
 class _Filled(Read):
-    """A row with an answer put into it; keys that are read count as read in the original row."""
+    """A row with a filler answer added. Keys read here count as read in the original row."""
 
     def __init__(self, row: Read, filled: RowData) -> None:
         super().__init__(filled)
@@ -189,7 +189,7 @@ class _Filled(Read):
 
 
 def _without_format(sample: Sample, name: str, target: str, shape: Shape) -> tuple[str, str, str]:
-    """Task, target and format of a sample whose instruction says how to answer: its answer has no form of its own."""
+    """Task, target and format of a sample whose instruction states the answer's format: the answer is bare."""
     task = TASKS.get(shape.name)
     if task is None:
         if sample.context.format:
@@ -209,7 +209,7 @@ def _all_slotted(bank: str, names: tuple[str, ...]) -> bool:
 
 
 def _named(row: RowData, shape: Shape, labels: Labels | None) -> RowData:
-    """A row in which labels have their names."""
+    """The row with label values replaced by their names."""
     if labels is None:
         return row
     if shape.name not in TASKS:
@@ -220,7 +220,7 @@ def _named(row: RowData, shape: Shape, labels: Labels | None) -> RowData:
 
 @lru_cache
 def _check_own_bank(name: str) -> None:
-    """Refuse a file where a row names its bank: data does not decide which files are opened. Raises `ValueError`."""
+    """Raise `ValueError` if a row names a file as its bank, since data must not decide which files are opened."""
     if ".json" in name or name not in known_banks():
         raise ValueError(
             f"bank: found {shown(name)}; a row names a packaged bank ({', '.join(known_banks())}), and a file is named "
@@ -229,10 +229,10 @@ def _check_own_bank(name: str) -> None:
 
 
 def bank_slots(bank: str, fields: Mapping[str, str] | None) -> list[str]:
-    """The slots in a bank's phrasings.
+    """The placeholders in a bank's phrasings.
 
     Raises:
-        ValueError: There is no such bank, or `fields` names a slot that it does not have.
+        ValueError: The bank does not exist, or `fields` names a placeholder that it does not have.
     """
     slots = load_bank(bank).slots
     if unknown := [name for name in fields or {} if name not in slots]:

@@ -1,4 +1,4 @@
-"""Where rows come from: files, folders with splits, hub names, and the built-in corpus."""
+"""Load rows from files, folders with splits, hub data sets, and the built-in corpus."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 def load(
     source: str | Source, role: Role, *, on_bad_row: Literal["strict", "skip"] = "strict", rejected: Path | None = None
 ) -> list[Sample]:
-    """Read one source for a role, checking every row; its own rows show which labels there are.
+    """Read one source for a role, and check every row. Its labels are those in its own rows.
 
     Args:
-        source: What to read.
-        role: Which split to take where the source has several.
-        on_bad_row: `strict` raises if any row is bad, `skip` leaves bad rows out.
-        rejected: File for the rows that `skip` leaves out, with reasons.
+        source: The source to read.
+        role: Which split to use if the source has several.
+        on_bad_row: `strict` raises if any row is bad, `skip` skips bad rows.
+        rejected: File for the skipped rows, with reasons.
 
     Raises:
-        SourceError: There is nothing to read at that place, or too few labels.
+        SourceError: There is nothing to read at this place, or there are too few labels.
         BadRowsError: There are bad rows.
     """
     (found,) = _load([source], role, on_bad_row, [rejected], None, log.warning)
@@ -54,20 +54,20 @@ def load_all(
     say: Callable[[str], object] = log.warning,
     answered: bool = True,
 ) -> list[Sample]:
-    """Read several sources, refusing ids that occur twice.
+    """Read several sources, and refuse ids that occur twice.
 
-    Sources of one dataset (name) and task share their labels, also with those of other roles: what rows are shown as
-    options does not depend on the split that they are in.
+    Sources with the same dataset name and task share their labels, also across roles. So the options of a row do not
+    depend on its split.
 
     Args:
-        sources: What to read.
-        role: Which split to take where a source has several.
+        sources: The sources to read.
+        role: Which split to use if a source has several.
         on_bad_row: As in `load`.
-        rejected: As in `load`; each source gets a file of its own, named after it.
-        known: Where the labels of other roles' sources come from; null: there are none.
-        seed: Of rows that are drawn, for sources without one.
-        say: Takes each thing that a user should know, as a line.
-        answered: Refuse rows that lack their answer; else the targets of their samples are empty.
+        rejected: As in `load`. Each source gets its own file, whose name begins with the stem of this one.
+        known: The labels of sources with other roles; null: there are no such sources.
+        seed: Seed for drawing rows from sources without their own seed.
+        say: Receives messages for the user, one line each.
+        answered: Whether to refuse rows without an answer; if false, their samples have empty targets.
 
     Raises:
         SourceError: As in `load`; or an id occurs twice, or the sources of a dataset disagree on its labels.
@@ -89,7 +89,7 @@ def load_all(
 
 
 class KnownLabels:
-    """The labels of sources by role: named by them, or found in their rows, which are read once, when asked for.
+    """The labels of sources by role, from their settings or from their rows, which are read once and on demand.
 
     Args:
         sources: By role.
@@ -100,7 +100,7 @@ class KnownLabels:
         self._found: dict[tuple[Role, int], dict[str, set[str]]] = {}
 
     def others(self, role: Role, name: str) -> list[tuple[Role, int, Source]]:
-        """The sources of other roles whose rows count in the dataset of that name."""
+        """The sources of other roles whose rows belong to the dataset with this name."""
         return [
             (other, i, source)
             for other, given in self._sources.items()
@@ -109,7 +109,7 @@ class KnownLabels:
         ]
 
     def found(self, role: Role, number: int) -> dict[str, set[str]]:
-        """The labels in the rows of a source by task; bad rows, which only their own role reports, have none."""
+        """The labels in the rows of a source by task. Bad rows are ignored here; only their own role reports them."""
         if (role, number) not in self._found:
             source = self._sources[role][number]
             loaded = _read(replace(source, bank=None, fields=None, topic=None), role)
@@ -130,7 +130,7 @@ def _load(
     *,
     answered: bool = True,
 ) -> list[list[Sample]]:
-    """The samples of each source, whole."""
+    """All samples of each source."""
     wanted = [_as_source(source) for source in sources]
     loaded: dict[int, Loaded] = {}
     for i, source in enumerate(wanted):
@@ -160,7 +160,7 @@ def _load(
 
 
 def _limited(samples: list[Sample], source: Source, seed: int) -> list[Sample]:
-    """The samples that a source's limit leaves."""
+    """The samples that remain after a source's limit is applied."""
     if source.limit is None:
         return samples
     count = _count(source.limit, len(samples))
@@ -172,7 +172,7 @@ def _limited(samples: list[Sample], source: Source, seed: int) -> list[Sample]:
 
 
 def _count(limit: int | float, rows: int) -> int:
-    # the decimal number as it was written: 0.07 of 100 rows are 7
+    # use the decimal number as written: 0.07 of 100 rows is 7
     return math.ceil(Fraction(str(limit)) * rows) if isinstance(limit, float) else limit
 
 
@@ -198,7 +198,7 @@ def _as_source(source: str | Source) -> Source:
 
 
 def _file(source: Source, role: Role) -> str:
-    """The file of a source's split, or what else names its rows."""
+    """The file of a source's split if the source is a folder, else the source's path."""
     folder = Path(source.path)
     return _split_file(folder, split_of(source, role)) if folder.is_dir() else source.path
 
@@ -215,16 +215,16 @@ def _options(
     known: KnownLabels | None,
     say: Callable[[str], object],
 ) -> dict[_Key, tuple[str, ...]]:
-    """The options of each dataset and task: as sources name them, or else all labels of all their rows, sorted.
+    """The options of each dataset and task: the labels that sources name, or else all labels of all rows, sorted.
 
     Args:
-        own: The sources that are read, each with the labels in its rows.
-        role: They are read for.
+        own: The sources to read, each with the labels in its rows.
+        role: The role that they are read for.
         known: The labels of sources of other roles.
-        say: Takes a line where there are no others.
+        say: Receives a message if no other source shows the labels.
 
     Raises:
-        SourceError: Sources disagree, rows hold labels that are not named, or a choice has one option.
+        SourceError: Sources disagree, rows have labels that are not named, or there are fewer than two options.
     """
     found: dict[_Key, tuple[str, ...]] = {}
     for source, labels in own.values():
@@ -293,10 +293,10 @@ def _options_of(
 
 
 def _agreed(named: Sequence[tuple[Role, Source]], task: str) -> tuple[str, ...]:
-    """The labels that all sources name.
+    """The labels that all these sources name.
 
     Raises:
-        SourceError: They name others, or in another order.
+        SourceError: The sources name different labels, or a different order.
     """
     found = []
     for role, source in named:
@@ -337,7 +337,7 @@ def _builtin(source: Source, role: Role, seed: int) -> list[Sample]:
     default = {"pretrain": 12_000, "train": 3_600, "validation": 300, "test": 600}
     size = default[split]
     if isinstance(source.limit, int) and (source.sampling == "first" or source.limit > size):
-        size = source.limit  # there are as many as are asked for
+        size = source.limit  # the corpus has as many rows as requested
     samples = _limited(quickstart.samples(splits[split], size), source, seed)
     if source.bank is None:
         return samples

@@ -1,4 +1,4 @@
-"""Which shape a row has, judged by its keys."""
+"""Recognise the shape of a row by its keys."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from robustlm.sources.shapes import Shape, is_registered
 def shape_of(
     data: RowData, shapes: Mapping[str, Shape], format: str | None, task: str | None, *, answered: bool
 ) -> tuple[Shape, RowData | None]:
-    """A row's shape and, of a row without an answer, the row with one put into it.
+    """A row's shape and, for a row without an answer, the row with a filler answer added.
 
     Raises:
-        ValueError: The row has no shape that is known, or several; or it lacks its answer.
+        ValueError: The row matches no known shape or several, or it has no answer.
     """
     fillable = {name: filled for name, shape in shapes.items() if (filled := shape.filled(data)) is not None}
     if format:
         return shapes[format], None if answered else fillable.get(format)
     if any(shape.recognises(data) and name not in fillable for name, shape in shapes.items()):
         return _recognised(data, {name: shape for name, shape in shapes.items() if name not in fillable}, task), None
-    # a row that brings its instruction is not taken for a row of a task, unless that is said
+    # a row with its own instruction does not count as a row of a task, unless `task` says so
     own = [name for name in fillable if is_registered(name) and task not in fillable] or list(fillable)
     if answered or not own:
         if own and not any(shape.recognises(data) for shape in shapes.values()):
@@ -38,7 +38,7 @@ def shape_of(
 
 def _recognised(data: RowData, shapes: Mapping[str, Shape], task: str | None, among: Sequence[str] = ()) -> Shape:
     fitting = [shape for shape in shapes.values() if shape.name in among or shape.recognises(data)]
-    # a row may hold answers of several tasks; the one that is asked for decides
+    # a row may contain answers of several tasks; `task` then decides
     fitting = [shape for shape in fitting if shape.name == task] or fitting
     if len(fitting) == 1:
         return fitting[0]

@@ -1,7 +1,7 @@
-"""From rows to samples: the one function that reads a source.
+"""Turn the rows of a source into samples.
 
-A shape says by which keys it is recognised and how a row of it becomes a `Sample`. Every task with a row
-shape of its own is a shape too. Add your own with `register_shape`.
+A shape defines the keys by which it is recognised, and how its rows become `Sample`s. Every task with its own row shape
+is also a shape. Add your own with `register_shape`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Loaded:
     errors: list[RowError]
     """Rows that cannot be used."""
     unshown: str
-    """Which fields of the rows no prompt shows, as a line for people; empty where all are shown."""
+    """A message that lists the fields of the rows that no prompt shows; empty if all are shown."""
 
     def notes(self) -> list[str]:
-        """What a user should know of the rows, a line each."""
+        """Messages for the user about the rows, one line each."""
         found = [self.unshown] if self.unshown else []
         choices = {id: draft.read.choices for id, draft in self.drafts.items()}
         if twice := [id for id, given in choices.items() if len(set(given)) < len(given)]:
@@ -47,7 +47,7 @@ class Loaded:
         return found
 
     def labels(self) -> dict[str, set[str]]:
-        """The labels in the answers of the rows of each task whose answers have labels."""
+        """The labels in the rows' answers, by task; only for tasks with labels."""
         found: dict[str, set[str]] = {}
         for draft in self.drafts.values():
             if draft.labelled and TASKS[draft.task].labelled:
@@ -55,19 +55,19 @@ class Loaded:
         return found
 
     def settled(self, options: Mapping[str, Sequence[str]] | None = None, dataset: str = "") -> list[Sample]:
-        """The samples.
+        """Build the samples.
 
         Args:
-            options: All labels of each task, in the order in which they are shown; those of these rows, sorted, where
-                not given.
-            dataset: The data set of rows that name none.
+            options: All labels of each task, in the order in which they are shown; by default the labels in these rows,
+                sorted.
+            dataset: Data set name for rows without one.
         """
         known = {task: sorted(found) for task, found in self.labels().items()} | dict(options or {})
         return [draft.settled(known.get(_labelled_as(draft.task), ()), dataset) for draft in self.drafts.values()]
 
 
 def _labelled_as(task: str) -> str:
-    """The task under whose name the labels of a task are known: its own, or that of the task it is the bare form of."""
+    """The task that labels are stored under: the task itself or, for a bare form, the task that it is derived from."""
     return TASKS[task].bare_of or task
 
 
@@ -86,32 +86,31 @@ def load_samples(
     labels: Given | None = None,
     round_to: float | None = None,
 ) -> list[Sample]:
-    """Read a source whole, check every row, and make samples.
+    """Read all rows of a source, check every row, and make samples.
 
-    A row's id is its `id` field, or `folder/stem:line` (`conll03/train:17`). Rows of a task's own shape get
-    their instruction from a bank (`Sample.bank`), unless they bring one. Labels are known once all rows are
-    read: they then become `Context.option`, and the `choices` of classification. `robustlm.sources.loading` reads
-    several sources, whose rows share their labels.
+    A row's id is its `id` field, or `folder/stem:line` (`conll03/train:17`). Rows of a task's own shape get their
+    instruction from a bank (`Sample.bank`), unless they contain one. Labels are known after all rows are read. They
+    then become `Context.option`, and the `choices` of classification. `robustlm.sources.loading` reads several
+    sources, whose rows share their labels.
 
     Args:
-        source: A file, folder or hub dataset, as `iter_rows` takes it.
-        format: The rows' shape, by name or by the import path of its function; recognised by each row's keys when
-            left out. `none` recognises it too, and leaves out what rows of tasks are told of the answer's format.
-        task: Which task's answers the rows hold, for rows that do not say so themselves; by name or by the import
-            path of its class.
+        source: A file, folder or hub dataset, as for `iter_rows`.
+        format: The rows' shape, by name or by the import path of its function; by default it is recognised by each
+            row's keys. `none` also recognises it, and omits the answer's format from prompts of tasks.
+        task: The task of rows that do not name their task; by name or by the import path of its class.
         split: Split of a folder or hub dataset.
-        limit: How many samples to return; all rows are read and checked nevertheless.
-        on_bad_row: `strict` raises when there is any bad row; `skip` leaves bad rows out and warns.
-        rejected: JSONL file for the rows left out and why (`file`, `line`, `problem`, `found`).
-        bank: Bank that all rows take their phrasings from, in place of banks and instructions of their own. Slots of
-            its phrasings become the samples' `fields`: `{name}` is the row's `name`, `{options_}` its choices.
-        fields: Keys of the rows for the slots that have other names.
-        topic: Key of the rows that says what they are about; its text becomes the samples' `topic`.
-        labels: Names of all labels, or names by what rows hold; the options are these, in this order.
-        round_to: Step that labels which are numbers are rounded to, before they get names.
+        limit: How many samples to return; all rows are read and checked anyway.
+        on_bad_row: `strict` raises if any row is bad; `skip` skips bad rows and warns.
+        rejected: JSONL file for the skipped rows, with reasons (`file`, `line`, `problem`, `found`).
+        bank: Bank of phrasings for all rows; replaces the rows' own banks and instructions. Its placeholders become the
+            samples' `fields`: `{name}` is the row's `name`, `{options_}` its choices.
+        fields: Maps placeholders to the rows' keys where the names differ.
+        topic: Key of the rows' topic; its text becomes the samples' `topic`.
+        labels: Names of all labels, or a mapping from the rows' values to names. These are the options, in this order.
+        round_to: Numeric labels are rounded to multiples of this step, before they get names.
 
     Raises:
-        SourceError: There is nothing to read, or the file is damaged.
+        SourceError: The source is empty or missing, or the file is damaged.
         BadRowsError: Rows are bad and `on_bad_row` is `strict`, or no row is good.
         ValueError: `format`, `task`, `limit`, `bank`, `fields` or `labels` is unknown or unusable.
     """
@@ -127,10 +126,10 @@ def load_samples(
 
 
 def named_labels(labels: Given | None, round_to: float | None = None) -> Labels | None:
-    """Labels as a source gives them, checked; null where it gives none.
+    """The checked labels of a source; null if it has neither `labels` nor `round_to`.
 
     Raises:
-        ValueError: They are none; begins with `labels: ` or `round_to: `.
+        ValueError: A setting is invalid; the message begins with `labels: ` or `round_to: `.
     """
     return None if labels is None and round_to is None else Labels(labels, round_to)
 
@@ -147,9 +146,9 @@ def read_samples(
     labels: Labels | None = None,
     answered: bool = True,
 ) -> Loaded:
-    """Read a source whole and check every row, as `load_samples` does; what it finds is not yet settled.
+    """Read all rows of a source and check them, as `load_samples` does, but return drafts instead of samples.
 
-    With `answered` false, rows may lack their answer, and their samples then have an empty target.
+    If `answered` is false, rows may have no answer; their samples then have an empty target.
     """
     drafter = Drafter(format=format, task=task, bank=bank, fields=fields, topic=topic, labels=labels, answered=answered)
     drafts: dict[str, Draft] = {}
@@ -173,14 +172,14 @@ def read_samples(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A row that becomes one sample."""
+    """A row, or a part of a row, that becomes one sample."""
 
     id: str
     data: RowData
 
 
 def _parts(row: Row, task: str | None, errors: list[RowError]) -> list[_Part]:
-    """The rows that a row stands for: one, or the sentences of a published document."""
+    """Split a row into the parts that become samples: the row itself, or the sentences of a published document."""
     try:
         id = row_id(row)
         return [_Part(id + suffix, data) for suffix, data in unfolded(row.data, task)]
@@ -190,7 +189,7 @@ def _parts(row: Row, task: str | None, errors: list[RowError]) -> list[_Part]:
 
 
 def settle_errors(source: str, loaded: Loaded, on_bad_row: str, rejected: Path | None) -> None:
-    """Stop at the bad rows of a source, or leave them out with a warning, and list them in a file if there is one.
+    """Raise for bad rows, or skip them with a warning and list them in the file `rejected`, if given.
 
     Raises:
         BadRowsError: `on_bad_row` is `strict`, or no row is good.
@@ -214,7 +213,7 @@ def _as_rejected(error: RowError) -> dict[str, Any]:
 
 
 def _plain(found: object) -> object:
-    """Parquet rows hold values that JSON has no words for."""
+    """Turn values that JSON cannot express, which Parquet rows may contain, into text."""
     try:
         json.dumps(found, allow_nan=False)
     except (TypeError, ValueError):

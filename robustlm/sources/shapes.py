@@ -1,4 +1,4 @@
-"""Shapes of rows: which fields hold instruction, input and target."""
+"""Shapes of rows: which fields contain instruction, input and target."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from robustlm.tasks import TASKS, Task
 from robustlm.utils.registry import Registry
 
 ReadRow = Callable[[RowData, str], Sample]
-"""Makes a sample from a row and the id of the sample; raises `ValueError` for an unusable row."""
+"""Makes a sample from a row and the sample's id; raises `ValueError` for an unusable row."""
 
 
 FillRow = Callable[[RowData], RowData | None]
-"""Puts an answer into a row that lacks one, so that it can be read; null for other rows."""
+"""Adds a filler answer to a row without one, so that the row can be read; returns null for other rows."""
 _FILLER = "-"
-"""Stands for the missing answer while a row is read."""
+"""Filler for the missing answer while a row is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One way in which rows hold samples."""
+    """One layout of rows."""
 
     name: str
-    """Key in `SHAPES`, and what `format=` takes."""
+    """Key in `SHAPES`, and value for `format=`."""
     keys: str
-    """The keys that make it up, for people to read."""
+    """The keys of this shape, as text for messages."""
     recognises: Callable[[RowData], bool]
     """Whether a row has this shape, judged by its keys."""
     read: ReadRow
     """Turns a row into a sample."""
     filled: FillRow = lambda row: None
-    """Puts some answer into a row of this shape that lacks one; null for other rows."""
+    """Adds a filler answer to a row of this shape without one; returns null for other rows."""
 
 
 SHAPES: Registry[Shape] = Registry("shape", "the import path of a function under register_shape", (NO_FORMAT,))
-"""Shapes by name, besides those of `TASKS`; `register_shape` adds to them."""
+"""Registered shapes by name, without the shapes of `TASKS`; `register_shape` adds to them."""
 
 
 def register_shape(
     name: str, needs: tuple[str, ...], unless: tuple[str, ...] = (), answer: str | FillRow | None = None
 ) -> Callable[[ReadRow], ReadRow]:
-    """Decorator: make a function that reads rows known as a shape.
+    """Decorator: register a function that reads rows as a shape.
 
     Args:
-        name: What `format=` takes.
+        name: Value for `format=`.
         needs: Keys that a row must have to be recognised.
-        unless: Keys of which it must have none.
-        answer: Which of `needs` is the answer, so that `robustlm predict` takes rows without it; or what puts some
-            answer into a row that lacks one. Null: every row has to bring an answer.
+        unless: Keys that a row must not have.
+        answer: The key in `needs` that is the answer, so that `robustlm predict` accepts rows without it. Or a function
+            that adds a filler answer to a row without one. Null: every row must have an answer.
 
     Raises:
         ValueError: The name is taken.
@@ -83,18 +83,18 @@ def register_shape(
 
 
 def is_registered(name: str) -> bool:
-    """Whether a shape was registered under a name; the shapes of tasks are not."""
+    """Whether `register_shape` added a shape with this name; shapes of tasks do not count."""
     return name in SHAPES
 
 
 def known_shapes() -> dict[str, Shape]:
-    """All shapes by name, those of tasks with a row shape of their own included."""
+    """All shapes by name, including those of tasks with their own row shape."""
     own = {name: task_shape(task) for name, task in TASKS.items() if task.keys}
     return own | SHAPES
 
 
 def resolve_shape(name: str) -> str:
-    """The name of a shape: of one called so, or of the function at an import path, which `register_shape` made one.
+    """The name of a shape, given its name or the import path of a function registered by `register_shape`.
 
     Raises:
         ValueError: There is no such shape.
@@ -136,7 +136,7 @@ _REPLY = {"role": "assistant", "content": _FILLER}
 
 @register_shape("robustlm", needs=("instruction", "target"), answer=_filled_robustlm)
 def read_robustlm(row: RowData, id: str) -> Sample:
-    """Fields named as in `Sample`; the context an object, a string (its text), or its parts as fields."""
+    """Rows with fields as in `Sample`; the context is an object, a string (its text), or separate fields."""
     sample = Sample(
         id,
         instruction=optional(row, "instruction").strip(),
@@ -172,14 +172,14 @@ def _fields_of(row: RowData) -> tuple[tuple[str, str], ...]:
         raise ValueError(f"fields is no object: found {shown(given)}; expected an object of texts by name")
     if unusable := [name for name in given if not str(name).isidentifier()]:
         raise ValueError(f"unusable field: found the name {unusable[0]!r}; expected letters, digits and _")
-    # Parquet fills in the fields that other rows have
+    # Parquet adds empty values for fields that only other rows have
     return tuple((str(name), optional(given, name)) for name, text in given.items() if text is not None)
 
 
 def robustlm_row(sample: Sample) -> dict[str, Any]:
     """A sample as a row of the `robustlm` shape, from which `read_robustlm` makes the same sample.
 
-    Only `instruction_id` is left out: the row's instruction is its own from now on.
+    Only `instruction_id` is omitted, because the instruction now belongs to the row.
     """
     context = {part: text for part in _PARTS if (text := getattr(sample.context, part))}
     row: dict[str, Any] = {"id": sample.id, "instruction": sample.instruction}
@@ -218,7 +218,7 @@ def _context_of(row: RowData) -> Context:
 
 @register_shape("anit", needs=("instruction", "adv_instruction", "output"), answer="output")
 def read_anit(row: RowData, id: str) -> Sample:
-    """Rows as released with [ANIT]; the noisy instruction that comes with a row is its variant."""
+    """Rows in the format of the [ANIT] release; the noisy instruction in a row becomes its variant."""
     parts = {key: optional(row, key) for key in ("question", "format", "option")}
     return Sample(
         id,
@@ -242,7 +242,7 @@ def read_alpaca(row: RowData, id: str) -> Sample:
 
 @register_shape("completion", needs=("prompt", "completion"), answer="completion")
 def read_completion(row: RowData, id: str) -> Sample:
-    """A prompt, taken as the instruction, and its completion."""
+    """A prompt, which becomes the instruction, and its completion."""
     return Sample(
         id,
         instruction=required(row, "prompt").strip(),
@@ -252,7 +252,7 @@ def read_completion(row: RowData, id: str) -> Sample:
 
 @register_shape("coin", needs=("original_instruction", "paraphrased_instruction", "targets"), answer="targets")
 def read_coin(row: RowData, id: str) -> Sample:
-    """Rows as released with [CoIN]: two whole prompts that differ in the phrasing of the instruction alone."""
+    """Rows in the format of the [CoIN] release: two whole prompts that differ only in the instruction's phrasing."""
     return Sample(
         id,
         instruction=required(row, "original_instruction").strip(),
@@ -263,10 +263,10 @@ def read_coin(row: RowData, id: str) -> Sample:
 
 @register_shape("messages", needs=("messages",), answer=_filled_messages)
 def read_messages(row: RowData, id: str) -> Sample:
-    """A chat: the last reply is the target, the user's turn before it the instruction, all before that its turns.
+    """A chat: the last reply is the target, the user's turn before it is the instruction, the rest are its turns.
 
-    A message of the role `system` or `developer` may come first; an empty one counts as none. After it, user and
-    assistant must take turns.
+    The first message may have the role `system` or `developer`; it is ignored if it is empty. After it, user and
+    assistant must alternate.
     """
     said = _said(row, "messages")
     chat = said[1:] if said and said[0][0] in SYSTEM_ROLES else said
@@ -279,7 +279,7 @@ def read_messages(row: RowData, id: str) -> Sample:
 
 
 def _turns_of(row: RowData) -> tuple[Turn, ...]:
-    """What was said before the instruction of a row of robustlm's own shape."""
+    """The turns before the instruction of a row of the shape `robustlm`."""
     if row.get("turns") is None:
         return ()
     said = _said(row, "turns")
@@ -308,7 +308,7 @@ def _alternate(chat: Sequence[Turn]) -> bool:
 
 
 def task_shape(task: Task) -> Shape:
-    """The shape of rows that hold a task's own fields."""
+    """The shape of rows with a task's own fields."""
 
     def read(row: RowData, id: str) -> Sample:
         context, items, choices = task.read(row)

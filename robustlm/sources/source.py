@@ -10,7 +10,7 @@ from robustlm.rows.base import READABLE
 from robustlm.sources.samples import named_labels
 
 Role = Literal["train", "validation", "test", "examples"]
-"""What rows are for; `examples` are shown solved before test rows, and come from `train` where no split is named."""
+"""The use of rows. `examples` are shown with answers before test rows; their default split is `train`."""
 BUILTIN = "builtin:quickstart"
 
 
@@ -19,41 +19,41 @@ class Source:
     """Rows from one place."""
 
     path: str
-    """A file (`.jsonl`, `.json`, `.csv`, `.parquet`, also `.gz`), a folder that holds `<split>.<ending>`, a Hugging
-    Face dataset name, or `builtin:quickstart`, the corpus that the project generates."""
+    """A file (`.jsonl`, `.json`, `.csv`, `.parquet`, also `.gz`), a folder with files `<split>.<ending>`, a Hugging
+    Face dataset name, or `builtin:quickstart`, the generated corpus in this package."""
     format: str | None = None
-    """Shape of the rows (`robustlm`, `alpaca`, `messages`, …, or the import path of your own); recognised by its keys
-    where not given. `none` recognises it too, and leaves out the line on the answer's format, for instructions that
-    state one: classification then answers with the bare label, and entities, relations and aspects are refused."""
+    """Shape of the rows (`robustlm`, `alpaca`, `messages`, …, or the import path of your own); null: recognised by the
+    keys. `none` also recognises it, and omits the line about the answer's format, for instructions that state one:
+    classification then answers with the bare label, and entities, relations and aspects are refused."""
     task: str | None = None
-    """Task of the rows, where their shape does not say it; a name, or the import path of a class of your own."""
+    """Task of the rows if their shape does not define it; a name, or the import path of your own class."""
     split: str | None = None
-    """Which split of a folder, a hub dataset or the built-in corpus; the role the source is used in where not given."""
+    """Which split of a folder, a hub dataset or the built-in corpus; null: the split of the role."""
     limit: int | float | None = None
-    """How many rows are used (`16`), or which share of them (`0.01`, rounded up); all where not given."""
+    """How many rows to use (`16`), or which share of them (`0.01`, rounded up); null: all."""
     sampling: Literal["first", "random"] = "first"
-    """Which rows a limit leaves: the first ones, or some drawn by `seed` and their ids, in the order of the file."""
+    """Which rows a limit selects: the first ones, or rows drawn by `seed` and their ids, in the order of the file."""
     seed: int | None = None
-    """Seed of that draw; the run's (`data.seed`) where not given."""
+    """Seed of that draw; null: the run's seed (`data.seed`)."""
     name: str | None = None
-    """Name the scores are reported under; the folder's or file's where not given."""
+    """Name for the scores in reports; null: the name of the folder or file."""
     bank: str | None = None
-    """Bank the rows take their phrasings from, in place of banks and instructions of their own: a packaged name, a JSON
-    file, or one of several banks in a file (`templates.json#rte`)."""
+    """Bank of phrasings, which replaces the rows' own banks and instructions: a packaged name, a JSON file, or one of
+    several banks in a file (`templates.json#rte`)."""
     fields: dict[str, str] | None = None
-    """Keys of the rows for placeholders of the bank that have other names: `{premise: sentence1}` fills `{premise}`
+    """Maps placeholders of the bank to the rows' keys where the names differ: `{premise: sentence1}` fills `{premise}`
     with the row's `sentence1`."""
     topic: str | None = None
-    """Key of the rows that says what they are about (MMLU's `subject`): few-shot examples are of the same topic as the
-    row they are shown for."""
+    """Key of the rows' topic (MMLU's `subject`): few-shot examples have the same topic as the row that they are shown
+    for."""
     labels: list[str] | dict[int, str] | dict[str, str] | None = None
-    """All labels of the rows, which become their options in this order: a list of names, or names by what the rows hold
-    (`{0: no, 1: yes}`). A number in a row is a place in the list, from 0. For `ner`, names of tags (`[O, B-PER, …]`) or
-    of types. Without it, the labels are those of all rows of that name and task in train, validation and test, in
-    alphabetical order."""
+    """All labels of the rows, which become their options in this order: a list of names, or a mapping from the rows'
+    values to names (`{0: no, 1: yes}`). With a list, a number in a row is an index into it, from 0. For `ner`, names
+    of tags (`[O, B-PER, …]`) or of types. Null: the labels in all rows with the same dataset name and task in train,
+    validation and test, in alphabetical order."""
     round_to: float | None = None
-    """Step that labels which are numbers on a scale are rounded to, to become classes: at 1, the label 3.8 of STS-B is
-    the class `4`. They are then scored as classes, by accuracy."""
+    """Step for rounding numeric labels on a scale, which makes them classes: at 1, the label 3.8 of STS-B becomes the
+    class `4`. They are then scored as classes, by accuracy."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path.strip():
@@ -92,7 +92,7 @@ class Source:
 
 
 def split_of(source: Source, role: Role) -> str:
-    """The split that a source is read from: its own, or that of the role it is used in."""
+    """The split to read: the source's own, or the split of the role."""
     return source.split or ("train" if role == "examples" else role)
 
 
@@ -104,7 +104,7 @@ def _stem(path: Path) -> str:
 
 
 def named_by_path(source: Source, role: Role) -> str:
-    """The name that the scores of a source's rows are reported under, where rows do not say so themselves."""
+    """The name for the scores of a source's rows in reports, for rows without a dataset name."""
     path = Path(source.path)
     return source.name or _stem(path / f"{split_of(source, role)}.jsonl" if path.is_dir() else path)
 
@@ -120,12 +120,12 @@ def listed(sources: Sources) -> list[str | Source]:
 
 
 def asked_by(source: str | Source, bank: str | None) -> Source:
-    """A source under a bank, unless it names one itself."""
+    """The source with this bank, unless it names its own."""
     wanted = Source(source) if isinstance(source, str) else source
     return wanted if wanted.bank else replace(wanted, bank=bank)
 
 
 def formatted_by(source: str | Source, format: str | None) -> Source:
-    """A source in a format, unless it names one itself; the built-in corpus has its formats in its instructions."""
+    """The source with this format, unless it has its own. The built-in corpus states formats in its instructions."""
     wanted = Source(source) if isinstance(source, str) else source
     return wanted if wanted.format or wanted.path == BUILTIN else replace(wanted, format=format)

@@ -1,4 +1,4 @@
-"""Finds fields of rows that no prompt shows. Without it, a field that no shape reads would be lost silently."""
+"""Finds fields of rows that no prompt shows. Without it, fields that no shape reads would be lost without a message."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from robustlm.rows.fields import squeezed
 from robustlm.sample import Context
 
 _ANSWERS = {"label", "target", "output", "answer", "completion", "choice", "class", "gold", "score"}
-"""Words of keys that hold answers. Not to show those is right."""
+"""Words in keys of answers, which prompts must not show."""
 _NO_TEXT = {"id", "idx", "index", "guid", "uid", "uuid", "hash", "url", "split", "version", "license", "tag", "parse"}
-"""Words of keys that name or annotate a row."""
+"""Words in keys that name or annotate a row."""
 _OWN = {"noise_kind", "distortion"}
-"""What `robustlm noise` adds."""
+"""Keys that `robustlm noise` adds."""
 _ASKED = {"instruction", "adv_instruction", "variant", "task", "bank", "dataset", "group", "format", "option"}
-"""Keys that shapes read as something else than context."""
+"""Keys that shapes read, but not as context."""
 _FEW = 3
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 class Read(dict[str, Any]):
-    """A row that knows which of its keys were read.
+    """A row that records which of its keys were read.
 
     Args:
         row: The row.
@@ -33,7 +33,7 @@ class Read(dict[str, Any]):
     def __init__(self, row: RowData) -> None:
         super().__init__(row)
         self.read: set[str] = set()
-        """Keys whose values were asked for."""
+        """Keys whose values were read."""
 
     def __getitem__(self, key: str) -> Any:
         self.read.add(key)
@@ -64,14 +64,14 @@ class Read(dict[str, Any]):
 
 
 class Unshown:
-    """Counts, over the rows of a source, the fields that no prompt shows.
+    """Counts the fields that no prompt shows, over the rows of a source.
 
-    A field counts where its value is text, or a list of texts, and its key was not read for the sample; or was read,
-    but all phrasings that the row is asked with have placeholders, and none is for it. It does not count where
+    A field counts if its value is text, or a list of texts, and no prompt shows it: either its key was not read for the
+    sample, or all possible phrasings for the row have placeholders, but none for this field. It does not count if
 
-    - a word of the key says that it names or annotates the row (`id`, `idx`, `url`, `split`, `version`, `tags`, …),
-    - a word of the key says that it holds an answer (`label`, `answer`, …), and a key with that word was read,
-    - all rows have the same three words or fewer there (the name of a corpus, say).
+    - a word of the key shows that it names or annotates the row (`id`, `idx`, `url`, `split`, `version`, `tags`, …),
+    - a word of the key shows that it is an answer (`label`, `answer`, …), and a key with that word was read,
+    - its value is the same in all rows and has at most three words (for example, the name of a corpus).
     """
 
     def __init__(self) -> None:
@@ -86,10 +86,10 @@ class Unshown:
         """Count the fields of a row.
 
         Args:
-            row: After all has been read of it that makes the sample.
-            context: Context of the sample that it became.
+            row: The row, after the sample has been made from it.
+            context: Context of that sample.
             fields: Fields of that sample.
-            slotted: Keys that fill placeholders, where every phrasing has some; null: a prompt shows the context.
+            slotted: Keys that fill placeholders, if every phrasing has placeholders; null: a prompt shows the context.
         """
         self._count += 1
         used = {word for key in row.read & set(row) for word in _words(key)} & _ANSWERS
@@ -108,7 +108,7 @@ class Unshown:
 
     @property
     def found(self) -> dict[str, int]:
-        """In how many rows each field is."""
+        """The number of rows with each field."""
         return {
             key: rows
             for key, rows in self._rows.items()
@@ -116,7 +116,7 @@ class Unshown:
         }
 
     def __str__(self) -> str:
-        """A line for people; empty where everything is shown."""
+        """A message that lists the fields; empty if everything is shown."""
         if not self.found:
             return ""
         listed = ", ".join(f"`{key}` ({rows:,})" for key, rows in self.found.items())
@@ -128,7 +128,7 @@ class Unshown:
 
 
 def _words(key: str) -> set[str]:
-    """The words of a key, in singular: `answer_letters` and `answerLetters` are answer and letter."""
+    """The words of a key, in the singular: `answer_letters` and `answerLetters` give answer and letter."""
     found = (word.lower() for word in _WORDS.findall(str(key)))
     return {word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word for word in found}
 
@@ -142,7 +142,7 @@ def _text(value: object) -> str:
 
 
 def _is_context(text: str, context: Context, fields: Sequence[tuple[str, str]]) -> bool:
-    """Whether a read field is part of the context, which phrasings with placeholders do not write."""
+    """Whether a field was read into the context, which phrasings with placeholders do not show."""
     shown = " ".join(squeezed(value) for name, value in fields if name != OPTIONS)
     given = squeezed(f"{context.question} {context.text}")
     return text in given and text not in shown

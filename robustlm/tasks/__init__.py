@@ -1,4 +1,4 @@
-"""Tasks: one kind of answer a file. `TASKS` maps names to tasks."""
+"""Tasks. Each file holds one kind of answer; `TASKS` maps names to tasks."""
 
 from robustlm.tasks.absa import AspectSentiment
 from robustlm.tasks.base import TASKS, Answer, Item, Task, register, resolve_task

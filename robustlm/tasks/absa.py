@@ -12,7 +12,7 @@ from robustlm.tasks.spans import SpanTask, named_items, read_item
 
 @register
 class AspectSentiment(SpanTask):
-    """Find what a text judges, in which words, and how."""
+    """Find the aspects that a text judges, the opinion words, and their polarity."""
 
     name = "absa"
     keys = "text, triplets (a list of {aspect, opinion, sentiment})"
@@ -40,5 +40,5 @@ class AspectSentiment(SpanTask):
         )
 
     def named(self, row: RowData, labels: Labels) -> RowData:
-        """The row with the names of its polarities."""
+        """The row with its polarities replaced by their names."""
         return {**row, "triplets": named_items(row, "triplets", "sentiment", labels)}

@@ -1,4 +1,4 @@
-"""The contract of a task: how its answers are written, read back and scored."""
+"""The interface of a task: how its answers are written, parsed and scored."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Item = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a task read out of an answer text.
+    """The result of parsing an answer text.
 
-    A parse failure is a value: pieces that do not follow the task's format are counted in `malformed` and
-    score as predictions that match nothing.
+    A parse failure is not an exception: pieces that do not follow the task's format are counted in `malformed`, and are
+    scored as predictions without a match.
     """
 
     items: tuple[Item, ...]
@@ -36,10 +36,10 @@ class Answer:
 
 
 class Task(ABC):
-    """Owns the format, the parser and the score of one kind of answer.
+    """Defines the format, the parser and the score of one kind of answer.
 
-    `parse(format(items)).items == items` for every `items` a row can produce: the parser is the formatter's
-    exact inverse, also for words that hold the format's own separators.
+    `parse(format(items)).items == items` for all `items` that a row can produce: the parser is the exact inverse of the
+    formatter, also for words that contain the format's separators.
     """
 
     name: ClassVar[str]
@@ -47,48 +47,48 @@ class Task(ABC):
     score: ClassVar[str]
     """`f1`: micro-F1 over multisets of items; `accuracy`: all items equal."""
     keys: ClassVar[str] = ""
-    """The keys of the task's own row shape, for people to read; empty: it has no shape of its own."""
+    """The keys of the task's own row shape, as text for messages; empty: the task has no row shape."""
     labelled: ClassVar[bool] = False
-    """Whether each item begins with a label; the set of labels is known once the whole source is read."""
+    """Whether each item begins with a label; the set of labels is known after all rows of a source are read."""
 
     bare: ClassVar[str] = ""
-    """The task with the same answers without the word before them (`label: good` → `good`); empty: there is none."""
+    """The task with the same answers, but without the word in front (`label: good` → `good`); empty: none."""
     bare_of: ClassVar[str] = ""
-    """The task that this one is the bare form of: both have the same labels."""
+    """The task whose bare form this one is; both have the same labels."""
 
     def recognises(self, row: RowData) -> bool:
         """Whether a row's keys are those of this task's own row shape."""
         return False
 
     def filled(self, row: RowData) -> RowData | None:
-        """Put some answer into a row of this task's own shape that lacks one; null for other rows."""
+        """Add a filler answer to a row of this task's own shape without one; returns null for other rows."""
         return None
 
     def bank(self, context: Context, labels: Collection[str]) -> str:
-        """Which instruction bank suits a row of this task's own shape, given all labels of its source."""
+        """The instruction bank for a row of this task's own shape, given all labels of its source."""
         return self.name
 
     def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
         """Turn a row of this task's own shape into `(context, items, choices)`.
 
         Raises:
-            ValueError: What is wrong with the row, in words that its author understands. The words before the
+            ValueError: The row is unusable. The message is written for the author of the row; its words before the
                 first colon are the reason under which bad rows are counted.
         """
         raise ValueError(f"no row shape: the task {self.name!r} has none of its own")
 
     def named(self, row: RowData, labels: Labels) -> RowData:
-        """A row of this task's own shape in which every label has its name.
+        """A row of this task's own shape with every label replaced by its name.
 
         Raises:
-            ValueError: A value stands for no label, or the task's rows have none.
+            ValueError: A value is not a known label, or the task's rows have no labels.
         """
         raise ValueError(
             f"labels: found them for a row of the task {self.name!r}, whose answers hold no labels; expected none"
         )
 
     def options(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The options that are shown where a source names its labels: those names, or what a task makes of them."""
+        """The options to show if a source names its labels: these names, or the task's transformation of them."""
         return tuple(names)
 
     @abstractmethod
@@ -100,7 +100,7 @@ class Task(ABC):
         """Read an answer text. Never raises."""
 
     def correct(self, answer: Answer, gold: Answer) -> bool:
-        """Whether an answer holds exactly the gold items, in any order."""
+        """Whether an answer contains exactly the gold items, in any order."""
         return answer.parsed and sorted(answer.items) == sorted(gold.items)
 
 
@@ -111,7 +111,7 @@ TaskClass = TypeVar("TaskClass", bound=type[Task])
 
 
 def register(task: TaskClass) -> TaskClass:
-    """Class decorator: make a task known by its `name`.
+    """Class decorator: register a task under its `name`.
 
     Raises:
         ValueError: The name is taken.
@@ -121,12 +121,12 @@ def register(task: TaskClass) -> TaskClass:
 
 
 def resolve_task(name: str) -> str:
-    """The name of a registered task, or of the `Task` class at an import path, which is registered then.
+    """The name of a registered task, or of the `Task` class at an import path, which is then registered.
 
-    Only configurations name import paths; a row names registered tasks, so that data never decides what is imported.
+    Only configurations may use import paths. Rows name registered tasks, so that data never decides what is imported.
 
     Raises:
-        ValueError: There is no such task, or its name is taken.
+        ValueError: The task does not exist, or its name is taken.
     """
     if name in TASKS:
         return name

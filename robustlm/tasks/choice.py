@@ -31,7 +31,7 @@ class MultipleChoice(Generation):
         return {**row, "answer": choices[0]}
 
     def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
-        """Read question, options and answer; the options are lettered in the prompt, the answer is not."""
+        """Read question, options and answer. The prompt puts letters before the options; the answer has no letter."""
         question = required(row, "question")
         choices = [choice.strip() for choice in elements(row, "choices", str, "a list of strings")]
         answer = required(row, "answer").strip()

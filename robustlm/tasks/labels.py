@@ -1,4 +1,4 @@
-"""Names of labels that the rows of a source hold as numbers, truth values or other names."""
+"""Names for labels that rows contain as numbers, truth values or other names."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from robustlm.rows.fields import shown, squeezed
 
 Given = Sequence[str] | Mapping[Any, str]
-"""What a source's `labels` may be."""
+"""Type of a source's `labels`."""
 
 
 _PLACES = {"false": "0", "true": "1"}
-"""What a command line makes of truth values that are keys."""
+"""The command line turns keys that are truth values into these numbers."""
 
 
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 
 def quoted(label: str) -> str:
-    """A label as lists of options show it: in quotes where it holds a comma, with quotes inside of it doubled.
+    """A label in a list of options: in quotes if it contains a comma, with inner quotes doubled.
 
     Example:
         >>> quoted("Refund"), quoted("Billing, refunds")
@@ -32,7 +32,7 @@ def quoted(label: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """The inverse of `quoted`; other texts are returned as they are.
+    """The inverse of `quoted`; other texts are returned unchanged.
 
     Example:
         >>> unquoted('"Billing, refunds"'), unquoted('"Refund"')
@@ -43,21 +43,22 @@ def unquoted(text: str) -> str:
 
 
 def answered(label: str) -> str:
-    """A label as answers write it: quoted only where it would otherwise be read as a quoted label."""
+    """A label in an answer: quoted only if it would otherwise be read as a quoted label."""
     return label if unquoted(label) == label else quoted(label)
 
 
 class Labels:
-    """The labels of a source, and the name of each value that stands for one.
+    """The labels of a source, and the label name of each value in its rows.
 
     Args:
-        given: All names, in the order in which options are shown; a number in a row is then a place among them, from 0.
-            Or names by what rows hold, where several values may have one name. Null: the rows' own values are names.
-        round_to: Step that numbers are rounded to first, halves away from zero: 3.8 is "4" at 1, and "3.75" at 0.25.
+        given: All names, in the order in which options are shown; a number in a row is then an index into them, from 0.
+            Or a mapping from the rows' values to names, where several values may have the same name. Null: the rows'
+            values are the names.
+        round_to: Step to which numbers are rounded first, halves away from zero: 3.8 is "4" at 1, and "3.75" at 0.25.
 
     Raises:
-        ValueError: A name is no text, is empty or occurs twice, or there is none; or the step is no number above 0. The
-            message begins with the setting.
+        ValueError: A name is not text, is empty or occurs twice; there are no names; or the step is not a number above
+            0. The message begins with the setting.
     """
 
     def __init__(self, given: Given | None, round_to: float | None = None) -> None:
@@ -65,7 +66,7 @@ class Labels:
             raise ValueError(f"round_to: found {round_to!r}; expected a number above 0, such as 1")
         self._step = None if round_to is None else Decimal(str(round_to))
         self.names: tuple[str, ...] = ()
-        """All of them, in the order given; none where rows name them."""
+        """All names, in the given order; empty if the rows' values are the names."""
         self._by_value: dict[str, str] | None = None
         self._are_values = False
         if given is not None:
@@ -87,7 +88,7 @@ class Labels:
             if twice := [name for name, n in Counter(self.names).items() if n > 1]:
                 raise ValueError(f"found the name {twice[0]!r} twice; expected each once")
             places = {str(place): name for place, name in enumerate(self.names)}
-            # a name that is a number means that name, not a place in the list
+            # a number that is also a name means that name, not an index into the list
             self._by_value = places | {name: name for name in self.names}
         else:
             raise ValueError(f"found {shown(given)}; expected a list of names, or an object of names by value")
@@ -95,10 +96,10 @@ class Labels:
             raise ValueError("found no name; expected all labels of the rows")
 
     def name(self, value: object) -> str:
-        """The name that a value of a row stands for.
+        """The label name of a value in a row.
 
         Raises:
-            ValueError: It stands for none.
+            ValueError: The value has no label name.
         """
         if self._step is not None:
             value = _rounded(value, self._step)
@@ -124,7 +125,7 @@ def _rounded(value: object, step: Decimal) -> str:
 
 
 def _key(value: object) -> str:
-    """One spelling for 1 and "1", and for true and "True", since files without types hold only text."""
+    """One spelling for 1 and "1", and for true and "True", since files without types contain only text."""
     text = squeezed(str(value))
     return text.lower() if text.lower() in ("true", "false") else text
 

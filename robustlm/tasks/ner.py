@@ -16,8 +16,8 @@ from robustlm.tasks.spans import SpanTask, named_items, read_item
 class NamedEntities(SpanTask):
     """Find the named entities of a tokenised text.
 
-    Tags are BIO. An `I-` that does not continue an entity of its type begins one: that is how IOB1 files,
-    such as the original CoNLL-2003, write entities, and it reads BIO files the same.
+    Tags are BIO. An `I-` tag that does not continue an entity of its type begins one. So IOB1 files, such as the
+    original CoNLL-2003, are read correctly too, and BIO files are read as usual.
     """
 
     name = "ner"
@@ -30,14 +30,14 @@ class NamedEntities(SpanTask):
         return ("tokens" in row and "ner_tags" in row) or named
 
     def filled(self, row: RowData) -> RowData | None:
-        """Rows with `tokens` and no `ner_tags`, or with `text` alone."""
+        """Rows with `tokens` and no `ner_tags`, or with `text` and no `entities`."""
         tokens = row.get("tokens")
         if isinstance(tokens, list | tuple):
             return {**row, "ner_tags": ["O"] * len(tokens)} if row.get("ner_tags") is None else None
         return {**row, "entities": []} if "text" in row and row.get("entities") is None else None
 
     def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
-        """Read tokens and tags (the text is the tokens with single spaces between them), or a text and its entities."""
+        """Read tokens and tags (the text is the tokens, joined by single spaces), or a text and its entities."""
         form = "type: words; type: words (None if there is nothing)"
         if "ner_tags" not in row:
             entities = elements(row, "entities", dict, "a list of objects {text, type}")
@@ -54,7 +54,7 @@ class NamedEntities(SpanTask):
         return Context(format=form, text=text), _entities(tokens, tags), ()
 
     def named(self, row: RowData, labels: Labels) -> RowData:
-        """The row with names for its tags; `labels` may name tags (O, B-PER, …) or types (PER, …)."""
+        """The row with its tags replaced by their names; `labels` may name tags (O, B-PER, …) or types (PER, …)."""
         if "ner_tags" not in row:
             return {**row, "entities": named_items(row, "entities", "type", labels)}
         tags = elements(row, "ner_tags", object, "a list")
@@ -62,7 +62,7 @@ class NamedEntities(SpanTask):
         return {**row, "ner_tags": [name(tag) for tag in tags]}
 
     def options(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The types, also where tags are named."""
+        """The entity types, also if `names` are tags."""
         if not _are_tags(names):
             return tuple(names)
         for name in names:

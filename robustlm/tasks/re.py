@@ -12,7 +12,7 @@ from robustlm.tasks.spans import SpanTask, named_items, read_item
 
 @register
 class Relations(SpanTask):
-    """Find the relations between spans of a text. Spans need not occur in it literally."""
+    """Find the relations between spans of a text. Spans do not have to occur literally in the text."""
 
     name = "re"
     keys = "text, relations (a list of {head, type, tail})"
@@ -36,5 +36,5 @@ class Relations(SpanTask):
         return context, tuple(read_item(relation, "type", "head", "tail") for relation in relations), ()
 
     def named(self, row: RowData, labels: Labels) -> RowData:
-        """The row with the names of its relations."""
+        """The row with its relations replaced by their names."""
         return {**row, "relations": named_items(row, "relations", "type", labels)}

@@ -1,8 +1,8 @@
-r"""What tasks that report spans share: `label: words; label: words`, and how words keep separators.
+r"""The common answer format of span tasks, `label: words; label: words`, and its escapes.
 
-A backslash stands before every `;` and every backslash of a part, before `:` in a label, and, where an item
-has two spans, before `,` in a span. Everything else is written as it is: ordinary answers show no escapes.
-A label with a comma may be in quotes, as options show it.
+In each part, a backslash is written before `;` and before a backslash; in a label also before `:`; and in a span also
+before `,` if items have two spans. Everything else is written unchanged, so ordinary answers contain no escapes.
+A label with a comma may be in quotes, as in lists of options.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from robustlm.tasks.base import Answer, Item, Task
 from robustlm.tasks.labels import Labels, answered, unquoted
 
 NOTHING = "None"
-"""The answer when there is nothing to report."""
+"""The answer if there are no items."""
 
 _ESCAPED = re.compile(r"\\([\\;:,])")
 
@@ -31,7 +31,7 @@ class SpanTask(Task):
     """How many spans an item has after its label: 1 or 2."""
 
     def format(self, items: Sequence[Item]) -> str:
-        """Write items as `label: span; …` or `label: span, span; …`; no items are `None`."""
+        """Write items as `label: span; …` or `label: span, span; …`; without items, write `None`."""
         return "; ".join(self._piece(item) for item in items) or NOTHING
 
     def _piece(self, item: Item) -> str:
@@ -43,7 +43,7 @@ class SpanTask(Task):
         return _escape(answered(label), "\\;:") + ": " + ", ".join(_escape(span, separators) for span in spans)
 
     def parse(self, text: str) -> Answer:
-        """Read `label: span; …`; pieces of another form, empty ones too, are malformed."""
+        """Read `label: span; …`; pieces of another form and empty pieces are malformed."""
         if text.strip() == NOTHING:
             return Answer(())
         items = [self._item(piece) for piece in _split(text, ";")]
@@ -61,12 +61,12 @@ class SpanTask(Task):
 
 
 def read_item(values: RowData, *keys: str) -> Item:
-    """The values of some keys as an item, each a non-empty string with single spaces."""
+    """The values of these keys as an item; each is a non-empty string with single spaces."""
     return tuple(squeezed(required(values, key)) for key in keys)
 
 
 def named_items(row: RowData, key: str, label: str, labels: Labels) -> list[dict[str, Any]]:
-    """A row's list of items, in which the label of each has its name."""
+    """A row's list of items, with each label replaced by its name."""
     items = elements(row, key, Mapping, "a list of objects")  # type: ignore[type-abstract]  # isinstance takes it
     return [{**item, label: labels.name(present(item, label))} for item in items]
 
@@ -76,10 +76,10 @@ def _escape(text: str, characters: str) -> str:
 
 
 def _split(text: str, separator: str, at_most: int = -1) -> list[str]:
-    """Split at separators that no backslash protects; the parts keep their escapes."""
+    """Split at separators that are not escaped by a backslash; the parts keep their escapes."""
     parts: list[str] = []
     start = 0
-    # escaped characters match as pairs, so that the second backslash of a pair protects nothing
+    # escaped characters match as pairs, so the second backslash of a pair does not escape the next character
     for match in re.finditer(rf"{_ESCAPED.pattern}|{separator}", text):
         if match[0] == separator and len(parts) != at_most:
             parts.append(text[start : match.start()])

@@ -24,7 +24,7 @@ _TEXT_KEYS = (
     ("text",),
     ("question",),
 )
-"""The ways rows hold what is to be classified."""
+"""Possible keys of the texts to classify."""
 
 _BANKS = {
     "sentiment": {"positive", "negative", "neutral", "very positive", "very negative", "mixed"},
@@ -71,22 +71,22 @@ class Classification(Task):
     bare = "tc_bare"
 
     def recognises(self, row: RowData) -> bool:
-        """Rows with `label` and one of the ways to hold texts."""
+        """Rows with `label` and the text keys of one entry in `_TEXT_KEYS`."""
         return "label" in row and bool(_text_keys(row))
 
     def filled(self, row: RowData) -> RowData | None:
-        """Rows with one of the ways to hold texts, and neither `label` nor `choices`."""
+        """Rows with the text keys of one entry in `_TEXT_KEYS`, and neither `label` nor `choices`."""
         fits = lacks(row, "label") and "choices" not in row and _text_keys(row)
         return {**row, "label": "-"} if fits else None
 
     def bank(self, context: Context, labels: Collection[str]) -> str:
-        """The bank that knows all the labels for rows of this make; `tc`, which suits any, when none does."""
+        """The bank for this kind of rows that has all the labels; `tc`, which fits all rows, if there is none."""
         banks = _QUESTION_BANKS if context.question else _PAIR_BANKS if _is_pair(context) else _BANKS
         lowered = {label.lower() for label in labels}
         return next((name for name, known in banks.items() if lowered <= known), Classification.name)
 
     def read(self, row: RowData) -> tuple[Context, tuple[Item, ...], tuple[str, ...]]:
-        """Read texts and label; the choices are empty, as one row does not show the other labels."""
+        """Read texts and label; the choices are empty, since one row does not show the other labels."""
         found = _text_keys(row)
         if len(found) != 1:
             several = " or ".join(" + ".join(keys) for keys in found) or f"keys {', '.join(row)}"
@@ -99,7 +99,7 @@ class Classification(Task):
         return _context(found[0], texts), ((label,),), ()
 
     def named(self, row: RowData, labels: Labels) -> RowData:
-        """The row with its label's name."""
+        """The row with its label replaced by its name."""
         return {**row, "label": labels.name(present(row, "label"))}
 
     def format(self, items: Sequence[Item]) -> str:
@@ -109,9 +109,9 @@ class Classification(Task):
         return f"{_PREFIX} {answered(items[0][0])}"
 
     def parse(self, text: str) -> Answer:
-        """Read the class after `label:`; without that word, or without a class, the answer is malformed.
+        """Read the class after `label:`. Without `label:` or without a class, the answer is malformed.
 
-        A class with a comma may be in quotes, as options show it.
+        A class with a comma may be in quotes, as in lists of options.
         """
         answer = text.strip()
         label = squeezed(unquoted(squeezed(answer.removeprefix(_PREFIX))))
@@ -122,7 +122,7 @@ class Classification(Task):
 
 @register
 class BareClassification(Classification):
-    """Classification whose answer is the class alone, for instructions that say how to answer."""
+    """Classification whose answer is only the class, for instructions that state the answer's format."""
 
     name = "tc_bare"
     keys = ""
@@ -130,11 +130,11 @@ class BareClassification(Classification):
     bare_of = "tc"
 
     def recognises(self, row: RowData) -> bool:
-        """Never: rows of `tc` become rows of this task where a source or bank says so."""
+        """Always false: rows of `tc` become rows of this task if a source or bank says so."""
         return False
 
     def filled(self, row: RowData) -> RowData | None:
-        """Null for all rows, since none is recognised."""
+        """Always null, since no rows are recognised."""
         return None
 
     def format(self, items: Sequence[Item]) -> str:
@@ -142,7 +142,7 @@ class BareClassification(Classification):
         return super().format(items).removeprefix(f"{_PREFIX} ")
 
     def parse(self, text: str) -> Answer:
-        """Take the whole text for the class; nothing at all is malformed."""
+        """Read the whole text as the class; an empty text is malformed."""
         return super().parse(f"{_PREFIX} {text}")
 
 
@@ -154,13 +154,13 @@ def _label(row: RowData) -> str:
 
 
 def _is_pronoun(row: RowData) -> bool:
-    """Whether a row asks what a pronoun refers to, as those of WSC do."""
+    """Whether a row asks what a pronoun refers to, as rows of WSC do."""
     spans = row.get("target")
     return "span2_text" in row or (isinstance(spans, Mapping) and "span2_text" in spans)
 
 
 def _text_keys(row: RowData) -> list[tuple[str, ...]]:
-    """The ways that fit a row, without those that are part of another that fits."""
+    """The entries of `_TEXT_KEYS` that fit a row, without those that are subsets of another fitting entry."""
     fitting = [keys for keys in _TEXT_KEYS if all(key in row for key in keys)]
     return [keys for keys in fitting if not any(set(keys) < set(others) for others in fitting)]
 

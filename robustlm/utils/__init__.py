@@ -1,1 +1,1 @@
-"""What every room may use: files, randomness, words, imports. It knows no other room."""
+"""Helpers for every subpackage: files, randomness, words, imports. They import no other subpackage."""

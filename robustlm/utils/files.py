@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside their place, brought to the disk, and renamed."""
+"""Write files and folders completely or not at all: under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
-"""Ending of what is being written: `.<name>.<machine>-<process>-<random>.unfinished`, in the folder of its target."""
+"""Ending of temporary names: `.<name>.<machine>-<process>-<random>.unfinished`, in the folder of the target."""
 
 _DAY = 24 * 3600.0
 _NAME = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}" + re.escape(UNFINISHED))
@@ -25,7 +25,7 @@ def _machine() -> str:
 
 
 def _beside(target: Path) -> Path:
-    """A new name in the folder of `target`. Also removes what killed processes have left there."""
+    """A new temporary name in the folder of `target`. Also removes files that killed processes left there."""
     remove_orphans(target.parent)
     name = target.name[:150]  # file systems allow 255 bytes
     return target.with_name(f".{name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{UNFINISHED}")
@@ -33,16 +33,16 @@ def _beside(target: Path) -> Path:
 
 @contextlib.contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """Gives a path to write to; when the block ends well, what is there becomes `target`, which may exist.
+    """Give a temporary path to write to. When the block ends without an error, the file replaces `target`.
 
     Example:
         >>> with whole_file(Path("scores.json")) as unfinished:  # doctest: +SKIP
         ...     unfinished.write_text("{}")
 
     Raises:
-        OSError: It cannot be written, as on a full disk; names `target`. What was there before is still there.
+        OSError: The file cannot be written, for example on a full disk; names `target`. The old file is unchanged.
     """
-    target = Path(os.path.realpath(target))  # the file that a link names is replaced, and not the link
+    target = Path(os.path.realpath(target))  # if the target is a link, replace the file that it points to
     unfinished = _beside(target)
     try:
         with _named(target):
@@ -57,10 +57,10 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Gives a new folder to write to; when the block ends well, it becomes `target`, in place of one that is there.
+    """Give a new folder to write to. When the block ends without an error, it replaces `target`.
 
     Raises:
-        OSError: It cannot be written, as on a full disk; names `target`.
+        OSError: The folder cannot be written, for example on a full disk; names `target`.
     """
     unfinished, old = _beside(target), _beside(target)
     try:
@@ -84,13 +84,13 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a UTF-8 file, whole or not at all; line ends stay as they are. Raises what `whole_file` raises."""
+    """Write a UTF-8 file completely or not at all; line ends are unchanged. Raises the errors of `whole_file`."""
     with whole_file(target) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
         stream.write(text)
 
 
 def remove_orphans(folder: Path) -> list[Path]:
-    """Remove what killed processes were writing in a folder: of this machine at once, of others after a day."""
+    """Remove temporary files of killed processes from a folder: this machine's at once, others after a day."""
     removed = []
     for path in folder.glob(f".*{UNFINISHED}") if folder.is_dir() else ():
         found = _NAME.fullmatch(path.name)
@@ -112,7 +112,7 @@ def _orphaned(path: Path, machine: str, process: int) -> bool:
         except ProcessLookupError:
             return True
         except OSError:
-            pass  # another user's
+            pass  # a process of another user
         return False
     try:
         return time.time() - path.stat().st_mtime > _DAY
@@ -121,10 +121,10 @@ def _orphaned(path: Path, machine: str, process: int) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # of a folder, on some systems
+    except PermissionError:  # folders cannot be opened on some systems
         return
     try:
         os.fsync(handle)
@@ -134,7 +134,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _named(target: Path) -> Iterator[None]:
-    """Name the file in errors of the operating system, which often leave it out or name the unfinished one."""
+    """Put the target's name into errors of the operating system, which often lack it or show the temporary name."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Weights that are not numbers: found before they are written, used or handed on."""
+"""Find weights with NaN or infinity before they are written or used."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def step_extent(parameters: Iterable[nn.Parameter], loss: Tensor | float) -> tuple[float, float]:
-    """The largest absolute gradient of an optimiser step and its loss, NaN or infinite where either is.
+    """The largest absolute gradient of an optimiser step, and its loss. NaN and infinity are kept.
 
-    Gradients are read once, and the device is waited for once.
+    Each gradient is read once, and the host waits for the device once.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     largest = torch.nn.utils.get_total_norm(gradients, float("inf")).float()
@@ -27,14 +27,14 @@ class NonFiniteError(ValueError):
 def refuse_nonfinite(weights: Mapping[str, Tensor] | Iterable[tuple[str, Tensor | nn.Parameter]], what: str) -> None:
     """Refuse weights that hold NaN or infinity.
 
-    One pass over each tensor, without a copy; the device is waited for once.
+    Each tensor is read once, without a copy; the host waits for the device once.
 
     Args:
-        weights: Tensors by name; those of integers and those without data (meta) are passed over.
-        what: Whose weights they are: the beginning of the message.
+        weights: Tensors by name. Integer tensors and tensors without data (meta) are ignored.
+        what: The owner of the weights; the message begins with it.
 
     Raises:
-        NonFiniteError: Names the first few.
+        NonFiniteError: A weight holds NaN or infinity; the message names the first few.
     """
     named = weights.items() if isinstance(weights, Mapping) else weights
     looked = [

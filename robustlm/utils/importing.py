@@ -1,4 +1,4 @@
-"""Objects that a configuration names by import path, because a user wrote them."""
+"""Import a user's own objects, which a configuration names by import path."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from robustlm.utils.own_code import permit
 
 
 def imported(path: str) -> Any | None:
-    """The object at `package.module.name`, or `None` where the text is no such path or the module lacks the name.
+    """The object at `package.module.name`, or `None` if the text is not such a path or the module lacks the name.
 
     Raises:
-        ValueError: The module cannot be imported; says why.
+        ValueError: The module cannot be imported; the message says why.
     """
     module, _, attribute = path.rpartition(".")
     if not module or not all(part.isidentifier() for part in path.split(".")):

@@ -11,21 +11,21 @@ T = TypeVar("T")
 
 
 class TimeLimitError(BaseException):
-    """Time is up. No `Exception`, so that code under the limit does not catch it by the way."""
+    """The time limit is reached. Not an `Exception`, so that an `except Exception` in the limited code misses it."""
 
 
 def limited(seconds: float, work: Callable[[], T]) -> T:
-    """Run Python code for at most so long, in any thread of any process.
+    """Run Python code under a time limit, in any thread of any process.
 
-    A timer raises the error inside of the thread that works, at its next step of Python. A single long call into C (a
-    text repeated a billion times) is not interrupted before it ends.
+    A timer raises the error in the working thread at its next Python instruction. A single long call into C (a text
+    repeated a billion times) is not interrupted.
 
     Args:
-        seconds: The limit.
-        work: What to run.
+        seconds: The limit, in seconds.
+        work: The function to run.
 
     Raises:
-        TimeLimitError: It took longer.
+        TimeLimitError: The work took longer than the limit.
     """
     thread = ctypes.c_ulong(threading.get_ident())
     lock = threading.Lock()
@@ -46,5 +46,5 @@ def limited(seconds: float, work: Callable[[], T]) -> T:
         timer.cancel()
         with lock:
             state["done"] = True
-            if state["raised"]:  # and perhaps not yet delivered, if the work ended just then
+            if state["raised"]:  # the error may be pending if the work ended at the same moment
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)

@@ -1,4 +1,4 @@
-"""Import paths of earlier versions, which configs and checkpoints may still hold."""
+"""Import paths of earlier versions, which configs and checkpoints may still contain."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MOVED = {
     "robustlm.optimizers": "robustlm.optim.config",
     "robustlm.tuning": "robustlm.models.tuning",
 }
-"""Modules whose classes configs and checkpoints name, and where these classes are now."""
+"""Old modules whose classes appear in configs and checkpoints, with the modules of these classes now."""
 
 _FOLDERS = {path.rpartition(".")[0] for path in MOVED} - {"robustlm", "robustlm.datamodules"}
-"""Packages that are gone, and whose modules are asked for."""
+"""Removed packages that contained such modules."""
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds a module at its old path, and says once where it is now."""
+    """Finds a module at its old path, and warns once that it has a new path."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -36,7 +36,7 @@ class MovedModules(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, is_package=fullname in _FOLDERS) if fullname in {*MOVED, *_FOLDERS} else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module at its new place, under a name of its own."""
+        """A new module object with the old name and the content of the module at the new path."""
         found = ModuleType(spec.name)
         if spec.name in _FOLDERS:
             return found
@@ -44,12 +44,12 @@ class MovedModules(MetaPathFinder, Loader):
         warnings.warn(f"{spec.name} is now {new}; the old path will go", FutureWarning, stacklevel=2)
         kept = {name: value for name, value in vars(import_module(new)).items() if name[:2] != "__"}
         found.__dict__.update(kept)
-        if hasattr(import_module(new), "__getattr__"):  # which knows old names of its classes
+        if hasattr(import_module(new), "__getattr__"):  # resolves old names of its classes
             vars(found)["__getattr__"] = import_module(new).__getattr__
         return found
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to run."""
+        """Do nothing: `create_module` has filled the module."""
 
 
 def serve_moved() -> None:

@@ -1,8 +1,8 @@
-"""A user's own modules in the working folder: found for the names that the user gives, and for no others.
+"""Import a user's own modules from the working folder, but only those that the user names.
 
-Libraries probe for optional modules (`import torch_xla`). A working folder on `sys.path` would answer with any file of
-that name, so it is not put there. A finder at the end of `sys.meta_path` serves single modules instead: those that a
-flag or a config names, and what these modules import themselves.
+Libraries probe for optional modules (`import torch_xla`). If the working folder were on `sys.path`, any file with that
+name would be imported. So it is not put there. Instead, a finder at the end of `sys.meta_path` serves single modules:
+those that a flag or a config names, and those that these modules import.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import FrameType, ModuleType
 
 ENVIRONMENT = "ROBUSTLM_OWN_CODE"
-"""Environment variable that tells processes started by this one (loader workers) which modules are the user's own."""
+"""Environment variable that passes the names of the user's own modules to child processes (loader workers)."""
 
 
 class OwnModules(MetaPathFinder):
@@ -24,7 +24,7 @@ class OwnModules(MetaPathFinder):
 
     Args:
         folder: The folder.
-        names: Modules and packages at its top that may be found.
+        names: Top-level modules and packages that may be found.
     """
 
     def __init__(self, folder: str, names: Iterable[str]) -> None:
@@ -35,8 +35,8 @@ class OwnModules(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module of that name, where the user has named it or one of the user's modules imports it."""
-        if path is not None:  # a part of a package, which that package's own path finds
+        """The spec of the module if the user has named it or one of the user's modules imports it."""
+        if path is not None:  # part of a package: found through the package's own path
             return None
         if fullname not in self.names and _importer(sys._getframe(1)) not in self._served:
             return None
@@ -48,12 +48,12 @@ class OwnModules(MetaPathFinder):
         return spec
 
     def publish(self) -> None:
-        """Tell processes that are started from here on."""
+        """Set the environment variable for processes that start later."""
         os.environ[ENVIRONMENT] = json.dumps({"folder": self.folder, "names": sorted(self.names)})
 
 
 def serve(folder: str, names: Iterable[str] = ()) -> None:
-    """Let Python find modules of a folder, after all installed ones; a folder served before is no longer."""
+    """Let Python find modules of a folder, after all installed ones. Replaces a folder served before."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, OwnModules)]
     finder = OwnModules(folder, names)
     finder.publish()
@@ -61,7 +61,7 @@ def serve(folder: str, names: Iterable[str] = ()) -> None:
 
 
 def permit(path: str) -> None:
-    """Let the served folder answer for a dotted path that the user has named in a config or by flag."""
+    """Allow imports from the served folder for a dotted path that the user has named in a config or by flag."""
     for finder in sys.meta_path:
         if isinstance(finder, OwnModules):
             finder.names.add(path.partition(".")[0])
@@ -69,13 +69,13 @@ def permit(path: str) -> None:
 
 
 def inherit() -> None:
-    """Serve what the process that started this one serves."""
+    """Serve the same modules as the parent process."""
     known = json.loads(os.environ[ENVIRONMENT])
     serve(known["folder"], known["names"])
 
 
 def _importer(frame: FrameType | None) -> str:
-    """The top-level name of the module whose code runs an import; frames of the import system are passed over."""
+    """The top-level name of the module whose code runs an import; frames of the import system are skipped."""
     while frame is not None:
         name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if name not in ("importlib", "_frozen_importlib", "_frozen_importlib_external") and not _is_this(frame):

@@ -1,4 +1,4 @@
-"""Where the public names live: tables of text, which import none of them. Also what they were called before."""
+"""Tables of the public names, their modules and their former names. Nothing is imported to read them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ HOMES = {
     "robustlm.sources.source": ("Source",),
     "robustlm.tuned": ("TunedModel", "load"),
 }
-"""The public names, by the module that each is defined in."""
+"""The public names, by the module that defines them."""
 
 HOME_OF = {name: home for home, names in HOMES.items() for name in names}
 """The module of each public name."""
 
 RENAMED = {"NLUDataModule": "NoisyInstructionDataModule", "PrefixAlignment": "AlignmentTuning"}
-"""The new name of each class that was called otherwise; the old one still works, with a warning."""
+"""Old class names and their new names. The old ones still work, with a warning."""
 
 _said: set[str] = set()
-"""Old names that were warned of."""
+"""Old names for which a warning was shown."""
 
 
 def _warn(line: str) -> None:
@@ -50,12 +50,12 @@ def _warn(line: str) -> None:
 
 
 def current_name(name: str, say: Callable[[str], object] = _warn) -> str:
-    """The name that a class of this package has now.
+    """The current name of a class of this package.
 
     Args:
-        name: A class by its name alone, or by a dotted path; names that were not changed, and paths of other packages,
-            are returned as they are.
-        say: Takes a line that says the new name, once in a process for each old one; a `FutureWarning` by default.
+        name: A class, by its plain name or a dotted path. Names that have not changed, and paths of other packages, are
+            returned unchanged.
+        say: Receives a message with the new name, once per process for each old name; by default a `FutureWarning`.
     """
     module, dot, last = name.rpartition(".")
     if last not in RENAMED or (dot and module.partition(".")[0] != "robustlm"):
@@ -67,7 +67,7 @@ def current_name(name: str, say: Callable[[str], object] = _warn) -> str:
 
 
 def old_names(module: str) -> Callable[[str], object]:
-    """A `__getattr__` for a module, under which its classes are found by their old names too."""
+    """A `__getattr__` for a module, which also finds its classes by their old names."""
 
     def found(name: str) -> object:
         if name not in RENAMED or not hasattr(importlib.import_module(module), RENAMED[name]):

@@ -1,4 +1,4 @@
-"""Random draws that are a function of a key: the same on any machine, worker or rank."""
+"""Random draws that depend only on a key: the same on any machine, worker or rank."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _unpack = struct.Struct("<16I").unpack
 
 
 class Stream:
-    """Random draws from a hash in counter mode: BLAKE2b of the key, 16 draws of 32 bits a block.
+    """Random draws from a hash in counter mode: BLAKE2b of the key, 16 draws of 32 bits per block.
 
-    Noise and distortion of one instruction may take 20 µs together; a `random.Random` costs 4 µs to seed,
-    this less than one. Its values are fixed by this file instead of by a Python version.
+    Noise and distortion of one instruction may take 20 µs together. Seeding a `random.Random` takes 4 µs of that,
+    seeding this class less than 1 µs. The draws depend on this file only, not on the Python version.
 
     Args:
-        key: What the draws are a function of, see `key_of`.
+        key: Determines the draws; see `key_of`.
     """
 
     __slots__ = ("_draw",)
@@ -50,14 +50,14 @@ def _draws(key: bytes) -> Iterator[int]:
 
 
 def key_of(*parts: object) -> bytes:
-    """The key of a draw: what it is a function of, as text with a blank between the parts."""
+    """The key of a draw: its parts as text, separated by blanks."""
     return " ".join(map(str, parts)).encode("utf-8", "surrogatepass")
 
 
 def drawn(*parts: object) -> int:
-    """A number of 64 bits that depends on nothing but these parts (BLAKE2b).
+    """A number of 64 bits that depends only on these parts (BLAKE2b).
 
-    Taken modulo n, it chooses one of n things. As a key to sort by, it gives each thing a place in a random order that
-    does not depend on the other things.
+    Taken modulo n, it chooses one of n things. As a sort key, it puts things in a random order, and the key of each
+    thing does not depend on the other things.
     """
     return int.from_bytes(blake2b(key_of(*parts), digest_size=8).digest(), "big")

@@ -1,4 +1,4 @@
-"""Which of several processes this one is."""
+"""The rank of this process."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 
 def is_first() -> bool:
-    """Whether this is the first process of a run, or the only one. Lightning numbers them when it is imported."""
+    """Whether this is the first or only process of a run. Lightning sets the rank when it is imported."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0

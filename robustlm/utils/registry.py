@@ -1,4 +1,4 @@
-"""Things that configs name: by a registered name, by a family and its argument, or by import path."""
+"""Look up things that configs name: by a registered name, by a family and its argument, or by import path."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Registry(dict[str, T]):
     """Registered things by name, in the order in which they were registered.
 
     Args:
-        what: What one of them is called in messages, such as `noise kind`.
-        own: What else a config may name, such as `an import path like my.module.fn`.
+        what: The word for one of them in messages, such as `noise kind`.
+        own: Describes what else a config may name, such as `an import path like my.module.fn`.
         reserved: Names that cannot be registered.
     """
 
@@ -35,32 +35,32 @@ class Registry(dict[str, T]):
         return found
 
     def check_free(self, name: str, taken: Collection[str] = ()) -> None:
-        """Raise `ValueError` where a name is registered, reserved or among those `taken` elsewhere."""
+        """Raise `ValueError` if a name is registered, reserved or among those `taken` elsewhere."""
         if name in self or name in self._reserved or name in taken:
             raise ValueError(f"found a second {self._what} named {name!r}, which exists already; expected another name")
 
     def add(self, name: str, thing: T) -> None:
-        """Register a thing. Raises `ValueError` where the name is taken."""
+        """Register a thing. Raises `ValueError` if the name is taken."""
         self.check_free(name)
         self[name] = thing
 
     def add_family(self, name: str, make: Callable[[str], T]) -> None:
-        """Register what makes a thing of the argument after a colon, as in `synonyms:wordnet`.
+        """Register a function that makes a thing from the argument after a colon, as in `synonyms:wordnet`.
 
         Args:
-            name: What stands before the colon.
-            make: Gets the argument; an empty text where the name stands alone and nothing is registered under it.
-                Raises `ValueError` where it cannot make a thing.
+            name: The text before the colon.
+            make: Receives the argument; an empty text if there is no colon and the name itself is not registered.
+                Raises `ValueError` if it cannot make a thing.
         """
         if name in self._families:
             raise ValueError(f"found a second family of {self._what}s named {name!r}; expected another name")
         self._families[name] = make
 
     def found(self, name: str) -> object | None:
-        """What a config names: a registered thing, one that a family makes, or any object at an import path.
+        """The thing that a config names: a registered one, one that a family makes, or any object at an import path.
 
         Returns:
-            The thing; null where there is none. An object at an import path is for the caller to check.
+            The thing; null if nothing is found. The caller must check an object from an import path.
 
         Raises:
             ValueError: A family refuses its argument, or the module at an import path cannot be imported.
@@ -79,11 +79,11 @@ class Registry(dict[str, T]):
             raise ValueError(f"{self._what} {error}") from error
 
     def expected(self, name: str, more: Iterable[str] = ()) -> str:
-        """What could stand in the place of a name that is unknown, for a message that ends with it.
+        """The end of a message about an unknown name: the names that would be valid.
 
         Args:
             name: The unknown name.
-            more: Names that are known besides the registered ones.
+            more: Valid names in addition to the registered ones.
         """
         known = list(dict.fromkeys([*more, *self, *self._families]))
         near = get_close_matches(name, known, n=2)

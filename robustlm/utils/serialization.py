@@ -1,4 +1,4 @@
-"""Arguments as plain data: what checkpoints keep, and what objects are built from again."""
+"""Turn arguments into plain data, which checkpoints store and from which objects are rebuilt."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 def to_plain(value: Any) -> Any:
     """Turn an argument into strings, numbers, lists and dicts.
 
-    A dataclass whose class has a base among its own package's dataclasses (a strategy) becomes
-    `{"class_path": …, "init_args": {…}}`, as in YAML; a plain dataclass becomes a dict of its fields.
+    A dataclass with a base class (a strategy) becomes `{"class_path": …, "init_args": {…}}`, as in YAML. A dataclass
+    without one becomes a dict of its fields.
 
     Raises:
-        TypeError: The value is of no kind that YAML could have given.
+        TypeError: The value has a type that YAML cannot express.
     """
     if value is None or isinstance(value, str | bool | int | float):
         return value

@@ -1,8 +1,8 @@
-"""What a word is, in any script, and everyday words where no training text is at hand.
+"""Split texts of any script into words; also a list of everyday words for use without a training text.
 
-Noise, distortion, protection, edits and attacks all split texts here. Words are parted by white space, but for scripts
-that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer, Myanmar and others): there each character is a
-word, with the marks that belong to it. Words of a text join to the very text again.
+Noise, distortion, protection, edits and attacks all use this split. White space separates words, except in scripts that
+are written without blanks (Chinese, Japanese, Thai, Lao, Khmer, Myanmar and others): there each character, with its
+combining marks, is a word. `rejoin` puts the words of a text together again.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-# named scripts and grapheme clusters, which the standard library's `re` does not know
+# for named scripts and grapheme clusters, which the standard library's `re` does not support
 import regex  # type: ignore[import-untyped]
 
 UNSPACED = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Tangut}\p{Nushu}"
     r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}"
     r"\p{Javanese}\p{Balinese}"
-    # their punctuation, which belongs to no one script: 、。「」 and full-width ，！？
+    # their punctuation, which is not part of a single script: 、。「」 and full-width ，！？
     r"\u3001-\u303f\u30fb\u30fc\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 )
-"""Characters that are words of their own: the inside of a character class of the package `regex`."""
+"""Characters that each form a word: the inside of a character class of the package `regex`."""
 
 _ANY = regex.compile(rf"[{UNSPACED}]")
-# a fast first look: but for two marks, none of these is below Thai, in general punctuation and symbols, or in Hangul
+# fast first check: except two marks, none of them is below Thai, in general punctuation and symbols, or in Hangul
 _MAYBE = re.compile("[\u02ea\u02eb\u0e00-\u1fff\u2e80-\uabff\ud7b0-\U0010ffff]")
-# the zero-width space, which Khmer and Thai texts may have between words, counts as white space
+# the zero-width space, which may separate words in Khmer and Thai texts, counts as white space
 _PIECE = regex.compile(rf"(?=[{UNSPACED}])\X|(?:\{{[^\W\d]\w*\}}|[^{UNSPACED}\s\u200b])+")
 _ENDS = regex.compile(rf"[{UNSPACED}]\p{{M}}*\Z")
 _MARK = regex.compile(r"[^\p{L}\p{N}]*")
@@ -44,25 +44,25 @@ def split_words(text: str) -> list[str]:
         text: Any string.
 
     Returns:
-        What white space parts; where the text has scripts without blanks, also each of their characters with its
-        combining marks (`请把text分类。` → 请, 把, text, 分, 类, 。). Slots (`{name}`) are never cut.
+        The parts between white space. In scripts without blanks, each character with its combining marks is a word
+        (`请把text分类。` → 请, 把, text, 分, 类, 。). Slots (`{name}`) are never split.
     """
     if not is_unspaced(text):
         return text.split()
-    # white space first, by the standard library's notion of it
+    # split at white space first, as the standard library defines it
     return [word for chunk in text.split() for word in _PIECE.findall(chunk)]
 
 
 def rejoin(text: str, words: Sequence[str]) -> str:
-    """Make a text of words that were a text's own before noise.
+    """Join the noisy words of a text.
 
-    Without scripts that are written without blanks, there is a single space between words. With them, words that are
-    still neighbours have between them what was there, so `rejoin(text, split_words(text))` is `text` without the white
-    space around it. New neighbours get no space where either is of such a script, else one.
+    If the text has no scripts without blanks, a single space separates the words. Otherwise, words that were neighbours
+    in the raw text keep the white space that was between them, so `rejoin(text, split_words(text))` is `text` without
+    the white space around it. New neighbours get no space if one of them is of a script without blanks, else one space.
 
     Args:
         text: The raw text.
-        words: Noisy words, in order; one may be several with spaces between.
+        words: Noisy words, in order. An item may contain several words, separated by spaces.
 
     Returns:
         The noisy text.
@@ -85,7 +85,7 @@ def rejoin(text: str, words: Sequence[str]) -> str:
 
 
 def with_gaps(text: str) -> tuple[list[str], list[str]]:
-    """The words of a text, and the white space before each; none before the first, and empty where there is none."""
+    """The words of a text, and the white space before each word; the entry of the first word is empty."""
     words = split_words(text)
     gaps: list[str] = []
     end = 0
@@ -97,10 +97,10 @@ def with_gaps(text: str) -> tuple[list[str], list[str]]:
 
 
 def _places(own: Sequence[str], new: Sequence[str]) -> list[int | None]:
-    """For each new word, the number of the word that it is or stands in the place of; None where it was inserted."""
+    """For each new word, the index of the word that it equals or replaces; None if it was inserted."""
     if len(own) == len(new):
         return list(range(len(new)))
-    import Levenshtein  # here, since prompts are split into words without it, on machines that lack it
+    import Levenshtein  # imported here: splitting prompts works on machines without it
 
     places: list[int | None] = [None] * len(new)
     for action, start, end, at, _ in Levenshtein.opcodes(list(own), list(new)):
@@ -120,13 +120,13 @@ def _glue(before: str, after: str) -> str:
 
 
 def _apart(own_before: str, own_after: str, before: str, after: str) -> bool:
-    """Whether blanks between two words may stay between two others: not where they would part characters anew."""
+    """Whether blanks between two words may stay between two others: not if they would newly separate characters."""
     parts = _edges(before)[1] and _edges(after)[0]
     return not parts or (_edges(own_before)[1] and _edges(own_after)[0])
 
 
 def is_mark(word: str) -> bool:
-    """Whether a word of a script without blanks is punctuation."""
+    """Whether a word is punctuation of a script without blanks."""
     return is_unspaced(word) and _MARK.fullmatch(word) is not None
 
 
@@ -153,4 +153,4 @@ _WORDS = """
 """
 
 FALLBACK_WORDS: tuple[str, ...] = tuple(_WORDS.split())
-"""Distinct, lower case, without punctuation."""
+"""The words: distinct, in lower case, without punctuation."""

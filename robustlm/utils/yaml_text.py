@@ -1,30 +1,30 @@
-"""What YAML of a user or a file must not hold: a key twice, of which one would be lost, or aliases without end."""
+"""Refuse YAML with duplicate keys, of which one would be lost, or with aliases that expand without limit."""
 
 from __future__ import annotations
 
 import yaml
 
 LARGEST = 100_000
-"""Values that a document may have once its aliases are written out; the longest config here has under 200."""
+"""Most values in a document after its aliases are expanded; the longest config here has fewer than 200."""
 
 
 def check_yaml(text: str) -> None:
-    """Refuse duplicate keys, and aliases that blow a document up or contain themselves.
+    """Refuse duplicate keys, and aliases that contain themselves or make a document too large.
 
-    A text that can hold neither is not parsed.
+    A text that cannot contain either is not parsed.
 
     Raises:
-        yaml.YAMLError: The text holds one of these, or is no YAML; the error has the place as `problem_mark`.
+        yaml.YAMLError: The text has one of these, or is not valid YAML. `problem_mark` of the error is the position.
     """
     if not any(sign in text for sign in ":*"):
-        return  # neither a key nor an alias: most values of flags
+        return  # no key and no alias, as in most values of flags
     root = yaml.compose(text, yaml.SafeLoader)
     if root is not None:
         _size(root, {}, [])
 
 
 def _size(node: yaml.Node, sizes: dict[int, int], above: list[int]) -> int:
-    """Values in a node with all its aliases written out; every node is visited once."""
+    """Number of values in a node after its aliases are expanded; every node is visited once."""
     if id(node) in above:
         raise _refused(node, "an alias (*) stands inside of what it repeats")
     if id(node) in sizes:
