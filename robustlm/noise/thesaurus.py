@@ -107,7 +107,7 @@ class Grouped(Thesaurus):
 
 
 class WordNet(Thesaurus):
-    """Synonyms from WordNet, for a word's most frequent sense: as a verb in commands, else as a noun or adjective.
+    """Synonyms from WordNet, for a word's most frequent sense: as a verb in commands, else a noun, adjective or adverb.
 
     Raises:
         ValueError: nltk or its corpus is not installed.

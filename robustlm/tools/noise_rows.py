@@ -84,9 +84,9 @@ def noise_rows(
     """Write a file's rows with the noise that training would apply to them.
 
     The file is read three times (for words, for distances, for writing), so memory holds only a chunk of rows, the
-    pools, and two numbers for each noisy row. A row keeps its fields and gains `variant`
-    (`adv_instruction` if it has that field, as released [ANIT] rows do), `noise_kind` and `distortion`; a
-    clean row's variant is its instruction.
+    pools, and two numbers for each noisy row. A row keeps its fields and gains `variant` (`adv_instruction` if it has
+    that field, as released [ANIT] rows do), `noise_kind` and `distortion`. The variant of a clean row is its
+    instruction.
 
     Args:
         input: A file, folder or hub dataset, as `iter_rows` takes it, in any shape with instructions.

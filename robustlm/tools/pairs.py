@@ -77,7 +77,7 @@ def write_pairs(
         samples: Any samples; each is written once.
         output: File to write; its ending says how.
         negatives: Hard negatives in a group, at most.
-        version: Version of the bank phrasings that are used; only seen ones are used.
+        version: Length of the bank phrasings that are used; only seen phrasings are used.
         paraphrases: Other phrasings of instructions; they are preferred to those of a bank.
         form: Format of the rows.
         seed: Seed of phrasings, groups and their order.

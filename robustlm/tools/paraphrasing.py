@@ -277,8 +277,7 @@ def instructions_of(input: str, split: str | None = None) -> list[str]:
 
     Args:
         input: Rows as `iter_rows` takes them, an instruction bank's file, an entry of a file with many
-            (`file.json#name`), or
-            the name of a packaged bank.
+            (`file.json#name`), or the name of a packaged bank.
         split: Which split of a folder or hub dataset.
 
     Raises:

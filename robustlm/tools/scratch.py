@@ -41,8 +41,8 @@ def build(
         layers: Number of transformer blocks (T5: in the encoder, and the same number in the decoder).
         heads: Number of attention heads.
         intermediate_size: Width of the MLPs.
-        initializer_range: Standard deviation of the initial weights; 0.08 by default, because so narrow a model needs
-            larger ones than the usual 0.02. Not for T5, which has a rule for each kind of weight.
+        initializer_range: Standard deviation of the initial weights; 0.08 by default, because a model this narrow needs
+            larger weights than the usual 0.02 gives. Not for T5, which has a rule for each kind of weight.
         architecture: `llama` (decoder only) or `t5` (encoder–decoder).
 
     Returns:
@@ -50,7 +50,7 @@ def build(
 
     Raises:
         ValueError: If a size is less than 1, the heads do not divide the width into even parts, or the architecture is
-            unknown or does not have a setting.
+            unknown or does not have a given setting.
         FileExistsError: If the folder is not empty or is a file.
     """
     folder = Path(folder)
