@@ -1,4 +1,4 @@
-"""What travels from the data to the model: views of samples as padded tensors, and prompts as text."""
+"""Batches that datamodules pass to the model: samples as padded tensors, and prompts as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 IGNORE = -100
-"""Label of positions without an answer, as everywhere in transformers."""
+"""Label of positions without an answer token; transformers leaves these positions out of the loss."""
 
 Scope = Literal["prompt", "instruction", "all"]
 """Which positions an adversary may perturb."""
@@ -24,15 +24,15 @@ class Encoded:
 
     prompt_ids: list[int]
     instruction: list[bool]
-    """For each prompt token, whether it is of the instruction."""
+    """For each prompt token, whether it belongs to the instruction."""
     context: list[bool]
-    """For each prompt token, whether it is of the context."""
+    """For each prompt token, whether it belongs to the context."""
     answer_ids: list[int]
-    """Tokens of the target, with end of sequence."""
+    """Token ids of the target, with the end-of-sequence token."""
     text: str = ""
     """The prompt as text, without the special tokens that the tokenizer adds at its ends."""
     offsets: Sequence[int] = ()
-    """Where each prompt token starts and ends in `text`: two numbers a token."""
+    """Where each prompt token starts and ends in `text`: two numbers for each token."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
@@ -61,12 +61,12 @@ class _Movable:
 
 @dataclass
 class View(_Movable):
-    """One tokenised rendering of samples: R rows of T positions.
+    """Tokenised samples as padded tensors: R rows of T positions.
 
-    Decoder-only models see prompt and answer in one sequence, padded on the left, so that rows end together: the last
-    token is position −1, and a row and its variants have their answers at the same last positions. Encoder–decoder
-    models see the prompt in the encoder, padded on the right as absolute positions of BART-like models need it, and
-    the answer in `labels`.
+    Decoder-only models get prompt and answer in one sequence. It is padded on the left, so all rows end together: the
+    last token is at position −1, and a row and its variants have their answers at the same last positions.
+    Encoder–decoder models get the prompt in the encoder and the answer in `labels`. The prompt is padded on the right,
+    because BART-like models use absolute positions.
     """
 
     input_ids: Tensor
@@ -86,10 +86,11 @@ class View(_Movable):
         return self.input_ids.shape[0]
 
     def perturbable(self, scope: Scope) -> Tensor:
-        """Bool `[R, T]` of the positions an adversary may touch.
+        """Mask of the positions that an adversary may perturb: bool `[R, T]`.
 
-        `prompt` is instruction and context, `instruction` the instruction alone; neither holds padding, special tokens,
-        template words or the answer. `all` is every position of the sequence (published code of [ANIT]).
+        `prompt` means instruction and context, `instruction` the instruction alone; both exclude padding, special
+        tokens, template words and the answer. `all` means every position of the sequence except padding (published code
+        of [ANIT]).
         """
         if scope == "instruction":
             return self.instruction_mask
@@ -98,7 +99,7 @@ class View(_Movable):
         return self.attention_mask.bool()
 
     def select(self, rows: Tensor, *, encoder_decoder: bool = False) -> View:
-        """Some rows (int64 `[n]`, in this order), without the columns that are padding in all of them."""
+        """Select rows (int64 `[n]`, in this order), without columns that are padding in all of them."""
         attended, labels = self.attention_mask[rows], self.labels[rows]
         kept = attended.bool().any(0)
         answered = (labels != IGNORE).any(0) if encoder_decoder else kept
@@ -114,7 +115,7 @@ class View(_Movable):
 
 @dataclass
 class InstructionBatch(_Movable):
-    """Samples under several phrasings: what every datamodule emits."""
+    """The batch that every datamodule yields: samples under one or more phrasings."""
 
     raw: View
     """B rows: each sample under its own instruction."""
@@ -127,7 +128,7 @@ class InstructionBatch(_Movable):
     beta: Tensor | None = None
     """Semantic distortion of each variant row in [0, 1], fp32 `[B·K]`."""
     keys: Tensor | None = None
-    """Int64 `[B]`: equal for samples that are asked the same thing (in whatever phrasing) and have the same target."""
+    """Int64 `[B]`: equal for samples that ask the same thing, in any phrasing, and have the same target."""
     negative_keys: Tensor | None = None
     """Int64: the same for the rows of `negative`."""
     seeds: Tensor | None = field(default=None, metadata={"stays": True})
@@ -137,25 +138,25 @@ class InstructionBatch(_Movable):
     """Answer tokens of raw rows in the whole optimiser step, divided by the number of micro-batches in it (over ranks
     and accumulation). Dividing summed losses by it makes the step's gradient a mean over all its answer tokens."""
     prompt: View | None = None
-    """The raw rows without their answers, in evaluation: what `generate` continues."""
+    """In evaluation: the raw rows without answers, the input of `generate`."""
     condition: str = "clean"
-    """Name of the instruction condition, in evaluation."""
+    """In evaluation: name of the instruction condition."""
     instruction_ids: list[str] = field(default_factory=list)
-    """Which phrasing each raw row was asked with, in evaluation."""
+    """In evaluation: id of the phrasing of each raw row."""
     targets: list[str] = field(default_factory=list)
-    """Target texts, in evaluation."""
+    """In evaluation: target texts."""
     tasks: list[str] = field(default_factory=list)
-    """Task names, in evaluation."""
+    """In evaluation: task names."""
     groups: list[str] = field(default_factory=list)
-    """Names of the datasets whose scores the rows count in, in evaluation."""
+    """In evaluation: for each row, the dataset whose score includes it."""
     choices: list[tuple[str, ...]] = field(default_factory=list)
-    """The admissible targets of each raw row where options are scored; empty for rows whose answer is generated."""
+    """If options are scored: the allowed targets of each raw row; empty for rows whose answer is generated."""
     options: View | None = None
-    """A row for each choice of each raw row: the prompt, which a raw row's choices share, and the choice as answer."""
+    """One row for each choice of each raw row: the raw row's prompt with the choice as the answer."""
     option_rows: Tensor | None = None
-    """Int64: which raw row each row of `options` belongs to, in ascending order."""
+    """Int64: for each row of `options`, the number of its raw row, in ascending order."""
     pass_rows: int | None = None
-    """How many rows of `options` one forward pass may have."""
+    """Largest number of rows of `options` in one forward pass."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -166,10 +167,10 @@ def collate(rows: Sequence[Encoded], *, pad_id: int, encoder_decoder: bool = Fal
 
     Args:
         rows: At least one row.
-        pad_id: Token id at padding.
-        encoder_decoder: Whether answers go to decoder labels.
-        with_answer: False leaves answers out of `input_ids` (to generate); labels are then all `IGNORE`, and the view
-            holds the prompts as text too.
+        pad_id: Token id of padding.
+        encoder_decoder: Whether the model is an encoder–decoder: answers go to `labels` only.
+        with_answer: False leaves answers out of `input_ids` (for generation); all labels are then `IGNORE`, and the
+            view also holds the prompts as text.
 
     Returns:
         A view of `len(rows)` rows.

@@ -1,4 +1,4 @@
-"""The one shape every row takes before anything else happens to it."""
+"""`Sample`: the common form that every row is converted to when it is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SYSTEM_ROLES = ("system", "developer")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the instruction is applied to; empty parts drop out of the prompt ([ANIT] rendering)."""
+    """The input of an instruction; prompts leave out empty parts ([ANIT] rendering)."""
 
     question: str = ""
     """A question or statement besides the text."""
@@ -26,38 +26,40 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An instruction, a context and a target: one thing to be done, in one phrasing."""
+    """One example: an instruction, its context and the target answer."""
 
     id: str
     """Stable and unique within a run: names the source and the row's number (`conll03/train:17`)."""
     instruction: str
     """The instruction as the row gives it; empty where a bank supplies it (see `bank`)."""
     target: str
-    """The answer to be trained and compared with, without end-of-sequence token; empty in rows that are asked alone
-    (`predict`), as no row with an answer has an empty one."""
+    """The correct answer, for training and scoring, without the end-of-sequence token. Empty only in rows without an
+    answer, which `predict` reads."""
     context: Context = field(default_factory=Context)
     """Question, format, options and text."""
     task: str = "generation"
-    """Key of `robustlm.tasks.TASKS`: who formats, parses and scores the answer."""
+    """Key of `robustlm.tasks.TASKS`; that task formats, parses and scores the answer."""
     bank: str = ""
-    """Name of the instruction bank this sample's phrasings come from; empty: it has only its own."""
+    """Name of the instruction bank that supplies phrasings; empty: the sample has only its own instruction."""
     instruction_id: str = ""
-    """Which phrasing of the bank `instruction` is (`ner/concise/seen/0`)."""
+    """Id of the bank's phrasing that `instruction` holds (`ner/concise/seen/0`)."""
     variant: str | None = None
     """A noisy or paraphrased instruction that came with the row (released ANIT rows: `adv_instruction`)."""
     dataset: str = ""
-    """Whose score the row counts in (`conll03`); the task's where empty."""
+    """Name of the dataset whose score includes this row (`conll03`); empty: the task's name is used."""
     choices: tuple[str, ...] = ()
     """The admissible targets of a classification or multiple-choice row; empty for free text."""
     fields: tuple[tuple[str, str], ...] = ()
-    """Name and text of each field that an instruction with placeholders (`{premise} … {hypothesis}`) shows; empty where
-    instructions have none."""
+    """Name and text of each field that fills a placeholder of the instruction (`{premise} … {hypothesis}`); empty if
+    instructions have no placeholders."""
     group: str = ""
-    """Rows of one group are in one batch, in the rows' order (a sample and its hard negatives); empty: free."""
+    """Rows with the same group are put into one batch, in their order (a sample and its hard negatives); empty: no
+    group."""
     topic: str = ""
-    """What the row is about, as few-shot examples of it must be too (MMLU: its subject); empty: they may be any."""
+    """Topic of the row (MMLU: its subject). Its few-shot examples have the same topic. Empty: no topic."""
     examples: tuple[Sample, ...] = ()
-    """Solved rows that are shown before this one, in this order; those without an instruction share this row's."""
+    """Solved rows that the prompt shows before this row, in this order. Examples without an instruction use this
+    row's."""
 
     turns: tuple[Turn, ...] = ()
     """Earlier turns of a chat: a system message, if any, and turns of `user` and `assistant`. The instruction is the
@@ -81,10 +83,10 @@ class Sample:
 
 
 def is_request(sample: Sample) -> bool:
-    """Whether the instruction alone says what is asked, as in free text that answers an instruction of its own.
+    """Whether the instruction alone states the whole request, and the answer is free text.
 
-    So it is in chats, prompts with completions and Alpaca rows. A row with a bank, with placeholders, choices, options
-    or a format for its answer is asked for more than its instruction says.
+    True for chats, prompts with completions and Alpaca rows. False for rows with a bank, placeholders, choices, options
+    or an answer format, and for tasks other than `generation`.
     """
     context = sample.context
     told = sample.bank or sample.fields or sample.choices or context.format or context.option

@@ -1,1 +1,1 @@
-"""Instructions: banks of them, slots in them, paraphrases of them."""
+"""Instructions: banks, slots, phrasings and paraphrases."""

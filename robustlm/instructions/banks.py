@@ -1,4 +1,4 @@
-"""Instruction banks: many phrasings of one task, split into those for training and those held back."""
+"""Instruction banks: many phrasings of one task, some for training and some held back for tests."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _LIST = "list"
 _LISTS = "lists"
 _FORMAT = "format"
 NO_FORMAT = "none"
-"""What a bank or a source calls the format of answers that its instructions state themselves."""
+"""Value of `format` in a bank or source whose instructions state the answer format themselves."""
 
 
 class LackingError(ValueError):
     """Rows or banks lack what an instruction condition needs.
 
     Args:
-        message: The whole error.
-        reason: What is lacking, without what to do.
+        message: The complete error message.
+        reason: What is missing, without the advice.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -64,13 +64,15 @@ class InstructionBank:
     A bank is a JSON file: `{"task": "ner", "concise": {"seen": [...], "unseen": [...]}, "detailed": {...}}`; or an
     entry of a JSON file that holds many, `{"rte": [...], "cola": [...]}`, each a list of templates or
     `{"seen": [...], "unseen": [...]}` of them. A template is a string or, as in [FLAN], `{"input": …, "target": …}`.
-    Either may hold `"lists": {"designer": [...], …}`: named lists of templates, which a condition asks for by name.
+    Both forms may hold `"lists": {"designer": [...], …}`: named lists of templates, which an instruction condition
+    selects by name.
 
     Args:
-        name: What ids begin with; the name of a packaged bank, of an entry, or the `task` of a file of your own.
+        name: Prefix of ids: the name of a packaged bank, of an entry, or the `task` of a file of your own.
         instructions: All phrasings, in the order concise before detailed, seen before unseen.
-        division: How a list without splits of its own was divided into them, as a sentence; null for other banks.
-        states_format: Whether the phrasings say how to answer (`"format": "none"` in the file); prompts then do not.
+        division: A sentence that says how a list without splits was divided into seen and unseen; None for other banks.
+        states_format: Whether the phrasings state the answer format (`"format": "none"` in the file); prompts then add
+            none.
     """
 
     def __init__(
@@ -91,17 +93,17 @@ class InstructionBank:
         """Read a packaged bank by name (`ner`, `quickstart/ner`), or one of your own from a file.
 
         `file.json` is a bank, `file.json#name` an entry of a file with many. All templates of an entry are `concise`.
-        Templates for another target than `{answer}` (write a premise, say) ask for another task and are left out, as is
-        one that a list holds twice.
+        Templates with a target other than `{answer}` (such as a premise to write) state another task and are left out.
+        Templates that repeat another one of their list are left out too.
 
         Args:
-            name_or_path: Of the bank.
-            unseen_share: Share of a list's templates that are `unseen`, the last ones, to the nearest number: 0 for
-                none, 1 for all of them. Null: a quarter of a list of four or more, rounded up. Banks that say
-                themselves which are unseen are taken as they are.
+            name_or_path: Name or path of the bank.
+            unseen_share: Share of a list's templates that become `unseen`: the last ones, rounded to the nearest
+                number; 0 for none, 1 for all. Null: a quarter, rounded up, of a list of four or more, and none of a
+                shorter list. Banks with splits of their own keep them.
 
         Raises:
-            ValueError: There is no such bank, file or entry, or it is no bank; or the share is not in [0, 1].
+            ValueError: The bank, file or entry does not exist or is not a valid bank, or the share is not in [0, 1].
         """
         if unseen_share is not None and not 0 <= unseen_share <= 1:
             raise ValueError(f"unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
@@ -128,11 +130,11 @@ class InstructionBank:
 
     @property
     def slots(self) -> list[str]:
-        """Names that stand in braces in any of the phrasings, in order of first appearance."""
+        """Names in braces in any of the phrasings, in order of first appearance."""
         return slots("\n".join(instruction.text for instruction in self.instructions))
 
     def phrasings(self, version: Version = "both", split: Split = "all") -> list[Instruction]:
-        """The phrasings of some length and split, in the bank's order.
+        """The phrasings of a version and split, in the bank's order.
 
         Raises:
             ValueError: The version or split is unknown, or the bank has no such phrasings.
@@ -159,7 +161,7 @@ class InstructionBank:
 
     @property
     def lists(self) -> dict[str, list[Instruction]]:
-        """The lists that have names of their own."""
+        """The named lists of the bank, by name."""
         found: dict[str, list[Instruction]] = {}
         for instruction in self.instructions:
             kind, name, _ = instruction.id.rsplit("/", 2)
@@ -192,13 +194,13 @@ class InstructionBank:
 
 
 def assigned(sample: Sample, phrasings: Sequence[Instruction], seed: int) -> Sample:
-    """A sample under one of some phrasings, as `InstructionBank.assign` chooses."""
+    """Give a sample one of these phrasings, chosen as in `InstructionBank.assign`."""
     chosen = phrasings[drawn(f"{seed}/{sample.id}") % len(phrasings)]
     return replace(sample, instruction=chosen.text, instruction_id=chosen.id)
 
 
 def load_bank(name_or_path: str, unseen_share: float | None = None) -> InstructionBank:
-    """`InstructionBank.load`, which reads a bank only once as long as its file does not change."""
+    """Load a bank as `InstructionBank.load` does, but read it again only if its file has changed."""
     path, ending, _ = name_or_path.rpartition(".json#")
     file = os.path.abspath(f"{path}.json" if ending else name_or_path)
     try:
@@ -210,7 +212,7 @@ def load_bank(name_or_path: str, unseen_share: float | None = None) -> Instructi
 
 @lru_cache
 def _loaded(name_or_path: str, unseen_share: float | None, state: tuple[str, int, int] | None) -> InstructionBank:
-    """A bank; `state` tells a changed file from what was read before."""
+    """Load a bank through a cache; `state` differs once the file has changed."""
     return InstructionBank.load(name_or_path, unseen_share)
 
 
@@ -235,7 +237,7 @@ def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]
 def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
     try:
         data = json.loads(raw)
-        json.dumps(data, ensure_ascii=False).encode()  # an escape such as \ud800 alone is no character
+        json.dumps(data, ensure_ascii=False).encode()  # rejects an unpaired escape such as \ud800
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: found no UTF-8 JSON ({error}); expected an instruction bank") from None
     checked = _keys(data, ("task", *_VERSIONS, _LISTS, _FORMAT), where)
@@ -272,7 +274,7 @@ def _instructions(data: Mapping[str, Any], name: str, where: str) -> Iterator[In
 
 
 def _lists(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instruction]:
-    """The lists with names of their own; they may repeat what is seen, unseen or in each other."""
+    """Read the named lists; they may repeat seen and unseen phrasings and each other."""
     lists = data.get(_LISTS, {})
     if not isinstance(lists, dict):
         found = type(lists).__name__
@@ -288,7 +290,7 @@ def _lists(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instructi
 
 
 def _many(path: str, name: str) -> object:
-    """The entry of that name in a file that holds many."""
+    """Read the entry of that name from a file with many banks."""
     try:
         data = json.loads(Path(path).read_bytes())
     except OSError as error:
@@ -342,7 +344,7 @@ def _entry(entry: object, name: str, path: str, unseen_share: float | None) -> I
 
 
 def _templates(given: object, where: str) -> list[str]:
-    """The texts of a list of templates, without inverse tasks and repetitions."""
+    """The texts of a list of templates, without templates of inverse tasks and without repetitions."""
     if not isinstance(given, list):
         raise ValueError(f"{where}: found {type(given).__name__}; expected a list of templates")
     texts: dict[str, str] = {}

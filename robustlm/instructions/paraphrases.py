@@ -1,7 +1,7 @@
 """Paraphrase files: other wordings of instructions, looked up by the instruction's text.
 
-A file is JSONL, a line each: `{"instruction": "Find all names.", "paraphrases": ["List every name.", …]}`. They are
-written by hand, or by `robustlm.tools.paraphrasing`.
+A file is JSONL, one instruction per line: `{"instruction": "Find all names.", "paraphrases": ["List every name.", …]}`.
+Files are written by hand, or by `robustlm.tools.paraphrasing`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ def load_paraphrases(path: str) -> dict[str, tuple[str, ...]]:
     """Read a paraphrase file.
 
     Args:
-        path: A file ending in `.jsonl` or `.jsonl.gz`. Lines may have other keys, which are left alone.
+        path: A file ending in `.jsonl` or `.jsonl.gz`. Other keys of a line are ignored.
 
     Returns:
-        The paraphrases of each instruction, in the file's order and each once; none where the list is empty. What
-        several lines give for one instruction is joined. All texts are without the white space around them.
+        The distinct paraphrases of each instruction, in the file's order; an empty tuple if its list is empty. If
+        several lines have the same instruction, their paraphrases are joined. White space around texts is removed.
 
     Raises:
         SourceError: There is no such file, it has another ending, or it is empty.
-        BadRowsError: Lines that cannot be used; each is listed with its number, what was found and what was expected.
+        BadRowsError: Some lines cannot be used; each is listed with its number, what was found and what was expected.
     """
     check_suffix(path)
     if not Path(path).is_file():

@@ -1,4 +1,4 @@
-"""Which of its phrasings a sample is asked with: drawn by hash, so that workers, ranks and restarts agree."""
+"""Choose the phrasing of each sample by a hash, so that workers, ranks and restarts agree."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from robustlm.utils.random import drawn
 
 
 class Phrasings:
-    """All phrasings that each sample may be asked in during training.
+    """All phrasings that each sample may have during training.
 
-    Those are the phrasings of its bank or, of a sample that brings its own instruction, that and the variant that came
-    with it; and the paraphrases of all these.
+    A sample with a bank has the bank's phrasings. Other samples have their own instruction and the variant that came
+    with the row. Paraphrases of all these are added.
 
     Args:
-        samples: Under their own phrasings.
-        banked: The phrasings of each sample's bank; none for a sample that has no bank.
-        paraphrases: By instruction.
-        seed: Of all draws.
+        samples: The samples, with their own phrasings.
+        banked: For each sample, the phrasings of its bank; empty for a sample without a bank.
+        paraphrases: Paraphrases by instruction.
+        seed: Seed of all draws.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Phrasings:
         found: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._of: list[tuple[str, ...]] = []
         self._asks: list[str] = []
-        """For each sample its bank, or its instruction: equal for samples that are asked the same thing."""
+        """For each sample, its bank or its instruction: equal for samples that ask the same thing."""
         for sample, seen in zip(samples, banked, strict=True):
             own = seen or tuple(text for text in (sample.instruction, sample.variant) if text)
             if own not in found:
@@ -60,19 +60,19 @@ class Phrasings:
         return [sample for sample, found in zip(self._samples, self._of, strict=True) if len(found) < 2]
 
     def drawn(self, index: int, epoch: int, leader: int | None = None) -> str:
-        """The phrasing of a sample in an epoch, each with the same chance.
+        """Draw the phrasing of a sample in an epoch; all its phrasings are equally likely.
 
         Args:
-            index: Of the sample.
-            epoch: Whose.
-            leader: A sample whose draw this one follows, where both are asked the same thing.
+            index: Index of the sample.
+            epoch: Number of the epoch.
+            leader: Index of a sample whose draw is used instead, if both ask the same thing.
         """
         lead = self._lead(index, leader)
         found = self._of[lead]
         return found[drawn(self._seed, epoch, "raw", self._samples[lead].id) % len(found)]
 
     def others(self, index: int, epoch: int, count: int, asked: str, leader: int | None = None) -> list[str]:
-        """`count` other phrasings than `asked`, distinct as long as there are enough of them."""
+        """Draw `count` phrasings other than `asked`, distinct if there are enough of them."""
         lead = self._lead(index, leader)
         found = [text for text in self._of[lead] if text != asked] or [
             text for text in self._of[index] if text != asked
@@ -88,9 +88,10 @@ class Phrasings:
 
 
 def meaning(sample: Sample) -> int:
-    """A number equal for samples that are asked the same thing and have the same target (int64).
+    """A number (int64) that is equal for samples that ask the same thing and have the same target.
 
-    The bank, or for samples without a bank the instruction, tells what is asked; in a chat the earlier turns count too.
+    Two samples ask the same thing if they have the same data set and bank (or, without a bank, the same instruction)
+    and the same earlier turns of a chat.
     """
     asked = (sample.dataset + "\t" + sample.bank) if sample.bank else sample.instruction
     asked += "".join(f"\n{role}: {text}" for role, text in sample.turns)

@@ -1,6 +1,6 @@
-"""Instructions with slots: `{name}` stands for a field of the sample, and the context comes with the instruction.
+"""Instructions with slots: `{name}` is replaced by a field of the sample, so the instruction contains the context.
 
-Only `{identifier}` is a slot, and only for a sample that has a field of that name; all other braces are text.
+`{identifier}` is a slot only if the sample has a field of that name; all other braces are literal text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SLOT = re.compile(r"\{([^\W\d]\w*)\}")
 
 
 def slots(text: str) -> list[str]:
-    """Every name that stands in braces, in order of first appearance."""
+    """Every name in braces, in order of first appearance."""
     return list(dict.fromkeys(_SLOT.findall(text)))
 
 
@@ -43,32 +43,32 @@ def pieces(text: str, names: Collection[str]) -> list[tuple[str, str | None]]:
 
 
 def literal(text: str, names: Collection[str]) -> str:
-    """A text without its slots, a space for each."""
+    """A text with each slot replaced by a space."""
     return " ".join(piece for piece, _ in pieces(text, names)) if names else text
 
 
 def defused(word: str, names: Collection[str]) -> str:
-    """The word without slots: a `{name}` that was a slot loses its braces."""
+    """Remove the braces of slots from a word, so that it contains no slot."""
     if "{" not in word:
-        return word  # nearly all of them
+        return word  # most words
     while (bare := _SLOT.sub(lambda match: match[1] if match[1] in names else match[0], word)) != word:
-        word = bare  # `{{name}}` holds another slot then
+        word = bare  # `{{name}}` has become `{name}`, another slot
     return word
 
 
 def option_lines(choices: Iterable[str]) -> str:
-    """Answer options as [FLAN] writes them: `OPTIONS:` and a line each."""
+    """Answer options as [FLAN] writes them: `OPTIONS:`, then one line for each."""
     return "\n".join(["OPTIONS:", *(f"- {choice}" for choice in choices)])
 
 
 class Skeleton:
     """An instruction with slots, split for noise into its words and the slots that noise must not move.
 
-    A word that a slot is part of (`"{hypothesis}"?`) stays whole, with the white space around it.
+    A word that contains a slot (`"{hypothesis}"?`) stays whole, with the white space around it.
 
     Args:
         text: The instruction.
-        names: Of the sample's fields.
+        names: Names of the sample's fields.
     """
 
     __slots__ = ("_held", "_text", "words")
@@ -87,16 +87,16 @@ class Skeleton:
                 self.words.append(chunks[i])
 
     def filled(self, words: Sequence[str], in_place: bool = False) -> str:
-        """The text with other words, as `interleaved` puts them."""
+        """The text with other words; `interleaved` places the slots among them."""
         return self.joined(self.interleaved(words, in_place))
 
     def interleaved(self, words: Sequence[str], in_place: bool = False) -> list[str]:
-        """Other words with the slots among them: each once, in order, where the same share of the words is before it.
+        """Insert the slots among other words, each once and in order, at the same relative position as before.
 
         Args:
             words: The other words.
-            in_place: The i-th of them stands in the place of word i, and what follows the last is appended: each slot
-                stays before the same word, and slots at the end stay there.
+            in_place: Whether the i-th new word replaces word i, and further words are appended. Each slot then stays
+                before the same word, and slots at the end stay there.
         """
         out: list[str] = []
         at = 0
@@ -110,7 +110,7 @@ class Skeleton:
         return [*out, *words[at:]]
 
     def joined(self, words: Sequence[str]) -> str:
-        """All words of a text, the slots among them: these with the white space that was around them."""
+        """Join all words of a text, slots included; slots keep the white space that was around them."""
         if is_unspaced(self._text) or is_unspaced(" ".join(words)):
             return rejoin(self._text, words)
         out: list[str] = []
@@ -126,7 +126,7 @@ class Skeleton:
 
 
 def _chunks(text: str) -> list[str]:
-    """Words and the white space between them in turn; empty between words without any."""
+    """Words and the white space between them, alternating; an empty string where there is none."""
     if not is_unspaced(text):
         return _SPACE.split(text.strip())
     words, gaps = with_gaps(text)

@@ -1,8 +1,8 @@
-"""Noise: what may happen to the words of an instruction, how far it moves the instruction, and which words are safe.
+"""Noise on instructions: kinds of noise, the distortion that they cause, and the words that they must not change.
 
-Each family of kinds has its file, and registers its kinds: `anit` (those of [ANIT]), `character`, `word`, `sentence`.
-The last three do what published attacks on models do to a text, but blindly: words are chosen at random and not by what
-a model answers, so the same instruction is perturbed in the same way for every model.
+Each family of kinds has its own module, which registers its kinds: `anit` (those of [ANIT]), `character`, `word`,
+`sentence`. The last three change texts as published attacks on models do, but choose words at random and not by a
+model's answers. So an instruction gets the same noise for every model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The kinds of noise of [ANIT]: replaced, inserted, cut off, shuffled and padding words, and opposites."""
+"""The kinds of noise of [ANIT]: word replacement, insertion, truncation, shuffling and padding, and opposites."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def random_insertion(words: list[str], omega: float, rng: Stream, pools: Pools) 
 
 @register_kind("random_truncation")
 def random_truncation(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
-    """Remove a run of k words, of k − 1 where those would be all."""
+    """Remove k consecutive words, but always leave at least one word."""
     removed = min(word_budget(len(words), omega), max(len(words) - 1, 0))
     start = rng.below(len(words) - removed + 1)
     return words[:start] + words[start + removed :]
@@ -47,11 +47,10 @@ def random_truncation(words: list[str], omega: float, rng: Stream, pools: Pools)
 
 @register_kind("random_shuffling")
 def random_shuffling(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
-    """Move k words (two at least) to each other's positions.
+    """Exchange the positions of k words (at least two).
 
-    The chosen positions pass their words on in one cycle. Thus each word moves, and if two of them differ,
-    the text does too: somewhere along the cycle one follows the other. An instruction that repeats one word
-    has no other order; its words are replaced instead.
+    The chosen words move in one cycle, so each of them changes its position. If two of them differ, the text changes
+    too. An instruction that only repeats one word has no other order, so its words are replaced instead.
     """
     budget = word_budget(len(words), omega)
     if budget == 0 or len(words) < 2:
@@ -71,7 +70,7 @@ def random_shuffling(words: list[str], omega: float, rng: Stream, pools: Pools) 
 
 @register_kind("in_context_padding")
 def in_context_padding(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
-    """Embed a run of k words of another sample's context at a random place (of all its words if fewer)."""
+    """Insert k consecutive words of another sample's context (all its words if fewer) at a random place."""
     budget = word_budget(len(words), omega)
     if budget == 0:
         return words.copy()
@@ -93,10 +92,10 @@ def _context_run(length: int, rng: Stream, pools: Pools) -> list[str]:
 def opposite(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
     """Negate, contradict or blur the instruction by the rules of `robustlm.noise.opposites`.
 
-    A replaced and an inserted word each count as one touched word, and no more than k are touched: "classify"
-    → "perhaps classify" takes k ≥ 1, "do not classify" k ≥ 2, and "Classify" → "Do not classify" k ≥ 3, as
-    its capital goes. Punctuation is part of a word: "is." → "is not." takes k ≥ 2. What the rules leave of the budget
-    goes, half of the time, to an appended contradiction; all of it does where no rule applies or none fits into k.
+    Each replaced or inserted word counts as one touched word, and at most k words are touched: "classify" → "perhaps
+    classify" needs k ≥ 1, "do not classify" k ≥ 2, and "Classify" → "Do not classify" k ≥ 3, because its capital
+    changes too. Punctuation is part of a word: "is." → "is not." needs k ≥ 2. If the rules leave some of the budget, a
+    contradiction is appended with probability ½; if no rule applies or fits into k, one is always appended.
     Contradictions of one word ("Conversely.", "Unless?") fit into every k ≥ 1.
     """
     left = budget = word_budget(len(words), omega)

@@ -1,21 +1,20 @@
 """Word-level noise for instructions, reproducible sample by sample ([ANIT], *Noise*).
 
-A kind of noise is a plain function `(words, omega, rng, pools) -> words`. It draws from `rng` alone, so that
-`Noise.apply` is a pure function of (seed, epoch, variant, sample id): workers, ranks, batches and restarts do
-not matter. Adding a kind takes a few lines:
+A kind of noise is a plain function `(words, omega, rng, pools) -> words`. All its random draws come from `rng`, so
+`Noise.apply` is a pure function of (seed, epoch, variant, sample id): the numbers of workers and ranks, batches and
+restarts do not change its result. Adding a kind takes a few lines:
 
     @register_kind("reversed")
     def reversed_words(words, omega, rng, pools):
         return words[::-1]
 
 Every setting that names a kind then takes `kind: reversed`, and `mixed` can weight it. A function that is not
-registered is named by its import path, `kind: my_package.my_noise.reversed_words`. Kinds that perturb instructions as
-attacks on models do, but blindly, are in `robustlm.noise`.
+registered is named by its import path, `kind: my_package.my_noise.reversed_words`. `robustlm.noise` lists further
+kinds, which imitate attacks on models.
 
-Words are what `robustlm.utils.words` says. Those of scripts with blanks are split on white space and joined by single
-spaces: line breaks in an instruction do not survive noise. Slots (`{premise}`) do, with the white space around them,
-where a sample has fields of these names. In scripts without blanks each character is a word, and noise puts no blanks
-between them.
+`robustlm.utils.words` defines words. In scripts with blanks, text is split on white space and joined by single spaces,
+so noise removes line breaks. Slots (`{premise}`) of the sample's fields are kept, with the white space around them. In
+scripts without blanks, each character is a word, and noise puts no blanks between them.
 """
 
 from __future__ import annotations
@@ -42,25 +41,24 @@ from robustlm.utils.words import rejoin, split_words
 Kind = Callable[[list[str], float, Stream, Pools], list[str]]
 """Takes (words, omega, rng, pools) and returns noisy words; does not change `words`.
 
-What stands in the place of a word may be several, with spaces between: then it is known that they do.
+An item of the result may hold several words, separated by spaces, to show which word they replace.
 """
 
 MIXED = "mixed"
 CLEAN = "clean"
 KINDS: Registry[Kind] = Registry("noise kind", "an import path like my.module.fn", reserved=(MIXED, CLEAN))
-"""Every registered kind by name; `mixed` is no kind but a draw among them."""
+"""Every registered kind by name; `mixed` is not a kind but a random choice among kinds."""
 _IN_PLACE: set[Kind] = set()
-"""Registered kinds whose pieces stand in the places of words; see `register_kind`."""
+"""Registered kinds that work `in_place`; see `register_kind`."""
 
 
 def register_kind(name: str, *, in_place: bool = False) -> Callable[[Kind], Kind]:
     """Make a function available as a kind of noise.
 
     Args:
-        name: What configurations call it.
-        in_place: The i-th piece that it returns stands in the place of word i, and pieces after the last are appended.
-            Slots then stay between the words that they are between. Other kinds move words, or leave slots where the
-            same share of the words is before them.
+        name: Name of the kind in configurations.
+        in_place: Whether the i-th item that it returns replaces word i, and further items are appended. Slots then stay
+            between the same words. For other kinds, slots keep their relative position in the text.
 
     Raises:
         ValueError: The name is taken.
@@ -80,7 +78,7 @@ def resolve_kind(name: str) -> Kind:
     """Look up a kind by its registered name (with an argument where it takes one) or its import path.
 
     Raises:
-        ValueError: Neither a registered name nor the path of a callable, or a wrong argument.
+        ValueError: `name` is neither a registered name nor the path of a suitable function, or its argument is wrong.
     """
     kind = KINDS.found(name)
     if not callable(kind):
@@ -99,7 +97,7 @@ def _takes_words(kind: object) -> bool:
         return False
     try:
         inspect.signature(kind).bind([], 0.0, None, None)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # other arguments, or a built-in that does not say which
+    except (TypeError, ValueError):  # other arguments, or a built-in without a signature
         return False
     return True
 
@@ -107,7 +105,7 @@ def _takes_words(kind: object) -> bool:
 def word_budget(n: int, omega: float) -> int:
     """How many of n words noise of strength ω touches: k = ceil(ω·n).
 
-    Rounded at the ninth decimal first, so that 0.07 · 100 = 7.000000000000001 gives 7.
+    ω·n is rounded to nine decimals first, so that 0.07 · 100 = 7.000000000000001 gives 7.
     """
     if omega == 0 or n == 0:
         return 0
@@ -122,14 +120,14 @@ MIXED_KINDS = (
     "in_context_padding",
     "opposite",
 )
-"""What `mixed` draws from where no weights are given."""
+"""Kinds that `mixed` draws from if no weights are given."""
 CHANGES_MEANING = frozenset({"opposite"})
-"""Those of them that negate or contradict: of a request, the answer is another one then."""
+"""Kinds among them that negate or contradict; if the instruction is the request itself, its correct answer changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoisyBatch:
-    """Instructions after noise, in the order they came."""
+    """Instructions after noise, in their original order."""
 
     texts: list[str]
     """The instructions; clean ones are the same strings as before."""
@@ -138,7 +136,7 @@ class NoisyBatch:
     kinds: list[str]
     """The kind drawn for each row; `clean` where nothing changed."""
     edits: list[Edits] | None = None
-    """What was done to each row, where `apply` was told to report it."""
+    """Edits of each row; None unless `apply` was called with `report`."""
 
 
 _Mixture = tuple[list[str], list[Kind], list[float]]
@@ -155,11 +153,11 @@ class Noise:
     omega: float = 0.2
     """ω: share of an instruction's words that noise touches, in [0, 1]; 0 changes nothing."""
     phi: float = 1.0
-    """φ: share of samples that get noise, in [0, 1]; decided for each sample, afresh every epoch."""
+    """φ: share of samples that get noise, in [0, 1]; drawn anew for each sample in every epoch."""
     weights: dict[str, float] | None = None
     """For `mixed`: how often each kind is drawn, relative to the sum; null: six kinds equally."""
     protect: bool = False
-    """Leave answers, words of the answer's format and quoted words alone (see `robustlm.noise.protection`)."""
+    """Keep answers, words of the answer's format and quoted words unchanged (see `robustlm.noise.protection`)."""
 
     def __post_init__(self) -> None:
         check_number("noise.omega", self.omega, least=0, most=1)
@@ -212,27 +210,27 @@ class Noise:
     ) -> NoisyBatch:
         """Make the noisy variant of each instruction.
 
-        The result for a sample depends on (seed, epoch, variant, its id) and the arguments it is made from;
-        not on the other samples, their order or their number. Any string is a valid instruction. With ω > 0 a
-        noisy instruction of two words or more always differs from the raw one (only words without slots count), unless
-        there is nothing in it that the kind works on (letters, known words), or that is not protected.
+        The result for a sample depends on (seed, epoch, variant, its id) and on its own arguments, but not on the other
+        samples, their order or their number. Any string is a valid instruction. With ω > 0, a noisy instruction of two
+        words or more (without words that contain slots) always differs from the raw one, unless it has nothing
+        unprotected that the kind can change (letters, known words).
 
         Args:
             instructions: Raw instructions, n of them.
             ids: Stable sample ids, n of them.
-            seed: Of the run.
-            epoch: Counts from 0.
+            seed: Seed of the run.
+            epoch: Number of the epoch, from 0.
             variant: Number of the noisy variant, where a sample has several.
             vocabulary: Single words for replacement and insertion; empty: a small built-in list.
             contexts: Contexts and targets of the training samples, for padding.
-            own: Each sample's own context, n of them, kept out of its padding; None: not known.
-            slots: Names of each sample's fields, n of them: `{name}` of these names is kept, once and at its place,
-                and noise brings no other in. None: no sample has fields.
-            protected: What `protect` protects in each instruction besides words in quotes, n of them, as
-                `robustlm.noise.protection.protected_phrases` finds it; None: nothing.
-            requests: Whether each instruction is the request itself, n of them, as `is_request` says: `mixed` without
-                `weights` does not draw `CHANGES_MEANING` for these. None: none is.
-            report: Also say what was done to each instruction, so that `robustlm.noise.edits.replay` can do it again.
+            own: Context of each sample, n of them; a sample is not padded with its own. None: not known.
+            slots: Names of each sample's fields, n of them. A slot `{name}` of these names is kept, once and at its
+                place, and noise adds no other slot. None: no sample has fields.
+            protected: For `protect`: the protected phrases of each instruction besides quoted words, n of them, from
+                `robustlm.noise.protection.protected_phrases`. None: none.
+            requests: Whether each instruction is the request itself, n flags from `is_request`. For these, `mixed`
+                without `weights` does not draw `CHANGES_MEANING`. None: none is.
+            report: Also return the edits of each instruction, which `robustlm.noise.edits.replay` can repeat.
 
         Returns:
             Texts, flags, kinds and, with `report`, edits, n of each.
@@ -289,12 +287,12 @@ class Noise:
 
 
 def spared(noise: Noise, requests: int, count: int) -> str:
-    """A line for people on the rows that `mixed` noise does not negate or contradict; empty where there are none.
+    """Message about the rows that `mixed` noise does not negate or contradict; empty if there are none.
 
     Args:
-        noise: Of an evaluation or a training.
-        requests: How many of the rows `is_request` names.
-        count: How many rows there are.
+        noise: Noise of an evaluation or a training run.
+        requests: Number of rows for which `is_request` is true.
+        count: Number of all rows.
     """
     if not (noise.spares_requests and requests):
         return ""

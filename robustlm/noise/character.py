@@ -1,7 +1,7 @@
-"""Character level: misspelled words, after DeepWordBug (Gao et al. 2018) and TextBugger (Li et al. 2019).
+"""Character-level noise: misspelled words, after DeepWordBug (Gao et al. 2018) and TextBugger (Li et al. 2019).
 
-k = ⌈ω·n⌉ words are misspelled, or all that can be where those are fewer. A word is edited once, in its letters; its
-punctuation stays. Of the edits that it allows, each has the same chance.
+k = ⌈ω·n⌉ words are misspelled, or fewer if not enough words can be. Each of them gets one edit of its letters; its
+punctuation stays. All edits that a word allows are equally likely.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from robustlm.utils.random import Stream
 from robustlm.utils.words import is_unspaced, split_words
 
 _Edit = Callable[[str, int, Stream], str]
-"""Makes another word of a word, a place in it and draws."""
+"""Takes a word, a place in it and a random stream; returns the edited word."""
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _LOOKALIKES = dict(zip("abceghiloqstz", "@6(39#1109$+2", strict=True))
@@ -24,7 +24,7 @@ _LOOKALIKES = dict(zip("abceghiloqstz", "@6(39#1109$+2", strict=True))
 def deepwordbug(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
     """Misspell k words as DeepWordBug does: swap two adjacent letters, substitute, delete or insert a random one.
 
-    As in the paper, a word's first and last letter are no safer than others. A word is never deleted with its only one.
+    As in the paper, first and last letters may be edited too. The only letter of a word is never deleted.
     """
     return _misspelled(words, omega, rng, _deepwordbug_edits)
 
@@ -33,19 +33,20 @@ def deepwordbug(words: list[str], omega: float, rng: Stream, pools: Pools) -> li
 def textbugger(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
     """Misspell k words as TextBugger's character bugs do.
 
-    They put a space into the word, delete a letter or swap two adjacent ones, neither of them the word's first or last
-    (as in the paper), or replace any letter by a character that looks like it or by the key beside it.
+    A bug puts a space into the word, deletes a letter, swaps two adjacent letters, or replaces a letter by a character
+    that looks like it or by the key beside it. The word's first and last letter are never deleted or swapped (as in the
+    paper).
     """
     return _misspelled(words, omega, rng, _textbugger_edits)
 
 
 def deepwordbugs(word: str, rng: Stream) -> list[list[str]]:
-    """Every place of every edit of `deepwordbug` in a word, in random order: a list of misspellings for each edit."""
+    """All misspellings of a word by `deepwordbug`: for each edit, a list with one per place, in random order."""
     return _misspellings(word, rng, _deepwordbug_edits)
 
 
 def textbugs(word: str, rng: Stream) -> list[list[str]]:
-    """The same for `textbugger`."""
+    """All misspellings of a word by `textbugger`, as `deepwordbugs` lists them."""
     return _misspellings(word, rng, _textbugger_edits)
 
 
@@ -99,7 +100,7 @@ def _letters(word: str) -> list[int]:
 
 
 def _swappable(word: str, letters: list[int]) -> list[int]:
-    """Places of letters that are followed by another one."""
+    """Places of letters that are followed by a different letter."""
     known = set(letters)
     return [place for place in letters if place + 1 in known and word[place] != word[place + 1]]
 
@@ -143,14 +144,14 @@ NEIGHBOURS = {
     for row in ("qwertyuiop", "asdfghjkl", "zxcvbnm", "1234567890")
     for i, key in enumerate(row)
 }
-"""Keys beside each key, in its row."""
+"""The neighbours of each key in its keyboard row."""
 
 
 @register_kind("random_typos")
 def random_typos(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
     """Mistype k words, one edit each: swap two characters, drop one, double one or hit the key beside it.
 
-    A character of a script without blanks is doubled, as none of the others can be done within it.
+    A character of a script without blanks is doubled, because the other edits do not apply to one character.
     """
     noisy = words.copy()
     for position in rng.sample(len(words), word_budget(len(words), omega)):

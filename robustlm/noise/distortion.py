@@ -1,8 +1,8 @@
-"""How far noise moved an instruction, and what the adversary is told of it ([ANIT], *Distortion*).
+"""How much noise changed an instruction, and β, which the adversary gets from it ([ANIT], *Distortion*).
 
 `Distortion.measure` gives each noisy row its d' in [0, 1]; `beta` turns those into the β of each row.
-Rule-based estimation (`RBE`) counts word edits, `LME` compares embeddings. Another measure is a subclass with
-one method, `compare`.
+Rule-based estimation (`RBE`) counts word edits, `LME` compares embeddings. To add a measure, write a subclass with the
+method `compare`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHUNK = 2048  # pairs embedded at once: 100 MB of vectors at 3,072 dimensions
 class Distortion(ABC):
     """A distance between raw and noisy instructions.
 
-    Subclasses say how two texts compare; by default d' is that distance over its bound.
+    Subclasses define `compare`; by default d' is its distance divided by its bound.
     """
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Distortion(ABC):
             noisy: Their noisy variants.
 
         Returns:
-            `[n, 2]`: the distance of each pair, and the greatest one that texts of their size can have.
+            `[n, 2]`: the distance of each pair, and the largest distance that texts of their size can have.
         """
 
     def normalise(self, pairs: Floats) -> Floats:
@@ -68,7 +68,7 @@ class Distortion(ABC):
             d' of each row in [0, 1], `[n]`; 0 for clean ones.
 
         Raises:
-            ValueError: The three differ in length.
+            ValueError: The three arguments differ in length.
         """
         if not len(raw) == len(noisy) == len(is_noisy):
             found = f"{len(raw)} raw, {len(noisy)} noisy and {len(is_noisy)} flags"
@@ -88,21 +88,20 @@ def _over_bound(pairs: Floats) -> Floats:
 class RBE(Distortion):
     """Rule-based estimation: word-level Levenshtein distance d, brought into [0, 1].
 
-    By default d' = d / max(words raw, words noisy), where the words are those of one instruction. A row's d' then
-    depends on that row alone, so one row of n moves their mean β by at most 1/n, and β is on the same scale in every
-    epoch.
+    By default d' = d / max(words raw, words noisy), with the word counts of that row. So d' depends on its own row
+    alone: one row of n changes the mean β by at most 1/n, and β is on the same scale in every epoch.
 
-    [ANIT] eq. 1 stretches instead, d' = (d − d_min) / (d_max − d_min) over all noisy rows: `normalisation: minmax`.
-    Its β depends on the two extreme rows, and its scale changes with them. One row at d = 1 among 3,999 at d = 2 of
-    10 words gives β = 0.99975, and 0.2 without that row, since equal distances make the formula 0/0 and are divided
-    by the number of words instead. With instructions of different lengths d' follows the length, as d grows with it.
+    `normalisation: minmax` uses [ANIT] eq. 1 instead: d' = (d − d_min) / (d_max − d_min) over all noisy rows. Its β and
+    its scale depend on the two extreme rows. For example, one row at d = 1 and 3,999 rows at d = 2, all of 10 words,
+    give β = 0.99975. Without the first row β is 0.2: if all distances are equal, the formula is 0/0, and distances are
+    divided by the number of words instead. If instructions differ in length, d' grows with the length, because d does.
     """
 
     normalisation: Normalisation = "words"
     """The divisor of d: `words`, the words of the longer text; `minmax`, the range of d over all noisy rows
     ([ANIT] eq. 1)."""
 
-    # on the class until it is set: jsonargparse takes every attribute of a default instance for an option
+    # a class attribute until it is set: jsonargparse reads all attributes of a default instance as options
     _said = False
 
     def __post_init__(self) -> None:
@@ -116,12 +115,13 @@ class RBE(Distortion):
         pairs = []
         for left, right in zip(raw, noisy, strict=True):
             a, b = split_words(left), split_words(right)
-            # the distance itself runs in C++; a batch call over word lists is no faster and keeps all of them
+            # the distance itself runs in C++; a batch call over word lists is not faster and keeps all of them in
+            # memory
             pairs.append((Levenshtein.distance(a, b), max(len(a), len(b))))
         return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
     def normalise(self, pairs: Floats) -> Floats:
-        """Divide distances by their words, or under `minmax` stretch them over all rows (equal ones: by words)."""
+        """Divide distances by words; with `minmax`, scale them over all rows (by words if all are equal)."""
         if self.normalisation == "words" or not len(pairs):
             return _over_bound(pairs)
         low, high = pairs[:, 0].min(), pairs[:, 0].max()
@@ -153,7 +153,7 @@ class LME(Distortion):
         return np.concatenate([self._chunk(raw[i : i + _CHUNK], noisy[i : i + _CHUNK]) for i in starts])
 
     def _chunk(self, raw: Sequence[str], noisy: Sequence[str]) -> Floats:
-        # one call, so that a text that is raw in many rows is embedded once
+        # one call, so that an instruction that many rows share is embedded once
         vectors = self.embedder.embed([*raw, *noisy]).astype(np.float64)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         cosines = (vectors[: len(raw)] * vectors[len(raw) :]).sum(axis=1)
@@ -166,9 +166,9 @@ def beta(distances: Floats, noisy: Sequence[bool], scope: Literal["dataset", "sa
     Args:
         distances: d' of each row, `[n]`, from `Distortion.measure`.
         noisy: Which rows noise has changed.
-        scope: `dataset`: every noisy row gets the mean of d' over the noisy rows ([ANIT] eq. 2). Clean rows do not
-            count towards it, as they do not towards d' itself: φ says how many rows are noisy, β how much
-            those are. `sample`: every row its own.
+        scope: `dataset`: every noisy row gets the mean of d' over the noisy rows ([ANIT] eq. 2). Clean rows are not
+            part of this mean: φ is the share of noisy rows, β their distortion. `sample`: every noisy row gets its own
+            d'.
 
     Returns:
         β in [0, 1], `[n]`; 0 for clean rows.

@@ -1,4 +1,4 @@
-"""What noise did to an instruction, word by word: a list of edits that can be looked at, stored and replayed."""
+"""Edits that noise made to the words of an instruction; they can be inspected, stored and replayed."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ class Edit(NamedTuple):
     """One edited word; edits of a text are in the order of their places."""
 
     place: int
-    """Number of the word in the raw text, as `split_words` counts; what is inserted comes before it."""
+    """Number of the word in the raw text, counted as in `split_words`; inserted words come before it."""
     before: str
-    """The word; empty where words are inserted."""
+    """The original word; empty for an insertion."""
     after: str
-    """One word or more in its place; empty where the word is removed."""
+    """One or more words that replace it; empty for a removal."""
 
 
 Edits = tuple[Edit, ...]
-"""All edits of a text; empty where it was left as it is."""
+"""All edits of a text; empty if the text is unchanged."""
 
 
 def word_edits(words: Sequence[str], noisy: Sequence[str], in_place: bool = False) -> Edits:
-    """Find edits that lead from some words to others.
+    """Find the edits that turn words into noisy words.
 
-    Lists of one length are compared place by place, which is what kinds that work in place did; otherwise the edits are
-    as few as can be.
+    Lists of equal length are compared place by place, as for kinds that work in place. Otherwise the number of edits is
+    the smallest possible.
 
     Args:
-        words: The words.
-        noisy: The others, at least as many where they are `in_place`.
-        in_place: Compare longer lists place by place too; what follows the last word's place was appended.
+        words: The original words.
+        noisy: The noisy words; at least as many as `words` if `in_place`.
+        in_place: Compare a longer `noisy` place by place too; words after the last place count as appended.
     """
     if len(words) == len(noisy) or in_place:
         pairs = enumerate(zip(words, noisy, strict=False))
@@ -57,7 +57,7 @@ def edited(words: Sequence[str], edits: Iterable[Edit]) -> list[str]:
     """Apply edits to the words that they were made for.
 
     Raises:
-        ValueError: They are edits of other words.
+        ValueError: The edits were made for other words.
     """
     out: list[str] = []
     at = 0
@@ -77,11 +77,11 @@ def replay(text: str, edits: Collection[Edit | Sequence[int | str]], slots: Coll
 
     Args:
         text: The raw text.
-        edits: Its edits; lists `[place, before, after]`, as JSON has them, will do.
-        slots: Names of the sample's fields, as noise was told.
+        edits: Its edits, or lists `[place, before, after]` as read from JSON.
+        slots: Names of the sample's fields, as passed to `Noise.apply`.
 
     Raises:
-        ValueError: They are edits of another text.
+        ValueError: The edits were made for another text.
     """
     if not edits:
         return text

@@ -1,7 +1,7 @@
-"""Texts to vectors, for distortion by embeddings (`robustlm.noise.distortion.LME`).
+"""Embedders: turn texts into vectors for the distortion `robustlm.noise.distortion.LME`.
 
-An embedder is plain data: no client, model or key is kept in it, so that it may travel through
-configurations, checkpoints and processes. Vectors that cost time or money are kept on disk.
+An embedder is plain data: it holds no client, model or key, so it can be part of configurations and checkpoints and be
+sent to other processes. Vectors that cost time or money are stored on disk.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ DEFAULT_CACHE = "~/.cache/robustlm/embeddings"
 
 
 class EmbeddingError(UserError):
-    """No embeddings: a package, key or endpoint is missing, or an answer makes no sense."""
+    """Embeddings are not available: a package, key or endpoint is missing, or an answer is invalid."""
 
 
 @dataclass
 class Embedder(ABC):
-    """Turns texts into vectors. A subclass says how (`compute`) and under which name (`key`)."""
+    """Turns texts into vectors. Subclasses define `compute` and `key`."""
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """Names what the vectors depend on besides the text; never a secret."""
+        """Identifies everything besides the text that the vectors depend on; never contains a secret."""
 
     @abstractmethod
     def compute(self, texts: list[str]) -> ArrayLike:
@@ -77,7 +77,7 @@ class Embedder(ABC):
 
 @dataclass
 class CachedEmbedder(Embedder):
-    """An embedder whose vectors are kept on disk, batch by batch: an interrupted run loses one at most."""
+    """An embedder whose vectors are kept on disk, batch by batch: an interrupted run loses at most one batch."""
 
     batch_size: int = 256
     """Texts embedded at once."""
@@ -110,7 +110,7 @@ class VectorCache:
 
     Args:
         folder: Where the file is; `~` is the home folder, and missing folders are made.
-        key: The embedder's.
+        key: The embedder's key.
     """
 
     def __init__(self, folder: str, key: str) -> None:
@@ -118,7 +118,7 @@ class VectorCache:
         self._key = key
 
     def get(self, texts: Sequence[str]) -> dict[str, Vectors]:
-        """Look texts up; those that are not there are left out."""
+        """Look up texts; texts without a stored vector are left out."""
         query = "SELECT vector FROM vectors WHERE embedder = ? AND text = ?"
         found = {}
         with self._open() as connection:
@@ -129,7 +129,7 @@ class VectorCache:
         return found
 
     def put(self, texts: Sequence[str], vectors: Vectors) -> None:
-        """Keep the vectors `[n, d]` of n texts: all of them or, if interrupted, none."""
+        """Store the vectors `[n, d]` of n texts: all of them or, if interrupted, none."""
         rows = [
             (self._key, _text_hash(text), vector.astype("<f4").tobytes())
             for text, vector in zip(texts, vectors, strict=True)
@@ -158,9 +158,9 @@ def _text_hash(text: str) -> bytes:
 class OpenAIEmbedder(CachedEmbedder):
     """Embeddings of an OpenAI-compatible endpoint, `POST {base_url}/embeddings`.
 
-    The key comes from the environment at each request and is kept nowhere. Answers 408, 409, 429, 5xx and
-    lost connections are tried again, after waits that double from half a second to eight, or that the
-    endpoint asks for.
+    The key is read from the environment at each request and is not stored. Requests with the status 408, 409, 429 or
+    5xx and lost connections are tried again. The wait doubles from half a second to eight, unless the endpoint asks for
+    another.
     """
 
     model: str = "text-embedding-3-large"
@@ -195,8 +195,8 @@ class OpenAIEmbedder(CachedEmbedder):
         )
 
     def compute(self, texts: list[str]) -> ArrayLike:
-        """Ask the endpoint once."""
-        # an empty text and half a character are refused by the endpoint
+        """Embed one batch of texts by the endpoint."""
+        # the endpoint rejects empty texts and unpaired surrogates
         inputs = [text.encode("utf-8", "replace").decode() or " " for text in texts]
 
         def ask(client: Any) -> list[Any]:
@@ -209,7 +209,7 @@ class OpenAIEmbedder(CachedEmbedder):
 
 
 def _in_order(data: list[Any], n: int) -> list[Any]:
-    """Sort the vectors of an answer by the place they name."""
+    """Sort the vectors of an answer by their `index`."""
     if sorted(item.index for item in data) != list(range(n)):
         raise ValueError(f"expected vectors 0 to {n - 1}, found {len(data)}")
     return [item.embedding for item in sorted(data, key=lambda item: int(item.index))]
@@ -217,7 +217,7 @@ def _in_order(data: list[Any], n: int) -> list[Any]:
 
 @dataclass
 class SentenceTransformerEmbedder(CachedEmbedder):
-    """Embeddings of a sentence-transformers model, run here."""
+    """Embeddings of a sentence-transformers model that runs on this machine."""
 
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Name on the Hugging Face hub, or a folder."""
@@ -257,15 +257,16 @@ _UNBOUND = (
 
 @dataclass
 class StateEmbedder(CachedEmbedder):
-    """Mean hidden state of the tuned model itself, which knows the order of words: no network and no other model.
+    """Mean hidden state of the tuned model itself; depends on word order, needs no network and no other model.
 
-    The datamodule binds it to the model: the base model without adapters, prefixes or soft prompts, so that vectors
-    stay the same while these are tuned, and are kept on disk. Where all weights are tuned, vectors are those of the
-    weights at the start of an epoch, and are not kept.
+    The datamodule binds it to the base model without adapters, prefixes or soft prompts. So vectors stay the same while
+    these are tuned, and are stored on disk. If all weights are tuned, vectors come from the weights at the start of an
+    epoch and are not stored.
     """
 
     layer: int | Literal["middle", "last"] = "middle"
-    """Whose states: `middle` (half of the layers), `last` (after the last norm), or a number: 0 is the embeddings."""
+    """Layer whose states are used: `middle` (half of the layers), `last` (after the last norm), or a number: 0 is the
+    embeddings."""
 
     @property
     def key(self) -> str:
@@ -274,11 +275,12 @@ class StateEmbedder(CachedEmbedder):
         return f"states of {name or 'a model that changes'}, layer {self.layer}"
 
     def bind(self, embed: Callable[[list[str]], ArrayLike], name: Callable[[], str | None]) -> None:
-        """Set what turns texts into vectors `[n, H]`.
+        """Set the function that turns texts into vectors `[n, H]`.
 
         Args:
-            embed: Gets at most `batch_size` texts.
-            name: Tells the model and its weights from all others; null if they change, so that vectors are not kept.
+            embed: The function; it gets at most `batch_size` texts.
+            name: Returns a name that identifies the model and its weights; None if they change, so that vectors are not
+                stored.
         """
         vars(self).update(_embed=embed, _name=name)
 
@@ -289,8 +291,8 @@ class StateEmbedder(CachedEmbedder):
         return np.concatenate([Embedder._vectors(self, texts[at : at + self.batch_size]) for at in starts])
 
     def compute(self, texts: list[str]) -> ArrayLike:
-        """Call what was bound."""
-        # no attribute before it is bound: jsonargparse takes those of a default instance for options
+        """Call the bound function."""
+        # not an attribute before `bind`: jsonargparse reads attributes of a default instance as options
         embed: Callable[[list[str]], ArrayLike] | None = vars(self).get("_embed")
         if embed is None:
             raise EmbeddingError(f"states: {_UNBOUND}")
@@ -299,9 +301,9 @@ class StateEmbedder(CachedEmbedder):
 
 @dataclass
 class TokenEmbedder(Embedder):
-    """Mean token embedding of the tuned model itself, which knows nothing of the order of words.
+    """Mean token embedding of the tuned model itself; does not depend on word order.
 
-    The datamodule binds it to the model. Its vectors are not kept on disk: they take a look-up each.
+    The datamodule binds it to the model. Its vectors are not stored on disk, because each takes only a look-up.
     """
 
     @property
@@ -310,12 +312,12 @@ class TokenEmbedder(Embedder):
         return "token-embedding"
 
     def bind(self, embed: Callable[[list[str]], ArrayLike]) -> None:
-        """Set what turns texts into vectors `[n, d]`."""
+        """Set the function that turns texts into vectors `[n, d]`."""
         vars(self)["_embed"] = embed
 
     def compute(self, texts: list[str]) -> ArrayLike:
-        """Call what was bound."""
-        # no attribute before it is bound: jsonargparse takes those of a default instance for options
+        """Call the bound function."""
+        # not an attribute before `bind`: jsonargparse reads attributes of a default instance as options
         embed: Callable[[list[str]], ArrayLike] | None = vars(self).get("_embed")
         if embed is None:
             raise EmbeddingError(f"token-embedding: {_UNBOUND}")

@@ -1,8 +1,8 @@
-"""Words of instructions and what turns them around: the rules of the noise kind `opposite`.
+"""Rules of the noise kind `opposite`: words of instructions, and phrases that reverse their meaning.
 
 Each rule maps a word to phrases that negate it, contradict it or make it ambiguous. A phrase costs
-the number of words it touches: replaced, inserted and removed words count one each, so that the costs of all
-applied phrases bound the word-level edit distance to the original.
+the number of words it touches: replaced, inserted and removed words count one each, so the sum of all costs is an upper
+bound of the word-level edit distance to the original.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ PUNCTUATION = "\"'`.,;:!?()[]{}<>*_-"
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """What stands in for a word, or is appended."""
+    """A phrase that replaces a word or is appended."""
 
     text: str
     """One or more words."""
     cost: int
-    """Words touched where the replaced word has no punctuation around it (see `cost`)."""
+    """Words touched if the replaced word has no punctuation around it (see `cost`)."""
 
 
 _Rules = dict[str, tuple[Phrase, ...]]
 
 
 def _rules(word: str, *texts: str) -> _Rules:
-    """Rules for a word in three spellings; where a text keeps the word as it is, that one costs nothing."""
+    """Rules for a word in three spellings; a text that keeps the word costs one word less."""
     rules = {}
     for spell in (str, str.capitalize, str.upper):
         spelled = [spell(text) for text in texts]
@@ -108,7 +108,7 @@ _VERBS = """
 """
 
 VERBS = frozenset(_VERBS.split())
-"""What instructions command, in lower case."""
+"""Verbs that instructions use as commands, in lower case."""
 
 
 def _word_rules() -> _Rules:
@@ -128,14 +128,14 @@ def _merged(rules: Iterable[_Rules]) -> _Rules:
 
 
 WORDS = _word_rules()
-"""Applies wherever the word stands."""
+"""Rules that apply to a word at any place."""
 COMMANDS = _verb_rules("do not", "never", "perhaps")
-"""Applies where a clause starts: many of these verbs are nouns elsewhere ("the label")."""
+"""Rules that apply to a verb at the start of a clause; elsewhere many of these verbs are nouns ("the label")."""
 INFINITIVES = _verb_rules("not", "never", "perhaps")
-"""Applies after "to"."""
+"""Rules that apply to a verb after "to"."""
 _KNOWN = frozenset(WORDS) | frozenset(COMMANDS)
 CLAUSE_OPENERS = frozenset({"please", "and", "then", "now", "first,", "kindly", "you"})
-"""A command may follow these as it follows the end of a sentence."""
+"""Words that a command may follow, as it follows the end of a sentence."""
 CONTRADICTIONS = tuple(
     Phrase(text, len(text.split()))
     for text in (
@@ -153,7 +153,7 @@ CONTRADICTIONS = tuple(
         "Answer only what was not asked.",
     )
 )
-"""Appended where no word invites contradiction, or to use up what the budget leaves."""
+"""Appended if no rule applies, or to use up the rest of the budget."""
 
 
 def edits(words: list[str]) -> list[tuple[int, tuple[Phrase, ...]]]:
@@ -190,9 +190,9 @@ def replace_core(word: str, text: str) -> str:
 
 
 def cost(word: str, phrase: Phrase) -> int:
-    """How many words a phrase touches in the place of a word with its punctuation.
+    """How many words a phrase touches when it replaces a word with its punctuation.
 
-    "is" → "is not" touches one word, "is." → "is not." two, as "is." loses its full stop.
+    "is" → "is not" touches one word, "is." → "is not." two, because "is." loses its full stop.
     """
     if word == word.strip(PUNCTUATION):
         return phrase.cost

@@ -1,4 +1,4 @@
-"""Where foreign words come from: vocabulary and contexts of the samples."""
+"""Pools of words that noise adds: vocabulary and contexts of the samples."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _LONGEST_CONTEXT = 2_000  # characters
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Where foreign words come from."""
+    """Words and contexts that noise adds to instructions."""
 
     vocabulary: Sequence[str] = ()
     """Words for replacement and insertion (see `build_vocabulary`); empty: a small built-in list."""
     contexts: Sequence[str] = ()
-    """Contexts and targets of samples, for padding; empty or blank: vocabulary words instead."""
+    """Contexts and targets of samples, for padding; empty or blank: vocabulary words are used instead."""
     own: str = ""
-    """The context of the sample at hand, which must not pad itself."""
+    """The context of the current sample, which must not be used to pad the same sample."""
 
 
 def build_vocabulary(texts: Iterable[str], size: int = 20_000) -> tuple[str, ...]:
     """Collect the words of training instructions and contexts, the most frequent first.
 
     Args:
-        texts: Any text; read once, in any order, with the same result.
+        texts: Any texts; read once. Their order does not change the result.
         size: How many words to keep.
 
     Returns:
@@ -54,10 +54,10 @@ def padding_text(sample: Sample) -> str:
 
 
 def build_pools(samples: Iterable[Sample]) -> Pools:
-    """Collect foreign words from the first 10,000 training samples, so that memory stays bounded.
+    """Collect words and contexts from the first 10,000 training samples; the limit bounds memory.
 
     Args:
-        samples: In the order of training data: the same samples give the same noise.
+        samples: Samples in the order of the training data; the same samples give the same noise.
     """
     head = list(islice(samples, _POOLED_SAMPLES))
     contexts = [padding_text(sample) for sample in head]
@@ -71,7 +71,7 @@ def slots_of(sample: Sample) -> tuple[str, ...]:
 
 
 def noise_pools(samples: Sequence[Sample], *, protect: bool = False) -> dict[str, Any]:
-    """Words and contexts that noise draws from, and the slots (and, with `protect`, words) that it leaves alone."""
+    """Arguments of `Noise.apply`: words and contexts to draw from, and slots (with `protect`, also words) to keep."""
     pools = build_pools(samples)
     return {
         "vocabulary": pools.vocabulary,

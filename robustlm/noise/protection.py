@@ -1,9 +1,9 @@
-"""Words of an instruction that no noise may touch: what the answer has to be written with.
+"""Protect words of an instruction from noise: those that the answer is written with.
 
-An instruction that names its labels is another task once they are misspelled or swapped, and a model that then answers
-otherwise is not to blame. Protected are the admissible answers, the keys and names of the answer's format, whatever the
-instruction puts in quotes, and its slots. A match protects the whole word with its punctuation; case does not matter,
-but for labels of one letter.
+If noise misspells or swaps the labels that an instruction names, the task changes, and a model that then answers
+otherwise is not wrong. Protected are the allowed answers, the keys and names of the answer's format, quoted text in the
+instruction, and its slots. A match protects the whole word with its punctuation. Case is ignored, except for labels of
+one letter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
 
-# named scripts in character classes, which the standard library's `re` does not know
+# unlike the standard library's `re`, it knows named scripts in character classes
 import regex as re  # type: ignore[import-untyped]
 
 from robustlm.instructions.slots import Skeleton, defused, is_slotted
@@ -21,24 +21,24 @@ from robustlm.tasks.labels import unquoted
 from robustlm.utils.words import UNSPACED, is_unspaced, rejoin, split_words
 
 _ATTEMPTS = 4
-_LETTER = rf"[^\W{UNSPACED}]"  # one that makes a word with its neighbours
+_LETTER = rf"[^\W{UNSPACED}]"  # a letter of a script with blanks between words
 _QUOTED = (
     r'"[^"\n]+"|“[^”\n]+”|«[^»\n]+»|`[^`\n]+`|「[^」\n]+」|『[^』\n]+』'
     rf"|(?<!{_LETTER})'[^'\n]+'(?!{_LETTER})|‘[^’\n]+’(?!{_LETTER})"
 )
 _LISTED = re.compile(r"[,;|\n，；、]|(?:^|(?<=\s))(?:\([A-Za-z0-9]\)|-)\s")
 _WITH_COMMA = re.compile(r'(?<![^\s,])"(?:[^",]|"")*,(?:[^"]|"")*"(?![^\s,])')
-"""An option in quotes, as `robustlm.tasks.labels.quoted` writes one with a comma."""
+"""An option in quotes, as `robustlm.tasks.labels.quoted` writes options with a comma."""
 _KEY = re.compile(r"([^\s:;,()：；，、（）]+)\s*[:：]")
 _NAME = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-Z]\w*")
 _WORD = re.compile(r"[^\W_]+")
 
 
 def protected_phrases(sample: Sample) -> tuple[str, ...]:
-    """What an instruction of this sample must keep: words or groups of words, keys of the format with their colon.
+    """Phrases that an instruction of this sample must keep; keys of the format include their colon.
 
-    These are the choices (with and without the key before them, `label: sports`), the options of the context, and of
-    its format the keys (`label:`), what is quoted, and names and literals, known by their capitals (`None`).
+    These are the choices (with and without a key before them, as in `label: sports`), the options of the context, and
+    these parts of its format: keys (`label:`), quoted text, and names and literals that start with a capital (`None`).
     """
     context = sample.context
     keys = [f"{key}:" for key in _KEY.findall(context.format)]
@@ -52,7 +52,7 @@ def protected_phrases(sample: Sample) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
-    """What matches quotes and phrases, the longest first."""
+    """Pattern for quotes and phrases, the longest phrases first."""
     longest = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
     return re.compile("|".join([_QUOTED, *filter(None, map(_expression, longest))]))
 
@@ -70,11 +70,11 @@ def _expression(phrase: str) -> str:
 
 
 class Guard:
-    """A text taken apart for noise: the words that may change, and those that stay as they are, once and in order.
+    """Splits a text for noise: words that may change, and protected words, which stay exactly once and in order.
 
     Args:
         text: The instruction.
-        phrases: What is protected besides quotes, as `protected_phrases` gives it.
+        phrases: Phrases to protect besides quotes, from `protected_phrases`.
         slots: Names of the sample's fields.
     """
 
@@ -89,7 +89,7 @@ class Guard:
         held = set(self._touched())
         slotted = {place for place, word in enumerate(self._all) if "{" in word and is_slotted(word, slots)}
         self._places = [place for place in range(len(self._all)) if place not in held | slotted]
-        # what is appended goes after protected words, but before slots, such as options
+        # appended words go after protected words, but before slots such as options
         self._end = max((place + 1 for place in range(len(self._all)) if place not in slotted), default=0)
         self._kept = self._kept_of(self._all)
         self.words = [self._all[place] for place in self._places]
@@ -97,26 +97,26 @@ class Guard:
 
     @property
     def places(self) -> list[int]:
-        """Numbers of `words` among all words of the text."""
+        """Positions of `words` among all words of the text."""
         return list(self._places)
 
     def keeps(self, words: list[str]) -> bool:
-        """Whether words in the place of all words of the text hold what is protected: once, in order, and no more."""
+        """Whether words, in place of all words of the text, hold the protected phrases exactly once and in order."""
         return self._kept_of(words) == self._kept
 
     def joined(self, words: list[str]) -> str:
-        """The text with other words in the place of all of its own, its slots as they were."""
+        """The text with all its words replaced; its slots stay as they were."""
         return self._skeleton.joined(words)
 
     def edits(self, draw: Callable[[], list[str]], in_place: bool = False) -> Edits:
-        """Edits of the text that leave what is protected alone.
+        """Draw edits of the text that do not change protected words.
 
-        Noise that would bring in protected words, or part them, is drawn anew; if that does not help, the edits that do
-        so are left out. So it may touch fewer words than it might.
+        Noise that would add protected phrases or split them is drawn again. If that does not help, the edits that do so
+        are left out, so fewer words may change than the budget allows.
 
         Args:
-            draw: Makes noisy words of `words`.
-            in_place: As `word_edits` takes it.
+            draw: Returns a noisy version of `words`.
+            in_place: As in `word_edits`.
         """
         found: Edits = ()
         for _ in range(_ATTEMPTS):
@@ -135,7 +135,7 @@ class Guard:
         return self.joined(edited(self._all, edits))
 
     def _placed(self, edits: Edits) -> Edits:
-        """Edits of `words` as edits of all words."""
+        """Convert edits of `words` to edits of all words."""
         places = [*self._places, self._end]
         return tuple(Edit(places[edit.place], edit.before, edit.after) for edit in edits)
 
@@ -143,7 +143,7 @@ class Guard:
         return self.keeps(edited(self._all, edits))
 
     def _kept_of(self, words: list[str]) -> list[str]:
-        """What is protected in a text, in order."""
+        """The protected phrases found in words, in order."""
         return [match[0] for match in self._pattern.finditer(self._line(words))]
 
     def _line(self, words: list[str]) -> str:
@@ -151,7 +151,7 @@ class Guard:
         return " ".join(rejoin(self._text, words).split())
 
     def _touched(self) -> Iterator[int]:
-        """Numbers of the words that matches lie in."""
+        """Positions of the words that a match overlaps."""
         line = self._line(self._all)
         matches = [match.span() for match in self._pattern.finditer(line)]
         end = 0

@@ -1,8 +1,8 @@
-"""Sentence level: something appended that says nothing.
+"""Sentence-level noise: append a text that does not change the meaning.
 
 After CheckList (Ribeiro et al. 2020) and the stress tests of Naik et al. (2018).
 
-One thing is appended whenever ω > 0, however great ω is.
+For every ω > 0, exactly one such text is appended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TAUTOLOGIES = (
     "and today is not yesterday",
     "and true is true and true is true and true is true",
 )
-"""What is true of any instruction: a plain statement, negations, and the same again and again."""
+"""Statements that are always true: plain ones, negations, and one with repetitions."""
 
 
 @register_kind("checklist")
@@ -37,7 +37,7 @@ def checklist(words: list[str], omega: float, rng: Stream, pools: Pools) -> list
 
 @register_kind("stresstest")
 def stresstest(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
-    """Append a tautology, as a sentence of its own where the instruction ends in a full stop or the like."""
+    """Append a tautology, as a separate sentence if the instruction ends in a full stop or a similar mark."""
     if not word_budget(len(words), omega):
         return words.copy()
     text = TAUTOLOGIES[rng.below(len(TAUTOLOGIES))]

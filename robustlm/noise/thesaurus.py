@@ -1,4 +1,4 @@
-"""Replacements for words of an instruction: from the built-in thesaurus, WordNet, or a file of the user."""
+"""Replacements for words of an instruction: from the built-in thesaurus, WordNet, or a user's file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BEFORE_VERBS = frozenset(_MODALS.split())
 
 
 class Thesaurus(ABC):
-    """Finds other words for a word, by the words around it."""
+    """Finds replacements for a word, depending on the words around it."""
 
     @abstractmethod
     def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
-        """Single words, other than the word itself, that may stand there.
+        """Single words, other than the word itself, that may replace the word at `place`.
 
         Args:
             words: The instruction.
@@ -37,25 +37,25 @@ class Thesaurus(ABC):
 
 
 class Listed(Thesaurus):
-    """Words and what they may be swapped for, whatever stands around them; no other form of them is known.
+    """A list of words and their replacements; it ignores the words around them and knows no inflected forms.
 
     Args:
-        others: By word in lower case.
+        others: Replacements by word in lower case.
     """
 
     def __init__(self, others: Mapping[str, Sequence[str]]) -> None:
         self._others = others
 
     def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
-        """As listed."""
+        """The listed replacements."""
         return self._others.get(cores[place], ())
 
 
 class Grouped(Thesaurus):
     """Groups of words with the same meaning, in all forms: singular and plural, -s, -ing, past and participle.
 
-    Whether a word that could be both is a verb is told by its place: verbs begin clauses, follow `to` and the like, and
-    have a determiner after them. A word is left alone where it is taken for what the groups do not know.
+    If a word can be a verb or a noun, its place decides: verbs begin clauses, follow words such as `to`, or have a
+    determiner after them. A word has no alternatives if its place indicates a use that the groups do not contain.
 
     Args:
         verbs: Groups of verbs, each in the infinitive.
@@ -107,7 +107,7 @@ class Grouped(Thesaurus):
 
 
 class WordNet(Thesaurus):
-    """The most frequent sense that WordNet has for a word, as a verb where it is a command and as a noun elsewhere.
+    """Synonyms from WordNet, for a word's most frequent sense: as a verb in commands, else a noun, adjective or adverb.
 
     Raises:
         ValueError: nltk or its corpus is not installed.
@@ -126,7 +126,7 @@ class WordNet(Thesaurus):
         self._found = cache(self._lemmas)
 
     def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
-        """Single words of the same sense; forms that are no dictionary entry, such as plurals, have none."""
+        """Single words of the same sense; forms that are not dictionary entries, such as plurals, have none."""
         return self._found(cores[place], _is_command(words, cores, place, objects=False))
 
     def _lemmas(self, word: str, command: bool) -> tuple[str, ...]:
@@ -147,10 +147,10 @@ def builtin() -> Grouped:
 
 @cache
 def load_thesaurus(source: str) -> Thesaurus:
-    """Find a thesaurus by name, `wordnet`, or read a JSON object of words and lists of words.
+    """Load the thesaurus `wordnet`, or a JSON file with an object of words and lists of words.
 
     Raises:
-        ValueError: There is no such thesaurus, or it cannot be used; says what was found and expected.
+        ValueError: There is no such thesaurus, or it cannot be used; the message says what was found and expected.
     """
     if source == "wordnet":
         return WordNet()
@@ -177,7 +177,7 @@ def _listed(source: str, word: str, others: object) -> Iterator[str]:
 
 
 def _is_command(words: Sequence[str], cores: Sequence[str], place: int, objects: bool) -> bool:
-    """Whether a word stands where an infinitive or imperative does; after `and`, only with a determiner after it."""
+    """Whether a word is used as an infinitive or imperative; after `and`, only if a determiner follows (`objects`)."""
     if place == 0:
         return True
     before, last = cores[place - 1], words[place - 1][-1]
@@ -189,7 +189,7 @@ def _is_command(words: Sequence[str], cores: Sequence[str], place: int, objects:
 
 
 def _by_word(groups: Iterable[Sequence[Sequence[str]]]) -> dict[str, tuple[str, ...]]:
-    """What each form of each word may be swapped for; nothing where that depends on which of its forms it is."""
+    """Replacements for each form of each word; none where they depend on which of several equal forms is meant."""
     found: dict[str, tuple[str, ...]] = {}
     for group in groups:
         for own in group:

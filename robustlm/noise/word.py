@@ -1,7 +1,7 @@
-"""Word level: synonym swaps in the manner of TextFooler (Jin et al. 2020), by a thesaurus instead of a model.
+"""Word-level noise: synonym swaps as in TextFooler (Jin et al. 2020), by a thesaurus instead of a model.
 
-TextFooler looks for neighbours among word vectors and keeps the swap that hurts a model most. Here a thesaurus says
-what means the same, and chance decides: the swaps need no model, are the same for all models, and can be read up.
+TextFooler takes candidates from word vectors and keeps the swap that hurts a model most. Here candidates come from a
+thesaurus and are drawn at random: the swaps need no model, are the same for all models, and can be looked up.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _SILENT_H = ("hour", "honest", "honour", "honor", "heir")
 
 @register_kind("synonyms")
 def synonyms(words: list[str], omega: float, rng: Stream, pools: Pools) -> list[str]:
-    """Swap k words, or all that the built-in thesaurus knows where those are fewer, for words that mean the same.
+    """Replace k words by synonyms from the built-in thesaurus, or fewer if it does not know k of the words.
 
-    Case and punctuation stay; `a` and `an` before a swapped word follow it, without counting.
+    Case and punctuation stay; `a` and `an` before a replaced word are adapted to it, which does not count towards k.
     """
     return _swapped(words, omega, rng, builtin())
 
@@ -32,7 +32,7 @@ def synonyms_of(source: str) -> Kind:
     """The kind `synonyms` with another thesaurus.
 
     Args:
-        source: `wordnet`, or a JSON file of words and lists of what they may be swapped for.
+        source: `wordnet`, or a JSON file of words and lists of replacements.
 
     Raises:
         ValueError: There is no such thesaurus, or it cannot be used.
@@ -49,12 +49,12 @@ KINDS.add_family("synonyms", synonyms_of)
 
 
 def others(words: Sequence[str], place: int, thesaurus: Thesaurus) -> list[str]:
-    """All that may stand at a place in a word's stead, in its case and punctuation, without another article before it.
+    """All replacements for a word, in its case and punctuation, that do not need another article before them.
 
     Args:
         words: The instruction.
         place: Number of the word.
-        thesaurus: Says what means the same.
+        thesaurus: Where replacements come from.
     """
     cores = [word.strip(PUNCTUATION) for word in words]
     if not cores[place]:

@@ -1,4 +1,4 @@
-"""What a template writes: a prompt with the origin of each part."""
+"""Base of prompt templates: prompts that record the origin of each part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustlm.sample import Context, Sample
 
 PARTS = ("question", "format", "option", "text")
 HEADS = {"question": "Question: ", "format": "Format: ", "option": "Options: ", "text": "Text: "}
-"""What stands before a part where a prompt shows more than one."""
+"""Label before each part if a prompt shows more than one part."""
 
 
 class Origin(IntEnum):
@@ -33,7 +33,7 @@ class Prompt:
     spans: tuple[tuple[int, int, Origin], ...]
     """`(start, end, origin)` of every non-scaffold piece, in characters, in order, not overlapping."""
     answer_prefix: str
-    """What stands between the prompt and the answer (a space, or nothing)."""
+    """Text between the prompt and the answer (white space, or nothing)."""
     add_special_tokens: bool = True
     """Whether the tokenizer adds its own special tokens; false where the template wrote them."""
     given: tuple[tuple[int, int], ...] = ()
@@ -48,7 +48,7 @@ class Writer:
         self.spans: list[tuple[int, int, Origin]] = []
         self.given: list[tuple[int, int]] = []
         self.solved = False
-        """Whether an example is being written. The context of an example is neither cut nor perturbed."""
+        """Whether an example is being written. The context of an example is never truncated or perturbed."""
 
     def write(self, piece: str, origin: Origin = Origin.SCAFFOLD, *, given: bool = False) -> None:
         """Write a piece; `given` marks scaffold text that comes from the row (options, answers of examples)."""
@@ -62,7 +62,7 @@ class Writer:
             self.spans.append((start, len(self.text), origin))
 
     def append(self, other: Writer) -> None:
-        """Write what another has written."""
+        """Append the text and spans of another writer."""
         offset = len(self.text)
         self.text += other.text
         self.spans += [(start + offset, end + offset, origin) for start, end, origin in other.spans]
@@ -85,20 +85,21 @@ class Writer:
 class Template(ABC):
     """Renders a sample under a given instruction.
 
-    An instruction with slots (`{premise} … {hypothesis}`) for fields of the sample is filled with them. It brings the
-    context along then, and the context's parts are not written again.
+    If the instruction has slots (`{premise} … {hypothesis}`) for fields of the sample, they are filled. The context is
+    then part of the instruction and is not written again.
 
-    A sample's examples come before it, each with its answer: the instruction once, and then what each is applied to.
-    Where the instruction brings the context along, or examples have instructions of their own, each is a whole prompt.
+    A sample's examples come before it, each with its answer. The instruction is written once, followed by the input of
+    each example. If the instruction has slots, or examples have instructions of their own, each example is a whole
+    prompt.
 
-    The earlier turns of a chat come first, under their roles. Like examples, they are neither cut nor perturbed.
+    The earlier turns of a chat come first, each with its role. Like examples, they are never truncated or perturbed.
     """
 
     parts: tuple[str, ...] = PARTS
     """The parts of a context that this template writes."""
 
     def hides(self, sample: Sample) -> list[str]:
-        """The parts of a sample's context, without the answer's format, that this template leaves out."""
+        """The non-empty parts of a sample's context, other than `format`, that this template leaves out."""
         if is_slotted(sample.instruction, dict(sample.fields)):
             return []
         return [part for part in PARTS if part not in ("format", *self.parts) and getattr(sample.context, part)]
@@ -109,7 +110,7 @@ class Template(ABC):
 
 
 def asked_of(one: Sample, sample: Sample, instruction: str) -> str:
-    """The instruction of a sample, or of one of its examples."""
+    """The instruction for `one`, which is the sample itself or one of its examples."""
     return one.instruction if one is not sample and one.instruction else instruction
 
 
@@ -121,17 +122,17 @@ def are_whole(sample: Sample, instruction: str) -> bool:
 
 
 def remaining(sample: Sample, instruction: str) -> Context:
-    """The context that is written after an instruction: all of it, or none where the instruction has slots."""
+    """The context to write after an instruction: all of it, or none if the instruction has slots."""
     return Context() if is_slotted(instruction, dict(sample.fields)) else sample.context
 
 
 def write_instruction(out: Writer, sample: Sample, instruction: str) -> Context:
-    """Write an instruction, slots filled, and return the context that is still to be written."""
+    """Write an instruction with filled slots, and return the context that remains to be written."""
     fields = dict(sample.fields)
     for literal, name in pieces(instruction, fields):
         out.write(literal, Origin.INSTRUCTION)
         if name is not None:
-            # options are neither cut nor perturbed
+            # options are never truncated or perturbed
             out.write(fields[name], Origin.SCAFFOLD if name == OPTIONS else Origin.CONTEXT, given=True)
     return remaining(sample, instruction)
 
@@ -150,7 +151,7 @@ def filled(context: Context) -> list[str]:
 
 
 def write_joined(out: Writer, context: Context) -> None:
-    """Write the filled parts of a context, a line each; with their names where there are several."""
+    """Write the non-empty parts of a context, one per line, with their names if there are several."""
     named = len(filled(context)) > 1
     blank = ""
     for part in PARTS:

@@ -1,4 +1,4 @@
-"""Prompts by the chat template of a tokenizer."""
+"""Prompts that use the chat template of a tokenizer."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 
 
 _MARK = "{{message {}}}"
-"""Stands for a message when a chat template is asked what it writes around it."""
+"""Placeholder for a message, to find out what a chat template writes around messages."""
 _OTHER = "mend chat_template in the tokenizer's folder, or use 'plain', 'alpaca' or a template string"
 LONGEST_RENDERING = 10.0
 """Seconds that a chat template may take for one row; usual ones take less than a millisecond."""
 _Around = list[tuple[str, int | None]]
-"""What a template writes before each message, with the message's number (some put the system message into a later one),
-and what after the last, without a number."""
+"""Text that a template writes before each message, with the message's number, and text after the last message, with
+None. Some templates put the system message into a later one, so numbers may be out of order."""
 _REWRITTEN = (
     "data.template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
     "apart; use 'plain', 'alpaca' or a template string"
@@ -43,10 +43,11 @@ _REWRITTEN = (
 class ChatTemplate(Template):
     """The tokenizer's own chat template, with instruction and context as one user message.
 
-    Parts of a context have their names (`Options: …`) where there are several. The earlier turns of a chat keep their
-    roles. Examples are turns before these, their answers the assistant's. A template that takes no system message gets
-    its text at the start of the first user message. One that takes no turns gets one message, in which the answers of
-    examples follow `Answer:`, and the turns of a chat their roles.
+    If a context has several parts, each is written with its name (`Options: …`). The earlier turns of a chat keep their
+    roles. Examples come before them: each is a user turn, with its answer as an assistant turn. If the template takes
+    no system message, its text is put at the start of the first user message. If the template takes no earlier turns,
+    everything is one user message, in which answers of examples follow `Answer:` and turns of a chat follow their
+    roles.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -125,7 +126,7 @@ class ChatTemplate(Template):
             log.log(level, "data.template: the tokenizer's chat template %s", what)
 
     def _around(self, roles: Sequence[str]) -> _Around:
-        """What the template writes before, between and after messages of these roles; empty where it changes them."""
+        """Text that the template writes before, between and after messages of these roles; empty if it changes them."""
         key = tuple(roles)
         if key not in self._arounds:
             marks = [_MARK.format(i) for i in range(len(key))]
@@ -136,11 +137,11 @@ class ChatTemplate(Template):
     def _tried(self, contents: Sequence[str], roles: Sequence[str]) -> str:
         try:
             return self._rendered(contents, roles)
-        except TemplateError:  # what a template raises that refuses a dialogue
+        except TemplateError:  # raised by a template that rejects a dialogue
             return ""
 
     def _rendered(self, contents: Sequence[str], roles: Sequence[str]) -> str:
-        """The dialogue of these messages, of which the last is the user's."""
+        """Render a dialogue of these messages; the last one is the user's."""
         dialogue = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         try:
             text = limited(
@@ -162,7 +163,7 @@ class ChatTemplate(Template):
 
 
 def _failed(error: Exception, content: str) -> str:
-    """A template's error, with the line where the template has one."""
+    """Error message for a template that fails, with the line if it is known."""
     line = getattr(error, "lineno", None)
     place = f", line {line}" if line else ""
     reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -190,7 +191,7 @@ def _between(text: str, marks: Sequence[str]) -> _Around:
 def _message(sample: Sample, instruction: str, *, solved: bool) -> Writer:
     """The user's message for a row: instruction and context.
 
-    Many templates strip the message, so it has nothing to strip.
+    The message is stripped, because many templates strip messages.
     """
     message = Writer()
     message.solved = solved
@@ -211,7 +212,7 @@ def _given(text: str) -> Writer:
 
 
 def _joined(messages: Sequence[Writer]) -> Writer:
-    """Messages as one, a blank line between them."""
+    """Join messages into one, with blank lines between them."""
     out = Writer()
     for i, message in enumerate(messages):
         out.write("\n\n" if i else "")
@@ -220,7 +221,7 @@ def _joined(messages: Sequence[Writer]) -> Writer:
 
 
 def _as_one(messages: Sequence[Writer], roles: Sequence[str]) -> Writer:
-    """A dialogue that ends with a question, as one user message; roles are named where they are given."""
+    """Join a dialogue that ends with a question into one user message, with the roles if they are given."""
     out = Writer()
     for i, message in enumerate(messages):
         if roles:

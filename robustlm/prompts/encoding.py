@@ -1,4 +1,4 @@
-"""From samples to token ids, with the origin of every token, truncating the context alone."""
+"""Encode samples as token ids with the origin of every token; only the context is truncated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from robustlm.sample import Sample
 log = logging.getLogger(__name__)
 
 _TOGETHER = 256
-"""Samples whose choices are tokenised at once: what the tokenizer returns is many times the size of the ids."""
+"""Samples whose choices are tokenised in one call. The limit saves memory: the tokenizer's result is many times larger
+than the ids."""
 
 
 class _Written(TypedDict):
@@ -34,10 +35,10 @@ class Encoder:
     """Tokenises prompts and answers.
 
     Args:
-        tokenizer: A fast tokenizer (offsets are what tells instruction from context).
+        tokenizer: A fast tokenizer; its character offsets tell instruction tokens from context tokens.
         template: How a prompt is written.
-        max_length: Longest row in tokens, prompt and answer together (encoder–decoder models: each of them).
-        encoder_decoder: Whether the answer lives in a decoder of its own.
+        max_length: Maximum tokens of a row, prompt and answer together (encoder–decoder models: of each).
+        encoder_decoder: Whether the model is an encoder–decoder, whose decoder gets the answer.
     """
 
     def __init__(self, tokenizer: Any, template: Template, max_length: int, *, encoder_decoder: bool = False) -> None:
@@ -65,13 +66,13 @@ class Encoder:
         """Tokenise samples, each under its own instruction or the given one, shortening contexts that are too long.
 
         Raises:
-            TooLongError: Names the sample whose instruction and target alone exceed `max_length`.
+            TooLongError: Instruction and target of a sample alone exceed `max_length`; the message names the sample.
         """
         rows = self.encode_untruncated(samples, instructions)
         return [self.truncate(row, sample.id) for row, sample in zip(rows, samples, strict=True)]
 
     def encode_untruncated(self, samples: Sequence[Sample], instructions: Sequence[str] | None = None) -> list[Encoded]:
-        """`encode` at full length."""
+        """Tokenise samples as `encode` does, without truncation."""
         if not samples:
             return []
         asked = instructions if instructions is not None else [sample.instruction for sample in samples]
@@ -82,7 +83,7 @@ class Encoder:
         answers = self._answers(prompts, samples, [sample.target for sample in samples], prompt_ids, special)
         for prompt, ids, offsets, answer in zip(prompts, prompt_ids, prompt_offsets, answers, strict=True):
             if not self.encoder_decoder and ids and ids[-1] == self.tokenizer.eos_token_id:
-                ids, offsets = ids[:-1], offsets[:-1]  # an ended prompt would teach to answer after the end
+                ids, offsets = ids[:-1], offsets[:-1]  # else the model would learn to answer after the end
             origins = _origins(prompt, ids, offsets, self._special)
             rows.append(
                 Encoded(
@@ -124,14 +125,14 @@ class Encoder:
         )
 
     def fitted(self, sample: Sample, row: Encoded) -> tuple[Sample, Encoded]:
-        """Leave out what comes before the row while it is too long with its answer, the first first.
+        """Remove what precedes the row, from the start, until the row fits with its answer.
 
-        Those are whole examples, and after them the earlier turns of a chat, a question with its reply at a time. A
-        system message stays.
+        Whole examples are removed first, then earlier turns of a chat, one question and its reply at a time. A system
+        message is kept.
 
         Args:
-            sample: Under its own instruction.
-            row: The sample tokenised, at full length, with any answer.
+            sample: The sample, with its own instruction.
+            row: The tokenised sample at full length; it may have any answer.
         """
         while (sample.examples or sample.history) and self.excess(row) > 0:
             if sample.examples:
@@ -142,7 +143,7 @@ class Encoder:
         return sample, row
 
     def choice_ids(self, samples: Sequence[Sample]) -> list[list[list[int]]]:
-        """Token ids of every choice of every sample as they continue its prompt, ended, as those of targets are."""
+        """Token ids of every choice of every sample, tokenised like targets: after the prompt, and ended."""
         found: list[list[list[int]]] = []
         for start in range(0, len(samples), _TOGETHER):
             found += self._choice_ids(samples[start : start + _TOGETHER])
@@ -163,7 +164,7 @@ class Encoder:
         return found
 
     def options(self, row: Encoded, choices: Sequence[list[int]], name: str) -> list[Encoded]:
-        """A row with each of the choices (token ids) for its answer, under one prompt cut for the longest of them.
+        """One row for each choice (token ids) as its answer; all share one prompt, truncated for the longest choice.
 
         Raises:
             TooLongError: Instruction and longest choice alone exceed `max_length`.
@@ -184,7 +185,7 @@ class Encoder:
         return collate(rows, pad_id=self.pad_id, encoder_decoder=self.encoder_decoder, with_answer=with_answer)
 
     def special_texts(self, samples: Sequence[Sample]) -> dict[str, int]:
-        """The special tokens whose text stands in rows, and in how many rows; it is written as plain pieces."""
+        """Count rows that contain the text of a special token, by token; such text is tokenised as plain text."""
         found: Counter[str] = Counter()
         for sample in samples:
             prompt = self.template.render(sample, sample.instruction)
@@ -207,7 +208,7 @@ class Encoder:
         samples: Sequence[Sample],
         offsets: bool = False,
     ) -> tuple[list[list[int]], list[Sequence[tuple[int, int]]]]:
-        """`Specials.tokens`, whose errors then name the sample."""
+        """Call `Specials.tokens`, with errors that name the sample."""
         try:
             return self._specials.tokens(texts, given, add_special_tokens=special, offsets=offsets)
         except SpecialTextError:
@@ -226,11 +227,11 @@ class Encoder:
         prompt_ids: Sequence[list[int]],
         special: bool,
     ) -> list[list[int]]:
-        """Token ids of the targets, as they continue their prompts, ended.
+        """Token ids of the targets as continuations of their prompts, with end of sequence.
 
-        Tokenisers that mark word starts (SentencePiece) give other tokens to a text that stands alone than to the same
-        text after a prompt, so the whole is tokenised and the prompt taken off; where the seam merges, the answer is
-        tokenised alone.
+        Tokenizers that mark word starts (SentencePiece) give a text other tokens when it stands alone than after a
+        prompt. So prompt and answer are tokenised together, and the prompt's tokens are removed. If a token spans the
+        boundary, the answer is tokenised alone.
         """
         eos = self.tokenizer.eos_token_id
         alone = [prompt.answer_prefix + target for prompt, target in zip(prompts, targets, strict=True)]
@@ -255,9 +256,10 @@ class Encoder:
         return answers
 
     def _written(self, prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> _Written:
-        """A prompt's text and its tokens' places in it, without the special tokens that a tokenizer adds at its ends.
+        """A prompt's text and the places of its tokens in it, without special tokens that a tokenizer adds at the ends.
 
-        A chat template may write these tokens itself; whoever asks the prompt again lets the tokenizer add them.
+        A chat template may write these tokens itself. They are removed, because the tokenizer adds them when the text
+        is used as a prompt again.
         """
         text, start = prompt.text, 0
         if not prompt.add_special_tokens:
@@ -279,16 +281,16 @@ class Encoder:
 
 
 def _shortened(row: Encoded, dropped: set[int]) -> tuple[str, Sequence[int]]:
-    """The text of a row without dropped tokens, and the places in it of the tokens that stay."""
+    """The text of a row without dropped tokens, and the places of the kept tokens in it."""
     places = list(zip(row.offsets[::2], row.offsets[1::2], strict=True))
     stays = [True] * len(row.text)
     before = 0
     for i, (start, end) in enumerate(places):
-        if i in dropped:  # with what stands between it and the token before
+        if i in dropped:  # also drop the text between it and the token before
             stays[min(before, start) : end] = [False] * (end - min(before, start))
         before = end
     for i, (start, end) in enumerate(places):
-        if i not in dropped:  # several tokens may write one character
+        if i not in dropped:  # several tokens may share one character
             stays[start:end] = [True] * (end - start)
     at = [0, *accumulate(stays)]
     kept = (at[edge] for i, place in enumerate(places) if i not in dropped for edge in place)
@@ -296,7 +298,7 @@ def _shortened(row: Encoded, dropped: set[int]) -> tuple[str, Sequence[int]]:
 
 
 def _origins(prompt: Prompt, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]) -> list[Origin]:
-    """The origin of each token: the first span that it overlaps."""
+    """The origin of each token: that of the first span that it overlaps."""
     found = []
     at = 0
     for token, (start, end) in zip(ids, offsets, strict=True):
@@ -305,7 +307,7 @@ def _origins(prompt: Prompt, ids: Sequence[int], offsets: Sequence[tuple[int, in
             continue
         while at < len(prompt.spans) and prompt.spans[at][1] <= start:
             at += 1
-        # some tokenizers give a lone blank an empty extent, which belongs to the span that it lies within
+        # some tokenizers give a single blank an empty range; it gets the origin of the span around it
         inside = at < len(prompt.spans) and prompt.spans[at][0] < end
         found.append(prompt.spans[at][2] if inside else Origin.SCAFFOLD)
     return found

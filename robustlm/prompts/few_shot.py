@@ -1,4 +1,4 @@
-"""Few-shot examples: which solved rows are shown before the one that is asked."""
+"""Few-shot examples: choose the solved rows that a prompt shows before its question."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def pool_of(sample: Sample) -> Pool:
 def input_of(sample: Sample) -> str:
     """The input of a row in a normal form: equal for rows that differ only in case, white space and Unicode form.
 
-    Question and text, or else the fields; also the instruction, where the row brings its own, and earlier turns.
-    Options do not count: the same question with other options is no new question.
+    The input is question and text, or the fields if both are empty, plus the row's own instruction, if it has one, and
+    earlier turns. Options are left out: the same question with other options counts as the same input.
     """
     context = sample.context
     given = [context.question, context.text]
@@ -41,7 +41,7 @@ def input_of(sample: Sample) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The rows that each pool of samples is shown, in their order."""
+    """The example rows of each pool, in the order in which they are shown."""
 
     by_pool: dict[Pool, tuple[Sample, ...]]
 
@@ -53,19 +53,19 @@ class Examples:
 def choose(given: Sequence[Sample], pools: Iterable[Pool], tested: Collection[str], shots: int, seed: int) -> Examples:
     """Choose the examples of every pool.
 
-    They are drawn by hash of seed and id, so fewer `shots` are a part of more, in the same order. Where all rows of a
-    pool have choices, the answers come in turn: labels where the rows share their choices, and else places (first,
-    second, …), so that no count differs from another by more than one while the rows last.
+    Rows are drawn by a hash of seed and id, so the examples for fewer `shots` are a subset of those for more, in the
+    same order. If all rows of a pool have choices, answers are balanced: by label if the rows share their choices, else
+    by place (first, second, …). The counts of two answers differ by at most one, as long as there are enough rows.
 
     Args:
         given: Rows to choose from.
-        pools: Those that need examples.
-        tested: `input_of` every row of the test; examples with such an input are left out, with a notice.
-        shots: Examples of each pool.
-        seed: Of the draw.
+        pools: The pools that need examples.
+        tested: `input_of` of every test row; rows with such an input are left out, and a warning is logged.
+        shots: Number of examples for each pool.
+        seed: Seed of the draw.
 
     Raises:
-        ValueError: A pool has fewer rows than `shots`; says how many, and how many were left out.
+        ValueError: A pool has fewer rows than `shots`; the message says how many, and how many were left out.
     """
     free: dict[Pool, list[Sample]] = defaultdict(list)
     leaked: dict[Pool, int] = defaultdict(int)
@@ -93,12 +93,12 @@ def _drawn(pool: Pool, free: dict[Pool, list[Sample]], leaked: int, shots: int, 
             + ("" if rows else hint)
         )
     chosen = _in_turn(rows, pool, seed)[:shots]
-    # answers that take turns would reveal the next one
+    # reorder: if answers alternated, the examples would reveal the next answer
     return tuple(sorted(chosen, key=lambda sample: drawn(seed, "place", sample.id)))
 
 
 def _in_turn(rows: list[Sample], pool: Pool, seed: int) -> list[Sample]:
-    """Order rows so that their answers take turns; rows of one answer stay in the given order."""
+    """Order rows so that their answers alternate; rows with the same answer keep their order."""
     if not all(sample.choices for sample in rows):
         return rows
     shared = len({frozenset(sample.choices) for sample in rows}) == 1

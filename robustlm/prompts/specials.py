@@ -1,9 +1,10 @@
-"""Text of special tokens inside rows: written as plain pieces, while the template's own stay special.
+"""Tokenise the text of special tokens in rows as plain text; the template's own special tokens stay special.
 
-A tokenizer takes `</s>` for the end of the sequence wherever it stands. In an answer it would teach a model to stop in
-the middle, in a prompt it would let a row forge turns of a chat. Tokenizers can be told to split all special tokens or
-none; a chat template needs its own kept whole. So, for texts that hold any, a second tokenizer is made, in which every
-special token has another spelling of the same length, and the template's own are spelt so before the text is cut up.
+A tokenizer reads `</s>` as the end of the sequence wherever it occurs. In an answer, it would teach a model to stop
+early; in a prompt, it would let a row forge turns of a chat. Tokenizers can split all special tokens or none, but a
+chat template needs its own kept whole. So for texts that contain any, a second tokenizer is made, in which every
+special token has another spelling of the same length. The template's own special tokens get this spelling before the
+text is tokenised.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Spans = Sequence[tuple[int, int]]
 """`(start, end)` of pieces of a text, in characters."""
 
 _FIRST = 0xF0000
-"""Start of a plane for private use, whose characters stand for nothing in any text."""
+"""First character of a Unicode private-use plane; these characters have no meaning in texts."""
 
 
 class SpecialTextError(ValueError):
@@ -29,10 +30,10 @@ class SpecialTextError(ValueError):
 
 
 class Specials:
-    """Tokenises texts in which rows spell special tokens: those spellings become plain pieces.
+    """Tokenises texts so that special tokens spelled in rows become plain text.
 
     Args:
-        tokenizer: A fast tokenizer, or one that cuts into characters and has no special text.
+        tokenizer: A fast tokenizer, or one that splits text into characters and has no special tokens.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -49,11 +50,11 @@ class Specials:
         self._unknown = getattr(tokenizer, "unk_token_id", None)
         self._control = set(self._ids.values()) - {self._unknown}
         self._loose = any(token.special and token.normalized for token in added.values())
-        """Whether the tokenizer also finds special tokens in other spellings."""
+        """Whether the tokenizer also recognises special tokens in other spellings, because it normalises text first."""
         self._split: Tokenizer | None = None
 
     def within(self, text: str, given: Spans | None = None) -> list[str]:
-        """The special tokens whose text stands in a text, or overlaps those pieces of it."""
+        """The special tokens whose text occurs in a text; with `given`, only those that overlap these pieces."""
         if self._pattern is None:
             return []
         return [
@@ -65,16 +66,16 @@ class Specials:
     def tokens(
         self, texts: Sequence[str], given: Sequence[Spans], *, add_special_tokens: bool, offsets: bool = True
     ) -> tuple[list[list[int]], list[Sequence[tuple[int, int]]]]:
-        """Token ids and offsets of texts, special tokens in the given pieces cut up like any other text.
+        """Token ids and offsets of texts; special tokens in the given pieces are split like other text.
 
         Args:
-            texts: What to cut up.
-            given: The pieces of each that come from rows.
-            add_special_tokens: Whether the tokenizer adds those that it puts around a text.
-            offsets: Whether they are wanted; there may be none otherwise.
+            texts: The texts to tokenise.
+            given: For each text, the pieces that come from rows.
+            add_special_tokens: Whether the tokenizer adds special tokens around a text.
+            offsets: Whether offsets are needed; if not, they may be empty.
 
         Raises:
-            SpecialTextError: A given piece has a special token all the same.
+            SpecialTextError: A given piece still contains a special token.
         """
         wanted = offsets or self._loose
         found = self._tokenizer(list(texts), return_offsets_mapping=wanted, add_special_tokens=add_special_tokens)
@@ -105,15 +106,15 @@ class Specials:
         return made.ids, made.offsets
 
     def _respelt(self) -> Tokenizer:
-        """The tokenizer with other spellings of its special tokens, each of which keeps its id.
+        """Copy the tokenizer with other spellings of its special tokens; their ids stay.
 
         Raises:
-            SpecialTextError: It has parts that cannot be written down, or ids would change.
+            SpecialTextError: The tokenizer cannot be copied, or ids would change.
         """
         name = self._tokenizer.name_or_path
         try:
             data = json.loads(self._tokenizer.backend_tokenizer.to_str())
-        except Exception as error:  # whatever a tokenizer of Python parts raises
+        except Exception as error:  # a tokenizer with Python parts may raise anything
             raise SpecialTextError(f"the tokenizer of {name!r} cannot be copied ({error})") from error
         data["padding"] = data["truncation"] = None
         for token in data["added_tokens"]:
@@ -139,7 +140,7 @@ class Specials:
         return made
 
     def _taken(self, text: str, ids: Sequence[int], offsets: Iterable[tuple[int, int]], given: Spans) -> str:
-        """The first text in the given pieces that the tokenizer takes for a special token; empty if there is none."""
+        """The first text in the given pieces that the tokenizer reads as a special token; empty if there is none."""
         for token, (start, end) in zip(ids, offsets, strict=True):
             if token in self._control and any(max(a, start) < min(b, end) for a, b in given):
                 return text[start:end]

@@ -1,4 +1,4 @@
-"""Prompt templates: from a sample and an instruction to the text a model sees, with each piece's origin kept."""
+"""Prompt templates: render a sample and an instruction as text, and record the origin of each piece."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class PlainTemplate(Template):
-    """`Instruction: … Question: … Format: … Option: … Text: … Answer:`; empty parts drop out ([ANIT])."""
+    """`Instruction: … Question: … Format: … Option: … Text: … Answer:`; empty parts are left out ([ANIT])."""
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
@@ -58,7 +58,7 @@ class PlainTemplate(Template):
 
 
 class AlpacaTemplate(Template):
-    """The headings of Stanford Alpaca, with or without an input section; several parts of an input have names."""
+    """The headings of Stanford Alpaca, with or without an input section; several parts of an input are named."""
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
@@ -91,9 +91,9 @@ class AlpacaTemplate(Template):
 class StringTemplate(Template):
     """A format string with `{instruction}` and any of `{question}`, `{format}`, `{option}`, `{text}`, `{context}`.
 
-    `{context}` stands for all filled parts, a line each, with their names where there are several. The prompt ends
-    where the answer starts; white space at the template's end is moved into the answer, so that a generated answer
-    begins as a trained one does. Examples are whole prompts, as the instruction may stand anywhere in the string.
+    `{context}` stands for all non-empty parts, one per line, with their names if there are several. White space at the
+    template's end is moved into the answer, so that a generated answer begins as a trained one does. Each example is a
+    whole prompt, because the instruction may stand anywhere in the string.
     """
 
     def __init__(self, template: str) -> None:
@@ -146,7 +146,7 @@ def make_template(name: str, tokenizer: Any) -> Template:
     """The template called `name`: `plain`, `alpaca`, `chat`, or else a format string.
 
     Raises:
-        ValueError: The string is no template, or `chat` meets a tokenizer without one.
+        ValueError: The string is not a valid template, or `name` is `chat` and the tokenizer has no chat template.
     """
     if name == "plain":
         return PlainTemplate()

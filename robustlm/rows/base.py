@@ -1,4 +1,4 @@
-"""A row of a file, and what can be wrong with it."""
+"""Rows of a data source, and the errors that rows and sources can have."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".par
 READABLE = (*SUFFIXES, ".txt", ".txt.gz")
 """The file kinds that can be read; a line of text is a row with the key `text`."""
 RowData = Mapping[str, object]
-"""Keys and values of a row as its file has them. Values are plain data of any kind; whoever reads one checks it."""
+"""Keys and values of a row as in its file. Values are plain data of any type, so code that reads one checks its
+type."""
 LISTED = 20
 LONGEST_NAME = 60
-"""Characters of a column's name that a message repeats."""
+"""Messages show at most this many characters of a column's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One object of a source and where it stands."""
+    """One row of a source and its position."""
 
     file: str
-    """The file as it was named, or `name/split` of a Hugging Face dataset."""
+    """The path of the file as given, or `name/split` of a Hugging Face dataset."""
     line: int
     """Line where the row starts, from 1; the row's number where a source has no lines (JSON lists, Parquet, hub)."""
     data: dict[str, Any]
     """The row's fields."""
     item: bool = False
-    """Whether the row is an item of a JSON list, and `line` its number there."""
+    """Whether the row is an item of a JSON list; `line` is then the item's number."""
 
     @property
     def where(self) -> str:
@@ -37,7 +38,7 @@ class Row:
         return where_of(self.file, self.line, self.item)
 
     def error(self, problem: str) -> RowError:
-        """This row as one that cannot be used."""
+        """Make a `RowError` for this row."""
         return RowError(self.file, self.line, problem, self.data, self.item)
 
 
@@ -50,7 +51,7 @@ class RowError:
     line: int
     """As in `Row`."""
     problem: str
-    """What is wrong. The words before the first colon name the reason under which bad rows are counted."""
+    """What is wrong. Bad rows are counted by the words before the first colon."""
     found: Any = None
     """The row's fields, or its text where it could not be read."""
     item: bool = False
@@ -66,7 +67,7 @@ class RowError:
 
 
 def where_of(file: str, number: int, item: bool) -> str:
-    """Where a row stands: `rows.jsonl:3`, or `rows.json item 3`."""
+    """Position of a row: `rows.jsonl:3`, or `rows.json item 3`."""
     return f"{file} item {number}" if item else f"{file}:{number}"
 
 

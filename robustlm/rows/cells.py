@@ -1,4 +1,4 @@
-"""Cells of CSV files, so that a spreadsheet takes text for text and not for a formula."""
+"""Escape CSV cells so that a spreadsheet does not read text as a formula."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 def neutral(value: Any) -> Any:
-    """A value as it is written: text that begins like a formula, or with what this function adds, gets a `'` before it.
+    """Escape a value for CSV: text that begins like a formula gets a `'` before it.
 
-    Numbers, also those written as text (`-1.5`), stay as they are. `restored` is the inverse.
+    So does a formula that already follows `'`. Numbers, also those written as text (`-1.5`), stay as they are.
+    `restored` is the inverse.
     """
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
@@ -20,5 +21,5 @@ def neutral(value: Any) -> Any:
 
 
 def restored(text: str) -> str:
-    """The value of a cell that `neutral` may have written."""
+    """Undo `neutral`: return the original value of a cell."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

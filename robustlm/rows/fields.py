@@ -1,4 +1,4 @@
-"""Checks of single row fields; what they raise begins with the reason under which bad rows are counted."""
+"""Checks of single row fields; their error messages begin with the reason by which bad rows are counted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def required(row: RowData, key: str) -> str:
-    """A field that must be a string that is not blank; returned unchanged.
+    """Return a field, unchanged; it must be a string with some text.
 
     Raises:
-        ValueError: It is missing, no string, or blank.
+        ValueError: The field is missing, blank, or not a string.
     """
     present(row, key)
     text = optional(row, key)
@@ -27,7 +27,7 @@ def present(row: RowData, key: str) -> object:
     """A field that must be present; its value may be anything.
 
     Raises:
-        ValueError: It is missing.
+        ValueError: The field is missing.
     """
     if key not in row:
         raise ValueError(f"no {key}: found keys {', '.join(map(str, row))}; expected {key!r} among them")
@@ -38,7 +38,7 @@ def optional(row: RowData, key: str) -> str:
     """A text field that may be missing or null; both count as empty.
 
     Raises:
-        ValueError: It is there, and no string.
+        ValueError: The field is present but is not a string.
     """
     value = row.get(key)
     if value is None:
@@ -49,7 +49,7 @@ def optional(row: RowData, key: str) -> str:
 
 
 def lacks(row: RowData, key: str) -> bool:
-    """Whether a field is missing, null or blank: an answer that is still to be given."""
+    """Whether a field is missing, null or blank, like the answer of an unanswered row."""
     value = row.get(key)
     return value is None or (isinstance(value, str) and not value.strip())
 
@@ -58,7 +58,7 @@ def elements(row: RowData, key: str, kind: type[T], expected: str) -> list[T]:
     """A field that must be a list whose elements are all of one type.
 
     Raises:
-        ValueError: It is missing, no list, or an element is of another type.
+        ValueError: The field is missing, is not a list, or has an element of another type.
     """
     values = present(row, key)
     if not isinstance(values, list | tuple):
@@ -70,9 +70,9 @@ def elements(row: RowData, key: str, kind: type[T], expected: str) -> list[T]:
 
 
 def check_choices(choices: Sequence[str], answer: str) -> None:
-    """Refuse choices that leave nothing to choose.
+    """Check that choices leave something to choose.
 
-    Another choice than the answer may occur twice, as in a row of the published MMLU: it leaves the answer alone.
+    A wrong choice may occur twice, as in one row of the published MMLU.
 
     Raises:
         ValueError: There are fewer than two different choices, one is empty, or the answer occurs twice.
@@ -86,7 +86,7 @@ def check_choices(choices: Sequence[str], answer: str) -> None:
 
 
 def squeezed(text: str) -> str:
-    """The words of a text with single spaces between them: two spellings of one span become equal."""
+    """The words of a text with single spaces between them, so that spans that differ only in spacing become equal."""
     return " ".join(text.split())
 
 

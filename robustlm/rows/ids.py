@@ -1,4 +1,4 @@
-"""Ids of rows: what random draws for a row depend on."""
+"""Ids of rows; random draws for a row depend on its id."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from robustlm.rows.fields import shown
 def row_id(row: Row) -> str:
     """A row's own `id`, or `folder/stem:line`. All random draws for a row depend on it.
 
-    The number is that of the item in a JSON list, and of the row where a source has no lines (Parquet, hub).
+    `line` is the item's number in a JSON list, and the row's number where a source has no lines (Parquet, hub).
 
     Raises:
-        ValueError: The row has an `id` that cannot serve as one.
+        ValueError: The row's `id` is blank, or is neither a string nor an integer.
     """
     own = row.data.get("id")
     if own is None:

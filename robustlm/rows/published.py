@@ -1,6 +1,7 @@
-"""Rows as published datasets hold them, turned into rows of the shapes that tasks read.
+"""Convert rows of published datasets into row shapes that tasks read.
 
-Only forms that no keys of a task can stand for are here: whole documents, triplets in one string, other names.
+This module covers only formats that the keys of a task cannot describe: whole documents, triplets in one string, other
+names.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from robustlm.rows.fields import elements, present, required, shown, squeezed
 
 _TRIPLET = re.compile(r"\(\[([\d, ]+)\], \[([\d, ]+)\], (['\"])([^'\"]+)\3\)")
 _OTHERS = {"label", "target", "output", "instruction", "prompt", "messages", "triplets", "relations", "entities"}
-"""Keys of rows whose text is not searched for triplets."""
+"""A row with one of these keys is not searched for triplets."""
 _NO_RELATION = "None"
-"""What NYT rows call a pair of entities without a relation."""
+"""Label of a pair of entities without a relation in NYT rows."""
 
 
 def unfolded(row: RowData, task: str | None) -> Iterator[tuple[str, RowData]]:
-    """The rows that a published row holds, each with a suffix for its id; other rows are returned as they are.
+    """Yield the rows that a published row contains, each with a suffix for its id; yield other rows as they are.
 
     - A SciERC document (`sentences`, with `ner` or `relations`): a row for each sentence.
     - A sentence of NYT (`sentText`, `relationMentions`).
     - A sentence of ASTE (`text` with `####` and triplets of word numbers).
 
-    Rows that have entities and relations are rows of relations, unless the task that is asked for is `ner`.
+    Rows with both entities and relations count as relation rows, unless `task` is `ner`.
 
     Args:
-        row: As it was read.
-        task: Which task's answers are asked for, if that was said.
+        row: The row as read.
+        task: Task whose answers are needed; None: not specified.
 
     Raises:
-        ValueError: The row is not as it was published; says what was found.
+        ValueError: The row does not have the published format; the message says what was found.
     """
     if "sentences" in row and ("ner" in row or "relations" in row):
         yield from _document(row, task)
@@ -124,7 +125,7 @@ def _triplets(line: str) -> RowData:
         raise ValueError(f"wrong triplets: found {shown(given)}; expected [([2], [5], 'NEG'), …] after ####")
     inner = inner[1:-1].strip()
     found = list(_TRIPLET.finditer(inner))
-    # nothing may stand between triplets but commas
+    # only commas may stand between triplets
     if re.sub(r"[\s,]", "", _TRIPLET.sub("", inner)):
         raise ValueError(f"wrong triplets: found {shown(given)}; expected [([2], [5], 'NEG'), …] after ####")
     return {
@@ -144,12 +145,13 @@ def _run(words: Sequence[str], numbers: str) -> str:
 
 
 def pronoun(row: RowData) -> tuple[str, str]:
-    """The question and the text of a row of WSC: spans in `target`, or beside the text.
+    """Question and text of a WSC row, whose spans are in `target` or in the row itself.
 
-    The pronoun stands between asterisks, where it says at which word it is: it may occur more than once.
+    If the row gives the pronoun's word number (`span2_index`), asterisks mark the pronoun in the text, because the same
+    word may occur more than once.
 
     Raises:
-        ValueError: The spans are not as they were published.
+        ValueError: The spans do not have the published format or do not fit the text.
     """
     target = row.get("target")
     spans: RowData = target if isinstance(target, Mapping) else row

@@ -1,7 +1,7 @@
-"""Rows in, rows out: one reader for every file kind, and a writer that leaves no half-written file.
+"""Readers of rows: one for each file kind, and one for Hugging Face datasets.
 
-Readers stream (only a `.json` list is read whole) and know the line of every row. A bad row does not stop
-them: all bad rows are found, so that one run over the data shows everything there is to mend.
+Readers stream (only a `.json` list is read whole) and record the line of every row. A bad row does not stop them, so
+one run over the data reports all bad rows.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def iter_rows(path: str, split: str | None = None, on_bad: Callable[[RowError], 
         path: A file ending in one of `SUFFIXES`, a folder of such files, or a dataset's name on the hub
             (`owner/name`, with a configuration `owner/name:config`).
         split: Which split of a folder or hub dataset; not for files.
-        on_bad: Called with every row that cannot be read, while reading goes on (`errors.append`, say).
-            Without it reading goes on as well, and `BadRowsError` is raised at the end.
+        on_bad: Called with every row that cannot be read (`errors.append`, for example); reading continues. Without it
+            reading also continues, and `BadRowsError` is raised at the end.
 
     Raises:
         SourceError: At the call, when there is nothing to read; while reading, when the file is damaged or
@@ -143,7 +143,7 @@ def _as_row(path: str, line: int, data: object, *, item: bool = False) -> Row | 
     if not isinstance(data, dict):
         return RowError(path, line, f"not an object: found {_kind(data)}; expected an object {{…}}", data, item)
     try:
-        # an escape such as \ud800 alone decodes, but no tokenizer and no file takes it
+        # an unpaired escape such as \ud800 decodes, but tokenizers and files cannot handle it
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return RowError(path, line, "half a character: found an unpaired \\ud800…\\udfff escape", repr(data), item)
@@ -289,7 +289,7 @@ def _parquet_rows(path: str, before: int, batch: Any) -> Iterator[Row | RowError
     """The rows of a record batch; `before` rows come before it. Rows with an unreadable value are bad rows."""
     try:
         whole = batch.to_pylist()
-    except (ValueError, ArithmeticError, LookupError):  # a date past the year 9999, bytes that are no UTF-8
+    except (ValueError, ArithmeticError, LookupError):  # a date past the year 9999, bytes that are not UTF-8
         whole = None
     for at in range(batch.num_rows):
         number = before + at + 1
@@ -303,7 +303,7 @@ def _parquet_rows(path: str, before: int, batch: Any) -> Iterator[Row | RowError
 
 
 def _unreadable(batch: Any, row: int) -> str:
-    """What is wrong with a row of a record batch that Python cannot hold."""
+    """Say why Python cannot hold a row of a record batch."""
     for name in batch.schema.names:
         value = batch.column(name)[row]
         shown = shortened(name, LONGEST_NAME)
@@ -350,11 +350,11 @@ def _hub_rows(source: str, dataset: Any) -> Iterator[Row | RowError]:
 
 
 def _label_name(feature: Any, value: Any) -> Any:
-    """Class numbers become class names, also in lists: hub datasets number their labels, files name them."""
+    """Convert class numbers to class names, also in lists: hub datasets store label numbers, files store names."""
     if isinstance(value, list):
         inner = getattr(feature, "feature", None)
         return [_label_name(inner, part) for part in value]
-    # a missing label is -1 or None there
+    # hub datasets mark a missing label by -1 or None
     if hasattr(feature, "int2str") and isinstance(value, int) and value >= 0:
         return feature.int2str(value)
     return value

@@ -1,4 +1,4 @@
-"""Rows written to JSON lines, JSON, CSV and Parquet, whole or not at all."""
+"""Write rows to JSON lines, JSON, CSV and Parquet files, completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from robustlm.utils.files import whole_file
 
 
 class RowWriter:
-    """Write rows to a file that appears whole or not at all.
+    """Write rows to a file that appears only when it is complete.
 
-    Rows go to a temporary file beside the target, which takes the target's place when the `with` block ends
-    well and is removed when it does not.
+    Rows go to a temporary file next to the target. It replaces the target if the `with` block succeeds, and is removed
+    if the block fails.
 
     Args:
-        path: Where to write; its ending, one of `SUFFIXES`, says how. CSV takes its header from the first row
+        path: File to write; its ending, one of `SUFFIXES`, sets the format. CSV takes its header from the first row
             and Parquet its types from the first 1,000, so later rows must fit them.
 
     Raises:
-        SourceError: The ending is unknown, or there is no such folder.
+        SourceError: The ending is unknown, or the file cannot be written there.
         ValueError: From `write`, for a row that the file kind cannot hold.
 
     Example:
@@ -47,7 +47,7 @@ class RowWriter:
         self.path = str(path)
         self.written = 0
         self._suffix = suffix_of(self.path)
-        # through links, so that the file a link names is replaced and not the link
+        # follow links, so that the linked file is replaced and not the link
         self._target = Path(os.path.realpath(self.path))
         self._place = contextlib.ExitStack()
 
@@ -89,10 +89,10 @@ class RowWriter:
             if error is None:
                 self._finish()
             else:
-                # a Parquet writer left open would complain about its closed file when it is collected
+                # a Parquet writer left open would complain about its closed file when it is garbage-collected
                 with contextlib.suppress(Exception):
                     self._encoder.close(self._stream)
-                # the current error is raised anyway
+                # errors here are ignored, because the current error is raised anyway
                 with contextlib.suppress(BaseException):
                     self._file.close()
                     self._place.__exit__(kind, error, trace)
@@ -166,7 +166,7 @@ class _CsvEncoder:
     def __init__(self) -> None:
         self._header: list[str] | None = None
         self._line = io.StringIO()
-        # with "\n" for a line end the csv module leaves "\r" unquoted, and then cannot read it back
+        # with "\n" as line end, the csv module leaves "\r" unquoted, and then cannot read it back
         self._writer = csv.writer(self._line, lineterminator="\r\n")
 
     def write(self, stream: IO[bytes], data: RowData) -> None:
@@ -214,7 +214,7 @@ class _ParquetEncoder:
         import pyarrow.parquet as pq
 
         if self._schema is None:
-            # from_pylist alone would take its columns from the first row and drop what only others have
+            # from_pylist alone would take its columns from the first row and drop columns that only later rows have
             keys = list(dict.fromkeys(key for row in self._batch for key in row))
             self._schema = pa.schema([self._field(key, [row.get(key) for row in self._batch]) for key in keys])
             self._writer = pq.ParquetWriter(stream, self._schema)
@@ -225,7 +225,7 @@ class _ParquetEncoder:
         self._batch = []
 
     def _field(self, name: str, values: list[Any]) -> Any:
-        """A column's name and type. Each column is tried alone, so that an error names it."""
+        """A column's name and type. Each column is tested alone, so that an error can name it."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -1,12 +1,11 @@
-"""The built-in corpus: generated sentences that answer six questions each; the instruction tells which.
+"""The built-in corpus of generated sentences; an instruction asks one of six questions about a sentence.
 
-Each sentence names a person, often an organisation and a place, may state a relation between two of them,
-belongs to a topic and may judge one or two aspects. No option list or output format gives the task away: a
-model that ignores the instruction answers the wrong question, and one that clings to familiar wordings fails
-on others.
-That makes robustness to phrasing measurable in minutes, without a network and without a GPU.
+Each sentence names a person, often an organisation and a place. It may state a relation between two of them, belongs to
+a topic, and may judge one or two aspects. Prompts contain no option list or output format, so only the instruction
+tells the task: a model that ignores the instruction answers the wrong question, and a model that knows only familiar
+wordings fails on others. So robustness to phrasing can be measured in minutes, without a network or a GPU.
 
-Everything is a pure function of split, seed and number of the sentence, so a longer corpus starts with the
+Each sentence is a pure function of split, seed and sentence number, so a longer corpus starts with the sentences of a
 shorter one.
 """
 
@@ -30,7 +29,7 @@ TASK_OF: Final = {
     "triplets": "absa",
     "aspects": "ner",
 }
-"""What can be asked about a sentence → key of `robustlm.tasks.TASKS`, which owns the answer's format."""
+"""Question about a sentence → key of `robustlm.tasks.TASKS`; that task defines the answer's format."""
 _COPY: Final = "copy"
 
 
@@ -73,7 +72,7 @@ Vertex Violet Walnut Willow Zenith Zephyr
 
 @dataclass(frozen=True, slots=True)
 class _Topic:
-    """What tells a topic, besides a label that never occurs in the text."""
+    """Words that identify a topic; the topic's label itself never occurs in the text."""
 
     organisations: tuple[str, ...]
     aspects: tuple[str, ...]
@@ -156,7 +155,7 @@ shabby, sloppy, terrible, useless, badly planned, below par
 """),
 }
 
-# A relation's wordings: as a clause of its own, and as a description set after its head.
+# Each relation: types of head and tail, wordings as a clause, and wordings as a description that follows the head.
 _RELATIONS: Final[dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]]] = {
     "works for": (
         "person",
@@ -216,7 +215,7 @@ _RELATIONS: Final[dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]]] 
         ("based in {t}", "a firm from {t}", "with an office in {t}", "which operates from {t}"),
     ),
 }
-# Two names side by side that stand in none of the relations.
+# Clauses that name two entities without one of the relations.
 _UNRELATED: Final = {
     ("person", "organisation"): (
         "{h} wrote about {t}",
@@ -233,7 +232,7 @@ _UNRELATED: Final = {
         "{h} flew over {t}",
     ),
 }
-# Where the entity that takes no part in the relation is mentioned.
+# Phrases that mention an entity that is not part of the relation.
 _ASIDES: Final = {
     "person": ("{e} wrote that", "{e} noted that", "as {e} put it,", "{e} told us that", "for {e}"),
     "organisation": ("according to {e}", "in a survey by {e}", "in a note to {e}", "in the news about {e}"),
@@ -266,7 +265,8 @@ _NO_ASPECT: Final = (
     "the talk lasted an hour",
 )
 
-# Residues of a name's two halves, modulo 10: every full name belongs to one split, so no sentence is in two.
+# For each split: sums of the list positions of a name's two words, modulo 10. A full name belongs to one split only, so
+# no sentence is in two splits.
 _RESIDUES: Final[dict[str, tuple[int, ...]]] = {
     "pretrain": (0, 1, 2, 3, 4),
     "train": (5, 6, 7),
@@ -282,17 +282,17 @@ class Sentence:
     text: str
     """The sentence."""
     items: dict[str, tuple[Item, ...]]
-    """The answer to each question of `TASK_OF`, in order of appearance; empty where there is none."""
+    """The answer items for each question of `TASK_OF`, in order of appearance; empty if there are none."""
 
 
 def _full_name(rng: random.Random, left: Sequence[str], right: Sequence[str], residues: Sequence[int]) -> str:
-    """Draw a two-word name whose halves' numbers add up to one of these residues."""
+    """Draw a two-word name; the list positions of its words add up to one of these residues modulo 10."""
     i, residue = rng.randrange(len(left)), rng.choice(residues)
     return f"{left[i]} {rng.choice(right[(residue - i) % 10 :: 10])}"
 
 
 def _relation(rng: random.Random, names: dict[str, str]) -> tuple[tuple[Item, ...], str, str, str]:
-    """Draw a statement about two of the names: its items, the clause, and its subject with a description."""
+    """Draw a statement about two names; return its items, clause, subject, and a description of the subject."""
     if rng.random() < 0.12:
         (head, tail), unrelated = rng.choice(list(_UNRELATED.items()))
         return (), rng.choice(unrelated).format(h=names[head], t=names[tail]), names[head], ""
@@ -303,13 +303,13 @@ def _relation(rng: random.Random, names: dict[str, str]) -> tuple[tuple[Item, ..
 
 
 def _opinions(rng: random.Random, topic: _Topic) -> tuple[tuple[Item, ...], str]:
-    """Draw what is judged and how, as `(polarity, aspect, opinion)`, and the clause that says so."""
+    """Draw opinions; return items `(polarity, aspect, opinion)` and the clause that states them."""
     count = rng.choices((0, 1, 2), (1, 5, 4))[0]
     if count == 0:
         return (), rng.choice(_NO_ASPECT)
     aspects = rng.sample(topic.aspects, count)
     first, other = rng.sample(list(_OPINIONS), 2)
-    # Most sentences are of one mind, as texts are: a model learns the words' polarity from the whole sentence first.
+    # Two opinions mostly share a polarity, as in real texts: a model first learns words' polarity from whole sentences.
     polarities = [first, first if rng.random() < 0.7 else other][:count]
     words = [rng.choice(_OPINIONS[polarity]) for polarity in polarities]
     items = tuple(zip(polarities, aspects, words, strict=True))
@@ -330,13 +330,13 @@ def _sentence(rng: random.Random, residues: Sequence[int]) -> Sentence:
     opinions, rest = _opinions(rng, topic)
     tag = rng.choice(topic.tags)
     lead = ""
-    # Without an aspect the tag is what tells the topic of a sentence that names no organisation.
+    # In a sentence without an aspect or organisation, only the tag tells the topic.
     if not opinions or rng.random() < 0.5:
         if rng.random() < 0.5:
             rest = f"{rest} {tag}"
         else:
             lead = f"{tag}, "
-    # The person is always named: the full name is what keeps the splits apart.
+    # The person is always named, because full names keep the splits apart.
     for kind in names:
         if names[kind] not in clause and (kind == "person" or rng.random() < 0.6):
             aside = rng.choice(_ASIDES[kind]).format(e=names[kind])
@@ -379,11 +379,11 @@ def _sentence(rng: random.Random, residues: Sequence[int]) -> Sentence:
 def sentence(split: Split, number: int, seed: int = 0) -> Sentence:
     """Generate one sentence of a split.
 
-    Sentences of different splits never coincide: no person's full name occurs in two of them. First names,
-    last names, places, aspects and opinions do occur in all, in other combinations.
+    Different splits share no sentence, because no person's full name occurs in two splits. First names, last names,
+    places, aspects and opinions occur in all splits, in other combinations.
 
     Args:
-        split: Which names may occur.
+        split: The split; it sets which names may occur.
         number: Number of the sentence in its split.
         seed: Another seed gives another corpus.
     """
@@ -391,11 +391,11 @@ def sentence(split: Split, number: int, seed: int = 0) -> Sentence:
 
 
 def samples(split: Split, size: int, seed: int = 0, tasks: Sequence[str] | None = None) -> list[Sample]:
-    """Generate the first samples of a split: sentence by sentence, every task is asked about each.
+    """Generate the first samples of a split: for each sentence in turn, one sample per task.
 
     Instructions come from banks: `quickstart/<task>`, and for `pretrain` from `quickstart/pretrain/<task>`,
-    whose phrasings tuning and testing never use. `pretrain` also asks for a copy of each sentence, unless tasks
-    are chosen: a model from scratch learns to quote names from a text much sooner by copying whole texts.
+    whose phrasings tuning and testing never use. `pretrain` without `tasks` also has a sample that asks for a copy of
+    each sentence: by copying whole texts, a model trained from scratch learns much sooner to quote names.
 
     Args:
         split: `pretrain` for a model trained from scratch; `train`, `validation` and `test` for tuning it.

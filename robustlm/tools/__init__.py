@@ -1,1 +1,1 @@
-"""Rows in, rows out: the work behind `robustlm noise`, `pairs`, `paraphrase` and `init`."""
+"""The functions behind the commands `robustlm noise`, `pairs`, `paraphrase` and `init`."""

@@ -1,8 +1,8 @@
-"""What two wordings of an instruction have exchanged: fields, answers, or the sides of a relation.
+"""Detect what a paraphrase of an instruction has exchanged: fields, answers, or the sides of a relation.
 
-A wording often tells the role of a field: what is asked, what answers it, what follows from what. Roles are read by
-patterns of English. Two fields are exchanged where both wordings tell the same role of another one of them; where no
-role is told, fields have to keep their order.
+A wording often tells the role of a field: a question, its answer, or what follows from what. Patterns of English find
+these roles. Two fields are exchanged if the two wordings give the same role to different fields. If no role is found,
+fields have to keep their order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ QUOTED = re.compile(
 
 
 def exchanged_fields(instruction: str, candidate: str, names: Sequence[str]) -> str:
-    """Say which fields have each other's role.
+    """Find fields that have exchanged their roles.
 
     Args:
         instruction: The instruction.
@@ -34,7 +34,7 @@ def exchanged_fields(instruction: str, candidate: str, names: Sequence[str]) -> 
         names: These placeholders, each once, with their braces.
 
     Returns:
-        What was found; empty if the fields keep their roles.
+        A message that says what was found; empty if the fields keep their roles.
     """
     if len(names) < 2:
         return ""
@@ -60,7 +60,7 @@ def exchanged_fields(instruction: str, candidate: str, names: Sequence[str]) -> 
 
 
 def _is_content(name: str) -> bool:
-    """Whether a field is more than the list of answer options, which have no role and keep their place."""
+    """Whether a field is not the list of answer options, which has no role."""
     return not name.startswith("{options")
 
 
@@ -82,7 +82,7 @@ _HOLDS = (
 )
 _AUXILIARY = r"(?:is|are|does|do|can|could|whether|be|must)"
 _CONCLUDE = r"(?:conclude[sd]?|conclusion|infer(?:red|s)?|deduced?|follows?|means?|impl(?:y|ies)|entails?|now say)"
-# a field that another one follows at once: which of the two is pointed at cannot be told
+# no other field may follow directly, because the pattern could mean either of the two
 _ALONE = rf"(?!\s*\n\s*\{{(?!{OPTIONS}\}}))"
 _TOLD = {  # @ stands for the field
     _QUESTION: (
@@ -140,7 +140,7 @@ _WHETHER = re.compile(
 
 
 def _roles(text: str, names: Sequence[str]) -> dict[str, set[str]]:
-    """The fields that a text tells each role of."""
+    """For each role, the fields that have it in a text."""
     plain = _WHETHER.sub("whether", _unlabelled(text))
     found = {_ASKED: {name for name in names if _asked(text, name)}}
     for role, pattern in _PATTERNS:
@@ -149,14 +149,14 @@ def _roles(text: str, names: Sequence[str]) -> dict[str, set[str]]:
 
 
 def _named(pair: tuple[str, str]) -> dict[str, set[str]]:
-    """The fields of a pair whose names tell a role."""
+    """For each role, the fields of a pair whose names indicate it."""
     return {role: {name for name in pair if name.strip("{}").casefold() in words} for role, words in _NAMES.items()}
 
 
 def _of_pair(roles: dict[str, set[str]], pair: tuple[str, str], alone: bool) -> dict[str, str]:
-    """The roles that one field of a pair has and the other does not.
+    """The roles that exactly one field of a pair has.
 
-    Where the two are alone, the one has the opposite role of the other.
+    If there are no other fields (`alone`), the other field gets the opposite role.
     """
     members = {role: fields & set(pair) for role, fields in roles.items()}
     found = {role: next(iter(fields)) for role, fields in members.items() if len(fields) == 1}
@@ -173,7 +173,7 @@ _INDIRECT = re.compile(
 
 
 def _asked(text: str, name: str) -> bool:
-    """Whether a field is part of a question, before the mark and on its line, or of "tell me who … is"."""
+    """Whether a field is part of a question: before a question mark on its line, or in "tell me who … is"."""
     for found in re.finditer(re.escape(name), text):
         before = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
         if re.match(r"[^.?!\n]*\?", text[found.end() :]) or _INDIRECT.search(before[-120:]):
@@ -181,14 +181,14 @@ def _asked(text: str, name: str) -> bool:
     return False
 
 
-# "answer this question based on the passage: …" shows the question, not the passage
+# in "answer this question based on the passage: …", the question follows the colon, and not the passage
 _OBJECT = re.compile(
     r"\b(answer\w* (?:this|the)(?: following)? question)\b(?! about)[^.?!:\n{}]{0,80}(?=: \{)", re.IGNORECASE
 )
 
 
 def _unquoted(text: str) -> str:
-    """A text with bare fields, and what follows a colon on the colon's line."""
+    """Remove quotes around fields, and move what follows a colon to the colon's line."""
     text = re.sub(r"[\"'“”‘’«»`]*(\{[^{}\s]*\})[\"'“”‘’«»`]*", r"\1", text)
     return _OBJECT.sub(r"\1", re.sub(r"[ \t]+", " ", re.sub(r":\s+", ": ", text)))
 
@@ -199,7 +199,7 @@ _LABEL = re.compile(
 
 
 def _unlabelled(text: str) -> str:
-    """A text with fields for their labels: "Sentence 1: {a} … is sentence 1 true?" asks whether {a} is true."""
+    """Replace labels by their fields: "Sentence 1: {a} … is sentence 1 true?" asks whether {a} is true."""
     labels = {match["label"]: match["field"] for match in _LABEL.finditer(text)}
     for label, field in labels.items():
         the = "(?:the |this |that )?" if re.search(r"\d| ", label) else "(?:the|this|that) "
@@ -209,7 +209,7 @@ def _unlabelled(text: str) -> str:
 
 
 def _bare(text: str, pair: tuple[str, str]) -> bool:
-    """Whether two fields stand below each other without a word between them."""
+    """Whether two fields are on consecutive lines without a word between them."""
     one, other = map(re.escape, pair)
     return bool(re.search(rf"(?:^|:) ?(?:{one}\s*\n\s*{other}|{other}\s*\n\s*{one}) ?$", text, re.MULTILINE))
 
@@ -218,7 +218,7 @@ _SAME = r"(?:the same|similar|alike|equivalent|identical)\b"
 
 
 def _symmetric(text: str, pair: tuple[str, str]) -> bool:
-    """Whether a text asks if two fields are the same, which asks for the same with them exchanged."""
+    """Whether a text asks if two fields are the same; exchanging them does not change this question."""
     one, other = map(re.escape, pair)
     field = rf"(?:{one}|{other})"
     both = rf"{field} and {field}[^.?!\n{{}}]*\b{_SAME}|{field} {_SAME} (?:as|to|with) {field}"
@@ -226,7 +226,7 @@ def _symmetric(text: str, pair: tuple[str, str]) -> bool:
 
 
 def _mislabelled(text: str, names: Sequence[str]) -> str:
-    """A field right after the name of another; empty where there is none."""
+    """Find a field that directly follows the name of another field; empty if there is none."""
     words = {name: _words(name) for name in names}
     for name, before in _labelled(text):
         owners = [other for other in names if before in words[other]]
@@ -236,7 +236,7 @@ def _mislabelled(text: str, names: Sequence[str]) -> str:
 
 
 def _words(name: str) -> set[str]:
-    """What a field can be called: {document_title} is a title, {sentence1} is sentence 1."""
+    """Words that can name a field: {document_title} is a title, {sentence1} is sentence 1."""
     bare = name.strip("{}").casefold()
     return {bare, *(part for part in re.split(r"[_\d]+", bare) if len(part) > 1)}
 
@@ -245,7 +245,7 @@ _BEFORE = re.compile(r"([^\W_]+)(?:[^\w{}\n,:]*|[^\w{}\n]*:[^\w{}]*)\Z")
 
 
 def _labelled(text: str) -> list[tuple[str, str]]:
-    """Each placeholder that stands after a word on its line, or after a word and a colon, and that word."""
+    """Each placeholder that follows a word on its line, or a word and a colon, with that word."""
     found = []
     for match in PLACEHOLDER.finditer(text):
         if before := _BEFORE.search(text, max(0, match.start() - 40), match.start()):
@@ -254,7 +254,7 @@ def _labelled(text: str) -> list[tuple[str, str]]:
 
 
 def _placed(text: str) -> dict[str, str] | str:
-    """The word before each placeholder; the text itself where one has none or two have the same."""
+    """The word before each placeholder; the text itself if a placeholder has none or two have the same."""
     found = dict(_labelled(text))
     names = PLACEHOLDER.findall(text)
     complete = len(found) == len(names) == len(set(found.values()))
@@ -273,7 +273,7 @@ _CONDITION = re.compile(
 
 
 def exchanged_answers(instruction: str, candidate: str) -> str:
-    """Answers tied to conditions keep their order: "yes if so, no otherwise" is not "no if so, yes otherwise"."""
+    """Check that answers with conditions keep their order: "yes if so, no otherwise", not "no if so, yes otherwise"."""
     if not (_CONDITION.search(instruction) or _CONDITION.search(candidate)):
         return ""  # "yes or no" and "no or yes" ask for the same
     orders = [_answer_order(instruction), _answer_order(candidate)]
@@ -283,7 +283,7 @@ def exchanged_answers(instruction: str, candidate: str) -> str:
 
 
 def _answer_order(text: str) -> list[str]:
-    """Distinct quoted strings and words that are answers, as they first occur."""
+    """Distinct quoted strings and answer words, in order of first occurrence."""
     found = [(match.start(), next(filter(None, match.groups()))) for match in QUOTED.finditer(text)]
     found += [(match.start(), match[0]) for match in _ANSWER_WORD.finditer(text)]
     return list(dict.fromkeys(word.strip(" .,;:").casefold() for _, word in sorted(found) if "{" not in word))
@@ -319,7 +319,7 @@ _SIDES = (
 
 
 def exchanged_sides(instruction: str, candidate: str) -> str:
-    """What follows from what stays: "premise entails hypothesis" is "hypothesis follows from premise" alone."""
+    """Check that a relation keeps its direction: "A entails B" may become "B follows from A", not "B entails A"."""
     if not (_RELATION.search(instruction) and _RELATION.search(candidate)):
         return ""
     for pair in _SIDES:
@@ -330,8 +330,8 @@ def exchanged_sides(instruction: str, candidate: str) -> str:
 
 
 def _source(text: str, pair: tuple[str, str]) -> str:
-    """Which of two sides the other follows from; empty where the text lacks one of them."""
-    words = _FIELD_LABEL.sub(" ", PLACEHOLDER.sub(" ", text)).casefold()  # fields have a rule of their own
+    """The side that the other follows from; empty if the text lacks one of the two."""
+    words = _FIELD_LABEL.sub(" ", PLACEHOLDER.sub(" ", text)).casefold()  # `exchanged_fields` checks fields
     sides = [re.escape(side.casefold()) for side in pair]
     places = [match.start() if (match := re.search(rf"(?<![^\W_]){side}(?![^\W_])", words)) else -1 for side in sides]
     if min(places) < 0:

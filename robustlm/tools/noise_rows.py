@@ -1,4 +1,4 @@
-"""Noise on files: rows in, the same rows with a noisy instruction and its distortion out."""
+"""Apply noise to files: write the same rows with a noisy instruction and its distortion."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ _Chunk = list[tuple[Row, Sample]]
 
 @dataclass(frozen=True, slots=True)
 class NoiseSummary:
-    """What `noise_rows` did; `print` it."""
+    """Summary of a `noise_rows` run; `print` shows it."""
 
     output: str
     """The file that was written."""
     rows: int
     """Rows read and written."""
     kinds: dict[str, int]
-    """Rows of each kind of noise, clean ones left out."""
+    """Number of rows for each kind of noise, without clean rows."""
     mean: float
     """Mean d' of the noisy rows: β of the data set."""
     low: float
-    """The least d' of a noisy row."""
+    """The smallest d' of a noisy row."""
     high: float
-    """The greatest d' of a noisy row."""
+    """The largest d' of a noisy row."""
     spared: str = ""
-    """A line on the rows that `mixed` noise does not negate or contradict; empty where there are none."""
+    """Message about the rows that `mixed` noise does not negate or contradict; empty if there are none."""
 
     @property
     def noisy(self) -> int:
@@ -81,31 +81,32 @@ def noise_rows(
     manifest: str | None = None,
     bank: str | None = None,
 ) -> NoiseSummary:
-    """Write a file's rows with the noise that training would put on them.
+    """Write a file's rows with the noise that training would apply to them.
 
-    The file is read three times (for words, for distances, for writing), so that memory holds a chunk of
-    rows, the pools, and two numbers for each noisy row. A row keeps its fields and gains `variant`
-    (`adv_instruction` where it has that field, as released [ANIT] rows do), `noise_kind` and `distortion`; a
-    clean row's variant is its instruction.
+    The file is read three times (for words, for distances, for writing), so memory holds only a chunk of rows, the
+    pools, and two numbers for each noisy row. A row keeps its fields and gains `variant` (`adv_instruction` if it has
+    that field, as released [ANIT] rows do), `noise_kind` and `distortion`. The variant of a clean row is its
+    instruction.
 
     Args:
         input: A file, folder or hub dataset, as `iter_rows` takes it, in any shape with instructions.
         output: File to write; its ending says how. It may be the input.
-        noise: Which noise.
-        distortion: How to measure it.
-        seed: As in training.
-        epoch: As in training: which epoch's noise to write.
-        bank: Bank that rows take their instructions from, in place of their own: a packaged name, a JSON file, or one
-            of many in a file (`file.json#name`). Its seen phrasings are assigned as in training; null: rows' own.
-        manifest: JSONL file for what was done to each instruction: `id`, `kind`, `instruction`, `edits` as lists
-            `[place, before, after]`, and `slots` where there are any; `robustlm.noise.edits.replay` does it again.
+        noise: The noise to apply.
+        distortion: How to measure the distortion.
+        seed: Seed, as in training.
+        epoch: Number of the epoch whose noise is written, as in training.
+        bank: Bank that rows take their instructions from, in place of their own: a packaged name, a JSON file, or an
+            entry of a file with many (`file.json#name`). Its seen phrasings are assigned as in training; null: rows'
+            own.
+        manifest: JSONL file for the edits of each instruction: `id`, `kind`, `instruction`, `edits` as lists
+            `[place, before, after]`, and `slots` if there are any; `robustlm.noise.edits.replay` repeats the edits.
 
     Returns:
         Counts and the distortion found.
 
     Raises:
-        SourceError: There is nothing to read, the file changes meanwhile, the output's ending is unknown, or the
-            manifest's is not that of JSONL.
+        SourceError: There is nothing to read, the file changes during the run, the output's ending is unknown, or the
+            manifest's ending is not that of JSONL.
         BadRowsError: Rows are unreadable or have no instruction; they are listed, and nothing is written.
         ValueError: There is no such bank, or it has placeholders.
     """
@@ -125,7 +126,7 @@ def noise_rows(
 
 
 def _phrasings(name: str) -> list[Instruction]:
-    """The seen phrasings of a bank; a bank with placeholders is refused, as rows here would not say what fills them."""
+    """The seen phrasings of a bank; banks with placeholders are rejected, because rows do not say what fills them."""
     bank = InstructionBank.load(name)
     if bank.slots:
         raise ValueError(
@@ -147,7 +148,7 @@ class _Asked:
         return instructed_rows(self.path, task, change=None if self.phrasings is None else self._changed)
 
     def is_request(self, sample: Sample) -> bool:
-        """Whether the instruction that a row is asked with is the request itself; a bank's phrasing is not."""
+        """Whether the instruction of a row is the request itself; a bank's phrasing is not."""
         return self.phrasings is None and is_request(sample)
 
     def _changed(self, row: Row) -> Row:
@@ -163,9 +164,9 @@ def instructed_rows(
 
     Args:
         path: A file, folder or hub dataset, as `iter_rows` takes it.
-        task: What is being done, for the progress bar.
+        task: Label of the progress bar.
         split: Which split of a folder or hub dataset.
-        change: Gives each row another `instruction`, which its shape must read.
+        change: Function that gives each row another `instruction`; the row's shape must read it.
 
     Raises:
         SourceError: There is nothing to read.
@@ -233,7 +234,7 @@ def _apply(
 def _measure(
     asked: _Asked, noise: Noise, distortion: Distortion, pools: Pools, seed: int, epoch: int
 ) -> tuple[Counter[str], Floats, int]:
-    """Count kinds and requests, and find d' of each noisy row in order: normalising takes all of them."""
+    """Count kinds and requests, and compute d' of all noisy rows in order; normalising needs all of them."""
     kinds: Counter[str] = Counter()
     requests = 0
     pairs = [np.empty((0, 2))]

@@ -1,4 +1,4 @@
-"""Contrastive rows: each sample under two phrasings, in one group with hard negatives ([CoIN], *Data*)."""
+"""Contrastive rows: each sample with two phrasings, grouped with hard negatives ([CoIN], *Data*)."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from robustlm.utils.random import drawn
 log = logging.getLogger(__name__)
 
 Form = Literal["robustlm", "coin"]
-"""`robustlm`: rows that load back as the samples they are. `coin`: the columns of the data released with [CoIN]."""
+"""`robustlm`: rows that load as the same samples. `coin`: the columns of the data released with [CoIN]."""
 Paraphrases = Mapping[str, Sequence[str]]
-"""Other phrasings by instruction."""
+"""Other phrasings of each instruction."""
 
 _LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class PairSummary:
-    """What `write_pairs` did; `print` it."""
+    """Summary of a `write_pairs` run; `print` shows it."""
 
     output: str
     """The file that was written."""
     groups: int
     """Groups of a sample and its hard negatives."""
     short: int
-    """Groups among them with fewer negatives than were asked for."""
+    """Groups with fewer negatives than requested."""
     negatives: int
     """Hard negatives in all groups."""
     alone: int
-    """Rows that found no negative, each a group of its own."""
+    """Rows without a negative; each is a group of its own."""
     datasets: dict[str, int]
     """Rows of each data set."""
 
@@ -71,16 +71,16 @@ def write_pairs(
     seed: int = 0,
     unseen_share: float | None = None,
 ) -> PairSummary:
-    """Write samples under two phrasings each, a group after the other; in the form `coin`, the largest groups first.
+    """Write samples with two phrasings each, group by group; in the form `coin`, the largest groups come first.
 
     Args:
         samples: Any samples; each is written once.
         output: File to write; its ending says how.
         negatives: Hard negatives in a group, at most.
-        version: Which phrasings of banks are used; only seen ones are.
-        paraphrases: Other phrasings of instructions; they come before those of a bank.
-        form: What the rows look like.
-        seed: Of phrasings, groups and their order.
+        version: Length of the bank phrasings that are used; only seen phrasings are used.
+        paraphrases: Other phrasings of instructions; they are preferred to those of a bank.
+        form: Format of the rows.
+        seed: Seed of phrasings, groups and their order.
         unseen_share: See `InstructionBank.load`.
 
     Returns:
@@ -95,7 +95,7 @@ def write_pairs(
     _check_negatives(negatives)
     with RowWriter(output) as writer:
         groups = contrasted(phrased(samples, version, paraphrases or {}, seed, unseen_share), negatives, seed)
-        if form == "coin":  # such rows name no group: a smaller one would shift all groups after it
+        if form == "coin":  # these rows do not name their group, so a smaller group would shift all later ones
             groups.sort(key=lambda group: -len(group))
         for group in groups:
             for sample in group:
@@ -121,13 +121,13 @@ def phrased(
     seed: int,
     unseen_share: float | None = None,
 ) -> list[Sample]:
-    """Give each sample an instruction, where it has none, and another phrasing of it as its variant.
+    """Give each sample an instruction, if it has none, and another phrasing of it as its variant.
 
-    The variant is a paraphrase where the instruction has any, a seen phrasing of the sample's bank, or the variant that
-    came with the row, in this order. Both choices depend on the seed and the sample's id alone.
+    The variant is the first of these that exists: a paraphrase of the instruction, a seen phrasing of the sample's
+    bank, the variant that came with the row. Both choices depend on the seed and the sample's id alone.
 
     Raises:
-        SourceError: Samples have one phrasing only; names them.
+        SourceError: Samples have one phrasing only; the message names them.
     """
     bank = partial(load_bank, unseen_share=unseen_share)
     for name in sorted({sample.bank for sample in samples if sample.bank}):
@@ -162,16 +162,16 @@ def phrased(
 
 
 def contrasted(samples: Sequence[Sample], negatives: int, seed: int) -> list[list[Sample]]:
-    """Deal samples out into groups of a sample and its hard negatives.
+    """Divide samples into groups of one sample and its hard negatives.
 
-    A hard negative is of the same data set, has the same instruction, another input and another target. Samples of one
-    bank are asked the same thing: a group of them takes the phrasings of its first. Every sample is in one group.
-    Groups come from the data sets in turn.
+    A hard negative has the same data set and the same instruction as the sample, another input and another target.
+    Samples of one bank count as having the same instruction; their group takes the phrasings of its first sample. Every
+    sample is in exactly one group. Groups of different data sets alternate.
 
     Args:
-        samples: With their instructions.
-        negatives: Hard negatives of each group; a group has fewer, or none, where there are not enough.
-        seed: Of the order.
+        samples: Samples with their instructions.
+        negatives: Hard negatives of each group; a group has fewer, or none, if there are not enough.
+        seed: Seed of the order.
 
     Returns:
         Groups, the sample before its negatives.
@@ -211,10 +211,10 @@ def _asked_alike(group: list[Sample]) -> list[Sample]:
 
 
 def _groups(bucket: Sequence[Sample], negatives: int) -> Iterator[list[Sample]]:
-    """Groups of samples that are asked one thing.
+    """Make groups from samples that have the same instruction.
 
-    Negatives are taken from the targets that most samples are left of, and the sample from the next: so the targets run
-    out together, and few samples stay alone.
+    Negatives come from the targets with the most samples left, and the sample itself from the target with the second
+    most. So all targets run out at about the same time, and few samples are left without a negative.
     """
     left: dict[str, deque[Sample]] = defaultdict(deque)
     for sample in bucket:
@@ -238,7 +238,7 @@ _Entry = tuple[int, int, str]
 def _negatives_of(
     sample: Sample, heap: list[_Entry], left: Mapping[str, deque[Sample]], negatives: int
 ) -> Iterator[Sample]:
-    """Take negatives of a sample out of the targets in the heap, none of which is its own; no two share an input."""
+    """Take negatives with distinct inputs from the targets in the heap, which does not hold the sample's own target."""
     inputs = {sample.applied_to}
     passed: list[_Entry] = []
     while heap and negatives:

@@ -1,8 +1,7 @@
-"""What of a model's answer is a paraphrase: reading the answer, and the rules that each candidate has to pass.
+"""Read candidates from a model's answer, and check by rules whether each of them is a paraphrase.
 
-The rules err on the side of rejecting: another candidate is cheap, and a paraphrase that asks for something else
-teaches a model that instructions do not matter. Those about words know English; in other languages they find nothing
-to object to.
+If in doubt, the rules reject: another candidate is cheap, but a paraphrase that asks for something else teaches a model
+that instructions do not matter. Rules about words cover English only; in other languages they reject nothing.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ _MARKER = re.compile(
     rf"(?:\*\*)?(?:[-*•–—+]\s|\(?\d{{1,3}}[.):\]](?!\d)|#\d+\b[.):]?|\(?[a-z][.)]\s|{_HEADING})(?:\*\*)?\s*",
     re.IGNORECASE,
 )
-_STARTS = 50  # places where JSON may begin
+_STARTS = 50  # at most so many places are tried as the start of JSON
 _QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»", "„": "“"}
 
 
 def parse_answer(text: str) -> list[str]:
     """Find the candidates in an answer.
 
-    A JSON list (bare, in a fence, in an object, or below some talk) is taken as it is. Otherwise each line is a
-    candidate, without its number, bullet, quotes and emphasis; indented lines go on with the item above. Talk between
-    the items is not told from candidates here: `Rules` rejects it, so that it is counted.
+    If there is a JSON list (bare, in a code fence, in an object, or below other text), its strings are the candidates.
+    Otherwise each line is a candidate, without its number, bullet, quotes and emphasis; an indented line continues the
+    item above. Other text between the items is returned as candidates too; `Rules` rejects it, so that it is counted.
     """
     text = _FENCE.sub("", _THOUGHT.sub("", text) if "</think" in text else text).strip()
     for start in islice(_JSON_START.finditer(text), _STARTS):
@@ -62,7 +61,7 @@ def parse_answer(text: str) -> list[str]:
 
 
 def _json_candidates(text: str, at: int) -> list[str]:
-    """Strings of a JSON value that starts there and ends its line; objects a line each count as a list."""
+    """Strings of a JSON value that starts at `at` and ends its line; one object per line counts as a list."""
     found: list[str] = []
     decoder = json.JSONDecoder()
     while at < len(text) and text[at] in "[{":
@@ -85,7 +84,7 @@ def _strings(value: object) -> Iterator[str]:
         for item in value:
             yield from _strings(item)
     elif isinstance(value, dict):
-        # {"original": …, "paraphrases": […]}: the list alone; {"id": 1, "paraphrase": …}: the one string
+        # {"original": …, "paraphrases": […]}: take only the list; {"id": 1, "paraphrase": …}: take the string
         lists = [item for item in value.values() if isinstance(item, list)]
         strings = [item for item in value.values() if isinstance(item, str)]
         if lists:
@@ -95,7 +94,7 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _bare(item: str) -> str:
-    """An item without what encloses it: `"List all names.",` and `**List all names.**`."""
+    """Remove quotes, a comma and emphasis around an item: `"List all names.",` and `**List all names.**`."""
     item = item.strip().removesuffix(",").strip() if item.strip().endswith(('",', "',", "”,")) else item.strip()
     if len(item) > 4 and item.startswith("**") and item.endswith("**") and "**" not in item[2:-2]:
         item = item[2:-2].strip()
@@ -104,7 +103,7 @@ def _bare(item: str) -> str:
     if closing and len(item) > 1 and item.endswith(closing) and closing not in inner and item[0] not in inner:
         return inner.strip()
     if not re.search(r"\w", item):
-        return ""  # what is left of broken JSON, or a ruler
+        return ""  # the rest of broken JSON, or a horizontal line
     return item
 
 
@@ -112,7 +111,7 @@ def _bare(item: str) -> str:
 
 
 def normalised(text: str) -> str:
-    """A text without case, punctuation and spacing: what two wordings that count as one have in common."""
+    """A text without case, punctuation and spacing; wordings with the same result count as one."""
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(words) or squeezed(text)
 
@@ -120,7 +119,7 @@ def normalised(text: str) -> str:
 def nearness(left: str, right: str) -> float:
     """Distance of two texts in [0, 1]: the mean of word-level and character-level Levenshtein distance.
 
-    Both are taken of `normalised` texts, over the length of the longer one.
+    Both are computed on `normalised` texts and divided by the length of the longer one.
     """
     a, b = normalised(left), normalised(right)
     words, others = split_words(a), split_words(b)
@@ -134,15 +133,15 @@ def nearness(left: str, right: str) -> float:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a candidate has to keep of its instruction."""
+    """Rules that a candidate has to satisfy."""
 
     min_distance: float = 0.15
-    """Least distance to the instruction and to every other paraphrase of it, in [0, 1]: the mean of word and character
-    edits, each over the longer length."""
+    """Smallest allowed distance to the instruction and to every other paraphrase of it, in [0, 1]: the mean of word and
+    character edits, each divided by the longer length."""
     shortest: float = 0.4
-    """Least length over the instruction's, with 20 characters added to both."""
+    """Smallest allowed length, divided by the instruction's, with 20 characters added to both."""
     longest: float = 2.5
-    """Greatest length over the instruction's, with 20 characters added to both."""
+    """Largest allowed length, divided by the instruction's, with 20 characters added to both."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_distance < 1:
@@ -152,7 +151,7 @@ class Rules:
             raise ValueError(f"rules: expected 0 ≤ shortest ≤ 1 ≤ longest, found {found}")
 
     def problem(self, instruction: str, candidate: str, kept: Sequence[str] = ()) -> str:
-        """Say why a candidate is no paraphrase.
+        """Say why a candidate is not a paraphrase.
 
         Args:
             instruction: The instruction.
@@ -160,7 +159,7 @@ class Rules:
             kept: Paraphrases that it must differ from.
 
         Returns:
-            The reason, what was found after a colon; empty for a good candidate.
+            The reason, followed by a colon and what was found; empty for a good candidate.
         """
         for check in _CHECKS:
             if found := check(instruction, candidate):
@@ -225,7 +224,7 @@ _REFUSAL = (
         r"\bi(['’]m| am)? (can['’]?t|cannot|can not|could not|couldn['’]t|won['’]t|will not|not able|unable)\b", re.I
     ),
     re.compile(r"^(could you (please )?clarify|i need more)\b", re.IGNORECASE),
-    # it asks for the input and not for an answer: "Please provide the text.", not "Please provide the text's topic."
+    # requests for the input, not for an answer: "Please provide the text.", not "Please provide the text's topic."
     re.compile(
         r"^(please|could you( please)?|can you( please)?|kindly) provide (me with |us with )?"
         rf"({_THIS}{_INPUT}{_ENDS}|{_ANY}{_INPUT}{_WANTED}|{_MORE}{_INPUT}({_ENDS}|{_WANTED}))",
@@ -235,7 +234,7 @@ _REFUSAL = (
 
 
 def _said(patterns: Sequence[re.Pattern[str]], instruction: str, candidate: str) -> str:
-    """The first pattern that fits the candidate, but not the instruction: "Paraphrase this" is no talk there."""
+    """What the first pattern matches in the candidate; patterns that match the instruction too do not count."""
     for pattern in patterns:
         if (match := pattern.search(candidate)) and not pattern.search(instruction):
             return match[0]
@@ -254,7 +253,7 @@ def _commands(text: str) -> bool:
 def _talk(instruction: str, candidate: str) -> str:
     said = _said(_TALK, instruction, candidate)
     colon = candidate.rstrip("* ").endswith(":") and not instruction.endswith(":")
-    # a prompt may end in a colon, as in "Answer:"; talk asks for nothing and shows no field
+    # a prompt may end in a colon, as in "Answer:"; talk has no command and no field
     if not said and colon and not (PLACEHOLDER.search(candidate) or _commands(candidate)):
         said = candidate[-20:]
     return f"talk: {said!r}" if said else ""
@@ -282,11 +281,11 @@ def _listed(items: Counter[str]) -> str:
 
 def _quotations(text: str) -> set[str]:
     found = {next(filter(None, match.groups())).strip().rstrip(".,;:") for match in QUOTED.finditer(text)}
-    return {quoted for quoted in found if not PLACEHOLDER.fullmatch(quoted)}  # quotes around a field come and go
+    return {quoted for quoted in found if not PLACEHOLDER.fullmatch(quoted)}  # quotes around a field are optional
 
 
 def _quoted(instruction: str, candidate: str) -> str:
-    """Quoted strings stay, in whatever quotes; new ones must at least be words of the instruction."""
+    """Check that quoted strings stay, in any kind of quotes; new ones must occur in the instruction."""
     wanted, found = _quotations(instruction), _quotations(candidate)
     new = {text for text in found - wanted if text.casefold() not in instruction.casefold()}
     return _difference("quoted", Counter(wanted), Counter(wanted & found | new))
@@ -315,7 +314,7 @@ def _numbers(text: str) -> set[str]:
 
 
 def _stated(text: str) -> set[str]:
-    """Numbers that matter: not "one", which is a pronoun as often, nor "the two", which says what is known."""
+    """Numbers that must stay: not "one", which is often a pronoun, and not "the two", which adds no information."""
     return _numbers(re.sub(r"\bone\b", " ", _DEFINITE.sub(" ", _NUMBERED.sub(" ", text)), flags=re.IGNORECASE))
 
 
@@ -324,14 +323,14 @@ def _implied(text: str) -> set[str]:
 
 
 def _number(instruction: str, candidate: str) -> str:
-    """The same numbers, in digits or words."""
+    """Check that both texts have the same numbers, in digits or words."""
     lost = _stated(instruction) - _implied(candidate)
     new = _stated(candidate) - _implied(instruction)
     parts = [f"lost {', '.join(sorted(lost))}"] * bool(lost) + [f"new {', '.join(sorted(new))}"] * bool(new)
     return f"numbers: {'; '.join(parts)}" if parts else ""
 
 
-_KEY_VALUE = r"(?<![\w-])[\w-]+\s?:\s?[\w-]+"  # from the start of a word: quadratic otherwise
+_KEY_VALUE = r"(?<![\w-])[\w-]+\s?:\s?[\w-]+"  # starts at a word, else the search is quadratic
 _FORMAT = re.compile(
     rf"\b(?:as|form|format|like|pattern|style|schema|template|shape|exactly|with|in)\s(?P<a>{_KEY_VALUE})"
     rf"|(?P<b>{_KEY_VALUE})(?=[^.;\n]*;)|(?<=;)\s*(?P<c>{_KEY_VALUE})|(?P<d>(?<![\w-])[A-Za-z_-]+:[A-Za-z_-]+)\b",
@@ -343,18 +342,18 @@ _NAME = re.compile(r"(?<![.!?:;\"“'‘(\[\n*-]) (?P<name>[A-Z][a-z]+)\b")
 
 
 def _formats(text: str) -> set[str]:
-    """Patterns such as `label: class` outside of quotes, in one spelling."""
+    """Patterns such as `label: class` outside of quotes, with uniform spacing."""
     found = (next(filter(None, match.groups())) for match in _FORMAT.finditer(QUOTED.sub(" ", text)))
     return {re.sub(r"\s*:\s*", ": ", pair.strip()) for pair in found}
 
 
 def _format(instruction: str, candidate: str) -> str:
-    """Patterns, labels in capitals and names stay; names in any case, labels exactly."""
+    """Check that patterns, labels in capitals and names stay; labels exactly, names in any case."""
     spelled = re.sub(r"\s*:\s*", ": ", squeezed(candidate))
     lost = {pair for pair in _formats(instruction) if pair not in spelled}
-    plain = PLACEHOLDER.sub(".", QUOTED.sub(" ", instruction))  # what follows a field begins a sentence
+    plain = PLACEHOLDER.sub(".", QUOTED.sub(" ", instruction))  # text after a field begins a sentence
     words = re.findall(r"[^\W\d_]+", plain)
-    if sum(word[0].isupper() for word in words) * 2 <= len(words):  # elsewhere capitals are a style
+    if sum(word[0].isupper() for word in words) * 2 <= len(words):  # if most words have capitals, they mark no labels
         labels = {token for token in _TOKEN.findall(plain) if _LABEL.fullmatch(token)}
         lost |= {label for label in labels if label not in WORDS and label not in candidate}
         lost |= {name for name in _names(plain) if not _names_again(name, candidate)}
@@ -366,7 +365,7 @@ def _names(text: str) -> set[str]:
 
 
 def _names_again(name: str, candidate: str) -> bool:
-    # "None" and "Yes" are labels where they stand in the middle of a sentence
+    # "None" and "Yes" are labels in the middle of a sentence
     return name in candidate if name.lower() in WORDS else name.casefold() in candidate.casefold()
 
 
@@ -377,7 +376,7 @@ _IDIOMS = re.compile(
     r"\b((cannot|can['’]t|can not) be answered|always, sometimes,? or never|yes\b[^.?!\n]{0,12}\bno|no or yes"
     r"|whether or not|or not|no matter|nothing (else|but|more)|no one else|not only|if not|not necessarily"
     r"|no (more|fewer|less|later) than"
-    # these restrict an answer as "only" does, which is no negation either
+    # these restrict an answer like "only", which is not a negation
     rf"|(with no|without( any)?|and no|add no|(do not|don['’]t) add( any)?) ((further|other|additional) )?{_ADDED})\b"
 )
 _NEGATION = re.compile(
@@ -385,7 +384,7 @@ _NEGATION = re.compile(
     r"|excluding|ignore|ignoring|disregard|skip|leave out|leaving out|leave \w+ out|fail|lack|lacks|lacking|instead of"
     r"|rather than|stop|forbidden|prohibited|unless|except)\b|n['’]t\b"
 )
-# "with" comes and goes without a meaning of its own, and "without" counts as a negation
+# "with" is often added or dropped without a change of meaning, and "without" counts as a negation
 _OPPOSITES = {word: other for pair in ANTONYMS if "with" not in pair for word, other in (pair, pair[::-1])}
 
 
@@ -393,21 +392,21 @@ _LAYOUT = {pair for one in (("above", "below"), ("following", "preceding")) for 
 
 
 def _plain(text: str) -> str:
-    """Without quoted labels and without what looks like a negation and is none."""
+    """A text without fields, quoted labels, and idioms that look like a negation but are not."""
     text = PLACEHOLDER.sub(" ", QUOTED.sub(" ", text)).casefold()
     return re.sub(r"\bneither\b(.{0,200}?)\bnor\b", r"neither\1", _IDIOMS.sub(" ", text), flags=re.DOTALL)
 
 
 def _negation(instruction: str, candidate: str) -> str:
-    """An even number of turns between the two: negations on either side, and words swapped for their opposites.
+    """Check that the number of reversals is even: negations in both texts, plus words replaced by opposites.
 
-    "Do not include dates" and "Exclude dates" are two turns apart (the *not*, and *include* for *exclude*), "Include
-    dates" and "Exclude dates" one.
+    "Do not include dates" and "Exclude dates" differ by two reversals (the *not*, and *exclude* for *include*),
+    "Include dates" and "Exclude dates" by one.
     """
     texts = _plain(instruction), _plain(candidate)
     old, new = (set(re.findall(r"[^\W\d_]+", text)) for text in texts)
     swapped = {(word, other) for word, other in _OPPOSITES.items() if word in old - new and other in new - old}
-    if PLACEHOLDER.search(instruction):  # the fields show what stands where
+    if PLACEHOLDER.search(instruction):  # fields show the layout, so these words may change
         swapped -= _LAYOUT
     gone = {word for pair in swapped for word in pair}
     turns = [[turn for turn in (match[0] for match in _NEGATION.finditer(text)) if turn not in gone] for text in texts]
@@ -438,7 +437,7 @@ _ANSWERED = re.compile(
 
 
 def _directs(text: str) -> bool:
-    """Whether a text asks for something: a question, or a verb of command that is not merely part of a statement."""
+    """Whether a text asks for something: a question, a form to fill in, or a text with a verb of command."""
     words = re.findall(r"[a-z]+", text.casefold())
     if not words or "?" in text:
         return bool(words)
@@ -448,7 +447,7 @@ def _directs(text: str) -> bool:
 
 
 def _answer(instruction: str, candidate: str) -> str:
-    """An instruction that asks for something must still do so: "Paris is the capital." answers it."""
+    """Check that the candidate still asks for something; "Paris is the capital." is an answer instead."""
     if _ANSWERED.search(candidate) and not _ANSWERED.search(instruction):
         return f"answer: {candidate[:40]!r}"
     if _directs(instruction) and not _directs(candidate):

@@ -1,6 +1,7 @@
-"""Paraphrases of instructions from an OpenAI-compatible chat endpoint: asked once, checked by rules, kept in a file.
+"""Get paraphrases of instructions from an OpenAI-compatible chat endpoint, check them by rules, write them to a file.
 
-Answers are kept on disk as they come, so that neither a killed run nor a changed rule pays for them again.
+Each answer is stored on disk as soon as it arrives, so a repeated run, after an interruption or with other rules, does
+not pay for it again.
 """
 
 from __future__ import annotations
@@ -43,20 +44,20 @@ _LISTED = 20
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about an instruction, and how answers are judged."""
+    """The request for paraphrases of an instruction, and the rules for its answers."""
 
     count: int = 8
     """Paraphrases wanted of each instruction."""
     prompt: str = PROMPT
-    """What is asked; `{instruction}` and `{count}` are filled in."""
+    """Text of the request; `{instruction}` and `{count}` are filled in."""
     temperature: float | None = 1.0
     """Sampling temperature; null: the endpoint's own."""
     seed: int | None = 0
-    """Seed of the first attempt, counted up for further ones; null: none is sent."""
+    """Seed of the first attempt; each further attempt adds 1. Null: no seed is sent."""
     rounds: int = 3
-    """How often an instruction is asked about until there are enough good paraphrases."""
+    """Maximum number of requests for one instruction; they end once there are enough good paraphrases."""
     rules: Rules = field(default_factory=Rules)
-    """What a paraphrase has to keep."""
+    """Rules that a paraphrase has to satisfy."""
 
     def __post_init__(self) -> None:
         for name in ("count", "rounds"):
@@ -73,8 +74,8 @@ class Question:
         Args:
             model: The model's name.
             instruction: What to paraphrase.
-            kept: Paraphrases that are there already.
-            attempt: From 0.
+            kept: Paraphrases found so far.
+            attempt: Number of the attempt, from 0.
         """
         values = {"{instruction}": instruction, "{count}": str(self.count)}
         # in one pass: an instruction may hold {count} itself
@@ -91,14 +92,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A candidate that is no paraphrase."""
+    """A candidate that is not a paraphrase."""
 
     instruction: str
     """The instruction."""
     paraphrase: str
     """The candidate."""
     problem: str
-    """Why; the words before the first colon name the reason under which it is counted."""
+    """Why it was rejected; candidates are counted by the words before the first colon."""
 
     @property
     def reason(self) -> str:
@@ -108,23 +109,23 @@ class Rejected:
 
 @dataclass
 class Outcome:
-    """What the endpoint's answers made of one instruction."""
+    """Result for one instruction."""
 
     instruction: str
     """The instruction."""
     kept: list[str] = field(default_factory=list)
     """Its paraphrases."""
     rejected: list[Rejected] = field(default_factory=list)
-    """Candidates that are none."""
+    """Candidates that are not paraphrases."""
     requests: int = 0
     """Requests that were sent."""
     cached: int = 0
-    """Answers that were there from earlier."""
+    """Answers taken from the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParaphraseSummary:
-    """What `paraphrase` did; `print` it."""
+    """Summary of a `paraphrase` run; `print` shows it."""
 
     output: str
     """The file that was written."""
@@ -145,7 +146,7 @@ class ParaphraseSummary:
 
     @property
     def short(self) -> list[Outcome]:
-        """Those left with fewer paraphrases than wanted."""
+        """Instructions with fewer paraphrases than wanted."""
         return [outcome for outcome in self.outcomes if len(outcome.kept) < self.wanted]
 
     def __str__(self) -> str:
@@ -177,9 +178,9 @@ class Paraphraser:
     """Asks an endpoint for paraphrases until there are enough good ones.
 
     Args:
-        endpoint: Whom to ask.
+        endpoint: The endpoint to ask.
         question: What to ask.
-        cache: Where answers are kept; `None`: nowhere.
+        cache: Where answers are stored; `None`: nowhere.
     """
 
     def __init__(self, endpoint: Endpoint, question: Question, cache: AnswerCache | None) -> None:
@@ -190,15 +191,15 @@ class Paraphraser:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Send no further requests; those on their way are waited for, and their answers kept."""
+        """Send no further requests; requests in progress are finished, and their answers are stored."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._connection.close()
 
     def paraphrase(self, instruction: str) -> Outcome:
-        """Ask about one instruction; many threads may do so.
+        """Get paraphrases of one instruction; may be called from several threads.
 
         Raises:
             EndpointError: The endpoint fails for good.
@@ -210,7 +211,7 @@ class Paraphraser:
             try:
                 self._sort(self._candidates(outcome, attempt), outcome)
             except BaseException:
-                # here, and not where it is noticed: another thread may begin with the next instruction meanwhile
+                # stop here, not in the waiting thread: another thread could start the next instruction meanwhile
                 self.stop()
                 raise
         return outcome
@@ -226,7 +227,7 @@ class Paraphraser:
                 outcome.kept.append(candidate)
 
     def _candidates(self, outcome: Outcome, attempt: int) -> list[tuple[str, str]]:
-        """Candidates of one answer, each with what is wrong with it before any rule is asked."""
+        """Candidates of one answer, each with a problem that is known before the rules are applied, or with none."""
         answer = self._answer(outcome, attempt)
         candidates = [(candidate, "") for candidate in parse_answer(answer["text"])]
         if answer["cut"] and candidates:
@@ -275,14 +276,14 @@ def instructions_of(input: str, split: str | None = None) -> list[str]:
     """The distinct instructions of rows, or the seen phrasings of a bank, in the order of first occurrence.
 
     Args:
-        input: Rows as `iter_rows` takes them, an instruction bank's file, one of many in a file (`file.json#name`), or
-            the name of a packaged bank.
+        input: Rows as `iter_rows` takes them, an instruction bank's file, an entry of a file with many
+            (`file.json#name`), or the name of a packaged bank.
         split: Which split of a folder or hub dataset.
 
     Raises:
         SourceError: There is nothing to read.
         BadRowsError: Rows are unreadable or have no instruction.
-        ValueError: The bank is none, or has no seen phrasings.
+        ValueError: The bank is invalid or has no seen phrasings.
     """
     if _is_bank(input):
         texts: Iterator[str] = (phrasing.text for phrasing in InstructionBank.load(input).phrasings(split="seen"))
@@ -295,7 +296,7 @@ def _is_bank(input: str) -> bool:
     path = Path(input)
     if not path.exists():
         return input in known_banks() or ".json#" in input  # one bank of a file with many
-    # rows in a .json file are a list
+    # in a .json file, rows are a list and a bank is an object
     return (
         path.is_file()
         and input.endswith(".json")
@@ -317,26 +318,26 @@ def paraphrase(
 ) -> ParaphraseSummary:
     """Write a paraphrase file for the instructions of rows or of a bank.
 
-    The file appears whole, when all is done. Until then progress is in the cache: the same call again asks only what
-    was not answered, and the file depends on the answers alone, not on threads or interruptions.
+    The file is written once all answers are there. Until then the cache holds the progress: the same call, repeated,
+    requests only what was not answered yet. The file depends on the answers alone, not on threads or interruptions.
 
     Args:
         input: As `instructions_of` takes it.
         output: File to write, `.jsonl` or `.jsonl.gz`.
-        endpoint: Whom to ask.
+        endpoint: The endpoint to ask.
         question: What to ask.
-        concurrency: Requests at once.
-        cache_dir: Folder where answers are kept; `None` keeps none, and an interrupted run then loses its answers.
-        rejected: File for the candidates that are no paraphrases, with reasons.
-        overwrite: Whether files that are there may be replaced.
+        concurrency: Number of parallel requests.
+        cache_dir: Folder where answers are stored; with `None`, an interrupted run loses its answers.
+        rejected: File for the rejected candidates, with reasons.
+        overwrite: Whether existing files may be replaced.
         split: Which split of a folder or hub dataset.
 
     Returns:
         What was kept and rejected.
 
     Raises:
-        SourceError: There is nothing to read, or a file that may not be replaced.
-        EndpointError: The endpoint fails for good; nothing is written but the cache.
+        SourceError: There is nothing to read, or a file exists that may not be replaced.
+        EndpointError: The endpoint fails for good; only the cache is written.
     """
     if concurrency < 1:
         raise ValueError(f"--concurrency: expected 1 or more, found {concurrency}")
@@ -363,11 +364,11 @@ def paraphrase(
 
 
 class _TriedError(Exception):
-    """Ends a writer that was only to show whether it could write."""
+    """Raised to leave a `RowWriter` that was opened only to test whether it can write."""
 
 
 def _check_targets(input: str, targets: list[str], overwrite: bool) -> None:
-    """Find what would keep files from being written before anything is paid for."""
+    """Check that files can be written, before any request is paid for."""
     used = {os.path.realpath(input): "the input"} if os.path.exists(input) else {}
     for target in targets:
         check_suffix(target)
@@ -382,7 +383,7 @@ def _check_targets(input: str, targets: list[str], overwrite: bool) -> None:
 
 
 def _all(paraphraser: Paraphraser, instructions: list[str], concurrency: int) -> list[Outcome]:
-    """Ask about all instructions; when one fails for good, those under way are finished and no others begun."""
+    """Get paraphrases of all instructions; if one fails for good, finish those in progress and start no others."""
     with (
         ThreadPoolExecutor(concurrency) as threads,
         tqdm(total=len(instructions), desc="paraphrasing", unit=" instructions", disable=None) as bar,

@@ -1,4 +1,4 @@
-"""Lay out a small model to be trained from scratch: its configuration and tokenizer, no weights."""
+"""Create the configuration and tokenizer of a small model to train from scratch, without weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from robustlm.checks.numbers import check_number
 from robustlm.tools.tokenizer import train_tokenizer
 
 Architecture = Literal["llama", "t5"]
-"""Decoder alone, or encoder and decoder."""
+"""`llama` is a decoder alone; `t5` is an encoder and a decoder."""
 
 
 _LARGEST = 10**7
-"""Of any size of a model or vocabulary: a typing error should not fill the memory."""
+"""Largest allowed size of a model or vocabulary, so that a typing error does not fill the memory."""
 
 
 def build(
@@ -38,11 +38,11 @@ def build(
         texts: What the tokenizer is trained on: prompts and answers as the model will see them.
         vocab_size: Number of tokens, at least 260.
         hidden_size: Width of the model, a multiple of `heads` with an even quotient.
-        layers: Number of transformer blocks (T5: of the encoder, and as many of the decoder).
+        layers: Number of transformer blocks (T5: in the encoder, and the same number in the decoder).
         heads: Number of attention heads.
         intermediate_size: Width of the MLPs.
-        initializer_range: Standard deviation of the initial weights; 0.08 where not given, as so narrow a model
-            learns from wider ones than the usual 0.02. T5 has a rule of its own for each kind of weight instead.
+        initializer_range: Standard deviation of the initial weights; 0.08 by default, because a model this narrow needs
+            larger weights than the usual 0.02 gives. Not for T5, which has a rule for each kind of weight.
         architecture: `llama` (decoder only) or `t5` (encoder–decoder).
 
     Returns:
@@ -50,8 +50,8 @@ def build(
 
     Raises:
         ValueError: If a size is less than 1, the heads do not divide the width into even parts, or the architecture is
-            unknown or has no such setting.
-        FileExistsError: If the folder already holds something.
+            unknown or does not have a given setting.
+        FileExistsError: If the folder is not empty or is a file.
     """
     folder = Path(folder)
     sizes = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "intermediate_size": intermediate_size}
@@ -102,7 +102,7 @@ def _llama(
 
 
 def _t5(tokenizer: Any, *, hidden_size: int, layers: int, heads: int, intermediate_size: int) -> T5Config:
-    # a keyword of every config, which this one's signature does not show
+    # every config takes these keywords, but the signature of T5Config does not show all of them
     config: T5Config = cast(Any, T5Config)(
         architectures=["T5ForConditionalGeneration"],
         d_model=hidden_size,

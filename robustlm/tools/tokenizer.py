@@ -9,17 +9,17 @@ from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
-# As in GPT-2, without its English contractions: words, digits and runs of marks take the blank before them.
+# As in GPT-2, without its English contractions: words, digits and runs of marks include the blank before them.
 _PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer.
 
-    Its alphabet is the 256 bytes, so every text survives `decode(encode(text))` and a misspelt word breaks
-    into pieces instead of an unknown token. Offsets tile the text: a word's token includes the blank before
-    it. No special tokens are added to a text, and the ids of a prompt are a prefix of the ids of
-    `prompt + " " + answer` where the prompt does not end in white space.
+    Its alphabet is the 256 bytes, so `decode(encode(text))` returns every text unchanged, and a misspelt word becomes
+    pieces and not an unknown token. Offsets cover the text without gaps: a word's token includes the blank before it.
+    No special tokens are added to a text, and the ids of a prompt are a prefix of the ids of
+    `prompt + " " + answer` if the prompt does not end in white space.
 
     Args:
         texts: Texts to train the tokenizer on.
