@@ -214,7 +214,7 @@ class RobustLMCLI(LightningCLI):
         self.datamodule.named = named_by_user(self._given, "conditions")
 
     def before_instantiate_classes(self) -> None:
-        """Refuse invalid numbers and paths before the model and the rows are loaded."""
+        """Refuse a logger or a hub name that cannot be used, before the model and the rows are loaded."""
         settings = self.config[self._command].as_dict()
         if settings.get("logger"):
             check_logger(settings["logger"], settings["trainer"].get("logger"))
