@@ -35,9 +35,16 @@ def side_by_side(run: Callable[[], object], processes: int = 2) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": str(processes)}
-    for process in [Forked(run, LOCAL_RANK=str(rank), **place) for rank in range(processes)]:
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
+    started = [Forked(run, LOCAL_RANK=str(rank), **place) for rank in range(processes)]
+    try:
+        for process in started:
+            output, _ = process.communicate()
+            assert process.returncode == 0, output
+    finally:  # the others wait for one that failed
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
 
 class Forked:

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import robustlm
 from robustlm.cli.commands import COMMANDS, GROUPS, Command
-
-DESCRIPTION = "Train language models to do the same thing however they are asked, and measure that they do."
 
 
 def run(args: Sequence[str]) -> Any:
@@ -143,7 +142,7 @@ def _overview() -> str:
     from robustlm.assets import known_configs
 
     width = max(map(len, COMMANDS)) + 2
-    lines = ["usage: robustlm COMMAND [arguments]", "", DESCRIPTION]
+    lines = ["usage: robustlm COMMAND [arguments]", "", str(robustlm.__doc__)]
     for group, commands in GROUPS.items():
         lines += ["", f"{group}:", *(f"  {command.name:<{width}}{command.purpose}" for command in commands)]
     return "\n".join(

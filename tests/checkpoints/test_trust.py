@@ -91,6 +91,7 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     "a name of the package that is another's": {"adversary": {"class_path": "robustlm.cli.training.LightningCLI"}},
     "a class of another kind": {"adversary": {"class_path": "robustlm.LoRA"}},
     "a class of the standard library": {"adversary": {"class_path": "subprocess.Popen"}},
+    "a model of one's own": {"backbone": "evilmod.Adv:x"},
     "a package that is installed": {"adversary": {"class_path": "antigravity.x"}},
 }
 
