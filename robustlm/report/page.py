@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from robustlm.checks.texts import shortened
 from robustlm.evaluation.free_text import free_text
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings
@@ -34,8 +35,16 @@ def own_section(path: str) -> Section:
     found = imported(path)
     if not callable(found):
         raise ValueError(f"sections: {path}: found no function; expected the import path of one (my_module.my_section)")
-    section: Section = found
-    return section
+
+    def checked(records: Sequence[Record], results: Sequence[Result]) -> tuple[str, Html]:
+        made = found(records, results)
+        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], str) and isinstance(made[1], Html)):
+            raise ValueError(
+                f"sections: {path} returned {shortened(repr(made), 200)}; expected a pair of a heading and Html"
+            )
+        return made
+
+    return checked
 
 
 def to_html(

@@ -88,6 +88,7 @@ def test_the_model_answers_and_the_figure_is_on_the_page(folder: Path) -> None:
     [
         ("report runs/mine --sections '[lengths.by_length]'", "sections: found some, and no HTML page is written"),
         ("report runs/mine --output out --sections '[lengths.by_width]'", "lengths.by_width: found no function"),
+        ("report runs/mine --output out --sections '[badly.made]'", "sections: badly.made returned ('a', '<b>')"),
         ("test --model.backbone answering.Nothing:x --model InstructionTuning --data RobustnessDataModule --data.test "
          "rows.jsonl", "answering.Nothing is nothing; expected a subclass of"),
         ("test --model.backbone answering.Sequence:x --model InstructionTuning --data RobustnessDataModule --data.test "
@@ -97,6 +98,7 @@ def test_the_model_answers_and_the_figure_is_on_the_page(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_wrong_backends_and_sections(args: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "badly.py").write_text("def made(records, results):\n    return 'a', '<b>'\n", encoding="utf-8")
     (folder / "runs/mine").mkdir(parents=True)
     record = Record("a", "d", "generation", "clean", "own", "x", [["x"]], "x", True)
     write_table(folder / "runs/mine/predictions.parquet", [record], ["clean"])
