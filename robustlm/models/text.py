@@ -25,6 +25,8 @@ class Characters:
     bos_token_id = None
     all_special_ids = (_EOS, _PAD)
     chat_template = None
+    takes_messages = True
+    """With `data.template: chat`, prompts are messages of a chat, in `View.messages`."""
     name_or_path = "characters"
 
     def __call__(
