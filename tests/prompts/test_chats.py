@@ -107,23 +107,32 @@ SENT = [
 ]
 
 
+def talkative() -> Characters:
+    """The tokenizer of a hosted model that is sent messages."""
+    tokenizer = Characters()
+    tokenizer.takes_messages = True
+    return tokenizer
+
+
 def test_a_prompt_knows_its_messages() -> None:
     for tokenizer in (Chat(), SystemLast()):
         assert ChatTemplate(tokenizer).render(TALK, "Another?").messages == SENT
-    hosted = make_template("chat", Characters()).render(TALK, "Another?")
+    hosted = make_template("chat", talkative()).render(TALK, "Another?")
     assert hosted.messages == SENT
     assert hosted.text == "System: Be brief.\n\nUser: Name a city.\n\nAssistant: Oslo.\n\nUser: Another?"
     assert pieces(hosted, Origin.INSTRUCTION) == ["Another?"]
-    alone = make_template("chat", Characters()).render(replace(TALK, turns=()), "Another?")
+    alone = make_template("chat", talkative()).render(replace(TALK, turns=()), "Another?")
     assert (alone.text, alone.messages) == ("Another?", [SENT[-1]])
     folded = ChatTemplate(NoSystem()).render(TALK, "Another?").messages
     assert folded == [{"role": "user", "content": "Be brief.\n\nName a city."}, *SENT[2:]]
     assert make_template("plain", None).render(TALK, "Another?").messages is None
+    with pytest.raises(ValueError, match="no chat template"):
+        make_template("chat", Characters())
 
 
 @pytest.mark.parametrize("name", ["hosted", "local"])
 def test_a_view_holds_messages_as_they_are_after_truncation(name: str) -> None:
-    tokenizer: Any = Characters() if name == "hosted" else encoder().tokenizer
+    tokenizer: Any = talkative() if name == "hosted" else encoder().tokenizer
     sample = replace(TALK, context=Context(text="one two three four"))
     long = Encoder(tokenizer, make_template("chat", tokenizer), 512).encode_untruncated([sample])[0]
     short = Encoder(tokenizer, make_template("chat", tokenizer), len(long) - 4)
