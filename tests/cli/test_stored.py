@@ -22,6 +22,7 @@ OTHER = {
     "what a test asks": {"conditions", "prompts", "shots", "attack", "scoring", "seed"},
     "what training makes of a prompt, which decides it no longer in a test": {
         *("phrasing", "paraphrases", "noise", "distortion", "beta", "variants", "group_size", "negatives"),
+        *("assistant_turns", "noisy_turns"),
     },
     "batches": {
         *("batch_size", "eval_batch_size", "group_by_length", "replays", "num_workers", "shuffle"),
@@ -128,6 +129,7 @@ def test_what_is_kept_beside_an_adapter(site: Path) -> None:
         "unseen_share": None,
         "format": "none",
         "system": None,
+        "chat_template_kwargs": None,
         "max_length": 512,
     }
     stored = torch.load(CKPT, weights_only=True)["robustlm"]["prompt"]
