@@ -143,6 +143,10 @@ class InstructionBatch(_Movable):
     """In evaluation: name of the instruction condition."""
     instruction_ids: list[str] = field(default_factory=list)
     """In evaluation: id of the phrasing of each raw row."""
+    instructions: list[str] = field(default_factory=list)
+    """In evaluation: the instruction of each raw row as it is asked, with its slots unfilled."""
+    wordings: list[str] = field(default_factory=list)
+    """In evaluation: the instruction of each raw row before noise or an attack."""
     targets: list[str] = field(default_factory=list)
     """In evaluation: target texts."""
     tasks: list[str] = field(default_factory=list)

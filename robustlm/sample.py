@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Turn = tuple[str, str]
 """Role and text of a message of a chat."""
@@ -64,6 +64,12 @@ class Sample:
     turns: tuple[Turn, ...] = ()
     """Earlier turns of a chat: a system message, if any, and turns of `user` and `assistant`. The instruction is the
     user's last turn."""
+    wording: str = ""
+    """The instruction before noise or an attack changed it; empty: neither has changed it."""
+
+    def reworded(self, instruction: str) -> Sample:
+        """The sample with an instruction that noise or an attack made; `wording` keeps the one before any change."""
+        return replace(self, instruction=instruction, wording=self.wording or self.instruction)
 
     @property
     def applied_to(self) -> tuple[object, ...]:

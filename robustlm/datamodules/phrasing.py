@@ -113,7 +113,7 @@ class Phraser:
             seed=self._seed,
             **noise_pools(samples, protect=condition.noise.protect),
         )
-        return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
+        return [sample.reworded(text) for sample, text in zip(found, noisy.texts, strict=True)]
 
 
 def say_spared(condition: Condition, samples: Sequence[Sample]) -> None:
