@@ -261,3 +261,29 @@ def chi2_tail(statistic: float, freedom: int) -> float:
 
     tail: Any = chdtrc(freedom, statistic)
     return float(tail)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for how many they are, after Holm (1979): the step-down form of Bonferroni's adjustment.
+
+    If hypotheses whose adjusted p is at most 0.05 are rejected, the probability that any true one is among them is at
+    most 0.05, however the tests depend on each other. NaN stays NaN and counts as no test.
+
+    Args:
+        p_values: One p for each test, in any order.
+
+    Returns:
+        The adjusted p-values, in the same order. None is smaller than its own p, and none is above 1.
+
+    Raises:
+        ValueError: A p-value is not in [0, 1].
+    """
+    if wrong := [p for p in p_values if not (math.isnan(p) or 0 <= p <= 1)]:
+        raise ValueError(f"p_values: found {wrong[0]}; expected probabilities from 0 to 1")
+    order = sorted((at for at, p in enumerate(p_values) if not math.isnan(p)), key=lambda at: p_values[at])
+    found = [math.nan] * len(p_values)
+    largest = 0.0
+    for done, at in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - done) * p_values[at]))
+        found[at] = largest
+    return found

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 
 from benchmarks.intervals import Setting, measure
 from robustlm.evaluation import intervals
-from robustlm.evaluation.intervals import chi2_tail, cochran, deviate, dispersion, paired, quotient, share
+from robustlm.evaluation.intervals import (
+    chi2_tail,
+    cochran,
+    deviate,
+    dispersion,
+    holm,
+    paired,
+    quotient,
+    share,
+)
 from robustlm.evaluation.pairing import pair
 from robustlm.evaluation.robustness import SHARES, Settings, robustness
 from tests.evaluation.test_robustness import answer
@@ -86,6 +95,24 @@ def test_cochrans_q_is_the_textbooks() -> None:
     assert chi2_tail(*cochran(np.ones((5, 3)))) == 1
     shuffled = [cochran(random.permuted(cells, axis=1))[0] for _ in range(2000)]
     assert chi2_tail(wanted, 2) == pytest.approx(np.mean(np.array(shuffled) >= wanted - 1e-9), abs=0.04)
+
+
+def closed_test(p_values: list[float]) -> list[float]:
+    """Holm's adjustment by its definition: the largest Bonferroni p of all sets of tests that hold the test."""
+    tests = range(len(p_values))
+    sets = [group for size in range(1, len(p_values) + 1) for group in combinations(tests, size)]
+    return [max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in sets if at in s) for at in tests]
+
+
+def test_holm_is_the_closed_test_of_bonferroni() -> None:
+    random = np.random.default_rng(3)
+    for size in range(1, 8):
+        p_values = (random.random(size) ** 3).round(2).tolist()  # rounded: some are equal
+        assert holm(p_values) == pytest.approx(closed_test(p_values))
+    assert holm([0.01, math.nan, 0.04]) == pytest.approx([0.02, math.nan, 0.04], nan_ok=True)
+    assert holm([]) == []
+    with pytest.raises(ValueError, match=r"p_values: found 1.5; expected probabilities from 0 to 1"):
+        holm([0.5, 1.5])
 
 
 def test_instructions_that_differ_much_keep_their_numbers() -> None:
