@@ -49,6 +49,10 @@ SHARES = ("mean", "worst_case", "consistency", "sensitivity", "all_correct", "un
 """Numbers that are means over samples of values in [0, 1], or F1."""
 
 
+PERCENTILES = ("posix", "share_phrasing", "share_samples", "share_interaction")
+"""Numbers whose intervals are percentiles of draws."""
+
+
 DEBIASED = {"worst_instruction": "worst_debiased", "std": "std_debiased", "spread": "spread_debiased"}
 """Numbers that chance biases in one direction, and the name of each number without this bias."""
 
