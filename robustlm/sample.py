@@ -64,6 +64,9 @@ class Sample:
     turns: tuple[Turn, ...] = ()
     """Earlier turns of a chat: a system message, if any, and turns of `user` and `assistant`. The instruction is the
     user's last turn."""
+    answer_words: tuple[tuple[str, str], ...] = ()
+    """Where the instruction asks for answers of its own instead of the labels: each answer and the label that it
+    stands for, in the order of the labels. Target and choices are these answers."""
 
     @property
     def applied_to(self) -> tuple[object, ...]:

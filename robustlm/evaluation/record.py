@@ -45,6 +45,13 @@ class Record:
     token_f1: float | None = None
     """Overlap with the target in [0, 1], as is the next field; null: the answer is not free text, or has no target."""
     rouge_l: float | None = None
+    answer_words: list[list[str]] | None = None
+    """Where the instruction asks for answers of its own: each answer and the label that it stands for (`[["yes",
+    "acceptable"], …]`). Prediction, items, target and choices are these answers. Null: they are the labels."""
+
+    def label_of(self, text: str) -> str:
+        """The label that an answer stands for; the answer itself if it is no answer word of the instruction."""
+        return next((label for word, label in self.answer_words or () if word == text), text)
 
     @property
     def key(self) -> Key:
