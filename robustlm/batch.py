@@ -177,6 +177,8 @@ class InstructionBatch(_Movable):
     """In evaluation: task names."""
     groups: list[str] = field(default_factory=list)
     """In evaluation: for each row, the dataset whose score includes it."""
+    answer_words: list[tuple[tuple[str, str], ...]] = field(default_factory=list)
+    """In evaluation: `Sample.answer_words` of each row; an empty list if no row has any."""
     choices: list[tuple[str, ...]] = field(default_factory=list)
     """If options are scored: the allowed targets of each raw row; empty for rows whose answer is generated."""
     options: View | None = None
