@@ -181,12 +181,18 @@ class InstructionBatch(_Movable):
     """In evaluation: name of the instruction condition."""
     instruction_ids: list[str] = field(default_factory=list)
     """In evaluation: id of the phrasing of each raw row."""
+    instructions: list[str] = field(default_factory=list)
+    """In evaluation: the instruction of each raw row as it is asked, with its slots unfilled."""
+    wordings: list[str] = field(default_factory=list)
+    """In evaluation: the instruction of each raw row before noise or an attack."""
     targets: list[str] = field(default_factory=list)
     """In evaluation: target texts."""
     tasks: list[str] = field(default_factory=list)
     """In evaluation: task names."""
     groups: list[str] = field(default_factory=list)
     """In evaluation: for each row, the dataset whose score includes it."""
+    answer_words: list[tuple[tuple[str, str], ...]] = field(default_factory=list)
+    """In evaluation: `Sample.answer_words` of each row; an empty list if no row has any."""
     choices: list[tuple[str, ...]] = field(default_factory=list)
     """If options are scored: the allowed targets of each raw row; empty for rows whose answer is generated."""
     options: View | None = None

@@ -76,6 +76,21 @@ class Writer:
         if piece and origin is not Origin.SCAFFOLD:
             self.spans.append((start, len(self.text), origin))
 
+    def end_once(self, cue: str, start: int) -> None:
+        """Keep one cue at the end if the template wrote `cue` right after an instruction that itself ends with it.
+
+        Published templates with slots often end with `Answer:`. The prompt then ends like that of an instruction
+        without slots, and not with `Answer: Answer:`.
+
+        Args:
+            cue: The last word of the template, such as `Answer:`.
+            start: Where the prompt of this row begins in the text.
+        """
+        body = self.text[: -len(cue)].rstrip()
+        ends = self.spans and self.spans[-1][1] == len(body) and self.spans[-1][2] is Origin.INSTRUCTION
+        if ends and len(body) > start and body.casefold().endswith(cue.casefold()):
+            self.text = body
+
     def append(self, other: Writer) -> None:
         """Append the text and spans of another writer."""
         offset = len(self.text)

@@ -28,6 +28,9 @@ from robustlm.sample import Sample
 
 log = logging.getLogger(__name__)
 
+_CUE = "Answer:"
+"""Ends the prompt; an instruction with slots may end with it too, and then it is written once."""
+
 
 class PlainTemplate(Template):
     """`Instruction: … Question: … Format: … Option: … Text: … Answer:`; empty parts are left out ([ANIT])."""
@@ -43,6 +46,7 @@ class PlainTemplate(Template):
             out.write("\n\n")
         for one in (*sample.examples, sample):
             out.solved = one is not sample
+            start = len(out.text)
             context, blank = one.context, ""
             if whole:
                 out.write("Instruction: ")
@@ -52,7 +56,8 @@ class PlainTemplate(Template):
                     out.write(f"{blank}{part.capitalize()}: ")
                     out.write(value, Origin.CONTEXT)
                     blank = " "
-            out.write(f"{blank}Answer:")
+            out.write(f"{blank}{_CUE}")
+            out.end_once(_CUE, start)
             if out.solved:
                 out.write(" ")
                 out.write(one.target, given=True)
@@ -121,6 +126,7 @@ class StringTemplate(Template):
         body = template.rstrip()
         self._prefix = template[len(body) :]
         self._fields = list(Formatter().parse(body))
+        self._cue = _CUE if self._fields[-1][1] is None and self._fields[-1][0].endswith(_CUE) else ""
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
@@ -128,6 +134,7 @@ class StringTemplate(Template):
         write_turns(out, sample)
         for one in (*sample.examples, sample):
             out.solved = one is not sample
+            start = len(out.text)
             asked = asked_of(one, sample, instruction)
             context = remaining(one, asked)
             for literal, name, _, _ in self._fields:
@@ -138,6 +145,8 @@ class StringTemplate(Template):
                     write_joined(out, context)
                 elif name is not None:
                     out.write(getattr(context, name), Origin.CONTEXT)
+            if self._cue:
+                out.end_once(self._cue, start)
             if out.solved:
                 out.write(self._prefix)
                 out.write(one.target, given=True)
