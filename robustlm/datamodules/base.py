@@ -28,6 +28,7 @@ from robustlm.instructions.banks import NO_FORMAT, Version
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.prompts.encoding import Encoder
 from robustlm.prompts.templates import make_template
+from robustlm.prompts.variables import check_values
 from robustlm.sample import Sample, each_reply
 from robustlm.sources.loading import KnownLabels, load_all
 from robustlm.sources.source import Role, Source, Sources, asked_by, formatted_by, listed
@@ -167,17 +168,18 @@ class InstructionDataModule(LightningDataModule):
         check_seed("data.seed", seed)
         if system is not None and not (isinstance(system, str) and system.strip()):
             raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
-        for name, value, known in (
-            ("assistant_turns", assistant_turns, get_args(AssistantTurns)),
-            ("noisy_turns", noisy_turns, get_args(NoisyTurns)),
-        ):
-            if value not in known:
-                raise ValueError(f"data.{name}: found {value!r}; expected one of {', '.join(known)}")
+        if assistant_turns not in get_args(AssistantTurns):
+            known = ", ".join(get_args(AssistantTurns))
+            raise ValueError(f"data.assistant_turns: found {assistant_turns!r}; expected one of {known}")
+        if noisy_turns not in get_args(NoisyTurns):
+            known = ", ".join(get_args(NoisyTurns))
+            raise ValueError(f"data.noisy_turns: found {noisy_turns!r}; expected one of {known}")
         if noisy_turns == "all" and bank:
             raise ValueError(
                 f"data.noisy_turns: found all with data.bank {bank!r}, whose phrasings replace the last user turn "
                 "alone; expected last, or no data.bank"
             )
+        check_values(chat_template_kwargs)
         if not conditions:
             raise ValueError("data.conditions: found none; expected at least one, such as clean")
         if format not in (None, NO_FORMAT):

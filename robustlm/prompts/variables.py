@@ -38,6 +38,15 @@ def variables_of(source: str) -> list[str]:
         return []
 
 
+def check_values(values: object) -> None:
+    """Raise `ValueError` if the setting is neither null nor a mapping of plain values by name."""
+    if values is None:
+        return
+    items = list(values.items()) if isinstance(values, Mapping) else [(None, values)]
+    if not all(isinstance(name, str) and isinstance(value, bool | int | float | str) for name, value in items):
+        raise ValueError(f"{SETTING}: found {values!r}; expected numbers, texts, true or false by name, or null")
+
+
 def check_variables(values: Mapping[str, Any], source: str) -> None:
     """Raise `ValueError` for a variable that a chat template does not read, since it would change nothing."""
     known = variables_of(source)

@@ -260,6 +260,8 @@ def test_conditions_of_a_test_vary_all_user_turns_too(chats: str, talking: Backb
     [
         ({"template": "plain", "assistant_turns": "all"}, r"c0: data\.assistant_turns: found all with a template that"),
         ({"assistant_turns": "first"}, r"data\.assistant_turns: found 'first'; expected one of last, all, each"),
+        ({"chat_template_kwargs": {"think": [1]}}, r"data\.chat_template_kwargs: found \{'think': \[1\]\}; expected n"),
+        ({"chat_template_kwargs": ["think"]}, r"data\.chat_template_kwargs: found \['think'\]; expected numbers"),
         ({"noisy_turns": "every"}, r"data\.noisy_turns: found 'every'; expected one of last, all"),
         ({"noisy_turns": "all", "bank": "ner"}, r"data\.noisy_turns: found all with data\.bank 'ner'"),
     ],
