@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -21,10 +22,12 @@ def compare(
     flips: str | None = None,
     draws: int = 1000,
     seed: int = 0,
+    anyway: bool = False,
 ) -> None:
     """Print the scores of several runs side by side, and draw them.
 
-    With `paired`, each run is also tested against the first.
+    With `paired`, each run is also tested against the first, with a verdict for each condition. Runs that were asked
+    about other inputs, under other instructions or with other true answers are refused.
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
@@ -36,12 +39,15 @@ def compare(
         flips: JSONL file for the answers that are right in the first run and wrong in another, or vice versa.
         draws: Number of bootstrap draws for the tests' intervals.
         seed: Seed of the draws and permutations.
+        anyway: Also compare runs that were not asked the same, with a warning.
     """
     from pathlib import Path
 
+    from robustlm.evaluation.agreement import agreement
     from robustlm.evaluation.pairing import paired_tests
     from robustlm.evaluation.robustness import Settings
     from robustlm.evaluation.unreadable import unreadable
+    from robustlm.report.agreement import agreement_lines, check_agreement
     from robustlm.report.comparison import draw, load_tables, other_datasets, scores_of
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.number_tables import flip_lines, pairing_markdown, write_all, write_whole
@@ -66,13 +72,20 @@ def compare(
             if paired or flips:
                 raise ValueError(text)
             print(f"{text}\n")
+    agreements = {name: agreement(tables[first], rows) for name, rows in tables.items() if name != first}
+    asked = {name: agreement_lines(first, name, one) for name, one in agreements.items()}
+    for name, one in agreements.items():
+        if not anyway:
+            check_agreement(first, name, one)
+        if not paired and not one.alike:
+            print("\n".join(asked[name]), file=sys.stderr)
     unread = {name: own for name, rows in tables.items() if (own := unreadable(rows))}
     said = "".join("\n\n" + "\n".join(unread_markdown(own, name)).strip() for name, own in unread.items())
     table = markdown(title, found) + said
     print(table)
     settings = Settings(draws=draws, seed=seed)
     tests = paired_tests(tables, settings) if paired else {}
-    text = "\n\n".join(pairing_markdown(next(iter(tables)), name, one) for name, one in tests.items())
+    text = "\n\n".join("\n".join([pairing_markdown(first, name, one), "", *asked[name]]) for name, one in tests.items())
     if paired:
         print("\n" + text)
     if flips is not None:
@@ -82,7 +95,7 @@ def compare(
         texts = {"comparison.md": table + "\n"}
         if paired:
             texts["paired.md"] = text + "\n"
-            texts["comparison.html"] = comparison_html(tables, found, tests, settings, title, flips)
+            texts["comparison.html"] = comparison_html(tables, found, tests, settings, title, flips, agreements)
         folder = Path(output)
         write_all(folder, texts)
         draw(found, folder / "comparison.png")
