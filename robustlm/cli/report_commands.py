@@ -178,6 +178,76 @@ def report(
             print(f"report: {path}")
 
 
+def gate(
+    run: str,
+    rules: list[str],
+    by: Literal["bound", "value"] = "bound",
+    junit: str | None = None,
+    summary: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    clean: str = "clean",
+    anyway: bool = False,
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Hold rules against the numbers of a run; fails if one is not met.
+
+    A rule is `NUMBER[CONDITION]@DATASET >= LIMIT`, with `>=`, `<=`, `>` or `<`: 'worst_instruction >= 80',
+    'pdr[deepwordbug@0.2] <= 10', 'mean[unseen]@sst2 >= 70'. Without a condition it is about `clean`, without a dataset
+    about the mean over datasets; `*` stands for each of them. 'mean[unseen] >= OTHER_RUN - 2' compares with another run
+    over the same samples. The exit status is 0 if all rules pass, 1 if one fails, 2 for an error.
+
+    Args:
+        run: Folder of a run that `robustlm test` wrote, or its prediction table.
+        rules: The rules; limits are in per cent.
+        by: What is held against the limit: `bound`, the end of the interval that is nearer to failing, or `value`.
+        junit: File for the verdicts as JUnit XML.
+        summary: File for the verdicts as Markdown. By default they are appended to the file that the environment
+            variable GITHUB_STEP_SUMMARY names, if it is set.
+        draws: Bootstrap draws of the intervals.
+        seed: Seed of the draws.
+        level: Share of draws within an interval.
+        clean: The condition of rules that name none, and the reference for drops in performance.
+        anyway: Also compare with a run that was not asked the same.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    import os
+    from pathlib import Path
+
+    from robustlm.evaluation.robustness import Settings
+    from robustlm.evaluation.unreadable import unreadable, warning
+    from robustlm.report.comparison import find_table, load_tables
+    from robustlm.report.gate import each_line, judge, parse_rule
+    from robustlm.report.gate_files import to_junit, to_summary
+    from robustlm.report.number_tables import write_whole
+    from robustlm.report.run import run_name
+    from robustlm.tasks import resolve_task
+
+    for name, file in (("junit", junit), ("summary", summary)):
+        if file is not None:
+            check_output(name, file)
+    for task in tasks:
+        resolve_task(task)
+    parsed = [parse_rule(rule) for rule in rules]
+    file = find_table(run)
+    (rows,) = load_tables([f"run={file}"]).values()
+    if said := warning(unreadable(rows)):
+        print(said, file=sys.stderr)
+    judged = judge(rows, parsed, Settings(draws, seed, level), clean, by, anyway, run)
+    passed = each_line(judged)
+    if junit is not None:
+        write_whole(Path(junit), to_junit(run_name(file), judged))
+    text = to_summary(run_name(file), judged)
+    if summary is not None:
+        write_whole(Path(summary), text)
+    elif shared := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(shared).open("a", encoding="utf-8") as whole:
+            whole.write(text)
+    if not passed:
+        raise SystemExit(1)
+
+
 def export_harness(
     run: str,
     output: str,
