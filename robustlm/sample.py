@@ -66,6 +66,9 @@ class Sample:
     user's last turn."""
     wording: str = ""
     """The instruction before noise or an attack changed it; empty: neither has changed it."""
+    answer_words: tuple[tuple[str, str], ...] = ()
+    """Where the instruction asks for answers of its own instead of the labels: each answer and the label that it
+    stands for, in the order of the labels. Target and choices are these answers."""
 
     def reworded(self, instruction: str) -> Sample:
         """The sample with an instruction that noise or an attack made; `wording` keeps the one before any change."""

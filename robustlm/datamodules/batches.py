@@ -162,6 +162,8 @@ class EvaluationDataset(Dataset[InstructionBatch]):
             tasks=[sample.task for sample in samples],
             groups=[sample.dataset or sample.task for sample in samples],
         )
+        if any(sample.answer_words for sample in samples):
+            batch.answer_words = [sample.answer_words for sample in samples]
         if self.rows.options:
             options = [(at, row) for at, i in enumerate(key.indices) for row in self.rows.options[i]]
             batch.choices = [sample.choices for sample in samples]

@@ -188,7 +188,7 @@ def _options(rows: list[Record], places: Ints, shape: tuple[int, int]) -> Option
     for row, (sample, _) in zip(rows, places.tolist(), strict=True):
         for choice in row.choices or ():
             own = known.setdefault(sample, {})
-            own.setdefault(choice, len(own))
+            own.setdefault(row.label_of(choice), len(own))
     if not known:
         return None
     most = max(map(len, known.values()))
@@ -197,17 +197,21 @@ def _options(rows: list[Record], places: Ints, shape: tuple[int, int]) -> Option
     for row, (sample, instruction) in zip(rows, places.tolist(), strict=True):
         if not row.choices or row.option_scores is None or row.option_tokens is None:
             continue
-        at = [known[sample][choice] for choice in row.choices]
+        at = [known[sample][row.label_of(choice)] for choice in row.choices]
         scores[sample, instruction, at] = row.option_scores
         tokens[sample, instruction, at] = row.option_tokens
-        chosen[sample, instruction] = known[sample].get(row.prediction, -1)
+        chosen[sample, instruction] = known[sample].get(row.label_of(row.prediction), -1)
     return Options(scores, tokens, chosen)
 
 
 def answer_key(row: Record) -> tuple[Any, ...]:
     """A key that is the same for equal answers: the sorted items, or the text if the answer could not be read."""
     parsed = row.parsed
-    return (row.prediction.strip(),) if parsed is None else (None, *sorted(map(tuple, parsed)))
+    if parsed is None:
+        return (row.prediction.strip(),)
+    if row.answer_words is not None:  # a classification: each item is one answer word
+        parsed = [[row.label_of(text) for text in item] for item in parsed]
+    return (None, *sorted(map(tuple, parsed)))
 
 
 def _size(answer: Answer) -> int:

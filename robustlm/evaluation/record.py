@@ -50,6 +50,13 @@ class Record:
     table without prompts where the row brought the instruction. Slots (`{premise}`) are not filled in either."""
     instruction: str | None = None
     """The instruction as it was asked: the wording, with the edits of noise or of an attack."""
+    answer_words: list[list[str]] | None = None
+    """Where the instruction asks for answers of its own: each answer and the label that it stands for (`[["yes",
+    "acceptable"], …]`). Prediction, items, target and choices are these answers. Null: they are the labels."""
+
+    def label_of(self, text: str) -> str:
+        """The label that an answer stands for; the answer itself if it is no answer word of the instruction."""
+        return next((label for word, label in self.answer_words or () if word == text), text)
 
     @property
     def key(self) -> Key:
