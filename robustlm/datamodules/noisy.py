@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules.base import InstructionDataModule
@@ -55,7 +56,7 @@ class _Epoch:
     texts: list[list[str]]
     turns: list[list[Turns]] | None
     """K lists of the earlier turns of n rows; null: those of the rows."""
-    beta: np.ndarray[Any, np.dtype[np.float32]]
+    beta: NDArray[np.float32]
     """`[K, n]`."""
 
 
