@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypedDict, cast
 
 from jinja2 import TemplateError
 
 from robustlm.prompts.base import Prompt, Template, Writer
 from robustlm.prompts.dialogue import Dialogue, dialogue
 from robustlm.prompts.specials import Specials
-from robustlm.prompts.variables import check_variables, source_of, variables_of
+from robustlm.prompts.variables import Variables, check_variables, source_of, variables_of
 from robustlm.sample import SYSTEM_ROLES, Sample
 from robustlm.utils.limits import TimeLimitError, limited
 
 log = logging.getLogger(__name__)
-
 
 _MARK = "{{message {}}}"
 """Placeholder for a message, to find out what a chat template writes around messages."""
@@ -33,6 +32,13 @@ _REWRITTEN = (
     "data.template: the tokenizer's chat template rewrites the user message, so instruction and context cannot be told "
     "apart; use 'plain', 'alpaca' or a template string"
 )
+
+
+class _Masked(TypedDict):
+    """A tokenised chat, with what the template marks as written by the model."""
+
+    offset_mapping: list[tuple[int, int]]
+    assistant_masks: list[int]
 
 
 class ChatTemplate(Template):
@@ -52,14 +58,14 @@ class ChatTemplate(Template):
         ValueError: There is no chat template, it cannot be used, or it reads no variable of that name.
     """
 
-    def __init__(self, tokenizer: Any, variables: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, tokenizer: Any, variables: Variables | None = None) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 "data.template: 'chat' was asked for, but this tokenizer has no chat template; "
                 "use 'plain', 'alpaca' or a template string"
             )
         self._tokenizer = tokenizer
-        self._source = source_of(tokenizer)
+        self._source = source_of(tokenizer.chat_template)
         self._variables = dict(variables or {})
         check_variables(self._variables, self._source)
         self._specials = Specials(tokenizer)
@@ -161,7 +167,7 @@ class ChatTemplate(Template):
 
     def _marked(self, contents: Sequence[str], roles: Sequence[str]) -> list[tuple[int, int]]:
         """Start and end of what the template marks as written by the model, in characters."""
-        found = self._called(
+        called = self._called(
             contents,
             roles,
             tokenize=True,
@@ -169,6 +175,7 @@ class ChatTemplate(Template):
             return_assistant_tokens_mask=True,
             tokenizer_kwargs={"return_offsets_mapping": True},
         )
+        found = cast(_Masked, called)
         spans: list[tuple[int, int]] = []
         fresh = True
         for (start, end), own in zip(found["offset_mapping"], found["assistant_masks"], strict=True):
@@ -270,7 +277,7 @@ class ChatTemplate(Template):
             raise ValueError(f"data.template: the chat template gave {type(text).__name__}; expected text. {_OTHER}")
         return text
 
-    def _called(self, contents: Sequence[str], roles: Sequence[str], *, asks: bool = True, **more: Any) -> Any:
+    def _called(self, contents: Sequence[str], roles: Sequence[str], *, asks: bool = True, **more: object) -> object:
         """The result of the tokenizer's `apply_chat_template`, under a time limit."""
         dialogue = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         settings = {"add_generation_prompt": asks, **more, **self._variables}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from string import Formatter
 from typing import Any
 
@@ -23,7 +22,7 @@ from robustlm.prompts.base import (
 )
 from robustlm.prompts.chat import ChatTemplate
 from robustlm.prompts.hosted import EndpointTemplate
-from robustlm.prompts.variables import SETTING
+from robustlm.prompts.variables import SETTING, Variables
 from robustlm.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -154,7 +153,7 @@ class StringTemplate(Template):
         return out.prompt(self._prefix)
 
 
-def make_template(name: str, tokenizer: Any, variables: Mapping[str, Any] | None = None) -> Template:
+def make_template(name: str, tokenizer: Any, variables: Variables | None = None) -> Template:
     """The template called `name`: `plain`, `alpaca`, `chat`, or else a format string.
 
     Args:

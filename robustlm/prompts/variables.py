@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from jinja2 import Environment, TemplateError, meta
 
+Variables = Mapping[str, bool | int | float | str]
+"""Values of a chat template's variables, by name."""
 SETTING = "data.chat_template_kwargs"
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 RESERVED = {
@@ -22,10 +23,9 @@ _GIVEN = {"raise_exception", "strftime_now", "namespace", "dict", "range", "cycl
 """Names that every chat template can read."""
 
 
-def source_of(tokenizer: Any) -> str:
-    """The source of a tokenizer's chat template; of several, all of them."""
-    found = tokenizer.chat_template
-    return found if isinstance(found, str) else "\n".join(map(str, dict(found).values()))
+def source_of(template: object) -> str:
+    """The source of a tokenizer's chat template; of several by name, all of them."""
+    return "\n".join(map(str, template.values())) if isinstance(template, Mapping) else str(template)
 
 
 def variables_of(source: str) -> list[str]:
@@ -47,7 +47,7 @@ def check_values(values: object) -> None:
         raise ValueError(f"{SETTING}: found {values!r}; expected numbers, texts, true or false by name, or null")
 
 
-def check_variables(values: Mapping[str, Any], source: str) -> None:
+def check_variables(values: Variables, source: str) -> None:
     """Raise `ValueError` for a variable that a chat template does not read, since it would change nothing."""
     known = variables_of(source)
     for name in values:
