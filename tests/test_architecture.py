@@ -292,7 +292,7 @@ ALLOWED_ANY = {
     "noise": 7,
     "optim": 1,
     "prompts": 4,
-    "report": 32,
+    "report": 30,
     "rows": 18,
     "sources": 9,
     "tasks": 1,
