@@ -104,11 +104,11 @@ def _piece(node: nodes.Node, choices: tuple[str, ...]) -> str:
     listed = node.node if isinstance(node, nodes.Getitem | nodes.Filter) else None
     if isinstance(listed, nodes.Name) and listed.name == _CHOICES:
         if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and _is_place(node.arg.value, choices):
-            return choices[node.arg.value]
+            return str(choices[node.arg.value])
         if isinstance(node, nodes.Filter) and node.name == "join" and not node.kwargs:
             joint = node.args[0] if node.args else nodes.Const("")
             if isinstance(joint, nodes.Const) and isinstance(joint.value, str):
-                return joint.value.join(choices)
+                return str(joint.value).join(choices)
     raise UnusableTemplateError("its input computes a value from the row, and does not only show a field")
 
 
@@ -116,6 +116,7 @@ def _cased(node: nodes.Node) -> str | None:
     """The slot for a field in another case (`{{word.lower()}}` and `{{word | lower}}` are `{word__lower}`)."""
     from jinja2 import nodes
 
+    inner: nodes.Expr | None
     if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and not (node.args or node.kwargs):
         inner, how = node.node.node, node.node.attr
     elif isinstance(node, nodes.Filter) and not (node.args or node.kwargs):

@@ -78,6 +78,13 @@ def entry_of(data: Any, name: str, path: str) -> Any:
     raise ValueError(f"{path}: found no bank {name!r}; expected one of {known}")
 
 
+def bank_name(data: Any, entry: str, path: str) -> str:
+    """The name of a bank in ids: the entry's, or that of the dataset or file that the file is about."""
+    if _is_promptsource(data):
+        return "/".join(str(data[key]) for key in ("dataset", "subset") if data.get(key))
+    return entry or Path(path).stem
+
+
 def _is_promptsource(data: Any) -> bool:
     return isinstance(data, dict) and isinstance(data.get("templates"), dict) and "dataset" in data
 
@@ -122,9 +129,12 @@ def _listed_name(key: str) -> str:
 
 
 def _names(data: Mapping[str, Any]) -> list[str]:
-    """Names of entries, for messages: those of the file, and those in its groups."""
-    inner = [name for group in data.values() if isinstance(group, dict) for name in group]
-    return [*data, *dict.fromkeys(name for name in inner if name not in data)][:40]
+    """Names of entries, for messages: those that hold lists, in the file or in its groups."""
+    levels = [data]
+    for _ in range(2):
+        levels += [group for level in levels for group in level.values() if isinstance(group, dict)]
+    names = dict.fromkeys(str(name) for level in levels for name, value in level.items() if isinstance(value, list))
+    return list(names or data)[:60]
 
 
 # ------------------------------------------------------------------------------------------ kinds of files
@@ -145,8 +155,13 @@ def _read_yaml(text: str) -> Any:
     class Loader(yaml.SafeLoader):
         """Plain data; the tags of PromptSource are objects, which become plain objects too."""
 
+    def plain(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "a template is no object", node.start_mark)
+        return loader.construct_mapping(node, deep=True)
+
     for tag in ("!Template", "!TemplateMetadata"):
-        Loader.add_constructor(tag, lambda loader, node: loader.construct_mapping(node, deep=True))
+        Loader.add_constructor(tag, plain)
     try:
         check_yaml(text)
         return yaml.load(text, Loader)
