@@ -155,6 +155,9 @@ class EvaluationDataset(Dataset[InstructionBatch]):
             ids=[sample.id for sample in samples],
             condition=self.condition,
             instruction_ids=[sample.instruction_id for sample in samples],
+            # rows of one instruction share one text in memory; it is copied only into a batch of another process
+            instructions=[sample.instruction for sample in samples],
+            wordings=[sample.wording or sample.instruction for sample in samples],
             targets=[sample.target for sample in samples],
             tasks=[sample.task for sample in samples],
             groups=[sample.dataset or sample.task for sample in samples],

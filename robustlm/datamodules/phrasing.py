@@ -151,7 +151,7 @@ class Phraser:
             seed=self._seed,
             **noise_pools(samples, protect=condition.noise.protect),
         )
-        return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
+        return [sample.reworded(text) for sample, text in zip(found, noisy.texts, strict=True)]
 
 
 def _fitting(found: Sequence[Instruction], samples: Sequence[Sample], bank: InstructionBank) -> list[Instruction]:

@@ -226,7 +226,7 @@ class RobustnessDataModule(InstructionDataModule):
             first = sorted(found, key=lambda sample: drawn(self.seed, "sample", sample.id))
             named: AttackKey = (condition.name, *key)
             texts[key] = attacker.text(named, condition.attack, first, _common_phrases(found))
-        return self.preparation.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
+        return self.preparation.ready([s.reworded(texts[_group(s)]) for s in asked], condition)
 
     def _search_bar(self, wanted: Sequence[Condition]) -> SearchBar:
         """A bar over all instructions that are searched; hidden if the trainer shows no bars."""
@@ -375,4 +375,4 @@ def _noisy(asked: list[Sample], noise: Noise, seed: int, samples: Sequence[Sampl
     ids = [sample or instruction for _, instruction, sample in sharing]
     noisy = noise.apply([sample.instruction for sample in first], ids, seed=seed, **pools)
     texts = dict(zip(sharing, noisy.texts, strict=True))
-    return [replace(sample, instruction=texts[_group(sample)]) for sample in asked]
+    return [sample.reworded(texts[_group(sample)]) for sample in asked]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustlm.evaluation.record import Record
+from robustlm.evaluation.wording import Wording, wording_of
 from robustlm.tasks import TASKS
 from robustlm.tasks.base import Answer, Task
 
@@ -64,6 +65,8 @@ class Grid:
     """`[n, k]`: whether the answer could not be read."""
     options: Options | None = None
     """Options and their likelihoods, if answers were chosen by likelihood."""
+    wordings: tuple[Wording | None, ...] = ()
+    """The words of each instruction, `[k]`; `None` where the table does not hold them or rows have different ones."""
 
     @property
     def asked(self) -> Bools:
@@ -154,7 +157,15 @@ def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
         answers=filled([numbers.setdefault(answer_key(row), len(numbers)) for row in rows], -1, np.int64),
         unparseable=filled([row.parsed is None for row in rows], False, np.bool_),
         options=_options(rows, places, shape),
+        wordings=_wordings(rows, instructions),
     )
+
+
+def _wordings(rows: list[Record], instructions: list[str]) -> tuple[Wording | None, ...]:
+    own: dict[str, list[Record]] = {}
+    for row in rows:
+        own.setdefault(row.instruction_id, []).append(row)
+    return tuple(wording_of(own[name]) for name in instructions)
 
 
 def _places(rows: list[Record], samples: list[str], instructions: list[str]) -> Ints:

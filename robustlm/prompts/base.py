@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
 
+from robustlm.batch import Message, messages_in
 from robustlm.instructions.slots import OPTIONS, is_slotted, pieces
 from robustlm.sample import Context, Sample
 
@@ -38,6 +39,14 @@ class Prompt:
     """Whether the tokenizer adds its own special tokens; false where the template wrote them."""
     given: tuple[tuple[int, int], ...] = ()
     """`(start, end)` of every piece that the template did not write: instructions, rows, examples and their answers."""
+    chat: tuple[tuple[str, int, int], ...] = ()
+    """`(role, start, end)` of the content of every message of a chat, in the order in which they were said; empty for
+    templates that write no chat."""
+
+    @property
+    def messages(self) -> list[Message] | None:
+        """The messages of a chat as `{role, content}`; null for templates that write no chat."""
+        return messages_in(self.text, self.chat)
 
 
 class Writer:
@@ -47,6 +56,7 @@ class Writer:
         self.text = ""
         self.spans: list[tuple[int, int, Origin]] = []
         self.given: list[tuple[int, int]] = []
+        self.chat: list[tuple[str, int, int]] = []
         self.solved = False
         """Whether an example is being written. The context of an example is never truncated or perturbed."""
 
@@ -83,6 +93,12 @@ class Writer:
         self.spans += [(start + offset, end + offset, origin) for start, end, origin in other.spans]
         self.given += [(start + offset, end + offset) for start, end in other.given]
 
+    def say(self, role: str, message: Writer) -> None:
+        """Append a message of a chat."""
+        start = len(self.text)
+        self.append(message)
+        self.chat.append((role, start, len(self.text)))
+
     def strip(self) -> None:
         """Remove white space from both ends, and adjust the spans."""
         start, end = len(self.text) - len(self.text.lstrip()), len(self.text.rstrip())
@@ -94,7 +110,9 @@ class Writer:
 
     def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
         """The prompt as written so far; `answer_prefix` stands before the answer."""
-        return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens, tuple(self.given))
+        return Prompt(
+            self.text, tuple(self.spans), answer_prefix, add_special_tokens, tuple(self.given), tuple(self.chat)
+        )
 
 
 class Template(ABC):

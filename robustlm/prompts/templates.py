@@ -21,6 +21,7 @@ from robustlm.prompts.base import (
     write_turns,
 )
 from robustlm.prompts.chat import ChatTemplate
+from robustlm.prompts.hosted import EndpointTemplate
 from robustlm.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -162,5 +163,5 @@ def make_template(name: str, tokenizer: Any) -> Template:
     if name == "alpaca":
         return AlpacaTemplate()
     if name == "chat":
-        return ChatTemplate(tokenizer)
+        return EndpointTemplate() if getattr(tokenizer, "takes_messages", False) else ChatTemplate(tokenizer)
     return StringTemplate(name)
