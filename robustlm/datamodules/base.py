@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from robustlm.batch import InstructionBatch
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.conditions.condition import Condition, parse_condition
+from robustlm.conditions.surface import resurfaced
 from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset, TrainDataset
 from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest_row
 from robustlm.datamodules.phrasing import Phraser
@@ -366,7 +367,8 @@ class InstructionDataModule(LightningDataModule):
     def under(self, condition: Condition, rows: EncodedSamples) -> EncodedSamples:
         """The rows with their instructions as a condition puts them."""
         check_askable(condition, rows.samples, self.phraser.bank_of)
-        return self.preparation.ready(self.asked_under(condition, rows.samples), condition)
+        asked = resurfaced(self.asked_under(condition, rows.samples), condition, self.seed)
+        return self.preparation.ready(asked, condition)
 
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
         """Give test samples the instructions of a condition; subclasses may give each sample several."""
