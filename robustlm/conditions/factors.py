@@ -44,7 +44,13 @@ def check_level(factor: str, level: str) -> None:
         fits = level.isdecimal() and int(level) > 0
         expected = "the number of an order of the examples, from 1"
     else:
-        known = {"separator": SEPARATORS, "colon": COLONS, "casing": CASINGS, "position": POSITIONS}[factor]
+        levels = {
+            "separator": tuple(SEPARATORS),
+            "colon": tuple(COLONS),
+            "casing": tuple(CASINGS),
+            "position": POSITIONS,
+        }
+        known = levels[factor]
         fits = level in known
         expected = f"one of {', '.join(known)}"
     if not fits:

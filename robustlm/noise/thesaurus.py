@@ -131,7 +131,7 @@ class WordNet(Thesaurus):
         except ImportError as error:
             raise ValueError("the package wn is not installed; expected `pip install 'robustlm[wordnet]'`") from error
         # worker threads look words up too; a connection only reads
-        wn.config.allow_multithreading = True
+        wn.config.allow_multithreading = True  # type: ignore[attr-defined]  # public, but not in wn's `__all__`
         wanted = [lexicon] if lexicon else list(_ENGLISH)
         there = [found for name in wanted for found in _lexicons(name if ":" in name else f"{name}:*")]
         if not there:
