@@ -7,7 +7,7 @@ target runs in jinja's sandbox, and only if it holds nothing but conditions and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustlm.instructions.slots import CASED, CASES
 
@@ -24,12 +24,12 @@ class UnusableTemplateError(ValueError):
     """A template that cannot become an instruction; the message is the reason."""
 
 
-def is_jinja(template: Mapping[str, Any]) -> bool:
+def is_jinja(template: Mapping[str, object]) -> bool:
     """Whether an object is a template of PromptSource, by its keys."""
     return _CHOICES in template and ("jinja" in template or "template" in template)
 
 
-def converted(template: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+def converted(template: Mapping[str, object]) -> tuple[str, tuple[str, ...]]:
     """The instruction, with slots for the row's fields, and the answer for each number of a label.
 
     Args:

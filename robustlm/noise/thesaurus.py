@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from robustlm.noise.opposites import CLAUSE_OPENERS
+
+if TYPE_CHECKING:
+    import wn
 
 _WORDS_BEFORE_NOUNS = "a an any each every its no of the their this your"
 _BEFORE_NOUNS = frozenset(_WORDS_BEFORE_NOUNS.split())
@@ -143,7 +146,7 @@ class WordNet(Thesaurus):
         self.lexicon: str = chosen.specifier()
         """Name and edition of the lexicon (`oewn:2024`)."""
         self._english = chosen.language == "en"
-        self._net: Any = wn.Wordnet(self.lexicon, expand="")
+        self._net = wn.Wordnet(self.lexicon, expand="")
         self._found = cache(self._lemmas)
 
     def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
@@ -165,7 +168,7 @@ class WordNet(Thesaurus):
         return ()
 
 
-def _lexicons(name: str) -> list[Any]:
+def _lexicons(name: str) -> list[wn.Lexicon]:
     import wn
 
     try:
