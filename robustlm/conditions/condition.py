@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from robustlm.conditions.factors import FACTORS, LAYOUT, check_level
 from robustlm.conditions.recipes import Attack
 from robustlm.noise.base import Noise
 
@@ -38,6 +39,8 @@ class Condition:
     """One of `MISLEADING`, made from the phrasings."""
     paraphrased: bool = False
     """Whether paraphrases from a file replace the phrasings."""
+    surface: tuple[tuple[str, str], ...] = ()
+    """Changes that should not matter, in the order in which they are made: factor and level (`options`, `reversed`)."""
 
     @property
     def needs_bank(self) -> bool:
@@ -55,14 +58,20 @@ def parse_condition(text: str) -> Condition:
     `+protected` after noise leaves the words that answers need unchanged (`Noise.protect`). `attack:<recipe>@<ω>`, also
     with `unseen` or a list, searches for the edits that hurt most, and always leaves those words unchanged.
 
+    `<factor>:<level>` changes what should not matter (`options:reversed`, `position:last`; see
+    `robustlm.conditions.factors`), each factor once, with any of the others.
+
     Raises:
         ValueError: The text is no condition; the message says what is expected.
     """
     split: Literal["seen", "unseen"] = "seen"
     noise = attack = listed = made = None
     parts = text.split("+")
+    surface: dict[str, str] = {}
     for part in parts:
-        if part == UNSEEN:
+        if part.partition(":")[0] in FACTORS and ":" in part:
+            _add_level(surface, part, text)
+        elif part == UNSEEN:
             split = "unseen"
         elif part in (PROTECTED, PARAPHRASED):
             continue
@@ -89,7 +98,24 @@ def parse_condition(text: str) -> Condition:
         raise ValueError(f"data.conditions: {text!r} names unseen phrasings and a list; expected one of them")
     if made is not None and PARAPHRASED in parts:
         raise ValueError(f"data.conditions: {text!r} paraphrases what misleads; expected {PARAPHRASED} or {made}")
-    return Condition(text, split, noise, attack, listed, made, PARAPHRASED in parts)
+    if attack is not None and (laid := next((factor for factor in LAYOUT if factor in surface), None)):
+        raise ValueError(
+            f"data.conditions: {text!r} attacks an instruction with another {laid}; expected an attack alone, or with "
+            "options, enumerator or shots"
+        )
+    changes = tuple((factor, surface[factor]) for factor in FACTORS if factor in surface)
+    return Condition(text, split, noise, attack, listed, made, PARAPHRASED in parts, surface=changes)
+
+
+def _add_level(surface: dict[str, str], part: str, text: str) -> None:
+    factor, _, level = part.partition(":")
+    try:
+        check_level(factor, level)
+    except ValueError as error:
+        raise ValueError(f"data.conditions: {text!r}: {error}") from None
+    if factor in surface:
+        raise ValueError(f"data.conditions: {text!r} names two levels of {factor}; expected one")
+    surface[factor] = level
 
 
 def _attacks(parts: list[str]) -> int:
@@ -121,6 +147,6 @@ def _noise(part: str, text: str) -> Noise:
     except ValueError as error:
         raise ValueError(
             f"data.conditions: {text!r} is no condition; expected clean, unseen, {LISTED}<name>, "
-            f"{', '.join(MISLEADING)}, {PARAPHRASED}, <noise kind>@<omega>, or these with noise as in "
-            f"unseen+<noise kind>@<omega>, also with +protected ({error})"
+            f"{', '.join(MISLEADING)}, {PARAPHRASED}, <noise kind>@<omega>, <factor>:<level>, or these with noise "
+            f"as in unseen+<noise kind>@<omega>, also with +protected ({error})"
         ) from error

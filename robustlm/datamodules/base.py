@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from robustlm.batch import InstructionBatch
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.conditions.condition import Condition, parse_condition
+from robustlm.conditions.surface import resurfaced
 from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset, TrainDataset
 from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest_row
 from robustlm.datamodules.phrasing import Phraser
@@ -409,6 +410,7 @@ class InstructionDataModule(LightningDataModule):
         asked = self.asked_under(condition, rows.samples)
         if condition.noise is not None and self.noisy_turns == "all":
             asked = with_noisy_turns(asked, condition.noise, self.seed)
+        asked = resurfaced(asked, condition, self.seed)
         return self.preparation.ready(asked, condition)
 
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from robustlm.instructions.jinja import UnusableTemplateError, converted, is_jinja
-from robustlm.instructions.published import divided, entry_of, read_file
+from robustlm.instructions.published import bank_name, divided, entry_of, read_file
 from robustlm.instructions.slots import slots
 from robustlm.sample import Sample
 from robustlm.utils.random import drawn
@@ -115,8 +115,8 @@ class InstructionBank:
         place = divided(name_or_path)
         if place is not None and (place[1] or not place[0].endswith(".json")):
             file_name, entry = place
-            given = entry_of(read_file(file_name), entry, file_name)
-            name = entry or Path(file_name).stem
+            data = read_file(file_name)
+            given, name = entry_of(data, entry, file_name), bank_name(data, entry, file_name)
             found = tuple(_entry(given, name, file_name, unseen_share))
             division = _division(found, name, file_name) if isinstance(given, list) else None
             stated = _states_format(given, f"{file_name}#{entry}") or any(one.answers for one in found)
@@ -326,10 +326,10 @@ def _lists(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instructi
     for key, given in lists.items():
         if not _LIST_NAME.fullmatch(key):
             raise ValueError(f"{where}: {_LISTS}: found the name {key!r}; expected letters, digits, _ and -")
-        found = _templates(given, f"{where}: {_LISTS}.{key}")
-        if not found:
+        templates = _templates(given, f"{where}: {_LISTS}.{key}")
+        if not templates:
             raise ValueError(f"{where}: {_LISTS}.{key}: found no template; expected at least one")
-        for number, one in enumerate(found):
+        for number, one in enumerate(templates):
             yield Instruction(f"{name}/{_LIST}/{key}/{number}", one.text, one.answers)
 
 

@@ -7,7 +7,7 @@ target runs in jinja's sandbox, and only if it holds nothing but conditions and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustlm.instructions.slots import CASED, CASES
 
@@ -24,12 +24,12 @@ class UnusableTemplateError(ValueError):
     """A template that cannot become an instruction; the message is the reason."""
 
 
-def is_jinja(template: Mapping[str, Any]) -> bool:
+def is_jinja(template: Mapping[str, object]) -> bool:
     """Whether an object is a template of PromptSource, by its keys."""
     return _CHOICES in template and ("jinja" in template or "template" in template)
 
 
-def converted(template: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+def converted(template: Mapping[str, object]) -> tuple[str, tuple[str, ...]]:
     """The instruction, with slots for the row's fields, and the answer for each number of a label.
 
     Args:
@@ -104,11 +104,11 @@ def _piece(node: nodes.Node, choices: tuple[str, ...]) -> str:
     listed = node.node if isinstance(node, nodes.Getitem | nodes.Filter) else None
     if isinstance(listed, nodes.Name) and listed.name == _CHOICES:
         if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and _is_place(node.arg.value, choices):
-            return choices[node.arg.value]
+            return str(choices[node.arg.value])
         if isinstance(node, nodes.Filter) and node.name == "join" and not node.kwargs:
             joint = node.args[0] if node.args else nodes.Const("")
             if isinstance(joint, nodes.Const) and isinstance(joint.value, str):
-                return joint.value.join(choices)
+                return str(joint.value).join(choices)
     raise UnusableTemplateError("its input computes a value from the row, and does not only show a field")
 
 
@@ -116,6 +116,7 @@ def _cased(node: nodes.Node) -> str | None:
     """The slot for a field in another case (`{{word.lower()}}` and `{{word | lower}}` are `{word__lower}`)."""
     from jinja2 import nodes
 
+    inner: nodes.Expr | None
     if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and not (node.args or node.kwargs):
         inner, how = node.node.node, node.node.attr
     elif isinstance(node, nodes.Filter) and not (node.args or node.kwargs):

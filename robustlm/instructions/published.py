@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 CLEAN = "clean"
 """Name that published files of perturbed instructions give to the unperturbed ones."""
@@ -28,7 +28,7 @@ def divided(name_or_path: str) -> tuple[str, str] | None:
     return (found["file"], found["entry"] or "") if found else None
 
 
-def read_file(path: str) -> Any:
+def read_file(path: str) -> object:
     """The instruction lists of a file, as plain data.
 
     Raises:
@@ -47,7 +47,7 @@ def read_file(path: str) -> Any:
         raise ValueError(f"{path}: {error}; expected a file with instruction banks by name") from None
 
 
-def entry_of(data: Any, name: str, path: str) -> Any:
+def entry_of(data: object, name: str, path: str) -> object:
     """An entry of a file, in one of the forms of a bank: a list of templates, or an object with named lists.
 
     Files hold entries by name; or groups of entries (PromptBench: task- and role-oriented; CoIN: kinds of
@@ -78,11 +78,18 @@ def entry_of(data: Any, name: str, path: str) -> Any:
     raise ValueError(f"{path}: found no bank {name!r}; expected one of {known}")
 
 
-def _is_promptsource(data: Any) -> bool:
+def bank_name(data: object, entry: str, path: str) -> str:
+    """The name of a bank in ids: the entry's, or that of the dataset or file that the file is about."""
+    if _is_promptsource(data):
+        return "/".join(str(data[key]) for key in ("dataset", "subset") if data.get(key))
+    return entry or Path(path).stem
+
+
+def _is_promptsource(data: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(data, dict) and isinstance(data.get("templates"), dict) and "dataset" in data
 
 
-def _within(data: Mapping[str, Any], name: str) -> Any:
+def _within(data: Mapping[str, Any], name: str) -> object:
     """The value under a key, or under keys with slashes between them."""
     if name in data:
         return data[name]
@@ -94,14 +101,14 @@ def _within(data: Mapping[str, Any], name: str) -> Any:
     return numbered if numbered and all(isinstance(text, str) for text in numbered) else None
 
 
-def _shaped(entry: Any) -> Any:
+def _shaped(entry: object) -> object:
     if not isinstance(entry, dict) or {"seen", "unseen", "lists"} & set(entry):
         return entry
     if entry and all(isinstance(text, str) for text in entry.values()):
         return list(entry.values())
     lists = {key: texts for key, texts in entry.items() if isinstance(texts, list) and texts}
     if lists and len(lists) == sum(not (isinstance(texts, list) and not texts) for texts in entry.values()):
-        found: dict[str, Any] = {"lists": {_listed_name(key): texts for key, texts in lists.items() if key != CLEAN}}
+        found: dict[str, object] = {"lists": {_listed_name(key): texts for key, texts in lists.items() if key != CLEAN}}
         return {"seen": lists[CLEAN], **found} if CLEAN in lists else found
     return entry
 
@@ -121,23 +128,26 @@ def _listed_name(key: str) -> str:
     return re.sub(r"[^\w-]+", "_", key)
 
 
-def _names(data: Mapping[str, Any]) -> list[str]:
-    """Names of entries, for messages: those of the file, and those in its groups."""
-    inner = [name for group in data.values() if isinstance(group, dict) for name in group]
-    return [*data, *dict.fromkeys(name for name in inner if name not in data)][:40]
+def _names(data: Mapping[str, object]) -> list[str]:
+    """Names of entries, for messages: those that hold lists, in the file or in its groups."""
+    levels: list[Mapping[str, object]] = [data]
+    for _ in range(2):
+        levels += [group for level in levels for group in level.values() if isinstance(group, dict)]
+    names = dict.fromkeys(str(name) for level in levels for name, value in level.items() if isinstance(value, list))
+    return list(names or data)[:60]
 
 
 # ------------------------------------------------------------------------------------------ kinds of files
 
 
-def _read_json(text: str) -> Any:
+def _read_json(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"found no UTF-8 JSON ({error})") from None
 
 
-def _read_yaml(text: str) -> Any:
+def _read_yaml(text: str) -> object:
     import yaml
 
     from robustlm.utils.yaml_text import check_yaml
@@ -145,8 +155,13 @@ def _read_yaml(text: str) -> Any:
     class Loader(yaml.SafeLoader):
         """Plain data; the tags of PromptSource are objects, which become plain objects too."""
 
+    def plain(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "a template is no object", node.start_mark)
+        return loader.construct_mapping(node, deep=True)
+
     for tag in ("!Template", "!TemplateMetadata"):
-        Loader.add_constructor(tag, lambda loader, node: loader.construct_mapping(node, deep=True))
+        Loader.add_constructor(tag, plain)
     try:
         check_yaml(text)
         return yaml.load(text, Loader)
@@ -221,7 +236,7 @@ _ATTACKED = re.compile(r"Attacked prompt: (b(?:'.*'|\".*\"))")
 _TRANSLATED = re.compile(r"Language: (\w+), acc: [\d.]+%, prompt: (.*)")
 
 
-def _read_markdown(text: str) -> dict[str, Any]:
+def _read_markdown(text: str) -> dict[str, dict[str, list[str]]]:
     """PromptBench's attacked prompts: a title for each dataset, and below it one for each attack."""
     found: dict[str, dict[str, list[str]]] = {}
     dataset = attack = ""
@@ -249,7 +264,7 @@ def _prompts_of(line: str, attack: str) -> Iterator[tuple[str, str]]:
         yield attack, ast.literal_eval(match[1]).decode(errors="replace")
 
 
-_READERS: dict[str, Callable[[str], Any]] = {
+_READERS: dict[str, Callable[[str], object]] = {
     ".json": _read_json,
     ".yaml": _read_yaml,
     ".yml": _read_yaml,

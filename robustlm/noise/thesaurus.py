@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from robustlm.noise.opposites import CLAUSE_OPENERS
+
+if TYPE_CHECKING:
+    import wn
 
 _WORDS_BEFORE_NOUNS = "a an any each every its no of the their this your"
 _BEFORE_NOUNS = frozenset(_WORDS_BEFORE_NOUNS.split())
@@ -106,36 +109,72 @@ class Grouped(Thesaurus):
         return self._nouns.get(core, none)
 
 
+WORDNET = "wordnet"
+"""Name of the English WordNet; after a colon, a lexicon of the package `wn` (`wordnet:odenet`)."""
+_ENGLISH = ("oewn", "omw-en", "ewn")
+"""Lexicons that `wordnet` alone stands for: the first of them that is there, in its newest edition."""
+
+
 class WordNet(Thesaurus):
-    """Synonyms from WordNet, for a word's most frequent sense: as a verb in commands, else a noun, adjective or adverb.
+    """Synonyms from a wordnet, for a word's first sense, which most wordnets give as the most frequent one.
+
+    In English, the word counts as a verb in commands, and else as a noun, adjective or adverb. In other languages, the
+    first part of speech that has synonyms counts.
+
+    Args:
+        lexicon: A lexicon of the package `wn`, such as `oewn:2024` or `odenet`; empty: English.
 
     Raises:
-        ValueError: nltk or its corpus is not installed.
+        ValueError: The package or the lexicon is not installed; the message says how to get it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lexicon: str = "") -> None:
         try:
-            from nltk.corpus import wordnet
-
-            wordnet.ensure_loaded()
-        except (ImportError, LookupError) as error:
-            raise ValueError(
-                "WordNet is not installed; expected `pip install nltk` and `python -m nltk.downloader wordnet`"
-            ) from error
-        self._wordnet: Any = wordnet
+            import wn
+        except ImportError as error:
+            raise ValueError("the package wn is not installed; expected `pip install 'robustlm[wordnet]'`") from error
+        # worker threads look words up too; a connection only reads
+        wn.config.allow_multithreading = True  # type: ignore[attr-defined]  # public, but not in wn's `__all__`
+        wanted = [lexicon] if lexicon else list(_ENGLISH)
+        there = [found for name in wanted for found in _lexicons(name if ":" in name else f"{name}:*")]
+        if not there:
+            asked = f"`python -m wn download {lexicon or 'oewn:2024'}`"
+            known = ", ".join(found.specifier() for found in wn.lexicons()) or "none"
+            raise ValueError(f"found no lexicon {lexicon or 'of English'} (there: {known}); expected it after {asked}")
+        same = [found for found in there if found.id == there[0].id]
+        chosen = max(same, key=lambda found: found.version)
+        self.lexicon: str = chosen.specifier()
+        """Name and edition of the lexicon (`oewn:2024`)."""
+        self._english = chosen.language == "en"
+        self._net = wn.Wordnet(self.lexicon, expand="")
         self._found = cache(self._lemmas)
 
     def alternatives(self, words: Sequence[str], cores: Sequence[str], place: int) -> Sequence[str]:
         """Single words of the same sense; forms that are not dictionary entries, such as plurals, have none."""
-        return self._found(cores[place], _is_command(words, cores, place, objects=False))
+        command = self._english and _is_command(words, cores, place, objects=False)
+        return self._found(cores[place], command)
 
     def _lemmas(self, word: str, command: bool) -> tuple[str, ...]:
-        for part in ("v",) if command else ("n", "a", "r"):
-            for sense in self._wordnet.synsets(word, pos=part):
-                names = sense.lemma_names()
-                if word in names:
-                    return tuple(name for name in names if name.isalpha() and name.islower() and name != word)
+        parts = ("v",) if command else ("n", "a", "s", "r") if self._english else ("n", "v", "a", "s", "r")
+        for part in parts:
+            for sense in self._net.synsets(word, pos=part):
+                names = sense.lemmas()
+                if not any(name == word if self._english else name.lower() == word for name in names):
+                    continue
+                found = (name for name in names if name.isalpha() and name.lower() != word)
+                fitting = tuple(name for name in found if name.islower() or not (self._english or name.isupper()))
+                if fitting or self._english:
+                    return fitting
         return ()
+
+
+def _lexicons(name: str) -> list[wn.Lexicon]:
+    import wn
+
+    try:
+        return list(wn.lexicons(lexicon=name))
+    except wn.Error:
+        return []
 
 
 @cache
@@ -147,13 +186,13 @@ def builtin() -> Grouped:
 
 @cache
 def load_thesaurus(source: str) -> Thesaurus:
-    """Load the thesaurus `wordnet`, or a JSON file with an object of words and lists of words.
+    """Load the thesaurus `wordnet` (or `wordnet:LEXICON`), or a JSON file with an object of words and lists of words.
 
     Raises:
         ValueError: There is no such thesaurus, or it cannot be used; the message says what was found and expected.
     """
-    if source == "wordnet":
-        return WordNet()
+    if source.partition(":")[0] == WORDNET:
+        return WordNet(source.removeprefix(WORDNET).removeprefix(":"))
     expected = 'expected wordnet, or a JSON file such as {"label": ["tag"]}'
     try:
         data = json.loads(Path(source).read_bytes())

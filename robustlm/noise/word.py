@@ -32,7 +32,7 @@ def synonyms_of(source: str) -> Kind:
     """The kind `synonyms` with another thesaurus.
 
     Args:
-        source: `wordnet`, or a JSON file of words and lists of replacements.
+        source: `wordnet`, `wordnet:LEXICON`, or a JSON file of words and lists of replacements.
 
     Raises:
         ValueError: There is no such thesaurus, or it cannot be used.

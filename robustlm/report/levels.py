@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from robustlm.conditions.condition import CLEAN, CORRECT, MISLEADING, PARAPHRASED, PROTECTED, UNSEEN
+from robustlm.conditions.factors import FACTORS
 from robustlm.noise import character, sentence, word
 from robustlm.noise.base import KINDS, MIXED, MIXED_KINDS
 
@@ -15,6 +16,7 @@ LEVELS = {
     "semantic": "Meaning: other phrasings",
     "anit": "Noise of ANIT",
     "combined": "Combined",
+    "surface": "Layout, options and examples",
     "attack": "Attacks",
     "list": "Instruction lists",
     "misleading": "Misleading instructions",
@@ -42,6 +44,8 @@ def level_of(condition: str) -> str:
         return "semantic"
     if part in MISLEADING:
         return "misleading"
+    if kind in FACTORS and ":" in part:
+        return "surface"
     if kind in ("attack", "list") and ":" in part:
         return kind
     if kind == MIXED or kind in MIXED_KINDS:

@@ -9,7 +9,7 @@ from typing import Any
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 """The file kinds that can be read and written."""
-READABLE = (*SUFFIXES, ".txt", ".txt.gz")
+READABLE = (*SUFFIXES, ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 """The file kinds that can be read; a line of text is a row with the key `text`."""
 RowData = Mapping[str, object]
 """Keys and values of a row as in its file. Values are plain data of any type, so code that reads one checks its

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from robustlm.rows.base import RowData
@@ -16,6 +17,7 @@ from robustlm.rows.fields import elements, present, required, shown, squeezed
 _TRIPLET = re.compile(r"\(\[([\d, ]+)\], \[([\d, ]+)\], (['\"])([^'\"]+)\3\)")
 _OTHERS = {"label", "target", "output", "instruction", "prompt", "messages", "triplets", "relations", "entities"}
 """A row with one of these keys is not searched for triplets."""
+_PUNCTUATION = ".,;:!?\"'()"
 _NO_RELATION = "None"
 """Label of a pair of entities without a relation in NYT rows."""
 
@@ -26,6 +28,8 @@ def unfolded(row: RowData, task: str | None) -> Iterator[tuple[str, RowData]]:
     - A SciERC document (`sentences`, with `ner` or `relations`): a row for each sentence.
     - A sentence of NYT (`sentText`, `relationMentions`).
     - A sentence of ASTE (`text` with `####` and triplets of word numbers).
+    - A pair of GLUE's QQP (`is_duplicate` instead of `label`).
+    - An example of BIG-bench (`input` and `target_scores`): a question with choices.
 
     Rows with both entities and relations count as relation rows, unless `task` is `ner`.
 
@@ -42,6 +46,10 @@ def unfolded(row: RowData, task: str | None) -> Iterator[tuple[str, RowData]]:
         yield "", _sentence(row)
     elif not _OTHERS & set(row) and isinstance(text := row.get("text"), str) and "####" in text:
         yield "", {**row, **_triplets(text)}
+    elif "is_duplicate" in row and "label" not in row:
+        yield "", {"label" if key == "is_duplicate" else key: value for key, value in row.items()}
+    elif "target_scores" in row and "input" in row and not {"choices", "answer"} & set(row):
+        yield "", _scored(row)
     elif task == "ner" and "text" in row and "entities" in row:
         yield "", {key: value for key, value in row.items() if key != "relations"}
     else:
@@ -76,6 +84,19 @@ def _document(row: RowData, task: str | None) -> Iterator[tuple[str, RowData]]:
             ]
         if text.strip():
             yield f"/{number}", {**rest, **made}
+
+
+def _scored(row: RowData) -> RowData:
+    """The question, choices and answer of an example of BIG-bench; the answer is the choice with the highest score."""
+    scores = row["target_scores"]
+    if not isinstance(scores, Mapping) or not scores or any(not isinstance(n, int | float) for n in scores.values()):
+        raise ValueError(f"wrong target_scores: found {shown(scores)}; expected an object of numbers by choice")
+    best = [str(choice) for choice, score in scores.items() if score == max(scores.values())]
+    if len(best) > 1:
+        raise ValueError(f"several answers: found the highest score for {', '.join(best)}; expected one answer")
+    rest = {key: value for key, value in row.items() if key not in ("input", "target_scores", "target")}
+    choices = [str(choice) for choice in scores]
+    return {**rest, "question": required(row, "input"), "choices": choices, "answer": best[0]}
 
 
 def _words(sentence: Sequence[object], where: str) -> list[str]:
@@ -161,17 +182,27 @@ def pronoun(row: RowData) -> tuple[str, str]:
     words = text.split()
     size = len(word.split())
     if type(place) is int or (isinstance(place, str) and place.isdecimal()):
-        at = int(place)
-        found = " ".join(words[at : at + size])
-        before, there, after = found.partition(word)
-        if not there:
-            expected = f"the words {word!r} (span2_text)"
-            raise ValueError(
-                f"span2_index does not fit: found {shown(found)} at word {at} of the text; expected {expected}"
-            )
-        text = " ".join([*words[:at], f"{before}*{word}*{after}", *words[at + size :]])
+        text = _marked_pronoun(words, int(place), word, size)
     elif place is not None:
         raise ValueError(f"span2_index is no number: found {shown(place)}; expected the number of a word, from 0")
     elif len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text)) != 1:
         raise ValueError(f"unclear pronoun: found {word!r} not exactly once in the text; expected span2_index")
     return f'Does "{word}" refer to "{name}"?', text
+
+
+def _marked_pronoun(words: Sequence[str], place: int, word: str, size: int) -> str:
+    """The text with asterisks around the pronoun.
+
+    In some published rows the number is off by one, or the pronoun is given with the punctuation after it or in another
+    case. The word at the number, after it or before it counts, whichever fits first.
+    """
+    bare = word.strip(_PUNCTUATION) or word
+    for case, at in product((0, re.IGNORECASE), (place, place + 1, place - 1)):
+        found = " ".join(words[at : at + size]) if at >= 0 else ""
+        match = re.search(rf"(?<!\w){re.escape(bare)}(?!\w)", found, case)
+        if match:
+            start, end = match.span()
+            return " ".join([*words[:at], f"{found[:start]}*{match[0]}*{found[end:]}", *words[at + size :]])
+    found = " ".join(words[place : place + size])
+    expected = f"the words {word!r} (span2_text), there or one word beside it"
+    raise ValueError(f"span2_index does not fit: found {shown(found)} at word {place} of the text; expected {expected}")

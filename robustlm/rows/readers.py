@@ -197,6 +197,16 @@ def _read_json(path: str) -> Iterator[Row | RowError]:
         yield _as_row(path, number, data, item=True)
 
 
+def _examples(text: str) -> list[object] | None:
+    """The examples of a task file of BIG-bench, an object with the list `examples`; None for other objects."""
+    try:
+        data = _DECODER.decode(text.strip())
+    except (ValueError, RecursionError):
+        return None
+    found = data.get("examples") if "target_scores" in text else None
+    return found if isinstance(found, list) else None
+
+
 def _list_items(path: str, text: str) -> Iterator[object]:
     """Decode a JSON list item by item, so that an error names the item. All items may stand on one line."""
 
@@ -205,6 +215,11 @@ def _list_items(path: str, text: str) -> Iterator[object]:
         return SourceError(f"{path}:{text.count(chr(10), 0, at) + 1}: found {found}; expected {expected}")
 
     at = _skip_space(text, 0)
+    if text[at] == "{":
+        examples = _examples(text)
+        if examples is not None:
+            yield from examples
+            return
     if text[at] != "[":
         raise broken(
             at, "'[', a list of objects (one object a line is .jsonl; of {\"data\": […]}, save the list alone)"
@@ -255,6 +270,25 @@ def _read_csv(path: str) -> Iterator[Row | RowError]:
             yield RowError(path, start, f"wrong number of fields: {found}", record)
         else:
             yield Row(path, start, dict(zip(header, map(restored, record), strict=True)))
+
+
+def _read_tsv(path: str) -> Iterator[Row | RowError]:
+    """Lines of fields with tabs between them, as GLUE publishes them: quotes are text."""
+    header: list[str] | None = None
+    for number, line in _lines(path):
+        text = line.decode(errors="surrogateescape").rstrip("\r\n")
+        record = text.split("\t")
+        if not text.strip():
+            continue
+        if header is None:
+            header = _checked_header(path, number, record)
+        elif any("\udc80" <= character <= "\udcff" for character in text):
+            yield RowError(path, number, "not UTF-8: found bytes of another encoding; convert the file", repr(record))
+        elif len(record) != len(header):
+            found = f"found {len(record)} fields; expected {len(header)} ({', '.join(header)})"
+            yield RowError(path, number, f"wrong number of fields: {found}", record)
+        else:
+            yield Row(path, number, dict(zip(header, record, strict=True)))
 
 
 def _checked_header(path: str, line: int, header: list[str]) -> list[str]:
@@ -320,6 +354,7 @@ _FILE_READERS: dict[str, Callable[[str], Iterator[Row | RowError]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
+    ".tsv": _read_tsv,
     ".parquet": _read_parquet,
     ".txt": _read_text,
 }

@@ -350,7 +350,8 @@ def _builtin(source: Source, role: Role, seed: int) -> list[Sample]:
 
 
 def _split_file(folder: Path, split: str) -> str:
-    found = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+    suffixes = (*SUFFIXES, ".tsv", ".tsv.gz")
+    found = [folder / f"{split}{suffix}" for suffix in suffixes if (folder / f"{split}{suffix}").is_file()]
     if len(found) == 1:
         return str(found[0])
     there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"

@@ -24,6 +24,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from robustlm.endpoint import AnswerCache, Connection, Endpoint, EndpointError
 from robustlm.instructions.banks import InstructionBank, known_banks
 from robustlm.instructions.paraphrases import check_suffix
+from robustlm.instructions.published import divided
 from robustlm.rows.base import SourceError
 from robustlm.rows.writers import RowWriter
 from robustlm.tools.noise_rows import instructed_rows
@@ -303,7 +304,8 @@ def instructions_of(input: str, split: str | None = None) -> list[str]:
 def _is_bank(input: str) -> bool:
     path = Path(input)
     if not path.exists():
-        return input in known_banks() or ".json#" in input  # one bank of a file with many
+        place = divided(input)  # one bank of a file with many
+        return input in known_banks() or bool(place and place[1])
     # in a .json file, rows are a list and a bank is an object
     return (
         path.is_file()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import string
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import Levenshtein
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustlm.conditions.condition import parse_condition
+from robustlm.conditions.recipes import Attack
 from robustlm.instructions.banks import InstructionBank, known_banks
 from robustlm.noise import thesaurus as module
 from robustlm.noise.base import KINDS, Noise, resolve_kind, word_budget
@@ -206,24 +206,77 @@ def test_a_bad_file_of_synonyms_is_named(text: str | None, message: str, tmp_pat
     assert str(file) in str(caught.value)
 
 
-def test_wordnet(monkeypatch: pytest.MonkeyPatch) -> None:
-    senses = {("label", "v"): ["label", "mark"], ("label", "n"): ["label", "price_tag", "tag"], ("run", "n"): ["tally"]}
+LEXICON = """<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE LexicalResource SYSTEM "http://globalwordnet.github.io/schemas/WN-LMF-1.1.dtd">
+<LexicalResource xmlns:dc="https://globalwordnet.github.io/schemas/dc/">
+  <Lexicon id="{id}" label="Small" language="{language}" email="a@example.org" license="CC0" version="{version}">
+{entries}
+  </Lexicon>
+</LexicalResource>
+"""
 
-    def synsets(word: str, pos: str) -> list[Any]:
-        return [SimpleNamespace(lemma_names=lambda: senses[word, pos])] if (word, pos) in senses else []
 
-    wordnet = SimpleNamespace(synsets=synsets, ensure_loaded=lambda: None)
-    monkeypatch.setitem(sys.modules, "nltk", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "nltk.corpus", SimpleNamespace(wordnet=wordnet))
+def lexicon(folder: Path, id: str, language: str, version: str, senses: list[tuple[str, list[str]]]) -> None:
+    """Add a lexicon to wn's database: for each sense, its part of speech and its words."""
+    import wn
+
+    lines, synsets = [], []
+    for number, (part, words) in enumerate(senses):
+        for word in words:
+            name = f"{id}-{part}{number}-{word.replace(' ', '_')}"
+            sense = f'<Sense id="{name}-s" synset="{id}-{number}-{part}"/>'
+            lines.append(f'<LexicalEntry id="{name}"><Lemma writtenForm="{word}" partOfSpeech="{part}"/>{sense}'
+                         "</LexicalEntry>")  # fmt: skip
+        synsets.append(f'<Synset id="{id}-{number}-{part}" ili="" partOfSpeech="{part}"/>')
+    file = folder / f"{id}-{version}.xml"
+    entries = "\n".join([*lines, *synsets])
+    file.write_text(LEXICON.format(id=id, language=language, version=version, entries=entries), encoding="utf-8")
+    wn.add(file, progress_handler=None)
+
+
+@pytest.fixture
+def wordnets(tmp_path: Path) -> Iterator[Path]:
+    """An empty database of wn."""
+    wn = pytest.importorskip("wn")
+    before = wn.config.data_directory
+    wn.config.data_directory = tmp_path / "wn"
     module.load_thesaurus.cache_clear()
+    yield tmp_path
+    module.load_thesaurus.cache_clear()
+    wn.config.data_directory = before
+
+
+def test_wordnet(wordnets: Path) -> None:
+    senses = [
+        ("v", ["label", "mark"]),
+        ("n", ["label", "price tag", "tag", "Labeling"]),
+        ("n", ["label", "brand"]),
+        ("n", ["tally"]),
+    ]
+    lexicon(wordnets, "oewn", "en", "2024", senses)
+    lexicon(wordnets, "oewn", "en", "2023", [("n", ["label", "old"])])
     assert swaps("Label the label run.", "synonyms:wordnet") == {"Mark the tag run."}
-    module.load_thesaurus.cache_clear()
+    assert swaps("Label the label run.", "synonyms:wordnet:oewn:2023") == {"Label the old run."}
+    assert Noise("synonyms:wordnet:oewn:2024", 0.5).omega == 0.5
+    assert parse_condition("attack:textfooler:wordnet@0.3").attack == Attack("textfooler:wordnet", 0.3)
+    found = module.load_thesaurus("wordnet")
+    assert isinstance(found, module.WordNet)
+    assert found.lexicon == "oewn:2024"
 
 
-def test_wordnet_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
-    module.load_thesaurus.cache_clear()
-    with pytest.raises(ValueError, match="noise kind synonyms: WordNet is not installed; expected `pip install nltk`"):
+def test_wordnets_of_other_languages(wordnets: Path) -> None:
+    lexicon(wordnets, "odenet", "de", "1.4", [("n", ["Satz", "Phrase", "Wort Gruppe"]), ("v", ["finden", "suchen"])])
+    assert swaps("Finden: den Satz hier.", "synonyms:wordnet:odenet") == {"Suchen: den Phrase hier."}
+    with pytest.raises(ValueError, match=r"found no lexicon of English \(there: odenet:1.4\); expected it after"):
+        Noise("synonyms:wordnet")
+
+
+def test_wordnet_that_is_missing_is_named(wordnets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = r"noise kind synonyms: found no lexicon oewn:1999 \(there: none\); .*`python -m wn download oewn:1999`"
+    with pytest.raises(ValueError, match=expected):
+        Noise("synonyms:wordnet:oewn:1999")
+    monkeypatch.setitem(sys.modules, "wn", None)
+    with pytest.raises(ValueError, match=r"synonyms: the package wn is not installed; expected `pip install"):
         Noise("synonyms:wordnet")
 
 

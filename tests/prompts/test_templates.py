@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jinja2 import TemplateError
 
+from robustlm.instructions.slots import slots
 from robustlm.prompts.base import Origin, Prompt
 from robustlm.prompts.chat import ChatTemplate
 from robustlm.prompts.templates import PlainTemplate, make_template
@@ -260,3 +264,46 @@ def test_examples_with_their_own_instruction_keep_it() -> None:
     assert prompt.text.startswith(
         "Instruction: Say it. Question: one? Text: 1 Answer: yes\n\nInstruction: Do it. Question: two?"
     )
+
+
+@pytest.mark.parametrize("name", ["plain", "{instruction}\n{context}\nAnswer:"])
+def test_a_template_that_ends_with_answer_ends_as_others_do(name: str) -> None:
+    template = make_template(name, Chat())
+    fields = (("text", "It rains. Answer:"),)
+    for asked, end in (
+        ("Judge.\nText: {text}\nAnswer:", "Text: It rains. Answer:\nAnswer:"),
+        ("Judge. {text} ANSWER:", "It rains. Answer: ANSWER:"),
+    ):
+        sample = Sample("a", "", "yes", Context(text="never shown"), fields=fields)
+        found = template.render(sample, asked)
+        assert found.text.endswith(end)
+        assert not found.text.endswith(f"{end} Answer:")
+        assert found.answer_prefix == (" " if name == "plain" else "")
+        assert all(stop <= len(found.text) for _, stop, _ in found.spans)
+    # the text of a row is no cue
+    assert template.render(sample, "Judge {text}").text.count("Answer:") == 2
+    shown = replace(sample, examples=(Sample("b", "", "no", fields=(("text", "Sun."),)),))
+    assert template.render(shown, "Judge.\nText: {text}\nAnswer:").text.count("Answer:") == 3
+
+
+DATA = os.environ.get("ROBUSTLM_DATA", "")
+
+
+@pytest.mark.skipif(not DATA, reason="ROBUSTLM_DATA names no folder of datasets")
+def test_published_templates_end_with_one_answer() -> None:
+    ended = 0
+    for name in ("promptbench_clean", "instructioneval_unobserved", "instructioneval_observed"):
+        lists = json.loads((Path(DATA) / "instructions" / f"{name}.json").read_bytes())
+        for text in _texts(lists):
+            sample = Sample("a", "", "yes", Context(text="x"), fields=tuple((slot, "x") for slot in slots(text)))
+            found = PlainTemplate().render(sample, text.strip()).text
+            assert found.casefold().endswith("answer:")
+            assert not found.casefold().endswith("answer: answer:"), found
+            ended += text.strip().endswith("Answer:")
+    assert ended > 300
+
+
+def _texts(found: Any) -> list[str]:
+    if not isinstance(found, dict | list):
+        return [found] if found and slots(found) else []
+    return [text for one in (found.values() if isinstance(found, dict) else found) for text in _texts(one)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from robustlm.rows.base import BadRowsError
+from robustlm.rows.base import BadRowsError, SourceError
 from robustlm.sources.loading import load
 from robustlm.sources.samples import load_samples
 from robustlm.sources.source import Source
@@ -66,6 +66,58 @@ def test_qqp(tmp_path: Path) -> None:
     assert {(sample.bank, sample.context.text) for sample in samples} == {
         ("paraphrase", "Sentence 1: Why? Sentence 2: How so?")
     }
+
+
+def test_qqp_as_glue_publishes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "QQP"
+    folder.mkdir()
+    lines = [
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+        '7\t1\t2\tWhy "so?\tHow so?\t1',
+        "9\t3\t4\tWho?\tWhen?\t0",
+    ]
+    (folder / "dev.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    source = Source(str(folder), labels=["not_duplicate", "duplicate"], split="dev")
+    samples = load(source, "test")
+    assert [sample.target for sample in samples] == ["label: duplicate", "label: not_duplicate"]
+    assert samples[0].context.text == 'Sentence 1: Why "so? Sentence 2: How so?'
+    assert {sample.bank for sample in samples} == {"paraphrase"}
+    (folder / "dev.tsv").write_text("\n".join([*lines, "11\t5\tWho?"]), encoding="utf-8")
+    with pytest.raises(BadRowsError, match=r"dev\.tsv:4: wrong number of fields: found 3 fields; expected 6"):
+        load(source, "test")
+
+
+def test_tasks_of_big_bench(tmp_path: Path) -> None:
+    examples = [
+        {"input": "Who made it?", "target_scores": {"Ada": 0, "Bo": 1}, "target": "Bo, since …"},
+        {"input": "Who?", "target_scores": {"Ada": 1, "Bo": 0, "Cy": 0}},
+    ]
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps({"name": "who", "examples": examples}), encoding="utf-8")
+    samples = load(Source(str(path)), "test")
+    assert [(sample.task, sample.target, sample.choices) for sample in samples] == [
+        ("choice", "Bo", ("Ada", "Bo")),
+        ("choice", "Ada", ("Ada", "Bo", "Cy")),
+    ]
+    twice = {"input": "Who?", "target_scores": {"Ada": 1, "Bo": 1}}
+    assert problem(tmp_path, twice).startswith("several answers: found the highest score for Ada, Bo")
+    path.write_text(json.dumps({"data": examples[:0]}), encoding="utf-8")
+    with pytest.raises(SourceError, match=r"task\.json:1: found '\{'; expected '\['"):
+        load(Source(str(path)), "test")
+
+
+def test_wsc_numbers_that_are_off_by_one(tmp_path: Path) -> None:
+    """As some published rows are; fairseq's reader of WSC corrects the same."""
+    for shift in (-1, 1):
+        target = WSC["target"] | {"span2_index": 8 + shift}  # type: ignore[operator]
+        path = write_rows(tmp_path / "wsc.jsonl", [WSC | {"target": target}])
+        (sample,) = load_samples(path, labels={"false": "no", "true": "yes"})
+        assert sample.context.text == "Mark told Pete many lies about himself, which *he* believed. He lied."
+    target = WSC["target"] | {"span2_index": 10, "span2_text": "He."}  # type: ignore[operator]
+    (sample,) = load_samples(
+        write_rows(tmp_path / "wsc.jsonl", [WSC | {"target": target}]), labels={"false": "no", "true": "yes"}
+    )
+    assert sample.context.text == "Mark told Pete many lies about himself, which he believed. *He* lied."
 
 
 def test_sts_b(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_without_a_handler_all_bad_rows_are_raised_at_the_end(tmp_path: Path) ->
         ("x.json", b'[{"a": 1},\n{"a": "\xe9"}]', ":2: not UTF-8"),
         ("x.jsonl", '{"a": 1}'.encode("utf-16"), ":1: found UTF-16"),
         ("x.parquet", b"PAR1", "not readable as Parquet"),
-        ("x.tsv", b"hello", "unknown kind of file"),
+        ("x.xls", b"hello", "unknown kind of file"),
     ],
 )
 def test_an_unusable_file_is_an_error_that_names_it(tmp_path: Path, name: str, content: bytes, says: str) -> None:
