@@ -20,6 +20,7 @@ from robustlm.evaluation.record import OWN, Record
 from robustlm.tasks import TASKS
 
 _KEYS = ("sample_id", "dataset", "task", "condition", "instruction_id")
+_WORDS = ("wording", "instruction")
 _LOADER = '''"""Reads the rows of a task; named by the task files beside it."""
 
 from pathlib import Path
@@ -149,6 +150,7 @@ def _task_file(stem: str, name: str, delimiter: str, chosen: bool, max_new_token
 
 def _doc(row: Record) -> dict[str, Any]:
     doc = {key: getattr(row, key) for key in _KEYS} | {"prompt": row.prompt, "target": row.target}
+    doc |= {key: words for key in _WORDS if (words := getattr(row, key)) is not None}
     if row.choices:
         doc |= {"choices": row.choices, "answer": row.choices.index(row.expected)}
     return doc
@@ -220,6 +222,7 @@ def _row(line: Mapping[str, Any], task: str, condition: str, where: str) -> Reco
         **{key: doc[key] for key in _KEYS}, prediction=prediction,
         parsed=[list(item) for item in answer.items] if answer.parsed else None, target=doc["target"],
         correct=kind.correct(answer, gold), choices=options, option_scores=scores, prompt=_prompt(line),
+        **{key: doc.get(key) for key in _WORDS},
     )  # fmt: skip
 
 
