@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from robustlm.checks.places import check_file
 from robustlm.evaluation.record import COLUMNS, OWN, Record, parsed_record
@@ -32,7 +31,7 @@ def to_csv_table(rows: Sequence[Record]) -> str:
     return text.getvalue()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     return str(neutral(value)) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -84,15 +83,15 @@ def read_csv_table(file: Path, reading: Reading, columns: Mapping[str, str]) -> 
     return Read(without_repeats(found), notes)
 
 
-def _row(line: Mapping[str, Any], places: Mapping[str, str], file: Path, reading: Reading, where: str) -> Record:
-    if None in line or None in line.values():
+def _row(line: Mapping[str, str], places: Mapping[str, str], file: Path, reading: Reading, where: str) -> Record:
+    if None in line or None in line.values():  # DictReader's mark of a line of another length
         raise ValueError(f"{where}: found another number of cells than in the header line; expected the same")
     given = {
         column: restored(line[head])
         for column, head in places.items()
         if line.get(head) or (head in line and column in _MAY_BE_EMPTY)
     }
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for column, text in given.items():
         values[column] = text if column in TEXTS else _value(column, text, where)
     values.setdefault("task", "generation")
@@ -101,10 +100,10 @@ def _row(line: Mapping[str, Any], places: Mapping[str, str], file: Path, reading
     values.setdefault("instruction_id", reading.instruction or OWN)
     if "sample_id" not in values:
         raise ValueError(f"{where}: {places['sample_id']}: found an empty cell; expected the id of a sample")
-    task = TASKS.get(values["task"])
+    task = TASKS.get(given.get("task", "generation"))
     if task is None:
         raise ValueError(f"{where}: unknown task {values['task']!r}; expected one of {', '.join(sorted(TASKS))}")
-    answer, gold = task.parse(values["prediction"]), task.parse(values["target"])
+    answer, gold = task.parse(given["prediction"]), task.parse(given["target"])
     if places["parsed"] in line:
         values.setdefault("parsed", None)  # an answer that could not be read
     else:
@@ -118,7 +117,7 @@ def _row(line: Mapping[str, Any], places: Mapping[str, str], file: Path, reading
         raise ValueError(f"{where}: {error}") from error
 
 
-def _value(column: str, text: str, where: str) -> Any:
+def _value(column: str, text: str, where: str) -> object:
     if column == "correct":
         if text.strip().lower() not in _BOOLS:
             raise ValueError(f"{where}: correct: found {text!r}; expected true or false, or 1 or 0")

@@ -10,11 +10,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from robustlm.evaluation.grid import counts
 from robustlm.evaluation.record import COLUMNS, OWN, Record, parsed_record
-from robustlm.report.foreign import TEXTS, Read, Reading, field_of, parse_json, scored, without_repeats
+from robustlm.report.foreign import TEXTS, JsonObject, Read, Reading, field_of, parse_json, scored, without_repeats
 
 SCHEMA_VERSION = "instance_level_eval_0.2.2"
 
@@ -35,7 +34,7 @@ def to_every_eval(rows: Sequence[Record], run: str, model: str) -> str:
     return "".join(json.dumps(_line(row, run, model), ensure_ascii=False) + "\n" for row in rows)
 
 
-def _line(row: Record, run: str, model: str) -> dict[str, Any]:
+def _line(row: Record, run: str, model: str) -> dict[str, object]:
     part, whole = counts(row)
     raw = row.prompt if row.prompt is not None else row.instruction or ""
     metadata = {
@@ -106,7 +105,7 @@ def read_every_eval(path: Path, reading: Reading) -> Read:
     return Read(without_repeats(found), notes)
 
 
-def _row(line: Mapping[str, Any], name: str, reading: Reading, where: str) -> Record:
+def _row(line: JsonObject, name: str, reading: Reading, where: str) -> Record:
     asked = field_of(line, "input", dict, where, _WHAT)
     sample = str(field_of(line, "sample_id", str, where, _WHAT))
     judged = field_of(line, "evaluation", dict, where, _WHAT)
@@ -136,7 +135,7 @@ def _row(line: Mapping[str, Any], name: str, reading: Reading, where: str) -> Re
     )
 
 
-def _output(line: Mapping[str, Any], where: str) -> str:
+def _output(line: JsonObject, where: str) -> str:
     kind = field_of(line, "interaction_type", str, where, _WHAT)
     if kind == "single_turn":
         raw = field_of(line.get("output") or {}, "raw", list, where, _WHAT)
@@ -145,7 +144,7 @@ def _output(line: Mapping[str, Any], where: str) -> str:
     return str(said[-1]) if said else ""
 
 
-def _ours(own: Mapping[str, str], line: Mapping[str, Any], where: str, **known: Any) -> Record:
+def _ours(own: Mapping[str, str], line: JsonObject, where: str, **known: object) -> Record:
     if unknown := sorted(set(own) - set(COLUMNS)):
         raise ValueError(f"{where}: metadata: found the column {unknown[0]!r}; expected some of {', '.join(COLUMNS)}")
     try:

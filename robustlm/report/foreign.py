@@ -13,6 +13,9 @@ from robustlm.checks.places import check_file
 from robustlm.evaluation.record import OWN, Key, Record
 from robustlm.evaluation.table import SCHEMA
 
+JsonObject = Mapping[str, Any]
+"""An object of a log; its values are checked where they are read."""
+
 TEXTS = tuple(field.name for field in SCHEMA if field.type == "string")
 """Columns of the prediction table that hold text."""
 
@@ -123,7 +126,7 @@ def parse_json(data: bytes, where: str, what: str) -> Any:
         raise ValueError(f"{where}: found no JSON ({error}); expected {what}") from error
 
 
-def field_of(value: Any, name: str, kind: type | tuple[type, ...], where: str, what: str) -> Any:
+def field_of(value: object, name: str, kind: type | tuple[type, ...], where: str, what: str) -> Any:
     """A field of a JSON object.
 
     Raises:
@@ -137,7 +140,7 @@ def field_of(value: Any, name: str, kind: type | tuple[type, ...], where: str, w
     return value[name]
 
 
-def verdict(value: Any, where: str, name: str) -> bool:
+def verdict(value: object, where: str, name: str) -> bool:
     """Whether a metric says right or wrong: 0 or 1, true or false.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from robustlm.checks.places import check_file
-from robustlm.evaluation.record import OWN, Record
+from robustlm.evaluation.record import OWN, Key, Record
 from robustlm.tasks import TASKS
 
 _KEYS = ("sample_id", "dataset", "task", "condition", "instruction_id")
@@ -92,8 +92,8 @@ def table_rows(path: Path, condition: str = "clean", answers: str | None = None)
         raise ValueError(
             f"{path}: found no samples_*.jsonl; expected what the harness writes with --log_samples --output_path"
         )
-    found: dict[Any, Record] = {}
-    places: dict[Any, str] = {}
+    found: dict[Key, Record] = {}
+    places: dict[object, str] = {}
     for file in files:
         match = _SAMPLES.fullmatch(file.name)
         task = match["task"] if match else file.stem
@@ -260,7 +260,7 @@ def _verdict(line: Mapping[str, Any], where: str) -> bool:
     )
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     while isinstance(value, list) and value:
         value = value[0]
     return str(value)

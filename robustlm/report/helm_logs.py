@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from robustlm.evaluation.record import Record
-from robustlm.report.foreign import Read, Reading, field_of, read_json, scored, verdict, without_repeats
+from robustlm.report.foreign import JsonObject, Read, Reading, field_of, read_json, scored, verdict, without_repeats
 
 _STATE = "scenario_state.json of a run of HELM"
 _STATS = "per_instance_stats.json of a run of HELM"
@@ -95,7 +94,7 @@ def _stats(file: Path) -> dict[_Place, dict[str, float]]:
     return found
 
 
-def _perturbed(one: Mapping[str, Any]) -> str | None:
+def _perturbed(one: JsonObject) -> str | None:
     """The name of a perturbation, with its settings, since HELM has several of one name."""
     found = one.get("perturbation")
     if not isinstance(found, Mapping):
@@ -106,8 +105,8 @@ def _perturbed(one: Mapping[str, Any]) -> str | None:
 
 
 def _row(
-    one: Any,
-    spec: Mapping[str, Any],
+    one: JsonObject,
+    spec: JsonObject,
     stats: Mapping[_Place, Mapping[str, float]],
     dataset: str,
     reading: Reading,
@@ -159,7 +158,7 @@ def _metric(values: Mapping[str, float], reading: Reading, where: str) -> str:
     )
 
 
-def _target(instance: Mapping[str, Any], mapping: Mapping[str, str]) -> str:
+def _target(instance: JsonObject, mapping: Mapping[str, str]) -> str:
     """The first correct reference; for multiple choice, the letter that stands for it."""
     right = [
         str((reference.get("output") or {}).get("text", ""))

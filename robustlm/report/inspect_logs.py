@@ -5,10 +5,19 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from robustlm.evaluation.record import Record
-from robustlm.report.foreign import Read, Reading, field_of, parse_json, read_json, scored, verdict, without_repeats
+from robustlm.report.foreign import (
+    JsonObject,
+    Read,
+    Reading,
+    field_of,
+    parse_json,
+    read_json,
+    scored,
+    verdict,
+    without_repeats,
+)
 
 _WHAT = "a log of Inspect (.eval or .json)"
 _VERDICTS = {"C": True, "I": False, "P": False, "N": False}
@@ -60,7 +69,7 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _opened(file: Path) -> tuple[Any, Iterator[tuple[str, Any]]]:
+def _opened(file: Path) -> tuple[JsonObject, Iterator[tuple[str, JsonObject]]]:
     """Header and samples of a log."""
     if not zipfile.is_zipfile(file):
         log = read_json(file, _WHAT)
@@ -87,7 +96,7 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str) -> bytes:
         ) from error
 
 
-def _instruction(header: Mapping[str, Any]) -> str | None:
+def _instruction(header: JsonObject) -> str | None:
     plan = header.get("plan")
     steps = plan.get("steps", []) if isinstance(plan, Mapping) else []
     given = [step.get("params") or {} for step in steps if isinstance(step, Mapping)]
@@ -98,7 +107,7 @@ def _instruction(header: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _row(sample: Any, dataset: str, instruction: str | None, reading: Reading, where: str) -> Record:
+def _row(sample: JsonObject, dataset: str, instruction: str | None, reading: Reading, where: str) -> Record:
     target = field_of(sample, "target", (str, list), where, _WHAT)
     scores = sample.get("scores")
     name, score = _score(scores, reading, where) if sample.get("error") is None else (None, None)
@@ -121,7 +130,7 @@ def _row(sample: Any, dataset: str, instruction: str | None, reading: Reading, w
     )
 
 
-def _score(scores: Any, reading: Reading, where: str) -> tuple[str, Mapping[str, Any]]:
+def _score(scores: object, reading: Reading, where: str) -> tuple[str, JsonObject]:
     if not isinstance(scores, Mapping) or not scores:
         raise ValueError(f"{where}: found no scores; expected a log that was scored (`inspect score` adds them)")
     name = reading.metric if reading.metric is not None else next(iter(scores))
@@ -130,11 +139,11 @@ def _score(scores: Any, reading: Reading, where: str) -> tuple[str, Mapping[str,
     return name, scores[name]
 
 
-def _right(value: Any, where: str, name: str) -> bool:
+def _right(value: object, where: str, name: str) -> bool:
     return _VERDICTS[value] if isinstance(value, str) and value in _VERDICTS else verdict(value, where, name)
 
 
-def _text(content: Any, texts: Mapping[str, str]) -> str:
+def _text(content: object, texts: Mapping[str, str]) -> str:
     """Text of a message, which may be one text, a list of parts, or a reference to an attachment."""
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text")
@@ -143,14 +152,14 @@ def _text(content: Any, texts: Mapping[str, str]) -> str:
     return texts.get(text.removeprefix("attachment://"), text) if text.startswith("attachment://") else text
 
 
-def _completion(sample: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+def _completion(sample: JsonObject, texts: Mapping[str, str]) -> str:
     output = sample.get("output") or {}
     choices = output.get("choices") or [{}]
     message = choices[0].get("message") or {}
     return _text(message.get("content", output.get("completion")), texts).strip()
 
 
-def _prompt(sample: Mapping[str, Any], texts: Mapping[str, str]) -> str | None:
+def _prompt(sample: JsonObject, texts: Mapping[str, str]) -> str | None:
     """The messages before the first answer; their roles are written if there are several."""
     asked = []
     for message in sample.get("messages") or []:
