@@ -273,7 +273,7 @@ def test_helm_runs_that_cannot_be_read(tmp_path: Path) -> None:
     ):
         name = "harness" if setting == "metric" else "helm"
         with pytest.raises(ValueError, match=f"{setting}: found"):
-            read_logs(name, [str(run)], **value)  # type: ignore[arg-type]
+            read_logs(name, [str(run)], **value)
 
 
 def test_words_of_instructions_come_back_from_the_harness() -> None:
