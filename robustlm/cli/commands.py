@@ -21,6 +21,8 @@ class Command:
     """Its purpose in one line. For a function, this is the first line of its docstring."""
     home: str
     """Module of `robustlm.cli` that holds its code."""
+    function: str = ""
+    """Name of its function in that module; empty: its own name, with `_` for `-`."""
 
     @property
     def trains(self) -> bool:
@@ -30,7 +32,7 @@ class Command:
     def load(self) -> Callable[..., Any]:
         """Import the command's function, which has the command's arguments. It may yield chains of other commands."""
         home = import_module(f"robustlm.cli.{self.home}")
-        function: Callable[..., Any] = getattr(home, self.name.replace("-", "_"))
+        function: Callable[..., Any] = getattr(home, self.function or self.name.replace("-", "_"))
         return function
 
 
@@ -57,8 +59,10 @@ GROUPS = {
         Command("compare", "Print the scores of several runs side by side, and draw them.", "report_commands"),
         Command("gate", "Hold rules against the numbers of a run; fails if one is not met.", "report_commands"),
         Command("states", "Print how far other phrasings move the hidden states of a model.", "report_commands"),
+        Command("import", "Make a prediction table of the logs of another program.", "report_commands", "import_logs"),
+        Command("export", "Write a prediction table in a form that other programs read.", "report_commands"),
         Command("export-harness", "Write the prompts of a run as tasks of lm-evaluation-harness.", "report_commands"),
-        Command("import-harness", "Make a prediction table of a log of lm-evaluation-harness.", "report_commands"),
+        Command("import-harness", "The older name of `robustlm import harness`, for one log.", "report_commands"),
     ),
     "set up": (
         Command("schema", "Print a JSON schema of config files, for editors.", "setup_commands"),

@@ -224,9 +224,9 @@ def gate(
     from robustlm.report.run import run_name
     from robustlm.tasks import resolve_task
 
-    for name, file in (("junit", junit), ("summary", summary)):
-        if file is not None:
-            check_output(name, file)
+    for name, wanted in (("junit", junit), ("summary", summary)):
+        if wanted is not None:
+            check_output(name, wanted)
     for task in tasks:
         resolve_task(task)
     parsed = [parse_rule(rule) for rule in rules]
@@ -306,9 +306,9 @@ def import_harness(
     filter: str | None = None,
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
-    """Make a prediction table of a log of lm-evaluation-harness.
+    """The older name of `robustlm import harness`, for one log.
 
-    `report` and `compare` read the table.
+    It makes a prediction table of a log of lm-evaluation-harness; `report` and `compare` read the table.
 
     Args:
         results: Folder, or `samples_*.jsonl` file, that the harness wrote with `--log_samples`.
@@ -336,6 +336,92 @@ def import_harness(
     folder.mkdir(parents=True, exist_ok=True)
     write_table(table, rows)
     print(f"{len(rows)} answers: {table}")
+
+
+def import_logs(
+    format: str,
+    paths: list[str],
+    output: str = "imported",
+    condition: str = "clean",
+    instruction: str | None = None,
+    metric: str | None = None,
+    filter: str | None = None,
+    columns: list[str] = [],  # noqa: B006 - read only
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Make a prediction table of the logs of another program.
+
+    `report`, `compare` and `gate` read the table.
+
+    Args:
+        format: `harness` (lm-evaluation-harness, with --log_samples), `inspect` (`.eval` or `.json`), `helm` (folders
+            of runs), `every-eval-ever` (`_samples.jsonl`), or `csv`.
+        paths: Files of the program, or folders that hold them. `unseen=PATH` gives answers the condition `unseen`.
+        output: Folder for `predictions.parquet`, which must not exist yet.
+        condition: Condition of answers whose log names none.
+        instruction: Instruction id of all answers. By default it is made from the instruction in the log, or `own`.
+        metric: Name of the metric, scorer or column that says right or wrong; by default the first that does.
+        filter: For `harness`: name of the filter whose answers count; by default the first of each file.
+        columns: For `csv`: names of the file's columns as COLUMN=NAME, such as `[target=gold,prediction=answer]`.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.evaluation.table import write_table
+    from robustlm.report.imports import read_logs
+    from robustlm.tasks import resolve_task
+
+    for task in tasks:
+        resolve_task(task)
+    check_folder("output", output)
+    folder = Path(output)
+    table = folder / "predictions.parquet"
+    if table.exists():
+        raise ValueError(f"output: {table} is there already; expected a folder without a table")
+    read = read_logs(format, paths, condition, instruction, metric, filter, columns)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(table, read.rows)
+    for note in read.notes:
+        print(note)
+    print(f"{len(read.rows)} answers: {table}")
+
+
+def export(
+    format: str,
+    run: str,
+    output: str,
+    model: str | None = None,
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Write a prediction table in a form that other programs read.
+
+    Args:
+        format: `every-eval-ever` (its schema for single answers, a line of JSON each) or `csv`.
+        run: Folder of a run that `robustlm test` wrote, or its prediction table.
+        output: The file to write.
+        model: For `every-eval-ever`: name of the model; by default that of the run's config, or else the run's name.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.report.comparison import find_table, load_tables
+    from robustlm.report.csv_tables import to_csv_table
+    from robustlm.report.every_eval import to_every_eval
+    from robustlm.report.number_tables import write_whole
+    from robustlm.report.run import run_name, run_settings
+    from robustlm.tasks import resolve_task
+
+    if format not in ("every-eval-ever", "csv"):
+        raise ValueError(f"format: found {format!r}; expected every-eval-ever or csv (`export-harness` writes tasks)")
+    for task in tasks:
+        resolve_task(task)
+    check_output("output", output)
+    file = find_table(run)
+    (rows,) = load_tables([f"run={file}"]).values()
+    name = run_name(file)
+    named = model if model is not None else run_settings(file).get("backbone", name)
+    text = to_csv_table(rows) if format == "csv" else to_every_eval(rows, name, named)
+    print(f"{len(rows)} answers: {write_whole(Path(output), text)}")
 
 
 def states(

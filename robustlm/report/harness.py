@@ -16,10 +16,11 @@ from typing import Any
 import yaml
 
 from robustlm.checks.places import check_file
-from robustlm.evaluation.record import OWN, Record
+from robustlm.evaluation.record import OWN, Key, Record
 from robustlm.tasks import TASKS
 
 _KEYS = ("sample_id", "dataset", "task", "condition", "instruction_id")
+_WORDS = ("wording", "instruction")
 _LOADER = '''"""Reads the rows of a task; named by the task files beside it."""
 
 from pathlib import Path
@@ -91,8 +92,8 @@ def table_rows(path: Path, condition: str = "clean", answers: str | None = None)
         raise ValueError(
             f"{path}: found no samples_*.jsonl; expected what the harness writes with --log_samples --output_path"
         )
-    found: dict[Any, Record] = {}
-    places: dict[Any, str] = {}
+    found: dict[Key, Record] = {}
+    places: dict[object, str] = {}
     for file in files:
         match = _SAMPLES.fullmatch(file.name)
         task = match["task"] if match else file.stem
@@ -149,6 +150,7 @@ def _task_file(stem: str, name: str, delimiter: str, chosen: bool, max_new_token
 
 def _doc(row: Record) -> dict[str, Any]:
     doc = {key: getattr(row, key) for key in _KEYS} | {"prompt": row.prompt, "target": row.target}
+    doc |= {key: words for key in _WORDS if (words := getattr(row, key)) is not None}
     if row.choices:
         doc |= {"choices": row.choices, "answer": row.choices.index(row.expected)}
     return doc
@@ -220,6 +222,7 @@ def _row(line: Mapping[str, Any], task: str, condition: str, where: str) -> Reco
         **{key: doc[key] for key in _KEYS}, prediction=prediction,
         parsed=[list(item) for item in answer.items] if answer.parsed else None, target=doc["target"],
         correct=kind.correct(answer, gold), choices=options, option_scores=scores, prompt=_prompt(line),
+        **{key: doc.get(key) for key in _WORDS},
     )  # fmt: skip
 
 
@@ -257,7 +260,7 @@ def _verdict(line: Mapping[str, Any], where: str) -> bool:
     )
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     while isinstance(value, list) and value:
         value = value[0]
     return str(value)

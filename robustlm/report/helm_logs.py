@@ -1,0 +1,169 @@
+"""Runs of HELM as records of the prediction table: `scenario_state.json` with `per_instance_stats.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from robustlm.evaluation.record import Record
+from robustlm.report.foreign import JsonObject, Read, Reading, field_of, read_json, scored, verdict, without_repeats
+
+_STATE = "scenario_state.json of a run of HELM"
+_STATS = "per_instance_stats.json of a run of HELM"
+METRICS = (
+    "exact_match",
+    "quasi_exact_match",
+    "prefix_exact_match",
+    "quasi_prefix_exact_match",
+    "final_number_exact_match",
+    "math_equiv",
+    "math_equiv_chain_of_thought",
+)
+"""HELM's metrics that say right or wrong; the first that a run has is read."""
+
+_ABOUT = ("name", "robustness", "fairness", "computed_on")
+"""Fields of a perturbation that do not set what it does."""
+
+_Place = tuple[str, int, str | None]
+"""Instance, trial of few-shot examples, and perturbation."""
+
+
+def read_helm(path: Path, reading: Reading) -> Read:
+    """Read runs of HELM.
+
+    The run's name without its model is the dataset, and `adapter_spec.instructions` the instruction. The condition
+    of an instance that HELM perturbed is the perturbation with its settings (`misspelling(prob=0.1)`). Trials with
+    other few-shot examples count as other instructions.
+
+    Args:
+        path: The folder of a run, or one that holds such folders at any depth.
+        reading: Its metric is one of HELM's.
+
+    Raises:
+        ValueError: There is no run, or a file is not one of HELM's.
+    """
+    files = _files(path)
+    found: list[tuple[str, Record]] = []
+    used: dict[str, int] = {}
+    for file in files:
+        state = read_json(file, _STATE)
+        spec = field_of(state, "adapter_spec", dict, str(file), _STATE)
+        stats = _stats(file.with_name("per_instance_stats.json"))
+        dataset = _dataset(file)
+        for i, one in enumerate(field_of(state, "request_states", list, str(file), _STATE)):
+            where = f"{file}: request {i + 1}"
+            row, metric = _row(one, spec, stats, dataset, reading, where)
+            used[metric] = used.get(metric, 0) + 1
+            found.append((where, row))
+    notes = [f"{count} answers are right or wrong by HELM's {name}" for name, count in used.items()]
+    return Read(without_repeats(found), notes)
+
+
+def _files(path: Path) -> list[Path]:
+    found = [path] if path.is_file() else sorted(path.rglob("scenario_state.json"))
+    if not found:
+        raise ValueError(f"{path}: found no scenario_state.json; expected the folder of a run of HELM")
+    return found
+
+
+def _dataset(file: Path) -> str:
+    """The name of the run without the arguments that name its model."""
+    spec = file.with_name("run_spec.json")
+    name = file.parent.name
+    if spec.is_file():
+        name = str(field_of(read_json(spec, "run_spec.json of HELM"), "name", str, str(spec), "the name of a run"))
+    scenario, _, arguments = name.partition(":")
+    kept = [part for part in arguments.split(",") if part and not part.startswith(("model=", "model_deployment="))]
+    return f"{scenario}:{','.join(kept)}" if kept else scenario
+
+
+def _stats(file: Path) -> dict[_Place, dict[str, float]]:
+    """Mean of each metric, for each instance."""
+    lines = read_json(file, _STATS)
+    if not isinstance(lines, list):
+        raise ValueError(f"{file}: found {type(lines).__name__}; expected {_STATS}")
+    found: dict[_Place, dict[str, float]] = {}
+    for i, one in enumerate(lines):
+        where = f"{file}: entry {i + 1}"
+        place = str(field_of(one, "instance_id", str, where, _STATS)), one.get("train_trial_index", 0), _perturbed(one)
+        values = found.setdefault(place, {})
+        for stat in field_of(one, "stats", list, where, _STATS):
+            name = field_of(stat, "name", dict, where, _STATS)
+            if "mean" in stat:
+                values.setdefault(str(name.get("name")), stat["mean"])
+    return found
+
+
+def _perturbed(one: JsonObject) -> str | None:
+    """The name of a perturbation, with its settings, since HELM has several of one name."""
+    found = one.get("perturbation")
+    if not isinstance(found, Mapping):
+        return None if found is None else str(found)
+    settings = [f"{key}={value}" for key, value in sorted(found.items()) if key not in _ABOUT and value is not None]
+    name = str(found.get("name"))
+    return f"{name}({','.join(settings)})" if settings else name
+
+
+def _row(
+    one: JsonObject,
+    spec: JsonObject,
+    stats: Mapping[_Place, Mapping[str, float]],
+    dataset: str,
+    reading: Reading,
+    where: str,
+) -> tuple[Record, str]:
+    """A record, and the metric that judged it."""
+    instance = field_of(one, "instance", dict, where, _STATE)
+    if one.get("reference_index") is not None:
+        raise ValueError(
+            f"{where}: found one request for each option (method {spec.get('method')}); expected one request for each "
+            "sample, as of the methods generation and multiple_choice_joint"
+        )
+    completions = field_of(one.get("result") or {}, "completions", list, where, _STATE)
+    prediction = str(completions[0].get("text", "")).strip() if completions else ""
+    trial = one.get("train_trial_index", 0)
+    sample, changed = str(field_of(instance, "id", str, where, _STATE)), _perturbed(instance)
+    values = stats.get((sample, trial, changed))
+    if values is None:
+        raise ValueError(
+            f"{where}: instance {sample!r} (trial {trial}, perturbation {changed}) has no entry in the stats"
+        )
+    metric = _metric(values, reading, where)
+    mapping = one.get("output_mapping") or {}
+    row = scored(
+        sample_id=sample,
+        dataset=dataset,
+        condition=changed or reading.condition,
+        instruction=str(spec.get("instructions") or "").strip() or None,
+        reading=reading,
+        prediction=prediction,
+        answer=prediction or None,
+        target=_target(instance, mapping),
+        correct=verdict(values[metric], where, metric),
+        prompt=(one.get("request") or {}).get("prompt") or None,
+        choices=list(mapping),
+    )
+    if trial:
+        row.instruction_id = f"{row.instruction_id}/trial/{trial}"
+    return row, metric
+
+
+def _metric(values: Mapping[str, float], reading: Reading, where: str) -> str:
+    wanted = METRICS if reading.metric is None else (reading.metric,)
+    for name in wanted:
+        if name in values:
+            return name
+    raise ValueError(
+        f"{where}: found none of the metrics {', '.join(wanted)}; expected one of {', '.join(sorted(values))}"
+    )
+
+
+def _target(instance: JsonObject, mapping: Mapping[str, str]) -> str:
+    """The first correct reference; for multiple choice, the letter that stands for it."""
+    right = [
+        str((reference.get("output") or {}).get("text", ""))
+        for reference in instance.get("references") or []
+        if "correct" in (reference.get("tags") or [])
+    ]
+    text = right[0] if right else ""
+    return next((letter for letter, option in mapping.items() if option == text), text)

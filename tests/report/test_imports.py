@@ -1,0 +1,285 @@
+"""Logs of other programs, in the form in which they are published, become prediction tables, and go back."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustlm.cli import main
+from robustlm.evaluation.record import Record
+from robustlm.evaluation.table import read_table
+from robustlm.report.every_eval import SCHEMA_VERSION
+from robustlm.report.imports import read_logs
+from tests.report.test_number_tables import written
+
+TEMPLATE = "Answer the question. Format: 'ANSWER: $LETTER'.\n\n{question}\n\n{choices}"
+
+
+def inspect_log(template: str = TEMPLATE, **sample: Any) -> dict[str, Any]:
+    """A log of Inspect 0.3, with the fields that it has in published logs."""
+
+    def one(name: str, said: str, value: Any, epoch: int = 1) -> dict[str, Any]:
+        asked = f"Is {name} a cat?"
+        message = {"content": said, "role": "assistant", "source": "generate"}
+        return {
+            "id": name, "epoch": epoch, "input": asked, "choices": ["yes", "no"], "target": "A",
+            "messages": [{"content": f"attachment://{name}", "source": "input", "role": "user"}, message],
+            "output": {"model": "m", "choices": [{"message": message, "stop_reason": "stop"}], "usage": {}},
+            "scores": {"choice": {"value": value, "answer": said[-1:], "explanation": said}}, "metadata": {},
+            "attachments": {name: f"Answer the question.\n{asked}"},
+        }  # fmt: skip
+
+    return {
+        "version": 2, "status": "success",
+        "eval": {"task": "inspect_evals/cats", "model": "openai/m", "dataset": {"name": "cats"}},
+        "plan": {"name": "plan", "steps": [{"solver": "multiple_choice", "params": {"template": template}}]},
+        "samples": [
+            one("tom", "ANSWER: A", "C"), one("rex", "ANSWER: B", "I") | sample, one("tom", "ANSWER: A", "C", epoch=2),
+        ],
+    }  # fmt: skip
+
+
+def as_json(folder: Path, log: Any, name: str = "log.json") -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(log), encoding="utf-8")
+    return str(folder / name)
+
+
+def as_eval(folder: Path, log: dict[str, Any]) -> str:
+    """The same as an archive, with a file for each sample."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / "log.eval", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", json.dumps({key: value for key, value in log.items() if key != "samples"}))
+        for one in log["samples"]:
+            archive.writestr(f"samples/{one['id']}_epoch_{one['epoch']}.json", json.dumps(one))
+    return str(folder / "log.eval")
+
+
+def test_inspect(tmp_path: Path) -> None:
+    found = read_logs("inspect", [as_json(tmp_path, inspect_log())])
+    assert found.notes == ["1 answers of later epochs are left out; the first epoch of each sample is read"]
+    first, second = found.rows
+    assert first == Record(
+        "tom", "cats", "generation", "clean", first.instruction_id, "ANSWER: A", [["A"]], "A", True,
+        choices=["yes", "no"], prompt="Answer the question.\nIs tom a cat?", wording=TEMPLATE, instruction=TEMPLATE,
+    )  # fmt: skip
+    assert first.instruction_id.startswith("text/")
+    assert (second.correct, second.parsed) == (False, [["B"]])
+    archived = read_logs("inspect", [as_eval(tmp_path / "a", inspect_log())])
+    assert {row.key: row for row in archived.rows} == {row.key: row for row in found.rows}
+
+
+def test_logs_under_several_conditions_and_templates_are_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, other = (as_json(tmp_path / name, inspect_log(text)) for name, text in (("c", TEMPLATE), ("o", "Say it.")))
+    noisy = as_json(tmp_path / "n", inspect_log("Asnwer the question."))
+    main(["import", "inspect", clean, other, f"typos={noisy}", "--output", str(tmp_path / "out")])
+    assert "6 answers" in capsys.readouterr().out
+    rows = read_table(tmp_path / "out" / "predictions.parquet")
+    assert {(row.condition, row.wording) for row in rows} == {
+        ("clean", TEMPLATE), ("clean", "Say it."), ("typos", "Asnwer the question."),
+    }  # fmt: skip
+    for command in (["report"], ["compare"], ["gate"]):
+        rules = ["mean >= 0", "--by", "value"] if command == ["gate"] else []
+        main([*command, str(tmp_path / "out"), *rules])
+    assert "Say it." in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["import", "inspect", clean, clean, "--output", str(tmp_path / "twice")])
+    assert "was found before" in capsys.readouterr().err
+    assert not (tmp_path / "twice").exists()
+
+
+def helm_run(folder: Path, method: str = "multiple_choice_joint", **more: Any) -> Path:
+    """A run of HELM, with the fields that it has in published runs; its second instance is also perturbed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    changed = {"name": "misspelling", "robustness": True, "fairness": False, "computed_on": "perturbed", "prob": 0.1}
+
+    def request(name: str, said: str, perturbation: Any = None) -> dict[str, Any]:
+        instance: dict[str, Any] = {
+            "input": {"text": f"Is {name} a cat?"}, "split": "test", "id": name,
+            "references": [{"output": {"text": "yes"}, "tags": ["correct"]}, {"output": {"text": "no"}, "tags": []}],
+        }  # fmt: skip
+        return {
+            "instance": instance | ({"perturbation": perturbation} if perturbation else {}), "train_trial_index": 0,
+            "output_mapping": {"A": "yes", "B": "no"}, "request": {"prompt": f"Say A or B.\n\n{name}\nAnswer:"},
+            "result": {"success": True, "completions": [{"text": said, "logprob": 0.0, "tokens": []}]},
+        } | more  # fmt: skip
+
+    def stats(name: str, value: float, perturbation: Any = None) -> dict[str, Any]:
+        names = {"num_references": 2.0, "exact_match": value, "quasi_exact_match": value}
+        found = [{"name": {"name": key, "split": "test"}, "count": 1, "mean": mean} for key, mean in names.items()]
+        empty = {"name": {"name": "training_co2_cost", "split": "test"}, "count": 0, "sum": 0}
+        entry = {"instance_id": name, "train_trial_index": 0, "stats": [empty, *found]}
+        return entry | ({"perturbation": perturbation} if perturbation else {})
+
+    as_json(folder, {"name": "mmlu:subject=cats,method=joint,model=openai_gpt2"}, "run_spec.json")
+    state = {
+        "adapter_spec": {"method": method, "instructions": "Say A or B.\n"},
+        "request_states": [request("id1", " A"), request("id2", " B"), request("id2", " A", changed)],
+    }
+    as_json(folder, state, "scenario_state.json")
+    as_json(folder, [stats("id1", 1), stats("id2", 0), stats("id2", 1, changed)], "per_instance_stats.json")
+    return folder
+
+
+def test_helm(tmp_path: Path) -> None:
+    run = helm_run(tmp_path / "runs" / "mmlu:subject=cats,model=openai_gpt2")
+    for path in (run, tmp_path):
+        found = read_logs("helm", [str(path)])
+        assert found.notes == ["3 answers are right or wrong by HELM's exact_match"]
+        first, second, third = found.rows
+        assert first == Record(
+            "id1", "mmlu:subject=cats,method=joint", "generation", "clean", first.instruction_id, "A", [["A"]], "A",
+            True, choices=["A", "B"], prompt="Say A or B.\n\nid1\nAnswer:", wording="Say A or B.",
+            instruction="Say A or B.",
+        )  # fmt: skip
+        assert (second.condition, second.correct) == ("clean", False)
+        assert (third.sample_id, third.condition, third.correct) == ("id2", "misspelling(prob=0.1)", True)
+    assert read_logs("helm", [str(run)], metric="quasi_exact_match").rows == found.rows
+
+
+CHOICES = {"choices": ["a", "b"], "option_scores": [-0.5, -2.0], "option_tokens": [1, 2]}
+
+
+def ours() -> list[Record]:
+    """A table with every kind of column."""
+    return [
+        Record("s1", "d", "generation", "clean", "b/0", "a", [["a"]], "a", True, prompt="Say a.\nx", token_f1=1.0,
+               rouge_l=0.5, wording="Say a.", instruction="Say a."),
+        Record("s1", "d", "generation", "typos@0.2", "b/0", "=b;\n\"c\"", None, "a", False, prompt="Asy a.\nx",
+               wording="Say a.", instruction="Asy a."),
+        Record("s2", "e", "tc", "clean", "own", "label: a", [["a"]], "label: a", True),
+        Record("s3", "f", "generation", "clean", "", "", None, "a", False),
+        Record("s4", "g", "choice", "clean", "c/0", "a", [["a"]], "a", True, **CHOICES),  # type: ignore[arg-type]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["every-eval-ever", "csv"])
+def test_there_and_back(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, file = written(tmp_path / "run", ours()), tmp_path / "answers.jsonl"
+    main(["export", form, run, str(file)])
+    main(["import", form, str(file), "--output", str(tmp_path / "back")])
+    assert read_table(tmp_path / "back" / "predictions.parquet") == read_table(tmp_path / "run" / "predictions.parquet")
+
+
+def test_what_is_exported_has_the_fields_that_the_schema_requires(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    main(["export", "every-eval-ever", written(tmp_path / "run", ours()), str(file), "--model", "me/it"])
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        assert set(line) == {
+            "schema_version", "evaluation_id", "model_id", "evaluation_name", "sample_id", "sample_hash",
+            "interaction_type", "input", "output", "messages", "answer_attribution", "evaluation", "metadata",
+        }  # fmt: skip
+        assert (line["schema_version"], line["model_id"]) == (SCHEMA_VERSION, "me/it")
+        assert {type(value) for value in line["metadata"].values()} == {str}
+        assert set(line["input"]) == {"raw", "formatted", "reference", "choices"}
+        assert set(line["evaluation"]) == {"score", "is_correct"}
+    assert [line["evaluation"]["is_correct"] for line in lines].count(True) == 3
+
+
+def test_lines_of_other_programs_in_the_schema(tmp_path: Path) -> None:
+    def line(sample: str, result: str, correct: bool) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION, "evaluation_id": "x", "model_id": "m", "evaluation_name": "mmlu",
+            "evaluation_result_id": result, "sample_id": sample, "interaction_type": "single_turn",
+            "input": {"raw": f"Q {sample}", "reference": ["A"], "choices": ["A", "B"]},
+            "output": {"raw": ["It is A"]}, "messages": None,
+            "answer_attribution": [{"turn_idx": 0, "source": "output.raw", "extracted_value": "A",
+                                    "extraction_method": "regex", "is_terminal": True}],
+            "evaluation": {"score": float(correct), "is_correct": correct}, "metadata": {"subject": "cats"},
+        }  # fmt: skip
+
+    lines = [line("1", "em", True), line("1", "f1", False), line("2", "em", False)]
+    file = tmp_path / "x_samples.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+    found = read_logs("every-eval-ever", [str(tmp_path)], condition="mine")
+    assert found.notes == ["1 lines with other results of the same answers are left out"]
+    assert found.rows[0] == Record(
+        "1", "mmlu", "generation", "mine", "own", "It is A", [["A"]], "A", True, choices=["A", "B"], prompt="Q 1"
+    )
+    assert [row.correct for row in read_logs("every-eval-ever", [str(file)], metric="f1").rows] == [False]
+
+
+def test_csv_of_another_program(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("id,answer,gold,note\n1,a,a,x\n2,,b,y\n", encoding="utf-8")
+    columns = ["sample_id=id", "prediction=answer", "target=gold"]
+    found = read_logs("csv", [str(file)], columns=columns)
+    assert [(row.sample_id, row.dataset, row.correct, row.parsed) for row in found.rows] == [
+        ("1", "mine", True, [["a"]]), ("2", "mine", False, None),
+    ]  # fmt: skip
+    assert "note" in found.notes[0]
+    file.write_text("sample_id,prediction,target,judge\n1,a,b,1\n", encoding="utf-8")
+    assert read_logs("csv", [str(file)], metric="judge").rows[0].correct is True
+
+
+def _changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    log = inspect_log()
+    change(log)
+    return log
+
+
+WRONG: dict[str, tuple[str, Any, str]] = {
+    "no log": ("inspect", {"a": 1}, "found no 'samples'"),
+    "no samples": ("inspect", _changed(lambda log: log["samples"].clear()), "found no samples"),
+    "no scores": ("inspect", inspect_log(scores={}), "sample 2: found no scores; expected a log that was scored"),
+    "a score between": (
+        "inspect",
+        inspect_log(scores={"choice": {"value": 0.5}}),
+        "found 0.5; expected 0 or 1",
+    ),
+    "no answer": ("every-eval-ever", {"evaluation_name": "x"}, "log.json:1: found no 'input'"),
+    "another column": ("csv", "sample_id,prediction\n1,a\n", "found no column 'target' for target"),
+    "a short line": ("csv", "sample_id,prediction,target\n1,a\n", r"log.json:2: found another number of cells"),
+    "a verdict": ("csv", "sample_id,prediction,target,correct\n1,a,a,perhaps\n", "correct: found 'perhaps'"),
+    "no JSON": ("inspect", "{", "found no JSON"),
+    "another format": ("openai", {}, "format: found 'openai'; expected one of harness, inspect, helm"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_log_is_said(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    form, content, message = WRONG[case]
+    file = tmp_path / "log.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_logs(form, [str(file)])
+    with pytest.raises(SystemExit):
+        main(["import", form, str(file), "--output", str(tmp_path / "out")])
+    assert "error" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_helm_runs_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found no scenario_state"):
+        read_logs("helm", [str(tmp_path)])
+    run = helm_run(tmp_path / "separate", "multiple_choice_separate_original", reference_index=0)
+    with pytest.raises(ValueError, match="found one request for each option"):
+        read_logs("helm", [str(run)])
+    with pytest.raises(ValueError, match="found none of the metrics bleu; expected one of exact_match"):
+        read_logs("helm", [str(helm_run(tmp_path / "run"))], metric="bleu")
+    for setting, value in (
+        ("metric", {"metric": "acc"}),
+        ("columns", {"columns": ["a=b"]}),
+        ("filter", {"answers": "x"}),
+    ):
+        name = "harness" if setting == "metric" else "helm"
+        with pytest.raises(ValueError, match=f"{setting}: found"):
+            read_logs(name, [str(run)], **value)
+
+
+def test_words_of_instructions_come_back_from_the_harness() -> None:
+    from robustlm.report.harness import task_files
+
+    (row, *_) = ours()
+    files = task_files([row, replace(row, sample_id="s9", wording=None, instruction=None)])
+    docs = [json.loads(line) for name, text in files.items() if name.startswith("rows/") for line in text.splitlines()]
+    assert [doc.get("wording") for doc in docs] == ["Say a.", None]
