@@ -149,6 +149,8 @@ class InstructionBatch(_Movable):
     """In evaluation: task names."""
     groups: list[str] = field(default_factory=list)
     """In evaluation: for each row, the dataset whose score includes it."""
+    labels: list[tuple[str, ...]] = field(default_factory=list)
+    """In evaluation: the labels or options that the prompt of each raw row shows; empty for free text."""
     choices: list[tuple[str, ...]] = field(default_factory=list)
     """If options are scored: the allowed targets of each raw row; empty for rows whose answer is generated."""
     options: View | None = None

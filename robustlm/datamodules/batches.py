@@ -14,6 +14,7 @@ from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.prompts.encoding import Encoder
 from robustlm.sample import Sample
+from robustlm.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +159,7 @@ class EvaluationDataset(Dataset[InstructionBatch]):
             targets=[sample.target for sample in samples],
             tasks=[sample.task for sample in samples],
             groups=[sample.dataset or sample.task for sample in samples],
+            labels=[TASKS[one.task].shown_labels(one.choices, one.context.option) for one in samples],
         )
         if self.rows.options:
             options = [(at, row) for at, i in enumerate(key.indices) for row in self.rows.options[i]]

@@ -100,9 +100,18 @@ def counts(row: Record) -> tuple[float, float]:
     task = _task(row)
     if task.score != "f1":
         return float(row.right), 1.0
-    answer, gold = task.parse(row.prediction), task.parse(row.expected)
+    answer, gold = answer_of(row), task.parse(row.expected)
     hits = (Counter(answer.items) & Counter(gold.items)).total()
     return 2.0 * hits, float(_size(answer) + _size(gold))
+
+
+def answer_of(row: Record) -> Answer:
+    """The answer of a row by the reading that its columns hold (see `robustlm.evaluation.readings.as_read`).
+
+    Raises:
+        ValueError: The row's task is unknown.
+    """
+    return _task(row).parse(row.prediction) if row.parsed is None else Answer(tuple(map(tuple, row.parsed)))
 
 
 def grids(rows: Iterable[Record]) -> list[Grid]:

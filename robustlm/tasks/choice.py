@@ -18,6 +18,7 @@ class MultipleChoice(Generation):
     name = "choice"
     keys = "question, choices, answer"
     bare = "choice"
+    lettered = True
 
     def recognises(self, row: RowData) -> bool:
         """Rows with `question`, `choices` and `answer`."""
