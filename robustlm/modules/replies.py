@@ -99,6 +99,9 @@ def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Reco
         lenient=lenient,
         lenient_correct=lenient_correct,
         labels=list(labels) or None,
+        wording=batch.wordings[at] if batch.wordings else None,
+        instruction=batch.instructions[at] if batch.instructions else None,
+        answer_words=[list(pair) for pair in batch.answer_words[at]] or None if batch.answer_words else None,
     )
 
 
