@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlm.evaluation.record import Record
+from robustlm.evaluation.record import LenientRecord, Record
 from robustlm.evaluation.wording import Wording, wording_of
 from robustlm.tasks import TASKS
 from robustlm.tasks.base import Answer, Task
@@ -109,12 +109,14 @@ def counts(row: Record) -> tuple[float, float]:
 
 
 def answer_of(row: Record) -> Answer:
-    """The answer of a row by the reading that its columns hold (see `robustlm.evaluation.readings.as_read`).
+    """The answer of a row: its text in the format, or for a `LenientRecord` the items of the lenient reading.
 
     Raises:
         ValueError: The row's task is unknown.
     """
-    return _task(row).parse(row.prediction) if row.parsed is None else Answer(tuple(map(tuple, row.parsed)))
+    if isinstance(row, LenientRecord) and row.parsed is not None:
+        return Answer(tuple(map(tuple, row.parsed)))
+    return _task(row).parse(row.prediction)
 
 
 def grids(rows: Iterable[Record]) -> list[Grid]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustlm.evaluation.grid import counts
-from robustlm.evaluation.record import Record
+from robustlm.evaluation.record import LenientRecord, Record, plain_record
 from robustlm.tasks import TASKS
 from robustlm.tasks.base import Task
 
@@ -78,7 +78,10 @@ def as_read(rows: Iterable[Record], reading: Reading) -> list[Record]:
     listed = list(rows)
     if reading == "strict":
         return listed
-    return [replace(row, parsed=row.lenient, correct=row.lenient_correct) for row in with_lenient(listed)]
+    return [
+        LenientRecord(**(plain_record(row) | {"parsed": row.lenient, "correct": row.lenient_correct}))
+        for row in with_lenient(listed)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,43 @@ def differences(rows: Iterable[Record]) -> list[Difference]:
             groups.setdefault((row.dataset, row.task), []).append(row)
     found = [_difference(dataset, task, own) for (dataset, task), own in groups.items()]
     return [one for one in found if one.differing]
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Which reading the numbers of a report are for, and how the readings of its table differ."""
+
+    reading: Reading
+    rows: int
+    """Number of answers."""
+    differences: tuple[Difference, ...]
+
+    @property
+    def said(self) -> str:
+        """One sentence on the reading and on the number of answers that the other one reads differently."""
+        other = "lenient" if self.reading == "strict" else "strict"
+        count = sum(one.differing for one in self.differences)
+        found = f"{count:,} of {self.rows:,} answers" if count else f"none of {self.rows:,} answers"
+        return f"All numbers are for the {self.reading} reading of answers; the {other} one reads {found} differently."
+
+    @property
+    def large(self) -> list[Difference]:
+        """The differences by more than `LIMIT` of the score; empty if the numbers are for the lenient reading."""
+        return large(self.differences) if self.reading == "strict" else []
+
+
+def readings(rows: Iterable[Record], reading: Reading = "strict") -> Readings:
+    """Compare the two readings of a table.
+
+    Args:
+        rows: Rows of a prediction table with the strict reading in `parsed` and `correct`.
+        reading: The one that numbers are computed for.
+
+    Raises:
+        ValueError: A row's task is unknown.
+    """
+    listed = [row for row in with_lenient(rows) if row.target is not None]
+    return Readings(reading, len(listed), tuple(differences(listed)))
 
 
 def large(found: Iterable[Difference], limit: float = LIMIT) -> list[Difference]:

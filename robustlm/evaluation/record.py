@@ -101,6 +101,11 @@ class Record:
         return getattr(self, name)
 
 
+@dataclass(slots=True)
+class LenientRecord(Record):
+    """A record whose `parsed` and `correct` are those of the lenient reading, in memory alone."""
+
+
 COLUMNS = tuple(field.name for field in fields(Record))
 """Columns of the table."""
 

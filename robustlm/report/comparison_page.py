@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
+from robustlm.evaluation.readings import readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings, robustness
 from robustlm.evaluation.unreadable import unreadable
@@ -14,7 +15,7 @@ from robustlm.report.figures import Axis, Line, intervals, legend
 from robustlm.report.markup import Html, counted, join, named, page, table, tag, word
 from robustlm.report.number_tables import ALL, PAIRED, cell, interval_note, pairing_cells, points
 from robustlm.report.samples import in_turn
-from robustlm.report.unread import unread_box
+from robustlm.report.unread import readings_box, unread_box
 
 MOST_FLIPS = 50
 """Largest number of flips shown."""
@@ -46,6 +47,7 @@ def comparison_html(
             "p", f"{len(next(iter(runs.values()))):,} answers of each run, to the same samples, asked in the same ways."
         ),
         *(unread_box(unreadable(rows), name) for name, rows in runs.items()),
+        *(readings_box(readings(rows), name) for name, rows in runs.items()),
     )
     found = {name: [one for one in robustness(rows, settings) if one.name is None] for name, rows in runs.items()}
     parts = [

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from robustlm.evaluation.free_text import MEASURES, FreeText
 from robustlm.evaluation.pairing import Pairing, flips
+from robustlm.evaluation.readings import READINGS, Difference, Readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
 from robustlm.report.markup import counted
 from robustlm.report.tables import aligned, csv_text
-from robustlm.report.unread import unread_markdown
+from robustlm.report.unread import readings_markdown, readings_warning, unread_markdown
 from robustlm.report.wordings import name_text
 from robustlm.utils.files import write_text
 
@@ -94,8 +95,13 @@ def to_csv(results: Sequence[Result], free: Sequence[FreeText] = ()) -> str:
     return csv_text(_COLUMNS, [*number_rows(results), *free_text_rows(free)])
 
 
-def to_json(results: Sequence[Result], settings: Settings, free: Sequence[FreeText] = ()) -> str:
-    """Settings, meanings of the numbers, `number_rows`, `instruction_rows` and `free_text_rows` as JSON."""
+def to_json(
+    results: Sequence[Result], settings: Settings, free: Sequence[FreeText] = (), read: Readings | None = None
+) -> str:
+    """Settings, meanings of the numbers, `number_rows`, `instruction_rows` and `free_text_rows` as JSON.
+
+    With `read`, also the reading that the numbers are for, and how the other one differs.
+    """
     interval = {name: getattr(settings, name) for name in ("draws", "seed", "level", "resample")}
     found = {
         "interval": interval,
@@ -104,7 +110,13 @@ def to_json(results: Sequence[Result], settings: Settings, free: Sequence[FreeTe
         "instructions": instruction_rows(results),
         "free_text": free_text_rows(free),
     }
+    if read is not None:
+        found |= {"reading": read.reading, "readings": [_difference(one) for one in read.differences]}
     return json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _difference(one: Difference) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in ("dataset", "task", "rows", "differing", "gained", "lost", *READINGS)}
 
 
 def to_markdown(
@@ -113,6 +125,7 @@ def to_markdown(
     title: str = "Robustness",
     unread: Sequence[Unreadable] = (),
     free: Sequence[FreeText] = (),
+    read: Readings | None = None,
 ) -> str:
     """Summary as Markdown: unreadable answers, means over datasets, each dataset, then counts and missing cells.
 
@@ -122,6 +135,7 @@ def to_markdown(
         title: The heading.
         unread: Answers that could not be read; shown before all numbers.
         free: Scores of free text.
+        read: How the two readings of the answers differ; null: not shown.
     """
     pooled = [one for one in results if one.name is None]
     single = [one for one in results if one.name is not None]
@@ -130,6 +144,7 @@ def to_markdown(
         f"# {title}",
         "",
         *unread_markdown(unread),
+        *([] if read is None else readings_warning(read)),
         interval_note(settings),
         "",
         f"## Means over {counted(len({one.name for one in single}), 'dataset')}",
@@ -155,6 +170,8 @@ def to_markdown(
     )
     if free:
         lines += ["", "## Free-text answers", "", *aligned(FREE_TEXT, list(map(free_text_cells, free)))]
+    if read is not None:
+        lines += ["", *readings_markdown(read)[:-1]]
     lines += ["", "## What it is made of", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     remarks = [f"- {note}" for note in notes(single)]
