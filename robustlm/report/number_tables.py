@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from robustlm.conditions.condition import low_means
+from robustlm.evaluation.baselines import Baseline
 from robustlm.evaluation.free_text import MEASURES, FreeText
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.readings import READINGS, Difference, Readings
@@ -16,6 +18,7 @@ from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result,
 from robustlm.evaluation.unreadable import Unreadable
 from robustlm.report.markup import counted
 from robustlm.report.tables import aligned, csv_text
+from robustlm.report.tables import cell as cell_text
 from robustlm.report.unread import readings_markdown, readings_warning, unread_markdown
 from robustlm.report.wordings import name_text
 from robustlm.utils.files import write_text
@@ -34,13 +37,17 @@ PAIRED = ("dataset", "condition", "difference, points", "answers", "samples", "p
 FREE_TEXT = ("dataset", "condition", "answers", "exact match", "token F1", "ROUGE-L")
 """Columns of the table of free-text scores."""
 
-_COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *COUNTS, "worst")
+GUESSES = ("chance", "majority")
+"""Columns of the scores of guessing."""
+
+_COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *COUNTS, "worst", *GUESSES)
 
 
 def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One row for each number: dataset, condition, value, interval and counts; NaN becomes `None`.
 
-    Numbers over all datasets have an empty dataset. Only rows of `worst_instruction` name that instruction in `worst`.
+    Numbers over all datasets have an empty dataset. Only rows of `worst_instruction` name that instruction in `worst`,
+    and only rows of `mean` have the scores of guessing, `chance` and `majority`.
     """
     return [
         {
@@ -52,6 +59,7 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             "datasets": found.datasets,
             **{key: getattr(one, key) for key in COUNTS},
             "worst": one.worst if name == "worst_instruction" else None,
+            **{key: plain(getattr(one.baseline, key)) if name == "mean" else None for key in GUESSES},
         }
         for one in results
         for name, found in one.numbers.items()
@@ -154,15 +162,30 @@ def to_markdown(
     lines += aligned(
         ["", *conditions], [[NUMBERS[name], *(cell(one.numbers.get(name), name) for one in pooled)] for name in names]
     )
+    if apart := [one for one in conditions if low_means(one)]:
+        lines += ["", "A high score is not wanted under:", ""]
+        lines += [f"- {cell_text(one)}: {low_means(one)}" for one in apart]
     lines += ["", "## Datasets", ""]
     lines += aligned(
-        ["dataset", "condition", "score", "mean", "worst instruction", "worst case", "consistency", "worst was"],
+        [
+            "dataset",
+            "condition",
+            "score",
+            "mean",
+            *GUESSES,
+            "worst instruction",
+            "worst case",
+            "consistency",
+            "worst was",
+        ],
         [
             [
                 str(one.name),
                 one.condition,
                 one.score,
-                *(cell(one.numbers[n], n) for n in ("mean", "worst_instruction", "worst_case", "consistency")),
+                cell(one.numbers["mean"], "mean"),
+                *guess_cells(one.baseline),
+                *(cell(one.numbers[n], n) for n in ("worst_instruction", "worst_case", "consistency")),
                 name_text(one.worst, one.worst_wording) if one.worst and one.instructions > 1 else "-",
             ]
             for one in single
@@ -176,6 +199,17 @@ def to_markdown(
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     remarks = [f"- {note}" for note in notes(single)]
     return "\n".join([*lines, *(["", *remarks] if remarks else [])]) + "\n"
+
+
+def guess_cells(one: Baseline) -> list[str]:
+    """Cells of the scores of guessing, in the order of `GUESSES`; `-` where there is none."""
+    return ["-" if math.isnan(value) else f"{100 * value:.1f}" for value in (one.chance, one.majority)]
+
+
+def guesses(one: Baseline) -> str:
+    """The scores of guessing in words; empty if none is known."""
+    values = zip(("by chance", "with the most frequent label"), guess_cells(one), strict=True)
+    return ", ".join(f"{value} % {how}" for how, value in values if value != "-")
 
 
 def free_text_cells(one: FreeText) -> list[str]:

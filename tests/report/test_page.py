@@ -168,7 +168,7 @@ def test_every_number_is_that_of_the_json(case: str) -> None:
 
     lines = page.named("Numbers by dataset and condition")[1:]
     assert len(lines) == len({(r["dataset"], r["condition"]) for r in EDGES[case]})
-    for dataset, condition, _, *values, _ in lines:
+    for dataset, condition, _, _, _, *values, _ in lines:
         numbers = ("mean", "pdr", "worst_instruction", "worst_case", "consistency")
         assert values == [cells.get((dataset, condition, name), "-") for name in numbers]
 
