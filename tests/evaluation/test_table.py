@@ -146,7 +146,7 @@ def test_columns_are_the_fields_of_a_record_with_the_types_that_tables_have_had(
     }  # fmt: skip
     expected = [pa.field(name, kind, nullable=False) for name, kind in plain.items()]
     assert pa.schema([*expected, *(pa.field(name, kind) for name, kind in others.items())]).equals(SCHEMA)
-    assert LATER == tuple(others)[3:]  # the first tables had all columns up to `correct`
+    assert tuple(others)[3:] == LATER  # the first tables had all columns up to `correct`
 
 
 def test_a_field_is_also_found_by_its_name() -> None:
