@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from robustlm.rows.fields import squeezed
-from robustlm.tasks.base import Answer, Item, Task, register
+from robustlm.tasks.base import Answer, Task, register
 from robustlm.tasks.final import answered_part, bare, keyed, marked, stated_answer
+from robustlm.tasks.items import Item
 from robustlm.tasks.naming import named_label
 
 

@@ -121,13 +121,14 @@ class _Reader:
 
     def _under(self, label: str, value: object) -> Iterator[Item]:
         """Spans that stand under a label."""
+        spans: list[object]
         if isinstance(value, Mapping):
             known = {at: one for name, one in value.items() if (at := self._roles.at(str(name)))}
             spans = [known.get(at) for at in range(1, self._spans + 1)]
         elif isinstance(value, list | tuple):
             spans = list(value)
         else:
-            spans = [value] if self._spans == 1 else str(value).split(",")
+            spans = [value] if self._spans == 1 else [*str(value).split(",")]
         texts = [span for span in spans if isinstance(span, str) and not _NOTHING.fullmatch(bare(span))]
         if len(texts) == len(spans) == self._spans and all(bare(span) for span in texts):
             yield self._made(label, texts)
@@ -262,6 +263,9 @@ def _span(text: str) -> str:
 
 def _is_empty(values: Sequence[object]) -> bool:
     """Whether JSON values hold nothing but empty lists and objects."""
-    if not all(isinstance(value, list | Mapping) for value in values):
-        return False
-    return all(_is_empty(list(value.values() if isinstance(value, Mapping) else value)) for value in values)  # type: ignore[union-attr]
+    for value in values:
+        if isinstance(value, Mapping):
+            value = list(value.values())
+        if not (isinstance(value, list) and _is_empty(value)):
+            return False
+    return True

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, required, shown, squeezed
 from robustlm.sample import Context
-from robustlm.tasks.base import Item, register
+from robustlm.tasks.base import register
+from robustlm.tasks.items import Item
 from robustlm.tasks.labels import Labels
 from robustlm.tasks.listed import Roles
 from robustlm.tasks.spans import SpanTask, named_items, read_item

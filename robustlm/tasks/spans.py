@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, present, required, squeezed
-from robustlm.tasks.base import Answer, Item, Task
+from robustlm.tasks.base import Answer, Task
+from robustlm.tasks.items import Item
 from robustlm.tasks.labels import Labels, answered, listed, unquoted
 from robustlm.tasks.listed import Roles, listed_items
 

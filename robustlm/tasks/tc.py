@@ -8,8 +8,9 @@ from robustlm.rows.base import RowData
 from robustlm.rows.fields import lacks, present, required, shown, squeezed
 from robustlm.rows.published import pronoun
 from robustlm.sample import Context
-from robustlm.tasks.base import Answer, Item, Task, register
+from robustlm.tasks.base import Answer, Task, register
 from robustlm.tasks.final import answered_part, bare, keyed, marked
+from robustlm.tasks.items import Item
 from robustlm.tasks.labels import Labels, answered, unquoted
 from robustlm.tasks.naming import named_label
 
