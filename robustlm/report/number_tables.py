@@ -130,7 +130,7 @@ def to_json(
     return json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def _difference(one: Difference) -> dict[str, Any]:
+def _difference(one: Difference) -> dict[str, object]:
     return {name: getattr(one, name) for name in ("dataset", "task", "rows", "differing", "gained", "lost", *READINGS)}
 
 
