@@ -102,7 +102,7 @@ def _show_lengths(role: str, rows: EncodedSamples, datamodule: InstructionDataMo
         print(f"  special   {count} rows hold the text {text!r}, which is written as plain pieces, not as that token")
     said = f"{cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}"
     print(f"  cut       {said}")
-    return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more"] if cut else []
+    return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more of it"] if cut else []
 
 
 def _too_long(role: str, rows: EncodedSamples, model: InstructionTuning, *, scored: bool) -> list[str]:
@@ -135,7 +135,7 @@ def _show_problems(problems: Sequence[str]) -> None:
     if not problems:
         print("\nno problem was found")
         return
-    print(f"\nto look at ({len(problems)})")
+    print(f"\nto check ({len(problems)})")
     for problem in problems:
         print(f"  {problem}")
 

@@ -103,8 +103,8 @@ class InstructionDataModule(LightningDataModule):
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise `ValueError`: a checkpoint stores how prompts are written, but no data sources."""
         raise ValueError(
-            f"{cls.__name__}.load_from_checkpoint: checkpoints hold no sources of data; make it from its arguments or "
-            "from the run's config.yaml"
+            f"{cls.__name__}.load_from_checkpoint: a checkpoint holds no data sources; make the "
+            "datamodule from its arguments or from the run's config.yaml"
         )
 
     def __init__(
@@ -180,7 +180,7 @@ class InstructionDataModule(LightningDataModule):
                 f"{type(self).__name__} does not do; expected RobustnessDataModule (-c robustness)"
             )
         if len({condition.name for condition in self.conditions}) < len(self.conditions):
-            raise ValueError(f"data.conditions: {conditions} names a condition twice")
+            raise ValueError(f"data.conditions: {conditions} contains a condition twice")
         alike = [replace(condition, name="") for condition in self.conditions]
         for at, condition in enumerate(self.conditions):
             if (first := alike.index(alike[at])) < at:

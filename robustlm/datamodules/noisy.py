@@ -164,7 +164,7 @@ class NoisyInstructionDataModule(InstructionDataModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         if variants < 1:
-            raise ValueError(f"data.variants: {variants} is no number of variants; expected ≥ 1")
+            raise ValueError(f"data.variants: found {variants}; expected ≥ 1")
         self.noise = noise
         self.distortion = distortion
         self.beta: BetaScope = beta
