@@ -17,6 +17,9 @@ _SPLIT = re.compile(r"[\s_\-‐‑‒–/]+")
 _LETTER = r"[^\W_\u3040-\u30ff\u3400-\u9fff]"
 """A letter or digit of a script that separates words."""
 
+_LISTED = re.compile(r"\A\W*\(?A[).:][^\n]*\n+\W*\(?B[).:]")
+"""The options one after the other, as the prompt lists them: the first letter is no answer."""
+
 _WEAK = frozenset({"yes", "no", "a", "an", "i", "it", "he", "she", "they", "in", "on", "at", "or", "and", "not", "none",
                    "other", "what", "who", "where", "when", "how", "is"})  # fmt: skip
 """Labels that occur in any sentence. They count only as an answer of their own, not as a word of a sentence."""
@@ -119,7 +122,7 @@ class _Labels:
 
     def _whole(self, text: str) -> str | None:
         label = self._label(text)
-        return self._letter(bare(text)) if label is None else label
+        return self._letter(bare(text)) if label is None and "\n" not in text.strip() else label
 
     def _letter(self, text: str) -> str | None:
         """The option of a letter that stands alone or before the option's text."""
@@ -182,7 +185,7 @@ class _Labels:
         """A label or letter at the start: a first line of its own, or before punctuation."""
         line = text.split("\n")[0]
         label = self._label(line)
-        if label is None:
+        if label is None and not _LISTED.search(text):
             label = self._letter(_MARKUP.sub("", line).lstrip(" #>-•"))
         return self._start(text) if label is None else label
 

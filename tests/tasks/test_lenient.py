@@ -1,4 +1,4 @@
-"""The lenient reading: 316 answers in the forms in which models write them, and what holds for any answer."""
+"""The lenient reading: 317 answers in the forms in which models write them, and what holds for any answer."""
 
 from __future__ import annotations
 
