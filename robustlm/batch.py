@@ -191,6 +191,8 @@ class InstructionBatch(_Movable):
     """In evaluation: task names."""
     groups: list[str] = field(default_factory=list)
     """In evaluation: for each row, the dataset whose score includes it."""
+    labels: list[tuple[str, ...]] = field(default_factory=list)
+    """In evaluation: the labels or options that the prompt of each raw row shows; empty for free text."""
     answer_words: list[tuple[tuple[str, str], ...]] = field(default_factory=list)
     """In evaluation: `Sample.answer_words` of each row; an empty list if no row has any."""
     choices: list[tuple[str, ...]] = field(default_factory=list)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from robustlm.callbacks.folder import data_of, run_folder
+from robustlm.evaluation import readings
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.session import PREDICTIONS, EvaluationSession, Identity
 from robustlm.evaluation.table import TableWriter, read_table
 from robustlm.evaluation.unreadable import unreadable, warning
 from robustlm.models.digest import weights_digest
 from robustlm.modules.answering import Answered
 from robustlm.modules.base import InstructionTuning
-from robustlm.report.tables import by_condition, markdown, near_by_condition
+from robustlm.report.tables import by_condition, lenient_by_condition, markdown, near_by_condition
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +96,13 @@ class PredictionWriter(Callback):
             logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
             if scores := by_condition(logged):
                 print("\n" + markdown("F1 or accuracy, %", scores))
+            if lenient := lenient_by_condition(logged):
+                print("\n" + markdown("the same, lenient reading, %", lenient))
             if near := near_by_condition(logged):
                 print("\n" + markdown("free text, %", near))
             print(f"predictions: {table}")
-            if trainer.testing and (said := warning(unreadable(read_table(table)))):
-                log.warning(said)
+            if trainer.testing:
+                _warn(read_table(table))
         self._writer = None
         self._made = True
 
@@ -112,6 +117,14 @@ class PredictionWriter(Callback):
     on_predict_start = on_test_start
     on_predict_batch_end = on_test_batch_end
     on_predict_end = on_test_end
+
+
+def _warn(rows: Sequence[Record]) -> None:
+    """Log warnings about answers that could not be read, and about a score that depends on the reading."""
+    if said := warning(unreadable(rows)):
+        log.warning(said)
+    if said := readings.warning(readings.large(readings.differences(rows))):
+        log.warning(said)
 
 
 def _tuned(module: LightningModule) -> InstructionTuning:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -12,6 +13,7 @@ import numpy as np
 from robustlm.adapters.card import TunedModule, trained_line
 from robustlm.batch import IGNORE, InstructionBatch, View
 from robustlm.checks.numbers import check_number
+from robustlm.checks.texts import shortened
 from robustlm.conditions.condition import ATTACK
 from robustlm.datamodules import InstructionDataModule
 from robustlm.datamodules.batches import EncodedSamples
@@ -54,6 +56,8 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         longest = max(longest, *found.lengths)
         if role == "train":
             datamodule.rows[role] = found
+        elif role == "test" or model.generate_in_validation:
+            problems += _too_long(role, found, model, scored=datamodule.scoring == "options")
         problems += datamodule.notes
         datamodule.notes.clear()
         if role == "test":
@@ -101,6 +105,31 @@ def _show_lengths(role: str, rows: EncodedSamples, datamodule: InstructionDataMo
     said = f"{cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}"
     print(f"  cut       {said}")
     return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more of it"] if cut else []
+
+
+def _too_long(role: str, rows: EncodedSamples, model: InstructionTuning, *, scored: bool) -> list[str]:
+    """A warning if true answers are longer than an answer may become, so that no model can give them; else nothing.
+
+    The end of sequence does not count: an answer that is cut there is whole. If options are scored, rows with choices
+    do not count.
+    """
+    width = getattr(model.backbone, "characters_per_token", 1)
+    end = 0 if width > 1 else 1
+    lengths = {
+        at: math.ceil((len(row.answer_ids) - end) / width)
+        for at, (sample, row) in enumerate(zip(rows.samples, rows.encoded, strict=True))
+        if sample.target and not (scored and sample.choices)
+    }
+    long = [at for at, length in lengths.items() if length > model.max_new_tokens]
+    if not long:
+        return []
+    most = max(long, key=lengths.__getitem__)
+    sample, about = rows.samples[most], "about " if width > 1 else ""
+    return [
+        f"data.{role}: the true answers of {len(long)} of {len(lengths)} rows ({len(long) / len(lengths):.0%}) are "
+        f"longer than model.max_new_tokens {model.max_new_tokens}, so no answer to them can be right; the longest has "
+        f"{about}{lengths[most]} tokens: {sample.id}, {shortened(repr(sample.target), 100)}"
+    ]
 
 
 def _show_problems(problems: Sequence[str]) -> None:

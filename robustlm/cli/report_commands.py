@@ -22,6 +22,7 @@ def compare(
     flips: str | None = None,
     draws: int = 1000,
     seed: int = 0,
+    reading: Literal["strict", "lenient"] = "strict",
     anyway: bool = False,
 ) -> None:
     """Print the scores of several runs side by side, and draw them.
@@ -39,12 +40,15 @@ def compare(
         flips: JSONL file for the answers that are right in the first run and wrong in another, or vice versa.
         draws: Number of bootstrap draws for the tests' intervals.
         seed: Seed of the draws and permutations.
+        reading: How answers are read: `strict`, in the format that the prompt asks for, or `lenient`, the final answer
+            in any usual form.
         anyway: Also compare runs that were not asked the same, with a warning.
     """
     from pathlib import Path
 
     from robustlm.evaluation.agreement import agreement
     from robustlm.evaluation.pairing import paired_tests
+    from robustlm.evaluation.readings import as_read, readings
     from robustlm.evaluation.robustness import Settings
     from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.agreement import agreement_lines, check_agreement
@@ -52,7 +56,7 @@ def compare(
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.number_tables import flip_lines, pairing_markdown, write_all, write_whole
     from robustlm.report.tables import markdown
-    from robustlm.report.unread import unread_markdown
+    from robustlm.report.unread import readings_warning, unread_markdown
     from robustlm.tasks import resolve_task
 
     if flips is not None:
@@ -64,6 +68,8 @@ def compare(
     if (paired or flips) and len(runs) < 2:
         raise ValueError(f"runs: found {len(runs)}; expected two or more to test against the first, or to find flips")
     tables = load_tables(runs)
+    read = {name: readings(rows, reading) for name, rows in tables.items()}
+    tables = {name: as_read(rows, reading) for name, rows in tables.items()}
     found = scores_of(tables)
     first = next(iter(tables))
     for name in tables:
@@ -81,6 +87,8 @@ def compare(
             print("\n".join(asked[name]), file=sys.stderr)
     unread = {name: own for name, rows in tables.items() if (own := unreadable(rows))}
     said = "".join("\n\n" + "\n".join(unread_markdown(own, name)).strip() for name, own in unread.items())
+    said += "".join("\n\n" + "\n".join(readings_warning(one, name)).strip() for name, one in read.items() if one.large)
+    said += "".join(f"\n\n{name}: {one.said}" for name, one in read.items() if one.differences)
     table = markdown(title, found) + said
     print(table)
     settings = Settings(draws=draws, seed=seed)
@@ -113,6 +121,7 @@ def report(
     level: float = 0.95,
     resample: Literal["samples", "both"] = "samples",
     clean: str = "clean",
+    reading: Literal["strict", "lenient"] = "strict",
     tasks: list[str] = [],  # noqa: B006 - read only
     sections: list[str] = [],  # noqa: B006 - read only
 ) -> None:
@@ -130,12 +139,15 @@ def report(
         resample: What the bootstrap draws: `samples`, or `both` samples and instructions; then the instructions, too,
             count as a random selection.
         clean: The reference condition for drops in performance.
+        reading: How answers are read: `strict`, in the format that the prompt asks for, or `lenient`, the final answer
+            in any usual form.
         tasks: Import paths of tasks of your own among the answers.
         sections: Import paths of functions of your own, each of which adds a section to the HTML page.
     """
     from pathlib import Path
 
     from robustlm.evaluation.free_text import free_text
+    from robustlm.evaluation.readings import as_read, readings
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
     from robustlm.evaluation.unreadable import unreadable
@@ -162,16 +174,19 @@ def report(
     conditions = list(dict.fromkeys(row.condition for row in rows))
     if clean not in ("clean", *conditions):
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
+    read = readings(rows, reading)
+    rows = as_read(rows, reading)
     results = robustness(rows, settings, clean)
     free = free_text(rows, settings)
-    text = to_markdown(results, settings, unread=unreadable(rows), free=free)
+    text = to_markdown(results, settings, unread=unreadable(rows), free=free, read=read)
     print(text, end="")
     if output is not None:
+        about = About(run_name(file), run_settings(file))
         make: dict[str, Callable[[], str]] = {
             "md": lambda: text,
             "csv": lambda: to_csv(results, free),
-            "json": lambda: to_json(results, settings, free),
-            "html": lambda: to_html(rows, results, settings, About(run_name(file), run_settings(file)), clean, more),
+            "json": lambda: to_json(results, settings, free, read),
+            "html": lambda: to_html(rows, results, settings, about, clean, more, read),
         }
         wanted = FORMATS if format == "all" else (format,)
         for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):

@@ -17,6 +17,15 @@ CORRECT = "correct"
 LISTED = "list:"
 INCORRECT, NEGATED, NONSENSICAL = MISLEADING = ("incorrect", "negated", "nonsensical")
 """Ways to make misleading instructions from phrasings, which show whether a model follows its instruction."""
+LOW_MEANS = {
+    INCORRECT: "a low score means that the model follows the instruction, which is that of another task; "
+    "a high one, that it answers from the input and the options alone",
+    NEGATED: "a low score means that the model follows the instruction, which asks not to do the task; "
+    "a high one, that it does not read the negation",
+    NONSENSICAL: "a low score means that the model needs an instruction; "
+    "a high one, that it answers from the input and the options alone",
+}
+"""What a low score says under the conditions in which a high score is not wanted."""
 ATTACK = "attack:"
 PARAPHRASED = "paraphrased"
 
@@ -43,9 +52,28 @@ class Condition:
     """Changes that should not matter, in the order in which they are made: factor and level (`options`, `reversed`)."""
 
     @property
+    def low_means(self) -> str | None:
+        """What a low score under this condition says about a model; null: a high score is wanted."""
+        return low_means(self.name)
+
+    @property
     def needs_bank(self) -> bool:
         """Whether the condition needs a bank; then rows with their own instruction cannot be asked under it."""
         return self.split == "unseen" or self.listed is not None or self.made == INCORRECT
+
+
+def low_means(name: str) -> str | None:
+    """What a low score under the condition of this name says about a model; null: a high score is wanted.
+
+    It is known by the name alone, so that a report needs no more than the prediction table.
+
+    Example:
+        >>> low_means("unseen+nonsensical").partition(";")[0]
+        'a low score means that the model needs an instruction'
+        >>> low_means("unseen") is low_means("list:incorrect") is None
+        True
+    """
+    return next((LOW_MEANS[part] for part in name.split("+") if part in LOW_MEANS), None)
 
 
 def parse_condition(text: str) -> Condition:

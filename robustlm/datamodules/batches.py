@@ -14,6 +14,7 @@ from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.prompts.encoding import Encoder
 from robustlm.sample import Sample, Turn
+from robustlm.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ class EvaluationDataset(Dataset[InstructionBatch]):
             targets=[sample.target for sample in samples],
             tasks=[sample.task for sample in samples],
             groups=[sample.dataset or sample.task for sample in samples],
+            labels=[TASKS[one.task].shown_labels(one.choices, one.context.option) for one in samples],
         )
         if any(sample.answer_words for sample in samples):
             batch.answer_words = [sample.answer_words for sample in samples]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlm.evaluation.record import Record
+from robustlm.evaluation.record import LenientRecord, Record
 from robustlm.evaluation.wording import Wording, wording_of
 from robustlm.tasks import TASKS
 from robustlm.tasks.base import Answer, Task
@@ -103,9 +103,20 @@ def counts(row: Record) -> tuple[float, float]:
     task = _task(row)
     if task.score != "f1":
         return float(row.right), 1.0
-    answer, gold = task.parse(row.prediction), task.parse(row.expected)
+    answer, gold = answer_of(row), task.parse(row.expected)
     hits = (Counter(answer.items) & Counter(gold.items)).total()
     return 2.0 * hits, float(_size(answer) + _size(gold))
+
+
+def answer_of(row: Record) -> Answer:
+    """The answer of a row: its text in the format, or for a `LenientRecord` the items of the lenient reading.
+
+    Raises:
+        ValueError: The row's task is unknown.
+    """
+    if isinstance(row, LenientRecord) and row.parsed is not None:
+        return Answer(tuple(map(tuple, row.parsed)))
+    return _task(row).parse(row.prediction)
 
 
 def grids(rows: Iterable[Record]) -> list[Grid]:

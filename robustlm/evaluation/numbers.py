@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from robustlm.checks.numbers import check_number, check_seed
+from robustlm.evaluation.baselines import Baseline
 from robustlm.evaluation.grid import Floats
 from robustlm.evaluation.intervals import Moments
 from robustlm.evaluation.wording import Wording
@@ -124,6 +125,8 @@ class Result:
     """Number of cells (sample and instruction) that are not in the table, among samples that were asked."""
     wordings: Mapping[str, Wording] = field(default_factory=dict)
     """The words of the instructions by id, for those whose words the table holds."""
+    baseline: Baseline = field(default_factory=Baseline)
+    """Scores of guessing, to hold `mean` against; over all datasets their means."""
 
     @property
     def worst_wording(self) -> Wording | None:

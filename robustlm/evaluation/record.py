@@ -45,6 +45,12 @@ class Record:
     token_f1: float | None = None
     """Overlap with the target in [0, 1], as is the next field; null: the answer is not free text, or has no target."""
     rouge_l: float | None = None
+    lenient: list[list[str]] | None = None
+    """The items of the answer by the lenient reading (`Task.lenient`), whatever its form; null: no answer is clear."""
+    lenient_correct: bool | None = None
+    """Whether the lenient reading is exactly right; null without a target, and in tables of earlier versions."""
+    labels: list[str] | None = None
+    """The labels or options of the prompt, in its order, that the lenient reading knew; null: there are none."""
     wording: str | None = None
     """The instruction before noise or an attack. This and the next are null in tables of earlier versions, and in a
     table without prompts where the row brought the instruction. Slots (`{premise}`) are not filled in either."""
@@ -93,6 +99,11 @@ class Record:
         if name not in COLUMNS:
             raise KeyError(name)
         return getattr(self, name)
+
+
+@dataclass(slots=True)
+class LenientRecord(Record):
+    """A record whose `parsed` and `correct` are those of the lenient reading, in memory alone."""
 
 
 COLUMNS = tuple(field.name for field in fields(Record))

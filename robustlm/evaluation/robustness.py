@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from robustlm.evaluation.baselines import Baseline, baselines, over
 from robustlm.evaluation.estimates import MOST_UNDEFINED, drawn_numbers, estimate, variance_of
 from robustlm.evaluation.grid import Grid, grids, ratio
 from robustlm.evaluation.numbers import (
@@ -64,13 +65,18 @@ def robustness(
     Raises:
         ValueError: A sample was asked twice under one condition and instruction, or a task is unknown.
     """
-    found = grids(rows)
+    rows = list(rows)
+    found, guessed = grids(rows), baselines(rows)
     one, pooled = sample(found, settings, clean)
-    results = [_result(grid, one[grid.name, grid.condition].estimates) for grid in found]
+    by_grid = {grid.name: guessed.get((grid.dataset, grid.task), Baseline()) for grid in found}
+    results = [
+        replace(_result(grid, one[grid.name, grid.condition].estimates), baseline=by_grid[grid.name]) for grid in found
+    ]
     for condition, drawn in pooled.items():
         own = [grid for grid in found if grid.condition == condition]
         parts = [one[grid.name, condition] for grid in own]
-        results.append(_pooled_result(condition, own, parts, drawn.estimates))
+        pooled_result = _pooled_result(condition, own, parts, drawn.estimates)
+        results.append(replace(pooled_result, baseline=over(by_grid[grid.name] for grid in own)))
     return results
 
 
@@ -118,7 +124,7 @@ def _result(grid: Grid, numbers: dict[str, Estimate]) -> Result:
 
 
 def _pooled_result(condition: str, own: Sequence[Grid], parts: Sequence[Drawn], numbers: dict[str, Estimate]) -> Result:
-    def over(name: str) -> int:
+    def counted(name: str) -> int:
         source = "std" if name in ("std_pooled", "std_within") else name
         return sum(source in part.estimates and not math.isnan(part.estimates[source].value) for part in parts)
 
@@ -126,7 +132,7 @@ def _pooled_result(condition: str, own: Sequence[Grid], parts: Sequence[Drawn], 
         name=None,
         condition=condition,
         score="mean",
-        numbers={name: replace(found, datasets=over(name)) for name, found in numbers.items()},
+        numbers={name: replace(found, datasets=counted(name)) for name, found in numbers.items()},
         by_instruction={},
         worst=None,
         rows=sum(int(grid.present.sum()) for grid in own),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from robustlm.evaluation.grid import answer_of
 from robustlm.evaluation.metrics import ExactMatch, MultisetF1, Overlap, UnparseableRate
 from robustlm.evaluation.record import Record
 from robustlm.tasks import TASKS
@@ -21,6 +22,27 @@ FREE_TEXT = "generation"
 """The task whose answers are free text: they are also scored by `overlap`, since few of them match exactly."""
 
 
+LENIENT = "lenient_"
+"""Prefix of scores by the lenient reading of answers."""
+
+
+def _read(record: Record, gold: Answer) -> tuple[Answer, Answer]:
+    """The answer of a record by the reading of its columns, and by the lenient one, as answers to score.
+
+    For an accuracy, the record says whether an answer is right: the lenient reading of free text ignores case.
+    """
+    strict, exact = answer_of(record), TASKS[record.task].score == "accuracy"
+    if record.lenient_correct is None:
+        lenient = strict
+    elif record.lenient is None:
+        lenient = Answer((), malformed=1) if exact else TASKS[record.task].parse(record.prediction)
+    else:
+        lenient = Answer(tuple(map(tuple, record.lenient)))
+    if exact:
+        return gold if record.correct else strict, gold if record.lenient_correct else lenient
+    return strict, lenient
+
+
 def text_of(answer: Answer) -> str:
     """The text of a free-text answer; empty if there is none."""
     return answer.items[0][0] if answer.items else ""
@@ -30,12 +52,14 @@ class _Pair:
     """Score and unparseable rate of one condition and dataset; for free text, also the overlap with true answers."""
 
     def __init__(self, task: str, device: torch.device) -> None:
-        self.score = (MultisetF1() if TASKS[task].score == "f1" else ExactMatch()).to(device)
+        self.score = _metric(task).to(device)
+        self.lenient = _metric(task).to(device)
         self.unparseable = UnparseableRate().to(device)
         self.overlap = Overlap().to(device) if task == FREE_TEXT else None
 
-    def update(self, answer: Answer, gold: Answer) -> None:
+    def update(self, answer: Answer, gold: Answer, lenient: Answer) -> None:
         self.score.update([answer], [gold])
+        self.lenient.update([lenient], [gold])
         self.unparseable.update([answer])
         if self.overlap is not None:
             self.overlap.update([text_of(answer)], [text_of(gold)])
@@ -44,7 +68,14 @@ class _Pair:
         value = self.score.compute()
         scores = value if isinstance(value, dict) else {TASKS[task].score: value}
         near = self.overlap.compute() if self.overlap is not None else {}
-        return {**scores, **near, "unparseable": self.unparseable.compute()}
+        read = self.lenient.compute()
+        name = TASKS[task].score
+        lenient = {f"{LENIENT}{name}": read[name] if isinstance(read, dict) else read}
+        return {**scores, **lenient, **near, "unparseable": self.unparseable.compute()}
+
+
+def _metric(task: str) -> MultisetF1 | ExactMatch:
+    return MultisetF1() if TASKS[task].score == "f1" else ExactMatch()
 
 
 class Scores:
@@ -59,20 +90,26 @@ class Scores:
         self.device = torch.device("cpu")
         """Device of the counts, on which ranks exchange them."""
 
-    def update(self, condition: str, dataset: str, task: str, answer: Answer, gold: Answer) -> None:
-        """Count one answer."""
-        self._pair((condition, dataset, task)).update(answer, gold)
+    def update(
+        self, condition: str, dataset: str, task: str, answer: Answer, gold: Answer, lenient: Answer | None = None
+    ) -> None:
+        """Count one answer. `lenient` is its lenient reading, by default the answer itself."""
+        self._pair((condition, dataset, task)).update(answer, gold, answer if lenient is None else lenient)
 
     def count(self, records: Iterable[Record]) -> None:
         """Count records of a prediction table; records without a true answer are left out."""
         for record in records:
             if record.target is not None:
                 task = TASKS[record.task]
-                answer, gold = task.parse(record.prediction), task.parse(record.target)
-                self.update(record.condition, record.dataset, record.task, answer, gold)
+                gold = task.parse(record.target)
+                own = record.condition, record.dataset, record.task
+                strict, lenient = _read(record, gold)
+                self.update(*own, strict, gold, lenient)
 
     def compute(self) -> dict[str, Tensor]:
         """`<condition>/<dataset>/<score>` in [0, 1], `…/unparseable`, and `<condition>/mean` over datasets.
+
+        `…/lenient_<score>` and `<condition>/lenient_mean` are the same by the lenient reading of answers.
 
         Free text also has `…/token_f1` and `…/rouge_l`, which are not part of the mean over datasets. If several tasks
         of a dataset have the same score, `<dataset>-<task>` replaces `<dataset>`.
@@ -85,9 +122,10 @@ class Scores:
             for name, value in own.items():
                 place = dataset if tasks[condition, dataset, name] == 1 else f"{dataset}-{task}"
                 found[f"{condition}/{place}/{name}"] = value
-                if name == TASKS[task].score:
-                    means.setdefault(condition, []).append(value)
-        return {**found, **{f"{condition}/mean": torch.stack(values).mean() for condition, values in means.items()}}
+                for mean in ("mean", f"{LENIENT}mean"):
+                    if name == mean.replace("mean", TASKS[task].score):
+                        means.setdefault(f"{condition}/{mean}", []).append(value)
+        return {**found, **{name: torch.stack(values).mean() for name, values in means.items()}}
 
     def reset(self) -> None:
         """Remove all counts."""

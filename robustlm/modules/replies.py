@@ -9,6 +9,7 @@ import torch
 from robustlm.batch import InstructionBatch
 from robustlm.conditions.search import Objective
 from robustlm.evaluation.metrics import overlap
+from robustlm.evaluation.readings import read_leniently
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.scores import FREE_TEXT, text_of
 from robustlm.models.base import LanguageModel
@@ -77,6 +78,8 @@ def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Reco
     token_f1 = rouge_l = None
     if gold is not None and batch.tasks[at] == FREE_TEXT:
         token_f1, rouge_l = overlap(text_of(answer), text_of(gold))
+    labels = batch.labels[at] if batch.labels else ()
+    lenient, lenient_correct = read_leniently(task, reply.text, target, labels)
     return Record(
         sample_id=batch.ids[at],
         dataset=batch.groups[at],
@@ -93,6 +96,9 @@ def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Reco
         prompt=prompt,
         token_f1=token_f1,
         rouge_l=rouge_l,
+        lenient=lenient,
+        lenient_correct=lenient_correct,
+        labels=list(labels) or None,
         wording=batch.wordings[at] if batch.wordings else None,
         instruction=batch.instructions[at] if batch.instructions else None,
         answer_words=[list(pair) for pair in batch.answer_words[at]] or None if batch.answer_words else None,

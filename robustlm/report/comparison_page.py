@@ -8,6 +8,7 @@ from typing import Any
 
 from robustlm.evaluation.agreement import Agreement, agreement
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
+from robustlm.evaluation.readings import readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings, robustness
 from robustlm.evaluation.unreadable import unreadable
@@ -29,7 +30,7 @@ from robustlm.report.number_tables import (
 )
 from robustlm.report.page_samples import LONGEST_PROMPT
 from robustlm.report.samples import in_turn
-from robustlm.report.unread import unread_box
+from robustlm.report.unread import readings_box, unread_box
 from robustlm.report.wordings import name_html
 
 MOST_FLIPS = 50
@@ -65,6 +66,7 @@ def comparison_html(
         *(_asked(first, name, found) for name, found in asked.items()),
         *(_verdicts(first, *one) for one in tests.items()),
         *(unread_box(unreadable(rows), name) for name, rows in runs.items()),
+        *(readings_box(readings(rows), name) for name, rows in runs.items()),
     )
     found = {name: [one for one in robustness(rows, settings) if one.name is None] for name, rows in runs.items()}
     parts = [

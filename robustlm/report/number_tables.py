@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from robustlm.conditions.condition import low_means
+from robustlm.evaluation.baselines import Baseline
 from robustlm.evaluation.free_text import MEASURES, FreeText
 from robustlm.evaluation.pairing import Pairing, flips
+from robustlm.evaluation.readings import READINGS, Difference, Readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
 from robustlm.report.levels import level_of
 from robustlm.report.markup import counted
 from robustlm.report.tables import aligned, csv_text
-from robustlm.report.unread import unread_markdown
+from robustlm.report.tables import cell as cell_text
+from robustlm.report.unread import readings_markdown, readings_warning, unread_markdown
 from robustlm.report.wordings import name_text
 from robustlm.utils.files import write_text
 
@@ -40,13 +44,17 @@ GAPS = {"worst_instruction": "worst instruction", "consistency": "consistency", 
 FREE_TEXT = ("dataset", "condition", "answers", "exact match", "token F1", "ROUGE-L")
 """Columns of the table of free-text scores."""
 
-_COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *COUNTS, "worst")
+GUESSES = ("chance", "majority")
+"""Columns of the scores of guessing."""
+
+_COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "datasets", *COUNTS, "worst", *GUESSES)
 
 
 def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One row for each number: dataset, condition, value, interval and counts; NaN becomes `None`.
 
-    Numbers over all datasets have an empty dataset. Only rows of `worst_instruction` name that instruction in `worst`.
+    Numbers over all datasets have an empty dataset. Only rows of `worst_instruction` name that instruction in `worst`,
+    and only rows of `mean` have the scores of guessing, `chance` and `majority`.
     """
     return [
         {
@@ -58,6 +66,7 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             "datasets": found.datasets,
             **{key: getattr(one, key) for key in COUNTS},
             "worst": one.worst if name == "worst_instruction" else None,
+            **{key: plain(getattr(one.baseline, key)) if name == "mean" else None for key in GUESSES},
         }
         for one in results
         for name, found in one.numbers.items()
@@ -101,8 +110,13 @@ def to_csv(results: Sequence[Result], free: Sequence[FreeText] = ()) -> str:
     return csv_text(_COLUMNS, [*number_rows(results), *free_text_rows(free)])
 
 
-def to_json(results: Sequence[Result], settings: Settings, free: Sequence[FreeText] = ()) -> str:
-    """Settings, meanings of the numbers, `number_rows`, `instruction_rows` and `free_text_rows` as JSON."""
+def to_json(
+    results: Sequence[Result], settings: Settings, free: Sequence[FreeText] = (), read: Readings | None = None
+) -> str:
+    """Settings, meanings of the numbers, `number_rows`, `instruction_rows` and `free_text_rows` as JSON.
+
+    With `read`, also the reading that the numbers are for, and how the other one differs.
+    """
     interval = {name: getattr(settings, name) for name in ("draws", "seed", "level", "resample")}
     found = {
         "interval": interval,
@@ -111,7 +125,13 @@ def to_json(results: Sequence[Result], settings: Settings, free: Sequence[FreeTe
         "instructions": instruction_rows(results),
         "free_text": free_text_rows(free),
     }
+    if read is not None:
+        found |= {"reading": read.reading, "readings": [_difference(one) for one in read.differences]}
     return json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _difference(one: Difference) -> dict[str, object]:
+    return {name: getattr(one, name) for name in ("dataset", "task", "rows", "differing", "gained", "lost", *READINGS)}
 
 
 def to_markdown(
@@ -120,6 +140,7 @@ def to_markdown(
     title: str = "Robustness",
     unread: Sequence[Unreadable] = (),
     free: Sequence[FreeText] = (),
+    read: Readings | None = None,
 ) -> str:
     """Summary as Markdown: unreadable answers, means over datasets, each dataset, then counts and missing cells.
 
@@ -129,6 +150,7 @@ def to_markdown(
         title: The heading.
         unread: Answers that could not be read; shown before all numbers.
         free: Scores of free text.
+        read: How the two readings of the answers differ; null: not shown.
     """
     pooled = [one for one in results if one.name is None]
     single = [one for one in results if one.name is not None]
@@ -137,6 +159,7 @@ def to_markdown(
         f"# {title}",
         "",
         *unread_markdown(unread),
+        *([] if read is None else readings_warning(read)),
         interval_note(settings),
         "",
         f"## Means over {counted(len({one.name for one in single}), 'dataset')}",
@@ -146,15 +169,30 @@ def to_markdown(
     lines += aligned(
         ["", *conditions], [[NUMBERS[name], *(cell(one.numbers.get(name), name) for one in pooled)] for name in names]
     )
+    if apart := [one for one in conditions if low_means(one)]:
+        lines += ["", "A high score is not wanted under:", ""]
+        lines += [f"- {cell_text(one)}: {low_means(one)}" for one in apart]
     lines += ["", "## Datasets", ""]
     lines += aligned(
-        ["dataset", "condition", "score", "mean", "worst instruction", "worst case", "consistency", "worst was"],
+        [
+            "dataset",
+            "condition",
+            "score",
+            "mean",
+            *GUESSES,
+            "worst instruction",
+            "worst case",
+            "consistency",
+            "worst was",
+        ],
         [
             [
                 str(one.name),
                 one.condition,
                 one.score,
-                *(cell(one.numbers[n], n) for n in ("mean", "worst_instruction", "worst_case", "consistency")),
+                cell(one.numbers["mean"], "mean"),
+                *guess_cells(one.baseline),
+                *(cell(one.numbers[n], n) for n in ("worst_instruction", "worst_case", "consistency")),
                 name_text(one.worst, one.worst_wording) if one.worst and one.instructions > 1 else "-",
             ]
             for one in single
@@ -162,10 +200,23 @@ def to_markdown(
     )
     if free:
         lines += ["", "## Free-text answers", "", *aligned(FREE_TEXT, list(map(free_text_cells, free)))]
+    if read is not None:
+        lines += ["", *readings_markdown(read)[:-1]]
     lines += ["", "## What it is made of", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     remarks = [f"- {note}" for note in notes(single)]
     return "\n".join([*lines, *(["", *remarks] if remarks else [])]) + "\n"
+
+
+def guess_cells(one: Baseline) -> list[str]:
+    """Cells of the scores of guessing, in the order of `GUESSES`; `-` where there is none."""
+    return ["-" if math.isnan(value) else f"{100 * value:.1f}" for value in (one.chance, one.majority)]
+
+
+def guesses(one: Baseline) -> str:
+    """The scores of guessing in words; empty if none is known."""
+    values = zip(("by chance", "with the most frequent label"), guess_cells(one), strict=True)
+    return ", ".join(f"{value} % {how}" for how, value in values if value != "-")
 
 
 def free_text_cells(one: FreeText) -> list[str]:

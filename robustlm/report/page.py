@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from robustlm.checks.texts import shortened
 from robustlm.evaluation.free_text import free_text
+from robustlm.evaluation.readings import Readings, readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings
 from robustlm.evaluation.unreadable import unreadable
@@ -16,7 +17,7 @@ from robustlm.report.page_numbers import counts_section, free_section, method_se
 from robustlm.report.page_samples import samples_section
 from robustlm.report.page_scores import drops_section, scores_section, variance_section
 from robustlm.report.samples import most_changing
-from robustlm.report.unread import unread_box
+from robustlm.report.unread import readings_box, readings_section, unread_box
 from robustlm.utils.importing import imported
 
 __all__ = ["About", "Section", "own_section", "to_html"]
@@ -54,6 +55,7 @@ def to_html(
     about: About,
     clean: str = "clean",
     more: Sequence[Section] = (),
+    read: Readings | None = None,
 ) -> str:
     """Make the page. The same table gives the same bytes.
 
@@ -64,7 +66,9 @@ def to_html(
         about: What was evaluated.
         clean: The condition from which drops are measured.
         more: Functions that make custom sections, which come last.
+        read: How the two readings of the answers differ; null: `rows` are read strictly, and it is found from them.
     """
+    read = readings(rows) if read is None else read
     pooled = {one.condition: one for one in results if one.name is None}
     single: dict[str, list[Result]] = {}
     for one in results:
@@ -74,6 +78,7 @@ def to_html(
         tag("h1", "Robustness of ", named(about.settings.get("backbone", about.run))),
         summary(pooled, single),
         unread_box(unreadable(rows)),
+        readings_box(read),
         cards_of(pooled, single, clean),
     )
     parts = [
@@ -83,6 +88,7 @@ def to_html(
         ("instructions", "Score by instruction", instructions_section(single)),
         ("variance", "Where the variance comes from", variance_section(pooled, single)),
         ("samples", "Samples worth reading", samples_section(most_changing(rows))),
+        ("readings", "Two readings", readings_section(read)),
         ("numbers", "All numbers", numbers_section(pooled, single)),
         *([("free", "Free-text answers", free_section(free))] if (free := free_text(rows, settings)) else []),
         ("counts", "What it is made of", counts_section(results)),

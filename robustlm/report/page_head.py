@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from robustlm.conditions.condition import low_means
 from robustlm.evaluation.robustness import Result
 from robustlm.evaluation.unreadable import LIMIT
 from robustlm.report.markup import Html, counted, join, named, tag, word
-from robustlm.report.number_tables import cell, known, notes
+from robustlm.report.number_tables import cell, guesses, known, notes
 from robustlm.report.page_parts import bullets, most_samples, score_name
 
 
@@ -32,13 +33,17 @@ def summary(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]
 def cards_of(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]], clean: str) -> Html:
     """The headline numbers, one card for each."""
     first = pooled.get(clean) or next(iter(pooled.values()))
-    others = [one for one in pooled.values() if one is not first and known(one, "mean")]
+    known_others = [one for one in pooled.values() if one is not first and known(one, "mean")]
+    others = [one for one in known_others if low_means(one.condition) is None]
     how = tag("code", named(first.condition))
-    cards = [_card(first, "mean", "Mean score", f"over {counted(len(single), 'dataset')}, asked as in ", how)]
+    guessing = guesses(first.baseline)
+    over = f"over {counted(len(single), 'dataset')}, asked as in "
+    cards = [_card(first, "mean", "Mean score", over, how, f"; guessing gives {guessing}" if guessing else "")]
     if others:
         worst = min(others, key=lambda one: one.numbers["mean"].value)
         name = tag("code", named(worst.condition))
-        cards.append(_card(worst, "mean", "Worst condition", "lowest score of the other conditions, under ", name))
+        of = "of the other conditions" if len(others) == len(known_others) else "where a high score is wanted"
+        cards.append(_card(worst, "mean", "Worst condition", f"lowest score {of}, under ", name))
         cards.append(_card(worst, "pdr", "Drop", "of the score under ", how, " is lost under ", name))
     cards.append(
         _card(first, "worst_case", "Worst case", "score if each sample met its worst instruction, under ", how)
@@ -48,7 +53,19 @@ def cards_of(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]
     if unread is not None and unread.value > LIMIT:
         same.append(f"; {100 * unread.value:.1f} % of the answers could not be read")
     cards.append(_card(first, "consistency", "Consistency", *same))
-    return tag("div", *cards, class_="cards")
+    return join(tag("div", *cards, class_="cards"), _apart([one for one in known_others if one not in others]))
+
+
+def _apart(found: Sequence[Result]) -> Html:
+    """The conditions in which a high score is not wanted, with what a low score says; empty markup without any."""
+    if not found:
+        return Html()
+    items = (
+        tag("li", tag("code", named(one.condition)), f": {cell(one.numbers['mean'], 'mean')} %; ",
+            low_means(one.condition) or "")
+        for one in found
+    )  # fmt: skip
+    return join(tag("p", "A high score is not wanted under:"), tag("ul", *items, id="low-wanted"))
 
 
 def _card(one: Result, name: str, title: str, *said: str) -> Html:

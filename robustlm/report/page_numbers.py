@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 from robustlm.evaluation.free_text import FreeText
 from robustlm.evaluation.robustness import NUMBERS, Result, Settings
 from robustlm.report.markup import Html, join, named, table, tag
-from robustlm.report.number_tables import ALL, COUNTS, FREE_TEXT, cell, free_text_cells, interval_note, known, size
+from robustlm.report.number_tables import (
+    ALL,
+    COUNTS,
+    FREE_TEXT,
+    GUESSES,
+    cell,
+    free_text_cells,
+    guess_cells,
+    interval_note,
+    known,
+    size,
+)
 from robustlm.report.page_parts import score_name
 from robustlm.report.wordings import name_html
 
@@ -29,12 +40,20 @@ def numbers_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[
     )
     columns = ("mean", "pdr", "worst_instruction", "worst_case", "consistency")
     sets = table(
-        ["dataset", "condition", "score", *(name.replace("_", " ") for name in columns), "worst was"],
+        [
+            "dataset",
+            "condition",
+            "score",
+            *GUESSES,
+            *(name.replace("_", " ") for name in columns),
+            "worst was",
+        ],
         [
             [
                 named(name),
                 named(one.condition),
                 score_name(one),
+                *guess_cells(one.baseline),
                 *(cell(one.numbers.get(column), column) for column in columns),
                 name_html(one.worst, one.worst_wording) if one.worst and one.instructions > 1 else "-",
             ]
@@ -42,7 +61,7 @@ def numbers_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[
             for one in own
         ],
         "Numbers by dataset and condition",
-        texts=(0, 1, 2, 3 + len(columns)),
+        texts=(0, 1, 2, 5 + len(columns)),
         id="datasets",
     )
     said = "In per cent, but for log-likelihoods, which are in nats a token."

@@ -7,6 +7,7 @@ from itertools import takewhile
 
 from robustlm.report.markup import Html, join, named, table, tag, word
 from robustlm.report.samples import Answer, Changing
+from robustlm.report.wordings import name_html
 
 MOST_ANSWERS = 12
 """Largest number of answers shown for a sample."""
@@ -14,6 +15,10 @@ MOST_ANSWERS = 12
 
 MOST_PLACES = 6
 """Largest number of instructions of a condition that are named beside an answer."""
+
+
+LONGEST_WORDING = 160
+"""Longest shown part of an instruction, in characters; the title of a cut one holds all of it."""
 
 
 LONGEST_PROMPT = 2000
@@ -26,11 +31,14 @@ def samples_section(found: Sequence[Changing]) -> Html:
         return tag("p", "Every sample has the same answer however it is asked.")
     said = (
         f"{len(found)} samples whose answers change most with instruction and condition, from each dataset in turn. "
-        "Names of instructions are given without what they begin with in common."
         if len(found) > 1
-        else "The one sample whose answer changes with instruction or condition."
+        else "The one sample whose answer changes with instruction or condition. "
     )
-    return join(tag("p", said), *map(_sample, found))
+    if any(answer.wordings for one in found for answer in one.answers):
+        edits = join("Edits of noise and attacks are marked: ", tag("del", "removed"), ", ", tag("ins", "added"), ".")
+        return join(tag("p", said, edits), *map(_sample, found))
+    names = "Names of instructions are given without what they begin with in common." if len(found) > 1 else ""
+    return join(tag("p", said, names), *map(_sample, found))
 
 
 def _sample(one: Changing) -> Html:
@@ -41,7 +49,7 @@ def _sample(one: Changing) -> Html:
     for condition, _ in asked:
         ways[condition] = ways.get(condition, 0) + 1
     rows = [
-        [_verdict(answer), word(answer.text), f"{len(answer.asked)} of {total}", _places(answer, begin, ways)]
+        [_verdict(answer), _text(answer), f"{len(answer.asked)} of {total}", _places(answer, begin, ways)]
         for answer in one.answers[:MOST_ANSWERS]
     ]
     label = f"Answers to {one.sample}"
@@ -55,6 +63,12 @@ def _sample(one: Changing) -> Html:
     return tag("article", *parts)
 
 
+def _text(answer: Answer) -> Html:
+    if answer.lenient is None:
+        return word(answer.text)
+    return join(word(answer.text), tag("div", "read leniently: ", word(answer.lenient), class_="quiet"))
+
+
 def _verdict(answer: Answer) -> Html:
     if answer.correct:
         return tag("span", "✓ right", class_="right")
@@ -64,18 +78,24 @@ def _verdict(answer: Answer) -> Html:
 
 
 def _places(answer: Answer, begin: int, ways: Mapping[str, int]) -> Html:
-    under: dict[str, list[str]] = {}
+    under: dict[str, list[Html]] = {}
     for condition, instruction in answer.asked:
-        under.setdefault(condition, []).append(instruction[begin:])
+        words = answer.wordings.get((condition, instruction))
+        name = named(instruction[begin:]) if words is None else name_html(instruction, words, LONGEST_WORDING)
+        under.setdefault(condition, []).append(name)
     parts: list[str] = []
     for condition, own in under.items():
-        parts += ["; " if parts else "", named(condition), ": "]
+        parts += ["; " if parts and not answer.wordings else "", named(condition), ": "]
         if 1 < len(own) == ways[condition]:
-            parts.append("all")
+            parts.append(tag("ul", tag("li", "all")) if answer.wordings else "all")
             continue
         if len(own) > MOST_PLACES:
             parts.append(f"{len(own)} of {ways[condition]}, such as ")
-        parts += [part for i, name in enumerate(own[:MOST_PLACES]) for part in (", " * (i > 0), named(name))]
+        shown = own[:MOST_PLACES]
+        if answer.wordings:
+            parts.append(tag("ul", *(tag("li", name) for name in shown)))
+        else:
+            parts += [part for i, name in enumerate(shown) for part in (", " * (i > 0), name)]
     if answer.prompt is not None:
         parts.append(tag("details", tag("summary", "prompt"), word(answer.prompt, longest=LONGEST_PROMPT)))
     return join(*parts)

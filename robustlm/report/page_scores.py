@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from robustlm.conditions.condition import low_means
 from robustlm.evaluation.robustness import Result
 from robustlm.report.figures import SHARES, Axis, intervals, legend, shares
 from robustlm.report.levels import by_level
 from robustlm.report.markup import Html, join, named, tag
-from robustlm.report.number_tables import known
+from robustlm.report.number_tables import guesses, known
 from robustlm.report.page_parts import figure, line_of, multiples, score_name
 
 
@@ -21,6 +22,9 @@ def scores_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[R
         f"accuracy, or micro-F1 where answers are several items. All scales go from {axis.ticks[0]:g} to "
         f"{axis.ticks[-1]:g}."
     )
+    if guessed := [(name, text) for name, own in single.items() if (text := guesses(own[0].baseline))]:
+        listed = (part for i, (name, text) in enumerate(guessed) for part in ("; " * (i > 0), named(name), f" {text}"))
+        said = join(said, " Guessing gives: ", *listed, ".")
     figures = [figure(said, intervals([(None, every)], axis, ("condition", "score, %"), "Score by condition"))]
     if len(single) > 1:
         figures.append(
@@ -41,7 +45,8 @@ def scores_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[R
 
 def drops_section(pooled: Mapping[str, Result], clean: str) -> Html:
     """How much of the clean score each condition costs, by level."""
-    conditions = [name for name, one in pooled.items() if name != clean and "pdr" in one.numbers]
+    dropped = [name for name, one in pooled.items() if name != clean and "pdr" in one.numbers]
+    conditions = [name for name in dropped if low_means(name) is None]
     if not conditions:
         return tag(
             "p", "Nothing to compare: the table holds no other condition beside ", tag("code", named(clean)), "."
@@ -56,6 +61,9 @@ def drops_section(pooled: Mapping[str, Result], clean: str) -> Html:
         " a condition costs, in per cent of it, over all datasets. Below 0 the condition is the better one; an "
         "interval that crosses 0 cannot tell.",
     )
+    if left := [name for name in dropped if name not in conditions]:
+        names = join(*(part for i, name in enumerate(left) for part in (", " * (i > 0), tag("code", named(name)))))
+        said = join(said, " Left out, since a high score is not wanted there: ", names, ".")
     return figure(said, intervals(groups, axis, ("condition", "drop, %"), "Drop by level of the condition"))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from robustlm.evaluation.grid import answer_key, counts
 from robustlm.evaluation.record import Record
+from robustlm.evaluation.wording import Wording, wording_of
 
 T = TypeVar("T")
 
@@ -25,6 +26,10 @@ class Answer:
     """Pairs (condition, instruction) that got this answer."""
     prompt: str | None
     """Prompt of the first of these pairs; `None` if the table has no prompts."""
+    wordings: Mapping[tuple[str, str], Wording] = field(default_factory=dict)
+    """The words of the instruction by pair, for those whose words the table holds."""
+    lenient: str | None = None
+    """What the lenient reading takes from the answer, if that is not its text; null: the same, or no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +94,11 @@ def _answer(rows: Sequence[Record]) -> Answer:
         part / whole if whole else 1.0,
         tuple((row.condition, row.instruction_id) for row in rows),
         rows[0].prompt,
+        {(row.condition, row.instruction_id): words for row in rows if (words := wording_of([row])) is not None},
+        _lenient(rows[0]),
     )
+
+
+def _lenient(row: Record) -> str | None:
+    read = None if row.lenient is None else "; ".join(": ".join(item) for item in row.lenient)
+    return None if read is None or read == row.prediction.strip() or row.parsed == row.lenient else read

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from robustlm.evaluation.scores import LENIENT
 from robustlm.rows.cells import neutral
 
 MAIN_SCORES = ("f1", "accuracy")
@@ -57,6 +58,13 @@ def by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return {
         c: {**{k: v for k, v in s.items() if k != "mean"}, "mean": s["mean"]} for c, s in found.items() if "mean" in s
     }
+
+
+def lenient_by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The scores of `by_condition` by the lenient reading of answers; empty if the readings have the same scores."""
+    marked = {name: value for name, value in metrics.items() if name.rpartition("/")[2].startswith(LENIENT)}
+    found = by_condition({name.replace(f"/{LENIENT}", "/"): value for name, value in marked.items()})
+    return {} if found == by_condition(metrics) else found
 
 
 def near_by_condition(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -1,12 +1,13 @@
-"""Warnings about answers that could not be read, as Markdown and as HTML."""
+"""Warnings about answers that could not be read, or that two readings read differently, as Markdown and as HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robustlm.evaluation.readings import HINT, Difference, Readings
 from robustlm.evaluation.unreadable import Unreadable, hint
-from robustlm.report.markup import Html, join, named, tag
-from robustlm.report.tables import cell
+from robustlm.report.markup import Html, join, named, table, tag, word
+from robustlm.report.tables import aligned, cell
 
 
 def unread_box(unread: Sequence[Unreadable], run: str | None = None) -> Html:
@@ -33,3 +34,61 @@ def unread_markdown(unread: Sequence[Unreadable], run: str | None = None) -> lis
     lines = [line for one in unread for line in (f"- {cell(one.said)}", *(f"  - {cell(s)}" for s in one.shown))]
     of = "" if run is None else f" of {cell(run)}"
     return [f"**Answers{of} that could not be read**", "", *lines, f"- {hint(unread)}", ""]
+
+
+def readings_box(found: Readings, run: str | None = None) -> Html:
+    """A box about scores that depend on the reading; empty markup if none does by much."""
+    if not (large := found.large):
+        return Html()
+    of = "" if run is None else join(" of ", named(run))
+    items = (tag("li", one.said, tag("ul", *(tag("li", shown) for shown in one.shown))) for one in large)
+    more = tag("p", HINT)
+    title = tag("b", "The score", of, " depends on how answers are read")
+    return tag("div", title, tag("ul", *items), more, class_="warning", role="note")
+
+
+def readings_section(found: Readings) -> Html:
+    """Which reading the numbers are for, how many answers differ, both scores, and some answers."""
+    said = tag(
+        "p",
+        found.said,
+        " Strict is the format that the prompt asks for; lenient is the final answer in any usual form. No rule of "
+        "either sees the true answer.",
+    )
+    if not found.differences:
+        return said
+    scores = table(list(_HEADS), list(map(_cells, found.differences)), "Two readings", texts=(0, 1), id="two-readings")
+    shown = (
+        tag("li", named(one.dataset), ": expected ", word(target), ", the model answered ", word(text), ", read as ",
+            word(read))
+        for one in found.differences
+        for target, text, read in one.samples
+    )  # fmt: skip
+    return join(said, scores, tag("ul", *shown))
+
+
+def readings_markdown(found: Readings) -> list[str]:
+    """Lines on the two readings: a sentence, a table by dataset, and some answers; then an empty line."""
+    lines = ["## Two readings", "", found.said]
+    if found.differences:
+        lines += ["", *aligned(_HEADS, list(map(_cells, found.differences))), ""]
+        lines += [f"- {cell(one.dataset)}: {cell(shown)}" for one in found.differences for shown in one.shown]
+    return [*lines, ""]
+
+
+def readings_warning(found: Readings, run: str | None = None) -> list[str]:
+    """Lines of a warning about scores that depend on the reading, then an empty line; no lines if none does by much."""
+    if not (large := found.large):
+        return []
+    of = "" if run is None else f" of {cell(run)}"
+    lines = [line for one in large for line in (f"- {cell(one.said)}", *(f"  - {cell(s)}" for s in one.shown))]
+    return [f"**The score{of} depends on how answers are read**", "", *lines, f"- {HINT}", ""]
+
+
+_HEADS = ("dataset", "task", "answers", "read differently", "only leniently right", "only strictly right",
+          "strict score", "lenient score")  # fmt: skip
+
+
+def _cells(one: Difference) -> list[str]:
+    counts = (one.rows, one.differing, one.gained, one.lost)
+    return [one.dataset, one.task, *map(str, counts), *(f"{100 * score:.1f}" for score in (one.strict, one.lenient))]

@@ -1,9 +1,10 @@
 """Tasks. Each file holds one kind of answer; `TASKS` maps names to tasks."""
 
 from robustlm.tasks.absa import AspectSentiment
-from robustlm.tasks.base import TASKS, Answer, Item, Task, register, resolve_task
+from robustlm.tasks.base import TASKS, Answer, Task, register, resolve_task
 from robustlm.tasks.choice import MultipleChoice
 from robustlm.tasks.generation import Generation
+from robustlm.tasks.items import Item
 from robustlm.tasks.ner import NamedEntities
 from robustlm.tasks.re import Relations
 from robustlm.tasks.tc import BareClassification, Classification

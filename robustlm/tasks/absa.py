@@ -5,8 +5,10 @@ from __future__ import annotations
 from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, required
 from robustlm.sample import Context
-from robustlm.tasks.base import Item, register
+from robustlm.tasks.base import register
+from robustlm.tasks.items import Item
 from robustlm.tasks.labels import Labels
+from robustlm.tasks.listed import Roles
 from robustlm.tasks.spans import SpanTask, named_items, read_item
 
 
@@ -17,6 +19,13 @@ class AspectSentiment(SpanTask):
     name = "absa"
     keys = "text, triplets (a list of {aspect, opinion, sentiment})"
     spans = 2
+    roles = Roles(
+        (
+            ("sentiment", "polarity", "label", "sentiment polarity"),
+            ("aspect", "aspect term", "target", "aspect words", "term"),
+            ("opinion", "opinion term", "opinion words", "expression", "opinion expression", "opinion word"),
+        )
+    )
 
     def recognises(self, row: RowData) -> bool:
         """Rows with `text` and `triplets`."""

@@ -9,11 +9,10 @@ from typing import ClassVar, TypeVar
 
 from robustlm.rows.base import RowData
 from robustlm.sample import Context
+from robustlm.tasks.final import answered_part
+from robustlm.tasks.items import Item
 from robustlm.tasks.labels import Labels
 from robustlm.utils.registry import Registry
-
-Item = tuple[str, ...]
-"""Part of an answer: `(type, words)`, `(relation, head, tail)`, `(polarity, aspect, opinion)`, `(label,)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +101,39 @@ class Task(ABC):
     def correct(self, answer: Answer, gold: Answer) -> bool:
         """Whether an answer contains exactly the gold items, in any order."""
         return answer.parsed and sorted(answer.items) == sorted(gold.items)
+
+    def shown_labels(self, choices: Sequence[str], option: str) -> tuple[str, ...]:
+        """The labels or options that a prompt shows, as items of answers hold them; empty for free text.
+
+        Args:
+            choices: The admissible targets of the row.
+            option: The labels as the prompt lists them (`Context.option`).
+        """
+        read = [self.parse(choice) for choice in choices]
+        return tuple(answer.items[0][0] for answer in read if len(answer.items) == 1)
+
+    def lenient(self, text: str, labels: Sequence[str] = ()) -> tuple[Item, ...] | None:
+        """Read an answer that may not follow the format; null if no answer is clear even so. Never raises.
+
+        An answer that follows the format is read as `parse` reads it. The default reads what follows the reasoning of
+        the model.
+
+        Args:
+            text: What the model wrote.
+            labels: The labels or options that the prompt shows, in its order. The true answer is not known here.
+        """
+        answer = self.parse(answered_part(text))
+        return answer.items if answer.parsed else None
+
+    def leniently_correct(self, items: tuple[Item, ...] | None, target: str, labels: Sequence[str] = ()) -> bool:
+        """Whether items of the lenient reading are those of the true answer, in any order.
+
+        Args:
+            items: What `lenient` returned.
+            target: The true answer, in the format.
+            labels: The labels that `lenient` was given.
+        """
+        return items is not None and sorted(items) == sorted(self.parse(target).items)
 
 
 TASKS: Registry[Task] = Registry("task", "the import path of a Task class")

@@ -7,8 +7,9 @@ import string
 from robustlm.rows.base import RowData
 from robustlm.rows.fields import check_choices, elements, lacks, required
 from robustlm.sample import Context
-from robustlm.tasks.base import Item, register
+from robustlm.tasks.base import register
 from robustlm.tasks.generation import Generation
+from robustlm.tasks.items import Item
 
 
 @register
@@ -18,6 +19,7 @@ class MultipleChoice(Generation):
     name = "choice"
     keys = "question, choices, answer"
     bare = "choice"
+    lettered = True
 
     def recognises(self, row: RowData) -> bool:
         """Rows with `question`, `choices` and `answer`."""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from robustlm.tasks.base import Answer, Item, Task, register
+from robustlm.rows.fields import squeezed
+from robustlm.tasks.base import Answer, Task, register
+from robustlm.tasks.final import answered_part, bare, keyed, marked, stated_answer
+from robustlm.tasks.items import Item
+from robustlm.tasks.naming import named_label
 
 
 @register
@@ -13,6 +18,8 @@ class Generation(Task):
 
     name = "generation"
     score = "accuracy"
+    lettered: ClassVar[bool] = False
+    """Whether prompts put letters before the options, so that a letter is an answer."""
 
     def format(self, items: Sequence[Item]) -> str:
         """Write the text unchanged."""
@@ -24,3 +31,26 @@ class Generation(Task):
         """Read the text unchanged; an empty text is malformed."""
         answer = text.strip()
         return Answer(((answer,),)) if answer else Answer((), malformed=1)
+
+    def lenient(self, text: str, labels: Sequence[str] = ()) -> tuple[Item, ...] | None:
+        """The option that an answer names, by the rules of `robustlm.tasks.naming`.
+
+        Without options: what is marked as the answer (a box, tags, `####`, JSON), else what follows the last `the
+        answer is`, else all text after the reasoning, without quotes and Markdown around it.
+        """
+        if labels:
+            answer = self.parse(text)
+            if answer.parsed and answer.items[0][0] in labels:
+                return answer.items
+            found = named_label(text, labels, lettered=self.lettered)
+            return None if found is None else ((found,),)
+        part = answered_part(text)
+        found = bare(marked(part) or keyed(part) or stated_answer(part) or part)
+        return ((found,),) if found else None
+
+    def leniently_correct(self, items: tuple[Item, ...] | None, target: str, labels: Sequence[str] = ()) -> bool:
+        """Whether the option is the true one. Without options, both texts are read alike; case does not count."""
+        if labels or items is None:
+            return items == self.parse(target).items
+        gold = self.lenient(target) or self.parse(target).items
+        return [squeezed(one[0]).casefold() for one in items] == [squeezed(one[0]).casefold() for one in gold]

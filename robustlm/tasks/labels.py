@@ -19,6 +19,7 @@ _PLACES = {"false": "0", "true": "1"}
 
 
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_LISTED = re.compile(r'\s*("(?:[^"]|"")*"(?=\s*(?:,|\Z))|[^,]*)(?:,|\Z)')
 
 
 def quoted(label: str) -> str:
@@ -40,6 +41,17 @@ def unquoted(text: str) -> str:
     """
     found = _QUOTED.fullmatch(text)
     return found[1].replace('""', '"') if found and "," in text else text
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The labels of a list of options, as prompts show it: the inverse of joining `quoted` labels by a comma.
+
+    Example:
+        >>> listed('Refund, "Billing, refunds"')
+        ('Refund', 'Billing, refunds')
+    """
+    found = (unquoted(part.strip()) for part in _LISTED.findall(text))
+    return tuple(dict.fromkeys(label for label in found if label))
 
 
 def answered(label: str) -> str:

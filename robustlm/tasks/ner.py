@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, required, shown, squeezed
 from robustlm.sample import Context
-from robustlm.tasks.base import Item, register
+from robustlm.tasks.base import register
+from robustlm.tasks.items import Item
 from robustlm.tasks.labels import Labels
+from robustlm.tasks.listed import Roles
 from robustlm.tasks.spans import SpanTask, named_items, read_item
 
 
@@ -23,6 +25,12 @@ class NamedEntities(SpanTask):
     name = "ner"
     keys = "tokens, ner_tags; or text, entities (a list of {text, type})"
     spans = 1
+    roles = Roles(
+        (
+            ("type", "label", "category", "tag", "class", "kind", "entity type", "ner", "ner tag"),
+            ("text", "entity", "word", "words", "span", "name", "value", "mention", "entity text", "entity name"),
+        )
+    )
 
     def recognises(self, row: RowData) -> bool:
         """Rows with `tokens` and `ner_tags`, or with a text and its entities but no relations."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, required
 from robustlm.sample import Context
-from robustlm.tasks.base import Item, register
+from robustlm.tasks.base import register
+from robustlm.tasks.items import Item
 from robustlm.tasks.labels import Labels
+from robustlm.tasks.listed import Roles
 from robustlm.tasks.spans import SpanTask, named_items, read_item
 
 
@@ -17,6 +19,13 @@ class Relations(SpanTask):
     name = "re"
     keys = "text, relations (a list of {head, type, tail})"
     spans = 2
+    roles = Roles(
+        (
+            ("relation", "type", "label", "predicate", "relation type", "relationship"),
+            ("head", "subject", "source", "entity1", "entity 1", "e1", "from", "arg1", "head entity"),
+            ("tail", "object", "target", "entity2", "entity 2", "e2", "to", "arg2", "tail entity"),
+        )
+    )
 
     def recognises(self, row: RowData) -> bool:
         """Rows with `text` and `relations`."""

@@ -13,11 +13,16 @@ from typing import Any, ClassVar
 
 from robustlm.rows.base import RowData
 from robustlm.rows.fields import elements, present, required, squeezed
-from robustlm.tasks.base import Answer, Item, Task
-from robustlm.tasks.labels import Labels, answered, unquoted
+from robustlm.tasks.base import Answer, Task
+from robustlm.tasks.items import Item
+from robustlm.tasks.labels import Labels, answered, listed, unquoted
+from robustlm.tasks.listed import Roles, listed_items
 
 NOTHING = "None"
 """The answer if there are no items."""
+
+_MARKED = re.compile(r"\*\*|`|\A\s*[-*•\[{(]")
+"""Markdown and brackets that the format does not have."""
 
 _ESCAPED = re.compile(r"\\([\\;:,])")
 
@@ -29,6 +34,8 @@ class SpanTask(Task):
     labelled = True
     spans: ClassVar[int]
     """How many spans an item has after its label: 1 or 2."""
+    roles: ClassVar[Roles]
+    """Names under which models write the label and the spans of an item, in JSON and in lists."""
 
     def format(self, items: Sequence[Item]) -> str:
         """Write items as `label: span; …` or `label: span, span; …`; without items, write `None`."""
@@ -49,6 +56,23 @@ class SpanTask(Task):
         items = [self._item(piece) for piece in _split(text, ";")]
         good = tuple(item for item in items if item is not None)
         return Answer(good, len(items) - len(good))
+
+    def shown_labels(self, choices: Sequence[str], option: str) -> tuple[str, ...]:
+        """The labels in the list of options that the prompt shows."""
+        return listed(option)
+
+    def lenient(self, text: str, labels: Sequence[str] = ()) -> tuple[Item, ...] | None:
+        """The items that an answer lists, by the rules of `robustlm.tasks.listed`.
+
+        A line in the format with known labels is read as `parse` reads it. An item in another form is read as well, and
+        text around the items is ignored; if no item is found, those that `parse` found among unreadable pieces count.
+        """
+        answer = self.parse(text)
+        plain = answer.parsed and len(text.strip().splitlines()) == 1 and not _MARKED.search(text)
+        if plain and all(not labels or item[0] in labels for item in answer.items):
+            return answer.items
+        found = listed_items(text, labels, self.roles)
+        return found if found is not None else (answer.items if not answer.parsed else ()) or None
 
     def _item(self, piece: str) -> Item | None:
         label, *rest = _split(piece, ":", at_most=1)

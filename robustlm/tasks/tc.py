@@ -8,8 +8,14 @@ from robustlm.rows.base import RowData
 from robustlm.rows.fields import lacks, present, required, shown, squeezed
 from robustlm.rows.published import pronoun
 from robustlm.sample import Context
-from robustlm.tasks.base import Answer, Item, Task, register
+from robustlm.tasks.base import Answer, Task, register
+from robustlm.tasks.final import answered_part, bare, keyed, marked
+from robustlm.tasks.items import Item
 from robustlm.tasks.labels import Labels, answered, unquoted
+from robustlm.tasks.naming import named_label
+
+_FEW_WORDS = 5
+"""Longest text, in words, that counts as a class where labels are not known."""
 
 _PREFIX = "label:"
 _FORM = "label: class"
@@ -118,6 +124,29 @@ class Classification(Task):
         if not answer.startswith(_PREFIX) or not label:
             return Answer((), malformed=1)
         return Answer(((label,),))
+
+    def lenient(self, text: str, labels: Sequence[str] = ()) -> tuple[Item, ...] | None:
+        """The class that an answer names, by the rules of `robustlm.tasks.naming`.
+
+        Without known labels, it is the class in the format, or a short text that stands alone.
+        """
+        answer = self.parse(text)
+        if labels:
+            if answer.parsed and answer.items[0][0] in labels:
+                return answer.items
+            found = named_label(text, labels)
+            return None if found is None else ((found,),)
+        part = answered_part(text)
+        said = marked(part) or keyed(part) or (part if len(part.split()) <= _FEW_WORDS else "")
+        label = bare(squeezed(said).removeprefix(_PREFIX))
+        return ((label,),) if label else None
+
+    def leniently_correct(self, items: tuple[Item, ...] | None, target: str, labels: Sequence[str] = ()) -> bool:
+        """Whether the class is the true one; without known labels, case does not count."""
+        gold = self.parse(target).items
+        if labels or items is None:
+            return items == gold
+        return [item[0].casefold() for item in items] == [bare(item[0]).casefold() for item in gold]
 
 
 @register

@@ -150,3 +150,40 @@ def test_examples_of_help_parse(command: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, *shlex.split(_EXAMPLES[command]), "--print_config"])
     assert not end.value.code
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_it_warns_of_answers_that_no_model_may_finish(
+    kind: str, models: dict[str, str], tmp_path: Path, capsys: Any
+) -> None:
+    made = [
+        {"id": f"r{i}", "instruction": "Say it.", "target": " ".join(["word"] * n)} for i, n in enumerate((1, 2, 9, 30))
+    ]
+    rows = write_rows(tmp_path / "rows.jsonl", made)
+    module = InstructionTuning(models[kind], max_new_tokens=5)
+    data = InstructionDataModule(test=rows)
+    check(module, data)
+    shown = capsys.readouterr().out
+    lengths = {one.id: len(row.answer_ids) - 1 for one, row in zip(*vars_of(data), strict=True)}
+    long = sorted(name for name, length in lengths.items() if length > 5)
+    assert "r0" not in long
+    assert "r3" in long
+    assert f"data.test: the true answers of {len(long)} of 4 rows ({len(long) / 4:.0%}) are longer than" in shown
+    assert f"the longest has {lengths['r3']} tokens: r3, 'word word" in shown
+    check(InstructionTuning(models[kind], max_new_tokens=lengths["r3"]), InstructionDataModule(test=rows))
+    assert "are longer than" not in capsys.readouterr().out
+    # training alone writes no answers, and options are not written either
+    check(module, InstructionDataModule(train=rows))
+    assert "are longer than" not in capsys.readouterr().out
+    choice = [{"question": "Which?", "choices": ["yes", "word " * 20], "answer": "word " * 20}]
+    options = write_rows(tmp_path / "options.jsonl", choice)
+    check(module, InstructionDataModule(test=options, scoring="options"))
+    assert "are longer than" not in capsys.readouterr().out
+    check(module, InstructionDataModule(test=options))
+    assert "the true answers of 1 of 1 rows (100%) are longer than" in capsys.readouterr().out
+
+
+def vars_of(data: InstructionDataModule) -> tuple[Any, Any]:
+    """Samples of the test and their tokens."""
+    found = data.read("test")
+    return found.samples, found.encoded

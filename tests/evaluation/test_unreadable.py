@@ -57,14 +57,15 @@ def test_a_chat_model_that_answers_in_its_own_form(
     ]
     for text in expected[:1] + expected[3:]:
         assert text in said
-    assert said.count(", the model answered '") == 2
+    # two of the answers that could not be read; others are shown with what the lenient reading takes from them
+    assert sum(", the model answered '" in line and ", read as '" not in line for line in said.splitlines()) == 2
     main(["report", f"{tmp_path}/runs/version_0", "--output", f"{tmp_path}/report"])
     text = (tmp_path / "report/robustness.md").read_text(encoding="utf-8")
     page = (tmp_path / "report/robustness.html").read_text(encoding="utf-8")
     assert text.index("could not be read and count as wrong") < text.index("## Means")
     assert page.index("could not be read and count as wrong") < page.index('class="cards"')
     assert "100.0 % of the answers could not be read" in page
-    assert page.count("the model answered") == 2
+    assert page.partition("depends on how")[0].count("the model answered") == 2
     run = f"{tmp_path}/runs/version_0"
     main(["compare", f"a={run}", f"b={run}", "--paired", "true", "--output", f"{tmp_path}/compared"])
     assert capsys.readouterr().out.count("could not be read and count as wrong") >= 2

@@ -64,7 +64,7 @@ def test_the_summary_can_be_read() -> None:
     lines = [[cell.strip() for cell in line.replace("\\|", "¦").split("|")[1:-1]] for line in text.splitlines()]
     assert ["score over all answers", "100.0", "87.5"] not in lines  # the noisy mean misses a row
     assert ["score over all answers", "100.0", "86.7"] in lines
-    assert ["d", "noisy", "accuracy", "86.7", "71.4", "71.4", "71.4", "bank¦j"] in lines
+    assert ["d", "noisy", "accuracy", "86.7", "-", "-", "71.4", "71.4", "71.4", "bank¦j"] in lines
     assert ["d", "noisy", "15", "8", "7", "2", "1"] in lines
     assert "1 cells are missing in 1 of 2 tables" in text
     assert "no intervals" in text

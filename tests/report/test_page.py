@@ -168,7 +168,7 @@ def test_every_number_is_that_of_the_json(case: str) -> None:
 
     lines = page.named("Numbers by dataset and condition")[1:]
     assert len(lines) == len({(r["dataset"], r["condition"]) for r in EDGES[case]})
-    for dataset, condition, _, *values, _ in lines:
+    for dataset, condition, _, _, _, *values, _ in lines:
         numbers = ("mean", "pdr", "worst_instruction", "worst_case", "consistency")
         assert values == [cells.get((dataset, condition, name), "-") for name in numbers]
 
@@ -501,3 +501,21 @@ def test_colours_stay_between_0_and_100() -> None:
         found = [replace(one, correct=said == "a", prediction=said, parsed=[[said]]) for one in rows()]
         page = Page(to_html(found, robustness(found, Settings(0)), Settings(0), About("run")))
         assert expected in " ".join(page.text.split())
+
+
+def test_samples_name_instructions_by_their_words_with_edits_marked() -> None:
+    def asked(condition: str, instruction: str, prediction: str) -> Record:
+        right = prediction == "label: good"
+        return Record("s1", "mood", "tc", condition, "mood/concise/seen/3", prediction, [[prediction[7:]]],
+                      "label: good", right, wording="Name the mood.", instruction=instruction,
+                      lenient=[["good"]] if "**" in prediction else None)  # fmt: skip
+
+    rows = [asked("clean", "Name the mood.", "label: good"), asked("typos", "Nmae <b> mood.", "label: **good**")]
+    page = to_html(rows, robustness(rows, Settings(0)), Settings(0), About("run"))
+    samples = page.partition('id="samples"')[2].partition("</section>")[0]
+    assert "seen/3" not in samples
+    assert "Name the mood." in samples
+    assert "<del>Name the</del>" in samples
+    assert "<ins>Nmae &lt;b&gt;</ins>" in samples
+    assert "Edits of noise and attacks are marked" in samples
+    assert "read leniently: " in samples
