@@ -26,6 +26,7 @@ NUMBERS = {
     "spread": "best minus worst instruction",
     "spread_debiased": "best minus worst instruction, less what chance adds",
     "cochran_p": "how likely such differences are if all instructions are alike",
+    "cochran_holm": "the same, adjusted for how many tests there are (Holm)",
     "consistency": "pairs of instructions with equal answers",
     "sensitivity": "difference in score between two instructions",
     "posix": "change of an answer's log-likelihood a token under another instruction",
@@ -39,7 +40,7 @@ NUMBERS = {
 `std_within`."""
 
 
-UNBOUNDED = ("posix", "cochran_p")
+UNBOUNDED = ("posix", "cochran_p", "cochran_holm")
 """Numbers that are not shares, and so are not shown in per cent."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from robustlm.evaluation.estimates import MOST_UNDEFINED, drawn_numbers, estimate, variance_of
 from robustlm.evaluation.grid import Grid, grids, ratio
+from robustlm.evaluation.intervals import NONE, holm
 from robustlm.evaluation.numbers import (
     DEBIASED,
     NUMBERS,
@@ -71,7 +72,18 @@ def robustness(
         own = [grid for grid in found if grid.condition == condition]
         parts = [one[grid.name, condition] for grid in own]
         results.append(_pooled_result(condition, own, parts, drawn.estimates))
-    return results
+    single = [one for one in results if one.name is not None]
+    return [*_with_holm(single), *_with_holm(results[len(single) :])]
+
+
+def _with_holm(results: Sequence[Result]) -> list[Result]:
+    """Add `cochran_holm`: each `cochran_p`, adjusted for all results that have one."""
+    adjusted = holm([one.numbers["cochran_p"].value for one in results])
+    found = []
+    for one, p in zip(results, adjusted, strict=True):
+        numbers = one.numbers | {"cochran_holm": Estimate(p, *NONE, one.numbers["cochran_p"].datasets)}
+        found.append(replace(one, numbers={name: numbers[name] for name in NUMBERS if name in numbers}))
+    return found
 
 
 def sample(
