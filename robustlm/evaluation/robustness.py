@@ -13,6 +13,7 @@ import numpy as np
 
 from robustlm.evaluation.estimates import MOST_UNDEFINED, drawn_numbers, estimate, variance_of
 from robustlm.evaluation.grid import Grid, grids, ratio
+from robustlm.evaluation.incomplete import Estimated, average, estimated
 from robustlm.evaluation.intervals import NONE, holm
 from robustlm.evaluation.numbers import (
     DEBIASED,
@@ -67,11 +68,16 @@ def robustness(
     """
     found = grids(rows)
     one, pooled = sample(found, settings, clean)
-    results = [_result(grid, one[grid.name, grid.condition].estimates) for grid in found]
+    guessed = {(grid.name, grid.condition): estimated(grid, settings) for grid in found}
+    results = [
+        _result(grid, one[grid.name, grid.condition].estimates, guessed[grid.name, grid.condition]) for grid in found
+    ]
     for condition, drawn in pooled.items():
         own = [grid for grid in found if grid.condition == condition]
         parts = [one[grid.name, condition] for grid in own]
-        results.append(_pooled_result(condition, own, parts, drawn.estimates))
+        result = _pooled_result(condition, own, parts, drawn.estimates)
+        over = [guess for grid in own if (guess := guessed[grid.name, condition]) is not None]
+        results.append(replace(result, numbers=result.numbers | average(over)) if over else result)
     single = [one for one in results if one.name is not None]
     return [*_with_holm(single), *_with_holm(results[len(single) :])]
 
@@ -109,7 +115,7 @@ def sample(
     return one, {condition: pool(kept[condition], settings) for condition in order if condition in kept}
 
 
-def _result(grid: Grid, numbers: dict[str, Estimate]) -> Result:
+def _result(grid: Grid, numbers: dict[str, Estimate], guess: Estimated | None) -> Result:
     keep = grid.complete
     scores = ratio(grid.part[keep].sum(0), grid.whole[keep].sum(0)) if keep.any() else np.array([])
     by_instruction = dict(zip(grid.instructions, scores.tolist(), strict=False))
@@ -117,7 +123,7 @@ def _result(grid: Grid, numbers: dict[str, Estimate]) -> Result:
         name=grid.name,
         condition=grid.condition,
         score=grid.score,
-        numbers=numbers,
+        numbers=numbers if guess is None else numbers | guess.numbers,
         by_instruction=by_instruction,
         worst=min(by_instruction, key=by_instruction.__getitem__) if by_instruction else None,
         rows=int(grid.present.sum()),
@@ -125,6 +131,8 @@ def _result(grid: Grid, numbers: dict[str, Estimate]) -> Result:
         complete=int(keep.sum()),
         instructions=len(grid.instructions),
         missing=grid.missing,
+        estimated={} if guess is None else guess.by_instruction,
+        worst_estimated=None if guess is None else guess.worst,
     )
 
 

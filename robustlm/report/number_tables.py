@@ -38,7 +38,8 @@ _COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "
 def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One row for each number: dataset, condition, value, interval and counts; NaN becomes `None`.
 
-    Numbers over all datasets have an empty dataset. Only rows of `worst_instruction` name that instruction in `worst`.
+    Numbers over all datasets have an empty dataset. Only rows of `worst_instruction` and
+    `worst_estimated` name that instruction in `worst`.
     """
     return [
         {
@@ -49,7 +50,7 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             **{key: plain(getattr(found, key)) for key in ("value", "low", "high")},
             "datasets": found.datasets,
             **{key: getattr(one, key) for key in COUNTS},
-            "worst": one.worst if name == "worst_instruction" else None,
+            "worst": {"worst_instruction": one.worst, "worst_estimated": one.worst_estimated}.get(name),
         }
         for one in results
         for name, found in one.numbers.items()
@@ -57,12 +58,27 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row for each dataset, condition and instruction: its score on samples asked under every instruction."""
-    return [
-        {"dataset": one.name, "condition": one.condition, "instruction_id": instruction, "value": value}
-        for one in results
-        for instruction, value in one.by_instruction.items()
-    ]
+    """One row for each dataset, condition and instruction: its score on samples asked under every instruction.
+
+    Where cells are missing, `estimated`, `low` and `high` are its score estimated from all samples; else they are
+    `None`.
+    """
+    found = []
+    for one in results:
+        for instruction in one.estimated or one.by_instruction:
+            guess = one.estimated.get(instruction)
+            found.append(
+                {
+                    "dataset": one.name,
+                    "condition": one.condition,
+                    "instruction_id": instruction,
+                    "value": one.by_instruction.get(instruction),
+                    "estimated": None if guess is None else plain(guess.value),
+                    "low": None if guess is None else plain(guess.low),
+                    "high": None if guess is None else plain(guess.high),
+                }
+            )
+    return found
 
 
 def free_text_rows(free: Sequence[FreeText]) -> list[dict[str, Any]]:
@@ -230,7 +246,8 @@ def notes(single: Sequence[Result]) -> list[str]:
     if gaps:
         found.append(
             f"{sum(one.missing for one in gaps)} cells are missing in {len(gaps)} of {len(single)} tables of samples × "
-            "instructions: numbers that compare instructions leave their samples out."
+            "instructions: numbers that compare instructions leave their samples out; those that say so are estimated "
+            "from all answers."
         )
     if none:
         found.append(
