@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.evaluation.grid import Floats
 from robustlm.evaluation.intervals import Moments
+from robustlm.evaluation.wording import Wording
 
 Resample = Literal["samples", "both"]
 
@@ -134,6 +136,13 @@ class Result:
     """Score under each instruction, estimated from all samples; empty if no cell is missing."""
     worst_estimated: str | None = None
     """Id of the instruction with the lowest of these."""
+    wordings: Mapping[str, Wording] = field(default_factory=dict)
+    """The words of the instructions by id, for those whose words the table holds."""
+
+    @property
+    def worst_wording(self) -> Wording | None:
+        """The words of the worst instruction."""
+        return None if self.worst is None else self.wordings.get(self.worst)
 
 
 Sampled = dict[str, Floats]

@@ -133,6 +133,7 @@ def _result(grid: Grid, numbers: dict[str, Estimate], guess: Estimated | None) -
         missing=grid.missing,
         estimated={} if guess is None else guess.by_instruction,
         worst_estimated=None if guess is None else guess.worst,
+        wordings={name: found for name, found in zip(grid.instructions, grid.wordings, strict=False) if found},
     )
 
 

@@ -1,4 +1,4 @@
-"""What robustness numbers cost: a simulated table as large as CoIN's evaluation, in seconds of processor time."""
+"""What the bootstrap of robustness numbers costs: a table as large as CoIN's evaluation, in processor seconds."""
 
 from __future__ import annotations
 
