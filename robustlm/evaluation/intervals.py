@@ -252,11 +252,11 @@ def spread_reach(influence: Floats, samples: int, level: float) -> float:
         level: Level of the interval.
     """
     apart = influence - influence.mean(1, keepdims=True)
-    return _studentized_range(level, influence.shape[1]) * math.sqrt(_noise(apart, samples))
+    return _studentized_range(level, len(influence[0])) * math.sqrt(_noise(apart, samples))
 
 
 def _noise(apart: Floats, samples: int) -> float:
-    n, k = apart.shape
+    n, k = len(apart), len(apart[0])
     return float((apart**2).sum()) / (n * (n - 1) * (k - 1)) + 1 / (k * samples**2)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Literal
 
@@ -58,7 +59,7 @@ class Pilot:
     @property
     def instructions(self) -> int:
         """Number of instructions."""
-        return self.influence.shape[1]
+        return len(self.influence[0])
 
 
 def pilot(grid: Grid) -> Pilot:
@@ -312,7 +313,7 @@ def needs_of_width(
             n = samples_for(width_of, wanted)
             if number == "worst_instruction" and k > 1 and n is not None:
                 n = _worst_samples(one, n, wanted, level, times or _TIMES, seed)
-            both = samples_for(lambda n, of=width_of: of(n, True), wanted) if number == "mean" and k > 1 else None
+            both = samples_for(partial(width_of, drawn=True), wanted) if number == "mean" and k > 1 else None
             checked = math.nan if n is None else simulated_width(number, one, n, ways, level, times, seed)
             found.append(Need(one.name, number, value[number], ways, n, checked, both, k == 1))
     return found

@@ -69,25 +69,36 @@ def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One row for each dataset, condition and instruction: its score on samples asked under every instruction.
 
     `wording` is the instruction before noise or an attack, `instruction` the one that was asked; null: not known, or
-    different from row to row. Where cells are missing, `estimated`, `low` and `high` are the score
-    estimated from all samples.
+    different from row to row.
     """
-    found = []
-    for one in results:
-        for instruction in one.estimated or one.by_instruction:
-            guess, words = one.estimated.get(instruction), one.wordings.get(instruction)
-            row = {
-                "dataset": one.name,
-                "condition": one.condition,
-                "instruction_id": instruction,
-                "value": one.by_instruction.get(instruction),
-                "wording": None if words is None else words.raw,
-                "instruction": None if words is None else words.asked,
-            }
-            if guess is not None:
-                row |= {"estimated": guess.value, "low": plain(guess.low), "high": plain(guess.high)}
-            found.append(row)
-    return found
+    return [
+        {
+            "dataset": one.name,
+            "condition": one.condition,
+            "instruction_id": instruction,
+            "value": value,
+            "wording": None if (words := one.wordings.get(instruction)) is None else words.raw,
+            "instruction": None if words is None else words.asked,
+        }
+        for one in results
+        for instruction, value in one.by_instruction.items()
+    ]
+
+
+def estimated_rows(results: Sequence[Result]) -> list[dict[str, object]]:
+    """One row for each dataset, condition and instruction with missing cells: its estimated score and interval."""
+    return [
+        {
+            "dataset": one.name,
+            "condition": one.condition,
+            "instruction_id": instruction,
+            "value": found.value,
+            "low": plain(found.low),
+            "high": plain(found.high),
+        }
+        for one in results
+        for instruction, found in one.estimated.items()
+    ]
 
 
 def free_text_rows(free: Sequence[FreeText]) -> list[dict[str, Any]]:
@@ -115,6 +126,7 @@ def to_json(results: Sequence[Result], settings: Settings, free: Sequence[FreeTe
         "meaning": NUMBERS,
         "numbers": number_rows(results),
         "instructions": instruction_rows(results),
+        "estimated": estimated_rows(results),
         "free_text": free_text_rows(free),
     }
     return json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
