@@ -1,4 +1,4 @@
-"""Commands that read predictions: `report`, `compare`, `states` and the harness."""
+"""Commands that read predictions: `report`, `compare`, `power`, `states` and the harness."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Literal
 
-from robustlm.checks.numbers import check_number
+from robustlm.checks.numbers import check_number, check_seed
 from robustlm.checks.places import check_folder, check_name, check_output
 
 Projection = Literal["pca", "tsne", "umap"]
@@ -191,6 +191,103 @@ def report(
         wanted = FORMATS if format == "all" else (format,)
         for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):
             print(f"report: {path}")
+
+
+def power(
+    pilot: str,
+    width: float | None = None,
+    difference: float | None = None,
+    against: str | None = None,
+    condition: str = "clean",
+    other: str | None = None,
+    instructions: list[int] = [],  # noqa: B006 - read only
+    power: float = 0.8,
+    level: float = 0.95,
+    simulations: int = 200,
+    seed: int = 0,
+    output: str | None = None,
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Print how many samples and instructions an evaluation needs.
+
+    The answers of a small evaluation, the pilot, say how much scores vary. Needs `--width`, or `--difference` with
+    `--against` or `--other`.
+
+    Args:
+        pilot: Folder of a run that `robustlm test` wrote, or its prediction table.
+        width: Widest interval, in points, of the mean score, of the worst instruction and of the spread.
+        difference: Difference of two mean scores, in points, that the evaluation should see.
+        against: Another run over the same samples; the difference is that of the two runs.
+        condition: The condition of the planned evaluation.
+        other: Another condition of the pilot; the difference is that of the two conditions.
+        instructions: Numbers of instructions to plan for, such as `[1,3,10]`; by default that of the pilot.
+        power: Probability of seeing the difference.
+        level: Level of the intervals.
+        simulations: Number of simulated evaluations that check each line; 0 makes none.
+        seed: Seed of the simulations.
+        output: JSON file for the result. By default, no file is written.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    from pathlib import Path
+
+    from robustlm.evaluation.grid import grids
+    from robustlm.evaluation.power import difference as difference_of
+    from robustlm.evaluation.power import needs_of_difference, needs_of_width
+    from robustlm.evaluation.power import pilot as pilot_of
+    from robustlm.report.comparison import load_tables
+    from robustlm.report.number_tables import write_whole
+    from robustlm.report.power import Aim, to_json, to_markdown
+    from robustlm.tasks import resolve_task
+
+    if (width is None) == (difference is None):
+        raise ValueError(
+            f"width, difference: found {'neither' if width is None else 'both'}; expected one: --width 5 for intervals "
+            "of 5 points, or --difference 3 to see a difference of 3 points"
+        )
+    if (difference is not None) != ((against is None) != (other is None)):
+        raise ValueError(
+            "against, other: expected exactly one with --difference, and none with --width: --against RUN, or --other "
+            "CONDITION"
+        )
+    for name, value in (("width", width), ("difference", difference)):
+        check_number(name, value, above=0, below=100, or_null="not asked")
+    check_number("power", power, above=0, below=1)
+    check_number("level", level, above=0, below=1)
+    check_number("simulations", simulations, least=0, most=100_000, whole=True)
+    check_seed("seed", seed)
+    for ways in instructions:
+        check_number("instructions", ways, least=1, most=10_000, whole=True)
+    if output is not None:
+        check_output("output", output)
+    for task in tasks:
+        resolve_task(task)
+    tables = load_tables([f"pilot={pilot}", *([f"against={against}"] if against else [])])
+    found = {name: {(one.name, one.condition): one for one in grids(rows)} for name, rows in tables.items()}
+    known = list(dict.fromkeys(name for _, name in found["pilot"]))
+    for name, value in (("condition", condition), ("other", other)):
+        if value is not None and value not in known:
+            raise ValueError(f"{name}: found {value!r}; expected a condition of the pilot: {', '.join(known)}")
+    second = {
+        name: found["against"].get((name, condition)) if against else found["pilot"].get((name, other or ""))
+        for name, _ in found["pilot"]
+    }
+    needs = []
+    for (dataset, under), grid in found["pilot"].items():
+        ways = instructions or [len(grid.instructions)]
+        if under == condition and width is not None:
+            numbers = ("mean", "worst_instruction", "spread")
+            needs += needs_of_width(pilot_of(grid), numbers, width / 100, ways, level, simulations, seed)
+        elif under == condition and difference is not None:
+            if (there := second[dataset]) is None:
+                raise ValueError(f"{against or pilot}: no answers to {dataset!r} under {other or condition!r}")
+            both = difference_of(grid, there)
+            needs += needs_of_difference(both, difference / 100, power, ways, level, simulations, seed)
+    runs = f"{pilot} and {against}, condition {condition}" if against else f"{pilot}, condition {condition}"
+    points = {name: None if value is None else value / 100 for name, value in (("w", width), ("d", difference))}
+    aim = Aim(f"{runs} and {other}" if other else runs, level, points["w"], points["d"], power if difference else None)
+    print(to_markdown(aim, needs), end="")
+    if output is not None:
+        print(f"\njson: {write_whole(Path(output), to_json(aim, needs))}")
 
 
 def gate(

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from robustlm.batch import InstructionBatch
+from robustlm.checks.numbers import check_number
 from robustlm.conditions.condition import PARAPHRASED, Condition
 from robustlm.conditions.manifest import AttackKey, Manifest, read_attacks
 from robustlm.conditions.model import AttackedModel
@@ -21,6 +22,7 @@ from robustlm.conditions.search import Objective
 from robustlm.datamodules.attacking import Asked, Attacker, Attacks, SearchBar
 from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.batches import EncodedSamples
+from robustlm.datamodules.budget import balanced_cells
 from robustlm.datamodules.phrasing import say_spared
 from robustlm.evaluation.record import OWN
 from robustlm.instructions.banks import Instruction, LackingError, asked_with
@@ -50,6 +52,9 @@ class RobustnessDataModule(InstructionDataModule):
     Args:
         prompts: Number of instructions for each dataset and condition, the first ones of the bank; null takes all.
         samples: Number of samples of each dataset, drawn with the seed; null takes all.
+        budget: Share of the cells of samples × instructions that are asked, in (0, 1], in a balanced design, the same
+            under all conditions with the same instructions; null asks all. Rows with an instruction of their own are
+            always asked.
         shots: Number of solved examples before each row, the same examples for all rows of a dataset (and topic, if its
             source names one).
         examples: Sources of the examples, written as in `test`. A folder without a named split gives its `train` split.
@@ -65,6 +70,7 @@ class RobustnessDataModule(InstructionDataModule):
         *args: Any,
         prompts: int | None = 6,
         samples: int | None = 100,
+        budget: float | None = None,
         shots: int = 0,
         examples: Sources = None,
         attack: Attacks = Attacks(),  # noqa: B008 - read only
@@ -82,7 +88,9 @@ class RobustnessDataModule(InstructionDataModule):
         for name, value in (("prompts", prompts), ("samples", samples)):
             if value is not None and value < 1:
                 raise ValueError(f"data.{name}: found {value}; expected ≥ 1, or null for all")
+        check_number("data.budget", budget, above=0, most=1, or_null="all cells")
         self.prompts = prompts
+        self.budget = budget
         self.samples = samples
         self.shots = shots
         self.examples = [self._completed(source) for source in listed(examples)]
@@ -292,7 +300,32 @@ class RobustnessDataModule(InstructionDataModule):
             bank = name or sample.bank
             found += [_asked_with(replace(sample, bank=bank), instruction) for instruction in asked]
         say_spared(condition, found)
-        return found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples)
+        # cells are left out at the end, so noise is the same with every budget
+        return self._afforded(found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples))
+
+    def _afforded(self, asked: list[Sample]) -> list[Sample]:
+        """The cells within the budget, dataset by dataset."""
+        if self.budget is None:
+            return asked
+        cells: dict[str, list[Sample]] = defaultdict(list)
+        for sample in asked:
+            if _group(sample)[2] is None:
+                cells[sample.dataset or sample.task].append(sample)
+        kept = {
+            name: balanced_cells(
+                list(dict.fromkeys(s.id for s in own)),
+                list(dict.fromkeys(s.instruction_id for s in own)),
+                self.budget,
+                self.seed,
+            )
+            for name, own in cells.items()
+        }
+        return [
+            sample
+            for sample in asked
+            if _group(sample)[2] is not None
+            or (sample.id, sample.instruction_id) in kept[sample.dataset or sample.task]
+        ]
 
     def _own(self, sample: Sample, condition: Condition) -> list[Instruction]:
         """The instructions for a sample that brings its own: that one, or its paraphrases."""

@@ -198,33 +198,66 @@ def dispersion(scores: Floats, influence: Floats, level: float) -> Dispersion:
     n, k = influence.shape
     if not (n and k):
         return Dispersion(math.nan, NONE, math.nan, NONE, math.nan, NONE)
-    variances = ((influence**2).sum(0) / (n * max(n - 1, 1))).tolist()
-    each = list(zip(scores.tolist(), variances, strict=True))
-    worst_limits = (
-        min(share(score, variance, n, deviate(level))[0] for score, variance in each),
-        min(_exact_upper(score, variance, n, _largest(level, k)) for score, variance in each),
-    )
+    variances = (influence**2).sum(0) / (n * max(n - 1, 1))
     if k == 1:  # chance biases no minimum of one score, and nothing is compared
         worst = float(scores[0])
-        return Dispersion(math.nan, NONE, math.nan, NONE, worst, share(worst, variances[0], n, deviate(level)))
+        return Dispersion(math.nan, NONE, math.nan, NONE, worst, worst_limits(scores, variances, n, level))
     if n == 1:  # one sample does not tell how much of a difference is chance
-        return Dispersion(math.nan, NONE, math.nan, NONE, math.nan, worst_limits)
+        return Dispersion(math.nan, NONE, math.nan, NONE, math.nan, worst_limits(scores, variances, n, level))
     apart = influence - influence.mean(1, keepdims=True)
-    noise = float((apart**2).sum()) / (n * (n - 1) * (k - 1)) + 1 / (k * n**2)
+    noise = _noise(apart, n)
     seen = float(scores.var(ddof=1))
     left = math.sqrt(max(0.0, 1 - noise / seen)) if seen > 0 else 0.0
     low, high, middle = float(scores.min()), float(scores.max()), float(scores.mean())
     scale, freedom = _noise_shape(apart.T @ apart / (n * (n - 1)), scores - scores.mean(), noise)
     least, most = _noncentrality((k - 1) * seen / scale, freedom, level)
-    reach = _studentized_range(level, k) * math.sqrt(noise)
+    reach = spread_reach(influence, n, level)
     return Dispersion(
         std=float(scores.std()) * left,
         std_limits=(math.sqrt(least * scale / k), min(0.5, math.sqrt(most * scale / k))),
         spread=(high - low) * left,
         spread_limits=(max(0.0, high - low - reach), min(1.0, high - low + reach)),
         worst=middle - (middle - low) * left,
-        worst_limits=worst_limits,
+        worst_limits=worst_limits(scores, variances, n, level),
     )
+
+
+def worst_limits(scores: Floats, variances: Floats, samples: int, level: float) -> Limits:
+    """The interval of the lowest of k scores: Wilson's if there is one.
+
+    Otherwise the lower limit is the lowest of all scores; the upper limit is the lowest of exact ones for all k at
+    once.
+
+    Args:
+        scores: `[k]`, each in [0, 1].
+        variances: `[k]`: their sampling variances.
+        samples: Number of samples that they are computed from.
+        level: Level of the interval.
+    """
+    z, each = deviate(level), list(zip(scores.tolist(), variances.tolist(), strict=True))
+    if len(each) == 1:
+        return share(*each[0], samples, z)
+    return (
+        min(share(score, variance, samples, z)[0] for score, variance in each),
+        min(_exact_upper(score, variance, samples, _largest(level, len(each))) for score, variance in each),
+    )
+
+
+def spread_reach(influence: Floats, samples: int, level: float) -> float:
+    """How far the spread of k scores may be from the true one, by the studentized range of their noise.
+
+    Args:
+        influence: `[n, k]`: influence of each of n samples on each score, see `dispersion`.
+        samples: Number of samples that the variances are those of: n, or as many as `influence` was scaled to.
+        level: Level of the interval.
+    """
+    apart = influence - influence.mean(1, keepdims=True)
+    return _studentized_range(level, len(influence[0])) * math.sqrt(_noise(apart, samples))
+
+
+def _noise(apart: Floats, samples: int) -> float:
+    n, k = len(apart), len(apart[0])
+    return float((apart**2).sum()) / (n * (n - 1) * (k - 1)) + 1 / (k * samples**2)
 
 
 def _noise_shape(covariance: Floats, apart: Floats, noise: float) -> tuple[float, float]:

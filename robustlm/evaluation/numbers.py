@@ -29,6 +29,7 @@ NUMBERS = {
     "spread": "best minus worst instruction",
     "spread_debiased": "best minus worst instruction, less what chance adds",
     "cochran_p": "how likely such differences are if all instructions are alike",
+    "cochran_holm": "the same, adjusted for how many tests there are (Holm)",
     "consistency": "pairs of instructions with equal answers",
     "sensitivity": "difference in score between two instructions",
     "posix": "change of an answer's log-likelihood a token under another instruction",
@@ -37,17 +38,26 @@ NUMBERS = {
     "share_samples": "share of score variance from samples",
     "share_interaction": "share of score variance from which sample meets which instruction",
     "unparseable": "answers that could not be read",
+    "mean_estimated": "mean over instructions, estimated where cells are missing",
+    "worst_estimated": "score of the worst instruction, estimated where cells are missing",
+    "low_estimated": "score that 5 % of the instructions are below, estimated where cells are missing",
+    "median_estimated": "score that half of the instructions are below, estimated where cells are missing",
+    "high_estimated": "score that 95 % of the instructions are below, estimated where cells are missing",
 }
 """All numbers and what they mean. Results of one dataset have `std`; results of all datasets have `std_pooled` and
 `std_within`."""
 
 
-UNBOUNDED = ("posix", "cochran_p")
+UNBOUNDED = ("posix", "cochran_p", "cochran_holm")
 """Numbers that are not shares, and so are not shown in per cent."""
 
 
 SHARES = ("mean", "worst_case", "consistency", "sensitivity", "all_correct", "unparseable")
 """Numbers that are means over samples of values in [0, 1], or F1."""
+
+
+ESTIMATED = ("mean_estimated", "worst_estimated", "low_estimated", "median_estimated", "high_estimated")
+"""Numbers of a dataset in which cells are missing: they are estimated from those that were asked."""
 
 
 PERCENTILES = ("posix", "share_phrasing", "share_samples", "share_interaction")
@@ -123,6 +133,10 @@ class Result:
     instructions: int
     missing: int
     """Number of cells (sample and instruction) that are not in the table, among samples that were asked."""
+    estimated: dict[str, Estimate] = field(default_factory=dict)
+    """Score under each instruction, estimated from all samples; empty if no cell is missing."""
+    worst_estimated: str | None = None
+    """Id of the instruction with the lowest of these."""
     wordings: Mapping[str, Wording] = field(default_factory=dict)
     """The words of the instructions by id, for those whose words the table holds."""
     baseline: Baseline = field(default_factory=Baseline)

@@ -14,6 +14,8 @@ import numpy as np
 from robustlm.evaluation.baselines import Baseline, baselines, over
 from robustlm.evaluation.estimates import MOST_UNDEFINED, drawn_numbers, estimate, variance_of
 from robustlm.evaluation.grid import Grid, grids, ratio
+from robustlm.evaluation.incomplete import Estimated, average, estimated
+from robustlm.evaluation.intervals import NONE, holm
 from robustlm.evaluation.numbers import (
     DEBIASED,
     NUMBERS,
@@ -66,18 +68,36 @@ def robustness(
         ValueError: A sample was asked twice under one condition and instruction, or a task is unknown.
     """
     rows = list(rows)
-    found, guessed = grids(rows), baselines(rows)
+    found, guessing = grids(rows), baselines(rows)
     one, pooled = sample(found, settings, clean)
-    by_grid = {grid.name: guessed.get((grid.dataset, grid.task), Baseline()) for grid in found}
+    by_chance = {grid.name: guessing.get((grid.dataset, grid.task), Baseline()) for grid in found}
+    guessed = {(grid.name, grid.condition): estimated(grid, settings) for grid in found}
     results = [
-        replace(_result(grid, one[grid.name, grid.condition].estimates), baseline=by_grid[grid.name]) for grid in found
+        replace(
+            _result(grid, one[grid.name, grid.condition].estimates, guessed[grid.name, grid.condition]),
+            baseline=by_chance[grid.name],
+        )
+        for grid in found
     ]
     for condition, drawn in pooled.items():
         own = [grid for grid in found if grid.condition == condition]
         parts = [one[grid.name, condition] for grid in own]
-        pooled_result = _pooled_result(condition, own, parts, drawn.estimates)
-        results.append(replace(pooled_result, baseline=over(by_grid[grid.name] for grid in own)))
-    return results
+        result = _pooled_result(condition, own, parts, drawn.estimates)
+        known = [guess for grid in own if (guess := guessed[grid.name, condition]) is not None]
+        numbers = result.numbers | average(known) if known else result.numbers
+        results.append(replace(result, numbers=numbers, baseline=over(by_chance[grid.name] for grid in own)))
+    single = [one for one in results if one.name is not None]
+    return [*_with_holm(single), *_with_holm(results[len(single) :])]
+
+
+def _with_holm(results: Sequence[Result]) -> list[Result]:
+    """Add `cochran_holm`: each `cochran_p`, adjusted for all results that have one."""
+    adjusted = holm([one.numbers["cochran_p"].value for one in results])
+    found = []
+    for one, p in zip(results, adjusted, strict=True):
+        numbers = one.numbers | {"cochran_holm": Estimate(p, *NONE, one.numbers["cochran_p"].datasets)}
+        found.append(replace(one, numbers={name: numbers[name] for name in NUMBERS if name in numbers}))
+    return found
 
 
 def sample(
@@ -103,7 +123,7 @@ def sample(
     return one, {condition: pool(kept[condition], settings) for condition in order if condition in kept}
 
 
-def _result(grid: Grid, numbers: dict[str, Estimate]) -> Result:
+def _result(grid: Grid, numbers: dict[str, Estimate], guess: Estimated | None) -> Result:
     keep = grid.complete
     scores = ratio(grid.part[keep].sum(0), grid.whole[keep].sum(0)) if keep.any() else np.array([])
     by_instruction = dict(zip(grid.instructions, scores.tolist(), strict=False))
@@ -111,7 +131,7 @@ def _result(grid: Grid, numbers: dict[str, Estimate]) -> Result:
         name=grid.name,
         condition=grid.condition,
         score=grid.score,
-        numbers=numbers,
+        numbers=numbers if guess is None else numbers | guess.numbers,
         by_instruction=by_instruction,
         worst=min(by_instruction, key=by_instruction.__getitem__) if by_instruction else None,
         rows=int(grid.present.sum()),
@@ -119,6 +139,8 @@ def _result(grid: Grid, numbers: dict[str, Estimate]) -> Result:
         complete=int(keep.sum()),
         instructions=len(grid.instructions),
         missing=grid.missing,
+        estimated={} if guess is None else guess.by_instruction,
+        worst_estimated=None if guess is None else guess.worst,
         wordings={name: found for name, found in zip(grid.instructions, grid.wordings, strict=False) if found},
     )
 

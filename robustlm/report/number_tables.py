@@ -53,8 +53,8 @@ _COLUMNS = ("dataset", "condition", "score", "number", "value", "low", "high", "
 def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One row for each number: dataset, condition, value, interval and counts; NaN becomes `None`.
 
-    Numbers over all datasets have an empty dataset. Only rows of `worst_instruction` name that instruction in `worst`,
-    and only rows of `mean` have the scores of guessing, `chance` and `majority`.
+    Numbers over all datasets have an empty dataset. Only rows of `worst_instruction` and `worst_estimated` name that
+    instruction in `worst`, and only rows of `mean` have the scores of guessing, `chance` and `majority`.
     """
     return [
         {
@@ -65,7 +65,7 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             **{key: plain(getattr(found, key)) for key in ("value", "low", "high")},
             "datasets": found.datasets,
             **{key: getattr(one, key) for key in COUNTS},
-            "worst": one.worst if name == "worst_instruction" else None,
+            "worst": {"worst_instruction": one.worst, "worst_estimated": one.worst_estimated}.get(name),
             **{key: plain(getattr(one.baseline, key)) if name == "mean" else None for key in GUESSES},
         }
         for one in results
@@ -90,6 +90,22 @@ def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
         }
         for one in results
         for instruction, value in one.by_instruction.items()
+    ]
+
+
+def estimated_rows(results: Sequence[Result]) -> list[dict[str, object]]:
+    """One row for each dataset, condition and instruction with missing cells: its estimated score and interval."""
+    return [
+        {
+            "dataset": one.name,
+            "condition": one.condition,
+            "instruction_id": instruction,
+            "value": found.value,
+            "low": plain(found.low),
+            "high": plain(found.high),
+        }
+        for one in results
+        for instruction, found in one.estimated.items()
     ]
 
 
@@ -123,6 +139,7 @@ def to_json(
         "meaning": NUMBERS,
         "numbers": number_rows(results),
         "instructions": instruction_rows(results),
+        "estimated": estimated_rows(results),
         "free_text": free_text_rows(free),
     }
     if read is not None:
@@ -337,7 +354,8 @@ def notes(single: Sequence[Result]) -> list[str]:
     if gaps:
         found.append(
             f"{sum(one.missing for one in gaps)} cells are missing in {len(gaps)} of {len(single)} tables of samples × "
-            "instructions: numbers that compare instructions leave their samples out."
+            "instructions: numbers that compare instructions leave their samples out; those that say so are estimated "
+            "from all answers."
         )
     if none:
         found.append(

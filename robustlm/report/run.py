@@ -33,6 +33,7 @@ _SETTINGS = {
     "instruction style": "data.instructions",
     "instructions asked for": "data.prompts",
     "samples asked for": "data.samples",
+    "share of cells asked for": "data.budget",
     "seed": "data.seed",
 }
 

@@ -115,6 +115,21 @@ def test_holm_is_the_closed_test_of_bonferroni() -> None:
         holm([0.5, 1.5])
 
 
+def test_every_result_has_its_p_adjusted() -> None:
+    """Datasets under conditions are one family of tests, conditions over all datasets another."""
+    random = np.random.default_rng(4)
+    rows = [
+        answer(str(s), i, "a" if random.random() < p else "b", condition=condition, dataset=dataset)
+        for condition, dataset, s in product(("clean", "noisy"), "de", range(30))
+        for i, p in (("i", 0.5), ("j", 0.8))
+    ]
+    found = robustness(rows, Settings(0))
+    for family in ([one for one in found if one.name], [one for one in found if not one.name]):
+        wanted = holm([one.numbers["cochran_p"].value for one in family])
+        assert [one.numbers["cochran_holm"].value for one in family] == wanted
+    assert [one.name for one in found] == ["d", "d", "e", "e", None, None]
+
+
 def test_instructions_that_differ_much_keep_their_numbers() -> None:
     """400 samples, scores 0.2 to 0.8: chance adds little, and little is taken off."""
     random = np.random.default_rng(1)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlm.evaluation.grid import grids
+from robustlm.evaluation.numbers import ESTIMATED
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import DEBIASED, NUMBERS, Result, Settings, estimate, robustness, sample
 from robustlm.tasks import TASKS
@@ -98,6 +99,7 @@ def test_a_small_table_by_hand() -> None:
             "spread_debiased": 0,
             # one sample tells i and j apart: Q = 1 with one degree of freedom
             "cochran_p": math.erfc(1 / math.sqrt(2)),
+            "cochran_holm": 2 * math.erfc(1 / math.sqrt(2)),  # clean has the same p
             "consistency": 1 / 3,
             "sensitivity": 1 / 3,
             "posix": math.nan,
@@ -247,8 +249,8 @@ def test_every_number_equals_a_loop(seed: int, task: str, samples: int, ways: in
         found = numbers(rows, "d", condition)
         if not any(row["condition"] == "clean" for row in rows):
             assert "pdr" not in found
-        for name in (*DEBIASED.values(), "cochran_p"):  # in test_intervals.py
-            del found[name]
+        for name in (*DEBIASED.values(), "cochran_p", "cochran_holm", *ESTIMATED):  # in other tests
+            found.pop(name, None)
         expected = dict.fromkeys(found, math.nan) | {k: v for k, v in naive(rows, condition).items() if k in found}
         assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
@@ -290,7 +292,7 @@ def test_a_draw_is_the_table_of_the_drawn_samples(task: str, resample: Any, monk
 
 
 def numbers_of(rows: Rows) -> dict[str, float]:
-    others = ("std_pooled", "std_within", "cochran_p", *DEBIASED.values())
+    others = ("std_pooled", "std_within", "cochran_p", "cochran_holm", *DEBIASED.values(), *ESTIMATED)
     found = {name: math.nan for name in NUMBERS if name not in others}
     return found | naive(rows, "noisy")
 
@@ -310,7 +312,7 @@ def test_doubled_instructions_change_no_mean_and_no_deviation() -> None:
     rows = random_table(0, "ner")
     twice = rows + [replace(row, instruction_id=row["instruction_id"] + "/again") for row in rows]
     one, other = numbers(rows, condition="noisy"), numbers(twice, condition="noisy")
-    same = {name for name in one if name not in ("consistency", "sensitivity", "posix", "cochran_p")}
+    same = {name for name in one if name not in ("consistency", "sensitivity", "posix", "cochran_p", "cochran_holm")}
     assert {name: one[name] for name in same} == pytest.approx({name: other[name] for name in same}, nan_ok=True)
     assert one["consistency"] < other["consistency"]  # a copy agrees with what it is a copy of
 
@@ -348,7 +350,7 @@ def test_without_a_sample_under_all_instructions_none_are_compared() -> None:
     found = result(rows)
     assert (found.complete, found.missing, found.worst) == (0, 2, None)
     defined = {name for name, one in found.numbers.items() if not math.isnan(one.value)}
-    assert defined == {"mean", "pdr", "unparseable"}
+    assert defined == {"mean", "pdr", "unparseable", *ESTIMATED}
 
 
 def test_one_instruction_says_nothing_of_differences() -> None:

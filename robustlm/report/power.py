@@ -1,0 +1,93 @@
+"""How many samples and instructions an evaluation needs, as text and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from robustlm.evaluation.power import MOST, Need
+from robustlm.report.number_tables import plain
+from robustlm.report.tables import aligned
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What the evaluation is to reach."""
+
+    pilot: str
+    """What the pilot is: its run and condition, or its two."""
+    level: float
+    width: float | None = None
+    """Widest interval, as a share; null: a difference is to be seen."""
+    difference: float | None = None
+    """The difference, as a share."""
+    power: float | None = None
+
+    @property
+    def said(self) -> str:
+        """One sentence."""
+        level = f"{100 * self.level:g} %"
+        if self.width is not None:
+            return f"For {level} intervals no wider than {100 * self.width:g} points."
+        assert self.difference is not None
+        assert self.power is not None
+        return (
+            f"To see a difference of {100 * self.difference:g} points between the two with a probability of "
+            f"{100 * self.power:g} % (paired, {level} interval without 0)."
+        )
+
+
+def to_markdown(aim: Aim, needs: Sequence[Need]) -> str:
+    """The needs as a table, with what each column means."""
+    check = "width then, simulated" if aim.width is not None else "power then, simulated"
+    heads = ["dataset", "number", "in the pilot", "instructions", "samples", "answers", check]
+    rows = [
+        [
+            need.dataset,
+            need.aim,
+            f"{100 * need.pilot:.1f}",
+            str(need.instructions),
+            _count(need.samples),
+            _count(need.answers, need.samples),
+            "-" if math.isnan(need.checked) else f"{100 * need.checked:.1f}",
+        ]
+        for need in needs
+    ]
+    lines = ["# How many samples", "", f"Pilot: {aim.pilot}. {aim.said}", ""]
+    if aim.width is not None and any(need.aim == "mean" for need in needs):
+        heads.append("samples, other instructions too")
+        rows = [[*row, _drawn(need)] for row, need in zip(rows, needs, strict=True)]
+    lines += [*aligned(heads, rows), ""]
+    lines += [
+        "- Samples are those of the dataset, each asked under every one of the instructions.",
+        f"- Simulated, in {'points' if aim.width is not None else 'per cent'}: evaluations of this size drawn from the "
+        "pilot; `-`: not possible, since the pilot has fewer instructions or its answers differ too seldom.",
+    ]
+    if aim.width is not None:
+        lines += [
+            "- The last column is for an interval that is also about other instructions of this kind; `no number`: "
+            "more instructions are needed, whatever the samples.",
+            "- `worst_instruction` and `spread` are those of the pilot's own instructions.",
+        ]
+    lines.append("- A small pilot knows its variances badly: plan with a reserve, or repeat this with more answers.")
+    return "\n".join(lines) + "\n"
+
+
+def to_json(aim: Aim, needs: Sequence[Need]) -> str:
+    """Aim and needs as JSON; shares are in [0, 1]."""
+    rows = [{**asdict(need), "answers": need.answers, "checked": plain(need.checked)} for need in needs]
+    return json.dumps({"aim": asdict(aim), "needs": rows}, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _count(found: int | None, samples: int | None = 0) -> str:
+    if found is None or samples is None:
+        return f"> {MOST:,}"
+    return f"{found:,}"
+
+
+def _drawn(need: Need) -> str:
+    if need.aim != "mean" or need.alone:
+        return "-"
+    return "no number" if need.drawn is None else f"{need.drawn:,}"
