@@ -92,6 +92,12 @@ def parse_condition(text: str) -> Condition:
     return Condition(text, split, noise, attack, listed, made, PARAPHRASED in parts)
 
 
+def attack_recipe(text: str) -> str | None:
+    """Name of the recipe of a condition's attack; null if it has none. Neither is looked up."""
+    own = [part.removeprefix(ATTACK).partition("@")[0] for part in text.split("+") if part.startswith(ATTACK)]
+    return own[0] if own else None
+
+
 def _attacks(parts: list[str]) -> int:
     return sum(part.startswith(ATTACK) for part in parts)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from robustlm.conditions.condition import attack_recipe
+from robustlm.conditions.search import Edit, Edits
 from robustlm.evaluation.session import ATTACKS
 from robustlm.utils.files import whole_file
 
@@ -38,6 +41,42 @@ def read_attacks(path: Path) -> dict[AttackKey, dict[str, Any]]:
     for number, text in enumerate(lines, start=1):
         line = _parsed(text, f"{path}:{number}")
         found[attack_key(line)] = line
+    return found
+
+
+def transferred(path: Path) -> dict[tuple[str, str], list[Edits]]:
+    """The edits of the attacks in a manifest, by recipe and unmodified instruction.
+
+    Raises:
+        ValueError: As `read_attacks`, or as `edits_of`.
+    """
+    found: dict[tuple[str, str], dict[Edits, None]] = defaultdict(dict)
+    for (condition, dataset, instruction, _), line in read_attacks(path).items():
+        edits = edits_of(line, f"{path}: {condition} of {dataset}, instruction {instruction}")
+        if edits and (recipe := attack_recipe(condition)) is not None:
+            found[recipe, line["before"]][edits] = None
+    return {key: list(own) for key, own in found.items()}
+
+
+def edits_of(line: dict[str, Any], place: str) -> Edits:
+    """The edits in a line.
+
+    Args:
+        line: A line of `read_attacks`.
+        place: Where it stands, for messages.
+
+    Raises:
+        ValueError: The edits are missing, or are not a list of edits.
+    """
+    try:
+        found = tuple(Edit(**edit) for edit in line["edits"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{place}: edits: found {line.get('edits')!r}; expected a list of objects with position, before and after"
+        ) from error
+    for edit in found:
+        if not (isinstance(edit.position, int) and isinstance(edit.before, str) and isinstance(edit.after, str)):
+            raise ValueError(f"{place}: edits: found {edit}; expected a number and two texts")
     return found
 
 

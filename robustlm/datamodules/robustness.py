@@ -207,6 +207,12 @@ class RobustnessDataModule(InstructionDataModule):
         self.settle(found)
         if attacker.searched and self._trainer().is_global_zero:
             print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
+        if self.attack.transfer and attacker.searched and not attacker.transferred:
+            log.warning(
+                "data.attack.transfer: %s holds no attack by these recipes on any of the %d instructions that were "
+                "searched; it changed nothing",
+                self.attack.transfer, attacker.searched,
+            )  # fmt: skip
         if attacker.never_right:
             log.warning(
                 "data.attack: under %d of %d instructions the model answers none of the samples searched on right; "
@@ -246,8 +252,11 @@ class RobustnessDataModule(InstructionDataModule):
         trainer = self._trainer()
         objective: Objective = self.attack.objective if model.likelihoods else "accuracy"
         path = self.session.attacks
-        if path is not None and self.attack.reuse and path.resolve() == Path(self.attack.reuse).resolve():
-            raise ValueError(f"data.attack.reuse: {path} is what this run writes; expected the file of another run")
+        for name, file in self.attack.files.items():
+            if path is not None and path.resolve() == Path(file).resolve():
+                raise ValueError(
+                    f"data.attack.{name}: {path} is what this run writes; expected the file of another run"
+                )
 
         def asked(samples: Sequence[Sample]) -> Asked:
             return Asked(
