@@ -197,9 +197,10 @@ def search(
 ) -> Found:
     """Attack one instruction on a set of samples.
 
-    The search ends early when the model answers none of the samples right. This is checked for the unmodified
-    instruction and whenever a batch of texts holds a new worst one; the checks do not count as queries. If the model
-    already answers all samples wrong under the unmodified instruction, the instruction is not changed.
+    If the model already answers all samples wrong under the unmodified instruction, the instruction is not changed. A
+    greedy search also ends when the model answers none of the samples right, which is checked after each edit that is
+    kept. The other searches go on: a lower likelihood also makes more of the samples wrong that are not searched on.
+    These checks do not count as queries.
 
     Args:
         text: The instruction.
@@ -245,7 +246,8 @@ def search(
         search=settings.search,
         starts=starts,
         seed=seed,
-        ended=lambda line: not any(answered(line)),
+        stop_at=0.0 if objective == "accuracy" else float("-inf"),
+        ended=lambda line: (line == text or settings.search == "greedy") and not any(answered(line)),
     )
     before, after = answered(text), answered(found.text)
     return Found(

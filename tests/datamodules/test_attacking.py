@@ -120,7 +120,13 @@ def test_the_worst_of_all_edits_is_found_where_words_add_up() -> None:
     toy = cast(Any, Sum(Sample("s", text, "yes")))
     for objective, how in product(get_args(Objective), get_args(Search)):
         found = search(
-            text, Attack("deepwordbug", 0.4), (), toy, Attacks(budget=200, candidates=3, search=how), objective=objective, seed=0
+            text,
+            Attack("deepwordbug", 0.4),
+            (),
+            toy,
+            Attacks(budget=200, candidates=3, search=how),
+            objective=objective,
+            seed=0,
         )
         assert {edit.before for edit in found.attacked.edits} == {"good", "whether"}
         assert found.attacked.score == pytest.approx(0.3)
@@ -260,7 +266,7 @@ def test_attacking_a_model_lowers_what_it_is_meant_to(module: InstructionTuning)
     for objective in ("likelihood", "accuracy"):
         own = asked(module, samples, 8)
         found = search(text, Attack("deepwordbug", 0.3), (), own, Attacks(budget=40), objective=objective, seed=0)
-        assert found.right[0] == 1
+        assert found.right[0] == len(samples)
         assert found.attacked.score < found.attacked.clean
         assert found.attacked.edits
         assert own.scores([found.attacked.text], objective) == [pytest.approx(found.attacked.score, abs=1e-5)]
