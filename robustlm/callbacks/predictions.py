@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ class PredictionWriter(Callback):
         name: File name of the table.
         resume: Folder of an evaluation that did not end. Its answers are kept, the other rows are asked, and the table
             is written there. The model, rows and settings must be the same as before.
-        prompts: Whether to store the prompts too, for reports and for `export-harness`.
+        prompts: Whether to store the prompts too, for reports and for `export-harness`. Without them, instructions that
+            rows bring are not stored either; those of a bank are.
     """
 
     def __init__(self, name: str = PREDICTIONS, resume: str | None = None, prompts: bool = True) -> None:
@@ -78,7 +78,7 @@ class PredictionWriter(Callback):
         """Write the batch's rows."""
         if self._writer is not None and outputs is not None:
             rows = outputs["rows"]
-            self._writer.write(rows if self.prompts else [replace(row, prompt=None) for row in rows])
+            self._writer.write(rows if self.prompts else [row.without_prompt() for row in rows])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table from the parts of all processes."""

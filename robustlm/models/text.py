@@ -25,6 +25,9 @@ class Characters:
     bos_token_id = None
     all_special_ids = (_EOS, _PAD)
     chat_template = None
+    takes_messages = False
+    """Whether the model is sent `View.messages`. With `data.template: chat`, prompts are then messages of a chat. A
+    model that is only sent texts has no chat template."""
     name_or_path = "characters"
 
     def __call__(

@@ -93,6 +93,9 @@ def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Reco
         prompt=prompt,
         token_f1=token_f1,
         rouge_l=rouge_l,
+        wording=batch.wordings[at] if batch.wordings else None,
+        instruction=batch.instructions[at] if batch.instructions else None,
+        answer_words=[list(pair) for pair in batch.answer_words[at]] or None if batch.answer_words else None,
     )
 
 

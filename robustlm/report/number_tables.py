@@ -16,6 +16,7 @@ from robustlm.evaluation.unreadable import Unreadable
 from robustlm.report.markup import counted
 from robustlm.report.tables import aligned, csv_text
 from robustlm.report.unread import unread_markdown
+from robustlm.report.wordings import name_text
 from robustlm.utils.files import write_text
 
 Format = Literal["csv", "html", "json", "md"]
@@ -57,9 +58,20 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row for each dataset, condition and instruction: its score on samples asked under every instruction."""
+    """One row for each dataset, condition and instruction: its score on samples asked under every instruction.
+
+    `wording` is the instruction before noise or an attack, `instruction` the one that was asked; null: not known, or
+    different from row to row.
+    """
     return [
-        {"dataset": one.name, "condition": one.condition, "instruction_id": instruction, "value": value}
+        {
+            "dataset": one.name,
+            "condition": one.condition,
+            "instruction_id": instruction,
+            "value": value,
+            "wording": None if (words := one.wordings.get(instruction)) is None else words.raw,
+            "instruction": None if words is None else words.asked,
+        }
         for one in results
         for instruction, value in one.by_instruction.items()
     ]
@@ -136,7 +148,7 @@ def to_markdown(
                 one.condition,
                 one.score,
                 *(cell(one.numbers[n], n) for n in ("mean", "worst_instruction", "worst_case", "consistency")),
-                (one.worst or "-") if one.instructions > 1 else "-",
+                name_text(one.worst, one.worst_wording) if one.worst and one.instructions > 1 else "-",
             ]
             for one in single
         ],
