@@ -345,6 +345,7 @@ class Attacker:
         self._bar = SearchBar(0, settings.budget, shown=False) if bar is None else bar
         self._reused = read_attacks(Path(settings.reuse)) if settings.reuse else None
         self._starts = transferred(Path(settings.transfer)) if settings.transfer else {}
+        self._lines: list[dict[str, Any]] = []
         self.searched = self.queries = self.rows = self.never_right = self.transferred = 0
 
     def text(self, key: AttackKey, how: Attack, samples: Sequence[Sample], phrases: Sequence[str]) -> str:
@@ -371,6 +372,7 @@ class Attacker:
                     f"predictions.resume: the attack {_named(key)} in {self._folder} was found on another model, on "
                     "other rows or with other settings; expected the same as it was begun with"
                 )
+            self._lines.append(self._known[key])
             return str(self._known[key]["after"])
         before = samples[0].instruction
         asked.tried = self._bar.tried
@@ -380,6 +382,13 @@ class Attacker:
         )
         self._note(key, before, found, asked, made)
         return found.attacked.text
+
+    def summary(self) -> list[str]:
+        """A sentence for each condition about the attacks that this run searched, also before it was interrupted."""
+        by: dict[str, list[dict[str, Any]]] = {}
+        for line in self._lines:
+            by.setdefault(line["condition"], []).append(line)
+        return [_summary(condition, lines) for condition, lines in by.items()]
 
     def _from_other(self, key: AttackKey, before: str, lines: dict[AttackKey, dict[str, Any]]) -> str:
         if key not in lines:
@@ -403,28 +412,28 @@ class Attacker:
         self.never_right += not found.right[0]
         self.queries += attacked.queries
         self.rows += asked.rows
+        line = {
+            **dict(zip(("condition", "dataset", "instruction_id", "sample_id"), key, strict=True)),
+            "before": before,
+            "after": attacked.text,
+            "edits": [asdict(edit) for edit in attacked.edits],
+            "objective": self._objective,
+            "score_before": attacked.clean,
+            "score_after": attacked.score,
+            "right_before": found.right[0],
+            "right_after": found.right[1],
+            "succeeded": found.succeeded,
+            "samples": [sample.id for sample in asked.samples],
+            "search": self._settings.search,
+            "queries": attacked.queries,
+            "rows": asked.rows,
+            "made": made,
+        }
+        self._lines.append(line)
         if self._manifest is None:
             self._bar.ended("")
             return
-        self._manifest.add(
-            {
-                **dict(zip(("condition", "dataset", "instruction_id", "sample_id"), key, strict=True)),
-                "before": before,
-                "after": attacked.text,
-                "edits": [asdict(edit) for edit in attacked.edits],
-                "objective": self._objective,
-                "score_before": attacked.clean,
-                "score_after": attacked.score,
-                "right_before": found.right[0],
-                "right_after": found.right[1],
-                "succeeded": found.succeeded,
-                "samples": [sample.id for sample in asked.samples],
-                "search": self._settings.search,
-                "queries": attacked.queries,
-                "rows": asked.rows,
-                "made": made,
-            }
-        )
+        self._manifest.add(line)
         changed = ", ".join(f"{edit.before} → {edit.after}" for edit in attacked.edits) or "none"
         self._bar.ended(
             f"{_named(key)}: right {found.right[0]} → {found.right[1]} of {count}, "
@@ -441,6 +450,15 @@ class Attacker:
         settings = replace(self._settings, reuse=None, transfer=None)  # what is in the file counts, not its path
         parts = (self._made, key, settings, self._objective, self._seed, sorted(phrases), ids, starts)
         return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _summary(condition: str, lines: Sequence[dict[str, Any]]) -> str:
+    right, succeeded, queries = (sum(line[name] for line in lines) for name in ("right_before", "succeeded", "queries"))
+    rate = f"success rate {100 * succeeded / right:.1f} %" if right else "no success rate"
+    return (
+        f"{condition}: {rate} ({succeeded} of {right} right answers on the rows searched on), "
+        f"{queries / len(lines):.0f} queries an instruction, {lines[0]['search']} search"
+    )
 
 
 def _named(key: AttackKey) -> str:

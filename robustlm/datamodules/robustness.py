@@ -207,6 +207,7 @@ class RobustnessDataModule(InstructionDataModule):
         self.settle(found)
         if attacker.searched and self._trainer().is_global_zero:
             print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
+            print("\n".join(attacker.summary()))
         if self.attack.transfer and attacker.searched and not attacker.transferred:
             log.warning(
                 "data.attack.transfer: %s holds no attack by these recipes on any of the %d instructions that were "

@@ -13,6 +13,7 @@ from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
+from robustlm.report.attacks import Outcome, attack_markdown, attack_numbers, attack_rows
 from robustlm.report.markup import counted
 from robustlm.report.tables import aligned, csv_text
 from robustlm.report.unread import unread_markdown
@@ -89,13 +90,18 @@ def free_text_rows(free: Sequence[FreeText]) -> list[dict[str, Any]]:
     ]
 
 
-def to_csv(results: Sequence[Result], free: Sequence[FreeText] = ()) -> str:
-    """`number_rows` and `free_text_rows` as CSV; the cell of a missing number is empty."""
-    return csv_text(_COLUMNS, [*number_rows(results), *free_text_rows(free)])
+def to_csv(results: Sequence[Result], free: Sequence[FreeText] = (), attacks: Sequence[Outcome] = ()) -> str:
+    """`number_rows`, `free_text_rows` and `attack_numbers` as CSV; the cell of a missing number is empty."""
+    return csv_text(_COLUMNS, [*number_rows(results), *free_text_rows(free), *attack_numbers(attacks)])
 
 
-def to_json(results: Sequence[Result], settings: Settings, free: Sequence[FreeText] = ()) -> str:
-    """Settings, meanings of the numbers, `number_rows`, `instruction_rows` and `free_text_rows` as JSON."""
+def to_json(
+    results: Sequence[Result],
+    settings: Settings,
+    free: Sequence[FreeText] = (),
+    attacks: Sequence[Outcome] = (),
+) -> str:
+    """Settings, meanings of numbers, `number_rows`, `instruction_rows`, `free_text_rows` and `attack_rows` as JSON."""
     interval = {name: getattr(settings, name) for name in ("draws", "seed", "level", "resample")}
     found = {
         "interval": interval,
@@ -103,6 +109,7 @@ def to_json(results: Sequence[Result], settings: Settings, free: Sequence[FreeTe
         "numbers": number_rows(results),
         "instructions": instruction_rows(results),
         "free_text": free_text_rows(free),
+        "attacks": attack_rows(attacks),
     }
     return json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
@@ -113,6 +120,7 @@ def to_markdown(
     title: str = "Robustness",
     unread: Sequence[Unreadable] = (),
     free: Sequence[FreeText] = (),
+    attacks: Sequence[Outcome] = (),
 ) -> str:
     """Summary as Markdown: unreadable answers, means over datasets, each dataset, then counts and missing cells.
 
@@ -122,6 +130,7 @@ def to_markdown(
         title: The heading.
         unread: Answers that could not be read; shown before all numbers.
         free: Scores of free text.
+        attacks: What attacks came to.
     """
     pooled = [one for one in results if one.name is None]
     single = [one for one in results if one.name is not None]
@@ -155,6 +164,7 @@ def to_markdown(
     )
     if free:
         lines += ["", "## Free-text answers", "", *aligned(FREE_TEXT, list(map(free_text_cells, free)))]
+    lines += attack_markdown(attacks)
     lines += ["", "## What it is made of", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     remarks = [f"- {note}" for note in notes(single)]

@@ -9,7 +9,9 @@ from robustlm.evaluation.free_text import free_text
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings
 from robustlm.evaluation.unreadable import unreadable
+from robustlm.report.attacks import Outcome
 from robustlm.report.markup import Html, join, named, page, tag
+from robustlm.report.page_attacks import attacks_section
 from robustlm.report.page_head import About, cards_of, evaluated, summary
 from robustlm.report.page_instructions import instructions_section
 from robustlm.report.page_numbers import counts_section, free_section, method_section, numbers_section
@@ -54,6 +56,7 @@ def to_html(
     about: About,
     clean: str = "clean",
     more: Sequence[Section] = (),
+    attacks: Sequence[Outcome] = (),
 ) -> str:
     """Make the page. The same table gives the same bytes.
 
@@ -64,6 +67,7 @@ def to_html(
         about: What was evaluated.
         clean: The condition from which drops are measured.
         more: Functions that make custom sections, which come last.
+        attacks: What attacks came to.
     """
     pooled = {one.condition: one for one in results if one.name is None}
     single: dict[str, list[Result]] = {}
@@ -81,6 +85,7 @@ def to_html(
         ("conditions", "Score by condition", scores_section(pooled, single)),
         ("drop", "Drop by level", drops_section(pooled, clean)),
         ("instructions", "Score by instruction", instructions_section(single)),
+        *([("attacks", "Attacks", attacks_section(attacks))] if attacks else []),
         ("variance", "Where the variance comes from", variance_section(pooled, single)),
         ("samples", "Samples worth reading", samples_section(most_changing(rows))),
         ("numbers", "All numbers", numbers_section(pooled, single)),
