@@ -217,12 +217,15 @@ def test_attacks_of_another_run_are_tried_first(
     assert [one["after"] for one in lines(few)] == [given[attack_key(one)]["after"] for one in lines(few)]
     assert max(one["queries"] for one in lines(few)) == 2
     assert "changed nothing" not in caplog.text
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(few / ATTACKS, begun)
     capsys.readouterr()
-    main(arguments(tmp_path / "again", transfer, "--data.attack.budget=2", f"--predictions.resume={few}"))
-    assert "instructions attacked" not in capsys.readouterr().out, "nothing is searched again"
     with pytest.raises(SystemExit):
-        main(arguments(tmp_path / "again", "--data.attack.budget=2", f"--predictions.resume={few}"))
+        main(arguments(tmp_path / "again", "--data.attack.budget=2", f"--predictions.resume={begun}"))
     assert "with other settings" in capsys.readouterr().err, "without the attacks of the other run"
+    main(arguments(tmp_path / "again", transfer, "--data.attack.budget=2", f"--predictions.resume={begun}"))
+    assert "instructions attacked" not in capsys.readouterr().out, "nothing is searched again"
     main(arguments(tmp_path / "other", transfer, "--data.attack.budget=2", conditions="attack:textfooler@0.2"))
     assert "holds no attack by these recipes on any of the 6 instructions" in caplog.text
 
