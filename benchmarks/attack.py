@@ -53,7 +53,7 @@ def main() -> None:
     pairs = [condition for pair in zip(blind, attacks, strict=True) for condition in pair]
     print("| model | " + " | ".join(["clean", *pairs]) + " | queries, rows of an attack |")
     print("|---" * (len(pairs) + 3) + "|")
-    tried = []
+    tried: list[Tried] = []
     for seed in options.seeds:
         for name in options.models:
             for search in options.searches:

@@ -350,7 +350,8 @@ def _child(space: Space, parents: Sequence[Edits], rng: Stream) -> Edits:
     if how < _DRAWN:
         return space.drawn(rng)
     if how < _DRAWN + _CROSSED and len(parents) > 1:
-        return space.crossed(*(parents[i] for i in rng.sample(len(parents), 2)), rng)
+        first, second = rng.sample(len(parents), 2)
+        return space.crossed(parents[first], parents[second], rng)
     return space.varied(parents[rng.below(len(parents))], rng)
 
 
