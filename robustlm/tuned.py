@@ -78,7 +78,7 @@ class TunedModel:
 
     def test(
         self,
-        rows: str | list[str | Source] | Sequence[Mapping[str, Any]],
+        rows: str | list[str | Source] | Sequence[Mapping[str, object]],
         conditions: Sequence[str] = ("clean",),
         output: str | None = None,
         **settings: Any,
@@ -106,7 +106,7 @@ class TunedModel:
             callbacks=[] if output is None else [PredictionWriter()],
         )
         with tempfile.TemporaryDirectory() as folder:
-            source: Any = rows
+            source: object = rows
             if not isinstance(rows, str) and all(isinstance(row, Mapping) for row in rows):
                 file = Path(folder) / "rows.jsonl"
                 file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -146,16 +146,18 @@ def load(run: str | Path, **settings: Any) -> TunedModel:
         raise ValueError(f"load: found the setting {unknown[0]!r}; expected some of {', '.join(known)}")
     kept = {name: value for name, value in (prompt or {}).items() if name in known and name not in settings}
     if prompt is None:
-        log.warning("%s does not say how prompts were written in training; settings of robustlm.load do", run)
+        log.warning(
+            "%s does not say how prompts were written in training; the settings given to robustlm.load are used", run
+        )
     if unused := sorted(set(prompt or {}) - set(known)):
-        log.warning("%s: data.%s is of another datamodule, and not used", run, ", data.".join(unused))
+        log.warning("%s: data.%s belongs to another datamodule and is not used", run, ", data.".join(unused))
     allow_prompt(str(run), kept, InstructionDataModule, Words(frozenset()))
     module.eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return TunedModel(module.to(device), {**kept, **settings})
 
 
-def _sample(row: Any, number: int) -> Sample:
+def _sample(row: object, number: int) -> Sample:
     """Make a sample from a row of `generate`."""
     given = {"instruction": row} if isinstance(row, str) else row
     if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 import yaml
+from torch import Tensor
 
 from robustlm.adapters.settings import FILE
+from robustlm.models.backbone import Backbone
 from robustlm.utils.version import __version__
 
 
-def model_card(module: Any, trainer: Any, prompt: Mapping[str, Any] | None = None) -> str:
+class TunedModule(Protocol):
+    """A Lightning module, as a card describes it."""
+
+    backbone: Backbone
+
+    @property
+    def hparams(self) -> Mapping[str, object]:
+        """Its settings by name."""
+
+
+class FinishedTrainer(Protocol):
+    """A trainer after `fit`."""
+
+    @property
+    def callback_metrics(self) -> Mapping[str, Tensor]:
+        """The logged values by name."""
+
+    @property
+    def global_step(self) -> int:
+        """Number of optimiser steps."""
+
+    @property
+    def current_epoch(self) -> int:
+        """Number of epochs."""
+
+
+def model_card(module: TunedModule, trainer: FinishedTrainer, prompt: Mapping[str, object] | None = None) -> str:
     """A Hugging Face model card for a tuned module: base, method, settings, how to load it.
 
     Args:
@@ -28,42 +56,21 @@ def model_card(module: Any, trainer: Any, prompt: Mapping[str, Any] | None = Non
     }
     plain = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
     scores = {name: round(float(v), 4) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(header, sort_keys=False).strip(),
-            "---",
-            "",
-            f"# {backbone.base_name}, tuned with {type(module).__name__}",
-            "",
-            f"Tuned by robustlm {__version__} for {trainer.global_step} optimiser steps "
-            f"({trainer.current_epoch} epochs) to answer alike however it is asked.",
-            "",
-            "## Load it",
-            "",
-            "```python",
-            _loading_code(backbone, peft),
-            "```",
-            "",
-            "## Settings",
-            "",
-            "```yaml",
-            yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).strip(),
-            "```",
-            "",
-            "## Prompts",
-            "",
-            *_prompt_lines(prompt),
-            "",
-            "## Last validation",
-            "",
-            "\n".join(f"- {name}: {value}" for name, value in scores.items()) or "None was run.",
-            "",
-        ]
+    return _card(
+        header,
+        f"{backbone.base_name}, tuned with {type(module).__name__}",
+        f"Tuned by robustlm {__version__} for {trainer.global_step} optimiser steps "
+        f"({trainer.current_epoch} epochs) to give the same answer to every wording of an instruction.",
+        {
+            "Load it": _loading_code(backbone, peft),
+            "Settings": f"```yaml\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).strip()}\n```",
+            "Prompts": _prompts(prompt),
+            "Last validation": "\n".join(f"- {name}: {v}" for name, v in scores.items()) or "None was run.",
+        },
     )
 
 
-def merged_card(backbone: Any, kind: str, prompt: Mapping[str, Any] | None) -> str:
+def merged_card(backbone: Backbone, kind: str, prompt: Mapping[str, object] | None) -> str:
     """The card of a model into which an adapter was merged.
 
     Args:
@@ -72,56 +79,42 @@ def merged_card(backbone: Any, kind: str, prompt: Mapping[str, Any] | None) -> s
         prompt: As for `model_card`.
     """
     header = {"base_model": backbone.base_name, "library_name": "transformers", "tags": ["robustlm", kind.lower()]}
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(header, sort_keys=False).strip(),
-            "---",
-            "",
-            f"# {backbone.base_name}, with a {kind} adapter merged into its weights",
-            "",
-            f"Merged by robustlm {__version__}.",
-            "",
-            "## Load it",
-            "",
-            "```python",
-            _loading_code(backbone, peft=False),
-            "```",
-            "",
-            "## Prompts",
-            "",
-            *_prompt_lines(prompt),
-            "",
-        ]
+    return _card(
+        header,
+        f"{backbone.base_name}, with a {kind} adapter merged into its weights",
+        f"Merged by robustlm {__version__}.",
+        {"Load it": _loading_code(backbone, peft=False), "Prompts": _prompts(prompt)},
     )
 
 
-def _prompt_lines(prompt: Mapping[str, Any] | None) -> list[str]:
+def _card(header: Mapping[str, object], title: str, summary: str, sections: Mapping[str, str]) -> str:
+    top = ["---", yaml.safe_dump(header, sort_keys=False).strip(), "---", "", f"# {title}", "", summary, ""]
+    return "\n".join([*top, *(line for name, text in sections.items() for line in (f"## {name}", "", text, ""))])
+
+
+def _prompts(prompt: Mapping[str, object] | None) -> str:
     if prompt is None:
-        return ["How prompts were written is not known, as the run had no datamodule of robustlm."]
+        return "The run had no datamodule of robustlm, so it is not known how its prompts were written."
     listed = yaml.safe_dump(dict(prompt), sort_keys=False, allow_unicode=True).strip()
     why = f"`{FILE}` holds these data settings too; robustlm takes them from there in a test."
-    return [
-        f"Prompts were written by these settings, and the model expects them so. {why}",
-        "",
-        "```yaml",
-        listed,
-        "```",
-    ]
+    return (
+        f"Prompts were written with these settings, and the model expects prompts of this form. {why}\n\n"
+        f"```yaml\n{listed}\n```"
+    )
 
 
-def _loading_code(backbone: Any, peft: bool) -> str:
+def _loading_code(backbone: Backbone, peft: bool) -> str:
     kind = "Seq2SeqLM" if backbone.is_encoder_decoder else "CausalLM"
     auto = f"AutoPeftModelFor{kind}" if peft else f"AutoModelFor{kind}"
     library = "peft" if peft else "transformers"
     return (
-        f"from {library} import {auto}\nfrom transformers import AutoTokenizer\n\n"
+        f"```python\nfrom {library} import {auto}\nfrom transformers import AutoTokenizer\n\n"
         f'model = {auto}.from_pretrained("path/to/this/folder")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n```'
     )
 
 
-def trained_line(module: Any) -> str:
+def trained_line(module: TunedModule) -> str:
     """One line of text: how many weights of a module's model are trained."""
     every = sum(p.numel() for p in module.backbone.model.parameters())
     trained = sum(p.numel() for p in module.backbone.trained)

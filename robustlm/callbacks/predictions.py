@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -14,6 +13,7 @@ from robustlm.evaluation.session import PREDICTIONS, EvaluationSession, Identity
 from robustlm.evaluation.table import TableWriter, read_table
 from robustlm.evaluation.unreadable import unreadable, warning
 from robustlm.models.digest import weights_digest
+from robustlm.modules.answering import Answered
 from robustlm.modules.base import InstructionTuning
 from robustlm.report.tables import by_condition, markdown, near_by_condition
 
@@ -64,14 +64,14 @@ class PredictionWriter(Callback):
         if session.answered:
             rows = session.taken_over
             module.count(rows)
-            module.print(f"{len(rows)} rows were answered before and are taken over")
+            module.print(f"{len(rows)} rows were answered by the earlier run; their answers are kept")
 
     def on_test_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: Answered | None,  # type: ignore[override]
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -105,7 +105,7 @@ class PredictionWriter(Callback):
         """Raise `ValueError` if no table was written: without batches, Lightning calls no hook that writes it."""
         if stage in ("test", "predict") and not self._made:
             raise ValueError(
-                f"{data_of(trainer).session.table} was not made, as no batch was asked; expected rows, and "
+                f"{data_of(trainer).session.table} was not written, because no batch was run; expected rows, and "
                 f"trainer.limit_{stage}_batches above 0"
             )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from robustlm.datamodules.sampling import EvaluationSampler
 
@@ -29,9 +29,9 @@ class AnswersBar(TQDMProgressBar):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the rows to be answered, and create the bar."""
-        loaders = _loaders(trainer)
-        found = [sampler for loader in loaders if isinstance(sampler := _sampler(loader), EvaluationSampler)]
-        self._samplers = found if len(found) == len(loaders) else []
+        samplers = [getattr(loader, "sampler", None) for loader in _loaders(trainer)]
+        found = [sampler for sampler in samplers if isinstance(sampler, EvaluationSampler)]
+        self._samplers = found if len(found) == len(samplers) else []
         if not self._samplers:
             super().on_test_start(trainer, pl_module)
             return
@@ -50,7 +50,7 @@ class AnswersBar(TQDMProgressBar):
         )
 
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the bar when another condition starts."""
         if not self._samplers:
@@ -60,8 +60,8 @@ class AnswersBar(TQDMProgressBar):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: STEP_OUTPUT,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -87,10 +87,6 @@ class AnswersBar(TQDMProgressBar):
         self.on_test_end(trainer, pl_module)
 
 
-def _loaders(trainer: Trainer) -> list[Any]:
+def _loaders(trainer: Trainer) -> list[object]:
     found = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
     return list(found) if isinstance(found, list | tuple) else [found]
-
-
-def _sampler(loader: Any) -> Any:
-    return getattr(loader, "sampler", None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 
@@ -14,7 +13,7 @@ from robustlm.checkpoints.words import Words, _mapping, shown
 from robustlm.endpoint import is_hosted
 
 
-def allow_model(path: str, stored: Mapping[str, Any], used: Mapping[str, Any], words: Words) -> list[str]:
+def allow_model(path: str, stored: Mapping[str, object], used: Mapping[str, object], words: Words) -> list[str]:
     """Raise if a checkpoint chooses a model or code that the user must name first.
 
     Args:
@@ -56,14 +55,14 @@ def allow_model(path: str, stored: Mapping[str, Any], used: Mapping[str, Any], w
         for flag, (key, value) in flags.items():
             if value is not None and not words.says(key, value):
                 raise ValueError(
-                    f"ckpt_path: {path} would have code run that comes with the model "
-                    f"(loading.trust_remote_code: true, {key}: {shown(value)}), which takes your word; expected "
+                    f"ckpt_path: {path} would run code that comes with the model "
+                    f"(loading.trust_remote_code: true, {key}: {shown(value)}), which needs your consent; expected "
                     f"{flag} {shown(value)}, if you have read that code, or --model.loading.trust_remote_code false"
                 )
     return lines
 
 
-def _allow_name(path: str, key: str, flag: str, name: str, revision: Any) -> None:
+def _allow_name(path: str, key: str, flag: str, name: str, revision: object) -> None:
     """Raise if a name leads to another machine."""
     if name == TINY:
         return
@@ -75,14 +74,14 @@ def _allow_name(path: str, key: str, flag: str, name: str, revision: Any) -> Non
             return
         if _is_cached(base, None):
             return
-        what = f"an adapter of {shown(base)}, which is no folder and not among the models that this machine has loaded"
+        what = f"an adapter of {shown(base)}, which is neither a folder nor a model that this machine has loaded before"
     elif _is_cached(name, revision if isinstance(revision, str) else None):
         return
     else:
-        what = "which is no folder and not among the models that this machine has loaded"
+        what = "which is neither a folder nor a model that this machine has loaded before"
     raise ValueError(
-        f"ckpt_path: {path} was tuned with the {key} {shown(name)}, {what}; a file does not choose whom this program "
-        f"asks: expected {flag} {shown(name)}, if you trust it"
+        f"ckpt_path: {path} was tuned with the {key} {shown(name)}, {what}; a file may not choose which model is "
+        f"used: expected {flag} {shown(name)}, if you trust it"
     )
 
 
@@ -105,7 +104,7 @@ def _is_cached(name: str, revision: str | None) -> bool:
     return isinstance(found, str) or isinstance(also, str)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     """Whether two names lead to the same model."""
     if one == other:
         return True

@@ -8,7 +8,7 @@ from string import Formatter
 from typing import Any
 
 from robustlm.checks.numbers import check_number
-from robustlm.checks.places import check_file, check_folder, check_name, check_output
+from robustlm.checks.places import check_folder, check_name, check_output
 
 _SEEDS = 2**32
 """Seeds must be below this limit: Lightning seeds NumPy, which takes no larger ones."""
@@ -35,8 +35,8 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
     _check_strategy(command, trainer.get("strategy"))
     if str(settings.get("ckpt_path") or "").lower().partition(":")[0] == "registry":
         raise ValueError(
-            f"ckpt_path: found {settings['ckpt_path']!r}, a registry of checkpoints, which is not read; expected a "
-            ".ckpt file that `robustlm fit` wrote"
+            f"ckpt_path: found {settings['ckpt_path']!r}, a registry of checkpoints, which robustlm does not "
+            "read; expected a .ckpt file that `robustlm fit` wrote"
         )
     if command == "fit":
         _check_trains(trainer)
@@ -56,15 +56,7 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
         check_output("data.rejected", rejected)
 
 
-def check_readable(setting: str, path: str) -> None:
-    """Check that a file to read is a regular file. Raises `ValueError`."""
-    try:
-        check_file(path, "a file")
-    except ValueError as error:
-        raise ValueError(f"{setting}: {error}") from None
-
-
-def _check_loops(trainer: Mapping[str, Any]) -> None:
+def _check_loops(trainer: Mapping[str, object]) -> None:
     least: dict[str, int] = {
         "accumulate_grad_batches": 1,
         "check_val_every_n_epoch": 1,
@@ -99,11 +91,11 @@ def _check_strategy(command: str, strategy: Any) -> None:
     if begun in ("spawn", "forkserver") or (command == "fit" and begun not in (None, "popen")):
         found = begun if known else name
         raise ValueError(
-            f"trainer.strategy: found {found}; expected ddp, as {command} fails in processes that begin in this way"
+            f"trainer.strategy: found {found}; expected ddp, because {command} fails in processes started in this way"
         )
 
 
-def _check_share(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> None:
+def _check_share(name: str, value: object, *, least: float | None = None, above: float | None = None) -> None:
     """Check a number of batches (an integer) or a share of them (a float up to 1)."""
     if isinstance(value, int) and not isinstance(value, bool):
         check_number(name, value, whole=True, least=least, above=above)
@@ -111,7 +103,7 @@ def _check_share(name: str, value: Any, *, least: float | None = None, above: fl
         check_number(name, value, most=1, why="a share, or a whole number of batches", least=least, above=above)
 
 
-def _check_trains(trainer: Mapping[str, Any]) -> None:
+def _check_trains(trainer: Mapping[str, object]) -> None:
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer.get(name) == 0:
             raise ValueError(f"trainer.{name}: found {trainer[name]}, which trains nothing; expected a number > 0")

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,14 @@ def run_chains(chains: Sequence[Chain], main: Main, begun: Callable[[Sequence[st
     """
     left = deque(chains)
     spawn = multiprocessing.get_context("spawn")  # a fork would copy threads of torch in an unknown state
-    running: dict[Connection, tuple[Any, Chain]] = {}
+    running: dict[Connection, tuple[BaseProcess, Chain]] = {}
     try:
         while left or running:
             while left and len(running) < max(1, min(jobs, _cores())):
                 chain = left.popleft()
                 Path(chain.log).parent.mkdir(parents=True, exist_ok=True)
                 here, there = spawn.Pipe()
-                process = spawn.Process(target=_work, args=(chain, main, there))
+                process: BaseProcess = spawn.Process(target=_work, args=(chain, main, there))
                 process.start()
                 there.close()
                 running[here] = process, chain
@@ -70,7 +71,7 @@ def run_chains(chains: Sequence[Chain], main: Main, begun: Callable[[Sequence[st
 
 
 def _hear(
-    ready: Connection, running: dict[Connection, tuple[Any, Chain]], begun: Callable[[Sequence[str]], None]
+    ready: Connection, running: dict[Connection, tuple[BaseProcess, Chain]], begun: Callable[[Sequence[str]], None]
 ) -> None:
     """Handle one message of a process: a command begins, or the process has ended."""
     try:
@@ -86,7 +87,7 @@ def _failed(chain: Chain, status: int) -> str:
     log = Path(chain.log)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     end = "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
-    return f"a command ended with status {status}; {chain.log} has all that it printed, and ends with:\n{end}"
+    return f"a command ended with status {status}; {chain.log} has its whole output, which ends with:\n{end}"
 
 
 def _work(chain: Chain, main: Main, said: Connection) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from robustlm.adapters.card import trained_line
+from robustlm.adapters.card import TunedModule, trained_line
 from robustlm.batch import IGNORE, InstructionBatch, View
 from robustlm.checks.numbers import check_number
 from robustlm.conditions.condition import ATTACK
@@ -65,7 +65,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         model.check_trained()
         _show_views(model, datamodule, rows)
         _show_noise(datamodule)
-    print(f"\n{trained_line(model)}")
+    print(f"\n{trained_line(cast(TunedModule, model))}")
     _show_memory(model, datamodule.batch_size if "train" in roles else datamodule.eval_batch_size, longest)
     _show_problems(problems)
 
@@ -98,7 +98,7 @@ def _show_lengths(role: str, rows: EncodedSamples, datamodule: InstructionDataMo
         print(f"  special   {count} rows hold the text {text!r}, which is written as plain pieces, not as that token")
     said = f"{cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}"
     print(f"  cut       {said}")
-    return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more"] if cut else []
+    return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more of it"] if cut else []
 
 
 def _show_problems(problems: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ def _show_problems(problems: Sequence[str]) -> None:
     if not problems:
         print("\nno problem was found")
         return
-    print(f"\nto look at ({len(problems)})")
+    print(f"\nto check ({len(problems)})")
     for problem in problems:
         print(f"  {problem}")
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"(?P<element> element \d+)?:\s*(?P<rest>.*)')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':\s*(?P<rest>.*)")
@@ -119,7 +118,7 @@ def _problem(text: str, reading: _Reading, options: list[str]) -> str:
         found = reading.found or text.rpartition(": ")[2]
         found = re.sub(r"(Namespace\(|\{')class_path'?[=:] ?'([^']+)'.*", r"\2", found)
         expected = f". Expected one of {_listed(known)}, or the import path of your own" if known else ""
-        return f"{found!r} is no class that fits here{nearest(found, known)}{expected}"
+        return f"{found!r} is not a class that fits here{nearest(found, known)}{expected}"
     return text
 
 
@@ -135,13 +134,13 @@ def _subclasses(types: str) -> Iterator[str]:
                     yield f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _imported(path: str) -> Any:
+def _imported(path: str) -> object:
     """A class that the parser has imported already, or `None`."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name, None) if module else None
 
 
-def _arguments(cls: Any) -> Iterator[str]:
+def _arguments(cls: object) -> Iterator[str]:
     """Names of a class's arguments, including those that it passes on to its bases."""
     for base in inspect.getmro(cls) if isinstance(cls, type) else ():
         if "__init__" in vars(base) and base.__module__.partition(".")[0] not in ("builtins", "lightning", "torch"):

@@ -46,7 +46,7 @@ class Stored:
     kind: Literal["checkpoint", "adapter"]
     model: dict[str, Any]
     """`{"class_path": …, "init_args": …}`; empty if the model is not stored."""
-    prompt: dict[str, Any] | None
+    prompt: dict[str, object] | None
     """Data settings that decide how prompts are written, by name; null: unknown."""
 
     def allow(self, words: Words) -> None:
@@ -72,17 +72,17 @@ def of_checkpoint(path: str) -> Stored:
             checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:  # torch's own message advises the user to trust the file
         raise ValueError(
-            f"ckpt_path: {path} holds more than weights and plain data, which is not loaded, as it could run code; "
+            f"ckpt_path: {path} holds more than weights and plain data; it is not loaded, because it could run code; "
             f"{expected}"
         ) from error
     except Exception as error:  # torch raises many kinds of errors for a broken file
         reason = str(error).strip().split("\n")[0].partition(". ")[0] or type(error).__name__
         raise ValueError(f"ckpt_path: {path} is damaged or of another kind ({reason}); {expected}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"ckpt_path: {path} is no Lightning checkpoint, as it holds no state_dict; {expected}")
+        raise ValueError(f"ckpt_path: {path} is not a Lightning checkpoint, because it holds no state_dict; {expected}")
     if "robustlm" not in checkpoint:
         raise ValueError(
-            f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}"
+            f"ckpt_path: {path} was written by another program, because it lacks the entry 'robustlm'; {expected}"
         )
     check_content(path, checkpoint)
     prompt = checked_prompt(path, checkpoint["robustlm"].get("prompt"))
@@ -118,7 +118,11 @@ def with_checkpoint(args: list[str]) -> list[str]:
                 f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, "
                 "or the path of a checkpoint"
             )
-        said = f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}"
+        said = (
+            f"no checkpoint in {whence}: training starts from the beginning"
+            if found is None
+            else f"going on with {found}"
+        )
     elif what_is(value) == "a folder":
         found = checkpoint_in(name, Path(value))
         said = f"{name}: {found}"
@@ -138,7 +142,9 @@ def _one_of(args: Sequence[str]) -> tuple[str | None, str | None]:
     if resume is not None and path is not None:
         flagged = flag_value(args, "resume")[0], flag_value(args, "ckpt_path")[0]
         if flagged[0] == flagged[1]:
-            raise ValueError(f"resume: {resume} and ckpt_path: {path} both say where to go on; expected one of them")
+            raise ValueError(
+                f"resume: {resume} and ckpt_path: {path} both name a checkpoint; expected only one of them"
+            )
         return (resume, None) if flagged[0] else (None, path)
     return resume, path
 
@@ -155,7 +161,7 @@ def _with_own_fit(args: list[str], run: Path) -> list[str]:
     return [*args, f"--ckpt_path={found}"]
 
 
-def check_run_name(name: Any) -> str:
+def check_run_name(name: object) -> str:
     """Return the name of a run. Raises `ValueError` if it is not a plain folder name."""
     check_name("run", str(name))
     return str(name)
@@ -200,14 +206,14 @@ def part_of_run(command: str, run: Path, checkpoint: str | None, resume: str | N
     return evaluation_folder(run, command)
 
 
-def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
+def _flat(value: object, prefix: str = "model") -> dict[str, object]:
     if isinstance(value, dict):
         inner = {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}").items()}
         return {name.replace(".init_args", ""): item for name, item in inner.items()}
-    return {prefix: named(value).rpartition(".")[2] if prefix.endswith(".class_path") else value}
+    return {prefix: named(str(value)).rpartition(".")[2] if prefix.endswith(".class_path") else value}
 
 
-def of_backbone(name: Any) -> Stored | None:
+def of_backbone(name: object) -> Stored | None:
     """The settings stored beside an adapter or a tuned model that is the backbone; null for any other model."""
     folder = Path(name).expanduser() if isinstance(name, str) else None
     if folder is None or what_is(folder) != "a folder":
@@ -245,11 +251,11 @@ class PromptLayer:
         }
 
     @property
-    def section(self) -> dict[str, Any]:
+    def section(self) -> dict[str, object]:
         """The section `data` of a config file with these settings; empty if there are none."""
         return {"class_path": self._data, "init_args": self._kept} if self._data and self._kept else {}
 
-    def differences(self, used: Mapping[str, Any]) -> Iterator[str]:
+    def differences(self, used: Mapping[str, object]) -> Iterator[str]:
         """Messages: settings that flags override, and stored settings that override config files or defaults.
 
         Args:
@@ -261,8 +267,8 @@ class PromptLayer:
         path, kind = self._stored.path, self._stored.kind
         if self._stored.prompt is None:
             yield (
-                f"how prompts were written in training is not known, as {path} does not say it: this command's own "
-                f"data.{', data.'.join(InstructionDataModule.prompt_settings)} are used"
+                f"{path} does not say how prompts were written in training, so this command's own settings are used: "
+                f"data.{', data.'.join(InstructionDataModule.prompt_settings)}"
             )
             return
         flags, configs, defaults = [], [], []
@@ -273,7 +279,7 @@ class PromptLayer:
                 flags += [f"{line} ({kind}: {value!r})"] if taken != value else []
             elif taken != value:
                 raise ValueError(
-                    f"{path}: data.{name}: found {value!r}, which came out as {taken!r}; expected --data.{name} by flag"
+                    f"{path}: data.{name}: found {value!r}, which was read as {taken!r}; expected --data.{name}"
                 )
             elif said is not None:
                 configs += [f"{line} (config file: {said!r})"] if said != value else []
@@ -332,7 +338,7 @@ def _class_of(name: str | None) -> type[InstructionDataModule]:
 
 
 def model_differences(
-    path: str, stored: Mapping[str, Any], used: Mapping[str, Any], args: Sequence[str]
+    path: str, stored: Mapping[str, object], used: Mapping[str, object], args: Sequence[str]
 ) -> Iterator[str]:
     """Messages: model settings of a checkpoint that flags override, and those that override config files.
 
@@ -343,7 +349,7 @@ def model_differences(
         args: The arguments of the command.
     """
     kept, taken = _flat(stored), _flat(used)
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
     for file in configs_of(args):
         known = (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).get("model") or known
     said = _flat(known)

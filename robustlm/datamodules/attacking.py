@@ -329,7 +329,7 @@ class Attacker:
         objective: Objective,
         seed: int,
         made: object,
-        known: dict[AttackKey, dict[str, Any]],
+        known: dict[AttackKey, dict[str, object]],
         manifest: Manifest | None = None,
         folder: Path | None = None,
         bar: SearchBar | None = None,
@@ -370,7 +370,7 @@ class Attacker:
             if self._known[key].get("made") != made:
                 raise ValueError(
                     f"predictions.resume: the attack {_named(key)} in {self._folder} was found on another model, on "
-                    "other rows or with other settings; expected the same as it was begun with"
+                    "other rows or with other settings; expected the model, rows and settings of the first run"
                 )
             self._lines.append(self._known[key])
             return str(self._known[key]["after"])
@@ -390,7 +390,7 @@ class Attacker:
             by.setdefault(line["condition"], []).append(line)
         return [_summary(condition, lines) for condition, lines in by.items()]
 
-    def _from_other(self, key: AttackKey, before: str, lines: dict[AttackKey, dict[str, Any]]) -> str:
+    def _from_other(self, key: AttackKey, before: str, lines: dict[AttackKey, dict[str, object]]) -> str:
         if key not in lines:
             raise ValueError(
                 f"data.attack.reuse: {self._settings.reuse} holds no attack {_named(key)}; expected the attacks of a "

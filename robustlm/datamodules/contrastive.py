@@ -65,7 +65,7 @@ class ContrastiveDataset(ParaphrasedDataset):
         name = f"data.group_size {self.order.unit}: "
         if not any(sample.applied_to for sample in samples):
             return name + (
-                "instruction and input of each row are one text, so which rows are hard negatives is not known; "
+                "instruction and input of each row are one text, so it is not known which rows are hard negatives; "
                 "rows of a group follow each other in the file"
             )
         met = [_met([samples[i] for i in unit], [asked[i] for i in unit]) for unit in self.order(epoch)]
@@ -152,7 +152,7 @@ class ContrastiveDataModule(ParaphraseDataModule):
                 "a group stays in one batch"
             )
         if negatives < 0:
-            raise ValueError(f"data.negatives: {negatives} is negative; expected ≥ 0")
+            raise ValueError(f"data.negatives: found {negatives}; expected ≥ 0")
         self.group_size = group_size
         self.negatives = negatives
         self.shuffle = shuffle

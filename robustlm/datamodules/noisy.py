@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules.base import InstructionDataModule
@@ -50,7 +51,7 @@ class _Epoch:
 
     number: int
     texts: list[list[str]]
-    beta: np.ndarray[Any, np.dtype[np.float32]]
+    beta: NDArray[np.float32]
     """`[K, n]`."""
 
 
@@ -163,7 +164,7 @@ class NoisyInstructionDataModule(InstructionDataModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         if variants < 1:
-            raise ValueError(f"data.variants: {variants} is no number of variants; expected ≥ 1")
+            raise ValueError(f"data.variants: found {variants}; expected ≥ 1")
         self.noise = noise
         self.distortion = distortion
         self.beta: BetaScope = beta

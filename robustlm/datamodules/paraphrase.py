@@ -87,7 +87,7 @@ class ParaphraseDataModule(NoisyInstructionDataModule):
             )
         if alone:
             log.warning(
-                "data.train: %d of %d rows have no other phrasing (%s, …); they stand for their own paraphrase",
+                "data.train: %d of %d rows have no other phrasing (%s, …); each is used as its own paraphrase",
                 len(alone), len(rows), _named(alone[0]),
             )  # fmt: skip
         return found

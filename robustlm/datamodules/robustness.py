@@ -75,7 +75,7 @@ class RobustnessDataModule(InstructionDataModule):
             raise ValueError(f"data.shots: found {shots}; expected ≥ 0")
         if bool(shots) != bool(examples):
             raise ValueError(
-                f"data.examples: found none to take {shots} examples from; expected a source, such as a train split"
+                f"data.examples: found no source for {shots} examples; expected one, such as a train split"
                 if shots
                 else "data.shots: found 0 with data.examples; expected how many of them are shown, such as 4"
             )
@@ -216,8 +216,8 @@ class RobustnessDataModule(InstructionDataModule):
             )  # fmt: skip
         if attacker.never_right:
             log.warning(
-                "data.attack: under %d of %d instructions the model answers none of the samples searched on right; "
-                "these are asked as they are",
+                "data.attack: with %d of %d instructions the model answers no sample of the search correctly; "
+                "these instructions are not changed",
                 attacker.never_right, attacker.searched,
             )  # fmt: skip
 
@@ -244,7 +244,7 @@ class RobustnessDataModule(InstructionDataModule):
         keys = {(c.name, *key) for c in wanted for key in _sharing(self._unattacked[c.name].samples)}
         return SearchBar(0 if self.attack.reuse else len(keys - known.keys()), self.attack.budget, shown=shown)
 
-    def _known_attacks(self) -> dict[AttackKey, dict[str, Any]]:
+    def _known_attacks(self) -> dict[AttackKey, dict[str, object]]:
         """Attacks that the interrupted evaluation has found; empty if none is resumed."""
         path = self.session.attacks
         return read_attacks(path) if path is not None and self.session.resumed and path.exists() else {}
@@ -256,7 +256,7 @@ class RobustnessDataModule(InstructionDataModule):
         for name, file in self.attack.files.items():
             if path is not None and path.resolve() == Path(file).resolve():
                 raise ValueError(
-                    f"data.attack.{name}: {path} is what this run writes; expected the file of another run"
+                    f"data.attack.{name}: {path} is the file that this run writes; expected the file of another run"
                 )
 
         def asked(samples: Sequence[Sample]) -> Asked:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: object) -> object:
     """Turn an argument into strings, numbers, lists and dicts.
 
     A dataclass with a base class (a strategy) becomes `{"class_path": …, "init_args": {…}}`, as in YAML. A dataclass
@@ -31,5 +30,5 @@ def to_plain(value: Any) -> Any:
             return values
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": values}
     raise TypeError(
-        f"{type(value).__name__} is no plain argument; expected text, numbers, lists, dicts or a dataclass of them"
+        f"{type(value).__name__} is not a plain argument; expected text, numbers, lists, dicts or a dataclass of them"
     )

@@ -143,17 +143,17 @@ def test_prompts_of_an_older_checkpoint_are_unknown(site: Path, capsys: pytest.C
     capsys.readouterr()
     main(["test", "--data=InstructionDataModule", "--data.test=test.jsonl", "--ckpt_path=old.ckpt", *QUIET])
     said = capsys.readouterr().out
-    assert said.count("how prompts were written in training is not known, as old.ckpt does not say it") == 1
+    assert said.count("old.ckpt does not say how prompts were written in training") == 1
     (Path("runs/version_0/adapter") / "robustlm.json").unlink()
     main(["test", "--model=InstructionTuning", "--model.tuning=null", "--data=InstructionDataModule",
           "--data.test=test.jsonl", "--model.backbone=runs/version_0/adapter", *QUIET])  # fmt: skip
-    assert "as runs/version_0/adapter does not say it" in capsys.readouterr().out
+    assert "runs/version_0/adapter does not say how prompts were written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        ({"bank": "../secret.json"}, "is a file; a checkpoint does not choose which files are read"),
+        ({"bank": "../secret.json"}, "is a file; a checkpoint may not choose which files are read"),
         ({"bank": "secret.json"}, "expected --data.bank secret.json, if it is yours, or --data.bank null"),
         ({"bank": "secret.json#a"}, "is a file"),
         ({"bank": ["ner"]}, "data.bank: found a list"),
@@ -187,7 +187,11 @@ def test_a_checkpoint_names_no_file(
 def test_a_file_of_prompts_that_is_damaged(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit()
     file = Path("runs/version_0/adapter/robustlm.json")
-    for text, said in (("{", "no JSON"), ("[]", "found no key format"), ('{"format": 2}', "format: found 2")):
+    for text, said in (
+        ("{", "not valid JSON"),
+        ("[]", "the key format with a number is missing"),
+        ('{"format": 2}', "format: found 2"),
+    ):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(SystemExit):
             main(["test", "--model=InstructionTuning", f"--model.backbone={file.parent}", "--data.test=test.jsonl"])
