@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def transferred(path: Path) -> dict[tuple[str, str], list[Edits]]:
     return {key: list(own) for key, own in found.items()}
 
 
-def edits_of(line: dict[str, Any], place: str) -> Edits:
+def edits_of(line: Mapping[str, object], place: str) -> Edits:
     """The edits in a line.
 
     Args:
@@ -68,16 +69,20 @@ def edits_of(line: dict[str, Any], place: str) -> Edits:
     Raises:
         ValueError: The edits are missing, or are not a list of edits.
     """
-    try:
-        found = tuple(Edit(**edit) for edit in line["edits"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{place}: edits: found {line.get('edits')!r}; expected a list of objects with position, before and after"
-        ) from error
-    for edit in found:
-        if not (isinstance(edit.position, int) and isinstance(edit.before, str) and isinstance(edit.after, str)):
-            raise ValueError(f"{place}: edits: found {edit}; expected a number and two texts")
-    return found
+    found = line.get("edits")
+    if not isinstance(found, list):
+        raise ValueError(f"{place}: edits: found {found!r}; expected a list")
+    return tuple(_edit(one, place) for one in found)
+
+
+def _edit(found: object, place: str) -> Edit:
+    if isinstance(found, dict) and found.keys() == {"position", "before", "after"}:
+        position, before, after = (found[name] for name in ("position", "before", "after"))
+        if isinstance(position, int) and isinstance(before, str) and isinstance(after, str):
+            return Edit(position, before, after)
+    raise ValueError(
+        f"{place}: edits: found {found!r}; expected an object of position (a number), before and after (texts)"
+    )
 
 
 def _parsed(text: str, place: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -345,7 +345,7 @@ class Attacker:
         self._bar = SearchBar(0, settings.budget, shown=False) if bar is None else bar
         self._reused = read_attacks(Path(settings.reuse)) if settings.reuse else None
         self._starts = transferred(Path(settings.transfer)) if settings.transfer else {}
-        self._lines: list[dict[str, Any]] = []
+        self._tallies: dict[str, _Tally] = {}
         self.searched = self.queries = self.rows = self.never_right = self.transferred = 0
 
     def text(self, key: AttackKey, how: Attack, samples: Sequence[Sample], phrases: Sequence[str]) -> str:
@@ -372,7 +372,7 @@ class Attacker:
                     f"predictions.resume: the attack {_named(key)} in {self._folder} was found on another model, on "
                     "other rows or with other settings; expected the model, rows and settings of the first run"
                 )
-            self._lines.append(self._known[key])
+            self._count(self._known[key])
             return str(self._known[key]["after"])
         before = samples[0].instruction
         asked.tried = self._bar.tried
@@ -385,10 +385,14 @@ class Attacker:
 
     def summary(self) -> list[str]:
         """A sentence for each condition about the attacks that this run searched, also before it was interrupted."""
-        by: dict[str, list[dict[str, Any]]] = {}
-        for line in self._lines:
-            by.setdefault(line["condition"], []).append(line)
-        return [_summary(condition, lines) for condition, lines in by.items()]
+        return [_summary(condition, tally, self._settings.search) for condition, tally in self._tallies.items()]
+
+    def _count(self, line: Mapping[str, object]) -> None:
+        known = self._tallies.get(str(line["condition"]), _Tally())
+        right, succeeded, queries = (int(str(line[name])) for name in ("right_before", "succeeded", "queries"))
+        self._tallies[str(line["condition"])] = _Tally(
+            known.attacks + 1, known.right + right, known.succeeded + succeeded, known.queries + queries
+        )
 
     def _from_other(self, key: AttackKey, before: str, lines: dict[AttackKey, dict[str, object]]) -> str:
         if key not in lines:
@@ -429,7 +433,7 @@ class Attacker:
             "rows": asked.rows,
             "made": made,
         }
-        self._lines.append(line)
+        self._count(line)
         if self._manifest is None:
             self._bar.ended("")
             return
@@ -452,12 +456,21 @@ class Attacker:
         return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _summary(condition: str, lines: Sequence[dict[str, Any]]) -> str:
-    right, succeeded, queries = (sum(line[name] for line in lines) for name in ("right_before", "succeeded", "queries"))
-    rate = f"success rate {100 * succeeded / right:.1f} %" if right else "no success rate"
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Sums over the attacks of a condition."""
+
+    attacks: int = 0
+    right: int = 0
+    succeeded: int = 0
+    queries: int = 0
+
+
+def _summary(condition: str, tally: _Tally, how: Search) -> str:
+    rate = f"success rate {100 * tally.succeeded / tally.right:.1f} %" if tally.right else "no success rate"
     return (
-        f"{condition}: {rate} ({succeeded} of {right} right answers on the rows searched on), "
-        f"{queries / len(lines):.0f} queries an instruction, {lines[0]['search']} search"
+        f"{condition}: {rate} ({tally.succeeded} of {tally.right} right answers on the rows searched on), "
+        f"{tally.queries / tally.attacks:.0f} queries an instruction, {how} search"
     )
 
 

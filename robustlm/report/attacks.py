@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from robustlm.conditions.condition import ATTACK, CLEAN, attack_recipe
 from robustlm.conditions.manifest import AttackKey, read_attacks
-from robustlm.evaluation.record import Record
+from robustlm.evaluation.record import Key, Record
 from robustlm.evaluation.session import ATTACKS
 from robustlm.evaluation.wording import Wording, wording_of
 from robustlm.report.tables import aligned
@@ -61,7 +60,7 @@ class Outcome:
         return self.succeeded / self.right if self.right else None
 
 
-def attack_file(table: Path) -> dict[AttackKey, dict[str, Any]]:
+def attack_file(table: Path) -> Mapping[AttackKey, Mapping[str, object]]:
     """The attacks in the file beside a prediction table; empty if there is none.
 
     Raises:
@@ -71,7 +70,7 @@ def attack_file(table: Path) -> dict[AttackKey, dict[str, Any]]:
     return read_attacks(path) if path.is_file() else {}
 
 
-def outcomes(rows: Sequence[Record], attacks: Mapping[AttackKey, Mapping[str, Any]]) -> list[Outcome]:
+def outcomes(rows: Sequence[Record], attacks: Mapping[AttackKey, Mapping[str, object]]) -> list[Outcome]:
     """One outcome for each attacked instruction of a table, in the order of the table.
 
     Args:
@@ -97,7 +96,7 @@ def totals(found: Sequence[Outcome]) -> list[Outcome]:
     return [_total(key, own) for key, own in sorted(by.items(), key=lambda item: item[0][1] != "") if several or key[1]]
 
 
-def _outcome(key: AttackKey, own: Sequence[Record], asked: Mapping[Any, Record], line: Mapping[str, Any]) -> Outcome:
+def _outcome(key: AttackKey, own: Sequence[Record], asked: Mapping[Key, Record], line: Mapping[str, object]) -> Outcome:
     condition, dataset, instruction, sample = key
     plain = without_attack(condition)
     pairs = [(asked.get((plain, *row.key[1:])), row) for row in own]
@@ -108,8 +107,8 @@ def _outcome(key: AttackKey, own: Sequence[Record], asked: Mapping[Any, Record],
     ]
     wording = wording_of(own)
     if wording is None and line and sample is None:
-        wording = Wording(line["before"], line["after"])  # a table of an earlier version
-    searched = "reused" not in line
+        wording = Wording(str(line["before"]), str(line["after"]))  # a table of an earlier version
+    search, queries = (None if "reused" in line else line.get(name) for name in ("search", "queries"))
     return Outcome(
         condition,
         dataset,
@@ -119,8 +118,8 @@ def _outcome(key: AttackKey, own: Sequence[Record], asked: Mapping[Any, Record],
         attacks=1,
         right=sum(bool(before) for before, _ in known) if len(known) == len(own) else None,
         succeeded=sum(bool(before) and not after for before, after in known),
-        search=line.get("search") if searched else None,
-        queries=line.get("queries") if searched else None,
+        search=search if isinstance(search, str) else None,
+        queries=queries if isinstance(queries, int | float) else None,
     )
 
 
@@ -149,7 +148,7 @@ def _total(key: tuple[str, str], own: Sequence[Outcome]) -> Outcome:
 # --- forms ---------------------------------------------------------------------------------------------------------
 
 
-def attack_numbers(found: Sequence[Outcome]) -> list[dict[str, Any]]:
+def attack_numbers(found: Sequence[Outcome]) -> list[dict[str, object]]:
     """Rows with the columns of `number_rows`: `attack_success_rate` in [0, 1] and `attack_queries`, of the totals."""
     return [
         {"dataset": one.dataset, "condition": one.condition, "number": name, "value": value}
@@ -160,7 +159,7 @@ def attack_numbers(found: Sequence[Outcome]) -> list[dict[str, Any]]:
     ]
 
 
-def attack_rows(found: Iterable[Outcome]) -> list[dict[str, Any]]:
+def attack_rows(found: Iterable[Outcome]) -> list[dict[str, object]]:
     """One row for each attacked instruction, for JSON."""
     return [
         {
