@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ class ContrastiveDataset(ParaphrasedDataset):
         others: See `ParaphrasedDataset`.
         order: Arranges rows into groups.
         negatives: Number of explicit negatives of each row.
+        rephrase: See `ParaphrasedDataset`.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class ContrastiveDataset(ParaphrasedDataset):
         others: Phrasings,
         order: HardNegativeGroups | FileOrder,
         negatives: int,
+        rephrase: Callable[[Sequence[Sample]], Phrasings] | None = None,
     ) -> None:
-        super().__init__(rows, encoder, phrasings, variation=variation, others=others)
+        super().__init__(rows, encoder, phrasings, variation=variation, others=others, rephrase=rephrase)
         self.order = order
         self._negatives = negatives
         self._alike: dict[str, list[int]] = defaultdict(list)
@@ -177,6 +179,7 @@ class ContrastiveDataModule(ParaphraseDataModule):
             order=order,
             negatives=self.negatives,
             variation=self.variation(),
+            rephrase=self.phraser.phrasings,
         )
 
     def train_order(self, dataset: TrainDataset) -> Order | None:

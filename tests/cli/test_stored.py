@@ -22,6 +22,7 @@ OTHER = {
     "what a test asks": {"conditions", "prompts", "shots", "attack", "scoring", "seed"},
     "what training makes of a prompt, which decides it no longer in a test": {
         *("phrasing", "paraphrases", "noise", "distortion", "beta", "variants", "group_size", "negatives"),
+        *("assistant_turns", "noisy_turns"),
     },
     "batches": {
         *("batch_size", "eval_batch_size", "group_by_length", "replays", "num_workers", "shuffle"),
@@ -128,6 +129,7 @@ def test_what_is_kept_beside_an_adapter(site: Path) -> None:
         "unseen_share": None,
         "format": "none",
         "system": None,
+        "chat_template_kwargs": None,
         "max_length": 512,
     }
     stored = torch.load(CKPT, weights_only=True)["robustlm"]["prompt"]
@@ -241,3 +243,24 @@ def test_settings_of_ones_own_datamodule(site: Path, capsys: pytest.CaptureFixtu
     assert "that this datamodule does not have are not used:\n  data.instructions: 'both'" in said
     run(["test", "--data=InstructionDataModule", "--data.test=test.jsonl", f"--ckpt_path={CKPT}", *QUIET])
     assert "that this datamodule does not have are not used:\n  data.mine: 7" in capsys.readouterr().out
+
+
+def test_variables_of_the_chat_template_travel_too(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained("model")
+    tokenizer.chat_template = CHAT + "{% if think is defined and not think %}<none>{% endif %}{{ budget }}"
+    tokenizer.save_pretrained("model")
+    fit("--data.template=chat", "--data.chat_template_kwargs={think: false, budget: 12}", "--data.system=Be brief.")
+    kept = json.loads(Path("runs/version_0/adapter/robustlm.json").read_text(encoding="utf-8"))["prompt"]
+    assert kept["chat_template_kwargs"] == {"think": False, "budget": 12}
+    assert "chat_template_kwargs" in Path("runs/version_0/adapter/README.md").read_text("utf-8")
+    base = ["test", "--model=InstructionTuning", "--data=InstructionDataModule", "--data.test=test.jsonl", *QUIET]
+    capsys.readouterr()
+    cli = run([*base, f"--ckpt_path={CKPT}"])
+    assert cli is not None
+    assert cli.datamodule.system == "Be brief."
+    (end,) = {row["prompt"][-19:] for row in read_table(Path("runs/version_1/predictions.parquet"))}
+    assert end == "<assistant><none>12"
+    assert "  data.chat_template_kwargs: {'budget': 12, 'think': False}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*base, "--model.backbone=model", "--data.template=chat", "--data.chat_template_kwargs={thinking: false}"])
+    assert "data.chat_template_kwargs: found 'thinking' (did you mean 'think'?)" in capsys.readouterr().err
