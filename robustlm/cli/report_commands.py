@@ -151,6 +151,7 @@ def report(
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
     from robustlm.evaluation.unreadable import unreadable
+    from robustlm.report.attacks import attack_file, outcomes
     from robustlm.report.comparison import find_table
     from robustlm.report.number_tables import FORMATS, to_csv, to_json, to_markdown, write_all
     from robustlm.report.page import About, own_section, to_html
@@ -178,15 +179,16 @@ def report(
     rows = as_read(rows, reading)
     results = robustness(rows, settings, clean)
     free = free_text(rows, settings)
-    text = to_markdown(results, settings, unread=unreadable(rows), free=free, read=read)
+    attacks = outcomes(rows, attack_file(file))
+    text = to_markdown(results, settings, unread=unreadable(rows), free=free, read=read, attacks=attacks)
     print(text, end="")
     if output is not None:
         about = About(run_name(file), run_settings(file))
         make: dict[str, Callable[[], str]] = {
             "md": lambda: text,
-            "csv": lambda: to_csv(results, free),
-            "json": lambda: to_json(results, settings, free, read),
-            "html": lambda: to_html(rows, results, settings, about, clean, more, read),
+            "csv": lambda: to_csv(results, free, attacks),
+            "json": lambda: to_json(results, settings, free, read, attacks),
+            "html": lambda: to_html(rows, results, settings, about, clean, more, read, attacks),
         }
         wanted = FORMATS if format == "all" else (format,)
         for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):

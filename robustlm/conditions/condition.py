@@ -146,6 +146,12 @@ def _add_level(surface: dict[str, str], part: str, text: str) -> None:
     surface[factor] = level
 
 
+def attack_recipe(text: str) -> str | None:
+    """Name of the recipe of a condition's attack; null if it has none. Neither is looked up."""
+    own = [part.removeprefix(ATTACK).partition("@")[0] for part in text.split("+") if part.startswith(ATTACK)]
+    return own[0] if own else None
+
+
 def _attacks(parts: list[str]) -> int:
     return sum(part.startswith(ATTACK) for part in parts)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from robustlm.conditions.condition import attack_recipe
+from robustlm.conditions.search import Edit, Edits
 from robustlm.evaluation.session import ATTACKS
 from robustlm.utils.files import whole_file
 
@@ -39,6 +43,46 @@ def read_attacks(path: Path) -> dict[AttackKey, dict[str, Any]]:
         line = _parsed(text, f"{path}:{number}")
         found[attack_key(line)] = line
     return found
+
+
+def transferred(path: Path) -> dict[tuple[str, str], list[Edits]]:
+    """The edits of the attacks in a manifest, by recipe and unmodified instruction.
+
+    Raises:
+        ValueError: As `read_attacks`, or as `edits_of`.
+    """
+    found: dict[tuple[str, str], dict[Edits, None]] = defaultdict(dict)
+    for (condition, dataset, instruction, _), line in read_attacks(path).items():
+        edits = edits_of(line, f"{path}: {condition} of {dataset}, instruction {instruction}")
+        if edits and (recipe := attack_recipe(condition)) is not None:
+            found[recipe, line["before"]][edits] = None
+    return {key: list(own) for key, own in found.items()}
+
+
+def edits_of(line: Mapping[str, object], place: str) -> Edits:
+    """The edits in a line.
+
+    Args:
+        line: A line of `read_attacks`.
+        place: Where it stands, for messages.
+
+    Raises:
+        ValueError: The edits are missing, or are not a list of edits.
+    """
+    found = line.get("edits")
+    if not isinstance(found, list):
+        raise ValueError(f"{place}: edits: found {found!r}; expected a list")
+    return tuple(_edit(one, place) for one in found)
+
+
+def _edit(found: object, place: str) -> Edit:
+    if isinstance(found, dict) and found.keys() == {"position", "before", "after"}:
+        position, before, after = (found[name] for name in ("position", "before", "after"))
+        if isinstance(position, int) and isinstance(before, str) and isinstance(after, str):
+            return Edit(position, before, after)
+    raise ValueError(
+        f"{place}: edits: found {found!r}; expected an object of position (a number), before and after (texts)"
+    )
 
 
 def _parsed(text: str, place: str) -> dict[str, Any]:

@@ -1,15 +1,19 @@
-"""Greedy search for the edits of an instruction that hurt a model most, within a budget of queries.
+"""Search for the edits of an instruction that hurt a model most, within a budget of queries.
 
-The search works on words, with one callable that proposes replacements and one that scores texts. It does not use a
-model itself. The scoring callable gets many texts at once, and never the same text twice.
+A search works on words, with one callable that proposes replacements and one that scores texts. It does not use a
+model itself. The scoring callable gets many texts at once, and never the same text twice. All random draws come from a
+stream, so the same seed and the same scores give the same result on any number of processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import combinations, islice, product
+from typing import Literal, get_args
 
+from robustlm.utils.random import Stream, key_of
 from robustlm.utils.words import rejoin, split_words
 
 Propose = Callable[[Sequence[str], int], Sequence[str]]
@@ -18,6 +22,25 @@ Score = Callable[[Sequence[str]], Sequence[float]]
 """Takes instructions; returns the model's score under each of them. Higher is better for the model."""
 Objective = Literal["likelihood", "accuracy"]
 """What an attack lowers: the model's likelihood of the true answers, or its share of right answers."""
+Search = Literal["population", "greedy", "random"]
+"""How an attack chooses the texts that it tries; see `attack`."""
+
+# Chosen on tables of all texts within reach of five attacks on the shipped model and a tuned one, and on the rugged
+# objectives of tests/conditions/test_search.py, at budgets from 20 to 200; results depend little on them.
+_FIRST = 0.3
+"""Share of the budget that a population begins with: random texts."""
+_FEWEST = 16
+"""Minimum number of random texts that a population begins with: with fewer, it follows the first ones too closely."""
+_PARENTS = 3
+"""Number of worst texts that new ones are made from."""
+_ROUND = 8
+"""Number of new texts in a round."""
+_CROSSED, _DRAWN = 0.3, 0.05
+"""Shares of new texts that mix two parents, and that are drawn anew; the others change one edit of a parent."""
+_ATTEMPTS = 50
+"""Draws for each text of a batch: a drawn text may be known already, or not allowed."""
+_LISTED = 20_000
+"""Maximum number of texts that are listed to find those that were not tried yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,37 +52,183 @@ class Edit:
     after: str
 
 
+Edits = tuple[Edit, ...]
+"""Edits of different words of one instruction."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attacked:
     """The result of a search."""
 
     text: str
-    """The instruction after the edits that were kept; without any, the unmodified instruction."""
+    """The instruction with the lowest score; if none is below that of the unmodified instruction, this one."""
     score: float
     """Score under `text`."""
     clean: float
     """Score under the unmodified instruction."""
-    edits: tuple[Edit, ...]
-    """The edits that were kept, in the order they were found."""
+    edits: Edits
+    """The edits that make `text`."""
     queries: int
     """Number of different texts that were scored."""
 
 
-class _Queries:
-    """Scores texts, each text once, up to a budget."""
+class Space:
+    """The texts that an attack may try: sets of edits, each of another word.
 
-    def __init__(self, score: Score, budget: int) -> None:
+    Args:
+        text: The instruction.
+        propose: Returns replacements of a word.
+        most: Maximum number of edits.
+        protected: Positions of words that must not change.
+        allowed: Whether the words of an edited instruction may be tried.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        propose: Propose,
+        most: int,
+        protected: Collection[int] = (),
+        allowed: Callable[[Sequence[str]], bool] = lambda words: True,
+    ) -> None:
+        self.text = text
+        self.words = split_words(text)
+        self.free = [at for at in range(len(self.words)) if at not in protected]
+        self._propose = propose
+        self._allowed = allowed
+        found = {at: self.edits_at(at) for at in self.free} if most else {}
+        self.options = {at: edits for at, edits in found.items() if edits}
+        """Edits by position, without positions that have none."""
+        self.most = min(most, len(self.options))
+        """Maximum number of edits of a text."""
+
+    def edits_at(self, at: int, edits: Edits = ()) -> list[Edit]:
+        """Edits of the word at a position, for the text after other edits."""
+        words = self._edited(edits)
+        tried = [Edit(at, self.words[at], other) for other in self._propose(words, at) if other != words[at]]
+        return [edit for edit in dict.fromkeys(tried) if self.allows((*edits, edit))]
+
+    def written(self, edits: Edits) -> str:
+        """The instruction after edits."""
+        return rejoin(self.text, self._edited(edits)) if edits else self.text
+
+    def without(self, at: int) -> str:
+        """The instruction without a word."""
+        return rejoin(self.text, [*self.words[:at], *self.words[at + 1 :]])
+
+    def allows(self, edits: Edits) -> bool:
+        """Whether the text after edits may be tried."""
+        return self._allowed(self._edited(edits))
+
+    def holds(self, edits: Edits) -> bool:
+        """Whether edits from elsewhere are edits of this text that may be tried; their words need no proposal."""
+        places = {edit.position for edit in edits}
+        known = all(edit.position in self.free and self.words[edit.position] == edit.before for edit in edits)
+        return 0 < len(edits) == len(places) <= self.most and known and self.allows(edits)
+
+    @property
+    def size(self) -> int:
+        """Number of sets of 1 to `most` edits."""
+        counts = [1] + [0] * self.most  # by number of edits
+        for edits in self.options.values():
+            counts = [count + len(edits) * (counts[n - 1] if n else 0) for n, count in enumerate(counts)]
+        return sum(counts[1:])
+
+    def every(self) -> Iterator[Edits]:
+        """All sets of edits, the largest first."""
+        for count in range(self.most, 0, -1):
+            for places in combinations(self.options, count):
+                yield from filter(self.allows, product(*(self.options[at] for at in places)))
+
+    def drawn(self, rng: Stream) -> Edits:
+        """A random set of `most` edits: positions first, then an edit of each."""
+        places = list(self.options)
+        return self._chosen([places[i] for i in rng.sample(len(places), self.most)], rng)
+
+    def varied(self, edits: Edits, rng: Stream) -> Edits:
+        """Change one edit: to another replacement of its word, or to an edit of another word."""
+        gone = rng.below(len(edits))
+        kept = [edit for i, edit in enumerate(edits) if i != gone]
+        own = [edit for edit in self.options.get(edits[gone].position, ()) if edit != edits[gone]]
+        taken = {edit.position for edit in edits}
+        others = [at for at in self.options if at not in taken]
+        if own and (not others or rng.below(2)):
+            return _sorted([*kept, own[rng.below(len(own))]])
+        return _sorted([*kept, *self._chosen([others[rng.below(len(others))]] if others else [], rng)])
+
+    def crossed(self, first: Edits, second: Edits, rng: Stream) -> Edits:
+        """A random choice of the edits of two sets, of `most` different words."""
+        pool = [*first, *second]
+        found: dict[int, Edit] = {}
+        for i in rng.sample(len(pool), len(pool)):
+            if len(found) < self.most:
+                found.setdefault(pool[i].position, pool[i])
+        return _sorted(found.values())
+
+    def _chosen(self, places: Iterable[int], rng: Stream) -> Edits:
+        return _sorted(self.options[at][rng.below(len(self.options[at]))] for at in places)
+
+    def _edited(self, edits: Edits) -> list[str]:
+        words = list(self.words)
+        for edit in edits:
+            words[edit.position] = edit.after
+        return words
+
+
+def _sorted(edits: Iterable[Edit]) -> Edits:
+    return tuple(sorted(edits, key=lambda edit: edit.position))
+
+
+class Trials:
+    """Scores texts within a budget, each text once, and keeps the worst.
+
+    Args:
+        space: The texts that may be tried.
+        score: Returns the scores of a batch of texts.
+        budget: Maximum number of texts scored, including the instruction itself.
+        stop_at: The search ends at this score or below.
+        ended: Whether the search can end with an instruction.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        score: Score,
+        budget: int,
+        stop_at: float = float("-inf"),
+        ended: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._space = space
         self._score = score
         self._budget = budget
+        self._stop_at = stop_at
+        self._ended = ended
         self._known: dict[str, float] = {}
+        self.tried: dict[Edits, float] = {}
+        """Scores of the sets of edits that were tried, in their order."""
+        self.best: Edits = ()
+        """The set of edits with the lowest score; empty if none is below the unmodified instruction's."""
+        self.clean = self.score = self.scored([space.text])[space.text]
+        self._enough = not space.most or self._is_enough()
 
     @property
     def count(self) -> int:
+        """Number of texts scored."""
         return len(self._known)
 
     @property
     def left(self) -> int:
+        """Number of texts that may still be scored."""
         return self._budget - self.count
+
+    @property
+    def over(self) -> bool:
+        """Whether the search has to end."""
+        return self._enough or self.left <= 0
+
+    def is_new(self, edits: Edits) -> bool:
+        """Whether the text after edits was not scored yet."""
+        return self._space.written(edits) not in self._known
 
     def scored(self, texts: Sequence[str]) -> dict[str, float]:
         """Score as many of the texts as the budget allows, in their order; known scores are free."""
@@ -71,6 +240,21 @@ class _Queries:
             self._known |= dict(zip(new, map(float, found), strict=True))
         return {text: self._known[text] for text in texts if text in self._known}
 
+    def run(self, batch: Iterable[Edits]) -> None:
+        """Try the texts of a batch, as many as the budget allows, and see whether the search has to end."""
+        texts = {edits: self._space.written(edits) for edits in batch}
+        found = self.scored(list(texts.values()))
+        values = {edits: found[text] for edits, text in texts.items() if text in found}
+        self.tried |= values
+        worst = min(values, key=values.__getitem__, default=())
+        if values and values[worst] < self.score:
+            self.best, self.score = worst, values[worst]
+            self._enough = self._is_enough()
+
+    def _is_enough(self) -> bool:
+        text = self._space.written(self.best)
+        return self.score <= self._stop_at or (self._ended is not None and self._ended(text))
+
 
 def attack(
     text: str,
@@ -80,14 +264,26 @@ def attack(
     edits: int,
     budget: int = 100,
     protected: Collection[int] = (),
+    allowed: Callable[[Sequence[str]], bool] = lambda words: True,
+    search: Search = "population",
+    starts: Iterable[Edits] = (),
+    seed: object = 0,
     stop_at: float = float("-inf"),
     ended: Callable[[str], bool] | None = None,
 ) -> Attacked:
     """Search for the edits that lower the score most.
 
-    Words are ranked by how much the score drops without them. Then, starting with the most important one, each word is
-    replaced by the proposal that lowers the score most, if any does. The search ends when `edits` words are changed,
-    the budget is used up, all words were tried, the score is at most `stop_at`, or `ended` returns true.
+    The search ends when the budget is used up, all texts are tried, the score is at most `stop_at`, or `ended` returns
+    true. `starts` are tried first. If the budget suffices, `population` and `random` then try every set of edits.
+    Otherwise:
+
+    - `population` begins with random sets of as many edits as are allowed. Then it makes rounds of new sets from the
+      worst ones found so far: it replaces one edit by another one of the same or of another word, mixes two sets, or
+      draws a new one. Parents are the `starts`, too.
+    - `random` draws random sets of edits until the budget is used up: what a search has to beat.
+    - `greedy` ranks words by how much the score drops without them. Starting with the most important one, it replaces
+      each word by the proposal that lowers the score most, if any does, until `edits` words are changed. It seldom uses
+      its whole budget.
 
     Args:
         text: The instruction, whose words are those of `robustlm.utils.words.split_words`.
@@ -96,55 +292,102 @@ def attack(
         edits: Maximum number of words changed.
         budget: Maximum number of texts scored, including the instruction itself.
         protected: Positions of words that must not change.
+        allowed: Whether the words of an edited instruction may be tried.
+        search: How texts are chosen.
+        starts: Sets of edits from elsewhere, such as from an attack on another model. Those that are no edits of this
+            text, or too many, are left out.
+        seed: Seed of random draws; the text is also a part of it.
         stop_at: The search ends at this score or below.
-        ended: Whether the search can end with an instruction. It is called with the unmodified instruction and after
-            each edit that is kept; these calls do not count towards the budget.
+        ended: Whether the search can end with an instruction. It is called with the unmodified instruction, and with
+            the worst one of each batch that holds a new worst one; these calls do not count towards the budget.
 
     Raises:
-        ValueError: The budget is below 1, or edits are negative.
+        ValueError: The budget is below 1, edits are negative, or there is no such search.
     """
     if budget < 1 or edits < 0:
         raise ValueError(f"attack: found budget {budget} and edits {edits}; expected a budget ≥ 1 and edits ≥ 0")
-    words = split_words(text)
-    queries = _Queries(score, budget)
-    clean = best = queries.scored([text])[text]
-    free = [at for at in range(len(words)) if at not in protected]
-    changes: list[Edit] = []
-    current, found = text, list(words)
-    enough = not edits or _enough(text, clean, stop_at, ended)
-    for at in () if enough else _ranked(text, words, free, queries, clean):
-        if len(changes) == edits or queries.left <= 0 or enough:
+    if search not in get_args(Search):
+        raise ValueError(f"attack: found the search {search!r}; expected one of {', '.join(get_args(Search))}")
+    space = Space(text, propose, edits, protected, allowed)
+    trials = Trials(space, score, budget, stop_at, ended)
+    if not trials.over:
+        trials.run(given for start in starts if space.holds(given := _sorted(start)))
+    if not trials.over:
+        rng = Stream(key_of(seed, "attack search", text))
+        if search == "greedy":
+            _greedy(space, trials)
+        elif space.size > trials.left:
+            (_random if search == "random" else _population)(space, trials, rng)
+        if search != "greedy":
+            _exhaustive(space, trials)  # what draws did not find, or all, if the budget suffices
+    return Attacked(space.written(trials.best), trials.score, trials.clean, trials.best, trials.count)
+
+
+def _exhaustive(space: Space, trials: Trials) -> None:
+    every = islice(space.every(), _LISTED)
+    while not trials.over and (batch := list(islice(every, _ROUND))):
+        trials.run(batch)
+
+
+def _random(space: Space, trials: Trials, rng: Stream) -> None:
+    while not trials.over and (batch := _new(space, trials, _ROUND, lambda: space.drawn(rng))):
+        trials.run(batch)
+
+
+def _population(space: Space, trials: Trials, rng: Stream) -> None:
+    trials.run(_new(space, trials, max(_FEWEST, math.ceil(_FIRST * trials.left)), lambda: space.drawn(rng)))
+    while not trials.over and trials.tried:
+        parents = sorted(trials.tried, key=trials.tried.__getitem__)[:_PARENTS]
+        batch = _new(space, trials, _ROUND, lambda: _child(space, parents, rng))  # noqa: B023 - called here
+        if not batch:
             break
-        options = {
-            rejoin(text, [*found[:at], other, *found[at + 1 :]]): other
-            for other in propose(found, at)
-            if other != found[at]
-        }
-        scored = queries.scored(list(options))
-        if not scored:
-            continue
-        worst = min(scored, key=scored.__getitem__)
-        if scored[worst] < best:
-            changes.append(Edit(at, found[at], options[worst]))
-            current, best = worst, scored[worst]
-            found[at] = options[worst]
-            enough = _enough(current, best, stop_at, ended)
-    return Attacked(current, best, clean, tuple(changes), queries.count)
+        trials.run(batch)
+    _random(space, trials, rng)
 
 
-def _enough(text: str, score: float, stop_at: float, ended: Callable[[str], bool] | None) -> bool:
-    return score <= stop_at or (ended is not None and ended(text))
+def _child(space: Space, parents: Sequence[Edits], rng: Stream) -> Edits:
+    how = rng.uniform()
+    if how < _DRAWN:
+        return space.drawn(rng)
+    if how < _DRAWN + _CROSSED and len(parents) > 1:
+        first, second = rng.sample(len(parents), 2)
+        return space.crossed(parents[first], parents[second], rng)
+    return space.varied(parents[rng.below(len(parents))], rng)
 
 
-def _ranked(text: str, words: Sequence[str], free: Sequence[int], queries: _Queries, clean: float) -> list[int]:
+def _new(space: Space, trials: Trials, count: int, draw: Callable[[], Edits]) -> list[Edits]:
+    """Up to `count` different sets of edits that were not tried and are allowed; empty if draws find none."""
+    found: dict[str, Edits] = {}
+    for _ in range(_ATTEMPTS * count):
+        if len(found) == count:
+            break
+        edits = draw()
+        if trials.is_new(edits) and space.allows(edits):
+            found.setdefault(space.written(edits), edits)
+    return list(found.values())
+
+
+def _greedy(space: Space, trials: Trials) -> None:
+    current: Edits = ()
+    score = trials.clean
+    for at in _ranked(space, trials):
+        if len(current) == space.most or trials.over:
+            break
+        options = [(*current, edit) for edit in space.edits_at(at, current)]
+        trials.run(options)
+        worst = min(filter(trials.tried.__contains__, options), key=trials.tried.__getitem__, default=current)
+        if worst != current and trials.tried[worst] < score:
+            current, score = worst, trials.tried[worst]
+
+
+def _ranked(space: Space, trials: Trials) -> list[int]:
     """Positions sorted by how much the score drops without the word, the largest drop first.
 
     Ties keep their order; a word that is not scored counts as a drop of 0. At most half of the remaining queries are
     used, and none if there are fewer than two positions.
     """
-    if len(free) < 2:
-        return list(free)
-    without = {at: rejoin(text, [*words[:at], *words[at + 1 :]]) for at in free}
-    asked = [without[at] for at in free][: max(queries.left // 2, 0)]
-    scored = queries.scored(asked)
-    return sorted(free, key=lambda at: scored.get(without[at], clean) - clean)
+    if len(space.free) < 2:
+        return list(space.free)
+    without = {at: space.without(at) for at in space.free}
+    scored = trials.scored([without[at] for at in space.free][: max(trials.left // 2, 0)])
+    return sorted(space.free, key=lambda at: scored.get(without[at], trials.clean) - trials.clean)

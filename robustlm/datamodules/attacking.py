@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -13,10 +13,10 @@ from typing import get_args
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from robustlm.conditions.manifest import AttackKey, Manifest, read_attacks
+from robustlm.conditions.manifest import AttackKey, Manifest, read_attacks, transferred
 from robustlm.conditions.model import Judge
 from robustlm.conditions.recipes import Attack
-from robustlm.conditions.search import Attacked, Objective, attack
+from robustlm.conditions.search import Attacked, Edits, Objective, Search, attack
 from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.slots import defused
@@ -35,14 +35,21 @@ class Attacks:
     samples: int = 16
     """Number of samples that an instruction is searched on: the first ones in the seeded order."""
     budget: int = 100
-    """Maximum number of texts tried for an instruction, each on all these samples. The unmodified instruction and the
-    texts that rank its words count too."""
+    """Maximum number of texts tried for an instruction, each on all these samples. The unmodified instruction counts
+    too, as do the texts by which `search: greedy` ranks words."""
     candidates: int = 12
     """Maximum number of replacements tried for a word."""
     objective: Objective = "likelihood"
     """What the search lowers. `likelihood`: the probability of the true answers, per token, or among the options where
     options are scored. `accuracy`: the share of right answers; it generates answers for each text. Hosted models always
     use `accuracy`."""
+    search: Search = "population"
+    """How texts are chosen. `population`: random edits first, then variations and mixtures of the worst ones found,
+    until the budget is used up. `random`: random edits alone, to compare with. `greedy`: one word after another, which
+    is cheaper and finds less."""
+    transfer: str | None = None
+    """An `attacks.jsonl` of another run, such as one on another model. Its attacks on the same instructions by the same
+    recipe are tried first, within the budget, and the search goes on from them."""
     reuse: str | None = None
     """An `attacks.jsonl` of another run. Its instructions are asked and nothing is searched, which measures how attacks
     on one model transfer to another."""
@@ -51,13 +58,23 @@ class Attacks:
         for name in ("samples", "budget", "candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.attack.{name}: found {getattr(self, name)}; expected ≥ 1")
-        if self.objective not in get_args(Objective):
-            known = " or ".join(get_args(Objective))
-            raise ValueError(f"data.attack.objective: found {self.objective!r}; expected {known}")
-        if self.reuse is not None and not Path(self.reuse).is_file():
+        for name, kind in (("objective", Objective), ("search", Search)):
+            if getattr(self, name) not in get_args(kind):
+                known = " or ".join(get_args(kind))
+                raise ValueError(f"data.attack.{name}: found {getattr(self, name)!r}; expected {known}")
+        for name, path in self.files.items():
+            if not Path(path).is_file():
+                raise ValueError(f"data.attack.{name}: found no file {path}; expected the attacks.jsonl of another run")
+        if len(self.files) > 1:
             raise ValueError(
-                f"data.attack.reuse: found no file {self.reuse}; expected the attacks.jsonl of another run"
+                "data.attack.transfer: found a file beside data.attack.reuse, which searches nothing; expected one of "
+                "the two"
             )
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files of other runs, by the name of their setting."""
+        return {name: path for name in ("transfer", "reuse") if (path := getattr(self, name)) is not None}
 
 
 class Asked:
@@ -101,12 +118,14 @@ class Asked:
 
     def scores(self, texts: Sequence[str], objective: Objective) -> list[float]:
         """Mean score over the samples for each text; infinite if a sample does not fit into `max_length` with it."""
+        return [_mean(values) for values in self.each(texts, objective)]
+
+    def each(self, texts: Sequence[str], objective: Objective) -> list[list[float]]:
+        """The score of each sample for each text; empty if a sample does not fit into `max_length` with the text."""
         self.tried(len(texts))
-        found = [math.inf] * len(texts)
         rows, owners = EncodedSamples([], []), []
         for at, text in enumerate(texts):
             if (own := self._under(text)) is not None:
-                found[at] = 0.0
                 rows.samples += own.samples
                 rows.encoded += own.encoded
                 rows.options += own.options
@@ -115,7 +134,7 @@ class Asked:
         values: list[list[float]] = [[] for _ in texts]
         for at, value in zip(owners, self._judged(rows, objective), strict=True):
             values[at].append(value)
-        return [math.fsum(own) / len(own) if own else missing for own, missing in zip(values, found, strict=True)]
+        return values
 
     def encoded(self, text: str) -> EncodedSamples:
         """The samples, tokenised with this text as their instruction. Raises `TooLongError`."""
@@ -150,56 +169,71 @@ class Asked:
         return [found[row] for row in range(len(rows))]
 
 
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.inf
+
+
 @dataclass(frozen=True)
 class Found:
-    """The result of an attack on one instruction, and the share of samples that the model answers right."""
+    """The result of an attack on one instruction, and how many samples the model answers right."""
 
     attacked: Attacked
-    right: tuple[float, float]
-    """Share of samples answered right, before and after the attack."""
+    right: tuple[int, int]
+    """Number of samples answered right, before and after the attack."""
+    succeeded: int
+    """Number of samples answered right before the attack and wrong after it."""
 
 
 def search(
-    text: str, how: Attack, phrases: Sequence[str], asked: Asked, settings: Attacks, *, objective: Objective, seed: int
+    text: str,
+    how: Attack,
+    phrases: Sequence[str],
+    asked: Asked,
+    settings: Attacks,
+    *,
+    objective: Objective,
+    seed: int,
+    starts: Sequence[Edits] = (),
 ) -> Found:
     """Attack one instruction on a set of samples.
 
-    The search ends early when the model answers none of the samples right. This is checked for the unmodified
-    instruction and after every edit that is kept; the checks do not count as queries. If the model already answers all
-    samples wrong under the unmodified instruction, the instruction is not changed.
+    If the model already answers all samples wrong under the unmodified instruction, the instruction is not changed. A
+    greedy search also ends when the model answers none of the samples right, which is checked after each edit that is
+    kept. The other searches go on: a lower likelihood also makes more of the samples wrong that are not searched on.
+    These checks do not count as queries.
 
     Args:
         text: The instruction.
         how: The recipe, and the share of unprotected words that may change.
         phrases: Protected phrases, from `protected_phrases`.
         asked: Scores the model on the samples.
-        settings: Budgets.
+        settings: Budgets, and how to search.
         objective: What the search lowers.
         seed: Seed of the run.
+        starts: Edits of attacks on other models, to be tried first.
     """
     slots = slots_of(asked.samples[0])
     guard = Guard(text, phrases, slots)
     words = split_words(text)
-    right: dict[str, float] = {}
+    right: dict[str, list[float]] = {}
 
     def written(line: str) -> str:
         # where each character is a word, the search has already joined the line correctly
         return line if line == text or is_unspaced(text) or is_unspaced(line) else guard.joined(line.split())
 
     def propose(found: Sequence[str], place: int) -> list[str]:
-        tried = [defused(one, slots) for one in how.candidates(words, place, seed=seed, most=settings.candidates)]
-        return [one for one in tried if guard.keeps([*found[:place], one, *found[place + 1 :]])]
+        return [defused(one, slots) for one in how.candidates(words, place, seed=seed, most=settings.candidates)]
 
     def score(lines: Sequence[str]) -> list[float]:
-        found = asked.scores([written(line) for line in lines], objective)
+        found = asked.each([written(line) for line in lines], objective)
         if objective == "accuracy":
             right.update(zip(lines, found, strict=True))
-        return found
+        return list(map(_mean, found))
 
-    def hopeless(line: str) -> bool:
+    def answered(line: str) -> list[float]:
         if line not in right:
-            right[line] = asked.scores([written(line)], "accuracy")[0]
-        return right[line] == 0
+            right[line] = asked.each([written(line)], "accuracy")[0]
+        return right[line]
 
     found = attack(
         text,
@@ -208,11 +242,19 @@ def search(
         edits=word_budget(len(guard.words), how.omega),
         budget=settings.budget,
         protected=set(range(len(words))).difference(guard.places),
-        ended=hopeless,
+        allowed=lambda found: guard.keeps(list(found)),
+        search=settings.search,
+        starts=starts,
+        seed=seed,
+        stop_at=0.0 if objective == "accuracy" else float("-inf"),
+        ended=lambda line: (line == text or settings.search == "greedy") and not any(answered(line)),
     )
-    for line in (text, found.text):
-        hopeless(line)
-    return Found(replace(found, text=written(found.text)), (right[text], right[found.text]))
+    before, after = answered(text), answered(found.text)
+    return Found(
+        replace(found, text=written(found.text)),
+        (sum(map(bool, before)), sum(map(bool, after))),
+        sum(bool(a) and not b for a, b in zip(before, after, strict=True)),
+    )
 
 
 class SearchBar:
@@ -302,7 +344,9 @@ class Attacker:
         self._folder = folder
         self._bar = SearchBar(0, settings.budget, shown=False) if bar is None else bar
         self._reused = read_attacks(Path(settings.reuse)) if settings.reuse else None
-        self.searched = self.queries = self.rows = self.never_right = 0
+        self._starts = transferred(Path(settings.transfer)) if settings.transfer else {}
+        self._tallies: dict[str, _Tally] = {}
+        self.searched = self.queries = self.rows = self.never_right = self.transferred = 0
 
     def text(self, key: AttackKey, how: Attack, samples: Sequence[Sample], phrases: Sequence[str]) -> str:
         """The attacked text of an instruction.
@@ -320,19 +364,35 @@ class Attacker:
         if self._reused is not None:
             return self._from_other(key, samples[0].instruction, self._reused)
         asked = self._asked(samples[: self._settings.samples])
-        made = self._identity(key, asked, phrases)
+        starts = self._starts.get((how.recipe, samples[0].instruction), [])
+        made = self._identity(key, asked, phrases, starts)
         if key in self._known:
             if self._known[key].get("made") != made:
                 raise ValueError(
                     f"predictions.resume: the attack {_named(key)} in {self._folder} was found on another model, on "
                     "other rows or with other settings; expected the model, rows and settings of the first run"
                 )
+            self._count(self._known[key])
             return str(self._known[key]["after"])
         before = samples[0].instruction
         asked.tried = self._bar.tried
-        found = search(before, how, phrases, asked, self._settings, objective=self._objective, seed=self._seed)
+        self.transferred += bool(starts)
+        found = search(
+            before, how, phrases, asked, self._settings, objective=self._objective, seed=self._seed, starts=starts
+        )
         self._note(key, before, found, asked, made)
         return found.attacked.text
+
+    def summary(self) -> list[str]:
+        """A sentence for each condition about the attacks that this run searched, also before it was interrupted."""
+        return [_summary(condition, tally, self._settings.search) for condition, tally in self._tallies.items()]
+
+    def _count(self, line: Mapping[str, object]) -> None:
+        known = self._tallies.get(str(line["condition"]), _Tally())
+        right, succeeded, queries = (int(str(line[name])) for name in ("right_before", "succeeded", "queries"))
+        self._tallies[str(line["condition"])] = _Tally(
+            known.attacks + 1, known.right + right, known.succeeded + succeeded, known.queries + queries
+        )
 
     def _from_other(self, key: AttackKey, before: str, lines: dict[AttackKey, dict[str, object]]) -> str:
         if key not in lines:
@@ -356,41 +416,62 @@ class Attacker:
         self.never_right += not found.right[0]
         self.queries += attacked.queries
         self.rows += asked.rows
+        line = {
+            **dict(zip(("condition", "dataset", "instruction_id", "sample_id"), key, strict=True)),
+            "before": before,
+            "after": attacked.text,
+            "edits": [asdict(edit) for edit in attacked.edits],
+            "objective": self._objective,
+            "score_before": attacked.clean,
+            "score_after": attacked.score,
+            "right_before": found.right[0],
+            "right_after": found.right[1],
+            "succeeded": found.succeeded,
+            "samples": [sample.id for sample in asked.samples],
+            "search": self._settings.search,
+            "queries": attacked.queries,
+            "rows": asked.rows,
+            "made": made,
+        }
+        self._count(line)
         if self._manifest is None:
             self._bar.ended("")
             return
-        self._manifest.add(
-            {
-                **dict(zip(("condition", "dataset", "instruction_id", "sample_id"), key, strict=True)),
-                "before": before,
-                "after": attacked.text,
-                "edits": [asdict(edit) for edit in attacked.edits],
-                "objective": self._objective,
-                "score_before": attacked.clean,
-                "score_after": attacked.score,
-                "right_before": round(found.right[0] * count),
-                "right_after": round(found.right[1] * count),
-                "samples": [sample.id for sample in asked.samples],
-                "queries": attacked.queries,
-                "rows": asked.rows,
-                "made": made,
-            }
-        )
+        self._manifest.add(line)
+        changed = ", ".join(f"{edit.before} → {edit.after}" for edit in attacked.edits) or "none"
         self._bar.ended(
-            f"{_named(key)}: right {found.right[0] * count:.0f} → {found.right[1] * count:.0f} of {count}, "
-            f"{self._objective} {attacked.clean:.3f} → {attacked.score:.3f}, words changed: {len(attacked.edits)}, "
-            f"queries: {attacked.queries}, rows: {asked.rows}"
+            f"{_named(key)}: right {found.right[0]} → {found.right[1]} of {count}, "
+            f"{self._objective} {attacked.clean:.3f} → {attacked.score:.3f}, words changed: {changed}; "
+            f"{self._settings.search} search, queries: {attacked.queries}, rows: {asked.rows}"
         )
 
-    def _identity(self, key: AttackKey, asked: Asked, phrases: Sequence[str]) -> str:
+    def _identity(self, key: AttackKey, asked: Asked, phrases: Sequence[str], starts: Sequence[Edits]) -> str:
         """Hash of everything that a search depends on."""
         rows = asked.encoded(asked.samples[0].instruction)
         ids = [
             (sample.id, row.prompt_ids, row.answer_ids) for sample, row in zip(rows.samples, rows.encoded, strict=True)
         ]
-        settings = replace(self._settings, reuse=None)
-        parts = (self._made, key, settings, self._objective, self._seed, sorted(phrases), ids)
+        settings = replace(self._settings, reuse=None, transfer=None)  # what is in the file counts, not its path
+        parts = (self._made, key, settings, self._objective, self._seed, sorted(phrases), ids, starts)
         return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Sums over the attacks of a condition."""
+
+    attacks: int = 0
+    right: int = 0
+    succeeded: int = 0
+    queries: int = 0
+
+
+def _summary(condition: str, tally: _Tally, how: Search) -> str:
+    rate = f"success rate {100 * tally.succeeded / tally.right:.1f} %" if tally.right else "no success rate"
+    return (
+        f"{condition}: {rate} ({tally.succeeded} of {tally.right} right answers on the rows searched on), "
+        f"{tally.queries / tally.attacks:.0f} queries an instruction, {how} search"
+    )
 
 
 def _named(key: AttackKey) -> str:

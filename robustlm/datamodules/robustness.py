@@ -215,6 +215,13 @@ class RobustnessDataModule(InstructionDataModule):
         self.settle(found)
         if attacker.searched and self._trainer().is_global_zero:
             print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
+            print("\n".join(attacker.summary()))
+        if self.attack.transfer and attacker.searched and not attacker.transferred:
+            log.warning(
+                "data.attack.transfer: %s holds no attack by these recipes on any of the %d instructions that were "
+                "searched; it changed nothing",
+                self.attack.transfer, attacker.searched,
+            )  # fmt: skip
         if attacker.never_right:
             log.warning(
                 "data.attack: with %d of %d instructions the model answers no sample of the search correctly; "
@@ -254,10 +261,11 @@ class RobustnessDataModule(InstructionDataModule):
         trainer = self._trainer()
         objective: Objective = self.attack.objective if model.likelihoods else "accuracy"
         path = self.session.attacks
-        if path is not None and self.attack.reuse and path.resolve() == Path(self.attack.reuse).resolve():
-            raise ValueError(
-                f"data.attack.reuse: {path} is the file that this run writes; expected the file of another run"
-            )
+        for name, file in self.attack.files.items():
+            if path is not None and path.resolve() == Path(file).resolve():
+                raise ValueError(
+                    f"data.attack.{name}: {path} is the file that this run writes; expected the file of another run"
+                )
 
         def asked(samples: Sequence[Sample]) -> Asked:
             return Asked(

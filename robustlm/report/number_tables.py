@@ -16,6 +16,7 @@ from robustlm.evaluation.readings import READINGS, Difference, Readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
+from robustlm.report.attacks import Outcome, attack_markdown, attack_numbers, attack_rows
 from robustlm.report.levels import level_of
 from robustlm.report.markup import counted
 from robustlm.report.tables import aligned, csv_text
@@ -121,15 +122,19 @@ def free_text_rows(free: Sequence[FreeText]) -> list[dict[str, Any]]:
     ]
 
 
-def to_csv(results: Sequence[Result], free: Sequence[FreeText] = ()) -> str:
-    """`number_rows` and `free_text_rows` as CSV; the cell of a missing number is empty."""
-    return csv_text(_COLUMNS, [*number_rows(results), *free_text_rows(free)])
+def to_csv(results: Sequence[Result], free: Sequence[FreeText] = (), attacks: Sequence[Outcome] = ()) -> str:
+    """`number_rows`, `free_text_rows` and `attack_numbers` as CSV; the cell of a missing number is empty."""
+    return csv_text(_COLUMNS, [*number_rows(results), *free_text_rows(free), *attack_numbers(attacks)])
 
 
 def to_json(
-    results: Sequence[Result], settings: Settings, free: Sequence[FreeText] = (), read: Readings | None = None
+    results: Sequence[Result],
+    settings: Settings,
+    free: Sequence[FreeText] = (),
+    read: Readings | None = None,
+    attacks: Sequence[Outcome] = (),
 ) -> str:
-    """Settings, meanings of the numbers, `number_rows`, `instruction_rows` and `free_text_rows` as JSON.
+    """Settings, meanings of numbers, `number_rows`, `instruction_rows`, `free_text_rows` and `attack_rows` as JSON.
 
     With `read`, also the reading that the numbers are for, and how the other one differs.
     """
@@ -141,6 +146,7 @@ def to_json(
         "instructions": instruction_rows(results),
         "estimated": estimated_rows(results),
         "free_text": free_text_rows(free),
+        "attacks": attack_rows(attacks),
     }
     if read is not None:
         found |= {"reading": read.reading, "readings": [_difference(one) for one in read.differences]}
@@ -158,6 +164,7 @@ def to_markdown(
     unread: Sequence[Unreadable] = (),
     free: Sequence[FreeText] = (),
     read: Readings | None = None,
+    attacks: Sequence[Outcome] = (),
 ) -> str:
     """Summary as Markdown: unreadable answers, means over datasets, each dataset, then counts and missing cells.
 
@@ -168,6 +175,7 @@ def to_markdown(
         unread: Answers that could not be read; shown before all numbers.
         free: Scores of free text.
         read: How the two readings of the answers differ; null: not shown.
+        attacks: What attacks came to.
     """
     pooled = [one for one in results if one.name is None]
     single = [one for one in results if one.name is not None]
@@ -219,6 +227,7 @@ def to_markdown(
         lines += ["", "## Free-text answers", "", *aligned(FREE_TEXT, list(map(free_text_cells, free)))]
     if read is not None:
         lines += ["", *readings_markdown(read)[:-1]]
+    lines += attack_markdown(attacks)
     lines += ["", "## What it is made of", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     remarks = [f"- {note}" for note in notes(single)]

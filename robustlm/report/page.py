@@ -10,7 +10,9 @@ from robustlm.evaluation.readings import Readings, readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings
 from robustlm.evaluation.unreadable import unreadable
+from robustlm.report.attacks import Outcome
 from robustlm.report.markup import Html, join, named, page, tag
+from robustlm.report.page_attacks import attacks_section
 from robustlm.report.page_head import About, cards_of, evaluated, summary
 from robustlm.report.page_instructions import instructions_section
 from robustlm.report.page_numbers import counts_section, free_section, method_section, numbers_section
@@ -56,6 +58,7 @@ def to_html(
     clean: str = "clean",
     more: Sequence[Section] = (),
     read: Readings | None = None,
+    attacks: Sequence[Outcome] = (),
 ) -> str:
     """Make the page. The same table gives the same bytes.
 
@@ -67,6 +70,7 @@ def to_html(
         clean: The condition from which drops are measured.
         more: Functions that make custom sections, which come last.
         read: How the two readings of the answers differ; null: `rows` are read strictly, and it is found from them.
+        attacks: What attacks came to.
     """
     read = readings(rows) if read is None else read
     pooled = {one.condition: one for one in results if one.name is None}
@@ -86,6 +90,7 @@ def to_html(
         ("conditions", "Score by condition", scores_section(pooled, single)),
         ("drop", "Drop by level", drops_section(pooled, clean)),
         ("instructions", "Score by instruction", instructions_section(single)),
+        *([("attacks", "Attacks", attacks_section(attacks))] if attacks else []),
         ("variance", "Where the variance comes from", variance_section(pooled, single)),
         ("samples", "Samples worth reading", samples_section(most_changing(rows))),
         ("readings", "Two readings", readings_section(read)),

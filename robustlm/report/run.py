@@ -42,7 +42,9 @@ _REUSE = "data.attack.reuse"
 _ATTACK = {
     "attacks of another run": _REUSE,
     "attacks searched on, samples": "data.attack.samples",
+    "search for attacks": "data.attack.search",
     "attacks searched by": "data.attack.objective",
+    "attacks of another run tried first": "data.attack.transfer",
     "most texts tried": "data.attack.budget",
     "most replacements of a word": "data.attack.candidates",
 }

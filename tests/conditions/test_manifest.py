@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from robustlm.conditions.manifest import Manifest, read_attacks
+from robustlm.conditions.manifest import Manifest, read_attacks, transferred
+from robustlm.conditions.search import Edit
 
 LINE = {
     "condition": "attack:deepwordbug@0.2", "dataset": "d", "instruction_id": "i", "sample_id": None,
@@ -63,3 +64,32 @@ def test_no_file(tmp_path: Path) -> None:
     missing: Any = tmp_path / "none.jsonl"
     with pytest.raises(ValueError, match=r"none\.jsonl: cannot be read"):
         read_attacks(missing)
+
+
+EDITS = [{"position": 0, "before": "Say", "after": "Sya"}]
+
+
+def test_edits_are_read_by_recipe_and_instruction(tmp_path: Path) -> None:
+    file = tmp_path / "attacks.jsonl"
+    manifest = Manifest(file, keep=False)
+    manifest.add({**LINE, "edits": EDITS})
+    manifest.add({**LINE, "dataset": "e", "edits": EDITS})
+    manifest.add({**LINE, "condition": "unseen+attack:no.such.module@0.3", "edits": EDITS})
+    manifest.add({**LINE, "dataset": "f", "edits": []})
+    edit = Edit(0, "Say", "Sya")
+    assert transferred(file) == {
+        ("deepwordbug", LINE["before"]): [(edit,)],
+        ("no.such.module", LINE["before"]): [(edit,)],
+    }
+
+
+@pytest.mark.parametrize(
+    "edits", [None, 3, [3], [{"position": 0}], [{**EDITS[0], "position": "0"}], [{**EDITS[0], "x": 1}]]
+)
+def test_bad_edits_are_named(edits: Any, tmp_path: Path) -> None:
+    file = tmp_path / "attacks.jsonl"
+    Manifest(file, keep=False).add({**LINE, "edits": edits})
+    with pytest.raises(
+        ValueError, match=r"attacks\.jsonl: attack:deepwordbug@0\.2 of d, instruction i: edits: found .*expected"
+    ):
+        transferred(file)

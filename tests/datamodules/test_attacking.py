@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from itertools import product
+from typing import Any, cast, get_args
 from zlib import crc32
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustlm.conditions.recipes import Attack
-from robustlm.conditions.search import Objective
+from robustlm.conditions.search import Edit, Objective, Search
 from robustlm.datamodules.attacking import Asked, Attacks, search
 from robustlm.instructions.slots import pieces
 from robustlm.losses import answer_cross_entropy
@@ -51,11 +52,11 @@ class Toy:
         self.right = right
         self.rows = 0
 
-    def scores(self, texts: Sequence[str], objective: Objective) -> list[float]:
+    def each(self, texts: Sequence[str], objective: Objective) -> list[list[float]]:
         if objective == "accuracy":
-            return [self.right] * len(texts)
+            return [[self.right]] * len(texts)
         self.asked += texts
-        return [crc32(text.encode()) / 2**32 for text in texts]
+        return [[crc32(text.encode()) / 2**32] for text in texts]
 
 
 def ran(text: str, recipe: str, omega: float, phrases: Sequence[str] = (), **settings: Any) -> tuple[Any, Toy]:
@@ -65,13 +66,18 @@ def ran(text: str, recipe: str, omega: float, phrases: Sequence[str] = (), **set
     return found.attacked, toy
 
 
-@given(text=texts, recipe=st.sampled_from(RECIPES), omega=st.sampled_from([0.0, 0.2, 0.5, 1.0]))
-def test_protected_words_stay_and_budgets_hold(text: str, recipe: str, omega: float) -> None:
-    found, toy = ran(text, recipe, omega, PHRASES, candidates=5, budget=30)
+@given(
+    text=texts,
+    recipe=st.sampled_from(RECIPES),
+    omega=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+    how=st.sampled_from(get_args(Search)),
+)
+def test_protected_words_stay_and_budgets_hold(text: str, recipe: str, omega: float, how: Search) -> None:
+    found, toy = ran(text, recipe, omega, PHRASES, candidates=5, budget=30, search=how)
     guard = Guard(text, PHRASES, SLOTS)
     assert len(found.edits) <= word_budget(len(guard.words), omega)
     assert len(toy.asked) == len(set(toy.asked)) == found.queries <= 30
-    assert found.score == toy.scores([found.text], "likelihood")[0] <= found.clean
+    assert found.score == toy.each([found.text], "likelihood")[0][0] <= found.clean
     assert all(edit.before in guard.words and edit.before == text.split()[edit.position] for edit in found.edits)
     assert KEPT.findall(" ".join(found.text.split())) == KEPT.findall(" ".join(text.split()))
     assert [name for _, name in pieces(found.text, SLOTS)] == [name for _, name in pieces(text, SLOTS)]
@@ -105,23 +111,68 @@ def test_the_worst_of_all_edits_is_found_where_words_add_up() -> None:
     text, harm = "say whether this is good", {"whether": 0.3, "good": 0.4, "this": 0.1}
 
     class Sum(Toy):
-        def scores(self, texts: Sequence[str], objective: Objective) -> list[float]:
-            return [1 - sum(weight for word, weight in harm.items() if word not in text.split()) for text in texts]
+        """Of ten rows, as many are right as the words that were not changed are worth."""
+
+        def each(self, texts: Sequence[str], objective: Objective) -> list[list[float]]:
+            lost = [sum(weight for word, weight in harm.items() if word not in text.split()) for text in texts]
+            return [[float(row >= round(10 * one)) for row in range(10)] for one in lost]
 
     toy = cast(Any, Sum(Sample("s", text, "yes")))
-    for objective in ("likelihood", "accuracy"):
-        found = search(text, Attack("deepwordbug", 0.4), (), toy, Attacks(), objective=objective, seed=0)
+    for objective, how in product(get_args(Objective), get_args(Search)):
+        found = search(
+            text,
+            Attack("deepwordbug", 0.4),
+            (),
+            toy,
+            Attacks(budget=200, candidates=3, search=how),
+            objective=objective,
+            seed=0,
+        )
         assert {edit.before for edit in found.attacked.edits} == {"good", "whether"}
         assert found.attacked.score == pytest.approx(0.3)
-        assert found.right == (1, pytest.approx(0.3))
+        assert (found.right, found.succeeded) == ((10, 3), 7)
+
+
+def test_rows_that_become_right_are_no_success() -> None:
+    text = "say whether this is good"
+
+    class Swaps(Toy):
+        def each(self, texts: Sequence[str], objective: Objective) -> list[list[float]]:
+            first = [one == text for one in texts]
+            if objective == "accuracy":
+                return [[float(same), float(not same), 1.0] for same in first]
+            return [[0.9 if same else 0.1] for same in first]
+
+    toy = cast(Any, Swaps(Sample("s", text, "yes")))
+    found = search(text, Attack("deepwordbug", 0.2), (), toy, Attacks(), objective="likelihood", seed=0)
+    assert (found.right, found.succeeded) == ((2, 2), 1)
+
+
+def test_edits_from_elsewhere_are_tried_in_their_order() -> None:
+    text = "say whether this is good"
+    toy = Toy(Sample("s", text, "yes"))
+    starts = [(Edit(4, "good", "elsewhere"),), (Edit(1, "when", "x"),), (Edit(0, "say", "positive"),)]
+    how = Attack("deepwordbug", 0.4)
+    found = search(text, how, PHRASES, cast(Any, toy), Attacks(budget=9), objective="likelihood", seed=0, starts=starts)
+    assert toy.asked[:2] == [text, "say whether this is elsewhere"]
+    assert not any("positive" in one for one in toy.asked), "a protected phrase would be added"
+    assert found.attacked.queries == 9
 
 
 @pytest.mark.parametrize("name", ["samples", "budget", "candidates"])
 def test_settings_that_cannot_be(name: str) -> None:
     with pytest.raises(ValueError, match=rf"data\.attack\.{name}: found 0; expected ≥ 1"):
         Attacks(**{name: 0})
-    with pytest.raises(ValueError, match=r"data\.attack\.objective: found 'loss'"):
+    with pytest.raises(ValueError, match=r"data\.attack\.objective: found 'loss'; expected likelihood or accuracy"):
         Attacks(objective=cast(Any, "loss"))
+    with pytest.raises(
+        ValueError, match=r"data\.attack\.search: found 'beam'; expected population or greedy or random"
+    ):
+        Attacks(search=cast(Any, "beam"))
+    with pytest.raises(ValueError, match=r"data\.attack\.transfer: found no file none\.jsonl"):
+        Attacks(transfer="none.jsonl")
+    with pytest.raises(ValueError, match=r"data\.attack\.transfer: found a file beside data\.attack\.reuse"):
+        Attacks(transfer=__file__, reuse=__file__)
 
 
 # --- a model's scores ----------------------------------------------------------------------------------------------
@@ -215,7 +266,7 @@ def test_attacking_a_model_lowers_what_it_is_meant_to(module: InstructionTuning)
     for objective in ("likelihood", "accuracy"):
         own = asked(module, samples, 8)
         found = search(text, Attack("deepwordbug", 0.3), (), own, Attacks(budget=40), objective=objective, seed=0)
-        assert found.right[0] == 1
+        assert found.right[0] == len(samples)
         assert found.attacked.score < found.attacked.clean
         assert found.attacked.edits
         assert own.scores([found.attacked.text], objective) == [pytest.approx(found.attacked.score, abs=1e-5)]

@@ -91,6 +91,8 @@ def test_the_attack_hurts_and_is_written_down(whole: Path) -> None:
         assert " ".join(words) == one["after"]
         assert one["queries"] <= 16
         assert one["rows"] >= one["queries"] * len(one["samples"])
+        assert one["search"] == "population"
+        assert one["right_before"] - one["right_after"] <= one["succeeded"] <= one["right_before"]
         assert 1 <= len(set(one["samples"]) & ids) == len(one["samples"]) <= 3
         assert one["score_after"] <= one["score_before"]
         assert one["right_after"] <= 3
@@ -108,6 +110,13 @@ def test_it_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     assert said.count("unseen+attack:textfooler@0.1 of ") == 6
     assert "6 instructions attacked, " in said
+    found = lines(tmp_path / "version_0")
+    right, succeeded = (sum(one[name] for one in found) for name in ("right_before", "succeeded"))
+    mean = sum(one["queries"] for one in found) / 6
+    assert (
+        f"unseen+attack:textfooler@0.1: success rate {100 * succeeded / right:.1f} % ({succeeded} of {right} right "
+        f"answers on the rows searched on), {mean:.0f} queries an instruction, population search" in said
+    )
     assert all("unseen" in one["instruction_id"] for one in lines(tmp_path / "version_0"))
 
 
@@ -188,12 +197,37 @@ def test_attacks_on_one_model_are_tried_on_another(
     said = refused(f"--data.attack.reuse={changed}")
     assert "found an attack on 'Now " in said
     assert "expected one on " in said
+    assert "data.attack.transfer: found no file none.jsonl" in refused("--data.attack.transfer=none.jsonl")
     assert "data.attack.reuse: found no file none.jsonl" in refused("--data.attack.reuse=none.jsonl")
     assert "data.attack.reuse: found no file" in refused(f"--data.attack.reuse={whole}")
     (tmp_path / "refused").mkdir(exist_ok=True)
     (tmp_path / "refused" / ATTACKS).write_text("", encoding="utf-8")
     own = refused("--trainer.logger=false", f"--data.attack.reuse={tmp_path / 'refused' / ATTACKS}")
     assert "the file that this run writes" in own
+
+
+def test_attacks_of_another_run_are_tried_first(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With queries for the instruction and one more text, the attacks are those of the other run, where they hurt."""
+    transfer = f"--data.attack.transfer={whole / ATTACKS}"
+    main(arguments(tmp_path / "few", transfer, "--data.attack.budget=2"))
+    few = tmp_path / "few/version_0"
+    given = {attack_key(one): one for one in lines(whole)}
+    assert [one["after"] for one in lines(few)] == [given[attack_key(one)]["after"] for one in lines(few)]
+    assert max(one["queries"] for one in lines(few)) == 2
+    assert "changed nothing" not in caplog.text
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(few / ATTACKS, begun)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path / "again", "--data.attack.budget=2", f"--predictions.resume={begun}"))
+    assert "with other settings" in capsys.readouterr().err, "without the attacks of the other run"
+    main(arguments(tmp_path / "again", transfer, "--data.attack.budget=2", f"--predictions.resume={begun}"))
+    assert "instructions attacked" not in capsys.readouterr().out, "nothing is searched again"
+    main(arguments(tmp_path / "other", transfer, "--data.attack.budget=2", conditions="attack:textfooler@0.2"))
+    assert "holds no attack by these recipes on any of the 6 instructions" in caplog.text
 
 
 def test_instructions_that_are_never_followed_are_not_attacked(
