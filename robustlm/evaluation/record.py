@@ -45,6 +45,14 @@ class Record:
     token_f1: float | None = None
     """Overlap with the target in [0, 1], as is the next field; null: the answer is not free text, or has no target."""
     rouge_l: float | None = None
+    error: str | None = None
+    """Why there is no answer, which then counts as wrong; null: there is one. This and the next four are null in tables
+    of earlier versions."""
+    finish_reason: str | None = None
+    """Why the answer ends, as in `robustlm.models.base.Answer`, as are the next three; null: not known."""
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+    latency: float | None = None
 
     @property
     def key(self) -> Key:

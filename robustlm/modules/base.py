@@ -122,6 +122,7 @@ class InstructionTuning(LightningModule):
         self.weights: dict[str, float] = {}
         """Factor of each named loss; a missing one counts as 1."""
         self.scores = Scores()
+        self._failed: list[str | None] = []
         self.max_skipped_steps = max_skipped_steps
         self.skipped_steps = 0
         """Number of optimiser steps skipped because their loss or gradient was not finite."""
@@ -331,7 +332,12 @@ class InstructionTuning(LightningModule):
         return {"rows": self._answer(batch)}
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores of each condition and task."""
+        """Log the scores of each condition and task.
+
+        Raises:
+            ValueError: No row was answered, since every request failed.
+        """
+        self._refuse_unanswered()
         self._log_scores("test")
 
     def on_test_model_eval(self) -> None:
@@ -371,7 +377,8 @@ class InstructionTuning(LightningModule):
 
         def identity() -> tuple[str, int]:
             own = any(True for _ in self.backbone.parameters())
-            return weights_digest(self.backbone) if own else self.backbone.name, self.max_new_tokens
+            named = self.backbone.identity or self.backbone.name
+            return weights_digest(self.backbone) if own else named, self.max_new_tokens
 
         data.search_attacks(AttackedModel(judge, self.backbone.gives_likelihoods, identity))
 
@@ -383,6 +390,17 @@ class InstructionTuning(LightningModule):
         """Add records of an earlier prediction table to the scores of this test."""
         self.scores.device = self.device
         self.scores.count(rows)
+        self._failed += [row.error for row in rows]
+
+    def _refuse_unanswered(self) -> None:
+        failed, self._failed = self._failed, []
+        none = bool(failed) and None not in failed
+        if self.trainer.world_size > 1:
+            none = self.trainer.strategy.reduce_boolean_decision(none)
+        if none:
+            raise ValueError(
+                f"none of the {len(failed)} rows was answered: every request failed, the first: {failed[0]}"
+            )
 
     def _log_scores(self, stage: Stage) -> None:
         for name, value in self.scores.compute().items():

@@ -120,11 +120,13 @@ def test_columns_are_the_fields_of_a_record_with_the_types_that_tables_have_had(
     others = {
         "parsed": pa.list_(items), "target": texts, "correct": pa.bool_(), "choices": items,
         "option_scores": pa.list_(pa.float32()), "option_tokens": pa.list_(pa.int64()), "prompt": texts,
-        "token_f1": pa.float32(), "rouge_l": pa.float32(),
+        "token_f1": pa.float32(), "rouge_l": pa.float32(), "error": texts, "finish_reason": texts,
+        "prompt_tokens": pa.int64(), "answer_tokens": pa.int64(), "latency": pa.float32(),
     }  # fmt: skip
     expected = [pa.field(name, kind, nullable=False) for name, kind in plain.items()]
     assert pa.schema([*expected, *(pa.field(name, kind) for name, kind in others.items())]).equals(SCHEMA)
-    assert LATER == ("choices", "option_scores", "option_tokens", "prompt", "token_f1", "rouge_l")
+    later = ("choices", "option_scores", "option_tokens", "prompt", "token_f1", "rouge_l")
+    assert (*later, "error", "finish_reason", "prompt_tokens", "answer_tokens", "latency") == LATER
 
 
 def test_a_field_is_also_found_by_its_name() -> None:
