@@ -19,7 +19,20 @@ Measure = Literal["options", "acc", "acc_norm", "acc_bytes"]
 """By what the likeliest option is chosen. `options`: log-likelihood per token, with end of sequence. The others are
 those of lm-evaluation-harness, without end of sequence: the sum, and the sum per character or byte of the option."""
 
+Message = dict[str, str]
+"""A message of a chat, as endpoints and chat templates take it: its `role` and its `content`."""
+
 T = TypeVar("T", bound="_Movable")
+
+
+def messages_in(text: str, chat: Sequence[tuple[str, int, int]]) -> list[Message] | None:
+    """The messages of a chat that a text holds; null if the text is no chat.
+
+    Args:
+        text: A prompt.
+        chat: Role, start and end of each message in it, in characters.
+    """
+    return [{"role": role, "content": text[start:end]} for role, start, end in chat] or None
 
 
 @dataclass(slots=True)
@@ -37,6 +50,13 @@ class Encoded:
     """The prompt as text, without the special tokens that the tokenizer adds at its ends."""
     offsets: Sequence[int] = ()
     """Where each prompt token starts and ends in `text`: two numbers for each token."""
+    chat: Sequence[tuple[str, int, int]] = ()
+    """Role, start and end in `text` of each message of a chat; empty if the prompt is no chat."""
+
+    @property
+    def messages(self) -> list[Message] | None:
+        """The prompt as messages of a chat, as they are after truncation; null if the prompt is no chat."""
+        return messages_in(self.text, self.chat)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
@@ -85,6 +105,9 @@ class View(_Movable):
     """Bool `[R, T]`: tokens of question, format, options and text."""
     texts: tuple[str, ...] = ()
     """The R prompts as text, in views without answers; empty in others."""
+    messages: tuple[list[Message] | None, ...] = ()
+    """The R prompts as messages of a chat, in views without answers; null for a prompt that is no chat. Empty in
+    others."""
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -114,6 +137,7 @@ class View(_Movable):
             self.instruction_mask[rows][:, kept],
             self.context_mask[rows][:, kept],
             tuple(self.texts[row] for row in rows.tolist()) if self.texts else (),
+            tuple(self.messages[row] for row in rows.tolist()) if self.messages else (),
         )
 
 
@@ -147,12 +171,18 @@ class InstructionBatch(_Movable):
     """In evaluation: name of the instruction condition."""
     instruction_ids: list[str] = field(default_factory=list)
     """In evaluation: id of the phrasing of each raw row."""
+    instructions: list[str] = field(default_factory=list)
+    """In evaluation: the instruction of each raw row as it is asked, with its slots unfilled."""
+    wordings: list[str] = field(default_factory=list)
+    """In evaluation: the instruction of each raw row before noise or an attack."""
     targets: list[str] = field(default_factory=list)
     """In evaluation: target texts."""
     tasks: list[str] = field(default_factory=list)
     """In evaluation: task names."""
     groups: list[str] = field(default_factory=list)
     """In evaluation: for each row, the dataset whose score includes it."""
+    answer_words: list[tuple[tuple[str, str], ...]] = field(default_factory=list)
+    """In evaluation: `Sample.answer_words` of each row; an empty list if no row has any."""
     choices: list[tuple[str, ...]] = field(default_factory=list)
     """If options are scored: the allowed targets of each raw row; empty for rows whose answer is generated."""
     options: View | None = None
@@ -202,4 +232,8 @@ def collate(rows: Sequence[Encoded], *, pad_id: int, encoder_decoder: bool = Fal
         labels = torch.full((count, max(len(row.answer_ids) for row in rows)), IGNORE, dtype=torch.long)
         for i, row in enumerate(rows):
             labels[i, : len(row.answer_ids)] = torch.tensor(row.answer_ids)
-    return View(ids, attention, labels, instruction, context, () if with_answer else tuple(row.text for row in rows))
+    view = View(ids, attention, labels, instruction, context)
+    if not with_answer:
+        view.texts = tuple(row.text for row in rows)
+        view.messages = tuple(row.messages for row in rows)
+    return view

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Turn = tuple[str, str]
 """Role and text of a message of a chat."""
@@ -64,6 +64,15 @@ class Sample:
     turns: tuple[Turn, ...] = ()
     """Earlier turns of a chat: a system message, if any, and turns of `user` and `assistant`. The instruction is the
     user's last turn."""
+    wording: str = ""
+    """The instruction before noise or an attack changed it; empty: neither has changed it."""
+    answer_words: tuple[tuple[str, str], ...] = ()
+    """Where the instruction asks for answers of its own instead of the labels: each answer and the label that it
+    stands for, in the order of the labels. Target and choices are these answers."""
+
+    def reworded(self, instruction: str) -> Sample:
+        """The sample with an instruction that noise or an attack made; `wording` keeps the one before any change."""
+        return replace(self, instruction=instruction, wording=self.wording or self.instruction)
 
     @property
     def applied_to(self) -> tuple[object, ...]:

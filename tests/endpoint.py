@@ -26,6 +26,7 @@ class LocalEndpoint:
     """
 
     def __init__(self, usual: Answer) -> None:
+        self.usual = usual
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.answers: list[Answer] = []

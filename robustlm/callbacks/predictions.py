@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ class PredictionWriter(Callback):
         name: File name of the table.
         resume: Folder of an evaluation that did not end. Its answers are kept, the other rows are asked, and the table
             is written there. The model, rows and settings must be the same as before.
-        prompts: Whether to store the prompts too, for reports and for `export-harness`.
+        prompts: Whether to store the prompts too, for reports and for `export-harness`. Without them, instructions that
+            rows bring are not stored either; those of a bank are.
         retry_failed: With `resume`, ask rows again that have no answer since their request failed, also if the
             evaluation ended.
     """
@@ -90,7 +90,7 @@ class PredictionWriter(Callback):
         """Write the batch's rows."""
         if self._writer is not None and outputs is not None:
             rows = outputs["rows"]
-            self._writer.write(rows if self.prompts else [replace(row, prompt=None) for row in rows])
+            self._writer.write(rows if self.prompts else [row.without_prompt() for row in rows])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table from the parts of all processes."""
@@ -111,7 +111,7 @@ class PredictionWriter(Callback):
             print(f"predictions: {table}")
             found = outcomes(rows)
             if found.usage:
-                print(found.usage)
+                print(f"tokens: {found.usage}")
             for said in found.warnings:
                 log.warning(said)
             if found.failed:

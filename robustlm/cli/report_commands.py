@@ -39,12 +39,14 @@ def compare(
     """
     from pathlib import Path
 
+    from robustlm.evaluation.outcomes import outcomes
     from robustlm.evaluation.pairing import paired_tests
     from robustlm.evaluation.robustness import Settings
     from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.comparison import draw, load_tables, other_datasets, scores_of
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.number_tables import flip_lines, pairing_markdown, write_all, write_whole
+    from robustlm.report.outcome import outcome_markdown
     from robustlm.report.tables import markdown
     from robustlm.report.unread import unread_markdown
     from robustlm.tasks import resolve_task
@@ -66,8 +68,9 @@ def compare(
             if paired or flips:
                 raise ValueError(text)
             print(f"{text}\n")
-    unread = {name: own for name, rows in tables.items() if (own := unreadable(rows))}
-    said = "".join("\n\n" + "\n".join(unread_markdown(own, name)).strip() for name, own in unread.items())
+    notes = {name: outcome_markdown(outcomes(rows), name) for name, rows in tables.items()}
+    unread = {name: unread_markdown(unreadable(rows), name) for name, rows in tables.items()}
+    said = "".join("\n\n" + "\n".join(own).strip() for one in (notes, unread) for own in one.values() if own)
     table = markdown(title, found) + said
     print(table)
     settings = Settings(draws=draws, seed=seed)
@@ -123,6 +126,7 @@ def report(
     from pathlib import Path
 
     from robustlm.evaluation.free_text import free_text
+    from robustlm.evaluation.outcomes import outcomes
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
     from robustlm.evaluation.unreadable import unreadable
@@ -151,7 +155,7 @@ def report(
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
     results = robustness(rows, settings, clean)
     free = free_text(rows, settings)
-    text = to_markdown(results, settings, unread=unreadable(rows), free=free)
+    text = to_markdown(results, settings, unread=unreadable(rows), came=outcomes(rows), free=free)
     print(text, end="")
     if output is not None:
         make: dict[str, Callable[[], str]] = {

@@ -164,5 +164,5 @@ def _incorrect(own: Sequence[Instruction], others: Sequence[Instruction], name: 
         text = theirs.text
         if names or foreign:
             text = Skeleton(mine.text if names else "", names).filled(split_words(literal(theirs.text, foreign)))
-        found.append(Instruction(f"{name}/{INCORRECT}/{theirs.id}", text))
+        found.append(Instruction(f"{name}/{INCORRECT}/{theirs.id}", text, mine.answers))
     return found

@@ -157,10 +157,15 @@ class EvaluationDataset(Dataset[InstructionBatch]):
             ids=[sample.id for sample in samples],
             condition=self.condition,
             instruction_ids=[sample.instruction_id for sample in samples],
+            # rows of one instruction share one text in memory; it is copied only into a batch of another process
+            instructions=[sample.instruction for sample in samples],
+            wordings=[sample.wording or sample.instruction for sample in samples],
             targets=[sample.target for sample in samples],
             tasks=[sample.task for sample in samples],
             groups=[sample.dataset or sample.task for sample in samples],
         )
+        if any(sample.answer_words for sample in samples):
+            batch.answer_words = [sample.answer_words for sample in samples]
         if self.rows.options:
             options = [(at, row) for at, i in enumerate(key.indices) for row in self.rows.options[i]]
             batch.choices = [sample.choices for sample in samples]

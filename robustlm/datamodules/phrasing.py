@@ -8,9 +8,19 @@ from dataclasses import replace
 
 from robustlm.conditions.condition import Condition
 from robustlm.conditions.misleading import misled, phrasings_under
-from robustlm.instructions.banks import Instruction, InstructionBank, Split, Version, assigned, load_bank
+from robustlm.instructions.banks import (
+    Instruction,
+    InstructionBank,
+    LackingError,
+    Split,
+    Version,
+    assigned,
+    fits,
+    load_bank,
+)
 from robustlm.instructions.paraphrases import load_paraphrases
 from robustlm.instructions.phrasings import Phrasings
+from robustlm.instructions.slots import slots
 from robustlm.noise.base import CHANGES_MEANING, spared
 from robustlm.noise.pools import noise_pools
 from robustlm.sample import Sample, is_request
@@ -69,7 +79,11 @@ class Phraser:
             return sample
         bank = self.bank_named(name)
         split: Split = "seen" if role != "test" or bank.has("seen") else "unseen"
-        return replace(bank.assign(sample, self._version, split, self._seed), bank=name)
+        if role == "test" and not bank.has("all"):  # a bank of named lists, which conditions ask with
+            found = [one for listed in bank.lists.values() for one in listed]
+        else:
+            found = bank.phrasings(self._version, split)
+        return replace(assigned(sample, _fitting(found, [sample], bank), self._seed), bank=name)
 
     def phrasings(self, samples: Sequence[Sample], *, variants: bool = False) -> Phrasings:
         """All phrasings that training samples may be asked with.
@@ -78,7 +92,19 @@ class Phraser:
         """
         names = [self.bank_of(sample) for sample in samples]
         seen = {name: self.bank_named(name).phrasings(self._version, "seen") for name in set(names) if name}
-        banked = [tuple(found.text for found in seen[name]) if name else () for name in names]
+        known: dict[tuple[object, ...], tuple[str, ...]] = {}
+        banked: list[tuple[str, ...]] = []
+        for sample, name in zip(samples, names, strict=True):
+            if not name:
+                banked.append(())
+                continue
+            # only phrasings that ask for the same answer words as the sample's own, which its target is
+            words = tuple(word for word, _ in sample.answer_words)
+            key = (name, tuple(field for field, _ in sample.fields), words, len(sample.choices))
+            if key not in known:
+                found = _fitting(seen[name], [sample], self.bank_named(name))
+                known[key] = tuple(one.text for one in found if one.answers == words)
+            banked.append(known[key])
         samples = samples if variants else [replace(sample, variant=None) for sample in samples]
         given = load_paraphrases(self._paraphrases) if self._paraphrases else {}
         return Phrasings(samples, banked, given, self._seed)
@@ -88,7 +114,19 @@ class Phraser:
     def banked(self, condition: Condition, samples: Sequence[Sample]) -> dict[str, list[Instruction]]:
         """The phrasings that a condition asks samples with, by bank."""
         banks = {name: self.bank_named(name) for name in map(self.bank_of, samples) if name}
-        return {name: phrasings_under(condition, name, banks, self._version, self._seed) for name in banks}
+        asked: dict[str, list[Sample]] = {}
+        kinds = set()
+        for sample in samples:
+            kind = (self.bank_of(sample), tuple(name for name, _ in sample.fields), len(sample.choices))
+            if kind[0] and kind not in kinds:
+                kinds.add(kind)
+                asked.setdefault(kind[0], []).append(sample)
+        return {
+            name: _fitting(
+                phrasings_under(condition, name, banks, self._version, self._seed), asked.get(name, []), banks[name]
+            )
+            for name in banks
+        }
 
     def asked_alone(self, sample: Sample, condition: Condition) -> Sample:
         """Change a sample's own instruction as a condition says; a sample with a bank is returned unchanged."""
@@ -113,7 +151,30 @@ class Phraser:
             seed=self._seed,
             **noise_pools(samples, protect=condition.noise.protect),
         )
-        return [replace(sample, instruction=text) for sample, text in zip(found, noisy.texts, strict=True)]
+        return [sample.reworded(text) for sample, text in zip(found, noisy.texts, strict=True)]
+
+
+def _fitting(found: Sequence[Instruction], samples: Sequence[Sample], bank: InstructionBank) -> list[Instruction]:
+    """The phrasings that all these samples can be asked with: they have a text for each placeholder.
+
+    Raises:
+        LackingError: There are none.
+    """
+    names = bank.slots
+    if not names and not bank.has_answers:
+        return list(found)
+    # a row that names a packaged bank, and has no field for it, reads braces as text
+    fitting = [one for one in found if all(fits(one, sample, names) for sample in samples)]
+    if not fitting:
+        reason = f"instruction bank {bank.name!r}: no phrasing that {samples[0].id} can be asked with"
+        needed = ", ".join(f"{{{name}}}" for name in slots(found[0].text)) or "none"
+        answers = f" and {len(found[0].answers)} labels" if found[0].answers else ""
+        raise LackingError(
+            f"{reason}; the first one needs texts for the placeholders {needed}{answers}, and the row has "
+            f"{', '.join(name for name, _ in samples[0].fields) or 'none'} and {len(samples[0].choices)} labels",
+            reason,
+        )
+    return fitting
 
 
 def say_spared(condition: Condition, samples: Sequence[Sample]) -> None:

@@ -23,7 +23,7 @@ from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.batches import EncodedSamples
 from robustlm.datamodules.phrasing import say_spared
 from robustlm.evaluation.record import OWN
-from robustlm.instructions.banks import Instruction, LackingError
+from robustlm.instructions.banks import Instruction, LackingError, asked_with
 from robustlm.instructions.paraphrases import load_paraphrases
 from robustlm.noise.base import Noise
 from robustlm.noise.pools import noise_pools
@@ -226,7 +226,7 @@ class RobustnessDataModule(InstructionDataModule):
             first = sorted(found, key=lambda sample: drawn(self.seed, "sample", sample.id))
             named: AttackKey = (condition.name, *key)
             texts[key] = attacker.text(named, condition.attack, first, _common_phrases(found))
-        return self.preparation.ready([replace(s, instruction=texts[_group(s)]) for s in asked], condition)
+        return self.preparation.ready([s.reworded(texts[_group(s)]) for s in asked], condition)
 
     def _search_bar(self, wanted: Sequence[Condition]) -> SearchBar:
         """A bar over all instructions that are searched; hidden if the trainer shows no bars."""
@@ -288,7 +288,7 @@ class RobustnessDataModule(InstructionDataModule):
             name = self.phraser.bank_of(sample)
             asked = banks[name] if name else self._own(sample, condition)
             bank = name or sample.bank
-            found += [replace(sample, instruction=i.text, instruction_id=i.id, bank=bank) for i in asked]
+            found += [_asked_with(replace(sample, bank=bank), instruction) for instruction in asked]
         say_spared(condition, found)
         return found if condition.noise is None else _noisy(found, condition.noise, self.seed, samples)
 
@@ -307,7 +307,7 @@ class RobustnessDataModule(InstructionDataModule):
         if self._given is None:
             self._given = load_paraphrases(self.paraphrases)
         own = [
-            [Instruction(f"{one.id}/paraphrase/{k}", text) for k, text in enumerate(self._given.get(one.text, ()))]
+            [replace(one, id=f"{one.id}/paraphrase/{k}", text=t) for k, t in enumerate(self._given.get(one.text, ()))]
             for one in asked
         ]
         found = [one for turn in zip_longest(*own) for one in turn if one is not None]
@@ -328,6 +328,18 @@ class RobustnessDataModule(InstructionDataModule):
                 name, len(found), kind, self.prompts,
             )  # fmt: skip
         return found[: self.prompts]
+
+
+def _asked_with(sample: Sample, instruction: Instruction) -> Sample:
+    """A sample under an instruction, and its examples with the answers that the instruction asks for."""
+    asked = asked_with(sample, instruction)
+    if not instruction.answers or not sample.examples:
+        return asked
+    shown = [
+        replace(asked_with(one, instruction), instruction="", instruction_id="") if not one.instruction else one
+        for one in sample.examples
+    ]
+    return replace(asked, examples=tuple(shown))
 
 
 _Group = tuple[str, str, str | None]
@@ -363,4 +375,4 @@ def _noisy(asked: list[Sample], noise: Noise, seed: int, samples: Sequence[Sampl
     ids = [sample or instruction for _, instruction, sample in sharing]
     noisy = noise.apply([sample.instruction for sample in first], ids, seed=seed, **pools)
     texts = dict(zip(sharing, noisy.texts, strict=True))
-    return [replace(sample, instruction=texts[_group(sample)]) for sample in asked]
+    return [sample.reworded(texts[_group(sample)]) for sample in asked]

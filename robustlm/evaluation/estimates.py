@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from robustlm.evaluation.intervals import NONE, Dispersion, Limits, Moments
 from robustlm.evaluation.numbers import (
     DEBIASED,
     NUMBERS,
+    PERCENTILES,
     SHARES,
     Drawn,
     Estimate,
@@ -36,6 +38,11 @@ def estimate(values: Floats, level: float, datasets: int = 1) -> Estimate:
     return Estimate(value, float(low), float(high), datasets)
 
 
+def with_width(found: Estimate) -> Estimate:
+    """The estimate without its interval, if all draws are equal: they do not tell how well the number is known."""
+    return replace(found, low=math.nan, high=math.nan) if found.low == found.high else found
+
+
 def variance_of(values: Floats, samples: int) -> float:
     """Sampling variance of a number, from its draws; NaN if too many draws are NaN (`MOST_UNDEFINED`)."""
     draws = values[1:][~np.isnan(values[1:])]
@@ -48,8 +55,8 @@ def drawn_numbers(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Se
     """The numbers of one dataset with their intervals.
 
     Shares get Wilson's interval. Worst instruction, spread and standard deviation get an interval that accounts for
-    chance, from `intervals.dispersion`. It is valid only for fixed instructions: if instructions are drawn too, these
-    numbers keep the percentile intervals of their draws.
+    chance, from `intervals.dispersion`. It is valid only for fixed instructions: if instructions are drawn too, the
+    interval also contains that of the percentiles of their draws.
     """
     found = {name: estimate(values, settings.level) for name, values in numbers.items() if name in NUMBERS}
     asked, complete = int(grid.asked.sum()), int(grid.complete.sum())
@@ -71,9 +78,14 @@ def drawn_numbers(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Se
         ("std", apart.std, apart.std_limits),
         ("spread", apart.spread, apart.spread_limits),
     ):
-        if settings.draws and settings.resample == "samples" and not math.isnan(value):
-            found[name] = Estimate(found[name].value, *limits)
-        found[DEBIASED[name]] = Estimate(value, found[name].low, found[name].high)
+        if not settings.draws:
+            limits = NONE
+        elif settings.resample == "both" and not math.isnan(limits[0]):
+            limits = intervals.hull(limits, (found[name].low, found[name].high))
+        found[name] = Estimate(found[name].value, *(NONE if math.isnan(found[name].value) else limits))
+        found[DEBIASED[name]] = Estimate(value, *(NONE if math.isnan(value) else limits))
+    for name in PERCENTILES:
+        found[name] = with_width(found[name])
     return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, samples, moments, cochran)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustlm.evaluation.record import Record
+from robustlm.evaluation.wording import Wording, wording_of
 from robustlm.tasks import TASKS
 from robustlm.tasks.base import Answer, Task
 
@@ -64,6 +65,8 @@ class Grid:
     """`[n, k]`: whether the answer could not be read."""
     options: Options | None = None
     """Options and their likelihoods, if answers were chosen by likelihood."""
+    wordings: tuple[Wording | None, ...] = ()
+    """The words of each instruction, `[k]`; `None` where the table does not hold them or rows have different ones."""
 
     @property
     def asked(self) -> Bools:
@@ -152,9 +155,17 @@ def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
         whole=filled(scored[:, 1].tolist(), 0, np.float64),
         correct=filled([row.right for row in rows], False, np.bool_),
         answers=filled([numbers.setdefault(answer_key(row), len(numbers)) for row in rows], -1, np.int64),
-        unparseable=filled([row.parsed is None for row in rows], False, np.bool_),
+        unparseable=filled([row.parsed is None and row.error is None for row in rows], False, np.bool_),
         options=_options(rows, places, shape),
+        wordings=_wordings(rows, instructions),
     )
+
+
+def _wordings(rows: list[Record], instructions: list[str]) -> tuple[Wording | None, ...]:
+    own: dict[str, list[Record]] = {}
+    for row in rows:
+        own.setdefault(row.instruction_id, []).append(row)
+    return tuple(wording_of(own[name]) for name in instructions)
 
 
 def _places(rows: list[Record], samples: list[str], instructions: list[str]) -> Ints:
@@ -177,7 +188,7 @@ def _options(rows: list[Record], places: Ints, shape: tuple[int, int]) -> Option
     for row, (sample, _) in zip(rows, places.tolist(), strict=True):
         for choice in row.choices or ():
             own = known.setdefault(sample, {})
-            own.setdefault(choice, len(own))
+            own.setdefault(row.label_of(choice), len(own))
     if not known:
         return None
     most = max(map(len, known.values()))
@@ -186,17 +197,21 @@ def _options(rows: list[Record], places: Ints, shape: tuple[int, int]) -> Option
     for row, (sample, instruction) in zip(rows, places.tolist(), strict=True):
         if not row.choices or row.option_scores is None or row.option_tokens is None:
             continue
-        at = [known[sample][choice] for choice in row.choices]
+        at = [known[sample][row.label_of(choice)] for choice in row.choices]
         scores[sample, instruction, at] = row.option_scores
         tokens[sample, instruction, at] = row.option_tokens
-        chosen[sample, instruction] = known[sample].get(row.prediction, -1)
+        chosen[sample, instruction] = known[sample].get(row.label_of(row.prediction), -1)
     return Options(scores, tokens, chosen)
 
 
 def answer_key(row: Record) -> tuple[Any, ...]:
     """A key that is the same for equal answers: the sorted items, or the text if the answer could not be read."""
     parsed = row.parsed
-    return (row.prediction.strip(),) if parsed is None else (None, *sorted(map(tuple, parsed)))
+    if parsed is None:
+        return (row.prediction.strip(),)
+    if row.answer_words is not None:  # a classification: each item is one answer word
+        parsed = [[row.label_of(text) for text in item] for item in parsed]
+    return (None, *sorted(map(tuple, parsed)))
 
 
 def _size(answer: Answer) -> int:

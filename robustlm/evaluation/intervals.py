@@ -106,6 +106,12 @@ def paired(value: float, variance: float, samples: int, z: float) -> Limits:
     return max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value))
 
 
+def hull(first: Limits, second: Limits) -> Limits:
+    """The smallest interval that contains both; one that is missing (NaN) does not count."""
+    known = [limits for limits in (first, second) if not math.isnan(limits[0])]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else NONE
+
+
 def average(values: Sequence[float], limits: Sequence[Limits]) -> Limits:
     """MOVER's interval of the mean of independent numbers.
 
@@ -176,8 +182,12 @@ def dispersion(scores: Floats, influence: Floats, level: float) -> Dispersion:
     """Differences between the scores of k instructions, corrected for chance.
 
     The noise is the sampling variance of a score's distance from the mean score. So it does not include effects that
-    all instructions share, such as easy samples. It is assumed to be equal for all instructions. One sample that only
-    one instruction answers right is added; otherwise the noise would be 0 if no sample tells instructions apart.
+    all instructions share, such as easy samples. It is assumed to be equal for all instructions, except in the limits
+    of `std`. One sample that only one instruction answers right is added; otherwise the noise would be 0 if no sample
+    tells instructions apart.
+
+    With one instruction there is only its score, as `worst`. With one sample, what chance adds is unknown: only the
+    limits of `worst` are given.
 
     Args:
         scores: `[k]`, each in [0, 1].
@@ -186,28 +196,56 @@ def dispersion(scores: Floats, influence: Floats, level: float) -> Dispersion:
         level: Level of the intervals.
     """
     n, k = influence.shape
-    if k < 2 or n < 2:
+    if not (n and k):
         return Dispersion(math.nan, NONE, math.nan, NONE, math.nan, NONE)
+    variances = ((influence**2).sum(0) / (n * max(n - 1, 1))).tolist()
+    each = list(zip(scores.tolist(), variances, strict=True))
+    worst_limits = (
+        min(share(score, variance, n, deviate(level))[0] for score, variance in each),
+        min(_exact_upper(score, variance, n, _largest(level, k)) for score, variance in each),
+    )
+    if k == 1:  # chance biases no minimum of one score, and nothing is compared
+        worst = float(scores[0])
+        return Dispersion(math.nan, NONE, math.nan, NONE, worst, share(worst, variances[0], n, deviate(level)))
+    if n == 1:  # one sample does not tell how much of a difference is chance
+        return Dispersion(math.nan, NONE, math.nan, NONE, math.nan, worst_limits)
     apart = influence - influence.mean(1, keepdims=True)
     noise = float((apart**2).sum()) / (n * (n - 1) * (k - 1)) + 1 / (k * n**2)
     seen = float(scores.var(ddof=1))
     left = math.sqrt(max(0.0, 1 - noise / seen)) if seen > 0 else 0.0
     low, high, middle = float(scores.min()), float(scores.max()), float(scores.mean())
-    least, most = _noncentrality((k - 1) * seen / noise, k - 1, level)
+    scale, freedom = _noise_shape(apart.T @ apart / (n * (n - 1)), scores - scores.mean(), noise)
+    least, most = _noncentrality((k - 1) * seen / scale, freedom, level)
     reach = _studentized_range(level, k) * math.sqrt(noise)
-    variances = ((influence**2).sum(0) / (n * (n - 1))).tolist()
-    each = list(zip(scores.tolist(), variances, strict=True))
     return Dispersion(
         std=float(scores.std()) * left,
-        std_limits=(math.sqrt(least * noise / k), min(0.5, math.sqrt(most * noise / k))),
+        std_limits=(math.sqrt(least * scale / k), min(0.5, math.sqrt(most * scale / k))),
         spread=(high - low) * left,
         spread_limits=(max(0.0, high - low - reach), min(1.0, high - low + reach)),
         worst=middle - (middle - low) * left,
-        worst_limits=(
-            min(share(score, variance, n, deviate(level))[0] for score, variance in each),
-            min(_exact_upper(score, variance, n, _largest(level, k)) for score, variance in each),
-        ),
+        worst_limits=worst_limits,
     )
+
+
+def _noise_shape(covariance: Floats, apart: Floats, noise: float) -> tuple[float, float]:
+    """Scale and degrees of freedom of the noncentral χ² variable that a sum of squared distances resembles.
+
+    With noise that is equal and independent for all instructions, they are its variance and k − 1. Otherwise the noise
+    along the distances counts, which is larger if bad instructions fail on the same samples: the scale gives the sum
+    its variance, as far as the true distances cause it, and the degrees of freedom give it the right mean.
+
+    Args:
+        covariance: `[k, k]`: sampling covariance of the distances of scores from their mean.
+        apart: `[k]`: those distances.
+        noise: Their mean variance, with the sample that was added.
+    """
+    total = noise * (len(apart) - 1)
+    added = noise - float(np.trace(covariance)) / (len(apart) - 1)
+    squares = float((covariance**2).sum()) + 2 * added * float(np.trace(covariance)) + (len(apart) - 1) * added**2
+    length = float(apart @ apart)
+    along = float(apart @ covariance @ apart) / length + added if length > 0 else 0.0
+    scale = max(along, squares / total)
+    return scale, total / scale
 
 
 @cache
@@ -224,7 +262,7 @@ def _largest(level: float, k: int) -> float:
     return NormalDist().inv_cdf(((1 + level) / 2) ** (1 / k))
 
 
-def _noncentrality(ratio: float, freedom: int, level: float) -> Limits:
+def _noncentrality(ratio: float, freedom: float, level: float) -> Limits:
     """Interval of the noncentrality of a χ² variable with the value `ratio` and `freedom` degrees of freedom.
 
     For the upper limit, the value is raised to at least `freedom`, its expected value under chance alone. A sum of
@@ -233,7 +271,7 @@ def _noncentrality(ratio: float, freedom: int, level: float) -> Limits:
     from scipy.special import chndtr, chndtrinc
 
     tail = (1 - level) / 2
-    upper = max(ratio, float(freedom))
+    upper = max(ratio, freedom)
     low = float(chndtrinc(ratio, freedom, 1 - tail)) if chndtr(ratio, freedom, 0.0) > 1 - tail else 0.0
     return low, float(chndtrinc(upper, freedom, tail))
 
@@ -261,3 +299,29 @@ def chi2_tail(statistic: float, freedom: int) -> float:
 
     tail: Any = chdtrc(freedom, statistic)
     return float(tail)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for how many they are, after Holm (1979): the step-down form of Bonferroni's adjustment.
+
+    If hypotheses whose adjusted p is at most 0.05 are rejected, the probability that any true one is among them is at
+    most 0.05, however the tests depend on each other. NaN stays NaN and counts as no test.
+
+    Args:
+        p_values: One p for each test, in any order.
+
+    Returns:
+        The adjusted p-values, in the same order. None is smaller than its own p, and none is above 1.
+
+    Raises:
+        ValueError: A p-value is not in [0, 1].
+    """
+    if wrong := [p for p in p_values if not (math.isnan(p) or 0 <= p <= 1)]:
+        raise ValueError(f"p_values: found {wrong[0]}; expected probabilities from 0 to 1")
+    order = sorted((at for at, p in enumerate(p_values) if not math.isnan(p)), key=lambda at: p_values[at])
+    found = [math.nan] * len(p_values)
+    largest = 0.0
+    for done, at in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - done) * p_values[at]))
+        found[at] = largest
+    return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.evaluation.grid import Floats
 from robustlm.evaluation.intervals import Moments
+from robustlm.evaluation.wording import Wording
 
 Resample = Literal["samples", "both"]
 
@@ -45,6 +47,10 @@ UNBOUNDED = ("posix", "cochran_p")
 
 SHARES = ("mean", "worst_case", "consistency", "sensitivity", "all_correct", "unparseable")
 """Numbers that are means over samples of values in [0, 1], or F1."""
+
+
+PERCENTILES = ("posix", "share_phrasing", "share_samples", "share_interaction")
+"""Numbers whose intervals are percentiles of draws."""
 
 
 DEBIASED = {"worst_instruction": "worst_debiased", "std": "std_debiased", "spread": "spread_debiased"}
@@ -116,6 +122,13 @@ class Result:
     instructions: int
     missing: int
     """Number of cells (sample and instruction) that are not in the table, among samples that were asked."""
+    wordings: Mapping[str, Wording] = field(default_factory=dict)
+    """The words of the instructions by id, for those whose words the table holds."""
+
+    @property
+    def worst_wording(self) -> Wording | None:
+        """The words of the worst instruction."""
+        return None if self.worst is None else self.wordings.get(self.worst)
 
 
 Sampled = dict[str, Floats]

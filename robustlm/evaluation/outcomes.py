@@ -62,13 +62,13 @@ class Outcomes:
 
     @property
     def usage(self) -> str:
-        """The sums of tokens in one line; empty if none is known."""
+        """The sums of tokens; empty if none is known."""
         if self.prompt_tokens is None and self.answer_tokens is None:
             return ""
         sums = (("prompts", self.prompt_tokens), ("answers", self.answer_tokens))
         said = " and ".join(f"{number:,} of {what}" for what, number in sums if number is not None)
         of = "" if self.counted == self.rows else f", known for {self.counted:,} of {self.rows:,} rows"
-        return f"tokens: {said}{of}"
+        return f"{said}{of}"
 
 
 def outcomes(rows: Iterable[Record]) -> Outcomes:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from robustlm.evaluation import intervals
-from robustlm.evaluation.estimates import drop_limits, estimate
+from robustlm.evaluation.estimates import drop_limits, estimate, with_width
 from robustlm.evaluation.grid import Floats
 from robustlm.evaluation.intervals import NONE
 from robustlm.evaluation.numbers import (
     DEBIASED,
     NUMBERS,
+    PERCENTILES,
     SHARES,
     Drawn,
     Estimate,
@@ -41,8 +42,7 @@ def pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
         limits = intervals.average(middle, [(one.low, one.high) for one in own]) if len(middle) == len(own) else NONE
         found["std_within" if name == "std" else name] = Estimate(mean, *limits)
     numbers["std_pooled"] = _std_pooled(drawn)
-    pooled = estimate(numbers["std_pooled"], settings.level)
-    found["std_pooled"] = pooled if pooled.low < pooled.high else Estimate(pooled.value, *NONE)
+    found["std_pooled"] = estimate(numbers["std_pooled"], settings.level)
     dropped = [part for part in parts if "_clean" in part.numbers and not np.isnan(part.numbers["_clean"][0])]
     moments = math.nan, math.nan, math.nan
     if dropped:
@@ -50,10 +50,13 @@ def pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
         numbers |= {"pdr": drop_rate(mine, clean), "_condition": mine, "_clean": clean}
         first, second, both = (sum(part.dropped[at] for part in dropped) / len(dropped) ** 2 for at in range(3))
         moments = first, second, both
-        if any(part.estimates["pdr"].low < part.estimates["pdr"].high for part in dropped):  # not for `clean`
-            found["pdr"] = Estimate(float(numbers["pdr"][0]), *drop_limits(mine, clean, moments, settings))
-        else:
+        # only the drop of `clean` from itself has an interval without width
+        if any(part.estimates["pdr"].low == part.estimates["pdr"].high for part in dropped):
             found["pdr"] = estimate(numbers["pdr"], settings.level)
+        else:
+            found["pdr"] = Estimate(float(numbers["pdr"][0]), *drop_limits(mine, clean, moments, settings))
+    for name in (*PERCENTILES, "std_pooled"):
+        found[name] = with_width(found[name])
     q, freedom = (sum(part.cochran[at] for part in parts) for at in (0, 1))
     found["cochran_p"] = Estimate(intervals.chi2_tail(q, int(freedom)) if freedom else math.nan, *NONE)
     return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, {}, moments)

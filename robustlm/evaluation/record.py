@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 OWN = "own"
@@ -46,18 +46,41 @@ class Record:
     """Overlap with the target in [0, 1], as is the next field; null: the answer is not free text, or has no target."""
     rouge_l: float | None = None
     error: str | None = None
-    """Why there is no answer, which then counts as wrong; null: there is one. This and the next four are null in tables
-    of earlier versions."""
+    """Why there is no answer, which then counts as wrong; null: there is one. This and the following fields are null
+    in tables of earlier versions."""
     finish_reason: str | None = None
     """Why the answer ends, as in `robustlm.models.base.Answer`, as are the next three; null: not known."""
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
     latency: float | None = None
+    wording: str | None = None
+    """The instruction before noise or an attack. This and the next are null in a table without prompts where the
+    row brought the instruction. Slots (`{premise}`) are not filled in either."""
+    instruction: str | None = None
+    """The instruction as it was asked: the wording, with the edits of noise or of an attack."""
+    answer_words: list[list[str]] | None = None
+    """Where the instruction asks for answers of its own: each answer and the label that it stands for (`[["yes",
+    "acceptable"], …]`). Prediction, items, target and choices are these answers. Null: they are the labels."""
+
+    def label_of(self, text: str) -> str:
+        """The label that an answer stands for; the answer itself if it is no answer word of the instruction."""
+        return next((label for word, label in self.answer_words or () if word == text), text)
 
     @property
     def key(self) -> Key:
         """The key that identifies the record in its table."""
         return self.condition, self.dataset, self.sample_id, self.instruction_id
+
+    @property
+    def brings_instruction(self) -> bool:
+        """Whether the row brought its instruction, so that other rows of the same id may have other texts."""
+        return not self.instruction_id or self.instruction_id == OWN or self.instruction_id.startswith(f"{OWN}/")
+
+    def without_prompt(self) -> Record:
+        """The record without texts that its row brought: the prompt, and the instruction if it is the row's own."""
+        if self.brings_instruction:
+            return replace(self, prompt=None, wording=None, instruction=None)
+        return replace(self, prompt=None)
 
     @property
     def expected(self) -> str:

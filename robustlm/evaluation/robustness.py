@@ -113,6 +113,7 @@ def _result(grid: Grid, numbers: dict[str, Estimate]) -> Result:
         complete=int(keep.sum()),
         instructions=len(grid.instructions),
         missing=grid.missing,
+        wordings={name: found for name, found in zip(grid.instructions, grid.wordings, strict=False) if found},
     )
 
 

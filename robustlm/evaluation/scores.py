@@ -26,6 +26,10 @@ def text_of(answer: Answer) -> str:
     return answer.items[0][0] if answer.items else ""
 
 
+MISSING = Answer(items=(), malformed=1)
+"""Stands for the answer of a request that failed: it matches nothing."""
+
+
 class _Pair:
     """Score and unparseable rate of one condition and dataset; for free text, also the overlap with true answers."""
 
@@ -68,7 +72,8 @@ class Scores:
         for record in records:
             if record.target is not None:
                 task = TASKS[record.task]
-                answer, gold = task.parse(record.prediction), task.parse(record.target)
+                answer = task.parse(record.prediction) if record.error is None else MISSING
+                gold = task.parse(record.target)
                 self.update(record.condition, record.dataset, record.task, answer, gold)
 
     def compute(self) -> dict[str, Tensor]:

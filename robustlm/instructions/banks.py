@@ -15,6 +15,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from robustlm.instructions.jinja import UnusableTemplateError, converted, is_jinja
+from robustlm.instructions.published import divided, entry_of, read_file
 from robustlm.instructions.slots import slots
 from robustlm.sample import Sample
 from robustlm.utils.random import drawn
@@ -56,6 +58,8 @@ class Instruction:
     """`bank/version/split/number`, such as `ner/concise/seen/0`."""
     text: str
     """The phrasing."""
+    answers: tuple[str, ...] = ()
+    """The answer that it asks for instead of each label, in the order of the labels; empty: the label itself."""
 
 
 class InstructionBank:
@@ -92,7 +96,8 @@ class InstructionBank:
     def load(cls, name_or_path: str, unseen_share: float | None = None) -> Self:
         """Read a packaged bank by name (`ner`, `quickstart/ner`), or one of your own from a file.
 
-        `file.json` is a bank, `file.json#name` an entry of a file with many. All templates of an entry are `concise`.
+        `file.json` is a bank, `file.json#name` an entry of a file with many; `file.yaml`, `.py` and `.md` are files of
+        the forms in `robustlm.instructions.published`. All templates of an entry are `concise`.
         Templates with a target other than `{answer}` (such as a premise to write) state another task and are left out.
         Templates that repeat another one of their list are left out too.
 
@@ -107,13 +112,15 @@ class InstructionBank:
         """
         if unseen_share is not None and not 0 <= unseen_share <= 1:
             raise ValueError(f"unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
-        file_name, ending, entry = name_or_path.rpartition(".json#")
-        if ending:
-            file_name += ".json"
-            given = _many(file_name, entry)
-            found = tuple(_entry(given, entry, file_name, unseen_share))
-            division = _division(found, entry, file_name) if isinstance(given, list) else None
-            return cls(entry, found, division, states_format=_states_format(given, f"{file_name}#{entry}"))
+        place = divided(name_or_path)
+        if place is not None and (place[1] or not place[0].endswith(".json")):
+            file_name, entry = place
+            given = entry_of(read_file(file_name), entry, file_name)
+            name = entry or Path(file_name).stem
+            found = tuple(_entry(given, name, file_name, unseen_share))
+            division = _division(found, name, file_name) if isinstance(given, list) else None
+            stated = _states_format(given, f"{file_name}#{entry}") or any(one.answers for one in found)
+            return cls(name, found, division, states_format=stated)
         if name_or_path.endswith(".json"):
             path = Path(name_or_path)
             if not path.is_file():
@@ -127,6 +134,11 @@ class InstructionBank:
             raise ValueError(f"instruction bank: found {name_or_path!r}; expected a JSON file or one of {known}")
         data = _parsed(file.read_bytes(), str(file))
         return cls(name_or_path, tuple(_instructions(data, name_or_path, str(file))))
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether phrasings ask for answers of their own instead of the labels, as those of PromptSource do."""
+        return any(instruction.answers for instruction in self.instructions)
 
     @property
     def slots(self) -> list[str]:
@@ -195,14 +207,46 @@ class InstructionBank:
 
 def assigned(sample: Sample, phrasings: Sequence[Instruction], seed: int) -> Sample:
     """Give a sample one of these phrasings, chosen as in `InstructionBank.assign`."""
-    chosen = phrasings[drawn(f"{seed}/{sample.id}") % len(phrasings)]
-    return replace(sample, instruction=chosen.text, instruction_id=chosen.id)
+    return asked_with(sample, phrasings[drawn(f"{seed}/{sample.id}") % len(phrasings)])
+
+
+def asked_with(sample: Sample, instruction: Instruction) -> Sample:
+    """A sample under an instruction. If the instruction has answers of its own, these replace the labels.
+
+    Raises:
+        ValueError: The instruction has another number of answers than the sample has labels.
+    """
+    sample = replace(sample, instruction=instruction.text, instruction_id=instruction.id)
+    if not instruction.answers:
+        return sample
+    labels = tuple(label for _, label in sample.answer_words) or sample.choices
+    if len(labels) != len(instruction.answers):
+        raise ValueError(
+            f"{instruction.id}: found {len(instruction.answers)} answers ({', '.join(instruction.answers)}); expected "
+            f"one for each of the {len(labels)} labels of {sample.id}"
+        )
+    words = tuple(zip(instruction.answers, labels, strict=True))
+    target = instruction.answers[sample.choices.index(sample.target)] if sample.target else ""
+    return replace(sample, target=target, choices=instruction.answers, answer_words=words)
+
+
+def fits(instruction: Instruction, sample: Sample, names: Sequence[str]) -> bool:
+    """Whether a sample has a text for each of these placeholders in an instruction, and a label for each answer.
+
+    Args:
+        instruction: The instruction.
+        sample: The sample.
+        names: All placeholders of the bank; other braces are text.
+    """
+    given = dict(sample.fields)
+    shown = all(name in given for name in slots(instruction.text) if name in names)
+    return shown and (not instruction.answers or len(instruction.answers) == len(sample.choices))
 
 
 def load_bank(name_or_path: str, unseen_share: float | None = None) -> InstructionBank:
     """Load a bank as `InstructionBank.load` does, but read it again only if its file has changed."""
-    path, ending, _ = name_or_path.rpartition(".json#")
-    file = os.path.abspath(f"{path}.json" if ending else name_or_path)
+    place = divided(name_or_path)
+    file = os.path.abspath(place[0] if place else name_or_path)
     try:
         found = os.stat(file)
     except OSError:
@@ -282,28 +326,11 @@ def _lists(data: Mapping[str, Any], name: str, where: str) -> Iterator[Instructi
     for key, given in lists.items():
         if not _LIST_NAME.fullmatch(key):
             raise ValueError(f"{where}: {_LISTS}: found the name {key!r}; expected letters, digits, _ and -")
-        texts = _templates(given, f"{where}: {_LISTS}.{key}")
-        if not texts:
+        found = _templates(given, f"{where}: {_LISTS}.{key}")
+        if not found:
             raise ValueError(f"{where}: {_LISTS}.{key}: found no template; expected at least one")
-        for number, text in enumerate(texts):
-            yield Instruction(f"{name}/{_LIST}/{key}/{number}", text)
-
-
-def _many(path: str, name: str) -> object:
-    """Read the entry of that name from a file with many banks."""
-    try:
-        data = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-        raise ValueError(f"{path}: {problem}; expected a JSON object of instruction banks by name") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: found no UTF-8 JSON ({error}); expected an object of instruction banks") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: found {type(data).__name__}; expected an object of instruction banks by name")
-    if name not in data:
-        raise ValueError(f"{path}: found no bank {name!r}; expected one of {', '.join(data) or 'none, as it is empty'}")
-    found: object = data[name]
-    return found
+        for number, one in enumerate(found):
+            yield Instruction(f"{name}/{_LIST}/{key}/{number}", one.text, one.answers)
 
 
 _ANSWER = "{answer}"
@@ -320,11 +347,11 @@ def _entry(entry: object, name: str, path: str, unseen_share: float | None) -> I
     where = f"{path}#{name}"
     lists: list[Instruction] = []
     if isinstance(entry, list):
-        texts = _templates(entry, where)
-        held_back = -(-len(texts) // 4) if len(texts) >= 4 else 0
+        found = _templates(entry, where)
+        held_back = -(-len(found) // 4) if len(found) >= 4 else 0
         if unseen_share is not None:
-            held_back = math.floor(unseen_share * len(texts) + 0.5)
-        splits = {"seen": texts[: len(texts) - held_back], "unseen": texts[len(texts) - held_back :]}
+            held_back = math.floor(unseen_share * len(found) + 0.5)
+        splits = {"seen": found[: len(found) - held_back], "unseen": found[len(found) - held_back :]}
     elif isinstance(entry, dict):
         given = _keys(entry, (*_SPLITS, _LISTS, _FORMAT), where)
         lists = list(_lists(given, name, where))
@@ -334,43 +361,67 @@ def _entry(entry: object, name: str, path: str, unseen_share: float | None) -> I
         raise ValueError(f"{where}: found {type(entry).__name__}; expected {expected}")
     if not any(splits.values()) and not lists:
         raise ValueError(f"{where}: found no template for the target {_ANSWER}; expected at least one")
-    seen = {_same(text) for text in splits["seen"]}
-    if both := [text for text in splits["unseen"] if _same(text) in seen]:
+    seen = {_same(one.text) for one in splits["seen"]}
+    if both := [one.text for one in splits["unseen"] if _same(one.text) in seen]:
         raise ValueError(f"{where}: found {both[0]!r} among seen and unseen; expected it in one of them")
     for split in _SPLITS:
-        for number, text in enumerate(splits[split]):
-            yield Instruction(f"{name}/concise/{split}/{number}", text)
+        for number, one in enumerate(splits[split]):
+            yield Instruction(f"{name}/concise/{split}/{number}", one.text, one.answers)
     yield from lists
 
 
-def _templates(given: object, where: str) -> list[str]:
-    """The texts of a list of templates, without templates of inverse tasks and without repetitions."""
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """A template of a list."""
+
+    text: str
+    answers: tuple[str, ...] = ()
+
+
+def _templates(given: object, where: str) -> list[_Template]:
+    """The templates of a list, without those of inverse tasks, unusable ones of PromptSource, and repetitions."""
     if not isinstance(given, list):
         raise ValueError(f"{where}: found {type(given).__name__}; expected a list of templates")
-    texts: dict[str, str] = {}
+    found: dict[str, _Template] = {}
     inverse = twice = 0
+    unusable: list[str] = []
     for number, template in enumerate(given):
-        text = _template(template, f"{where}[{number}]")
-        if text is None:
+        try:
+            one = _template(template, f"{where}[{number}]")
+        except UnusableTemplateError as error:
+            unusable.append(str(error))
+            continue
+        if one is None:
             inverse += 1
-        elif _same(text) in texts:
+        elif _same(one.text) in found:
             twice += 1
         else:
-            texts[_same(text)] = text
+            found[_same(one.text)] = one
+    for reason in unusable:
+        _say_once(f"{where}: left out the template {reason}")
+    if unusable and not found:
+        raise ValueError(
+            f"{where}: found no usable template among {len(given)} (the first is {unusable[0]}); expected at least one"
+        )
     if inverse:
         _say_once(f"{where}: left out {inverse} of {len(given)} templates, whose target is not {_ANSWER}")
     if twice:
         _say_once(f"{where}: left out {twice} of {len(given)} templates, which repeat another")
-    return list(texts.values())
+    return list(found.values())
 
 
-def _template(template: object, where: str) -> str | None:
-    """A template's text; null where its target is not the answer."""
+def _template(template: object, where: str) -> _Template | None:
+    """A template; null where its target is not the answer."""
     if not isinstance(template, dict):
-        return _text(template, where)
+        return _Template(_text(template, where))
+    if is_jinja(template):
+        try:
+            return _Template(*converted(template))
+        except UnusableTemplateError as error:
+            raise UnusableTemplateError(f"{template.get('name', where)!r}: {error}") from None
     pair = _keys(template, ("input", "target"), where)
     text, target = (_text(pair.get(key), f"{where}.{key}") for key in ("input", "target"))
-    return text if target == _ANSWER else None
+    return _Template(text) if target == _ANSWER else None
 
 
 def _same(text: str) -> str:

@@ -6,12 +6,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from robustlm.utils.words import is_unspaced, rejoin, with_gaps
 
 OPTIONS = "options_"
 """The slot for the answer options, as [FLAN] templates name it."""
+
+CONTENT = "content"
+"""The slot for the whole input, as PromptBench's templates name it."""
+CASED = "__"
+"""`{word__lower}` is the slot for the field `word` in lower case."""
+CASES: dict[str, Callable[[str], str]] = {
+    "lower": str.lower, "upper": str.upper, "capitalize": str.capitalize, "title": str.title,
+}  # fmt: skip
+"""What may follow `CASED`."""
 
 _SPACE = re.compile(r"(\s+)")
 _SLOT = re.compile(r"\{([^\W\d]\w*)\}")

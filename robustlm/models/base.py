@@ -128,10 +128,6 @@ class LanguageModel(nn.Module, ABC):
         """As `generate`, with what is known of each answer. An answer may be missing; its `error` then says why."""
         return [Answer(text) for text in self.generate(view, max_new_tokens)]
 
-    def shown(self, prompt: str) -> str:
-        """A prompt of a view as people read it, for tables and reports."""
-        return prompt
-
     @property
     def identity(self) -> str | None:
         """What decides the answers of a model without weights of its own, as one text; null: its weights do."""

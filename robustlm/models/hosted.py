@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robustlm.batch import IGNORE, View
+from robustlm.batch import IGNORE, Message, View
 from robustlm.endpoint import PREFIX, AnswerCache, Connection, Endpoint, EndpointError, Pace
 from robustlm.models.base import Answer, OptionScores
 from robustlm.models.requests import Echo, Hosting, answer_of, echo_of
-from robustlm.models.text import TextModel, is_conversation, messages_of
+from robustlm.models.text import TextModel
 
 __all__ = ["HostedBackbone", "Hosting"]
 
@@ -32,6 +32,7 @@ _AGAIN = 1
 """How often a request is sent again after a malformed answer."""
 _HINT = "; try --model.hosting.max_tokens_name max_completion_tokens"
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -96,6 +97,7 @@ class HostedBackbone(TextModel):
         model = name.removeprefix(PREFIX)
         if not model:
             raise ValueError(f"backbone: {name!r} names no model; expected {PREFIX}NAME, such as {PREFIX}gpt-4o-mini")
+        self.tokenizer.takes_messages = True
         self.hosting = hosting or Hosting()
         self._endpoint = Endpoint(
             model,
@@ -118,15 +120,18 @@ class HostedBackbone(TextModel):
         Raises:
             EndpointError: A request fails. Other answers stay in the cache.
         """
-        found = self._answers(prompts, max_new_tokens)
+        return self._whole(self._answers([_asks(prompt) for prompt in prompts], max_new_tokens))
+
+    def generate(self, view: View, max_new_tokens: int) -> list[str]:
+        """As `answer`, for the prompts of a view."""
+        return self._whole(self.respond(view, max_new_tokens))
+
+    @staticmethod
+    def _whole(found: Sequence[Answer]) -> list[str]:
         for one in found:
             if one.error is not None:
                 raise EndpointError(one.error, concerns="one")
         return [one.text for one in found]
-
-    def generate(self, view: View, max_new_tokens: int) -> list[str]:
-        """As `answer`, for the prompts of a view."""
-        return self.answer(self.texts(view), max_new_tokens)
 
     def respond(self, view: View, max_new_tokens: int) -> list[Answer]:
         """See `LanguageModel.respond`.
@@ -134,7 +139,10 @@ class HostedBackbone(TextModel):
         Raises:
             EndpointError: Every request would fail, or too many do. Other answers stay in the cache.
         """
-        return self._answers(self.texts(view), max_new_tokens)
+        texts = self.texts(view)
+        chats = view.messages or [None] * len(texts)
+        asked = [chat or _asks(text) for text, chat in zip(texts, chats, strict=True)]
+        return self._answers(asked, max_new_tokens)
 
     def option_scores(self, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
         """Log-likelihood of every option after its prompt, without end of sequence.
@@ -150,14 +158,8 @@ class HostedBackbone(TextModel):
 
         Raises:
             EndpointError: The endpoint gives no such log-likelihoods, every request would fail, or too many do.
-            ValueError: The prompts are conversations.
         """
         prompts, texts = self._split(options)
-        if any(is_conversation(prompt) for prompt in prompts):
-            raise ValueError(
-                "data.template: found 'chat', but a hosted model's options are scored at /v1/completions, which takes "
-                "no messages; expected 'plain', 'alpaca' or a template string, or data.scoring generation"
-            )
         wanted = list(dict.fromkeys([*prompts, *texts]))
         found = dict(zip(wanted, self._all(wanted, self._echo), strict=True))
         sums, counts = torch.full((len(rows),), torch.nan, dtype=torch.float64), torch.ones(len(rows), dtype=torch.long)
@@ -193,9 +195,9 @@ class HostedBackbone(TextModel):
             return str(error)
         return Echo(known["log_likelihoods"])
 
-    def _answers(self, prompts: Sequence[str], max_new_tokens: int) -> list[Answer]:
-        def ask(connection: Connection, prompt: str) -> Answer:
-            body = self.hosting.chat(self._endpoint.model, messages_of(prompt), max_new_tokens)
+    def _answers(self, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
+        def ask(connection: Connection, messages: list[Message]) -> Answer:
+            body = self.hosting.chat(self._endpoint.model, messages, max_new_tokens)
             try:
                 return Answer(**self._kept(connection, body, _chat))
             except EndpointError as error:
@@ -206,7 +208,7 @@ class HostedBackbone(TextModel):
 
         return self._all(prompts, ask)
 
-    def _all(self, prompts: Sequence[str], ask: Callable[[Connection, str], T]) -> list[T]:
+    def _all(self, prompts: Sequence[P], ask: Callable[[Connection, P], T]) -> list[T]:
         connection = Connection(self._endpoint)
         try:
             with ThreadPoolExecutor(self.hosting.concurrency) as pool:
@@ -242,6 +244,10 @@ class HostedBackbone(TextModel):
                 if not error.malformed or not left:
                     raise
                 left -= 1
+
+
+def _asks(prompt: str) -> list[Message]:
+    return [{"role": "user", "content": prompt}]
 
 
 def _chat(client: Any, body: dict[str, Any]) -> dict[str, Any]:

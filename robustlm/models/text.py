@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from robustlm.batch import View
@@ -11,18 +11,12 @@ from robustlm.models.base import LanguageModel
 
 _EOS, _PAD = 0x110000, 0x110001
 """Ids of the special tokens: the first two numbers after the last Unicode code point."""
-_MARK = "\ufdd0"
-"""Stands around the role of each message of a conversation. Unicode reserves this character for use within a program,
-so no text that people write holds it."""
 
 
 class Characters:
     """A tokenizer whose tokens are characters. Text models do not expose their tokenizer; this one counts characters.
 
     Different texts have different ids. Prompts are passed on as text, in `View.texts`; only options are decoded.
-
-    Its chat template writes a conversation as one text, from which `messages_of` gets the messages back. So a
-    conversation travels and is shortened like any other prompt.
     """
 
     is_fast = True
@@ -30,7 +24,10 @@ class Characters:
     pad_token_id = _PAD
     bos_token_id = None
     all_special_ids = (_EOS, _PAD)
-    chat_template = "messages"
+    chat_template = None
+    takes_messages = False
+    """Whether the model is sent `View.messages`. With `data.template: chat`, prompts are then messages of a chat. A
+    model that is only sent texts has no chat template."""
     name_or_path = "characters"
 
     def __call__(
@@ -42,50 +39,12 @@ class Characters:
             found["offset_mapping"] = [[(at, at + 1) for at in range(len(text))] for text in texts]
         return found
 
-    def apply_chat_template(
-        self, conversation: Sequence[Mapping[str, str]], tokenize: bool = False, add_generation_prompt: bool = True
-    ) -> str:
-        """A conversation as one text.
-
-        Args:
-            conversation: Messages, each with `role` and `content`.
-            tokenize: Must be false, as text models get text.
-            add_generation_prompt: Whether the text ends with the beginning of an assistant message.
-
-        Raises:
-            ValueError: A message holds the character that separates messages, or ids are asked for.
-        """
-        if tokenize:
-            raise ValueError("text models have no token ids; expected tokenize=False")
-        for message in conversation:
-            if any(_MARK in text for text in message.values()):
-                raise ValueError("found the character U+FDD0, which separates messages here; remove it from the row")
-        text = "".join(f"{_MARK}{message['role']}{_MARK}{message['content']}" for message in conversation)
-        return text + (f"{_MARK}assistant{_MARK}" if add_generation_prompt else "")
-
     def text(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
         return "".join(chr(one) for one in ids if one < _EOS)
 
     def __len__(self) -> int:
         return _PAD + 1
-
-
-def is_conversation(prompt: str) -> bool:
-    """Whether `Characters.apply_chat_template` wrote a prompt."""
-    return prompt.startswith(_MARK)
-
-
-def messages_of(prompt: str) -> list[dict[str, str]]:
-    """The messages of a prompt that `Characters.apply_chat_template` wrote; another prompt is one message of the user.
-
-    The empty message of the assistant at the end, which asks for an answer, is left out.
-    """
-    if not is_conversation(prompt):
-        return [{"role": "user", "content": prompt}]
-    parts = prompt.split(_MARK)[1:]
-    found = [{"role": role, "content": text} for role, text in zip(parts[::2], parts[1::2], strict=True)]
-    return found[:-1] if found[-1] == {"role": "assistant", "content": ""} else found
 
 
 class _Config:
@@ -123,7 +82,7 @@ class TextModel(LanguageModel):
         """Answers to prompts, one per prompt, in the same order.
 
         Args:
-            prompts: Whole prompts, as a template wrote them; conversations with the role before each message.
+            prompts: Whole prompts, as a template wrote them.
             max_new_tokens: Longest answer, in tokens of the model.
         """
 
@@ -137,14 +96,7 @@ class TextModel(LanguageModel):
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """See `LanguageModel.generate`. Raises `ValueError` for a view without its prompts as text."""
-        return self.answer([self.shown(text) for text in self.texts(view)], max_new_tokens)
-
-    def shown(self, prompt: str) -> str:
-        """A prompt with the role before each message of a conversation; other prompts are as they are."""
-        if not is_conversation(prompt):
-            return prompt
-        written = (f"{one['role'].capitalize()}: {one['content']}" for one in messages_of(prompt))
-        return "\n\n".join([*written, "Assistant:"])
+        return self.answer(self.texts(view), max_new_tokens)
 
     def texts(self, view: View) -> tuple[str, ...]:
         """The prompts of a view as text. Raises `ValueError` for a view without them."""

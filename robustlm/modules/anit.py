@@ -132,16 +132,15 @@ class ANIT(InstructionTuning):
         if self.adversary is not None and self._before is not None:
             self.adversary.load_state_dict(copy.deepcopy(self._before))
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also save the adversary's state at the end of the last optimiser step."""
-        super().on_save_checkpoint(checkpoint)
-        if self.adversary is not None:
-            inside = self._before is not None and inside_step(self.trainer)
-            checkpoint["robustlm"]["adversary"] = self._before if inside else self.adversary.state_dict()
+    def progress(self) -> dict[str, Any]:
+        """Also the adversary's state at the end of the last optimiser step."""
+        if self.adversary is None:
+            return super().progress()
+        inside = self._before is not None and inside_step(self.trainer)
+        return {**super().progress(), "adversary": self._before if inside else self.adversary.state_dict()}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def resume(self, progress: dict[str, Any]) -> None:
         """Also restore the adversary's state."""
-        super().on_load_checkpoint(checkpoint)
-        state: dict[str, Tensor] = checkpoint["robustlm"].get("adversary", {})
-        if self.adversary is not None and self._resuming:
-            self.adversary.load_state_dict(state)
+        super().resume(progress)
+        if self.adversary is not None:
+            self.adversary.load_state_dict(progress.get("adversary", {}))

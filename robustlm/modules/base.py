@@ -6,35 +6,29 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, Self
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from robustlm.adapters.settings import WritesPrompts
 from robustlm.batch import InstructionBatch
-from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings, stored_settings
 from robustlm.checks.numbers import check_number
-from robustlm.conditions.model import AttackedModel, AttackSearch
-from robustlm.conditions.search import Objective
-from robustlm.evaluation.record import Record
 from robustlm.evaluation.scores import Scores
 from robustlm.models.backends import language_model
 from robustlm.models.base import LanguageModel, Pooling
-from robustlm.models.digest import weights_digest
 from robustlm.models.hosted import Hosting
 from robustlm.models.loading import Loading
 from robustlm.models.tuning import LoRA, Tuning
+from robustlm.modules.answering import Answering
 from robustlm.modules.boundary import StepBoundary
+from robustlm.modules.checkpointed import Checkpointed
 from robustlm.modules.passes import Passes, ViewName
-from robustlm.modules.replies import judged, records
 from robustlm.modules.terms import Term
 from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
-from robustlm.utils.finite import refuse_nonfinite, step_extent
-from robustlm.utils.serialization import to_plain
+from robustlm.utils.finite import step_extent
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +50,7 @@ class TrainingData(Protocol):
         """How many times in a row each batch is served."""
 
 
-class InstructionTuning(LightningModule):
+class InstructionTuning(Answering, Checkpointed):
     """Plain instruction tuning: cross-entropy of the answers under each row's own instruction. The baseline.
 
     A new objective is a subclass that extends `losses`. A step returns one summed loss under automatic optimisation. So
@@ -101,7 +95,7 @@ class InstructionTuning(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self._keep_plain_hyperparameters()
+        self.keep_plain_hyperparameters()
         check_number("max_new_tokens", max_new_tokens, least=1, below=2**31, whole=True)
         check_number("chunk_rows", chunk_rows, least=1, whole=True, or_null="for all rows at once")
         check_number("max_skipped_steps", max_skipped_steps, least=0, whole=True)
@@ -122,7 +116,7 @@ class InstructionTuning(LightningModule):
         self.weights: dict[str, float] = {}
         """Factor of each named loss; a missing one counts as 1."""
         self.scores = Scores()
-        self._failed: list[str | None] = []
+        self.failures: list[str | None] = []
         self.max_skipped_steps = max_skipped_steps
         self.skipped_steps = 0
         """Number of optimiser steps skipped because their loss or gradient was not finite."""
@@ -302,6 +296,24 @@ class InstructionTuning(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.updating = False
 
+    def progress(self) -> dict[str, Any]:
+        """The seed, and the count of skipped steps.
+
+        Raises:
+            RuntimeError: The optimiser is changing weights at this moment.
+        """
+        if self.updating:
+            raise RuntimeError("a checkpoint was asked for while weights are being changed; ask between two batches")
+        skipped = {"skipped_steps": self.skipped_steps, "skipped_in_a_row": self._skipped_in_a_row}
+        return {**super().progress(), "seed": self._seed, **skipped}
+
+    def resume(self, progress: dict[str, Any]) -> None:
+        """Restore the seed and the count of skipped steps; a new run, which does not resume, has a seed of its own."""
+        super().resume(progress)
+        self._seed = progress["seed"]
+        self.skipped_steps = progress.get("skipped_steps", 0)
+        self._skipped_in_a_row = progress.get("skipped_in_a_row", 0)
+
     def on_train_end(self) -> None:
         """Raise `ValueError` if every step was skipped, before an adapter is exported."""
         if 0 < self.trainer.global_step <= self.skipped_steps:
@@ -315,210 +327,7 @@ class InstructionTuning(LightningModule):
                 self.skipped_steps, self.trainer.global_step,
             )  # fmt: skip
 
-    def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the loss of the true answers; with `generate_in_validation`, also score generated answers."""
-        tokens = int((batch.raw.labels >= 0).sum())
-        loss = Passes(self.backbone, batch).cross_entropy("raw")
-        self.log("val/loss", loss, prog_bar=True, batch_size=tokens, sync_dist=True, add_dataloader_idx=False)
-        if self.generate_in_validation:
-            self._answer(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of answers."""
-        self._log_scores("val")
-
-    def test_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Answer the prompts, parse and score the answers; returns `rows` of the prediction table."""
-        return {"rows": self._answer(batch)}
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of each condition and task.
-
-        Raises:
-            ValueError: No row was answered, since every request failed.
-        """
-        self._refuse_unanswered()
-        self._log_scores("test")
-
-    def on_test_model_eval(self) -> None:
-        """Search for the attacks that the test's conditions name.
-
-        This is Lightning's first hook after weights are restored and moved to the device, and before the first batch.
-        Overriding it would skip Lightning's `eval` call, so `super()` is called first.
-        """
-        super().on_test_model_eval()
-        self._search_attacks()
-
-    def on_predict_model_eval(self) -> None:
-        """As `on_test_model_eval`."""
-        super().on_predict_model_eval()
-        self._search_attacks()
-
-    def predict_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """`rows` of the prediction table."""
-        return {"rows": self._answer(batch)}
-
-    # --- evaluation --------------------------------------------------------------------------------------------
-
-    def _answer(self, batch: InstructionBatch) -> list[Record]:
-        found = records(self.backbone, batch, self.max_new_tokens)
-        self.count(found)
-        return found
-
-    def _search_attacks(self) -> None:
-        trainer = self.trainer
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, AttackSearch):
-            return
-
-        def judge(batch: InstructionBatch, objective: Objective) -> list[float]:
-            with trainer.precision_plugin.test_step_context():
-                return self.judge(batch.to(self.device), objective)
-
-        def identity() -> tuple[str, int]:
-            own = any(True for _ in self.backbone.parameters())
-            named = self.backbone.identity or self.backbone.name
-            return weights_digest(self.backbone) if own else named, self.max_new_tokens
-
-        data.search_attacks(AttackedModel(judge, self.backbone.gives_likelihoods, identity))
-
-    def judge(self, batch: InstructionBatch, objective: Objective) -> list[float]:
-        """Score the model on each row of an evaluation batch, for attacks; see `replies.judged`."""
-        return judged(self.backbone, batch, objective, self.max_new_tokens)
-
-    def count(self, rows: Sequence[Record]) -> None:
-        """Add records of an earlier prediction table to the scores of this test."""
-        self.scores.device = self.device
-        self.scores.count(rows)
-        self._failed += [row.error for row in rows]
-
-    def _refuse_unanswered(self) -> None:
-        failed, self._failed = self._failed, []
-        none = bool(failed) and None not in failed
-        if self.trainer.world_size > 1:
-            none = self.trainer.strategy.reduce_boolean_decision(none)
-        if none:
-            raise ValueError(
-                f"none of the {len(failed)} rows was answered: every request failed, the first: {failed[0]}"
-            )
-
-    def _log_scores(self, stage: Stage) -> None:
-        for name, value in self.scores.compute().items():
-            self.log(f"{stage}/{name}", value, rank_zero_only=False)
-        self.scores.reset()
-
-    # --- checkpoints -------------------------------------------------------------------------------------------
-
-    @classmethod
-    def load_from_checkpoint(
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: bool | None = None,
-        weights_only: bool | None = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Load a module with the settings and weights of a checkpoint, as far as these are safe to take from a file.
-
-        Classes must belong to this package or be imported already. The model must be packaged, a folder, or a hub model
-        that this machine has loaded before. Other models, hosted models and code that comes with a model must be named
-        in the arguments.
-
-        Args:
-            checkpoint_path: The file, or an open one.
-            map_location: Device for the weights.
-            hparams_file: Settings that replace the checkpoint's.
-            strict: Not used: all trained weights must always be present.
-            weights_only: Refuse files with anything but weights and plain data.
-            kwargs: Arguments that replace stored ones, such as `backbone="openai:gpt-4o-mini"`.
-
-        Raises:
-            ValueError: The checkpoint names a class or a model that needs your consent.
-        """
-        settings = stored_settings(checkpoint_path) if hparams_file is None else file_settings(hparams_file)
-        allow_stored(str(checkpoint_path), settings, cls, kwargs)
-        found: Self = super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
-        )
-        return found
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save only the trained weights, and everything else that the next step depends on."""
-        if self.updating:
-            raise RuntimeError("a checkpoint was asked for while weights are being changed; ask between two batches")
-        trained = self._trained_names()
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
-        refuse_nonfinite(checkpoint["state_dict"], "checkpoint not written: the trained weights")
-        skipped = {"skipped_steps": self.skipped_steps, "skipped_in_a_row": self._skipped_in_a_row}
-        data = getattr(self._trainer, "datamodule", None)
-        prompt = data.prompt() if isinstance(data, WritesPrompts) else None
-        checkpoint["robustlm"] = {"seed": self._seed, **skipped, "prompt": prompt}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what `on_save_checkpoint` saved."""
-        if "robustlm" not in checkpoint:
-            raise ValueError("this checkpoint was not written by robustlm: it lacks the entry 'robustlm'")
-        if self._resuming:  # in a new run, a loaded module uses the seed of the new run
-            self._seed = checkpoint["robustlm"]["seed"]
-            self.skipped_steps = checkpoint["robustlm"].get("skipped_steps", 0)
-            self._skipped_in_a_row = checkpoint["robustlm"].get("skipped_in_a_row", 0)
-            folders = [str(one.dirpath) for one in self.trainer.checkpoint_callbacks if hasattr(one, "dirpath")]
-            allow_paths(checkpoint.get("callbacks"), folders)
-
-    @property
-    def _resuming(self) -> bool:
-        """Whether a `fit` is running; false if weights are loaded for another use."""
-        return self._trainer is not None and self._trainer.training
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load trained weights. The frozen ones are already in the model.
-
-        Raises:
-            ValueError: A trained weight is missing, a weight is unknown, or shapes differ.
-        """
-        own = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
-        missing = sorted(self._trained_names() - set(state_dict))
-        unexpected = sorted(set(state_dict) - set(own))
-        shapes = [
-            f"{name}: {tuple(state_dict[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in sorted(set(state_dict) & set(own))
-            if state_dict[name].shape != own[name].shape
-        ]
-        if missing or unexpected or shapes:
-            raise ValueError(
-                "the checkpoint does not fit this model; was it trained with another backbone or tuning?"
-                + _listed("missing trained weights", missing)
-                + _listed("unknown weights", unexpected)
-                + _listed("other shapes", shapes)
-            )
-        refuse_nonfinite(state_dict, "the checkpoint's weights")
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-    def _trained_names(self) -> set[str]:
-        return {name for name, p in self.named_parameters(remove_duplicate=False) if p.requires_grad}
-
-    def _keep_plain_hyperparameters(self) -> None:
-        """Store the arguments as plain data. From the command line, Lightning has already stored the config."""
-        if "_instantiator" in self.hparams:
-            return
-        plain = {}
-        for name, value in self.hparams.items():
-            try:
-                plain[name] = to_plain(value)
-            except TypeError as error:
-                raise TypeError(f"{type(self).__name__}: argument {name!r}: {error}") from error
-        self.save_hyperparameters({**plain, "_instantiator": "lightning.pytorch.cli.instantiate_module"})
-
 
 def filled(*slots: Term | None) -> tuple[Term, ...]:
     """The terms among the slots, without the empty slots."""
     return tuple(term for term in slots if term is not None)
-
-
-def _listed(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    shown = "; ".join(names[:3])
-    return f"\n  {what} ({len(names)}): {shown}{' …' if len(names) > 3 else ''}"

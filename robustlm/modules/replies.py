@@ -71,7 +71,7 @@ def records(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: in
     found = replies(backbone, batch, max_new_tokens)
     assert batch.prompt is not None
     prompts = batch.prompt.texts
-    return [_record(batch, at, reply, backbone.shown(prompts[at])) for at, reply in enumerate(found)]
+    return [_record(batch, at, reply, prompts[at]) for at, reply in enumerate(found)]
 
 
 def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Record:
@@ -103,6 +103,9 @@ def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Reco
         prompt_tokens=said.prompt_tokens,
         answer_tokens=said.answer_tokens,
         latency=said.latency,
+        wording=batch.wordings[at] if batch.wordings else None,
+        instruction=batch.instructions[at] if batch.instructions else None,
+        answer_words=[list(pair) for pair in batch.answer_words[at]] or None if batch.answer_words else None,
     )
 
 
@@ -179,6 +182,11 @@ def _chosen(backbone: LanguageModel, batch: InstructionBatch) -> dict[int, Reply
         raise ValueError(
             f"data.scoring: 'options' counts end of sequence, and {backbone.name} {backbone.closed}, which tells no "
             "likelihood of it; expected acc, acc_norm or acc_bytes"
+        )
+    if not backbone.scores_ends and batch.prompt is not None and any(batch.prompt.messages):
+        raise ValueError(
+            f"data.template: found 'chat', but options of {backbone.name} are scored after prompts of one text, not "
+            "after messages; expected 'plain', 'alpaca' or a template string, or data.scoring generation"
         )
     scores = backbone.option_scores(batch.options, batch.option_rows, batch.pass_rows or len(batch))
     if measure != "options":

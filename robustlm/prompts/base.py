@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
 
+from robustlm.batch import Message, messages_in
 from robustlm.instructions.slots import OPTIONS, is_slotted, pieces
 from robustlm.sample import Context, Sample
 
@@ -38,6 +39,14 @@ class Prompt:
     """Whether the tokenizer adds its own special tokens; false where the template wrote them."""
     given: tuple[tuple[int, int], ...] = ()
     """`(start, end)` of every piece that the template did not write: instructions, rows, examples and their answers."""
+    chat: tuple[tuple[str, int, int], ...] = ()
+    """`(role, start, end)` of the content of every message of a chat, in the order in which they were said; empty for
+    templates that write no chat."""
+
+    @property
+    def messages(self) -> list[Message] | None:
+        """The messages of a chat as `{role, content}`; null for templates that write no chat."""
+        return messages_in(self.text, self.chat)
 
 
 class Writer:
@@ -47,6 +56,7 @@ class Writer:
         self.text = ""
         self.spans: list[tuple[int, int, Origin]] = []
         self.given: list[tuple[int, int]] = []
+        self.chat: list[tuple[str, int, int]] = []
         self.solved = False
         """Whether an example is being written. The context of an example is never truncated or perturbed."""
 
@@ -61,12 +71,33 @@ class Writer:
         if piece and origin is not Origin.SCAFFOLD:
             self.spans.append((start, len(self.text), origin))
 
+    def end_once(self, cue: str, start: int) -> None:
+        """Keep one cue at the end if the template wrote `cue` right after an instruction that itself ends with it.
+
+        Published templates with slots often end with `Answer:`. The prompt then ends like that of an instruction
+        without slots, and not with `Answer: Answer:`.
+
+        Args:
+            cue: The last word of the template, such as `Answer:`.
+            start: Where the prompt of this row begins in the text.
+        """
+        body = self.text[: -len(cue)].rstrip()
+        ends = self.spans and self.spans[-1][1] == len(body) and self.spans[-1][2] is Origin.INSTRUCTION
+        if ends and len(body) > start and body.casefold().endswith(cue.casefold()):
+            self.text = body
+
     def append(self, other: Writer) -> None:
         """Append the text and spans of another writer."""
         offset = len(self.text)
         self.text += other.text
         self.spans += [(start + offset, end + offset, origin) for start, end, origin in other.spans]
         self.given += [(start + offset, end + offset) for start, end in other.given]
+
+    def say(self, role: str, message: Writer) -> None:
+        """Append a message of a chat."""
+        start = len(self.text)
+        self.append(message)
+        self.chat.append((role, start, len(self.text)))
 
     def strip(self) -> None:
         """Remove white space from both ends, and adjust the spans."""
@@ -79,7 +110,9 @@ class Writer:
 
     def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
         """The prompt as written so far; `answer_prefix` stands before the answer."""
-        return Prompt(self.text, tuple(self.spans), answer_prefix, add_special_tokens, tuple(self.given))
+        return Prompt(
+            self.text, tuple(self.spans), answer_prefix, add_special_tokens, tuple(self.given), tuple(self.chat)
+        )
 
 
 class Template(ABC):

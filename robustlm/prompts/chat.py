@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
 
-from robustlm.prompts.base import (
-    PARTS,
-    Prompt,
-    Template,
-    Writer,
-    are_whole,
-    asked_of,
-    filled,
-    write_instruction,
-    write_joined,
-)
+from robustlm.prompts.base import Prompt, Template, Writer
+from robustlm.prompts.dialogue import Dialogue, dialogue
 from robustlm.sample import Sample
 from robustlm.utils.limits import TimeLimitError, limited
 
@@ -68,57 +58,33 @@ class ChatTemplate(Template):
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
-        roles, messages = self._dialogue(sample, instruction.strip())
-        around = self._around(roles)
-        takes_system = bool(sample.system and self._around([roles[0], "user"]))
-        if not around and sample.system and not takes_system and (around := self._around(roles[1:])):
+        chat, around = self._taken(sample, instruction.strip())
+        out = _written(chat, around)
+        try:
+            rendered = self._rendered(chat.contents, chat.roles)
+        except TemplateError as error:
+            raise ValueError(f"{sample.id}: {_failed(error, chat.contents[0])}") from error
+        if rendered != out.text:
+            raise ValueError(_REWRITTEN)
+        return out.prompt("", add_special_tokens=False)
+
+    def _taken(self, sample: Sample, instruction: str) -> tuple[Dialogue, _Around]:
+        """The chat in a form that the template takes, and what the template writes around its messages."""
+        chat = dialogue(sample, instruction)
+        around = self._around(chat.roles)
+        takes_system = bool(sample.system and self._around([chat.roles[0], "user"]))
+        if not around and sample.system and not takes_system and (around := self._around(chat.roles[1:])):
             self._warn("takes no system message; it stands at the start of the first user message")
-            messages[:2] = [_joined(messages[:2])]
-            roles = roles[1:]
+            chat = chat.with_system_in_the_question()
         if not around:
             if sample.turns:
                 self._warn("takes no earlier turns; they are part of the user message, under their roles")
             else:
                 self._warn("takes no earlier turns; examples are part of the message", logging.INFO)
             kept = int(takes_system)
-            named = bool(sample.history) or roles[kept] != "user"
-            messages[kept:] = [_as_one(messages[kept:], roles[kept:] if named else [])]
-            roles = [*roles[:kept], "user"]
-            around = self._around(roles)
-        out = Writer()
-        for before, at in around:
-            out.write(before)
-            if at is not None:
-                out.append(messages[at])
-        contents = [message.text for message in messages]
-        try:
-            rendered = self._rendered(contents, roles)
-        except TemplateError as error:
-            raise ValueError(f"{sample.id}: {_failed(error, contents[0])}") from error
-        if rendered != out.text:
-            raise ValueError(_REWRITTEN)
-        return out.prompt("", add_special_tokens=False)
-
-    def _dialogue(self, sample: Sample, instruction: str) -> tuple[list[str], list[Writer]]:
-        """Roles and texts of all messages: system, examples, earlier turns, and the sample itself."""
-        roles: list[str] = []
-        messages: list[Writer] = []
-
-        def say(role: str, message: Writer) -> None:
-            roles.append(role)
-            messages.append(message)
-
-        whole = are_whole(sample, instruction)
-        for role, text in sample.system:
-            say(role, _given(text))
-        for i, one in enumerate((*sample.examples, sample)):
-            for role, text in one.history:
-                say(role, _given(text))
-            opening = asked_of(one, sample, instruction) if whole or i == 0 else ""
-            say("user", _message(one, opening, solved=one is not sample))
-            if one is not sample:
-                say("assistant", _given(one.target))
-        return roles, messages
+            chat = chat.as_one(kept, named=bool(sample.history) or chat.roles[kept] != "user")
+            around = self._around(chat.roles)
+        return chat, around
 
     def _warn(self, what: str, level: int = logging.WARNING) -> None:
         if what not in self._warned:
@@ -188,46 +154,13 @@ def _between(text: str, marks: Sequence[str]) -> _Around:
     return [*found, (text, None)]
 
 
-def _message(sample: Sample, instruction: str, *, solved: bool) -> Writer:
-    """The user's message for a row: instruction and context.
-
-    The message is stripped, because many templates strip messages.
-    """
-    message = Writer()
-    message.solved = solved
-    context = write_instruction(message, sample, instruction)
-    message.strip()
-    context = replace(context, **{part: getattr(context, part).strip() for part in PARTS})
-    if filled(context):
-        message.write("\n\n" if message.text else "")
-        write_joined(message, context)
-    return message
-
-
-def _given(text: str) -> Writer:
-    """A message of a row, stripped, since many templates strip messages."""
-    message = Writer()
-    message.write(text.strip(), given=True)
-    return message
-
-
-def _joined(messages: Sequence[Writer]) -> Writer:
-    """Join messages into one, with blank lines between them."""
+def _written(chat: Dialogue, around: _Around) -> Writer:
+    """The text of a chat: its messages, and what the template writes around them."""
     out = Writer()
-    for i, message in enumerate(messages):
-        out.write("\n\n" if i else "")
-        out.append(message)
-    return out
-
-
-def _as_one(messages: Sequence[Writer], roles: Sequence[str]) -> Writer:
-    """Join a dialogue that ends with a question into one user message, with the roles if they are given."""
-    out = Writer()
-    for i, message in enumerate(messages):
-        if roles:
-            out.write(("\n\n" if i else "") + f"{roles[i].capitalize()}: ")
-        else:
-            out.write("" if i == 0 else "\nAnswer: " if i % 2 else "\n\n")
-        out.append(message)
-    out.write("\n\nAssistant:" if roles else "\nAnswer:")
+    for before, at in around:
+        out.write(before)
+        if at is not None:
+            out.say(chat.roles[at], chat.messages[at])
+    places = dict(zip((at for _, at in around if at is not None), out.chat, strict=True))
+    out.chat = [places[at] for at in sorted(places)]
     return out

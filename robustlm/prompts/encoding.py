@@ -25,6 +25,7 @@ than the ids."""
 class _Written(TypedDict):
     text: str
     offsets: Sequence[int]
+    chat: Sequence[tuple[str, int, int]]
 
 
 class TooLongError(ValueError):
@@ -114,7 +115,7 @@ class Encoder:
             )
         dropped = set(droppable[-excess:])
         kept = [i for i in range(len(row.prompt_ids)) if i not in dropped]
-        text, offsets = _shortened(row, dropped)
+        text, offsets, chat = _shortened(row, dropped)
         return Encoded(
             prompt_ids=[row.prompt_ids[i] for i in kept],
             instruction=[row.instruction[i] for i in kept],
@@ -122,6 +123,7 @@ class Encoder:
             answer_ids=row.answer_ids,
             text=text,
             offsets=offsets,
+            chat=chat,
         )
 
     def fitted(self, sample: Sample, row: Encoded) -> tuple[Sample, Encoded]:
@@ -273,15 +275,20 @@ class Encoder:
                 if token and text.endswith(token):
                     text = text[: -len(token)]
                     break
-        places = (min(max(at - start, 0), len(text)) for pair in offsets for at in pair)
-        return {"text": text, "offsets": array("I", places)}
+
+        def place(at: int) -> int:
+            return min(max(at - start, 0), len(text))
+
+        places = (place(at) for pair in offsets for at in pair)
+        chat = [(role, place(first), place(last)) for role, first, last in prompt.chat]
+        return {"text": text, "offsets": array("I", places), "chat": chat}
 
     def _plain(self, texts: list[str], samples: Sequence[Sample]) -> list[list[int]]:
         return self._tokens(texts, [[(0, len(text))] for text in texts], False, samples)[0]
 
 
-def _shortened(row: Encoded, dropped: set[int]) -> tuple[str, Sequence[int]]:
-    """The text of a row without dropped tokens, and the places of the kept tokens in it."""
+def _shortened(row: Encoded, dropped: set[int]) -> tuple[str, Sequence[int], Sequence[tuple[str, int, int]]]:
+    """The text of a row without dropped tokens, and the places of the kept tokens and of its messages in it."""
     places = list(zip(row.offsets[::2], row.offsets[1::2], strict=True))
     stays = [True] * len(row.text)
     before = 0
@@ -294,7 +301,8 @@ def _shortened(row: Encoded, dropped: set[int]) -> tuple[str, Sequence[int]]:
             stays[start:end] = [True] * (end - start)
     at = [0, *accumulate(stays)]
     kept = (at[edge] for i, place in enumerate(places) if i not in dropped for edge in place)
-    return "".join(compress(row.text, stays)), array("I", kept)
+    chat = [(role, at[start], at[end]) for role, start, end in row.chat]
+    return "".join(compress(row.text, stays)), array("I", kept), chat
 
 
 def _origins(prompt: Prompt, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]) -> list[Origin]:

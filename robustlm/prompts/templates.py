@@ -21,9 +21,13 @@ from robustlm.prompts.base import (
     write_turns,
 )
 from robustlm.prompts.chat import ChatTemplate
+from robustlm.prompts.hosted import EndpointTemplate
 from robustlm.sample import Sample
 
 log = logging.getLogger(__name__)
+
+_CUE = "Answer:"
+"""Ends the prompt; an instruction with slots may end with it too, and then it is written once."""
 
 
 class PlainTemplate(Template):
@@ -40,6 +44,7 @@ class PlainTemplate(Template):
             out.write("\n\n")
         for one in (*sample.examples, sample):
             out.solved = one is not sample
+            start = len(out.text)
             context, blank = one.context, ""
             if whole:
                 out.write("Instruction: ")
@@ -49,7 +54,8 @@ class PlainTemplate(Template):
                     out.write(f"{blank}{part.capitalize()}: ")
                     out.write(value, Origin.CONTEXT)
                     blank = " "
-            out.write(f"{blank}Answer:")
+            out.write(f"{blank}{_CUE}")
+            out.end_once(_CUE, start)
             if out.solved:
                 out.write(" ")
                 out.write(one.target, given=True)
@@ -118,6 +124,7 @@ class StringTemplate(Template):
         body = template.rstrip()
         self._prefix = template[len(body) :]
         self._fields = list(Formatter().parse(body))
+        self._cue = _CUE if self._fields[-1][1] is None and self._fields[-1][0].endswith(_CUE) else ""
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
         """See `Template.render`."""
@@ -125,6 +132,7 @@ class StringTemplate(Template):
         write_turns(out, sample)
         for one in (*sample.examples, sample):
             out.solved = one is not sample
+            start = len(out.text)
             asked = asked_of(one, sample, instruction)
             context = remaining(one, asked)
             for literal, name, _, _ in self._fields:
@@ -135,6 +143,8 @@ class StringTemplate(Template):
                     write_joined(out, context)
                 elif name is not None:
                     out.write(getattr(context, name), Origin.CONTEXT)
+            if self._cue:
+                out.end_once(self._cue, start)
             if out.solved:
                 out.write(self._prefix)
                 out.write(one.target, given=True)
@@ -153,5 +163,5 @@ def make_template(name: str, tokenizer: Any) -> Template:
     if name == "alpaca":
         return AlpacaTemplate()
     if name == "chat":
-        return ChatTemplate(tokenizer)
+        return EndpointTemplate() if getattr(tokenizer, "takes_messages", False) else ChatTemplate(tokenizer)
     return StringTemplate(name)

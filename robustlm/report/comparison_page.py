@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustlm.evaluation.outcomes import outcomes
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings, robustness
@@ -13,6 +14,7 @@ from robustlm.evaluation.unreadable import unreadable
 from robustlm.report.figures import Axis, Line, intervals, legend
 from robustlm.report.markup import Html, counted, join, named, page, table, tag, word
 from robustlm.report.number_tables import ALL, PAIRED, cell, interval_note, pairing_cells, points
+from robustlm.report.outcome import outcome_box
 from robustlm.report.samples import in_turn
 from robustlm.report.unread import unread_box
 
@@ -45,6 +47,7 @@ def comparison_html(
         tag(
             "p", f"{len(next(iter(runs.values()))):,} answers of each run, to the same samples, asked in the same ways."
         ),
+        *(outcome_box(outcomes(rows), name) for name, rows in runs.items()),
         *(unread_box(unreadable(rows), name) for name, rows in runs.items()),
     )
     found = {name: [one for one in robustness(rows, settings) if one.name is None] for name, rows in runs.items()}

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustlm.evaluation.free_text import MEASURES, FreeText
+from robustlm.evaluation.outcomes import Outcomes
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
 from robustlm.report.markup import counted
+from robustlm.report.outcome import outcome_markdown
 from robustlm.report.tables import aligned, csv_text
 from robustlm.report.unread import unread_markdown
+from robustlm.report.wordings import name_text
 from robustlm.utils.files import write_text
 
 Format = Literal["csv", "html", "json", "md"]
@@ -57,9 +60,20 @@ def number_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def instruction_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row for each dataset, condition and instruction: its score on samples asked under every instruction."""
+    """One row for each dataset, condition and instruction: its score on samples asked under every instruction.
+
+    `wording` is the instruction before noise or an attack, `instruction` the one that was asked; null: not known, or
+    different from row to row.
+    """
     return [
-        {"dataset": one.name, "condition": one.condition, "instruction_id": instruction, "value": value}
+        {
+            "dataset": one.name,
+            "condition": one.condition,
+            "instruction_id": instruction,
+            "value": value,
+            "wording": None if (words := one.wordings.get(instruction)) is None else words.raw,
+            "instruction": None if words is None else words.asked,
+        }
         for one in results
         for instruction, value in one.by_instruction.items()
     ]
@@ -100,6 +114,7 @@ def to_markdown(
     settings: Settings,
     title: str = "Robustness",
     unread: Sequence[Unreadable] = (),
+    came: Outcomes | None = None,
     free: Sequence[FreeText] = (),
 ) -> str:
     """Summary as Markdown: unreadable answers, means over datasets, each dataset, then counts and missing cells.
@@ -109,6 +124,7 @@ def to_markdown(
         settings: Settings of the intervals.
         title: The heading.
         unread: Answers that could not be read; shown before all numbers.
+        came: Requests that failed, answers that were cut off, and tokens; the first two are shown before all numbers.
         free: Scores of free text.
     """
     pooled = [one for one in results if one.name is None]
@@ -117,6 +133,7 @@ def to_markdown(
     lines = [
         f"# {title}",
         "",
+        *(outcome_markdown(came) if came is not None else []),
         *unread_markdown(unread),
         interval_note(settings),
         "",
@@ -136,7 +153,7 @@ def to_markdown(
                 one.condition,
                 one.score,
                 *(cell(one.numbers[n], n) for n in ("mean", "worst_instruction", "worst_case", "consistency")),
-                (one.worst or "-") if one.instructions > 1 else "-",
+                name_text(one.worst, one.worst_wording) if one.worst and one.instructions > 1 else "-",
             ]
             for one in single
         ],
@@ -145,6 +162,8 @@ def to_markdown(
         lines += ["", "## Free-text answers", "", *aligned(FREE_TEXT, list(map(free_text_cells, free)))]
     lines += ["", "## What it is made of", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
+    if came is not None and came.usage:
+        lines += ["", f"Tokens: {came.usage}."]
     remarks = [f"- {note}" for note in notes(single)]
     return "\n".join([*lines, *(["", *remarks] if remarks else [])]) + "\n"
 

@@ -9,6 +9,7 @@ from robustlm.evaluation.robustness import Result
 from robustlm.report.figures import heat, strip
 from robustlm.report.markup import Html, counted, join, named, table, tag, wide
 from robustlm.report.page_parts import figure, score_name
+from robustlm.report.wordings import folded_html
 
 OPEN_ROWS = 60
 """The tables are unfolded if they have at most this many rows in total."""
@@ -38,6 +39,8 @@ def instructions_section(single: Mapping[str, Sequence[Result]]) -> Html:
         ". Squares of one dataset that differ say that the wording matters.",
     )
     count = sum(len(_asked(own)) for own in single.values())
+    if any(one.wordings for own in single.values() for one in own):
+        said = join(said, " An instruction in the tables unfolds to all its words and to what noise made of them.")
     details = [_by_instruction(name, own, low, high, count <= OPEN_ROWS) for name, own in single.items()]
     return join(figure(said, overview), *details)
 
@@ -62,9 +65,11 @@ def _by_instruction(name: str, own: Sequence[Result], low: float, high: float, u
         return tag("td", f"{value:.1f}", class_="heat", style=heat(value, low, high))
 
     heads = (tag("th", named(one.condition), scope="col", class_="number") for one in own)
-    rows = (tag("tr", tag("th", named(i), scope="row"), *(shown(one, i) for one in own)) for i in ids)
+    words = {i: [(one.condition, one.wordings[i]) for one in own if i in one.wordings] for i in ids}
+    rows = (tag("tr", tag("th", folded_html(i, words[i]), scope="row"), *(shown(one, i) for one in own)) for i in ids)
     label = f"Score by instruction: {name}"
-    grid = tag("table", tag("thead", tag("tr", tag("th", "instruction", scope="col"), *heads)), tag("tbody", *rows))
+    head = tag("thead", tag("tr", tag("th", "instruction", scope="col"), *heads))
+    grid = tag("table", head, tag("tbody", *rows), class_="wordings")
     summary = tag("summary", named(name), f": {counted(len(ids), 'instruction')}, {score_name(own[0])} in %")
     return tag("details", summary, wide(grid, label), open=unfolded)
 

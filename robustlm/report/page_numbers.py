@@ -9,6 +9,7 @@ from robustlm.evaluation.robustness import NUMBERS, Result, Settings
 from robustlm.report.markup import Html, join, named, table, tag
 from robustlm.report.number_tables import ALL, COUNTS, FREE_TEXT, cell, free_text_cells, interval_note, known, size
 from robustlm.report.page_parts import score_name
+from robustlm.report.wordings import name_html
 
 
 def numbers_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]) -> Html:
@@ -35,7 +36,7 @@ def numbers_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[
                 named(one.condition),
                 score_name(one),
                 *(cell(one.numbers.get(column), column) for column in columns),
-                named(one.worst) if one.worst and one.instructions > 1 else "-",
+                name_html(one.worst, one.worst_wording) if one.worst and one.instructions > 1 else "-",
             ]
             for name, own in single.items()
             for one in own

@@ -25,6 +25,8 @@ class Answer:
     """Pairs (condition, instruction) that got this answer."""
     prompt: str | None
     """Prompt of the first of these pairs; `None` if the table has no prompts."""
+    missing: bool = False
+    """Whether there is no answer, as the request failed; the text is then the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,11 @@ def _changing(rows: Sequence[Record]) -> Changing:
 def _answer(rows: Sequence[Record]) -> Answer:
     part, whole = counts(rows[0])
     return Answer(
-        rows[0].prediction,
+        rows[0].prediction if rows[0].error is None else rows[0].error,
         rows[0].right,
         rows[0].parsed is not None,
         part / whole if whole else 1.0,
         tuple((row.condition, row.instruction_id) for row in rows),
         rows[0].prompt,
+        rows[0].error is not None,
     )

@@ -15,8 +15,14 @@ NEAR_SCORES = {"token_f1": "token F1", "rouge_l": "ROUGE-L"}
 """Scores of free-text answers other than exact match, and their displayed names."""
 
 
+class Escaped(str):
+    """Text that is Markdown, so it is not escaped again."""
+
+
 def cell(text: str) -> str:
     """Escape text for a cell of a Markdown table: one line, without HTML, links, pictures or new cells."""
+    if isinstance(text, Escaped):
+        return text
     found = re.sub(r"[\\|<]", r"\\\g<0>", " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text)
     return found.replace("](", "]\\(")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from robustlm.instructions.banks import NO_FORMAT, known_banks, load_bank
-from robustlm.instructions.slots import OPTIONS, is_slotted, option_lines
+from robustlm.instructions.slots import CASED, CASES, CONTENT, OPTIONS, is_slotted, option_lines, slots
 from robustlm.rows.base import RowData
 from robustlm.rows.fields import optional, required, shown
 from robustlm.sample import Sample
@@ -17,6 +18,8 @@ from robustlm.sources.unshown import Read
 from robustlm.tasks import TASKS, resolve_task
 from robustlm.tasks.labels import Labels, quoted
 
+_LETTERED = re.compile(r"choice([A-Z])")
+"""A slot for one choice, as InstructionEval's templates name it (`{choiceA}`)."""
 _LATER = "\0"
 """Placeholder for options that are known only after all rows are read; no text field can have this value."""
 
@@ -43,6 +46,8 @@ class Draft:
     """See `Context.format`."""
     labelled: bool
     """Whether the row has a task's own shape. It then still lacks options, choices and bank."""
+    lacking: dict[str, str]
+    """Placeholders of the bank that the row has no text for, and why the row is bad if another row has one."""
 
     def labels(self) -> set[str]:
         """The labels in its answer; empty if its task has no labels."""
@@ -116,6 +121,11 @@ class Drafter:
         self._format = None if self._stated else format and resolve_shape(format)
         self._bank = bank
         self._slots = bank_slots(bank, fields) if bank else []
+        if bank and labels is None and load_bank(bank).has_answers:
+            raise ValueError(
+                f"labels: found none; expected all labels of the rows in the order of the published dataset (such as "
+                f"[not_duplicate, duplicate]), as the templates of {bank} name their answers by the labels' numbers"
+            )
         self._keys = fields or {}
         self._topic = topic
         self._labels = labels
@@ -133,7 +143,8 @@ class Drafter:
         sample = shape.read(_Filled(data, filled) if filled else data, id)
         task, target = self._checked(sample, "" if filled else sample.target)
         variant = sample.variant if sample.variant is not None else optional(data, "variant") or None
-        bank, instruction, fields = self._asked(sample, data, shape)
+        lacking: dict[str, str] = {}
+        bank, instruction, fields = self._asked(sample, data, shape, lacking)
         form = sample.context.format
         if self._stated or (bank and not instruction and load_bank(bank).states_format):
             task, target, form = _without_format(sample, task, target, shape)
@@ -141,7 +152,7 @@ class Drafter:
         if not (instruction or bank or shape.name in TASKS):
             raise ValueError("empty instruction: found no text; expected some, or a `bank` to take it from")
         labelled = shape.name in TASKS
-        return Draft(sample, task, target, variant, bank, instruction, fields, topic, form, labelled), data
+        return Draft(sample, task, target, variant, bank, instruction, fields, topic, form, labelled, lacking), data
 
     def slotted(self, draft: Draft) -> set[str] | None:
         """The keys that fill placeholders, if every possible phrasing for the row has placeholders; null otherwise."""
@@ -149,6 +160,34 @@ class Drafter:
         if draft.instruction or not (draft.bank and names and _all_slotted(draft.bank, names)):
             return None
         return {self._keys.get(name, name) for name in names}
+
+    def settle_lacking(self, drafts: Mapping[str, Draft]) -> tuple[list[str], dict[str, str]]:
+        """Leave out the bank's templates that no row has the texts for.
+
+        A template with a placeholder that no row of the source can fill is left out, if the bank has others. If only
+        some rows cannot fill a placeholder, these rows are bad.
+
+        Returns:
+            A message for each template that is left out, and the problem of each bad row by the row's id.
+        """
+        if not drafts or not any(draft.lacking for draft in drafts.values()):
+            return [], {}
+        unfilled = set.intersection(*(set(draft.lacking) for draft in drafts.values()))
+        known = load_bank(self._bank).instructions if self._bank else ()
+        left_out = [(one, name) for one in known if (name := next((n for n in slots(one.text) if n in unfilled), None))]
+        if len(left_out) == len(known):
+            left_out, unfilled = [], set()
+        notes = [
+            f"left out the template {one.id} of {self._bank}, as no row has a text for its placeholder {{{name}}} "
+            f"({shown(one.text)})"
+            for one, name in left_out
+        ]
+        bad = {
+            id: problem
+            for id, draft in drafts.items()
+            if (problem := next((why for name, why in draft.lacking.items() if name not in unfilled), None))
+        }
+        return notes, bad
 
     def _checked(self, sample: Sample, target: str) -> tuple[str, str]:
         """Task and target of a sample. Raises `ValueError` if the task cannot read its answers."""
@@ -163,8 +202,10 @@ class Drafter:
                 raise ValueError(f"unreadable {what}: {found}")
         return task, target
 
-    def _asked(self, sample: Sample, row: RowData, shape: Shape) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-        """Bank, instruction and fields for the prompts of a sample.
+    def _asked(
+        self, sample: Sample, row: RowData, shape: Shape, lacking: dict[str, str]
+    ) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        """Bank, instruction and fields for the prompts of a sample; adds the placeholders without a text to `lacking`.
 
         If the row itself names its bank, braces in the phrasings are literal text, unless the row has a field for one
         of them.
@@ -177,7 +218,13 @@ class Drafter:
                 slots = load_bank(bank).slots
             if not bank or sample.instruction or not any(slot in dict(sample.fields) or slot in row for slot in slots):
                 return bank, sample.instruction, sample.fields
-        return bank, "", tuple((slot, _slot(slot, sample, row, keys, shape)) for slot in slots)
+        fields = []
+        for slot in slots:
+            try:
+                fields.append((slot, _slot(slot, sample, row, keys, shape)))
+            except _NoTextError as error:
+                lacking[slot] = str(error)
+        return bank, "", tuple(fields)
 
 
 class _Filled(Read):
@@ -241,10 +288,17 @@ def bank_slots(bank: str, fields: Mapping[str, str] | None) -> list[str]:
     return slots
 
 
+class _NoTextError(ValueError):
+    """A row has no text for a placeholder."""
+
+
 def _slot(slot: str, sample: Sample, row: RowData, keys: Mapping[str, str], shape: Shape) -> str:
+    base, _, case = slot.rpartition(CASED)
+    if base and case in CASES and slot not in keys and slot not in row:
+        return CASES[case](_slot(base, sample, row, keys, shape))
     key = keys.get(slot, slot)
-    context = row.get("context")
-    places = [dict(sample.fields), row, context if isinstance(context, Mapping) else {}]
+    inner = [part for name in ("context", "target") if isinstance(part := row.get(name), Mapping)]
+    places = [dict(sample.fields), row, *inner]
     value = next((place[key] for place in places if place.get(key) is not None), None)
     if value is None and slot == OPTIONS and slot not in keys:
         if sample.choices:
@@ -252,6 +306,11 @@ def _slot(slot: str, sample: Sample, row: RowData, keys: Mapping[str, str], shap
         task = TASKS.get(shape.name)
         if task is not None and task.labelled and task.score == "accuracy":
             return _LATER
+    if value is None and slot not in keys and (lettered := _LETTERED.fullmatch(slot)):
+        at = ord(lettered[1]) - ord("A")
+        value = sample.choices[at] if at < len(sample.choices) else None
+    if value is None and slot == CONTENT and slot not in keys:
+        value = "\n".join(part for part in (sample.context.question, sample.context.text) if part) or None
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
         return option_lines(value) if slot == OPTIONS else " ".join(value)
     if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
@@ -260,9 +319,9 @@ def _slot(slot: str, sample: Sample, row: RowData, keys: Mapping[str, str], shap
         raise ValueError(f"{key} is no text: found {shown(value)}; expected text for the placeholder {{{slot}}}")
     found = f"found keys {', '.join(map(str, row))}"
     if slot == OPTIONS and slot not in keys:
-        raise ValueError(
+        raise _NoTextError(
             f"no field for {{{slot}}}: {found}, and no choices; expected choices, or a key named by `fields`"
         )
-    raise ValueError(
+    raise _NoTextError(
         f"no field for {{{slot}}}: {found}; expected {key!r} among them, or another key named by `fields` of the source"
     )

@@ -35,10 +35,12 @@ class Loaded:
     """Rows that cannot be used."""
     unshown: str
     """A message that lists the fields of the rows that no prompt shows; empty if all are shown."""
+    left_out: list[str]
+    """A message for each template of the bank that the rows cannot be asked with."""
 
     def notes(self) -> list[str]:
         """Messages for the user about the rows, one line each."""
-        found = [self.unshown] if self.unshown else []
+        found = [*self.left_out, *([self.unshown] if self.unshown else [])]
         choices = {id: draft.read.choices for id, draft in self.drafts.items()}
         if twice := [id for id, given in choices.items() if len(set(given)) < len(given)]:
             found.append(
@@ -153,6 +155,7 @@ def read_samples(
     drafter = Drafter(format=format, task=task, bank=bank, fields=fields, topic=topic, labels=labels, answered=answered)
     drafts: dict[str, Draft] = {}
     places: dict[str, str] = {}
+    origins: dict[str, Row] = {}
     errors: list[RowError] = []
     unshown = Unshown()
     for row in iter_rows(source, split, on_bad=errors.append):
@@ -162,12 +165,20 @@ def read_samples(
                 id = draft.read.id
                 if id in drafts:
                     raise ValueError(f"duplicate id: found {id!r}, already used at {places[id]}")
+                if draft.lacking:
+                    origins[id] = row
             except ValueError as error:
                 errors.append(row.error(str(error)))
                 continue
             drafts[id], places[id] = draft, row.where
             unshown.add(data, draft.read.context, draft.fields, slotted=drafter.slotted(draft))
-    return Loaded(drafts, errors, str(unshown))
+    left_out, bad = drafter.settle_lacking(drafts)
+    for id, problem in bad.items():
+        del drafts[id]
+        errors.append(origins[id].error(problem))
+    if bad:
+        errors.sort(key=lambda error: error.line)
+    return Loaded(drafts, errors, str(unshown), left_out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from robustlm.instructions.banks import Version, load_bank
+from robustlm.instructions.banks import Instruction, Version, assigned, fits, load_bank
 from robustlm.prompts.templates import StringTemplate
 from robustlm.rows.base import SourceError
 from robustlm.rows.writers import RowWriter
@@ -130,6 +130,12 @@ def phrased(
         SourceError: Samples have one phrasing only; the message names them.
     """
     bank = partial(load_bank, unseen_share=unseen_share)
+
+    def usable(sample: Sample) -> list[Instruction]:
+        """The seen phrasings of a sample's bank that it has the texts and labels for."""
+        own = bank(sample.bank)
+        return [one for one in own.phrasings(version, "seen") if fits(one, sample, own.slots)]
+
     for name in sorted({sample.bank for sample in samples if sample.bank}):
         if division := bank(name).division:
             log.info("%s (unseen_share: %s); only seen ones are used", division, unseen_share)
@@ -138,10 +144,11 @@ def phrased(
     for sample in samples:
         asked = sample
         if not sample.instruction:
-            asked = bank(sample.bank).assign(sample, version, "seen", seed)
+            asked = assigned(sample, usable(sample), seed)
         texts = list(paraphrases.get(asked.instruction, ()))
         if not texts and sample.bank:
-            texts = [other.text for other in bank(sample.bank).phrasings(version, "seen")]
+            words = tuple(word for word, _ in asked.answer_words)
+            texts = [other.text for other in usable(sample) if other.answers == words]
         if not texts and sample.variant is not None:
             texts = [sample.variant]
         texts = [text for text in texts if text != asked.instruction]

@@ -242,3 +242,22 @@ def test_six_prompts_of_ones_own_are_six(llama: str, tmp_path: Path, caplog: Any
         asked("unseen", unseen_share=0)
     with pytest.raises(ValueError, match=r"data\.unseen_share: found 2; expected a share"):
         asked("clean", unseen_share=2)
+
+
+def test_a_batch_carries_instructions_before_and_after_noise(llama: str, files: list[str]) -> None:
+    data = ready(llama, files, conditions=["clean", "random_typos@0.4"])
+    clean = {instruction: sample.instruction for (_, _, instruction), sample in cells(data, "clean").items()}
+    for name, loader in zip(("clean", "random_typos@0.4"), data.test_dataloader(), strict=True):
+        for batch in loader:
+            assert batch.wordings == [clean[instruction] for instruction in batch.instruction_ids]
+            assert all(text in prompt for text, prompt in zip(batch.instructions, batch.prompt.texts, strict=True))
+            assert (batch.instructions == batch.wordings) == (name == "clean")
+
+
+def test_noise_for_each_row_keeps_the_wording_too(llama: str, files: list[str]) -> None:
+    data = InstructionDataModule(test=files, conditions=["clean", "random_typos@0.4"])
+    data.connect(load(llama, None))
+    data.setup("test")
+    clean, noisy = (data.conditioned[name].samples for name in ("clean", "random_typos@0.4"))
+    assert [sample.wording for sample in noisy] == [sample.instruction for sample in clean]
+    assert all(sample.wording != sample.instruction for sample in noisy)

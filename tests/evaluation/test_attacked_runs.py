@@ -98,6 +98,9 @@ def test_the_attack_hurts_and_is_written_down(whole: Path) -> None:
         assert sum(row["correct"] for row in own) == one["right_before"]
         own = [row for row in rows if row["condition"] == CONDITION and row["sample_id"] in one["samples"]]
         assert sum(row["correct"] for row in own) == one["right_after"]
+        same = [row for row in rows if row["condition"] == CONDITION and row["instruction_id"] == one["instruction_id"]]
+        asked = {(row["wording"], row["instruction"]) for row in same if row["dataset"] == one["dataset"]}
+        assert asked == {(one["before"], one["after"])}, "the table says what was asked, and what it was before"
 
 
 def test_it_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

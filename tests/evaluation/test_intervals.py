@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 
-from benchmarks.intervals import Setting, measure
+from benchmarks.intervals import Setting, measure, table
 from robustlm.evaluation import intervals
-from robustlm.evaluation.intervals import chi2_tail, cochran, deviate, dispersion, paired, quotient, share
+from robustlm.evaluation.intervals import (
+    chi2_tail,
+    cochran,
+    deviate,
+    dispersion,
+    holm,
+    paired,
+    quotient,
+    share,
+)
 from robustlm.evaluation.pairing import pair
-from robustlm.evaluation.robustness import SHARES, Settings, robustness
+from robustlm.evaluation.robustness import SHARES, Resample, Settings, robustness
 from tests.evaluation.test_robustness import answer
 
 Z = deviate(0.95)
@@ -88,6 +97,24 @@ def test_cochrans_q_is_the_textbooks() -> None:
     assert chi2_tail(wanted, 2) == pytest.approx(np.mean(np.array(shuffled) >= wanted - 1e-9), abs=0.04)
 
 
+def closed_test(p_values: list[float]) -> list[float]:
+    """Holm's adjustment by its definition: the largest Bonferroni p of all sets of tests that hold the test."""
+    tests = range(len(p_values))
+    sets = [group for size in range(1, len(p_values) + 1) for group in combinations(tests, size)]
+    return [max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in sets if at in s) for at in tests]
+
+
+def test_holm_is_the_closed_test_of_bonferroni() -> None:
+    random = np.random.default_rng(3)
+    for size in range(1, 8):
+        p_values = (random.random(size) ** 3).round(2).tolist()  # rounded: some are equal
+        assert holm(p_values) == pytest.approx(closed_test(p_values))
+    assert holm([0.01, math.nan, 0.04]) == pytest.approx([0.02, math.nan, 0.04], nan_ok=True)
+    assert holm([]) == []
+    with pytest.raises(ValueError, match=r"p_values: found 1.5; expected probabilities from 0 to 1"):
+        holm([0.5, 1.5])
+
+
 def test_instructions_that_differ_much_keep_their_numbers() -> None:
     """400 samples, scores 0.2 to 0.8: chance adds little, and little is taken off."""
     random = np.random.default_rng(1)
@@ -108,6 +135,37 @@ def test_the_scale_of_a_score_does_not_matter() -> None:
     other = dispersion(wrong.mean(0), wrong - wrong.mean(0), 0.95)
     assert (one.std, one.spread) == pytest.approx((other.std, other.spread))
     assert one.std_limits == pytest.approx(other.std_limits)
+
+
+@pytest.mark.parametrize("resample", ["samples", "both"])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (1, 3), (2, 1), (2, 3), (5, 1)])
+@pytest.mark.parametrize("right", [True, False])
+def test_no_interval_of_few_equal_answers_is_a_point(n: int, k: int, right: bool, resample: Resample) -> None:
+    """`worst_instruction` of two wrong answers was 0 [0, 0]. An interval may be missing, but not be a point."""
+    said = "a" if right else "b"
+    rows = [
+        answer(str(s), str(i), said, condition=condition)
+        for s, i, condition in product(range(n), range(k), ("clean", "noisy"))
+    ]
+    for one in robustness(rows, Settings(50, resample=resample)):
+        for name, found in one.numbers.items():
+            if not (name == "pdr" and one.condition == "clean"):
+                assert math.isnan(found.low) or found.low < found.high, name
+                assert not math.isnan(found.value) or math.isnan(found.low), name
+        worst = one.numbers["worst_instruction"]
+        if one.name or n > 1 or k == 1:  # of one sample there is no debiased value to measure from over datasets
+            assert (worst.low, worst.high)[right] == pytest.approx(float(right))
+            assert (1 - worst.low if right else worst.high) > 0.2
+
+
+def test_a_deviation_among_instructions_that_fail_together_is_covered() -> None:
+    """Bad instructions fail on the same samples: the noise lies along the distances. Equal noise covered 57 %."""
+    setting, random, held = Setting(30, 20, 0.7, 0.95, 0.2), np.random.default_rng(4), 0
+    for _ in range(200):
+        part = table(setting, random).part
+        low, high = dispersion(part.mean(0), part - part.mean(0), 0.95).std_limits
+        held += low <= setting.scores.std() <= high
+    assert held >= 180
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from robustlm.evaluation.record import LATER, Record, parsed_record, plain_record
-from robustlm.evaluation.table import SCHEMA, TableWriter, clear_parts, read_table
+from robustlm.evaluation.table import SCHEMA, TableWriter, clear_parts, read_table, write_table
 
 
 def row(sample: str, condition: str = "clean", **more: Any) -> Record:
@@ -76,6 +76,26 @@ def test_a_table_from_before_options_were_scored(tmp_path: Path) -> None:
     assert read_table(tmp_path / "t.parquet") == [row("a")]
 
 
+def test_a_table_from_before_instructions_were_stored(tmp_path: Path) -> None:
+    write_table(tmp_path / "new.parquet", [row("a", wording="Find names.", instruction="Fnid names.")])
+    (found,) = read_table(tmp_path / "new.parquet")
+    assert (found.wording, found.instruction) == ("Find names.", "Fnid names.")
+    pq.write_table(
+        pq.read_table(tmp_path / "new.parquet").drop_columns(["wording", "instruction"]), tmp_path / "old.parquet"
+    )
+    (found,) = read_table(tmp_path / "old.parquet")
+    assert (found.wording, found.instruction) == (None, None)
+
+
+def test_a_table_without_prompts_keeps_no_text_that_a_row_brought() -> None:
+    texts = {"prompt": "Find names. Ada", "wording": "Find names.", "instruction": "Fnid names."}
+    banked = row("a", **texts).without_prompt()
+    assert (banked.prompt, banked.wording, banked.instruction) == (None, "Find names.", "Fnid names.")
+    for own in ("", "own", "own/paraphrase/0"):
+        found = row("a", instruction_id=own, **texts).without_prompt()
+        assert (found.prompt, found.wording, found.instruction) == (None, None, None)
+
+
 def test_no_rows_are_a_table_too(tmp_path: Path) -> None:
     writer = TableWriter(tmp_path / "t.parquet")
     writer.close()
@@ -122,11 +142,12 @@ def test_columns_are_the_fields_of_a_record_with_the_types_that_tables_have_had(
         "option_scores": pa.list_(pa.float32()), "option_tokens": pa.list_(pa.int64()), "prompt": texts,
         "token_f1": pa.float32(), "rouge_l": pa.float32(), "error": texts, "finish_reason": texts,
         "prompt_tokens": pa.int64(), "answer_tokens": pa.int64(), "latency": pa.float32(),
+        "wording": texts, "instruction": texts,
+        "answer_words": pa.list_(items),
     }  # fmt: skip
     expected = [pa.field(name, kind, nullable=False) for name, kind in plain.items()]
     assert pa.schema([*expected, *(pa.field(name, kind) for name, kind in others.items())]).equals(SCHEMA)
-    later = ("choices", "option_scores", "option_tokens", "prompt", "token_f1", "rouge_l")
-    assert (*later, "error", "finish_reason", "prompt_tokens", "answer_tokens", "latency") == LATER
+    assert tuple(others)[3:] == LATER  # the first tables had all columns up to `correct`
 
 
 def test_a_field_is_also_found_by_its_name() -> None:

@@ -106,7 +106,7 @@ def test_an_endpoint_that_fails_for_good_loses_nothing(
     ("more", "said"),
     [
         (["--data.scoring=options"], "expected acc, acc_norm or acc_bytes"),
-        (["--data.scoring=acc", "--data.template=chat"], "which takes no messages"),
+        (["--data.scoring=acc", "--data.template=chat"], "not after messages"),
         (["--model.backbone=openai:"], "names no model"),
     ],
 )
@@ -139,7 +139,7 @@ def test_prompts_travel_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     model = HostedBackbone("openai:a", Hosting(cache=False))
     asked: list[str] = []
     monkeypatch.setattr(
-        model, "_answers", lambda prompts, _: [asked.append(prompt) or Answer("yes") for prompt in prompts]
+        model, "_answers", lambda chats, _: [asked.append(one["content"]) or Answer("yes") for (one,) in chats]
     )
     sample = Sample("a", "find", "no", Context(text="naïve 🙂 hello"))
     template = make_template("plain", model.tokenizer)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from robustlm.batch import IGNORE
 from robustlm.datamodules import InstructionDataModule, NoisyInstructionDataModule
+from robustlm.models.text import Characters
 from robustlm.noise.base import Noise
 from robustlm.prompts.base import Origin
 from robustlm.prompts.chat import ChatTemplate
@@ -95,6 +97,57 @@ def test_templates_that_take_no_system_or_no_turns(
     assert prompt.text == text
     assert pieces(prompt, Origin.INSTRUCTION) == ["Another?"]
     assert sum(says in record.getMessage() for record in caplog.records) == 1, "said once"
+
+
+SENT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Name a city."},
+    {"role": "assistant", "content": "Oslo."},
+    {"role": "user", "content": "Another?"},
+]
+
+
+def talkative() -> Characters:
+    """The tokenizer of a hosted model that is sent messages."""
+    tokenizer = Characters()
+    tokenizer.takes_messages = True
+    return tokenizer
+
+
+def test_a_prompt_knows_its_messages() -> None:
+    for tokenizer in (Chat(), SystemLast()):
+        assert ChatTemplate(tokenizer).render(TALK, "Another?").messages == SENT
+    hosted = make_template("chat", talkative()).render(TALK, "Another?")
+    assert hosted.messages == SENT
+    assert hosted.text == "System: Be brief.\n\nUser: Name a city.\n\nAssistant: Oslo.\n\nUser: Another?"
+    assert pieces(hosted, Origin.INSTRUCTION) == ["Another?"]
+    alone = make_template("chat", talkative()).render(replace(TALK, turns=()), "Another?")
+    assert (alone.text, alone.messages) == ("Another?", [SENT[-1]])
+    folded = ChatTemplate(NoSystem()).render(TALK, "Another?").messages
+    assert folded == [{"role": "user", "content": "Be brief.\n\nName a city."}, *SENT[2:]]
+    assert make_template("plain", None).render(TALK, "Another?").messages is None
+    with pytest.raises(ValueError, match="no chat template"):
+        make_template("chat", Characters())
+
+
+@pytest.mark.parametrize("name", ["hosted", "local"])
+def test_a_view_holds_messages_as_they_are_after_truncation(name: str) -> None:
+    tokenizer: Any = talkative() if name == "hosted" else encoder().tokenizer
+    sample = replace(TALK, context=Context(text="one two three four"))
+    long = Encoder(tokenizer, make_template("chat", tokenizer), 512).encode_untruncated([sample])[0]
+    short = Encoder(tokenizer, make_template("chat", tokenizer), len(long) - 4)
+    view = short.view([short.encode([sample])[0], short.encode([replace(TALK, turns=())])[0]], with_answer=False)
+    (*first, last), alone = view.messages[0] or [], view.messages[1]
+    assert first == SENT[:-1]
+    asked = last["content"]
+    assert asked.startswith(f"{TALK.instruction}\n\none two")
+    assert not asked.endswith("four")
+    assert asked in view.texts[0]
+    assert alone == [{"role": "user", "content": TALK.instruction}]
+    assert view.select(torch.tensor([1])).messages == (alone,)
+    assert short.view([long]).messages == ()
+    plain = Encoder(tokenizer, make_template("plain", tokenizer), 512)
+    assert plain.view(plain.encode([TALK]), with_answer=False).messages == (None,)
 
 
 def test_other_templates_name_the_roles_of_earlier_turns() -> None:

@@ -1,4 +1,4 @@
-"""What robustness numbers cost: a simulated table as large as CoIN's evaluation, in seconds of processor time."""
+"""What the bootstrap of robustness numbers costs in processor time, on a table as large as CoIN's evaluation."""
 
 from __future__ import annotations
 
