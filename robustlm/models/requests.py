@@ -47,7 +47,10 @@ class Hosting:
     stop: list[str] | None = None
     """Texts at which an answer ends; null: none."""
     body: dict[str, Any] = field(default_factory=dict)
-    """More fields of each request, such as `reasoning_effort` or `chat_template_kwargs`."""
+    """More fields of each request, such as `reasoning_effort` or `chat_template_kwargs`; with `vllm:NAME`, more
+    arguments of `vllm.SamplingParams`."""
+    engine: dict[str, Any] = field(default_factory=dict)
+    """With `vllm:NAME`, arguments of `vllm.LLM`, such as `tensor_parallel_size`; no effect on other models."""
 
     def __post_init__(self) -> None:
         check_number("hosting.concurrency", self.concurrency, least=1, most=_MOST_REQUESTS, whole=True)
@@ -146,7 +149,7 @@ def echo_of(completion: Any) -> Echo:
         length = "unknown length" if count is None else f"{count} tokens"
         raise NotAtEndpointError(
             f"the endpoint gave log-likelihoods of {len(given)} tokens for a prompt of {length}; `echo` with "
-            "`logprobs` at /v1/completions has to give those of all its tokens, as vLLM and SGLang do, and that of "
+            "`logprobs` at /v1/completions has to give those of all its tokens. vLLM does, the server of "
             "llama.cpp does not"
         )
     own = given[:count]
