@@ -55,7 +55,7 @@ def test_choices_and_scores_are_those_of_the_harness(tiny: Backbone) -> None:
     chosen: dict[Measure, list[str]] = {}
     for measure in get_args(Measure):
         rows = EncodedSamples(SAMPLES, encoded, options, measure)
-        found = records(tiny, EvaluationDataset(rows, encoder, "clean")[BatchKey(tuple(range(len(SAMPLES))))], 4)
+        found = records(tiny, EvaluationDataset(rows, encoder, "clean")[BatchKey(0, tuple(range(len(SAMPLES))))], 4)
         chosen[measure] = [row.prediction for row in found]
         if measure == "options":
             continue
