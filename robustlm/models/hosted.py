@@ -111,8 +111,8 @@ class HostedBackbone(TextModel):
 
     @property
     def identity(self) -> str:
-        """The model's name and all fields of its requests."""
-        return json.dumps([self.name, self.hosting.max_tokens_name, self.hosting.sampling], sort_keys=True)
+        """The endpoint, the model's name and all fields of its requests that are the same for all prompts."""
+        return json.dumps([self._endpoint.key, self.hosting.max_tokens_name, self.hosting.sampling], sort_keys=True)
 
     def answer(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Answers to prompts.
