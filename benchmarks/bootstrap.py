@@ -1,4 +1,4 @@
-"""What the bootstrap of robustness numbers costs in processor time, on a table as large as CoIN's evaluation."""
+"""What the bootstrap of robustness numbers costs: a table as large as CoIN's evaluation, in processor seconds."""
 
 from __future__ import annotations
 

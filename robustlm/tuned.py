@@ -78,7 +78,7 @@ class TunedModel:
 
     def test(
         self,
-        rows: str | list[str | Source] | Sequence[Mapping[str, Any]],
+        rows: str | list[str | Source] | Sequence[Mapping[str, object]],
         conditions: Sequence[str] = ("clean",),
         output: str | None = None,
         **settings: Any,
@@ -106,7 +106,7 @@ class TunedModel:
             callbacks=[] if output is None else [PredictionWriter()],
         )
         with tempfile.TemporaryDirectory() as folder:
-            source: Any = rows
+            source: object = rows
             if not isinstance(rows, str) and all(isinstance(row, Mapping) for row in rows):
                 file = Path(folder) / "rows.jsonl"
                 file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -155,7 +155,7 @@ def load(run: str | Path, **settings: Any) -> TunedModel:
     return TunedModel(module.to(device), {**kept, **settings})
 
 
-def _sample(row: Any, number: int) -> Sample:
+def _sample(row: object, number: int) -> Sample:
     """Make a sample from a row of `generate`."""
     given = {"instruction": row} if isinstance(row, str) else row
     if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):

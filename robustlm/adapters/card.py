@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 import yaml
+from torch import Tensor
 
 from robustlm.adapters.settings import FILE
+from robustlm.models.backbone import Backbone
 from robustlm.utils.version import __version__
 
 
-def model_card(module: Any, trainer: Any, prompt: Mapping[str, Any] | None = None) -> str:
+class TunedModule(Protocol):
+    """A Lightning module, as a card describes it."""
+
+    backbone: Backbone
+
+    @property
+    def hparams(self) -> Mapping[str, object]:
+        """Its settings by name."""
+
+
+class FinishedTrainer(Protocol):
+    """A trainer after `fit`."""
+
+    @property
+    def callback_metrics(self) -> Mapping[str, Tensor]:
+        """The logged values by name."""
+
+    @property
+    def global_step(self) -> int:
+        """Number of optimiser steps."""
+
+    @property
+    def current_epoch(self) -> int:
+        """Number of epochs."""
+
+
+def model_card(module: TunedModule, trainer: FinishedTrainer, prompt: Mapping[str, object] | None = None) -> str:
     """A Hugging Face model card for a tuned module: base, method, settings, how to load it.
 
     Args:
@@ -63,7 +91,7 @@ def model_card(module: Any, trainer: Any, prompt: Mapping[str, Any] | None = Non
     )
 
 
-def merged_card(backbone: Any, kind: str, prompt: Mapping[str, Any] | None) -> str:
+def merged_card(backbone: Backbone, kind: str, prompt: Mapping[str, object] | None) -> str:
     """The card of a model into which an adapter was merged.
 
     Args:
@@ -96,7 +124,7 @@ def merged_card(backbone: Any, kind: str, prompt: Mapping[str, Any] | None) -> s
     )
 
 
-def _prompt_lines(prompt: Mapping[str, Any] | None) -> list[str]:
+def _prompt_lines(prompt: Mapping[str, object] | None) -> list[str]:
     if prompt is None:
         return ["How prompts were written is not known, as the run had no datamodule of robustlm."]
     listed = yaml.safe_dump(dict(prompt), sort_keys=False, allow_unicode=True).strip()
@@ -110,7 +138,7 @@ def _prompt_lines(prompt: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _loading_code(backbone: Any, peft: bool) -> str:
+def _loading_code(backbone: Backbone, peft: bool) -> str:
     kind = "Seq2SeqLM" if backbone.is_encoder_decoder else "CausalLM"
     auto = f"AutoPeftModelFor{kind}" if peft else f"AutoModelFor{kind}"
     library = "peft" if peft else "transformers"
@@ -121,7 +149,7 @@ def _loading_code(backbone: Any, peft: bool) -> str:
     )
 
 
-def trained_line(module: Any) -> str:
+def trained_line(module: TunedModule) -> str:
     """One line of text: how many weights of a module's model are trained."""
     every = sum(p.numel() for p in module.backbone.model.parameters())
     trained = sum(p.numel() for p in module.backbone.trained)

@@ -40,7 +40,7 @@ def merge(run: str, output: str | None) -> Path:
         raise ValueError(f"output: {target} is there already; expected a new or an empty folder")
     backbone = Backbone(str(folder))
     backbone.load()
-    model: Any = backbone.model.eval()
+    model: Any = backbone.model.eval()  # peft adds attributes that no type shows
     config = model.active_peft_config
     kind = config.peft_type.value
     if config.is_prompt_learning or not hasattr(model, "merge_and_unload"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from robustlm.checks.places import check_file
 from robustlm.utils.files import write_text
@@ -22,11 +22,11 @@ _EXPECTED = "expected the file that `robustlm fit` writes beside an adapter"
 class WritesPrompts(Protocol):
     """A datamodule that knows how its prompts are written."""
 
-    def prompt(self) -> dict[str, Any]:
+    def prompt(self) -> dict[str, object]:
         """The settings that decide how training prompts are written, by name, as plain data."""
 
 
-def write_prompt(folder: Path, prompt: Mapping[str, Any] | None, base_model: str) -> None:
+def write_prompt(folder: Path, prompt: Mapping[str, object] | None, base_model: str) -> None:
     """Write `robustlm.json`.
 
     Args:
@@ -43,7 +43,7 @@ def write_prompt(folder: Path, prompt: Mapping[str, Any] | None, base_model: str
     write_text(folder / FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_prompt(folder: Path) -> dict[str, Any] | None:
+def read_prompt(folder: Path) -> dict[str, object] | None:
     """Read the data settings in a folder's `robustlm.json`; null if the file is missing or holds no settings.
 
     Raises:
@@ -67,7 +67,7 @@ def read_prompt(folder: Path) -> dict[str, Any] | None:
     return checked_prompt(str(file), content.get("prompt"))
 
 
-def checked_prompt(place: str, prompt: Any) -> dict[str, Any] | None:
+def checked_prompt(place: str, prompt: object) -> dict[str, object] | None:
     """Check that prompt settings are a mapping by name, or null.
 
     Args:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
 
 from robustlm.modules.boundary import inside_step
 from robustlm.utils.files import remove_orphans, whole_file
@@ -26,7 +27,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     copies it, and a kill or a full disk leaves an incomplete file under the checkpoint's name.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
         """Write a checkpoint completely or not at all. Raises `OSError`, with the path."""
         if not _is_local_file_protocol(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -65,7 +66,7 @@ class StepCheckpoint(ModelCheckpoint):
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             super()._save_checkpoint(trainer, filepath)
 
-    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         # Lightning writes `last.ckpt` in a `fast_dev_run` too, and reports it as the run's checkpoint
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             super()._save_last_checkpoint(trainer, monitor_candidates)
@@ -76,7 +77,7 @@ class StepCheckpoint(ModelCheckpoint):
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
         """At the end of an optimiser step, write the checkpoint that is due by steps or time."""
         if not inside_step(trainer):

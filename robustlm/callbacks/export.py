@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from robustlm.adapters.card import model_card
+from robustlm.adapters.card import TunedModule, model_card
 from robustlm.adapters.settings import WritesPrompts, write_prompt
 from robustlm.callbacks.folder import run_folder
 from robustlm.utils.files import whole_folder
@@ -36,12 +36,13 @@ class AdapterExport(Callback):
         trained = ((name, value) for name, value in pl_module.named_parameters() if value.requires_grad)
         refuse_nonfinite(trained, f"{target} not written: the trained weights")
         with whole_folder(target) as unfinished:
-            backbone: Any = pl_module.backbone
+            module = cast(TunedModule, pl_module)
+            backbone = module.backbone
             backbone.model.save_pretrained(unfinished)
             backbone.tokenizer.save_pretrained(unfinished)
             data = getattr(trainer, "datamodule", None)
             prompt = data.prompt() if isinstance(data, WritesPrompts) else None
             write_prompt(unfinished, prompt, backbone.base_name)
-            (unfinished / "README.md").write_text(model_card(pl_module, trainer, prompt), encoding="utf-8")
+            (unfinished / "README.md").write_text(model_card(module, trainer, prompt), encoding="utf-8")
             for file in unfinished.iterdir():
                 file.chmod(0o644)  # safetensors lets only the owner read its files

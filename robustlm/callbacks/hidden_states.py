@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Protocol, cast, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from robustlm.batch import InstructionBatch
 from robustlm.callbacks.folder import data_of, run_folder
 from robustlm.evaluation.hidden_state_table import (
     HIDDEN_STATES,
@@ -16,7 +17,14 @@ from robustlm.evaluation.hidden_state_table import (
     next_attempt,
 )
 from robustlm.evaluation.session import KeptStates
-from robustlm.models.base import Pooling
+from robustlm.models.base import LanguageModel, Pooling
+from robustlm.modules.answering import Answered
+
+
+class HoldsModel(Protocol):
+    """A Lightning module, as this callback sees it."""
+
+    backbone: LanguageModel
 
 
 class HiddenStateWriter(Callback):
@@ -41,7 +49,7 @@ class HiddenStateWriter(Callback):
         self._table = Path()
         self._whole = False
 
-    def check(self, module: Any) -> None:
+    def check(self, module: HoldsModel) -> None:
         """Raise `ValueError` if the module's model does not have the layer."""
         if self.layer is not None:
             module.backbone.check_layer(self.layer)
@@ -49,7 +57,7 @@ class HiddenStateWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Call `check`, and tell the evaluation that hidden states are written."""
         if stage in ("test", "predict"):
-            self.check(pl_module)
+            self.check(cast(HoldsModel, pl_module))
             if self.layer is not None:
                 data_of(trainer).session.kept_states = KeptStates(self.layer, self.position)
 
@@ -70,8 +78,8 @@ class HiddenStateWriter(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: Answered | None,  # type: ignore[override]
+        batch: InstructionBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -85,7 +93,8 @@ class HiddenStateWriter(Callback):
                 "prompt_end, or rows with answers"
             )
         view = batch.prompt if self.position == "prompt_end" else batch.raw
-        backbone: Any = pl_module.backbone
+        backbone = cast(HoldsModel, pl_module).backbone
+        assert view is not None, "a test batch has prompts"
         with trainer.precision_plugin.forward_context():
             states = backbone.hidden_states(view, self.layer, self.position)
         self._file.write([row.key for row in outputs["rows"]], states.float().cpu().numpy())

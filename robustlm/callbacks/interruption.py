@@ -8,9 +8,10 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -81,13 +82,13 @@ class StopOnSignal(Callback):
     def __init__(self, args: Sequence[str] | None = None) -> None:
         self._args = args
         self._received: int | None = None
-        self._known: dict[int, Any] = {}
+        self._known: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._pid = 0
-        self._trainer: Any = None
-        self._requeue: Any = None
+        self._trainer: Trainer | None = None
+        self._requeue: Callable[[int, FrameType | None], object] | None = None
         """Lightning's handler of the requeue signal."""
         self._requeue_number = 0
-        self._requeued_by: tuple[int, Any] | None = None
+        self._requeued_by: tuple[int, FrameType | None] | None = None
         """Number and frame of a requeue signal that waits for the end of the step."""
 
     @property
@@ -113,9 +114,11 @@ class StopOnSignal(Callback):
                 self._trainer, self._requeue_number, self._requeue = trainer, slurm.requeue_signal, known
                 self._known[self._requeue_number] = signal.signal(self._requeue_number, self._receive_requeue)
 
-    def _receive_requeue(self, number: int, frame: Any) -> None:
+    def _receive_requeue(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             return
+        assert self._trainer is not None
+        assert self._requeue is not None
         if self._trainer.state.fn != "fit":
             self._requeue(number, frame)
             return
@@ -133,7 +136,7 @@ class StopOnSignal(Callback):
             self._requeued_by = None
             self._requeue(*received)
 
-    def _receive(self, number: int, frame: Any) -> None:
+    def _receive(self, number: int, frame: object) -> None:
         if os.getpid() != self._pid:
             return  # a worker process that prepares batches; it ends with this process
         name = signal.Signals(number).name
@@ -163,7 +166,7 @@ class StopOnSignal(Callback):
     on_predict_start = on_sanity_check_start
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """End training after an optimiser step, if a process got a signal."""
         if inside_step(trainer):
@@ -180,7 +183,7 @@ class StopOnSignal(Callback):
         self._hand_on(trainer)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int, *_: object
     ) -> None:
         """End the run within a validation, if there is a single process and it got a signal."""
         if trainer.world_size > 1:
@@ -193,7 +196,7 @@ class StopOnSignal(Callback):
             raise SystemExit(128 + self._received)
         self._end_training(trainer, self._received)
 
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, *_: object) -> None:
         """End a test before its next batch, if this process got a signal."""
         if self._received is None:
             return
@@ -202,7 +205,7 @@ class StopOnSignal(Callback):
             self._say("what was answered is kept", "--predictions.resume", str(session.folder))
         raise SystemExit(128 + self._received)
 
-    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, *_: object) -> None:
         """The same as in a test."""
         self.on_test_batch_start(trainer, pl_module, batch)
 
@@ -216,7 +219,7 @@ class StopOnSignal(Callback):
     # --- the end -----------------------------------------------------------------------------------------------
 
     def _end_training(self, trainer: Trainer, number: int) -> NoReturn:
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
         keepers = [one for one in callbacks if isinstance(one, StepCheckpoint)]
         if keepers and trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             path = keepers[0].save_last_now(trainer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -15,6 +14,7 @@ from robustlm.evaluation.session import PREDICTIONS, EvaluationSession, Identity
 from robustlm.evaluation.table import TableWriter, read_table
 from robustlm.evaluation.unreadable import unreadable, warning
 from robustlm.models.digest import weights_digest
+from robustlm.modules.answering import Answered
 from robustlm.modules.base import InstructionTuning
 from robustlm.report.tables import by_condition, markdown, near_by_condition
 
@@ -82,8 +82,8 @@ class PredictionWriter(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: Answered | None,  # type: ignore[override]
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from robustlm.datamodules.sampling import EvaluationSampler
 
@@ -50,7 +50,7 @@ class AnswersBar(TQDMProgressBar):
         )
 
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the bar when another condition starts."""
         if not self._samplers:
@@ -60,8 +60,8 @@ class AnswersBar(TQDMProgressBar):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: STEP_OUTPUT,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -87,10 +87,10 @@ class AnswersBar(TQDMProgressBar):
         self.on_test_end(trainer, pl_module)
 
 
-def _loaders(trainer: Trainer) -> list[Any]:
+def _loaders(trainer: Trainer) -> list[object]:
     found = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
-def _sampler(loader: Any) -> Any:
+def _sampler(loader: object) -> object:
     return getattr(loader, "sampler", None)

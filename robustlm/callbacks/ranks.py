@@ -6,12 +6,12 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
@@ -97,7 +97,7 @@ class LostRank(Callback):
 
     @staticmethod
     def _told_to_end(trainer: Trainer) -> bool:
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         return any(isinstance(one, StopOnSignal) and one.received for one in callbacks)
 
     # --- hooks -------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class LostRank(Callback):
         if self._args is None:
             return []
         if trainer.state.fn == "fit":
-            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             kept = [one.last_model_path for one in callbacks if isinstance(one, StepCheckpoint)]
             last = next((path for path in kept if path and Path(path).exists()), None)
             if last is not None:
@@ -157,7 +157,7 @@ class LostRank(Callback):
         return ["nothing was saved by this run; start it again with:", f"  {shlex.join([*started_by(), *self._args])}"]
 
 
-def _children(trainer: Trainer) -> list[Any]:
+def _children(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
     return list(getattr(trainer.strategy.launcher, "procs", ()))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from robustlm.adapters.card import trained_line
+from robustlm.adapters.card import TunedModule, trained_line
 from robustlm.callbacks.export import AdapterExport
 from robustlm.callbacks.folder import run_folder
 from robustlm.checks.numbers import check_number
@@ -46,7 +47,7 @@ class TrainedWeights(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""
         if trainer.is_global_zero:
-            print(trained_line(pl_module))
+            print(trained_line(cast(TunedModule, pl_module)))
 
 
 class ValidateMonitor(Callback):

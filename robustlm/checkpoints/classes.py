@@ -20,7 +20,7 @@ from robustlm.utils.public import HOME_OF, current_name
 PACKAGE = "robustlm"
 
 
-def allow_classes(path: str, settings: Mapping[str, Any], base: type, words: Words | None) -> None:
+def allow_classes(path: str, settings: Mapping[str, object], base: type, words: Words | None) -> None:
     """Raise if settings of a checkpoint would import a class that the user has not named.
 
     Settings must have the form that this package writes: a class is a dict with `class_path`, and text is allowed only
@@ -50,7 +50,7 @@ class SettingsCheck:
         self._path = path
         self._words = words
 
-    def spec(self, value: Mapping[str, Any], bases: Collection[type], key: str) -> None:
+    def spec(self, value: Mapping[str, object], bases: Collection[type], key: str) -> None:
         """Check a class and its arguments."""
         extra = set(value) - {"class_path", "init_args", "dict_kwargs"}
         if extra:
@@ -67,7 +67,7 @@ class SettingsCheck:
                 raise self._refused(f"{key}.{part}", type(inner).__name__, "a dict")
             self.arguments(inner, cls, key)
 
-    def arguments(self, values: Mapping[str, Any], cls: type, key: str) -> None:
+    def arguments(self, values: Mapping[str, object], cls: type, key: str) -> None:
         """Check the arguments of a class, by name."""
         hints = _hints(cls)
         for name, value in values.items():
@@ -75,7 +75,7 @@ class SettingsCheck:
                 raise self._refused(key, f"the key {name!r}", "names")
             self.value(value, hints.get(name, Any), f"{key}.{name}")
 
-    def value(self, value: Any, hint: Any, key: str) -> None:
+    def value(self, value: object, hint: object, key: str) -> None:
         """Check one value for an argument of the type `hint`."""
         if value is None or isinstance(value, bool | int | float):
             return
@@ -109,7 +109,7 @@ class SettingsCheck:
                     raise self._refused(key, f"the key {name!r}", "names")
                 self.value(item, inner[0] if inner else Any, f"{key}.{name}")
 
-    def _class(self, path: Any, key: str) -> type:
+    def _class(self, path: object, key: str) -> type:
         if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
             raise self._refused(f"{key}.class_path", shown(path), "the import path of a class")
         path = current_name(path)
@@ -158,9 +158,9 @@ def _home(path: str) -> str | None:
     return f"{found.__module__}.{found.__qualname__}" if isinstance(found, type) else None
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, object]:
     """Types of the arguments of a class and of its base classes, by name."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):
             try:
@@ -170,7 +170,7 @@ def _hints(cls: type) -> dict[str, Any]:
     return found
 
 
-def _options(hint: Any) -> list[Any]:
+def _options(hint: object) -> list[object]:
     """The members of a union without `None`, or the type itself; empty for `Any`."""
     if isinstance(hint, typing.TypeVar):
         hint = hint.__bound__ or Any
@@ -183,7 +183,7 @@ def _options(hint: Any) -> list[Any]:
     return [] if hint in (Any, object, inspect.Parameter.empty) else [hint]
 
 
-def _takes_text(option: Any) -> bool:
+def _takes_text(option: object) -> bool:
     if typing.get_origin(option) is typing.Literal:
         return True
     return isinstance(option, type) and issubclass(option, str | Path | enum.Enum)
@@ -193,7 +193,7 @@ def _is_builtin(option: type) -> bool:
     return option.__module__ in ("builtins", "pathlib", "collections.abc") or typing.get_origin(option) is not None
 
 
-def _expected(options: Sequence[Any]) -> str:
+def _expected(options: Sequence[object]) -> str:
     names = [getattr(option, "__name__", str(option)) for option in options]
     return f"plain data for {' or '.join(names)}" if names else "text that names nothing"
 

@@ -12,7 +12,7 @@ from robustlm.checks.numbers import check_seed
 EXPECTED = "expected a .ckpt file that `robustlm fit` wrote"
 
 
-def check_content(path: str, checkpoint: Mapping[Any, Any]) -> None:
+def check_content(path: str, checkpoint: Mapping[object, object]) -> None:
     """Raise if an entry of a checkpoint is of the wrong kind. Entries that only training needs may be missing.
 
     Args:
@@ -66,7 +66,7 @@ def _check(checkpoint: Mapping[Any, Any]) -> None:
         _check_moments(checkpoint["optimizer_states"][0])
 
 
-def _check_plain(name: str, value: Any) -> None:
+def _check_plain(name: str, value: object) -> None:
     """Raise if a setting is not plain data, as `robustlm.utils.serialization` makes it."""
     if isinstance(value, list | tuple):
         for item in value:
@@ -78,7 +78,7 @@ def _check_plain(name: str, value: Any) -> None:
         raise ValueError(f"hyper_parameters: {name}: found {type(value).__name__}, no plain data")
 
 
-def _check_moments(state: Mapping[str, Any]) -> None:
+def _check_moments(state: Mapping[str, object]) -> None:
     """Raise if an optimiser's state is not finite, since it would spoil every weight that it updates."""
     moments = state.get("state")
     if not isinstance(moments, Mapping) or not isinstance(state.get("param_groups"), list):
@@ -89,7 +89,7 @@ def _check_moments(state: Mapping[str, Any]) -> None:
                 raise ValueError(f"optimizer_states: {name} of weight {number} holds numbers that are not finite")
 
 
-def _kind(checkpoint: Mapping[Any, Any], name: str, kind: type, what: str, *, needed: bool = True) -> Any:
+def _kind(checkpoint: Mapping[object, object], name: str, kind: type, what: str, *, needed: bool = True) -> Any:
     if name not in checkpoint and not needed:
         return None
     if name not in checkpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import torch
 import yaml
@@ -14,7 +14,7 @@ from robustlm.checkpoints.words import shown
 from robustlm.utils.yaml_text import check_yaml
 
 
-def allow_paths(states: Any, folders: Sequence[str]) -> None:
+def allow_paths(states: object, folders: Sequence[str]) -> None:
     """Raise if callback states name checkpoints outside of this run's folders.
 
     A callback deletes older checkpoints by these paths, so a wrong path could delete other files.
@@ -35,7 +35,7 @@ def allow_paths(states: Any, folders: Sequence[str]) -> None:
             )
 
 
-def _checkpoints(states: Any) -> Iterator[str]:
+def _checkpoints(states: object) -> Iterator[str]:
     """Paths of checkpoints in the states of `ModelCheckpoint`."""
     for state in states.values() if isinstance(states, Mapping) else ():
         if isinstance(state, Mapping):
@@ -50,7 +50,7 @@ def _leaves(path: str, folder: str) -> bool:
     return start in whole.parents and ".." in whole.parts[len(start.parts) :]
 
 
-def stored_settings(path: Any) -> dict[str, Any]:
+def stored_settings(path: str | Path | IO[bytes]) -> dict[str, object]:
     """Read the arguments that a checkpoint holds, without loading its weights into memory.
 
     Args:
@@ -71,7 +71,7 @@ def stored_settings(path: Any) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def file_settings(path: Any) -> dict[str, Any]:
+def file_settings(path: str | Path) -> dict[str, object]:
     """Read arguments from a YAML file, to replace those of a checkpoint. Raises `ValueError` for other files."""
     try:
         text = Path(path).read_text(encoding="utf-8")

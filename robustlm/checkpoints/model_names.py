@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 
@@ -14,7 +13,7 @@ from robustlm.checkpoints.words import Words, _mapping, shown
 from robustlm.endpoint import is_hosted
 
 
-def allow_model(path: str, stored: Mapping[str, Any], used: Mapping[str, Any], words: Words) -> list[str]:
+def allow_model(path: str, stored: Mapping[str, object], used: Mapping[str, object], words: Words) -> list[str]:
     """Raise if a checkpoint chooses a model or code that the user must name first.
 
     Args:
@@ -63,7 +62,7 @@ def allow_model(path: str, stored: Mapping[str, Any], used: Mapping[str, Any], w
     return lines
 
 
-def _allow_name(path: str, key: str, flag: str, name: str, revision: Any) -> None:
+def _allow_name(path: str, key: str, flag: str, name: str, revision: object) -> None:
     """Raise if a name leads to another machine."""
     if name == TINY:
         return
@@ -105,7 +104,7 @@ def _is_cached(name: str, revision: str | None) -> bool:
     return isinstance(found, str) or isinstance(also, str)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     """Whether two names lead to the same model."""
     if one == other:
         return True

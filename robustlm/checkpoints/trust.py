@@ -8,7 +8,7 @@ models, and hub models that this machine has never loaded are used only if a fla
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar, Protocol
 
 from robustlm.checkpoints.classes import SettingsCheck, allow_classes
 from robustlm.checkpoints.files import allow_paths, file_settings, stored_settings
@@ -30,7 +30,14 @@ __all__ = [
 _MODEL_KEYS = ("_instantiator", "_class_path")
 
 
-def allow_prompt(place: str, prompt: Mapping[str, Any], data: Any, words: Words | None) -> None:
+class ChecksPrompt(Protocol):
+    """A datamodule whose prompt settings travel with a checkpoint."""
+
+    prompt_files: ClassVar[tuple[str, ...]]
+    """The settings that may name files."""
+
+
+def allow_prompt(place: str, prompt: Mapping[str, object], data: type[ChecksPrompt], words: Words | None) -> None:
     """Raise if prompt settings are of the wrong type, or name a file that the user has not named.
 
     Args:
@@ -53,7 +60,7 @@ def allow_prompt(place: str, prompt: Mapping[str, Any], data: Any, words: Words 
         )
 
 
-def allow_stored(path: str, settings: Mapping[str, Any], cls: type, given: Mapping[str, Any]) -> None:
+def allow_stored(path: str, settings: Mapping[str, object], cls: type, given: Mapping[str, object]) -> None:
     """Raise if `load_from_checkpoint` must not use the settings of a file: see `allow_classes` and `allow_model`.
 
     Args:
@@ -73,7 +80,7 @@ def allow_stored(path: str, settings: Mapping[str, Any], cls: type, given: Mappi
         check.spec({"class_path": class_path, "init_args": arguments}, (cls,), cls.__name__)
     else:
         check.arguments(arguments, cls, cls.__name__)
-    pairs: set[tuple[str, Any]] = {(key, value) for key, value in given.items() if isinstance(value, str)}
+    pairs: set[tuple[str, object]] = {(key, value) for key, value in given.items() if isinstance(value, str)}
     loading = _mapping(given["loading"] if "loading" in given else settings.get("loading"))
     if "loading" in given:
         pairs |= {(key, value) for key, value in loading.items() if isinstance(value, str | bool)}

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -18,13 +17,13 @@ from robustlm.utils.yaml_text import check_yaml
 class Words:
     """Values that a user gave in flags and configs: pairs (key, plain value), with keys without their parents."""
 
-    pairs: frozenset[tuple[str, Any]]
+    pairs: frozenset[tuple[str, object]]
 
-    def says(self, key: str, value: Any) -> bool:
+    def says(self, key: str, value: object) -> bool:
         """Whether the user gave this key exactly this value."""
         return (key, value) in self.pairs
 
-    def values(self, key: str) -> list[Any]:
+    def values(self, key: str) -> list[object]:
         """All values that the user gave to a key."""
         return [value for name, value in self.pairs if name == key]
 
@@ -45,7 +44,7 @@ def said(args: Sequence[str], configs: Sequence[str] = ()) -> Words:
         args: Arguments of the command line.
         configs: Config files among them; unreadable files are skipped here and refused elsewhere.
     """
-    pairs: set[tuple[str, Any]] = set()
+    pairs: set[tuple[str, object]] = set()
     for i, arg in enumerate(args):
         flag, equals, value = arg.partition("=")
         if not flag.startswith("-"):
@@ -55,7 +54,7 @@ def said(args: Sequence[str], configs: Sequence[str] = ()) -> Words:
         pairs |= set(_pairs(plain_value(value), flag.lstrip("-").rpartition(".")[2]))
     left, seen = [Path(file) for file in configs], set()
     # a value may be the name of a file with a part of the config
-    left += [Path(value) for _, value in pairs if _names_config(value)]
+    left += [Path(value) for value in _configs(pairs)]
     while left:
         file = left.pop()
         if file in seen or what_is(file) != "a file":  # reading a pipe could block forever
@@ -68,7 +67,7 @@ def said(args: Sequence[str], configs: Sequence[str] = ()) -> Words:
         except (OSError, ValueError, yaml.YAMLError, RecursionError):
             continue
         pairs |= found
-        left += [place for _, value in found if _names_config(value) for place in (Path(value), file.parent / value)]
+        left += [place for value in _configs(found) for place in (Path(value), file.parent / value)]
     return Words(frozenset(pairs))
 
 
@@ -80,14 +79,14 @@ def is_dotted(text: str) -> bool:
 # --- plain data ------------------------------------------------------------------------------------------------
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def _mapping(value: object) -> dict[str, object]:
     """Settings as a dict, from a dataclass or a mapping; empty for anything else."""
     if is_dataclass(value) and not isinstance(value, type):
         return dict(vars(value))
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _pairs(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+def _pairs(value: object, key: str) -> Iterator[tuple[str, object]]:
     """Yield plain values with their innermost keys."""
     if isinstance(value, Mapping):
         for name, item in value.items():
@@ -99,7 +98,7 @@ def _pairs(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def plain_value(text: str) -> Any:
+def plain_value(text: str) -> object:
     """Parse text as YAML; return the text itself if that fails."""
     try:
         check_yaml(text)
@@ -108,11 +107,13 @@ def plain_value(text: str) -> Any:
         return text
 
 
-def _names_config(value: Any) -> bool:
-    return isinstance(value, str) and value.endswith((".yaml", ".yml")) and len(value) < 1024
+def _configs(pairs: set[tuple[str, object]]) -> list[str]:
+    """The values that name config files."""
+    texts = [value for _, value in pairs if isinstance(value, str)]
+    return [text for text in texts if text.endswith((".yaml", ".yml")) and len(text) < 1024]
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as text for messages, cut after 120 characters."""
     text = str(value)
     return text if len(text) <= 120 else f"{text[:120]}…"

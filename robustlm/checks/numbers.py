@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 COLDEST = 1e-6
 """Lowest temperature; dividing by a smaller one can exceed the range of single precision."""
@@ -13,7 +12,7 @@ SEED_LIMIT = 2**63
 
 def check_number(
     name: str,
-    value: Any,
+    value: object,
     *,
     least: float | None = None,
     above: float | None = None,
@@ -63,7 +62,7 @@ def check_number(
         raise ValueError(f"{name}: found {value}; expected {_range(least, above, most, below, whole)}{reason}{null}")
 
 
-def check_seed(name: str, value: Any) -> None:
+def check_seed(name: str, value: object) -> None:
     """Check that a value is a valid seed. Raises `ValueError`."""
     check_number(name, value, least=0, below=SEED_LIMIT, whole=True)
 

@@ -64,7 +64,7 @@ def check_readable(setting: str, path: str) -> None:
         raise ValueError(f"{setting}: {error}") from None
 
 
-def _check_loops(trainer: Mapping[str, Any]) -> None:
+def _check_loops(trainer: Mapping[str, object]) -> None:
     least: dict[str, int] = {
         "accumulate_grad_batches": 1,
         "check_val_every_n_epoch": 1,
@@ -103,7 +103,7 @@ def _check_strategy(command: str, strategy: Any) -> None:
         )
 
 
-def _check_share(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> None:
+def _check_share(name: str, value: object, *, least: float | None = None, above: float | None = None) -> None:
     """Check a number of batches (an integer) or a share of them (a float up to 1)."""
     if isinstance(value, int) and not isinstance(value, bool):
         check_number(name, value, whole=True, least=least, above=above)
@@ -111,7 +111,7 @@ def _check_share(name: str, value: Any, *, least: float | None = None, above: fl
         check_number(name, value, most=1, why="a share, or a whole number of batches", least=least, above=above)
 
 
-def _check_trains(trainer: Mapping[str, Any]) -> None:
+def _check_trains(trainer: Mapping[str, object]) -> None:
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer.get(name) == 0:
             raise ValueError(f"trainer.{name}: found {trainer[name]}, which trains nothing; expected a number > 0")

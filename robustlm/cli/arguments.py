@@ -83,7 +83,7 @@ def setting(args: Sequence[str], name: str) -> Any:
     return configured(args, name)
 
 
-def configured(args: Sequence[str], name: str) -> Any:
+def configured(args: Sequence[str], name: str) -> object:
     """The value of an option in the config files among the arguments; the last one that is not null counts."""
     found = None
     for file in configs_of(args):
@@ -92,9 +92,9 @@ def configured(args: Sequence[str], name: str) -> Any:
     return found
 
 
-def flag_value(args: Sequence[str], name: str) -> tuple[bool, Any]:
+def flag_value(args: Sequence[str], name: str) -> tuple[bool, object]:
     """Whether a flag gives an option, itself or within a mapping (`--data '{init_args: …}'`), and its value."""
-    found: tuple[bool, Any] = False, None
+    found: tuple[bool, object] = False, None
     for group in groups_of(args[1:]):
         key = key_of(group)
         _, equals, value = group[0].partition("=")
@@ -110,7 +110,7 @@ def flag_value(args: Sequence[str], name: str) -> tuple[bool, Any]:
     return found
 
 
-def _look(node: Any, keys: Sequence[str]) -> Any:
+def _look(node: object, keys: Sequence[str]) -> object:
     """Look up a value by its keys, descending into the `init_args` of classes; null if it is missing."""
     for key in keys:
         if isinstance(node, dict) and key not in node:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,14 @@ def run_chains(chains: Sequence[Chain], main: Main, begun: Callable[[Sequence[st
     """
     left = deque(chains)
     spawn = multiprocessing.get_context("spawn")  # a fork would copy threads of torch in an unknown state
-    running: dict[Connection, tuple[Any, Chain]] = {}
+    running: dict[Connection, tuple[BaseProcess, Chain]] = {}
     try:
         while left or running:
             while left and len(running) < max(1, min(jobs, _cores())):
                 chain = left.popleft()
                 Path(chain.log).parent.mkdir(parents=True, exist_ok=True)
                 here, there = spawn.Pipe()
-                process = spawn.Process(target=_work, args=(chain, main, there))
+                process: BaseProcess = spawn.Process(target=_work, args=(chain, main, there))
                 process.start()
                 there.close()
                 running[here] = process, chain
@@ -70,7 +71,7 @@ def run_chains(chains: Sequence[Chain], main: Main, begun: Callable[[Sequence[st
 
 
 def _hear(
-    ready: Connection, running: dict[Connection, tuple[Any, Chain]], begun: Callable[[Sequence[str]], None]
+    ready: Connection, running: dict[Connection, tuple[BaseProcess, Chain]], begun: Callable[[Sequence[str]], None]
 ) -> None:
     """Handle one message of a process: a command begins, or the process has ended."""
     try:

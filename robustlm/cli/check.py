@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from robustlm.adapters.card import trained_line
+from robustlm.adapters.card import TunedModule, trained_line
 from robustlm.batch import IGNORE, InstructionBatch, View
 from robustlm.checks.numbers import check_number
 from robustlm.conditions.condition import ATTACK
@@ -65,7 +65,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         model.check_trained()
         _show_views(model, datamodule, rows)
         _show_noise(datamodule)
-    print(f"\n{trained_line(model)}")
+    print(f"\n{trained_line(cast(TunedModule, model))}")
     _show_memory(model, datamodule.batch_size if "train" in roles else datamodule.eval_batch_size, longest)
     _show_problems(problems)
 

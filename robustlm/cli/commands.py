@@ -55,6 +55,7 @@ GROUPS = {
     "reports": (
         Command("report", "Print how a run does on every phrasing and kind of noise.", "report_commands"),
         Command("compare", "Print the scores of several runs side by side, and draw them.", "report_commands"),
+        Command("gate", "Hold rules against the numbers of a run; fails if one is not met.", "report_commands"),
         Command("states", "Print how far other phrasings move the hidden states of a model.", "report_commands"),
         Command("export-harness", "Write the prompts of a run as tasks of lm-evaluation-harness.", "report_commands"),
         Command("import-harness", "Make a prediction table of a log of lm-evaluation-harness.", "report_commands"),

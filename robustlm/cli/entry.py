@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import robustlm
 from robustlm.cli.commands import COMMANDS, GROUPS, Command
 
 
-def run(args: Sequence[str]) -> Any:
+def run(args: Sequence[str]) -> object:
     """Run a command from Python; errors are raised. `main` is the entry point for shells.
 
     Args:

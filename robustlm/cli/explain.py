@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"(?P<element> element \d+)?:\s*(?P<rest>.*)')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':\s*(?P<rest>.*)")
@@ -135,13 +134,13 @@ def _subclasses(types: str) -> Iterator[str]:
                     yield f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _imported(path: str) -> Any:
+def _imported(path: str) -> object:
     """A class that the parser has imported already, or `None`."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name, None) if module else None
 
 
-def _arguments(cls: Any) -> Iterator[str]:
+def _arguments(cls: object) -> Iterator[str]:
     """Names of a class's arguments, including those that it passes on to its bases."""
     for base in inspect.getmro(cls) if isinstance(cls, type) else ():
         if "__init__" in vars(base) and base.__module__.partition(".")[0] not in ("builtins", "lightning", "torch"):

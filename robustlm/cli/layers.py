@@ -23,7 +23,7 @@ from robustlm.utils.serialization import to_plain
 
 _HOOK = "discard_init_args_on_class_path_change"
 _keep_shared = getattr(_typehints, _HOOK, None)
-_dropped: dict[tuple[str, str], dict[str, Any]] = {}
+_dropped: dict[tuple[str, str], dict[str, object]] = {}
 """The values dropped since `reported` began, by name, keyed by the names of the old and the new class."""
 
 
@@ -39,7 +39,7 @@ def drop_on_switch(*sharing: type) -> None:
             with wrong settings.
     """
 
-    def discard(parser: Any, previous: Any, value: Any) -> None:
+    def discard(parser: object, previous: Any, value: Any) -> None:
         if not previous or not previous.get("init_args"):
             return
         plain = previous["class_path"] is None  # only the fields of a dataclass, without its class name
@@ -94,7 +94,7 @@ def _is_subclass(class_path: str, bases: tuple[type, ...]) -> bool:
     return isinstance(found, type) and issubclass(found, bases)
 
 
-def _not_default(spec: Any) -> dict[str, Any]:
+def _not_default(spec: Any) -> dict[str, object]:
     """The arguments of a class that differ from its defaults, by name."""
     cls = locate(spec["class_path"])
     given = _flat(spec["init_args"])
@@ -102,7 +102,7 @@ def _not_default(spec: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in known or known[name] != to_plain(value)}
 
 
-def _defaults(cls: type) -> dict[str, Any]:
+def _defaults(cls: type) -> dict[str, object]:
     found = {}
     for item in fields(cls):
         if item.init and (item.default is not MISSING or item.default_factory is not MISSING):
@@ -110,7 +110,7 @@ def _defaults(cls: type) -> dict[str, Any]:
     return found
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
     """Nested arguments as one level of dotted names; classes by the last part of their names."""
     if isinstance(value, Namespace):
         value = vars(value)

@@ -15,7 +15,7 @@ PROJECT = "robustlm"
 _MODULES = {"wandb": ("wandb",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 
 
-def check_logger(kind: str, configured: Any) -> None:
+def check_logger(kind: str, configured: object) -> None:
     """Refuse a logger whose library is missing, or a second logger in `trainer.logger`.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
@@ -36,19 +37,19 @@ class BriefParser(jsonargparse.ArgumentParser):
         self.exit(2, f"robustlm: error: {brief(text)}\n(`{program} --help` shows the options)\n")
 
 
-def add_arguments(parser: jsonargparse.ArgumentParser, function: Any) -> None:
+def add_arguments(parser: jsonargparse.ArgumentParser, function: Callable[..., object]) -> None:
     """Give a command the arguments of a function. Required ones are positional; a required list takes one or more."""
     required = [p for p in inspect.signature(function).parameters.values() if p.default is inspect.Parameter.empty]
     help_of = {found.arg_name: found.description for found in docstring_parser.parse(function.__doc__ or "").params}
     for parameter in required:
-        many: Any = {"nargs": "+"} if str(parameter.annotation).startswith("list") else {}
+        many: dict[str, Any] = {"nargs": "+"} if str(parameter.annotation).startswith("list") else {}
         parser.add_argument(parameter.name, type=str, help=help_of.get(parameter.name), **many)
     parser.add_function_arguments(function, skip={p.name for p in required})
     # the help lists each option below, with its meaning
     parser.usage = " ".join([parser.prog, *(p.name for p in required), "[--OPTION VALUE ...]"])
 
 
-def _source(value: Any) -> Source:
+def _source(value: object) -> Source:
     """A source given in a config as the fields of a `Source`."""
     if not isinstance(value, dict):
         raise ValueError(f"expected a path, or an object with the key path, found {value!r}")
@@ -69,7 +70,7 @@ _SETTINGS = {"trainer", "model", "data", "class_path", "init_args", "template", 
 _yaml_load = jsonargparse.get_loader("yaml")
 
 
-def _load(text: str) -> Any:
+def _load(text: str) -> object:
     """Read YAML, but read a prompt template given by flag (`Task: {instruction}`) as text, not as a mapping."""
     try:
         check_yaml(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -21,10 +22,12 @@ def compare(
     flips: str | None = None,
     draws: int = 1000,
     seed: int = 0,
+    anyway: bool = False,
 ) -> None:
     """Print the scores of several runs side by side, and draw them.
 
-    With `paired`, each run is also tested against the first.
+    With `paired`, each run is also tested against the first, with a verdict for each condition. Runs that were asked
+    about other inputs, under other instructions or with other true answers are refused.
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
@@ -36,13 +39,16 @@ def compare(
         flips: JSONL file for the answers that are right in the first run and wrong in another, or vice versa.
         draws: Number of bootstrap draws for the tests' intervals.
         seed: Seed of the draws and permutations.
+        anyway: Also compare runs that were not asked the same, with a warning.
     """
     from pathlib import Path
 
+    from robustlm.evaluation.agreement import agreement
     from robustlm.evaluation.outcomes import outcomes
     from robustlm.evaluation.pairing import paired_tests
     from robustlm.evaluation.robustness import Settings
     from robustlm.evaluation.unreadable import unreadable
+    from robustlm.report.agreement import agreement_lines, check_agreement
     from robustlm.report.comparison import draw, load_tables, other_datasets, scores_of
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.number_tables import flip_lines, pairing_markdown, write_all, write_whole
@@ -68,6 +74,13 @@ def compare(
             if paired or flips:
                 raise ValueError(text)
             print(f"{text}\n")
+    agreements = {name: agreement(tables[first], rows) for name, rows in tables.items() if name != first}
+    asked = {name: agreement_lines(first, name, one) for name, one in agreements.items()}
+    for name, one in agreements.items():
+        if not anyway:
+            check_agreement(first, name, one)
+        if not paired and not one.alike:
+            print("\n".join(asked[name]), file=sys.stderr)
     notes = {name: outcome_markdown(outcomes(rows), name) for name, rows in tables.items()}
     unread = {name: unread_markdown(unreadable(rows), name) for name, rows in tables.items()}
     said = "".join("\n\n" + "\n".join(own).strip() for one in (notes, unread) for own in one.values() if own)
@@ -75,7 +88,7 @@ def compare(
     print(table)
     settings = Settings(draws=draws, seed=seed)
     tests = paired_tests(tables, settings) if paired else {}
-    text = "\n\n".join(pairing_markdown(next(iter(tables)), name, one) for name, one in tests.items())
+    text = "\n\n".join("\n".join([pairing_markdown(first, name, one), "", *asked[name]]) for name, one in tests.items())
     if paired:
         print("\n" + text)
     if flips is not None:
@@ -85,7 +98,7 @@ def compare(
         texts = {"comparison.md": table + "\n"}
         if paired:
             texts["paired.md"] = text + "\n"
-            texts["comparison.html"] = comparison_html(tables, found, tests, settings, title, flips)
+            texts["comparison.html"] = comparison_html(tables, found, tests, settings, title, flips, agreements)
         folder = Path(output)
         write_all(folder, texts)
         draw(found, folder / "comparison.png")
@@ -167,6 +180,76 @@ def report(
         wanted = FORMATS if format == "all" else (format,)
         for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):
             print(f"report: {path}")
+
+
+def gate(
+    run: str,
+    rules: list[str],
+    by: Literal["bound", "value"] = "bound",
+    junit: str | None = None,
+    summary: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    clean: str = "clean",
+    anyway: bool = False,
+    tasks: list[str] = [],  # noqa: B006 - read only
+) -> None:
+    """Hold rules against the numbers of a run; fails if one is not met.
+
+    A rule is `NUMBER[CONDITION]@DATASET >= LIMIT`, with `>=`, `<=`, `>` or `<`: 'worst_instruction >= 80',
+    'pdr[deepwordbug@0.2] <= 10', 'mean[unseen]@sst2 >= 70'. Without a condition it is about `clean`, without a dataset
+    about the mean over datasets; `*` stands for each of them. 'mean[unseen] >= OTHER_RUN - 2' compares with another run
+    over the same samples. The exit status is 0 if all rules pass, 1 if one fails, 2 for an error.
+
+    Args:
+        run: Folder of a run that `robustlm test` wrote, or its prediction table.
+        rules: The rules; limits are in per cent.
+        by: What is held against the limit: `bound`, the end of the interval that is nearer to failing, or `value`.
+        junit: File for the verdicts as JUnit XML.
+        summary: File for the verdicts as Markdown. By default they are appended to the file that the environment
+            variable GITHUB_STEP_SUMMARY names, if it is set.
+        draws: Bootstrap draws of the intervals.
+        seed: Seed of the draws.
+        level: Share of draws within an interval.
+        clean: The condition of rules that name none, and the reference for drops in performance.
+        anyway: Also compare with a run that was not asked the same.
+        tasks: Import paths of tasks of your own among the answers.
+    """
+    import os
+    from pathlib import Path
+
+    from robustlm.evaluation.robustness import Settings
+    from robustlm.evaluation.unreadable import unreadable, warning
+    from robustlm.report.comparison import find_table, load_tables
+    from robustlm.report.gate import each_line, judge, parse_rule
+    from robustlm.report.gate_files import to_junit, to_summary
+    from robustlm.report.number_tables import write_whole
+    from robustlm.report.run import run_name
+    from robustlm.tasks import resolve_task
+
+    for name, file in (("junit", junit), ("summary", summary)):
+        if file is not None:
+            check_output(name, file)
+    for task in tasks:
+        resolve_task(task)
+    parsed = [parse_rule(rule) for rule in rules]
+    file = find_table(run)
+    (rows,) = load_tables([f"run={file}"]).values()
+    if said := warning(unreadable(rows)):
+        print(said, file=sys.stderr)
+    judged = judge(rows, parsed, Settings(draws, seed, level), clean, by, anyway, run)
+    passed = each_line(judged)
+    if junit is not None:
+        write_whole(Path(junit), to_junit(run_name(file), judged))
+    text = to_summary(run_name(file), judged)
+    if summary is not None:
+        write_whole(Path(summary), text)
+    elif shared := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(shared).open("a", encoding="utf-8") as whole:
+            whole.write(text)
+    if not passed:
+        raise SystemExit(1)
 
 
 def export_harness(

@@ -46,7 +46,7 @@ class Stored:
     kind: Literal["checkpoint", "adapter"]
     model: dict[str, Any]
     """`{"class_path": …, "init_args": …}`; empty if the model is not stored."""
-    prompt: dict[str, Any] | None
+    prompt: dict[str, object] | None
     """Data settings that decide how prompts are written, by name; null: unknown."""
 
     def allow(self, words: Words) -> None:
@@ -155,7 +155,7 @@ def _with_own_fit(args: list[str], run: Path) -> list[str]:
     return [*args, f"--ckpt_path={found}"]
 
 
-def check_run_name(name: Any) -> str:
+def check_run_name(name: object) -> str:
     """Return the name of a run. Raises `ValueError` if it is not a plain folder name."""
     check_name("run", str(name))
     return str(name)
@@ -200,14 +200,14 @@ def part_of_run(command: str, run: Path, checkpoint: str | None, resume: str | N
     return evaluation_folder(run, command)
 
 
-def _flat(value: Any, prefix: str = "model") -> dict[str, Any]:
+def _flat(value: object, prefix: str = "model") -> dict[str, object]:
     if isinstance(value, dict):
         inner = {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}").items()}
         return {name.replace(".init_args", ""): item for name, item in inner.items()}
-    return {prefix: named(value).rpartition(".")[2] if prefix.endswith(".class_path") else value}
+    return {prefix: named(str(value)).rpartition(".")[2] if prefix.endswith(".class_path") else value}
 
 
-def of_backbone(name: Any) -> Stored | None:
+def of_backbone(name: object) -> Stored | None:
     """The settings stored beside an adapter or a tuned model that is the backbone; null for any other model."""
     folder = Path(name).expanduser() if isinstance(name, str) else None
     if folder is None or what_is(folder) != "a folder":
@@ -245,11 +245,11 @@ class PromptLayer:
         }
 
     @property
-    def section(self) -> dict[str, Any]:
+    def section(self) -> dict[str, object]:
         """The section `data` of a config file with these settings; empty if there are none."""
         return {"class_path": self._data, "init_args": self._kept} if self._data and self._kept else {}
 
-    def differences(self, used: Mapping[str, Any]) -> Iterator[str]:
+    def differences(self, used: Mapping[str, object]) -> Iterator[str]:
         """Messages: settings that flags override, and stored settings that override config files or defaults.
 
         Args:
@@ -332,7 +332,7 @@ def _class_of(name: str | None) -> type[InstructionDataModule]:
 
 
 def model_differences(
-    path: str, stored: Mapping[str, Any], used: Mapping[str, Any], args: Sequence[str]
+    path: str, stored: Mapping[str, object], used: Mapping[str, object], args: Sequence[str]
 ) -> Iterator[str]:
     """Messages: model settings of a checkpoint that flags override, and those that override config files.
 
@@ -343,7 +343,7 @@ def model_differences(
         args: The arguments of the command.
     """
     kept, taken = _flat(stored), _flat(used)
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
     for file in configs_of(args):
         known = (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).get("model") or known
     said = _flat(known)

@@ -12,7 +12,7 @@ from typing import Any
 import jsonargparse
 import jsonargparse.typing
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
@@ -73,13 +73,13 @@ class CheckingTrainer(Trainer):
 
     def test(  # type: ignore[override]
         self,
-        model: Any = None,
-        dataloaders: Any = None,
+        model: LightningModule | None = None,
+        dataloaders: object = None,
         ckpt_path: str | None = None,
         verbose: bool = False,
-        datamodule: Any = None,
+        datamodule: LightningDataModule | None = None,
         weights_only: bool | None = None,
-    ) -> Any:
+    ) -> object:
         """Score answers under every instruction condition, and write them to a table.
 
         Args:
@@ -308,7 +308,7 @@ _EXAMPLES = {
 """Example arguments that work unchanged."""
 
 
-def _options_of(command: str) -> dict[str, Any]:
+def _options_of(command: str) -> dict[str, object]:
     """Usage and description for a command's parser."""
     usage = (
         f"robustlm {command} [-c CONFIG] --model CLASS --data CLASS [--model.ARG VALUE] [--data.ARG VALUE] …\n\n"

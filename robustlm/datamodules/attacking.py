@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -289,7 +289,7 @@ class Attacker:
         objective: Objective,
         seed: int,
         made: object,
-        known: dict[AttackKey, dict[str, Any]],
+        known: dict[AttackKey, dict[str, object]],
         manifest: Manifest | None = None,
         folder: Path | None = None,
         bar: SearchBar | None = None,
@@ -336,7 +336,7 @@ class Attacker:
         self._note(key, before, found, asked, made)
         return found.attacked.text
 
-    def _from_other(self, key: AttackKey, before: str, lines: dict[AttackKey, dict[str, Any]]) -> str:
+    def _from_other(self, key: AttackKey, before: str, lines: dict[AttackKey, dict[str, object]]) -> str:
         if key not in lines:
             raise ValueError(
                 f"data.attack.reuse: {self._settings.reuse} holds no attack {_named(key)}; expected the attacks of a "

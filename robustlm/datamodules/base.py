@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, NoReturn, cast, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -101,7 +101,7 @@ class InstructionDataModule(LightningDataModule):
     """Whether all samples of a dataset are asked with the same instructions, which attacks and paraphrases need."""
 
     @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise `ValueError`: a checkpoint stores how prompts are written, but no data sources."""
         raise ValueError(
             f"{cls.__name__}.load_from_checkpoint: checkpoints hold no sources of data; make it from its arguments or "
@@ -219,7 +219,7 @@ class InstructionDataModule(LightningDataModule):
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
 
-    def prompt(self) -> dict[str, Any]:
+    def prompt(self) -> dict[str, object]:
         """The settings that decide how training prompts are written, by name, as plain data."""
         found = {name: to_plain(getattr(self, name)) for name in self.prompt_settings}
         stated = [isinstance(source, Source) and source.format == NO_FORMAT for source in self.sources["train"]]
@@ -417,7 +417,7 @@ class InstructionDataModule(LightningDataModule):
         self._train_loader = loader
         return loader
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
         """Position of training within its epoch.
 
         Lightning restores the state of a loader only if the loader is made after the optimiser. These loaders are made
@@ -425,7 +425,7 @@ class InstructionDataModule(LightningDataModule):
         """
         return {} if self._train_loader is None else dict(self._train_loader.state_dict())
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue a resumed `fit` at that position."""
         if self.trainer is None or not self.trainer.training or not state:
             return

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules.base import InstructionDataModule
@@ -50,7 +51,7 @@ class _Epoch:
 
     number: int
     texts: list[list[str]]
-    beta: np.ndarray[Any, np.dtype[np.float32]]
+    beta: NDArray[np.float32]
     """`[K, n]`."""
 
 

@@ -237,7 +237,7 @@ class RobustnessDataModule(InstructionDataModule):
         keys = {(c.name, *key) for c in wanted for key in _sharing(self._unattacked[c.name].samples)}
         return SearchBar(0 if self.attack.reuse else len(keys - known.keys()), self.attack.budget, shown=shown)
 
-    def _known_attacks(self) -> dict[AttackKey, dict[str, Any]]:
+    def _known_attacks(self) -> dict[AttackKey, dict[str, object]]:
         """Attacks that the interrupted evaluation has found; empty if none is resumed."""
         path = self.session.attacks
         return read_attacks(path) if path is not None and self.session.resumed and path.exists() else {}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,11 @@ PERMUTATIONS = 10_000
 
 _BLOCK = 1_000_000
 """Maximum number of cells of an array: permutations × samples."""
+
+
+Verdict = Literal["higher", "lower", "none", "unclear", "unknown"]
+"""What is known of the second table's mean score against the first one's. `none`: no difference was seen; `unclear`:
+interval and test disagree; `unknown`: there is no interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,30 @@ class Pairing:
     permutation: float
     """p of the difference in the mean score over datasets, from random exchanges of samples between the tables."""
     differences: dict[str, Estimate]
-    """Second minus first for every number of `robustness`, over draws of the same samples; empty over all
-    conditions."""
+    """Second minus first for every number of `robustness`, over draws of the same samples; over all conditions, only
+    `mean`, whose interval is the mean of those of the conditions: it is right for conditions that fail together, and
+    too wide for others."""
+    mcnemar_holm: float = math.nan
+    """`mcnemar`, adjusted for its family after Holm. The conditions over all datasets are one family, the conditions of
+    single datasets another one; the test over all conditions is alone."""
+    permutation_holm: float = math.nan
+    """`permutation`, adjusted in the same way."""
+
+    def verdict(self, level: float = 0.95) -> Verdict:
+        """Which table has the higher mean score, by the interval of the difference and the adjusted permutation test.
+
+        Args:
+            level: Level of the interval; the test is one at 1 − level.
+        """
+        gap = self.differences.get("mean")
+        if gap is None or math.isnan(gap.low):
+            return "unknown"
+        apart = not gap.low <= 0 <= gap.high
+        if apart != (self.permutation_holm < 1 - level):
+            return "unclear"
+        if not apart:
+            return "none"
+        return "higher" if gap.value > 0 else "lower"
 
 
 def pair(
@@ -59,6 +86,8 @@ def pair(
     permutations: int = PERMUTATIONS,
 ) -> list[Pairing]:
     """Compare two tables: dataset by dataset and condition by condition, then over all datasets, then over everything.
+
+    Rows are matched by their ids. `robustlm.evaluation.agreement.agreement` tells whether they were asked the same.
 
     Args:
         first: Rows of a prediction table.
@@ -74,20 +103,37 @@ def pair(
     drawn = [sample([both[at] for both in pairs], settings, clean) for at in (0, 1)]
     exchanged = _exchanged(pairs, settings.seed, permutations)
     conditions = list(dict.fromkeys(one.condition for one, _ in pairs))
-    found = []
+    single, pooled = [], []
     known: dict[str, list[Gaps]] = {}
     for one, other in pairs:
         key = one.name, one.condition
         gaps = paired_gaps(drawn[0][0][key], drawn[1][0][key], settings.level)
         known.setdefault(one.condition, []).append(gaps)
-        found.append(_pairing(*key, [(one, other)], gaps, exchanged))
+        single.append(_pairing(*key, [(one, other)], gaps, exchanged))
     for condition in conditions:
         own = [both for both in pairs if both[0].condition == condition]
         gaps = _pooled_gaps(drawn[0][1][condition], drawn[1][1][condition], known[condition], settings.level)
-        found.append(_pairing(None, condition, own, gaps, exchanged))
-    if len(conditions) > 1:
-        found.append(_pairing(None, None, pairs, {}, exchanged))
-    return found
+        pooled.append(_pairing(None, condition, own, gaps, exchanged))
+    every = [_pairing(None, None, pairs, _mean_gap(pooled), exchanged)] if len(conditions) > 1 else []
+    return [*_adjusted(single), *_adjusted(pooled), *_adjusted(every)]
+
+
+def _mean_gap(pooled: Sequence[Pairing]) -> Gaps:
+    """The difference of the mean over conditions; its limits are the means of their limits."""
+    gaps = [one.differences["mean"] for one in pooled if "mean" in one.differences]
+    if len(gaps) < len(pooled):
+        return {}
+    value, low, high = (sum(getattr(gap, name) for gap in gaps) / len(gaps) for name in ("value", "low", "high"))
+    return {"mean": Estimate(value, low, high)}
+
+
+def _adjusted(family: Sequence[Pairing]) -> list[Pairing]:
+    """A family of tests with p-values that are adjusted for their number."""
+    tests = (intervals.holm([getattr(one, name) for one in family]) for name in ("mcnemar", "permutation"))
+    return [
+        replace(one, mcnemar_holm=mcnemar, permutation_holm=permutation)
+        for one, mcnemar, permutation in zip(family, *tests, strict=True)
+    ]
 
 
 def paired_tests(tables: Mapping[str, Sequence[Record]], settings: Settings) -> dict[str, list[Pairing]]:
@@ -98,6 +144,9 @@ def paired_tests(tables: Mapping[str, Sequence[Record]], settings: Settings) -> 
 
 def flips(first: Iterable[Record], second: Iterable[Record]) -> list[dict[str, Any]]:
     """The answers that are right in one table and wrong in the other, in the order of the first table.
+
+    Each is plain data: its place, the true answer, both answers, and how it was asked (`wording`, `instruction` and
+    `prompt` of the first table, and `prompt_after` where the second table has another prompt).
 
     Raises:
         ValueError: The tables do not hold the same rows.
@@ -112,7 +161,9 @@ def flips(first: Iterable[Record], second: Iterable[Record]) -> list[dict[str, A
         if row.correct != other.correct:
             place = {name: getattr(row, name) for name in _PLACE}
             said = {"before": row.prediction, "after": other.prediction}
-            found.append({"flip": "right→wrong" if row.correct else "wrong→right", **place, **said})
+            asked = {name: getattr(row, name) for name in ("wording", "instruction", "prompt")}
+            asked["prompt_after"] = other.prompt if other.prompt != row.prompt else None
+            found.append({"flip": "right→wrong" if row.correct else "wrong→right", **place, **said, **asked})
     return found
 
 

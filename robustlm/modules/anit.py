@@ -78,7 +78,7 @@ class ANIT(InstructionTuning):
         self.adversary = copy.deepcopy(adversary)
         self.perturb: Scope = perturb
         self.weights["adversarial"] = adversarial_weight
-        self._before: dict[str, Any] | None = None
+        self._before: dict[str, Tensor] | None = None
 
     def check_data(self, datamodule: TrainingData) -> None:
         """Refuse data without variants, or without the replays that `FreeAT` needs."""
@@ -132,7 +132,7 @@ class ANIT(InstructionTuning):
         if self.adversary is not None and self._before is not None:
             self.adversary.load_state_dict(copy.deepcopy(self._before))
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, object]:
         """Also the adversary's state at the end of the last optimiser step."""
         if self.adversary is None:
             return super().progress()

@@ -296,7 +296,7 @@ class InstructionTuning(Answering, Checkpointed):
         super().optimizer_step(*args, **kwargs)
         self.updating = False
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, object]:
         """The seed, and the count of skipped steps.
 
         Raises:

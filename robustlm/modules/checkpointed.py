@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import IO, Any, Self
 
+from lightning.fabric.utilities.types import _MAP_LOCATION_TYPE, _PATH
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from robustlm.adapters.settings import WritesPrompts
 from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings, stored_settings
@@ -20,7 +22,7 @@ class Checkpointed(LightningModule):
     A subclass whose next step depends on more than weights extends `progress` and `resume`.
     """
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, object]:
         """What the next training step depends on, besides weights and optimiser, as plain data and tensors."""
         return {}
 
@@ -30,9 +32,9 @@ class Checkpointed(LightningModule):
     @classmethod
     def load_from_checkpoint(
         cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: Any = None,
+        checkpoint_path: _PATH | IO[bytes],
+        map_location: _MAP_LOCATION_TYPE = None,
+        hparams_file: _PATH | None = None,
         strict: bool | None = None,
         weights_only: bool | None = True,
         **kwargs: Any,
@@ -81,7 +83,7 @@ class Checkpointed(LightningModule):
             folders = [str(one.dirpath) for one in self.trainer.checkpoint_callbacks if hasattr(one, "dirpath")]
             allow_paths(checkpoint.get("callbacks"), folders)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> object:
         """Load trained weights. The frozen ones are already in the model.
 
         Raises:

@@ -33,7 +33,7 @@ class MuonAdamW(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[dict[str, Any]],
+        params: Iterable[dict[str, object]],
         lr: float = 0.01,
         weight_decay: float = 0.01,
         momentum: float = 0.95,

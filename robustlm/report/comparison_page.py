@@ -6,17 +6,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustlm.evaluation.agreement import Agreement, agreement
 from robustlm.evaluation.outcomes import outcomes
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings, robustness
 from robustlm.evaluation.unreadable import unreadable
+from robustlm.evaluation.wording import Wording
+from robustlm.report.agreement import agreement_lines
 from robustlm.report.figures import Axis, Line, intervals, legend
 from robustlm.report.markup import Html, counted, join, named, page, table, tag, word
-from robustlm.report.number_tables import ALL, PAIRED, cell, interval_note, pairing_cells, points
+from robustlm.report.number_tables import (
+    ALL,
+    GAPS,
+    PAIRED,
+    cell,
+    gap_cells,
+    interval_note,
+    pairing_cells,
+    points,
+    verdict_line,
+    verdicts,
+)
 from robustlm.report.outcome import outcome_box
+from robustlm.report.page_samples import LONGEST_PROMPT
 from robustlm.report.samples import in_turn
 from robustlm.report.unread import unread_box
+from robustlm.report.wordings import name_html
 
 MOST_FLIPS = 50
 """Largest number of flips shown."""
@@ -29,6 +45,7 @@ def comparison_html(
     settings: Settings,
     title: str,
     full_list: str | None = None,
+    agreements: Mapping[str, Agreement] | None = None,
 ) -> str:
     """Make the page. The same tables give the same bytes.
 
@@ -39,14 +56,16 @@ def comparison_html(
         settings: Settings of the intervals.
         title: Caption of the table of scores.
         full_list: File with all flips, if one was written.
+        agreements: How far each other run was asked the same as the first; found here if not given.
     """
     first, *others = runs
     against = join(*(part for i, other in enumerate(others) for part in (", " * (i > 0), named(other))))
+    asked = agreements or {name: agreement(runs[first], runs[name]) for name in others}
     head = join(
         tag("h1", against, " against ", named(first)),
-        tag(
-            "p", f"{len(next(iter(runs.values()))):,} answers of each run, to the same samples, asked in the same ways."
-        ),
+        tag("p", f"{len(next(iter(runs.values()))):,} answers of each run, to samples of the same ids."),
+        *(_asked(first, name, found) for name, found in asked.items()),
+        *(_verdicts(first, *one) for one in tests.items()),
         *(outcome_box(outcomes(rows), name) for name, rows in runs.items()),
         *(unread_box(unreadable(rows), name) for name, rows in runs.items()),
     )
@@ -59,6 +78,18 @@ def comparison_html(
         ("intervals", "How intervals were made", _method(settings)),
     ]
     return page(f"Comparison: {', '.join(others)} against {first}", head, parts)
+
+
+def _asked(first: str, second: str, found: Agreement) -> Html:
+    """Whether two runs were asked the same."""
+    lines = agreement_lines(first, second, found)
+    if found.alike:
+        return tag("p", lines[0])
+    return tag("div", *(tag("p", line.strip()) for line in lines), class_="warning", role="note")
+
+
+def _verdicts(first: str, second: str, found: Sequence[Pairing]) -> Html:
+    return tag("ul", *(tag("li", verdict_line(first, second, one)) for one in verdicts(found)))
 
 
 def _scores(scores: Mapping[str, Mapping[str, float]], title: str) -> Html:
@@ -117,7 +148,11 @@ def _differences(first: str, second: str, found: Sequence[Pairing]) -> Html:
 def _tests(first: str, second: str, found: Sequence[Pairing]) -> Html:
     rows = [[named(dataset), named(condition), *rest] for dataset, condition, *rest in map(pairing_cells, found)]
     label = f"{second} against {first}"
-    return join(tag("h3", named(second), " against ", named(first)), table(PAIRED, rows, label, (0, 1), class_="tests"))
+    tests = table(PAIRED, rows, label, (0, 1), class_="tests")
+    gaps = [[named(one.name or ALL), named(one.condition), *gap_cells(one)[2:]] for one in found if one.condition]
+    said = join(named(second), " minus ", named(first), ", in points, over draws of the same samples:")
+    others = table(["dataset", "condition", *GAPS.values()], gaps, f"Other numbers: {label}", (0, 1))
+    return join(tag("h3", named(second), " against ", named(first)), tests, tag("p", said), others)
 
 
 def _flips(runs: Mapping[str, Sequence[Record]], full_list: str | None) -> Html:
@@ -149,13 +184,23 @@ def _kind(one: tuple[str, dict[str, Any]]) -> tuple[str, ...]:
     return (second, *(flip[name] for name in ("dataset", "condition", "flip")))
 
 
-def _flip(second: str, flip: Mapping[str, str]) -> list[str]:
+def _flip(second: str, flip: Mapping[str, Any]) -> list[str]:
     gained = flip["flip"] == "wrong→right"
+    wording = None if flip["wording"] is None else Wording(flip["wording"], flip["instruction"])
     return [
-        *map(named, (second, *(flip[name] for name in ("dataset", "condition", "sample_id", "instruction_id")))),
+        *map(named, (second, *(flip[name] for name in ("dataset", "condition")))),
+        join(named(flip["sample_id"]), *(_prompt(flip[key], said) for key, said in _PROMPTS.items() if flip[key])),
+        name_html(flip["instruction_id"], wording),
         *(word(flip[name]) for name in ("target", "before", "after")),
         tag("span", "✓ gained" if gained else "✗ lost", class_="right" if gained else "wrong"),
     ]
+
+
+_PROMPTS = {"prompt": "prompt", "prompt_after": "prompt of the other run"}
+
+
+def _prompt(text: str, said: str) -> Html:
+    return tag("details", tag("summary", said), word(text, longest=LONGEST_PROMPT))
 
 
 def _method(settings: Settings) -> Html:
@@ -164,8 +209,9 @@ def _method(settings: Settings) -> Html:
         "A difference is drawn sample by sample, the same samples for both runs, with all their answers.",
         "p (McNemar) is an exact two-sided test of the samples that got better against those that got worse. "
         f"p (permutation) is the share of {PERMUTATIONS:,} random exchanges of the runs' answers, sample by sample, "
-        "that make the difference in the mean over datasets as large. Neither corrects for looking at many datasets "
-        "and conditions.",
+        "that make the difference in the mean over datasets as large. Holm: the p-value, adjusted for its family: "
+        "the conditions over all datasets, or the conditions of single datasets. A verdict needs both, an interval "
+        "without 0 and an adjusted p (permutation) below one minus the level.",
         f"The seed is {settings.seed}; with it the same tables give the same page.",
     )
     return join(*(tag("p", text) for text in said))

@@ -14,6 +14,7 @@ from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
+from robustlm.report.levels import level_of
 from robustlm.report.markup import counted
 from robustlm.report.outcome import outcome_markdown
 from robustlm.report.tables import aligned, csv_text
@@ -29,8 +30,14 @@ ALL = "all datasets"
 COUNTS = ("rows", "samples", "complete", "instructions", "missing")
 """Fields of a `Result` that count the data behind its numbers."""
 
-PAIRED = ("dataset", "condition", "difference, points", "answers", "samples", "p (McNemar)", "p (permutation)")
+PAIRED = (
+    "dataset", "condition", "difference, points", "answers", "samples",
+    "p (McNemar)", "Holm", "p (permutation)", "Holm",
+)  # fmt: skip
 """Columns of the table of paired tests."""
+
+GAPS = {"worst_instruction": "worst instruction", "consistency": "consistency", "pdr": "drop from clean"}
+"""Numbers whose paired differences have a table of their own, and its columns."""
 
 FREE_TEXT = ("dataset", "condition", "answers", "exact match", "token F1", "ROUGE-L")
 """Columns of the table of free-text scores."""
@@ -174,8 +181,43 @@ def free_text_cells(one: FreeText) -> list[str]:
 
 
 def pairing_markdown(first: str, second: str, found: Sequence[Pairing]) -> str:
-    """Paired tests as a table in points."""
-    return "\n".join([f"## {second} against {first}", "", *aligned(PAIRED, list(map(pairing_cells, found)))])
+    """Verdicts, paired tests and differences of other numbers, in points."""
+    lines = [f"## {second} against {first}", "", *(f"- {verdict_line(first, second, one)}" for one in verdicts(found))]
+    lines += ["", *aligned(PAIRED, list(map(pairing_cells, found)))]
+    lines += ["", f"{second} minus {first}, in points, over draws of the same samples:", ""]
+    lines += aligned(["dataset", "condition", *GAPS.values()], [gap_cells(one) for one in found if one.condition])
+    return "\n".join(lines)
+
+
+def verdicts(found: Sequence[Pairing]) -> list[Pairing]:
+    """The comparisons that get a verdict: over all conditions first, then each condition over all datasets."""
+    pooled = [one for one in found if one.name is None]
+    return sorted(pooled, key=lambda one: one.condition is not None)
+
+
+def verdict_line(first: str, second: str, one: Pairing) -> str:
+    """One sentence on which run scores higher under a condition, by the interval and the adjusted permutation test."""
+    where = "all conditions" if one.condition is None else one.condition
+    verdict, gap = one.verdict(), points(one.differences.get("mean"))
+    tested = f"p (Holm) {_p(one.permutation_holm)}"
+    if verdict == "unknown":
+        return f"{where}: no verdict, as no interval was drawn (difference {gap}, {tested})"
+    if verdict in ("higher", "lower"):
+        better, worse = (second, first) if verdict == "higher" else (first, second)
+        if one.condition is not None and level_of(one.condition) == "misleading":
+            return (
+                f"{where}: {better} scores higher than {worse} ({second} {gap} points, {tested}); under misleading "
+                "instructions a low score is the better one"
+            )
+        return f"{where}: {better} is better than {worse} ({second} {gap} points, {tested})"
+    if verdict == "none":
+        return f"{where}: no difference seen ({second} {gap} points, {tested})"
+    return f"{where}: unclear, as the interval and the test disagree ({second} {gap} points, {tested})"
+
+
+def gap_cells(one: Pairing) -> list[str]:
+    """Cells of one row of paired differences: dataset, condition, then `GAPS`."""
+    return [one.name or ALL, one.condition or "all", *(points(one.differences.get(name)) for name in GAPS)]
 
 
 def pairing_cells(one: Pairing) -> list[str]:
@@ -187,7 +229,9 @@ def pairing_cells(one: Pairing) -> list[str]:
         f"+{one.gained} −{one.lost}",
         f"+{one.better} −{one.worse}",
         _p(one.mcnemar),
+        _p(one.mcnemar_holm),
         _p(one.permutation),
+        _p(one.permutation_holm),
     ]
 
 

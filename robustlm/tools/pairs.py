@@ -8,7 +8,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from robustlm.instructions.banks import Instruction, Version, assigned, fits, load_bank
 from robustlm.prompts.templates import StringTemplate
@@ -280,16 +280,16 @@ def _dataset(sample: Sample) -> str:
 _WHOLE = StringTemplate("{instruction}\n{context}")
 
 
-def _robustlm_form(sample: Sample) -> dict[str, Any]:
+def _robustlm_form(sample: Sample) -> dict[str, object]:
     # the row holds both phrasings, so the file of the bank is not needed to read it
     return robustlm_row(replace(sample, bank=""))
 
 
-def _coin_form(sample: Sample) -> dict[str, Any]:
+def _coin_form(sample: Sample) -> dict[str, object]:
     original, paraphrased = (
         _WHOLE.render(sample, text).text.strip() for text in (sample.instruction, sample.variant or "")
     )
     return {"original_instruction": original, "paraphrased_instruction": paraphrased, "targets": sample.target}
 
 
-_FORMS: dict[str, Callable[[Sample], dict[str, Any]]] = {"robustlm": _robustlm_form, "coin": _coin_form}
+_FORMS: dict[str, Callable[[Sample], dict[str, object]]] = {"robustlm": _robustlm_form, "coin": _coin_form}

@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -68,7 +68,7 @@ class Question:
         if "{instruction}" not in self.prompt:
             raise ValueError(f"--prompt: expected {{instruction}} in it, found {self.prompt[:60]!r}")
 
-    def request(self, model: str, instruction: str, kept: list[str], attempt: int) -> dict[str, Any]:
+    def request(self, model: str, instruction: str, kept: list[str], attempt: int) -> dict[str, object]:
         """The body of a request.
 
         Args:
@@ -82,12 +82,20 @@ class Question:
         text = re.sub(r"\{(instruction|count)\}", lambda match: values[match[0]], self.prompt)
         if kept:
             text += "\n\nThese wordings are there already, write others:\n" + "\n".join(f"- {each}" for each in kept)
-        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": text}]}
+        body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": text}]}
         if self.temperature is not None:
             body["temperature"] = self.temperature
         if self.seed is not None:
             body["seed"] = self.seed + attempt
         return body
+
+
+class Said(TypedDict):
+    """An answer of the endpoint, as the cache keeps it."""
+
+    text: str
+    cut: bool
+    """Whether the endpoint's token limit ended the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,20 +242,20 @@ class Paraphraser:
             candidates[-1] = (candidates[-1][0], "cut off: the answer ends at the endpoint's token limit")
         return candidates or [(answer["text"], "empty: no candidates in the answer")]
 
-    def _answer(self, outcome: Outcome, attempt: int) -> dict[str, Any]:
+    def _answer(self, outcome: Outcome, attempt: int) -> Said:
         body = self._question.request(self._endpoint.model, outcome.instruction, outcome.kept, attempt)
         parts = [self._endpoint.url, body, self._question.prompt, outcome.instruction, attempt]
         key = sha256(json.dumps(parts, sort_keys=True).encode()).digest()
         if self._cache and (known := self._cache.get(key)):
             outcome.cached += 1
-            return known
+            return Said(text=known["text"], cut=known["cut"])
         answer = self._ask(body)
         outcome.requests += 1
         if self._cache:
-            self._cache.put(key, answer)
+            self._cache.put(key, dict(answer))
         return answer
 
-    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, body: dict[str, Any]) -> Said:
         try:
             return self._connection.call(lambda client: _said(client.chat.completions.create(**body)))
         except EndpointError as error:
@@ -258,7 +266,7 @@ class Paraphraser:
             raise EndpointError(f"{error}{hint}") from None
 
 
-def _said(completion: Any) -> dict[str, Any]:
+def _said(completion: Any) -> Said:
     """The text of an answer, and whether the endpoint cut it off. Raises as `Endpoint.call` expects."""
     choice = completion.choices[0]
     text = choice.message.content

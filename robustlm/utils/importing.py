@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from robustlm.utils.own_code import permit
 
 
-def imported(path: str) -> Any | None:
+def imported(path: str) -> object | None:
     """The object at `package.module.name`, or `None` if the text is not such a path or the module lacks the name.
 
     Raises:

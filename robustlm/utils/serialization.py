@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: object) -> object:
     """Turn an argument into strings, numbers, lists and dicts.
 
     A dataclass with a base class (a strategy) becomes `{"class_path": …, "init_args": {…}}`, as in YAML. A dataclass

@@ -78,7 +78,8 @@ def test_flips_by_hand() -> None:
     ]
     assert flips(first, second)[0] == {
         "flip": "right→wrong", "sample_id": "0", "dataset": "d", "task": "generation", "condition": "clean",
-        "instruction_id": "1", "target": "a", "before": "a", "after": "b",
+        "instruction_id": "1", "target": "a", "before": "a", "after": "b", "wording": None, "instruction": None,
+        "prompt": None, "prompt_after": None,
     }  # fmt: skip
     assert flips(first, first) == []
 
@@ -108,7 +109,8 @@ def test_conditions_of_a_sample_go_together_and_datasets_do_not() -> None:
     one = found(worse, better, None, None)
     assert (one.gained, one.better) == (16, 8)
     assert one.mcnemar == pytest.approx(2 / 2**8)
-    assert one.differences == {}
+    assert one.differences.keys() == {"mean"}
+    assert one.differences["mean"].value == 1
     assert found(worse, better, None).mcnemar == pytest.approx(2 / 2**8)
 
 
