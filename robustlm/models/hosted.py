@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from robustlm.batch import IGNORE, Message, View
 from robustlm.endpoint import PREFIX, AnswerCache, Connection, Endpoint, EndpointError, Pace
 from robustlm.models.base import Answer, OptionScores
-from robustlm.models.requests import Echo, Hosting, answer_of, echo_of
+from robustlm.models.requests import Body, Echo, Hosting, answer_of, echo_of
 from robustlm.models.text import TextModel
 
 __all__ = ["HostedBackbone", "Hosting"]
@@ -193,13 +193,13 @@ class HostedBackbone(TextModel):
         except EndpointError as error:
             self._failures.failed(error)
             return str(error)
-        return Echo(known["log_likelihoods"])
+        return Echo(cast(list[float | None], known["log_likelihoods"]))
 
     def _answers(self, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
         def ask(connection: Connection, messages: list[Message]) -> Answer:
             body = self.hosting.chat(self._endpoint.model, messages, max_new_tokens)
             try:
-                return Answer(**self._kept(connection, body, _chat))
+                return Answer(**cast(dict[str, Any], self._kept(connection, body, _chat)))
             except EndpointError as error:
                 if self.hosting.max_tokens_name == "max_tokens" and "max_completion_tokens" in error.refused:
                     raise EndpointError(f"{error}{_HINT}", error.refused) from None  # no request can be answered
@@ -216,15 +216,13 @@ class HostedBackbone(TextModel):
         finally:
             connection.close()
 
-    def _kept(
-        self, connection: Connection, body: Mapping[str, Any], send: Callable[[Any, dict[str, Any]], dict[str, Any]]
-    ) -> dict[str, Any]:
+    def _kept(self, connection: Connection, body: Body, send: Callable[[Any, Body], Body]) -> Body:
         """The stored answer to a request, or that of the endpoint, which is then stored; plain data without nulls."""
         key = sha256(json.dumps([self._endpoint.url, body], sort_keys=True).encode()).digest()
         if self._cache and (known := self._cache.get(key)):
             return known
         more = self.hosting.body
-        sent = {name: value for name, value in body.items() if name not in more} | {"extra_body": more}
+        sent: Body = {name: value for name, value in body.items() if name not in more} | {"extra_body": more}
         begun = time.monotonic()
         found = self._again(connection, lambda client: send(client, sent))
         found["latency"] = time.monotonic() - begun
@@ -250,13 +248,13 @@ def _asks(prompt: str) -> list[Message]:
     return [{"role": "user", "content": prompt}]
 
 
-def _chat(client: Any, body: dict[str, Any]) -> dict[str, Any]:
+def _chat(client: Any, body: Body) -> Body:
     return _plain(answer_of(client.chat.completions.create(**body)))
 
 
-def _completion(client: Any, body: dict[str, Any]) -> dict[str, Any]:
+def _completion(client: Any, body: Body) -> Body:
     return _plain(echo_of(client.completions.create(**body)))
 
 
-def _plain(found: Answer | Echo) -> dict[str, Any]:
+def _plain(found: Answer | Echo) -> Body:
     return {name: value for name, value in asdict(found).items() if value is not None}

@@ -112,7 +112,7 @@ class VllmBackbone(LanguageModel):
             torch.tensor(ends, dtype=torch.float64),
         )
 
-    def _run(self, prompts: Sequence[list[int]], **settings: Any) -> list[Any]:
+    def _run(self, prompts: Sequence[list[int]], **settings: object) -> list[Any]:
         if self._engine is None:
             raise RuntimeError(f"backbone: {self.name} is not loaded; call `load()` first")
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]

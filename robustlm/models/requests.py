@@ -10,6 +10,8 @@ from robustlm.checks.numbers import check_number
 from robustlm.endpoint import NotAtEndpointError
 from robustlm.models.base import Answer
 
+Body = dict[str, object]
+"""Fields of a request, as JSON values."""
 _MOST_REQUESTS = 1024
 _DAY = 86_400.0
 _OWN = ("model", "messages", "prompt", "n", "stream", "max_tokens", "max_completion_tokens", "echo", "logprobs")
@@ -73,14 +75,14 @@ class Hosting:
                 raise ValueError(f"hosting.body: found {name!r}, which robustlm sets; expected other fields")
 
     @property
-    def sampling(self) -> dict[str, Any]:
+    def sampling(self) -> Body:
         """The fields of a body that decide how an answer is drawn."""
-        named = {name: value for name in _NAMED if (value := getattr(self, name)) not in (None, [])}
+        named: Body = {name: value for name in _NAMED if (value := getattr(self, name)) not in (None, [])}
         if not self.temperature and self.temperature is not None:
             named["temperature"] = 0  # not 0.0, which would change the keys of answers that are stored already
         return named | self.body
 
-    def chat(self, model: str, messages: Sequence[Mapping[str, str]], max_new_tokens: int) -> dict[str, Any]:
+    def chat(self, model: str, messages: Sequence[Mapping[str, str]], max_new_tokens: int) -> Body:
         """Body of a request for the next message of a conversation."""
         return {
             "model": model,
@@ -89,9 +91,9 @@ class Hosting:
             **self.sampling,
         }
 
-    def echo(self, model: str, text: str) -> dict[str, Any]:
+    def echo(self, model: str, text: str) -> Body:
         """Body of a request for the log-likelihoods of a text's own tokens."""
-        own = {"model": model, "prompt": text, "temperature": 0, "echo": True, "logprobs": 1}
+        own: Body = {"model": model, "prompt": text, "temperature": 0, "echo": True, "logprobs": 1}
         return {**own, "max_tokens": 1, **self.body}  # not every server takes 0 new tokens
 
 
@@ -158,6 +160,6 @@ def echo_of(completion: Any) -> Echo:
     return Echo([None if one is None else float(one) for one in own])
 
 
-def _count(usage: Any, name: str) -> int | None:
+def _count(usage: object, name: str) -> int | None:
     found = getattr(usage, name, None)
     return found if isinstance(found, int) else None

@@ -18,7 +18,7 @@ from robustlm.sample import Context, Sample
 
 CHOICES = ("Rom", "die Stadt Zürich über dem großen Zürichsee", "Ænø", "a town on a hill")
 SAMPLES = [
-    Sample(f"q{i}", text, CHOICES[0], Context(question=text), choices=CHOICES[: 2 + i % 3], task="qa")
+    Sample(f"q{i}", text, CHOICES[0], Context(question=text), choices=CHOICES[: 2 + i % 3])
     for i, text in enumerate(["Which town is it?", "Name the largest.", "Where do they live?", "Which one?"])
 ]
 
