@@ -52,6 +52,18 @@ class Encoded:
     """Where each prompt token starts and ends in `text`: two numbers for each token."""
     chat: Sequence[tuple[str, int, int]] = ()
     """Role, start and end in `text` of each message of a chat; empty if the prompt is no chat."""
+    replies: Sequence[bool] = ()
+    """For each prompt token, whether it belongs to an earlier reply that is trained; empty if none is."""
+
+    @property
+    def trained(self) -> int:
+        """Number of tokens that are trained: the answer, and earlier replies."""
+        return len(self.answer_ids) + sum(self.replies)
+
+    @property
+    def reply_ids(self) -> list[int]:
+        """Token ids of the earlier replies that are trained."""
+        return [token for token, own in zip(self.prompt_ids, self.replies, strict=False) if own]
 
     @property
     def messages(self) -> list[Message] | None:
@@ -88,7 +100,9 @@ class View(_Movable):
     """Tokenised samples as padded tensors: R rows of T positions.
 
     Decoder-only models get prompt and answer in one sequence. It is padded on the left, so all rows end together: the
-    last token is at position −1, and a row and its variants have their answers at the same last positions.
+    last token is at position −1, and a row and its variants have their answers at the same last positions. Earlier
+    replies of a chat that are trained too have labels within the prompt; they stand at other positions in a variant
+    whose prompt has another length.
     Encoder–decoder models get the prompt in the encoder and the answer in `labels`. The prompt is padded on the right,
     because BART-like models use absolute positions.
     """
@@ -228,6 +242,9 @@ def collate(rows: Sequence[Encoded], *, pad_id: int, encoder_decoder: bool = Fal
         attention[i, start : start + length] = 1
         if inline:
             ids[i, prompt.stop :] = labels[i, prompt.stop :] = torch.tensor(row.answer_ids)
+            if any(row.replies):
+                said = torch.tensor(row.replies)
+                labels[i, prompt][said] = ids[i, prompt][said]
     if encoder_decoder:
         labels = torch.full((count, max(len(row.answer_ids) for row in rows)), IGNORE, dtype=torch.long)
         for i, row in enumerate(rows):

@@ -64,6 +64,8 @@ class Sample:
     turns: tuple[Turn, ...] = ()
     """Earlier turns of a chat: a system message, if any, and turns of `user` and `assistant`. The instruction is the
     user's last turn."""
+    trains_replies: bool = False
+    """Whether training counts the assistant's earlier turns as answers too, besides the target."""
     wording: str = ""
     """The instruction before noise or an attack changed it; empty: neither has changed it."""
     answer_words: tuple[tuple[str, str], ...] = ()
@@ -89,6 +91,23 @@ class Sample:
     def history(self) -> tuple[Turn, ...]:
         """The earlier turns of a chat without its system message: `user` and `assistant` in turn, or nothing."""
         return self.turns[len(self.system) :]
+
+
+def each_reply(sample: Sample) -> list[Sample]:
+    """A sample for every reply of a chat: those of its earlier turns, in order, and the sample itself.
+
+    An earlier reply is the target of the user's turn before it, after the turns before that one. The new samples are
+    free text, without bank and group; the id of reply n is `<id>#<n>`.
+    """
+    found = []
+    for at in range(0, len(sample.history), 2):
+        (_, asked), (_, reply) = sample.history[at : at + 2]
+        turns = (*sample.system, *sample.history[:at])
+        one = Sample(
+            f"{sample.id}#{at // 2 + 1}", asked, reply, dataset=sample.dataset, topic=sample.topic, turns=turns
+        )
+        found.append(one)
+    return [*found, sample]
 
 
 def is_request(sample: Sample) -> bool:

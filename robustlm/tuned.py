@@ -146,9 +146,11 @@ def load(run: str | Path, **settings: Any) -> TunedModel:
         raise ValueError(f"load: found the setting {unknown[0]!r}; expected some of {', '.join(known)}")
     kept = {name: value for name, value in (prompt or {}).items() if name in known and name not in settings}
     if prompt is None:
-        log.warning("%s does not say how prompts were written in training; settings of robustlm.load do", run)
+        log.warning(
+            "%s does not say how prompts were written in training; the settings given to robustlm.load are used", run
+        )
     if unused := sorted(set(prompt or {}) - set(known)):
-        log.warning("%s: data.%s is of another datamodule, and not used", run, ", data.".join(unused))
+        log.warning("%s: data.%s belongs to another datamodule and is not used", run, ", data.".join(unused))
     allow_prompt(str(run), kept, InstructionDataModule, Words(frozenset()))
     module.eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"

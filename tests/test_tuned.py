@@ -46,7 +46,7 @@ def test_a_run_answers_as_in_its_test(site: Path) -> None:
 def test_what_load_refuses(site: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.copytree("model", "tuned")
     Path("tuned/robustlm.json").write_text('{"format": 1, "prompt": {"bank": "own.json"}}', encoding="utf-8")
-    with pytest.raises(ValueError, match="which is a file; a checkpoint does not choose which"):
+    with pytest.raises(ValueError, match="which is a file; a checkpoint may not choose which"):
         robustlm.load("tuned")
     assert robustlm.load("tuned", bank=None).prompt == {"bank": None}
     with pytest.raises(ValueError, match="load: found the setting 'templat'; expected some of template"):
@@ -58,7 +58,7 @@ def test_what_load_refuses(site: Path, caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level("WARNING", "robustlm.tuned"):
         assert robustlm.load("tuned").prompt == {}
         model = robustlm.load("model")
-    assert "tuned: data.mine is of another datamodule, and not used" in caplog.text
+    assert "tuned: data.mine belongs to another datamodule and is not used" in caplog.text
     assert "model does not say how prompts were written in training" in caplog.text
     cases: list[tuple[Any, str]] = [
         ([{"instruction": "a", "target": "b"}], "row 1: found the key 'target'"),

@@ -56,38 +56,17 @@ def model_card(module: TunedModule, trainer: FinishedTrainer, prompt: Mapping[st
     }
     plain = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
     scores = {name: round(float(v), 4) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(header, sort_keys=False).strip(),
-            "---",
-            "",
-            f"# {backbone.base_name}, tuned with {type(module).__name__}",
-            "",
-            f"Tuned by robustlm {__version__} for {trainer.global_step} optimiser steps "
-            f"({trainer.current_epoch} epochs) to answer alike however it is asked.",
-            "",
-            "## Load it",
-            "",
-            "```python",
-            _loading_code(backbone, peft),
-            "```",
-            "",
-            "## Settings",
-            "",
-            "```yaml",
-            yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).strip(),
-            "```",
-            "",
-            "## Prompts",
-            "",
-            *_prompt_lines(prompt),
-            "",
-            "## Last validation",
-            "",
-            "\n".join(f"- {name}: {value}" for name, value in scores.items()) or "None was run.",
-            "",
-        ]
+    return _card(
+        header,
+        f"{backbone.base_name}, tuned with {type(module).__name__}",
+        f"Tuned by robustlm {__version__} for {trainer.global_step} optimiser steps "
+        f"({trainer.current_epoch} epochs) to give the same answer to every wording of an instruction.",
+        {
+            "Load it": _loading_code(backbone, peft),
+            "Settings": f"```yaml\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).strip()}\n```",
+            "Prompts": _prompts(prompt),
+            "Last validation": "\n".join(f"- {name}: {v}" for name, v in scores.items()) or "None was run.",
+        },
     )
 
 
@@ -100,42 +79,28 @@ def merged_card(backbone: Backbone, kind: str, prompt: Mapping[str, object] | No
         prompt: As for `model_card`.
     """
     header = {"base_model": backbone.base_name, "library_name": "transformers", "tags": ["robustlm", kind.lower()]}
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(header, sort_keys=False).strip(),
-            "---",
-            "",
-            f"# {backbone.base_name}, with a {kind} adapter merged into its weights",
-            "",
-            f"Merged by robustlm {__version__}.",
-            "",
-            "## Load it",
-            "",
-            "```python",
-            _loading_code(backbone, peft=False),
-            "```",
-            "",
-            "## Prompts",
-            "",
-            *_prompt_lines(prompt),
-            "",
-        ]
+    return _card(
+        header,
+        f"{backbone.base_name}, with a {kind} adapter merged into its weights",
+        f"Merged by robustlm {__version__}.",
+        {"Load it": _loading_code(backbone, peft=False), "Prompts": _prompts(prompt)},
     )
 
 
-def _prompt_lines(prompt: Mapping[str, object] | None) -> list[str]:
+def _card(header: Mapping[str, object], title: str, summary: str, sections: Mapping[str, str]) -> str:
+    top = ["---", yaml.safe_dump(header, sort_keys=False).strip(), "---", "", f"# {title}", "", summary, ""]
+    return "\n".join([*top, *(line for name, text in sections.items() for line in (f"## {name}", "", text, ""))])
+
+
+def _prompts(prompt: Mapping[str, object] | None) -> str:
     if prompt is None:
-        return ["How prompts were written is not known, as the run had no datamodule of robustlm."]
+        return "The run had no datamodule of robustlm, so it is not known how its prompts were written."
     listed = yaml.safe_dump(dict(prompt), sort_keys=False, allow_unicode=True).strip()
     why = f"`{FILE}` holds these data settings too; robustlm takes them from there in a test."
-    return [
-        f"Prompts were written by these settings, and the model expects them so. {why}",
-        "",
-        "```yaml",
-        listed,
-        "```",
-    ]
+    return (
+        f"Prompts were written with these settings, and the model expects prompts of this form. {why}\n\n"
+        f"```yaml\n{listed}\n```"
+    )
 
 
 def _loading_code(backbone: Backbone, peft: bool) -> str:
@@ -143,9 +108,9 @@ def _loading_code(backbone: Backbone, peft: bool) -> str:
     auto = f"AutoPeftModelFor{kind}" if peft else f"AutoModelFor{kind}"
     library = "peft" if peft else "transformers"
     return (
-        f"from {library} import {auto}\nfrom transformers import AutoTokenizer\n\n"
+        f"```python\nfrom {library} import {auto}\nfrom transformers import AutoTokenizer\n\n"
         f'model = {auto}.from_pretrained("path/to/this/folder")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n```'
     )
 
 

@@ -48,7 +48,7 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
     except Exception as error:  # network, hub or permission errors: the run is over and must not look lost
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(
-            f"hub: {folder} is saved, but was not brought to {repo}: {reason}\ntry again by: "
+            f"hub: {folder} is saved, but was not uploaded to {repo}: {reason}\ntry again with: "
             f"{shlex.join(['hf', 'upload', repo, str(folder)])}"
         ) from error
     return str(address)

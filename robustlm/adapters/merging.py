@@ -37,7 +37,7 @@ def merge(run: str, output: str | None) -> Path:
     folder = adapter_in(Path(run))
     target = Path(output) if output is not None else folder.parent / "merged"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"output: {target} is there already; expected a new or an empty folder")
+        raise ValueError(f"output: {target} exists already; expected a new or an empty folder")
     backbone = Backbone(str(folder))
     backbone.load()
     model: Any = backbone.model.eval()  # peft adds attributes that no type shows
@@ -46,7 +46,7 @@ def merge(run: str, output: str | None) -> Path:
     if config.is_prompt_learning or not hasattr(model, "merge_and_unload"):
         raise ValueError(
             f"{folder}: found an adapter of the kind {kind}, which holds states that are put before a prompt and "
-            "changes no weights; expected one that changes weights, such as LORA. Use this one as it is, by peft"
+            "changes no weights; expected one that changes weights, such as LORA. Use this one with peft"
         )
     wanted = _logits(model, backbone)
     merged = model.merge_and_unload(safe_merge=True)
@@ -56,7 +56,7 @@ def merge(run: str, output: str | None) -> Path:
     if not apart <= _WIDEST.get(merged.dtype, _WIDEST_ROUNDED):
         raise ValueError(
             f"{folder}: the merged model gives other logits than the adapter (by {apart:.1%} of their size), so "
-            "nothing is written; an adapter of embeddings or head cannot be merged into weights that both share"
+            "nothing is written; an adapter of the embeddings or the head cannot be merged if both share weights"
         )
     prompt = read_prompt(folder)
     with whole_folder(target) as unfinished:

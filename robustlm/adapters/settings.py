@@ -56,9 +56,9 @@ def read_prompt(folder: Path) -> dict[str, object] | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: no JSON ({error}); {_EXPECTED}") from error
+        raise ValueError(f"{file}: not valid JSON ({error}); {_EXPECTED}") from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise ValueError(f"{file}: found no key format with a number; {_EXPECTED}")
+        raise ValueError(f"{file}: the key format with a number is missing; {_EXPECTED}")
     if content["format"] > VERSION:
         raise ValueError(
             f"{file}: format: found {content['format']}, written by robustlm {content.get('robustlm')}; expected at "

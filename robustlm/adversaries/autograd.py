@@ -22,8 +22,8 @@ def clean_row_losses(problem: Problem) -> Tensor:
 def _one_a_row(problem: Problem, rows: Tensor) -> Tensor:
     if rows.shape != problem.embeds.shape[:1]:
         raise ValueError(
-            f"Problem.loss gave shape {tuple(rows.shape)} for {problem.embeds.shape[0]} rows; expected one loss a "
-            "row, neither summed nor averaged over the batch"
+            f"Problem.loss gave shape {tuple(rows.shape)} for {problem.embeds.shape[0]} rows; expected one loss "
+            "for each row, without a sum or mean over the batch"
         )
     return rows
 
@@ -103,7 +103,7 @@ def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
     if not kept:
         raise ValueError(
             f"Problem.loss reaches none of the {len(trained)} trained tensors in Problem.parameters, so the "
-            "gradient shared with the weights would be lost; give every tensor that is trained"
+            "gradient shared with the weights would be lost; expected all trained tensors there"
         )
     targets, stored = zip(*kept, strict=True)
     injected: Tensor = _Inject.apply(  # type: ignore[no-untyped-call]

@@ -84,6 +84,6 @@ class FreeAT(BoundedAdversary):
         if state and set(state) != {"delta", "seeds", "count"}:
             raise ValueError(
                 f"FreeAT has state count, delta and seeds, but the checkpoint holds {sorted(state)}: resume "
-                "with the adversary it was trained with"
+                "with the adversary of that training"
             )
         self._state = {name: value.clone() for name, value in state.items()}

@@ -128,7 +128,7 @@ class NRM(BoundedAdversary):
         if set(state) != set(self.state_dict()):
             raise ValueError(
                 f"NRM with target_gap {self.target_gap} has state {sorted(self.state_dict())}, but the "
-                f"checkpoint holds {sorted(state)}: resume with the adversary it was trained with"
+                f"checkpoint holds {sorted(state)}: resume with the adversary of that training"
             )
         if self._controller:
             self._controller.state = state["controller"].clone()

@@ -30,7 +30,7 @@ class AdapterExport(Callback):
             return
         if not trainer.global_step:
             raise ValueError(
-                f"{target}: not written, as no optimiser step was taken and nothing is trained; expected a run of at "
+                f"{target}: not written, because no optimiser step was taken; expected a run of at "
                 "least one step (see trainer.max_steps, max_epochs, max_time and limit_train_batches)"
             )
         trained = ((name, value) for name, value in pl_module.named_parameters() if value.requires_grad)

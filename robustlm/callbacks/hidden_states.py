@@ -89,7 +89,7 @@ class HiddenStateWriter(Callback):
         if self.position != "prompt_end" and not all(batch.targets):
             alone = batch.ids[batch.targets.index("")]
             raise ValueError(
-                f"states.position: {self.position!r} reads the true answer, which {alone} does not bring; expected "
+                f"states.position: {self.position!r} reads the true answer, but the row {alone} has none; expected "
                 "prompt_end, or rows with answers"
             )
         view = batch.prompt if self.position == "prompt_end" else batch.raw

@@ -202,7 +202,7 @@ class StopOnSignal(Callback):
             return
         session = session_of(trainer)
         if session is not None and session.folder is not None:
-            self._say("what was answered is kept", "--predictions.resume", str(session.folder))
+            self._say("the answers so far are saved", "--predictions.resume", str(session.folder))
         raise SystemExit(128 + self._received)
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, *_: object) -> None:

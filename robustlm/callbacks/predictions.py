@@ -76,7 +76,7 @@ class PredictionWriter(Callback):
         if session.answered:
             rows = session.taken_over
             module.count(rows)
-            module.print(f"{len(rows)} rows were answered before and are taken over")
+            module.print(f"{len(rows)} rows were answered by the earlier run; their answers are kept")
 
     def on_test_batch_end(
         self,
@@ -125,7 +125,7 @@ class PredictionWriter(Callback):
         """Raise `ValueError` if no table was written: without batches, Lightning calls no hook that writes it."""
         if stage in ("test", "predict") and not self._made:
             raise ValueError(
-                f"{data_of(trainer).session.table} was not made, as no batch was asked; expected rows, and "
+                f"{data_of(trainer).session.table} was not written, because no batch was run; expected rows, and "
                 f"trainer.limit_{stage}_batches above 0"
             )
 

@@ -29,9 +29,9 @@ class AnswersBar(TQDMProgressBar):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the rows to be answered, and create the bar."""
-        loaders = _loaders(trainer)
-        found = [sampler for loader in loaders if isinstance(sampler := _sampler(loader), EvaluationSampler)]
-        self._samplers = found if len(found) == len(loaders) else []
+        samplers = [getattr(loader, "sampler", None) for loader in _loaders(trainer)]
+        found = [sampler for sampler in samplers if isinstance(sampler, EvaluationSampler)]
+        self._samplers = found if len(found) == len(samplers) else []
         if not self._samplers:
             super().on_test_start(trainer, pl_module)
             return
@@ -90,7 +90,3 @@ class AnswersBar(TQDMProgressBar):
 def _loaders(trainer: Trainer) -> list[object]:
     found = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
     return list(found) if isinstance(found, list | tuple) else [found]
-
-
-def _sampler(loader: object) -> object:
-    return getattr(loader, "sampler", None)

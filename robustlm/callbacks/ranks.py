@@ -91,7 +91,7 @@ class LostRank(Callback):
             if status > 0:
                 return f"rank {rank} (process {process.pid}) ended with exit status {status}", status
             name = signal.Signals(-status).name
-            memory = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
+            memory = " (the system does this when memory runs out)" if -status == signal.SIGKILL else ""
             return f"rank {rank} (process {process.pid}) was ended by {name}{memory}", 128 - status
         return None
 

@@ -117,11 +117,12 @@ class SettingsCheck:
         own = module.partition(".")[0] == PACKAGE or (not module and name in HOME_OF)
         if not own and not self._is_named(path):
             raise ValueError(
-                f"ckpt_path: {self._path} asks for the class {path} ({key}), which is not imported on a file's word; "
+                f"ckpt_path: {self._path} asks for the class {path} ({key}), but a file may not choose which code is "
+                "imported; "
                 + (
-                    "import its module before, if you trust it"
+                    "if you trust the class, import its module before"
                     if self._words is None
-                    else "name it in a config or by flag (--model, --model.adversary, …) if you trust it"
+                    else "if you trust the class, name it in a config or by flag (--model, --model.adversary, …)"
                 )
             )
         try:

@@ -32,13 +32,13 @@ def _check(checkpoint: Mapping[Any, Any]) -> None:
     _kind(checkpoint, "state_dict", Mapping, "weights by name")
     for name, value in checkpoint["state_dict"].items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(f"state_dict: found {type(value).__name__} for {name!r}, no tensor by name")
+            raise ValueError(f"state_dict: found {type(value).__name__} for {name!r}, not a tensor by name")
         if value.is_complex() or value.layout != torch.strided:
-            raise ValueError(f"state_dict: found a complex or sparse tensor for {name!r}, no dense real one")
+            raise ValueError(f"state_dict: found a complex or sparse tensor for {name!r}, not a dense real one")
     _kind(checkpoint, "hyper_parameters", Mapping, "settings by name", needed=False)
     for name, value in (checkpoint.get("hyper_parameters") or {}).items():
         if not isinstance(name, str):
-            raise ValueError(f"hyper_parameters: found the name {name!r}, which is no text")
+            raise ValueError(f"hyper_parameters: found the name {name!r}, which is not text")
         _check_plain(name, value)
     _kind(checkpoint, "robustlm", Mapping, "this package's own entries")
     if (seed := checkpoint["robustlm"].get("seed")) is not None:
@@ -47,14 +47,14 @@ def _check(checkpoint: Mapping[Any, Any]) -> None:
     for name in ("epoch", "global_step"):
         value = _kind(checkpoint, name, int, "a count", needed=resumes)
         if value is not None and (value < 0 or isinstance(value, bool)):
-            raise ValueError(f"{name}: found {value}, no count")
+            raise ValueError(f"{name}: found {value}, not a count")
     version = _kind(checkpoint, "pytorch-lightning_version", str, "a version", needed=False)
     if version is not None and not version[:1].isdigit():
-        raise ValueError(f"pytorch-lightning_version: found {version!r}, no version")
+        raise ValueError(f"pytorch-lightning_version: found {version!r}, not a version")
     _kind(checkpoint, "callbacks", Mapping, "states by callback", needed=False)
     counters = (_kind(checkpoint, "loops", Mapping, "counters", needed=resumes) or {}).get("fit_loop")
     if counters is not None and (not isinstance(counters, Mapping) or "epoch_progress" not in counters):
-        raise ValueError("loops: no counters of fit_loop are there, which say how far training was")
+        raise ValueError("loops: the counters of fit_loop are missing, which say how far training was")
     for name in checkpoint:
         if isinstance(name, str) and name.endswith("DataModule"):
             _kind(checkpoint, name, Mapping, "the state of a datamodule")
@@ -75,14 +75,14 @@ def _check_plain(name: str, value: object) -> None:
         for item in value.values():
             _check_plain(name, item)
     elif not isinstance(value, str | int | float | bool | None):
-        raise ValueError(f"hyper_parameters: {name}: found {type(value).__name__}, no plain data")
+        raise ValueError(f"hyper_parameters: {name}: found {type(value).__name__}, not plain data")
 
 
 def _check_moments(state: Mapping[str, object]) -> None:
     """Raise if an optimiser's state is not finite, since it would spoil every weight that it updates."""
     moments = state.get("state")
     if not isinstance(moments, Mapping) or not isinstance(state.get("param_groups"), list):
-        raise ValueError("optimizer_states: no state and param_groups of an optimiser are there")
+        raise ValueError("optimizer_states: the state or the param_groups of an optimiser are missing")
     for number, entry in moments.items():
         for name, value in entry.items() if isinstance(entry, Mapping) else ():
             if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():

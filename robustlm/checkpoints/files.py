@@ -30,8 +30,8 @@ def allow_paths(states: object, folders: Sequence[str]) -> None:
         remote = re.match(r"\w+(::|://)", path) and not any(path.startswith(f"{one.rstrip('/')}/") for one in folders)
         if remote or any(_leaves(path, folder) for folder in folders):
             raise ValueError(
-                f"the checkpoint names the file {shown(path)} as one of its run's checkpoints, which may be deleted "
-                "in their turn; expected a file in the run's own folder"
+                f"the checkpoint names the file {shown(path)} as one of its run's checkpoints, which a callback may "
+                "delete; expected a file in the run's own folder"
             )
 
 

@@ -55,8 +55,8 @@ def allow_model(path: str, stored: Mapping[str, object], used: Mapping[str, obje
         for flag, (key, value) in flags.items():
             if value is not None and not words.says(key, value):
                 raise ValueError(
-                    f"ckpt_path: {path} would have code run that comes with the model "
-                    f"(loading.trust_remote_code: true, {key}: {shown(value)}), which takes your word; expected "
+                    f"ckpt_path: {path} would run code that comes with the model "
+                    f"(loading.trust_remote_code: true, {key}: {shown(value)}), which needs your consent; expected "
                     f"{flag} {shown(value)}, if you have read that code, or --model.loading.trust_remote_code false"
                 )
     return lines
@@ -74,14 +74,14 @@ def _allow_name(path: str, key: str, flag: str, name: str, revision: object) -> 
             return
         if _is_cached(base, None):
             return
-        what = f"an adapter of {shown(base)}, which is no folder and not among the models that this machine has loaded"
+        what = f"an adapter of {shown(base)}, which is neither a folder nor a model that this machine has loaded before"
     elif _is_cached(name, revision if isinstance(revision, str) else None):
         return
     else:
-        what = "which is no folder and not among the models that this machine has loaded"
+        what = "which is neither a folder nor a model that this machine has loaded before"
     raise ValueError(
-        f"ckpt_path: {path} was tuned with the {key} {shown(name)}, {what}; a file does not choose whom this program "
-        f"asks: expected {flag} {shown(name)}, if you trust it"
+        f"ckpt_path: {path} was tuned with the {key} {shown(name)}, {what}; a file may not choose which model is "
+        f"used: expected {flag} {shown(name)}, if you trust it"
     )
 
 

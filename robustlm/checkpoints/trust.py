@@ -55,7 +55,7 @@ def allow_prompt(place: str, prompt: Mapping[str, object], data: type[ChecksProm
         if value is None or value in known_banks() or (words is not None and words.says(name, value)):
             continue
         raise ValueError(
-            f"{place} was tuned with data.{name} {shown(value)}, which is a file; a checkpoint does not choose which "
+            f"{place} was tuned with data.{name} {shown(value)}, which is a file; a checkpoint may not choose which "
             f"files are read: expected --data.{name} {shown(value)}, if it is yours, or --data.{name} null"
         )
 

@@ -30,7 +30,7 @@ def what_is(path: str | Path) -> str:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             return "links in a circle"
         if isinstance(error, NotADirectoryError):
-            return "nothing, as a folder in front of it is a file"
+            return "nothing, because a parent of it is a file"
         return "no path that this system can open" + (f" ({error.strerror})" if isinstance(error, OSError) else "")
     return next((name for test, name in _SPECIAL if test(mode)), "a file")
 

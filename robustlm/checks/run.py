@@ -8,7 +8,7 @@ from string import Formatter
 from typing import Any
 
 from robustlm.checks.numbers import check_number
-from robustlm.checks.places import check_file, check_folder, check_name, check_output
+from robustlm.checks.places import check_folder, check_name, check_output
 
 _SEEDS = 2**32
 """Seeds must be below this limit: Lightning seeds NumPy, which takes no larger ones."""
@@ -35,8 +35,8 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
     _check_strategy(command, trainer.get("strategy"))
     if str(settings.get("ckpt_path") or "").lower().partition(":")[0] == "registry":
         raise ValueError(
-            f"ckpt_path: found {settings['ckpt_path']!r}, a registry of checkpoints, which is not read; expected a "
-            ".ckpt file that `robustlm fit` wrote"
+            f"ckpt_path: found {settings['ckpt_path']!r}, a registry of checkpoints, which robustlm does not "
+            "read; expected a .ckpt file that `robustlm fit` wrote"
         )
     if command == "fit":
         _check_trains(trainer)
@@ -54,14 +54,6 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
         if not str(rejected).endswith((".jsonl", ".jsonl.gz")):
             raise ValueError(f"data.rejected: found {rejected!r}; expected a file that ends in .jsonl or .jsonl.gz")
         check_output("data.rejected", rejected)
-
-
-def check_readable(setting: str, path: str) -> None:
-    """Check that a file to read is a regular file. Raises `ValueError`."""
-    try:
-        check_file(path, "a file")
-    except ValueError as error:
-        raise ValueError(f"{setting}: {error}") from None
 
 
 def _check_loops(trainer: Mapping[str, object]) -> None:
@@ -99,7 +91,7 @@ def _check_strategy(command: str, strategy: Any) -> None:
     if begun in ("spawn", "forkserver") or (command == "fit" and begun not in (None, "popen")):
         found = begun if known else name
         raise ValueError(
-            f"trainer.strategy: found {found}; expected ddp, as {command} fails in processes that begin in this way"
+            f"trainer.strategy: found {found}; expected ddp, because {command} fails in processes started in this way"
         )
 
 

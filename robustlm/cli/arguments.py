@@ -11,6 +11,7 @@ import yaml
 
 from robustlm.assets import is_packaged_config
 from robustlm.checkpoints.words import said
+from robustlm.utils.nested import nested
 
 
 def ordered(args: Sequence[str]) -> list[str]:
@@ -87,7 +88,7 @@ def configured(args: Sequence[str], name: str) -> object:
     """The value of an option in the config files among the arguments; the last one that is not null counts."""
     found = None
     for file in configs_of(args):
-        value = _look(yaml.safe_load(Path(file).read_text(encoding="utf-8")), name.split("."))
+        value = nested(yaml.safe_load(Path(file).read_text(encoding="utf-8")), name)
         found = value if value is not None else found
     return found
 
@@ -103,20 +104,11 @@ def flag_value(args: Sequence[str], name: str) -> tuple[bool, object]:
             found = True, value
         elif name.startswith(f"{key}."):
             try:
-                inner = _look(yaml.safe_load(value), name.removeprefix(f"{key}.").split("."))
+                inner = nested(yaml.safe_load(value), name.removeprefix(f"{key}."))
             except yaml.YAMLError:
                 continue
             found = (True, inner) if inner is not None else found
     return found
-
-
-def _look(node: object, keys: Sequence[str]) -> object:
-    """Look up a value by its keys, descending into the `init_args` of classes; null if it is missing."""
-    for key in keys:
-        if isinstance(node, dict) and key not in node:
-            node = node.get("init_args")
-        node = node.get(key) if isinstance(node, dict) else None
-    return node
 
 
 def value_of(args: Sequence[str], flag: str) -> str | None:

@@ -87,7 +87,7 @@ def _failed(chain: Chain, status: int) -> str:
     log = Path(chain.log)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     end = "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
-    return f"a command ended with status {status}; {chain.log} has all that it printed, and ends with:\n{end}"
+    return f"a command ended with status {status}; {chain.log} has its whole output, which ends with:\n{end}"
 
 
 def _work(chain: Chain, main: Main, said: Connection) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, cast
 
 import numpy as np
@@ -98,7 +100,7 @@ def _show_lengths(role: str, rows: EncodedSamples, datamodule: InstructionDataMo
         print(f"  special   {count} rows hold the text {text!r}, which is written as plain pieces, not as that token")
     said = f"{cut} rows ({cut / len(rows):.1%}) at max_length {encoder.max_length}"
     print(f"  cut       {said}")
-    return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more"] if cut else []
+    return [f"data.{role}: the context of {said} is cut; a larger data.max_length keeps more of it"] if cut else []
 
 
 def _show_problems(problems: Sequence[str]) -> None:
@@ -106,7 +108,7 @@ def _show_problems(problems: Sequence[str]) -> None:
     if not problems:
         print("\nno problem was found")
         return
-    print(f"\nto look at ({len(problems)})")
+    print(f"\nto check ({len(problems)})")
     for problem in problems:
         print(f"  {problem}")
 
@@ -166,11 +168,13 @@ def rendered(view: View, tokenizer: Any, *, encoder_decoder: bool = False) -> li
     for ids, attended, labels in zip(
         view.input_ids.tolist(), view.attention_mask.tolist(), view.labels.tolist(), strict=True
     ):
-        answer = [label for label in labels if label != IGNORE]
         trained = [False] * len(ids) if encoder_decoder else [label != IGNORE for label in labels]
-        prompt = [token for token, seen, target in zip(ids, attended, trained, strict=True) if seen and not target]
-        text = tokenizer.decode(prompt, skip_special_tokens=False)
-        found.append(f"{text}{OPEN}{tokenizer.decode(answer, skip_special_tokens=False)}{CLOSE}")
+        seen = [(token, own) for token, shown, own in zip(ids, attended, trained, strict=True) if shown]
+        parts = [([token for token, _ in part], own) for own, part in groupby(seen, key=itemgetter(1))]
+        if encoder_decoder or not any(trained):
+            parts.append(([label for label in labels if label != IGNORE], True))
+        texts = ((tokenizer.decode(part, skip_special_tokens=False), own) for part, own in parts)
+        found.append("".join(f"{OPEN}{text}{CLOSE}" if own else text for text, own in texts))
     return found
 
 

@@ -41,7 +41,7 @@ def check_config(file: str) -> None:
         known = known_configs()
         seen = "" if found == "nothing" else f", found {found}"
         raise ValueError(
-            f"config: {file} is not a file{nearest(file, known)}{seen}; expected a YAML file, or one that comes along: "
+            f"config: {file} is not a file{nearest(file, known)}{seen}; expected a YAML file, or a packaged one: "
             f"{', '.join(known)}"
         )
     try:

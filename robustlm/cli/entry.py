@@ -35,7 +35,7 @@ def run(args: Sequence[str]) -> object:
     if command is None:
         from robustlm.cli.explain import nearest
 
-        found = f"{args[0]!r} is no command{nearest(args[0], COMMANDS)}" if args else "no command"
+        found = f"{args[0]!r} is not a command{nearest(args[0], COMMANDS)}" if args else "no command"
         raise ValueError(f"{found}; expected one of {', '.join(COMMANDS)} first. `robustlm --help` explains them")
     _prepare(args)
     if command.trains:
@@ -149,7 +149,6 @@ def _overview() -> str:
         [
             *lines,
             "",
-            "Each has its own --help. Start from a config that comes along with `-c NAME`: "
-            f"{', '.join(known_configs())}.",
+            f"Each has its own --help. Start from a packaged config with `-c NAME`: {', '.join(known_configs())}.",
         ]
     )

@@ -118,7 +118,7 @@ def _problem(text: str, reading: _Reading, options: list[str]) -> str:
         found = reading.found or text.rpartition(": ")[2]
         found = re.sub(r"(Namespace\(|\{')class_path'?[=:] ?'([^']+)'.*", r"\2", found)
         expected = f". Expected one of {_listed(known)}, or the import path of your own" if known else ""
-        return f"{found!r} is no class that fits here{nearest(found, known)}{expected}"
+        return f"{found!r} is not a class that fits here{nearest(found, known)}{expected}"
     return text
 
 

@@ -34,7 +34,7 @@ _PLACES = (
         *_RESTORING,
         "ckpt_path: {path} cannot be restored ({error}); expected a whole checkpoint of a run with the same model, "
         "optimizer and schedule",
-        own=("on_load_checkpoint", "load_state_dict"),
+        own=("on_load_checkpoint", "resume", "load_state_dict"),
     ),
     _Place(
         "lightning/pytorch/trainer/trainer.py",

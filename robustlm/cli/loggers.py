@@ -28,7 +28,7 @@ def check_logger(kind: str, configured: object) -> None:
     if kind not in get_args(Kind):
         raise ValueError(f"logger: found {kind!r}; expected one of {', '.join(get_args(Kind))}")
     if configured not in (None, True):
-        raise ValueError(f"logger: {kind} and trainer.logger both say where to log; expected one of them")
+        raise ValueError(f"logger: {kind} and trainer.logger both choose a logger; expected only one of them")
     if missing := [name for name in _MODULES.get(kind, ()) if importlib.util.find_spec(name) is None]:
         raise ValueError(f"logger: {missing[0]} is not installed; expected pip install 'robustlm[{kind}]'")
 

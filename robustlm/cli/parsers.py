@@ -56,7 +56,9 @@ def _source(value: object) -> Source:
     known = [field.name for field in fields(Source)]
     for key in value:
         if key not in known:
-            raise ValueError(f"a source has no {key!r}{nearest(str(key), known)}. It has: {', '.join(known)}")
+            raise ValueError(
+                f"found the key {key!r}, which no source has{nearest(str(key), known)}. It has: {', '.join(known)}"
+            )
     if not isinstance(value.get("path"), str):
         raise ValueError(f"path: expected a file, folder or name of a data set, found {value.get('path')!r}")
     if not isinstance(value.get("limit"), int | None):

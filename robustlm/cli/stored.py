@@ -72,17 +72,17 @@ def of_checkpoint(path: str) -> Stored:
             checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:  # torch's own message advises the user to trust the file
         raise ValueError(
-            f"ckpt_path: {path} holds more than weights and plain data, which is not loaded, as it could run code; "
+            f"ckpt_path: {path} holds more than weights and plain data; it is not loaded, because it could run code; "
             f"{expected}"
         ) from error
     except Exception as error:  # torch raises many kinds of errors for a broken file
         reason = str(error).strip().split("\n")[0].partition(". ")[0] or type(error).__name__
         raise ValueError(f"ckpt_path: {path} is damaged or of another kind ({reason}); {expected}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"ckpt_path: {path} is no Lightning checkpoint, as it holds no state_dict; {expected}")
+        raise ValueError(f"ckpt_path: {path} is not a Lightning checkpoint, because it holds no state_dict; {expected}")
     if "robustlm" not in checkpoint:
         raise ValueError(
-            f"ckpt_path: {path} was written by another program, as it lacks the entry 'robustlm'; {expected}"
+            f"ckpt_path: {path} was written by another program, because it lacks the entry 'robustlm'; {expected}"
         )
     check_content(path, checkpoint)
     prompt = checked_prompt(path, checkpoint["robustlm"].get("prompt"))
@@ -118,7 +118,11 @@ def with_checkpoint(args: list[str]) -> list[str]:
                 f"ckpt_path: last: no last.ckpt in {whence}; expected a run that was saved with checkpoint.save_last, "
                 "or the path of a checkpoint"
             )
-        said = f"no checkpoint in {whence}: beginning anew" if found is None else f"going on with {found}"
+        said = (
+            f"no checkpoint in {whence}: training starts from the beginning"
+            if found is None
+            else f"going on with {found}"
+        )
     elif what_is(value) == "a folder":
         found = checkpoint_in(name, Path(value))
         said = f"{name}: {found}"
@@ -138,7 +142,9 @@ def _one_of(args: Sequence[str]) -> tuple[str | None, str | None]:
     if resume is not None and path is not None:
         flagged = flag_value(args, "resume")[0], flag_value(args, "ckpt_path")[0]
         if flagged[0] == flagged[1]:
-            raise ValueError(f"resume: {resume} and ckpt_path: {path} both say where to go on; expected one of them")
+            raise ValueError(
+                f"resume: {resume} and ckpt_path: {path} both name a checkpoint; expected only one of them"
+            )
         return (resume, None) if flagged[0] else (None, path)
     return resume, path
 
@@ -261,8 +267,8 @@ class PromptLayer:
         path, kind = self._stored.path, self._stored.kind
         if self._stored.prompt is None:
             yield (
-                f"how prompts were written in training is not known, as {path} does not say it: this command's own "
-                f"data.{', data.'.join(InstructionDataModule.prompt_settings)} are used"
+                f"{path} does not say how prompts were written in training, so this command's own settings are used: "
+                f"data.{', data.'.join(InstructionDataModule.prompt_settings)}"
             )
             return
         flags, configs, defaults = [], [], []
@@ -273,7 +279,7 @@ class PromptLayer:
                 flags += [f"{line} ({kind}: {value!r})"] if taken != value else []
             elif taken != value:
                 raise ValueError(
-                    f"{path}: data.{name}: found {value!r}, which came out as {taken!r}; expected --data.{name} by flag"
+                    f"{path}: data.{name}: found {value!r}, which was read as {taken!r}; expected --data.{name}"
                 )
             elif said is not None:
                 configs += [f"{line} (config file: {said!r})"] if said != value else []

@@ -330,17 +330,17 @@ def add_run_arguments(parser: LightningArgumentParser, command: str) -> None:
             "--hub",
             type=str | None,
             default=None,
-            help="Repository at the Hugging Face hub (user/name) that the adapter is brought to after the run.",
+            help="Repository on the Hugging Face hub (user/name) to which the adapter is uploaded after the run.",
         )
         parser.add_argument(
-            "--hub_private", type=bool, default=True, help="Whether a new repository at the hub is private."
+            "--hub_private", type=bool, default=True, help="Whether a new repository on the hub is private."
         )
         parser.add_argument(
             "--resume",
             type=str | None,
             default=None,
-            help="`auto` goes on with the newest last.ckpt below trainer.default_root_dir (with --run: of it), "
-            "or begins anew; the folder of a run, or a checkpoint, goes on with that.",
+            help="What to continue: `auto` is the newest last.ckpt below trainer.default_root_dir (with --run: of that "
+            "run), or a new start if there is none; else the folder of a run, or a checkpoint.",
         )
     if command != "check":
         parser.add_argument(
@@ -354,7 +354,7 @@ def add_run_arguments(parser: LightningArgumentParser, command: str) -> None:
             "--run",
             type=str | None,
             default=None,
-            help="Name of the run: a fit goes to runs/NAME/fit, a test to runs/NAME/test, another one to test-2; a "
-            "test tests the run's own fit.",
+            help="Name of the run. A fit is written to runs/NAME/fit, a test to runs/NAME/test, the next test to "
+            "runs/NAME/test-2. A test uses the weights of the run's own fit.",
         )
     parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})

@@ -327,7 +327,7 @@ class Attacker:
             if self._known[key].get("made") != made:
                 raise ValueError(
                     f"predictions.resume: the attack {_named(key)} in {self._folder} was found on another model, on "
-                    "other rows or with other settings; expected the same as it was begun with"
+                    "other rows or with other settings; expected the model, rows and settings of the first run"
                 )
             return str(self._known[key]["after"])
         before = samples[0].instruction

@@ -21,18 +21,25 @@ from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest
 from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Preparation, Scoring, check_askable, under_each
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
+from robustlm.datamodules.turns import with_noisy_turns
 from robustlm.evaluation.record import Key
 from robustlm.evaluation.session import EvaluationSession
 from robustlm.instructions.banks import NO_FORMAT, Version
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.prompts.encoding import Encoder
 from robustlm.prompts.templates import make_template
-from robustlm.sample import Sample
+from robustlm.prompts.variables import check_values
+from robustlm.sample import Sample, each_reply
 from robustlm.sources.loading import KnownLabels, load_all
 from robustlm.sources.source import Role, Source, Sources, asked_by, formatted_by, listed
 from robustlm.utils.serialization import to_plain
 
 log = logging.getLogger(__name__)
+
+AssistantTurns = Literal["last", "all", "each"]
+"""Which replies of a chat are trained."""
+NoisyTurns = Literal["last", "all"]
+"""Which user turns of a chat get noise and paraphrases."""
 
 _UNCONNECTED = "call `connect(model)` first"
 
@@ -76,6 +83,12 @@ class InstructionDataModule(LightningDataModule):
             choices, answers are generated): per token with end of sequence (`options`), or as lm-evaluation-harness
             takes it (`acc`: the sum, `acc_norm`: per character, `acc_bytes`: per byte).
         system: A system message for rows that bring none; null: such rows have none.
+        chat_template_kwargs: Values of the variables that the tokenizer's chat template reads, such as
+            `{enable_thinking: false}`; null: the template's own defaults. Needs `template: chat`.
+        assistant_turns: Which replies of a chat are trained: the `last` one; `all` of them in one row, by the chat
+            template's own marks or by comparing prefixes; or `each` one, in a row of its own.
+        noisy_turns: Which user turns of a chat get noise and paraphrases: the `last` one, which is the instruction, or
+            `all` of them.
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -87,6 +100,7 @@ class InstructionDataModule(LightningDataModule):
         "unseen_share",
         "format",
         "system",
+        "chat_template_kwargs",
         "max_length",
     )
     """Arguments that decide how a row is written as a prompt. Each is stored in an attribute of the same name.
@@ -104,8 +118,8 @@ class InstructionDataModule(LightningDataModule):
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise `ValueError`: a checkpoint stores how prompts are written, but no data sources."""
         raise ValueError(
-            f"{cls.__name__}.load_from_checkpoint: checkpoints hold no sources of data; make it from its arguments or "
-            "from the run's config.yaml"
+            f"{cls.__name__}.load_from_checkpoint: a checkpoint holds no data sources; make the "
+            "datamodule from its arguments or from the run's config.yaml"
         )
 
     def __init__(
@@ -132,6 +146,9 @@ class InstructionDataModule(LightningDataModule):
         unseen_share: float | None = None,
         format: Literal["none"] | None = None,
         system: str | None = None,
+        chat_template_kwargs: dict[str, bool | int | float | str] | None = None,
+        assistant_turns: AssistantTurns = "last",
+        noisy_turns: NoisyTurns = "last",
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -152,6 +169,18 @@ class InstructionDataModule(LightningDataModule):
         check_seed("data.seed", seed)
         if system is not None and not (isinstance(system, str) and system.strip()):
             raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
+        if assistant_turns not in get_args(AssistantTurns):
+            known = ", ".join(get_args(AssistantTurns))
+            raise ValueError(f"data.assistant_turns: found {assistant_turns!r}; expected one of {known}")
+        if noisy_turns not in get_args(NoisyTurns):
+            known = ", ".join(get_args(NoisyTurns))
+            raise ValueError(f"data.noisy_turns: found {noisy_turns!r}; expected one of {known}")
+        if noisy_turns == "all" and bank:
+            raise ValueError(
+                f"data.noisy_turns: found all with data.bank {bank!r}, whose phrasings replace the last user turn "
+                "alone; expected last, or no data.bank"
+            )
+        check_values(chat_template_kwargs)
         if not conditions:
             raise ValueError("data.conditions: found none; expected at least one, such as clean")
         if format not in (None, NO_FORMAT):
@@ -168,6 +197,9 @@ class InstructionDataModule(LightningDataModule):
         }
         self.template = template
         self.system = system
+        self.chat_template_kwargs = chat_template_kwargs or None
+        self.assistant_turns: AssistantTurns = assistant_turns
+        self.noisy_turns: NoisyTurns = noisy_turns
         self.instructions: Version = instructions
         self.bank = bank
         self.unseen_share = unseen_share
@@ -181,7 +213,7 @@ class InstructionDataModule(LightningDataModule):
                 f"{type(self).__name__} does not do; expected RobustnessDataModule (-c robustness)"
             )
         if len({condition.name for condition in self.conditions}) < len(self.conditions):
-            raise ValueError(f"data.conditions: {conditions} names a condition twice")
+            raise ValueError(f"data.conditions: {conditions} contains a condition twice")
         alike = [replace(condition, name="") for condition in self.conditions]
         for at, condition in enumerate(self.conditions):
             if (first := alike.index(alike[at])) < at:
@@ -231,6 +263,7 @@ class InstructionDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read, check and tokenise the rows that a stage needs."""
+        known = len(self.notes)
         if self.trainer is not None:
             module = self.trainer.lightning_module
             check = getattr(module, "check_data", None)
@@ -251,7 +284,6 @@ class InstructionDataModule(LightningDataModule):
         if self._answered and "test" in self.rows and not all(sample.target for sample in self.rows["test"].samples):
             del self.rows["test"]  # read for an earlier `predict`; when read again, rows without answers are refused
             self.conditioned.clear()
-        known = len(self.notes)
         for role in roles[stage]:
             if role not in self.rows and (self.sources[role] or role != "validation"):
                 self.rows[role] = self.read(role)
@@ -278,7 +310,8 @@ class InstructionDataModule(LightningDataModule):
                 self.phraser.bank_named(self.bank)
             except ValueError as error:
                 raise ValueError(f"data.bank: {error}") from error
-        template = make_template(self.template, model.tokenizer)
+        template = make_template(self.template, model.tokenizer, self.chat_template_kwargs)
+        self.notes += template.notes
         length = longest_row(model, self.max_length)
         encoder = Encoder(model.tokenizer, template, length, encoder_decoder=model.is_encoder_decoder)
         self._preparation = Preparation(
@@ -338,10 +371,17 @@ class InstructionDataModule(LightningDataModule):
             say=self.notes.append,
             answered=self._answered or role != "test",
         )
-        if self.system is None:
+        if self.system is not None:
+            opening = (("system", self.system.strip()),)
+            samples = [s if s.system else replace(s, turns=(*opening, *s.turns)) for s in samples]
+        if role not in ("train", "validation") or self.assistant_turns == "last":
             return samples
-        opening = (("system", self.system.strip()),)
-        return [s if s.system else replace(s, turns=(*opening, *s.turns)) for s in samples]
+        if self.assistant_turns == "all":
+            return [replace(sample, trains_replies=bool(sample.history)) for sample in samples]
+        found = [one for sample in samples for one in each_reply(sample)]
+        if len(found) > len(samples):
+            log.info("data.%s: %d chats are %d rows, one for each reply", role, len(samples), len(found))
+        return found
 
     def all_sources(self) -> dict[Role, list[str | Source]]:
         """All sources by role."""
@@ -367,7 +407,10 @@ class InstructionDataModule(LightningDataModule):
     def under(self, condition: Condition, rows: EncodedSamples) -> EncodedSamples:
         """The rows with their instructions as a condition puts them."""
         check_askable(condition, rows.samples, self.phraser.bank_of)
-        return self.preparation.ready(self.asked_under(condition, rows.samples), condition)
+        asked = self.asked_under(condition, rows.samples)
+        if condition.noise is not None and self.noisy_turns == "all":
+            asked = with_noisy_turns(asked, condition.noise, self.seed)
+        return self.preparation.ready(asked, condition)
 
     def asked_under(self, condition: Condition, samples: Sequence[Sample]) -> list[Sample]:
         """Give test samples the instructions of a condition; subclasses may give each sample several."""

@@ -13,7 +13,7 @@ from robustlm.batch import Encoded, InstructionBatch, Measure, View
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.prompts.encoding import Encoder
-from robustlm.sample import Sample
+from robustlm.sample import Sample, Turn
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class EncodedSamples:
 
     @property
     def answer_tokens(self) -> list[int]:
-        """Number of answer tokens of each row."""
-        return [len(row.answer_ids) for row in self.encoded]
+        """Number of answer tokens of each row, with those of earlier replies that are trained."""
+        return [row.trained for row in self.encoded]
 
     def add(self, other: EncodedSamples) -> None:
         """Append the rows of `other`."""
@@ -101,27 +101,43 @@ class TrainDataset(Dataset[InstructionBatch]):
             step_tokens=key.step_tokens,
         )
 
-    def encoded(self, indices: Sequence[int], texts: Sequence[str]) -> list[tuple[Encoded, bool]]:
+    def encoded(
+        self, indices: Sequence[int], texts: Sequence[str], turns: Sequence[tuple[Turn, ...]] | None = None
+    ) -> list[tuple[Encoded, bool]]:
         """Rows tokenised under the given instructions, and whether each one fits.
+
+        Args:
+            indices: Numbers of the rows.
+            texts: Their instructions.
+            turns: Their earlier turns, where these are varied too; null: those of the rows.
 
         A row that is longer than `max_length` even without its context is replaced by the row under its own
         instruction. The tokens of the answer are always those of the row under its own instruction, even if the
-        tokenizer would split the answer differently after the other prompt.
+        tokenizer would split the answer differently after the other prompt. A row in which earlier replies that are
+        trained have other tokens is replaced, too.
         """
         samples, own = self.rows.samples, self.rows.encoded
-        other = [at for at, (i, text) in enumerate(zip(indices, texts, strict=True)) if text != self._own[i]]
+        asked = [samples[i] for i in indices]
+        if turns is not None:
+            asked = [replace(one, turns=said) for one, said in zip(asked, turns, strict=True)]
+        other = [
+            at
+            for at, (i, text) in enumerate(zip(indices, texts, strict=True))
+            if text != self._own[i] or asked[at].turns != samples[i].turns
+        ]
         found = [(own[i], True) for i in indices]
-        rows = self.encoder.encode_untruncated([samples[indices[at]] for at in other], [texts[at] for at in other])
+        rows = self.encoder.encode_untruncated([asked[at] for at in other], [texts[at] for at in other])
         for at, row in zip(other, rows, strict=True):
             i = indices[at]
             row = replace(row, answer_ids=own[i].answer_ids)
-            fits = self.encoder.excess(row) <= sum(row.context)
+            alike = row.reply_ids == own[i].reply_ids
+            fits = alike and self.encoder.excess(row) <= sum(row.context)
             found[at] = (self.encoder.truncate(row, samples[i].id), True) if fits else (own[i], False)
             if not fits:
                 self._unfit += 1
                 if self._unfit == 1:
-                    log.warning("a variant of %s does not fit into max_length; its own instruction is used",
-                                samples[i].id)  # fmt: skip
+                    why = "does not fit into max_length" if alike else "has other tokens in earlier replies"
+                    log.warning("a variant of %s %s; its own instruction is used", samples[i].id, why)
         return found
 
     def view(self, rows: Sequence[Encoded]) -> View:

@@ -88,7 +88,7 @@ def longest_row(model: ConnectedModel, max_length: int) -> int:
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
     if positions < max_length:
         log.warning(
-            "data.max_length: %d is more than the %d positions of the model, which count instead",
+            "data.max_length: %d is more than the %d positions of the model; the model's number is used",
             max_length, positions,
         )  # fmt: skip
     return int(min(max_length, positions) * getattr(model, "characters_per_token", 1))
@@ -116,7 +116,7 @@ class Measuring:
         model = self.model
         if not gives_states(model):
             raise EmbeddingError(
-                f"data.distortion: {model.name!r} tells no hidden states, which {type(embedder).__name__} needs; "
+                f"data.distortion: {model.name!r} gives no hidden states, which {type(embedder).__name__} needs; "
                 "expected a local model, or the embedder OpenAIEmbedder or SentenceTransformerEmbedder"
             )
         if isinstance(embedder, TokenEmbedder):
@@ -129,8 +129,8 @@ class Measuring:
         if self._base_name is None and not model.keeps_base:
             self._base_name = ""
             log.warning(
-                "data.distortion: noise is measured by weights that are being tuned, as they are at the start of each "
-                "epoch; a run that is resumed within an epoch measures the rest of it by the weights it resumes with"
+                "data.distortion: noise is measured with the tuned weights of the start of each epoch; a run that is "
+                "resumed within an epoch measures the rest of that epoch with the weights of the checkpoint"
             )
         elif self._base_name is None:
             assert isinstance(model, nn.Module)

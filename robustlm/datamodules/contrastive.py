@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ class ContrastiveDataset(ParaphrasedDataset):
         others: See `ParaphrasedDataset`.
         order: Arranges rows into groups.
         negatives: Number of explicit negatives of each row.
+        rephrase: See `ParaphrasedDataset`.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class ContrastiveDataset(ParaphrasedDataset):
         others: Phrasings,
         order: HardNegativeGroups | FileOrder,
         negatives: int,
+        rephrase: Callable[[Sequence[Sample]], Phrasings] | None = None,
     ) -> None:
-        super().__init__(rows, encoder, phrasings, variation=variation, others=others)
+        super().__init__(rows, encoder, phrasings, variation=variation, others=others, rephrase=rephrase)
         self.order = order
         self._negatives = negatives
         self._alike: dict[str, list[int]] = defaultdict(list)
@@ -65,7 +67,7 @@ class ContrastiveDataset(ParaphrasedDataset):
         name = f"data.group_size {self.order.unit}: "
         if not any(sample.applied_to for sample in samples):
             return name + (
-                "instruction and input of each row are one text, so which rows are hard negatives is not known; "
+                "instruction and input of each row are one text, so it is not known which rows are hard negatives; "
                 "rows of a group follow each other in the file"
             )
         met = [_met([samples[i] for i in unit], [asked[i] for i in unit]) for unit in self.order(epoch)]
@@ -152,7 +154,7 @@ class ContrastiveDataModule(ParaphraseDataModule):
                 "a group stays in one batch"
             )
         if negatives < 0:
-            raise ValueError(f"data.negatives: {negatives} is negative; expected ≥ 0")
+            raise ValueError(f"data.negatives: found {negatives}; expected ≥ 0")
         self.group_size = group_size
         self.negatives = negatives
         self.shuffle = shuffle
@@ -177,6 +179,7 @@ class ContrastiveDataModule(ParaphraseDataModule):
             order=order,
             negatives=self.negatives,
             variation=self.variation(),
+            rephrase=self.phraser.phrasings,
         )
 
     def train_order(self, dataset: TrainDataset) -> Order | None:

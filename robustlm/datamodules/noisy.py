@@ -15,6 +15,7 @@ from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
 from robustlm.datamodules.connection import Measuring
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.datamodules.turns import Turns, UserTurns, whole
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.noise.base import Noise, spared
 from robustlm.noise.distortion import LME, RBE, Distortion, beta
@@ -43,6 +44,8 @@ class Variation:
     """K, the number of variants of each sample."""
     seed: int
     """Seed of the noise."""
+    every_turn: bool = False
+    """Whether the earlier user turns of a chat are varied as its instruction is."""
 
 
 @dataclass
@@ -51,6 +54,8 @@ class _Epoch:
 
     number: int
     texts: list[list[str]]
+    turns: list[list[Turns]] | None
+    """K lists of the earlier turns of n rows; null: those of the rows."""
     beta: NDArray[np.float32]
     """`[K, n]`."""
 
@@ -80,6 +85,9 @@ class VariedDataset(TrainDataset):
         self._variants = variation.variants
         self._seed = variation.seed
         self._pools = noise_pools(rows.samples, protect=noise.protect) if noise is not None else {}
+        self._turns: UserTurns | None = None
+        if variation.every_turn and any(sample.history for sample in rows.samples):
+            self._turns = UserTurns(rows.samples, protect=noise is not None and noise.protect)
         self._epoch: _Epoch | None = None
 
     def facts(self, epoch: int) -> list[str]:
@@ -97,21 +105,26 @@ class VariedDataset(TrainDataset):
     def _variants_of(self, number: int) -> _Epoch:
         """The variants of an epoch. They depend only on the seed and the epoch; the last epoch is cached."""
         if self._epoch is None or self._epoch.number != number:
-            texts, betas = [], []
+            texts, chats, betas = [], [], []
             for k, phrased in enumerate(self.rephrased(number)):
                 varied = self._varied(phrased, number, k)
+                texts.append(varied)
+                if self._turns is not None:
+                    before, after = self._varied_turns(self._turns, number, k)
+                    chats.append(after)
+                    phrased, varied = whole(phrased, before), whole(varied, after)
                 noisy = [text != before for text, before in zip(varied, phrased, strict=True)]
                 distances = self._distortion.measure(phrased, varied, noisy)
-                texts.append(varied)
                 betas.append(beta(distances, noisy, self._scope))
-            self._epoch = _Epoch(number, texts, np.stack(betas).astype(np.float32))
+            self._epoch = _Epoch(number, texts, chats or None, np.stack(betas).astype(np.float32))
         return self._epoch
 
     def __getitem__(self, key: BatchKey) -> InstructionBatch:
         batch = super().__getitem__(key)
         epoch = self._variants_of(key.epoch)
         order = [(i, k) for i in key.indices for k in range(self._variants)]
-        fitting = self.encoded([i for i, _ in order], [epoch.texts[k][i] for i, k in order])
+        turns = None if epoch.turns is None else [epoch.turns[k][i] for i, k in order]
+        fitting = self.encoded([i for i, _ in order], [epoch.texts[k][i] for i, k in order], turns)
         batch.variant = self.view([row for row, _ in fitting])
         batch.beta = torch.tensor(
             [float(epoch.beta[k, i]) * varied for (i, k), (_, varied) in zip(order, fitting, strict=True)]
@@ -132,6 +145,18 @@ class VariedDataset(TrainDataset):
         ids = [sample.id for sample in self.rows.samples]
         noisy = self._noise.apply(phrased, ids, seed=self._seed, epoch=number, variant=k, **self._pools)
         return [text if text is not None else varied for text, varied in zip(own, noisy.texts, strict=True)]
+
+    def _varied_turns(self, turns: UserTurns, number: int, k: int) -> tuple[list[Turns], list[Turns]]:
+        """The earlier turns of every row in variant k, before and after noise."""
+        texts = self.rephrased_turns(turns, number)[k]
+        varied = texts
+        if self._noise is not None:
+            varied = turns.noisy(texts, self._noise, seed=self._seed, epoch=number, variant=k)
+        return turns.put(texts), turns.put(varied)
+
+    def rephrased_turns(self, turns: UserTurns, epoch: int) -> list[list[str]]:
+        """The earlier user turns that noise is applied to: K lists, each with the text of every turn."""
+        return [turns.texts] * self._variants
 
     def given(self) -> list[str | None]:
         """Noisy instructions that the rows bring; null for rows without one."""
@@ -164,7 +189,7 @@ class NoisyInstructionDataModule(InstructionDataModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         if variants < 1:
-            raise ValueError(f"data.variants: {variants} is no number of variants; expected ≥ 1")
+            raise ValueError(f"data.variants: found {variants}; expected ≥ 1")
         self.noise = noise
         self.distortion = distortion
         self.beta: BetaScope = beta
@@ -182,7 +207,8 @@ class NoisyInstructionDataModule(InstructionDataModule):
             if self._measuring is None or self._measuring.model is not self.backbone:
                 self._measuring = Measuring(self.backbone)
             self._measuring.bind(self.distortion.embedder)
-        return Variation(self.noise, self.distortion, self.beta, self.variants, self.seed)
+        every = self.noisy_turns == "all"
+        return Variation(self.noise, self.distortion, self.beta, self.variants, self.seed, every)
 
 
 __getattr__ = old_names(__name__)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
 from robustlm.datamodules.noisy import NoisyInstructionDataModule, Variation, VariedDataset
+from robustlm.datamodules.turns import UserTurns
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.noise.base import Noise
 from robustlm.prompts.encoding import Encoder
@@ -24,6 +26,7 @@ class ParaphrasedDataset(VariedDataset):
         phrasings: See `TrainDataset`.
         variation: Noise on top of the other phrasings, its measure, and K.
         others: The other phrasings.
+        rephrase: Finds the phrasings of earlier user turns, where these are varied too.
     """
 
     def __init__(
@@ -34,14 +37,24 @@ class ParaphrasedDataset(VariedDataset):
         *,
         variation: Variation,
         others: Phrasings,
+        rephrase: Callable[[Sequence[Sample]], Phrasings] | None = None,
     ) -> None:
         super().__init__(rows, encoder, phrasings, variation=variation)
         self._others = others
+        self._others_of_turns = rephrase(self._turns.samples) if rephrase and self._turns is not None else None
 
     def rephrased(self, epoch: int) -> list[list[str]]:
         """K lists with another phrasing of every row than the one in the raw view."""
         asked, leaders = self.asked(epoch), self.leaders(epoch)
         found = [self._others.others(i, epoch, self._variants, asked[i], leader) for i, leader in enumerate(leaders)]
+        return [[texts[k] for texts in found] for k in range(self._variants)]
+
+    def rephrased_turns(self, turns: UserTurns, epoch: int) -> list[list[str]]:
+        """K lists with another phrasing of every earlier user turn; a turn without one stays."""
+        others = self._others_of_turns
+        if others is None:
+            return super().rephrased_turns(turns, epoch)
+        found = [others.others(j, epoch, self._variants, text) for j, text in enumerate(turns.texts)]
         return [[texts[k] for texts in found] for k in range(self._variants)]
 
     def given(self) -> list[str | None]:
@@ -69,7 +82,14 @@ class ParaphraseDataModule(NoisyInstructionDataModule):
         """Rows with other phrasings."""
         phrasings = self.paraphrasings(rows)
         fresh = phrasings if self.phrasing == "fresh" else None
-        return ParaphrasedDataset(rows, self.encoder, fresh, others=phrasings, variation=self.variation())
+        return ParaphrasedDataset(
+            rows,
+            self.encoder,
+            fresh,
+            others=phrasings,
+            variation=self.variation(),
+            rephrase=self.phraser.phrasings,
+        )
 
     def paraphrasings(self, rows: EncodedSamples) -> Phrasings:
         """The result of `phrasings`, checked.
@@ -87,7 +107,7 @@ class ParaphraseDataModule(NoisyInstructionDataModule):
             )
         if alone:
             log.warning(
-                "data.train: %d of %d rows have no other phrasing (%s, …); they stand for their own paraphrase",
+                "data.train: %d of %d rows have no other phrasing (%s, …); each is used as its own paraphrase",
                 len(alone), len(rows), _named(alone[0]),
             )  # fmt: skip
         return found

@@ -66,7 +66,7 @@ class Phraser:
         for division in divisions:
             log.info("data.%s: %s (data.unseen_share: %s)", role, division, share)
         if self._unseen_share is not None and not divisions:
-            log.info("data.unseen_share: %s divides nothing of data.%s, as no bank is a plain list", share, role)
+            log.info("data.unseen_share: %s has no effect on data.%s, because no bank is a plain list", share, role)
 
     def asked(self, sample: Sample, role: Role) -> Sample:
         """A sample under one phrasing of its bank, the same in every run with this seed.
@@ -186,7 +186,7 @@ def say_spared(condition: Condition, samples: Sequence[Sample]) -> None:
         log.info("data.conditions: %s: %s", condition.name, line)
     if condition.noise.kind in CHANGES_MEANING and requests:
         log.warning(
-            "data.conditions: %s turns around what %d of %d rows ask for, as their instruction is the request "
-            "itself; their targets are not the answers any more",
+            "data.conditions: %s changes the meaning of the request in %d of %d rows, because their instruction is "
+            "the request itself; their targets are no longer the right answers",
             condition.name, requests, len(samples),
         )  # fmt: skip

@@ -193,7 +193,7 @@ def check_askable(condition: Condition, samples: Sequence[Sample], bank_of: Call
         needed = "phrasings kept from training" if condition.split == "unseen" else "phrasings of a bank"
         raise LackingError(
             f"data.conditions: {condition.name!r} needs {needed}, but the rows bring their own instructions and "
-            "name no bank; set data.bank, or leave the condition out",
+            "name no bank; set data.bank, or remove the condition",
             "the rows bring their own instructions and name no bank (data.bank)",
         )
     if condition.attack is not None and (alone := [sample.id for sample in samples if not sample.target]):

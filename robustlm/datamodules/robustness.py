@@ -75,7 +75,7 @@ class RobustnessDataModule(InstructionDataModule):
             raise ValueError(f"data.shots: found {shots}; expected ≥ 0")
         if bool(shots) != bool(examples):
             raise ValueError(
-                f"data.examples: found none to take {shots} examples from; expected a source, such as a train split"
+                f"data.examples: found no source for {shots} examples; expected one, such as a train split"
                 if shots
                 else "data.shots: found 0 with data.examples; expected how many of them are shown, such as 4"
             )
@@ -209,8 +209,8 @@ class RobustnessDataModule(InstructionDataModule):
             print(f"{attacker.searched} instructions attacked, {attacker.queries} queries, {attacker.rows} rows")
         if attacker.never_right:
             log.warning(
-                "data.attack: under %d of %d instructions the model answers none of the samples searched on right; "
-                "these are asked as they are",
+                "data.attack: with %d of %d instructions the model answers no sample of the search correctly; "
+                "these instructions are not changed",
                 attacker.never_right, attacker.searched,
             )  # fmt: skip
 
@@ -247,7 +247,9 @@ class RobustnessDataModule(InstructionDataModule):
         objective: Objective = self.attack.objective if model.likelihoods else "accuracy"
         path = self.session.attacks
         if path is not None and self.attack.reuse and path.resolve() == Path(self.attack.reuse).resolve():
-            raise ValueError(f"data.attack.reuse: {path} is what this run writes; expected the file of another run")
+            raise ValueError(
+                f"data.attack.reuse: {path} is the file that this run writes; expected the file of another run"
+            )
 
         def asked(samples: Sequence[Sample]) -> Asked:
             return Asked(

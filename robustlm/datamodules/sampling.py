@@ -223,7 +223,7 @@ class StepSampler(_Kept):
                 in an epoch under `limit_train_batches`.
         """
         if "units" not in state:
-            raise ValueError("this checkpoint was written by an earlier version, which kept no place among the rows")
+            raise ValueError("an earlier version wrote this checkpoint without its position among the rows")
         self.epoch = state["epoch"]
         ended = state["units"] >= state["rows"] // state["unit"] and state["units"] >= self.units
         for name, value in self._order_of().items():
@@ -240,7 +240,9 @@ class StepSampler(_Kept):
         if cut and not ended and (state["replay"] or self._limit(len(self)) < len(self)):
             why = "in the middle of data.replays" if state["replay"] else "in an epoch under limit_train_batches"
             changed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in cut.items())
-            raise ValueError(f"data: cannot go on {why} with {changed}; expected the settings it was saved with")
+            raise ValueError(
+                f"data: training cannot continue {why} with {changed}; expected the settings of the checkpoint"
+            )
         self.begun = state["units"]
         self.offset = self._before
         if cut:
@@ -351,7 +353,7 @@ class EvaluationSampler(_Kept):
     def __iter__(self) -> Iterator[Any]:
         if self._pending:
             raise RuntimeError(
-                "attacks are searched for on the model under test before its first batch; use these loaders in the "
+                "the search for attacks needs the model under test before the first batch; use these loaders in the "
                 "test or predict of a Trainer, with an InstructionTuning"
             )
         return (BatchKey(0, tuple(batch)) for batch in self._own)

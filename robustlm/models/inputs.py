@@ -37,7 +37,7 @@ class AnswerInputs:
             return states.masked_fill(~self.tokens[:, :, None], -torch.inf).amax(1)
         answers = self.answers.long()
         if pooling == "prompt_end":  # the position whose logits predict the answer's first token
-            at = answers.argmax(1) if self.encoder_decoder else _first(answers)
+            at = answers.argmax(1) if self.encoder_decoder else _last_start(answers)
         elif self.encoder_decoder:
             at = answers.sum(1).sub(1).clamp(min=0)
         else:  # all rows of decoder-only models end at the last position
@@ -144,6 +144,12 @@ def _widened(mask: Tensor, count: int) -> Tensor:
     return torch.cat([mask.new_ones(mask.shape[0], count), mask], dim=1)
 
 
-def _first(answers: Tensor) -> Tensor:
-    """The first answer position of each row `[R]`; the last position of rows without an answer."""
-    return torch.where(answers.any(1), answers.argmax(1), answers.shape[1] - 1)
+def _last_start(answers: Tensor) -> Tensor:
+    """Where the last run of answer positions starts in each row, `[R]`; the last position of rows without answers.
+
+    A row has several runs if earlier replies of a chat are trained too; its answer is the last one.
+    """
+    begins = answers.bool()
+    begins[:, 1:] &= ~begins[:, :-1].clone()
+    last = answers.shape[1] - 1
+    return torch.where(begins.any(1), last - begins.flip(1).long().argmax(1), last)

@@ -245,7 +245,9 @@ class InstructionTuning(Answering, Checkpointed):
     def on_fit_start(self) -> None:
         """Choose the seed from which every step derives its random numbers."""
         if not any(isinstance(one, StepBoundary) for one in self.trainer.callbacks):  # type: ignore[attr-defined]
-            raise TypeError(f"{type(self).__name__}.configure_callbacks has to add to those of InstructionTuning")
+            raise TypeError(
+                f"{type(self).__name__}.configure_callbacks drops a callback; add to super().configure_callbacks()"
+            )
         if self._seed is None:
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks
@@ -303,7 +305,9 @@ class InstructionTuning(Answering, Checkpointed):
             RuntimeError: The optimiser is changing weights at this moment.
         """
         if self.updating:
-            raise RuntimeError("a checkpoint was asked for while weights are being changed; ask between two batches")
+            raise RuntimeError(
+                "no checkpoint can be saved while the optimiser changes weights; save between two batches"
+            )
         skipped = {"skipped_steps": self.skipped_steps, "skipped_in_a_row": self._skipped_in_a_row}
         return {**super().progress(), "seed": self._seed, **skipped}
 
@@ -318,8 +322,8 @@ class InstructionTuning(Answering, Checkpointed):
         """Raise `ValueError` if every step was skipped, before an adapter is exported."""
         if 0 < self.trainer.global_step <= self.skipped_steps:
             raise ValueError(
-                f"training: the loss or gradient was not finite in any of the {self.trainer.global_step} optimiser "
-                "steps, so nothing is trained; look at data and model, or try a lower model.optimizer.lr"
+                f"training: each of the {self.trainer.global_step} optimiser steps had a loss or gradient that is not "
+                "finite, so nothing is trained; check data and model, or try a lower model.optimizer.lr"
             )
         if self.skipped_steps:
             log.warning(

@@ -93,8 +93,8 @@ class StepBoundary(Callback):
             place = {} if data is None else data.state_dict()
             if place.get("batches", batch_idx + 1) != batch_idx + 1:
                 raise RuntimeError(
-                    f"resuming: the loader stands at batch {place['batches']} of epoch {place['epoch']}, Lightning at "
-                    f"batch {batch_idx + 1}; going on would not be exact. Resume from another checkpoint"
+                    f"resuming: the loader is at batch {place['batches']} of epoch {place['epoch']}, Lightning at "
+                    f"batch {batch_idx + 1}; training would not continue exactly; expected another checkpoint"
                 )
         if batch_idx % trainer.accumulate_grad_batches == 0:
             states = {

@@ -148,7 +148,13 @@ class Passes:
             )
         starts = (lengths.cumsum(0) - lengths)[other.rows // many]
         within = torch.arange(len(other.rows), device=starts.device) - (others.cumsum(0) - others)[other.rows]
-        return raw.logits[starts + within]
+        places = starts + within
+        if not torch.equal(raw.targets[places], other.targets):
+            raise ValueError(
+                f"rows of the {name!r} view have other answer tokens than their raw rows; an alignment compares "
+                "answers token by token, so both views must hold the same answer tokens"
+            )
+        return raw.logits[places]
 
     def gathered(self, values: Tensor) -> tuple[Tensor, int]:
         """Rows `[n, …]` of all ranks, with gradient, and the index of this rank's first row; ranks may differ in n."""

@@ -40,9 +40,9 @@ class RobustTuning(ANIT):
         super().__init__(*args, adversary=adversary, **kwargs)
         if (contrast or alignment) and isinstance(adversary, NRM | PGD) and adversary.low_memory:
             raise ValueError(
-                f"adversary.low_memory: {type(adversary).__name__} would free the pass over the variants early, but "
-                f"the {'contrast' if contrast else 'alignment'} holds that pass to the end of the step: nothing would "
-                "be saved, and the pass run twice; expected false, or chunk_rows to hold fewer rows at a time"
+                f"adversary.low_memory: found true for {type(adversary).__name__}; expected false, because the "
+                f"{'contrast' if contrast else 'alignment'} keeps the pass over the variants until the step ends, so "
+                "the pass would run twice and save no memory. chunk_rows holds fewer rows at a time"
             )
         self.contrast = copy.copy(contrast)
         self.alignment = copy.copy(alignment)

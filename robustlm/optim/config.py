@@ -36,8 +36,8 @@ class Optimizer(ABC):
                 check_number(f"optimizer.{item.name}", value, least=0)
                 if value * rate > 1:
                     raise ValueError(
-                        f"optimizer.{item.name}: found {value}; expected a number from 0 to {1 / rate:g}, as a step "
-                        "takes this times the learning rate off each weight"
+                        f"optimizer.{item.name}: found {value}; expected a number from 0 to {1 / rate:g}, because "
+                        "each step makes a weight smaller by this share times the learning rate"
                     )
             if item.name.endswith(("betas", "momentum")):
                 for share in value if isinstance(value, tuple | list) else (value,):

@@ -52,7 +52,7 @@ class MuonAdamW(Optimizer):
         parameters = param_group["params"]
         param_group["params"] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if hidden and (shapes := [tuple(p.shape) for p in param_group["params"] if p.ndim != 2]):
-            raise ValueError(f"groups with `hidden: True` hold matrices only, found the shapes {shapes}")
+            raise ValueError(f"groups with `hidden: True`: found the shapes {shapes}; expected matrices only")
         defaults = (self._muon if hidden else self._adamw).defaults
         super().add_param_group({**defaults, **param_group})
 

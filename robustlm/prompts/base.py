@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -42,6 +43,9 @@ class Prompt:
     chat: tuple[tuple[str, int, int], ...] = ()
     """`(role, start, end)` of the content of every message of a chat, in the order in which they were said; empty for
     templates that write no chat."""
+    replies: tuple[tuple[int, int], ...] = ()
+    """`(start, end)` of the earlier replies of a chat that are trained (`Sample.trains_replies`), each with the token
+    that ends it."""
 
     @property
     def messages(self) -> list[Message] | None:
@@ -57,6 +61,7 @@ class Writer:
         self.spans: list[tuple[int, int, Origin]] = []
         self.given: list[tuple[int, int]] = []
         self.chat: list[tuple[str, int, int]] = []
+        self.replies: list[tuple[int, int]] = []
         self.solved = False
         """Whether an example is being written. The context of an example is never truncated or perturbed."""
 
@@ -111,7 +116,13 @@ class Writer:
     def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
         """The prompt as written so far; `answer_prefix` stands before the answer."""
         return Prompt(
-            self.text, tuple(self.spans), answer_prefix, add_special_tokens, tuple(self.given), tuple(self.chat)
+            self.text,
+            tuple(self.spans),
+            answer_prefix,
+            add_special_tokens,
+            tuple(self.given),
+            tuple(self.chat),
+            tuple(self.replies),
         )
 
 
@@ -126,10 +137,13 @@ class Template(ABC):
     prompt.
 
     The earlier turns of a chat come first, each with its role. Like examples, they are never truncated or perturbed.
+    A template that can tell where a model's own tokens stand in earlier replies gives `Prompt.replies`.
     """
 
     parts: tuple[str, ...] = PARTS
     """The parts of a context that this template writes."""
+    notes: Sequence[str] = ()
+    """What a user should know about the prompts that this template writes, a line each."""
 
     def hides(self, sample: Sample) -> list[str]:
         """The non-empty parts of a sample's context, other than `format`, that this template leaves out."""

@@ -25,6 +25,8 @@ class Dialogue:
     messages: list[Writer]
     earlier: range
     """The indices of the messages that are the sample's own earlier turns."""
+    said: list[str] | None = None
+    """The texts of the messages as they were given, if `messages` are as a template shows them."""
 
     @property
     def contents(self) -> list[str]:

@@ -78,6 +78,7 @@ class Encoder:
             return []
         asked = instructions if instructions is not None else [sample.instruction for sample in samples]
         prompts = [self.template.render(sample, text) for sample, text in zip(samples, asked, strict=True)]
+        self._check_replies(samples, prompts)
         special = prompts[0].add_special_tokens
         prompt_ids, prompt_offsets = self._prompts(prompts, special, samples)
         rows = []
@@ -93,9 +94,22 @@ class Encoder:
                     context=[origin is Origin.CONTEXT for origin in origins],
                     answer_ids=answer,
                     **self._written(prompt, offsets),
+                    replies=_within(prompt.replies, offsets),
                 )
             )
         return rows
+
+    def _check_replies(self, samples: Sequence[Sample], prompts: Sequence[Prompt]) -> None:
+        """Raise `ValueError` if earlier replies are to be trained, but no row can tell them apart."""
+        for sample, prompt in zip(samples, prompts, strict=True):
+            if sample.trains_replies and sample.history and (self.encoder_decoder or not prompt.chat):
+                why = "a template that writes no chat, so earlier replies are not told apart"
+                if self.encoder_decoder:
+                    why = "an encoder–decoder, which writes one answer a row"
+                raise ValueError(
+                    f"{sample.id}: data.assistant_turns: found all with {why}; expected last, or each (a row for every "
+                    "reply)"
+                )
 
     def truncate(self, row: Encoded, name: str) -> Encoded:
         """Drop the last context tokens until the row fits.
@@ -124,6 +138,7 @@ class Encoder:
             text=text,
             offsets=offsets,
             chat=chat,
+            replies=[row.replies[i] for i in kept] if row.replies else (),
         )
 
     def fitted(self, sample: Sample, row: Encoded) -> tuple[Sample, Encoded]:
@@ -168,12 +183,14 @@ class Encoder:
     def options(self, row: Encoded, choices: Sequence[list[int]], name: str) -> list[Encoded]:
         """One row for each choice (token ids) as its answer; all share one prompt, truncated for the longest choice.
 
+        A row's likelihood is that of the choice alone, so earlier replies have no labels here.
+
         Raises:
             TooLongError: Instruction and longest choice alone exceed `max_length`.
         """
         if not choices:
             return []
-        longest = self.truncate(replace(row, answer_ids=max(choices, key=len)), name)
+        longest = self.truncate(replace(row, answer_ids=max(choices, key=len), replies=()), name)
         return [replace(longest, answer_ids=ids) for ids in choices]
 
     def excess(self, row: Encoded) -> int:
@@ -285,6 +302,18 @@ class Encoder:
 
     def _plain(self, texts: list[str], samples: Sequence[Sample]) -> list[list[int]]:
         return self._tokens(texts, [[(0, len(text))] for text in texts], False, samples)[0]
+
+
+def _within(spans: Spans, offsets: Sequence[tuple[int, int]]) -> Sequence[bool]:
+    """For each token, whether it overlaps one of the spans, in order; empty if there are no spans."""
+    if not spans:
+        return ()
+    found, at = [], 0
+    for start, end in offsets:
+        while at < len(spans) and spans[at][1] <= start:
+            at += 1
+        found.append(at < len(spans) and spans[at][0] < end and start < end)
+    return found
 
 
 def _shortened(row: Encoded, dropped: set[int]) -> tuple[str, Sequence[int], Sequence[tuple[str, int, int]]]:

@@ -63,6 +63,12 @@ class Specials:
             if given is None or any(start < match.end() and match.start() < end for start, end in given)
         ]
 
+    def after(self, text: str, start: int) -> int:
+        """End of the special token that follows `start`, if at most blanks are between; otherwise `start`."""
+        at = len(text) - len(text[start:].lstrip())
+        match = self._pattern.match(text, at) if self._pattern else None
+        return match.end() if match else start
+
     def tokens(
         self, texts: Sequence[str], given: Sequence[Spans], *, add_special_tokens: bool, offsets: bool = True
     ) -> tuple[list[list[int]], list[Sequence[tuple[int, int]]]]:

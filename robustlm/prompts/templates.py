@@ -22,6 +22,7 @@ from robustlm.prompts.base import (
 )
 from robustlm.prompts.chat import ChatTemplate
 from robustlm.prompts.hosted import EndpointTemplate
+from robustlm.prompts.variables import SETTING, Variables
 from robustlm.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -152,16 +153,26 @@ class StringTemplate(Template):
         return out.prompt(self._prefix)
 
 
-def make_template(name: str, tokenizer: Any) -> Template:
+def make_template(name: str, tokenizer: Any, variables: Variables | None = None) -> Template:
     """The template called `name`: `plain`, `alpaca`, `chat`, or else a format string.
 
+    Args:
+        name: The value of `data.template`.
+        tokenizer: The model's tokenizer, whose own template `chat` is.
+        variables: Values of the chat template's variables (`data.chat_template_kwargs`).
+
     Raises:
-        ValueError: The string is not a valid template, or `name` is `chat` and the tokenizer has no chat template.
+        ValueError: The string is not a valid template, `name` is `chat` and the tokenizer has no chat template, or
+            there are variables and no chat template of the tokenizer that reads them.
     """
+    hosted = bool(getattr(tokenizer, "takes_messages", False))
+    if variables and (name != "chat" or hosted):
+        why = "the endpoint itself writes the chat template" if name == "chat" else f"data.template is {name!r}"
+        raise ValueError(f"{SETTING}: found {dict(variables)!r}, but {why}; expected null")
     if name == "plain":
         return PlainTemplate()
     if name == "alpaca":
         return AlpacaTemplate()
     if name == "chat":
-        return EndpointTemplate() if getattr(tokenizer, "takes_messages", False) else ChatTemplate(tokenizer)
+        return EndpointTemplate() if hosted else ChatTemplate(tokenizer, variables)
     return StringTemplate(name)

@@ -12,6 +12,7 @@ from robustlm.checks.places import check_file
 from robustlm.checks.texts import shortened
 from robustlm.conditions.condition import ATTACK
 from robustlm.runs import is_part
+from robustlm.utils.nested import nested
 from robustlm.utils.yaml_text import check_yaml
 
 CONFIG = "config.yaml"
@@ -71,29 +72,20 @@ def run_settings(table: Path) -> dict[str, str]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         return {CONFIG: f"could not be read: {shortened(str(error), 200)}"}
     paths = _SETTINGS | (_attack_settings(config) if _attacked(config) else {})
-    found = {name: _look(config, path) for name, path in paths.items()}
+    found = {name: nested(config, path) for name, path in paths.items()}
     if not found["few-shot examples"]:
         found["few-shot examples"] = found["examples from"] = None
     return {name: _plain(value) for name, value in found.items() if value is not None}
 
 
 def _attacked(config: Any) -> bool:
-    conditions = _look(config, "data.conditions")
+    conditions = nested(config, "data.conditions")
     return isinstance(conditions, list) and any(ATTACK in str(condition) for condition in conditions)
 
 
 def _attack_settings(config: Any) -> dict[str, str]:
-    reused = _look(config, _REUSE) is not None
+    reused = nested(config, _REUSE) is not None
     return {name: path for name, path in _ATTACK.items() if (path == _REUSE) == reused}
-
-
-def _look(node: Any, path: str) -> Any:
-    """Look up a setting by its dotted path, also inside `init_args` of classes; `None` if it is missing."""
-    for key in path.split("."):
-        if isinstance(node, dict) and key not in node:
-            node = node.get("init_args")
-        node = node.get(key) if isinstance(node, dict) else None
-    return node
 
 
 def _plain(value: Any) -> str:

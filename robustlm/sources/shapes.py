@@ -297,6 +297,9 @@ def _said(row: RowData, key: str) -> list[Turn]:
     turns = elements(row, key, Mapping, "a list of objects {role, content}")  # type: ignore[type-abstract]  # isinstance takes it
     for turn in turns:
         role = required(turn, "role")
+        if turn.get("tool_calls"):
+            found = f"tool_calls in a message of {shown(role)}"
+            raise ValueError(f"calls of tools: found {found}; expected messages of text alone")
         text = (optional if role in SYSTEM_ROLES else required)(turn, "content").strip()
         if text or role not in SYSTEM_ROLES:
             said.append((role, text))

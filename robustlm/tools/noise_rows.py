@@ -28,7 +28,7 @@ from robustlm.sources.shapes import Shape, known_shapes
 _CHUNK = 1000
 _ENOUGH_ERRORS = 1000
 _HINT = (
-    "Rows with instructions are needed here. Rows of a task's own shape (tokens and ner_tags, say) get theirs "
+    "The rows need instructions. Rows of a task's own shape (such as tokens and ner_tags) get their instructions "
     "from a bank when they are loaded for training: add a field `instruction`, for example one of "
     "InstructionBank.load('ner').instructions of robustlm.instructions.banks."
 )
@@ -111,9 +111,9 @@ def noise_rows(
         ValueError: There is no such bank, or it has placeholders.
     """
     if manifest is not None and not manifest.endswith((".jsonl", ".jsonl.gz")):
-        raise SourceError(f"{manifest}: no file for a manifest; expected one that ends in .jsonl or .jsonl.gz")
+        raise SourceError(f"{manifest}: found another ending; expected a file that ends in .jsonl or .jsonl.gz")
     if manifest is not None and os.path.realpath(manifest) in map(os.path.realpath, (input, output)):
-        raise SourceError(f"{manifest}: found the file of the rows; expected another for the manifest")
+        raise SourceError(f"{manifest}: found the file of the rows; expected another file for the manifest")
     with RowWriter(output) as writer, nullcontext() if manifest is None else RowWriter(manifest) as notes:
         asked = _Asked(input, _phrasings(bank) if bank else None, seed)
         pools = build_pools(sample for _, sample in asked.rows("collecting words"))
@@ -181,8 +181,8 @@ def instructed_rows(
             sample = _sample_of(row, shapes)
             if change is not None and sample.instruction != row.data["instruction"]:
                 raise ValueError(
-                    f"found the instruction {sample.instruction[:60]!r} elsewhere in the row; a bank can only give one "
-                    "to rows whose field `instruction` holds it, or that have none"
+                    f"found the instruction {sample.instruction[:60]!r} outside of the field `instruction`; a bank "
+                    "gives instructions only to rows that hold them in this field or have none"
                 )
         except ValueError as error:
             errors.append(row.error(str(error)))
@@ -280,4 +280,6 @@ def _note(notes: RowWriter, chunk: _Chunk, batch: NoisyBatch) -> None:
 
 
 def _changed(path: str) -> SourceError:
-    return SourceError(f"{path}: found other rows than on first reading; expected a file that no one is writing to")
+    return SourceError(
+        f"{path}: found other rows than at the first reading; expected a file that nothing changes meanwhile"
+    )

@@ -356,7 +356,7 @@ def paraphrase(
         with contextlib.closing(Paraphraser(endpoint, question, cache)) as paraphraser:
             outcomes = _all(paraphraser, instructions, concurrency)
     except EndpointError as error:
-        progress = f"answers so far are kept in {cache.path}; the same command goes on from there" if cache else ""
+        progress = f"answers so far are kept in {cache.path}; the same command continues from there" if cache else ""
         raise EndpointError(
             f"{error}\n{output} was not written; {progress or 'no cache, so nothing was kept'}"
         ) from None
@@ -385,7 +385,7 @@ def _check_targets(input: str, targets: list[str], overwrite: bool) -> None:
             raise SourceError(f"{target}: found {used[path]} there; expected another name for what is written")
         used[path] = "another file to write"
         if os.path.isfile(path) and not overwrite:
-            raise SourceError(f"{target}: found a file; expected none. Choose another name, or add --overwrite true")
+            raise SourceError(f"{target}: found a file; expected a new name, or --overwrite true")
         with contextlib.suppress(_TriedError), RowWriter(target):
             raise _TriedError
 

@@ -63,7 +63,7 @@ def build(
     if architecture not in get_args(Architecture):
         raise ValueError(f"architecture: found {architecture!r}; expected one of {', '.join(get_args(Architecture))}")
     if architecture == "t5" and initializer_range is not None:
-        raise ValueError("initializer_range: T5 draws each kind of weight by a rule of its own; leave it out")
+        raise ValueError("initializer_range: T5 draws each kind of weight by its own rule; expected no value")
     if initializer_range is not None and initializer_range < 0:
         raise ValueError(f"initializer_range: {initializer_range} is negative; expected a standard deviation")
     check_number("initializer_range", initializer_range, least=0, most=100, or_null="for 0.08")

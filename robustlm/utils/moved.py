@@ -41,7 +41,9 @@ class MovedModules(MetaPathFinder, Loader):
         if spec.name in _FOLDERS:
             return found
         new = MOVED[spec.name]
-        warnings.warn(f"{spec.name} is now {new}; the old path will go", FutureWarning, stacklevel=2)
+        warnings.warn(
+            f"{spec.name} is now {new}; a later version will not find the old path", FutureWarning, stacklevel=2
+        )
         kept = {name: value for name, value in vars(import_module(new)).items() if name[:2] != "__"}
         found.__dict__.update(kept)
         if hasattr(import_module(new), "__getattr__"):  # resolves old names of its classes

@@ -30,5 +30,5 @@ def to_plain(value: object) -> object:
             return values
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": values}
     raise TypeError(
-        f"{type(value).__name__} is no plain argument; expected text, numbers, lists, dicts or a dataclass of them"
+        f"{type(value).__name__} is not a plain argument; expected text, numbers, lists, dicts or a dataclass of them"
     )

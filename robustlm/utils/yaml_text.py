@@ -26,7 +26,7 @@ def check_yaml(text: str) -> None:
 def _size(node: yaml.Node, sizes: dict[int, int], above: list[int]) -> int:
     """Number of values in a node after its aliases are expanded; every node is visited once."""
     if id(node) in above:
-        raise _refused(node, "an alias (*) stands inside of what it repeats")
+        raise _refused(node, "an alias (*) repeats a part that contains the alias itself")
     if id(node) in sizes:
         return sizes[id(node)]
     above.append(id(node))
@@ -40,13 +40,15 @@ def _size(node: yaml.Node, sizes: dict[int, int], above: list[int]) -> int:
                 name = (key.tag, key.value)
                 if name in known:
                     raise _refused(
-                        key, f"the key {_shown(key.value)} is there twice (first in line {known[name]}); remove one"
+                        key, f"the key {_shown(key.value)} occurs twice (first in line {known[name]}); remove one"
                     )
                 known[name] = key.start_mark.line + 1
             size += _size(key, sizes, above) + _size(value, sizes, above)
     above.pop()
     if size > LARGEST:
-        raise _refused(node, f"aliases (*) repeat its parts to more than {LARGEST:,} values; write out what is meant")
+        raise _refused(
+            node, f"aliases (*) repeat its parts to more than {LARGEST:,} values; write the parts out instead"
+        )
     sizes[id(node)] = size
     return size
 

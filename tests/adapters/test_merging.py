@@ -63,7 +63,7 @@ def test_a_merged_model_answers_like_its_adapter(
         ids = tokenizer("find the words", return_tensors="pt")["input_ids"]
         with torch.no_grad():
             torch.testing.assert_close(plain(ids).logits, merged.model(ids).logits)
-    assert f"output: {target} is there already" in refused(capsys, "merge", str(run))
+    assert f"output: {target} exists already" in refused(capsys, "merge", str(run))
 
 
 @pytest.mark.parametrize("tuning", [PrefixTuning(tokens=2), PromptTuning(tokens=2)])

@@ -285,7 +285,7 @@ def test_passes_taken(cls: type[Adversary]) -> None:
 
 def test_a_loss_that_is_not_one_number_a_row_is_refused() -> None:
     at = problem(Toy())
-    with pytest.raises(ValueError, match=r"gave shape \(\) for 4 rows; expected one loss a row"):
+    with pytest.raises(ValueError, match=r"gave shape \(\) for 4 rows; expected one loss for each row"):
         NRM().attack(replace(at, loss=lambda embeds: at.loss(embeds).mean()))
 
 

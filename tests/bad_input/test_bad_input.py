@@ -1022,7 +1022,7 @@ def flag_of_another_class(site: Site) -> list[str]:
     return site.check("--model.adversary", "FGM", "--model.adversary.steps", "3")
 
 
-@kind("'train' is no command", "fit, validate, check", "noise")
+@kind("'train' is not a command", "fit, validate, check", "noise")
 def flag_unknown_command(site: Site) -> list[str]:
     return ["train", "--model", "ANIT"]
 
@@ -1037,7 +1037,7 @@ def flag_neither_model_nor_data(site: Site) -> list[str]:
     return ["check"]
 
 
-@kind("'--model' is no command", "fit, validate")
+@kind("'--model' is not a command", "fit, validate")
 def flag_before_command(site: Site) -> list[str]:
     return ["--model", "ANIT", "fit"]
 

@@ -122,7 +122,7 @@ def test_a_config_that_is_a_pipe(site: Site, capfd: pytest.CaptureFixture[str]) 
 def test_a_run_that_took_no_step_exports_nothing(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(site.command("fit", "--trainer.max_time", "00:00:00:00", "--trainer.accelerator", "cpu"))
-    assert "not written, as no optimiser step was taken" in capfd.readouterr().err
+    assert "not written, because no optimiser step was taken" in capfd.readouterr().err
     assert not list(site.folder.rglob("adapter"))
 
 

@@ -142,7 +142,7 @@ def test_before_anything_is_trained_nothing_is_saved(
         main([*arguments, "--ckpt_path=last", "--resume=auto"])
     assert "expected one of them" in capfd.readouterr().err
     run([*arguments, "--resume=auto", "--trainer.max_steps=1"])
-    assert f"no checkpoint in the runs below {tmp_path}: beginning anew" in capfd.readouterr().out
+    assert f"no checkpoint in the runs below {tmp_path}: training starts from the beginning" in capfd.readouterr().out
 
 
 def test_the_newest_run_is_found(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_an_evaluation_keeps_its_answers(llama: str, tmp_path: Path, capfd: pyte
     assert f"--predictions.resume {folder}" in capfd.readouterr().err
     assert not (folder / "predictions.parquet").exists()
     main([*arguments(llama, rows, tmp_path / "cut"), f"--predictions.resume={folder}"])
-    assert "12 rows were answered before" in capfd.readouterr().out
+    assert "12 rows were answered by the earlier run" in capfd.readouterr().out
     assert read_table(folder / "predictions.parquet") == read_table(tmp_path / "whole/version_0/predictions.parquet")
 
 

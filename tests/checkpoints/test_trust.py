@@ -265,7 +265,7 @@ def test_a_hub_model_of_this_machine_is_taken(
 
 def test_data_is_not_made_from_a_checkpoint(site: Path) -> None:
     torch.save({"datamodule_hyper_parameters": {"_class_path": "evilmod.Adv", "_instantiator": INSTANTIATOR}}, "x.ckpt")
-    with pytest.raises(ValueError, match="no sources of data"):
+    with pytest.raises(ValueError, match="no data sources"):
         NoisyInstructionDataModule.load_from_checkpoint("x.ckpt")
 
 
@@ -279,7 +279,7 @@ def test_a_checkpoint_chooses_no_files_to_delete(place: str, key: str) -> None:
             key: {place: 1.0} if key == "best_k_models" else place,
         }
     }
-    with pytest.raises(ValueError, match="may be deleted"):
+    with pytest.raises(ValueError, match="may delete"):
         allow_paths(states, ["../runs/version_0"])
     allow_paths({"ModelCheckpoint{}": {"best_model_path": "../runs/last.ckpt", "dirpath": "s3://mine/runs/x"}},
                 ["s3://mine/runs", "../runs"])  # fmt: skip
@@ -300,7 +300,7 @@ def test_a_resumed_run_deletes_nothing_else(site: Path) -> None:
     state["best_model_path"] = str(Path("run/kept").absolute() / "../../precious")
     torch.save(content, "foreign.ckpt")
     again = Trainer(max_epochs=3, callbacks=[ModelCheckpoint("run/kept")], **settings)
-    with pytest.raises(ValueError, match="may be deleted"):
+    with pytest.raises(ValueError, match="may delete"):
         again.fit(ANIT("model", tuning=LoRA(r=2), adversary=None), data, ckpt_path="foreign.ckpt")
     assert Path("precious/thesis").exists()
 

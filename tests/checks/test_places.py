@@ -31,7 +31,7 @@ def places(tmp_path: Path) -> Path:
         ("dangling", "a link to nothing"),
         ("device", "a device"),
         ("none", "nothing"),
-        ("file/x", "nothing, as a folder in front of it is a file"),
+        ("file/x", "nothing, because a parent of it is a file"),
         ("x" * 300, "no path that this system can open (File name too long)"),
         ("a\x00b", "no path that this system can open"),
     ],

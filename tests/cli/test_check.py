@@ -128,7 +128,7 @@ def test_what_matters_is_last(llama: str, train_file: str, tmp_path: Path, capsy
     rows = [{"instruction": "Find.", "target": "no", "text": "word " * 60, "id": f"{i}"} for i in range(3)]
     main([*args[:-1], write_rows(tmp_path / "long.jsonl", rows), "--data.max_length", "40"])
     *_, heading, problem, following = capsys.readouterr().out.splitlines()
-    assert heading == "to look at (1)"
+    assert heading == "to check (1)"
     assert "data.train: the context of 3 rows (100.0%) at max_length 40 is cut" in problem
     assert following.startswith("next: robustlm fit ")
 

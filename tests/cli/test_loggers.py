@@ -69,7 +69,7 @@ def test_what_cannot_log_is_refused(
     said = refused(capsys, *ONE, "--logger=wandb")
     assert "logger: wandb is not installed; expected pip install 'robustlm[wandb]'" in said
     said = refused(capsys, *ONE, "--logger=csv", "--trainer.logger=false")
-    assert "logger: csv and trainer.logger both say where to log" in said
+    assert "logger: csv and trainer.logger both choose a logger" in said
     assert not Path("runs").exists()
 
 
@@ -114,7 +114,7 @@ def test_a_push_that_fails_loses_no_run(
 ) -> None:
     Hub(monkeypatch, error=OSError("no network"))
     said = refused(capsys, *ONE, "--hub=me/mine", "--hub_private=false")
-    assert "hub: runs/mine/fit/adapter is saved, but was not brought to me/mine: no network" in said
+    assert "hub: runs/mine/fit/adapter is saved, but was not uploaded to me/mine: no network" in said
     assert "hf upload me/mine runs/mine/fit/adapter" in said
     assert Path("runs/mine/fit/adapter/adapter_model.safetensors").is_file()
     assert Path("runs/mine/fit/checkpoints/last.ckpt").is_file()

@@ -132,7 +132,9 @@ def test_attacks_need_answers(tmp_path: Path, llama: str) -> None:
 
 def test_states_of_answers_need_answers(tmp_path: Path, llama: str) -> None:
     data = InstructionDataModule(test=write_rows(tmp_path / "rows.jsonl", [{"prompt": "Find."}]))
-    with pytest.raises(ValueError, match=r"states\.position: 'last' reads the true answer, which .*rows:1 does not"):
+    with pytest.raises(
+        ValueError, match=r"states\.position: 'last' reads the true answer, but the row .*rows:1 has none"
+    ):
         asked_of(tmp_path / "last", llama, data, "predict", HiddenStateWriter(-1, "last"))
     asked_of(tmp_path / "end", llama, data, "predict", HiddenStateWriter(-1))
 

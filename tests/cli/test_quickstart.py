@@ -126,7 +126,7 @@ def test_a_command_that_fails_shows_its_end_and_stops_the_others(tmp_path: Path)
         Chain(f"{tmp_path}/bad.log", (("fail", "line"), ("say", "never"))),
     ]
     began = time.monotonic()
-    with pytest.raises(ValueError, match=r"bad\.log has all that it printed, and ends with:\n  line 18\n") as error:
+    with pytest.raises(ValueError, match=r"bad\.log has its whole output, which ends with:\n  line 18\n") as error:
         run_chains(chains, say, lambda command: None)
     assert str(error.value).endswith("line 29")
     assert time.monotonic() - began < 50

@@ -22,6 +22,7 @@ OTHER = {
     "what a test asks": {"conditions", "prompts", "shots", "attack", "scoring", "seed"},
     "what training makes of a prompt, which decides it no longer in a test": {
         *("phrasing", "paraphrases", "noise", "distortion", "beta", "variants", "group_size", "negatives"),
+        *("assistant_turns", "noisy_turns"),
     },
     "batches": {
         *("batch_size", "eval_batch_size", "group_by_length", "replays", "num_workers", "shuffle"),
@@ -128,6 +129,7 @@ def test_what_is_kept_beside_an_adapter(site: Path) -> None:
         "unseen_share": None,
         "format": "none",
         "system": None,
+        "chat_template_kwargs": None,
         "max_length": 512,
     }
     stored = torch.load(CKPT, weights_only=True)["robustlm"]["prompt"]
@@ -143,17 +145,17 @@ def test_prompts_of_an_older_checkpoint_are_unknown(site: Path, capsys: pytest.C
     capsys.readouterr()
     main(["test", "--data=InstructionDataModule", "--data.test=test.jsonl", "--ckpt_path=old.ckpt", *QUIET])
     said = capsys.readouterr().out
-    assert said.count("how prompts were written in training is not known, as old.ckpt does not say it") == 1
+    assert said.count("old.ckpt does not say how prompts were written in training") == 1
     (Path("runs/version_0/adapter") / "robustlm.json").unlink()
     main(["test", "--model=InstructionTuning", "--model.tuning=null", "--data=InstructionDataModule",
           "--data.test=test.jsonl", "--model.backbone=runs/version_0/adapter", *QUIET])  # fmt: skip
-    assert "as runs/version_0/adapter does not say it" in capsys.readouterr().out
+    assert "runs/version_0/adapter does not say how prompts were written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        ({"bank": "../secret.json"}, "is a file; a checkpoint does not choose which files are read"),
+        ({"bank": "../secret.json"}, "is a file; a checkpoint may not choose which files are read"),
         ({"bank": "secret.json"}, "expected --data.bank secret.json, if it is yours, or --data.bank null"),
         ({"bank": "secret.json#a"}, "is a file"),
         ({"bank": ["ner"]}, "data.bank: found a list"),
@@ -187,7 +189,11 @@ def test_a_checkpoint_names_no_file(
 def test_a_file_of_prompts_that_is_damaged(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit()
     file = Path("runs/version_0/adapter/robustlm.json")
-    for text, said in (("{", "no JSON"), ("[]", "found no key format"), ('{"format": 2}', "format: found 2")):
+    for text, said in (
+        ("{", "not valid JSON"),
+        ("[]", "the key format with a number is missing"),
+        ('{"format": 2}', "format: found 2"),
+    ):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(SystemExit):
             main(["test", "--model=InstructionTuning", f"--model.backbone={file.parent}", "--data.test=test.jsonl"])
@@ -237,3 +243,24 @@ def test_settings_of_ones_own_datamodule(site: Path, capsys: pytest.CaptureFixtu
     assert "that this datamodule does not have are not used:\n  data.instructions: 'both'" in said
     run(["test", "--data=InstructionDataModule", "--data.test=test.jsonl", f"--ckpt_path={CKPT}", *QUIET])
     assert "that this datamodule does not have are not used:\n  data.mine: 7" in capsys.readouterr().out
+
+
+def test_variables_of_the_chat_template_travel_too(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained("model")
+    tokenizer.chat_template = CHAT + "{% if think is defined and not think %}<none>{% endif %}{{ budget }}"
+    tokenizer.save_pretrained("model")
+    fit("--data.template=chat", "--data.chat_template_kwargs={think: false, budget: 12}", "--data.system=Be brief.")
+    kept = json.loads(Path("runs/version_0/adapter/robustlm.json").read_text(encoding="utf-8"))["prompt"]
+    assert kept["chat_template_kwargs"] == {"think": False, "budget": 12}
+    assert "chat_template_kwargs" in Path("runs/version_0/adapter/README.md").read_text("utf-8")
+    base = ["test", "--model=InstructionTuning", "--data=InstructionDataModule", "--data.test=test.jsonl", *QUIET]
+    capsys.readouterr()
+    cli = run([*base, f"--ckpt_path={CKPT}"])
+    assert cli is not None
+    assert cli.datamodule.system == "Be brief."
+    (end,) = {row["prompt"][-19:] for row in read_table(Path("runs/version_1/predictions.parquet"))}
+    assert end == "<assistant><none>12"
+    assert "  data.chat_template_kwargs: {'budget': 12, 'think': False}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*base, "--model.backbone=model", "--data.template=chat", "--data.chat_template_kwargs={thinking: false}"])
+    assert "data.chat_template_kwargs: found 'thinking' (did you mean 'think'?)" in capsys.readouterr().err

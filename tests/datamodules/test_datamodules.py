@@ -235,7 +235,7 @@ def test_states_that_change_in_training_are_measured_anew_with_a_warning(
     assert first.beta is not None
     assert again.beta is not None
     assert not torch.allclose(first.beta, again.beta, atol=1e-4)
-    assert caplog.text.count("measured by weights that are being tuned") == 1
+    assert caplog.text.count("measured with the tuned weights") == 1
     assert not list(tmp_path.iterdir()), "nothing kept"
 
 

@@ -210,7 +210,7 @@ def test_instructions_of_their_own(llama: str, tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"shots": -1}, "data.shots: found -1"),
-        ({"shots": 2}, "data.examples: found none to take 2"),
+        ({"shots": 2}, "data.examples: found no source for 2"),
         ({"examples": ["x.jsonl"]}, "data.shots: found 0 with data.examples"),
     ],
 )

@@ -139,7 +139,7 @@ def test_killed_in_the_search_and_in_the_test_it_ends_with_the_same_table(
     assert not (first / "predictions.parquet").exists()
     main(arguments(tmp_path, resume))
     assert len(searched) == 3 + 4, "none anew"
-    assert "were answered before and are taken over" in capsys.readouterr().out
+    assert "were answered by the earlier run" in capsys.readouterr().out
     assert table(first) == table(whole)
     assert lines(first) == lines(whole)
 
@@ -193,7 +193,7 @@ def test_attacks_on_one_model_are_tried_on_another(
     (tmp_path / "refused").mkdir(exist_ok=True)
     (tmp_path / "refused" / ATTACKS).write_text("", encoding="utf-8")
     own = refused("--trainer.logger=false", f"--data.attack.reuse={tmp_path / 'refused' / ATTACKS}")
-    assert "what this run writes" in own
+    assert "the file that this run writes" in own
 
 
 def test_instructions_that_are_never_followed_are_not_attacked(
@@ -202,7 +202,7 @@ def test_instructions_that_are_never_followed_are_not_attacked(
     main(arguments(tmp_path, "--model.loading.scratch=true"))
     never = sum(not line["right_before"] for line in lines(tmp_path / "version_0"))
     assert never
-    assert f"data.attack: under {never} of 6 instructions the model answers none" in caplog.text
+    assert f"data.attack: with {never} of 6 instructions the model answers no sample" in caplog.text
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_making_loaders_runs_no_model_and_serves_nothing_unsearched(llama: str, 
     data.setup("test")
     attacked, clean = data.test_dataloader()
     assert len(attacked) == len(clean)
-    with pytest.raises(RuntimeError, match="attacks are searched for on the model under test"):
+    with pytest.raises(RuntimeError, match="the search for attacks needs the model under test"):
         next(iter(attacked))
     assert next(iter(clean)).condition == "clean"
 
@@ -387,7 +387,7 @@ def test_an_attack_that_was_answered_before_the_kill_is_not_asked_again(
     answered = len(read_parts(first / "predictions.parquet"))
     capsys.readouterr()
     main(arguments(tmp_path / "killed", *how, f"--predictions.resume={first}", conditions=CONDITION))
-    taken = re.search(r"(\d+) rows were answered before", capsys.readouterr().out)
+    taken = re.search(r"(\d+) rows were answered by the earlier run", capsys.readouterr().out)
     assert taken is not None
     assert 0 < answered - int(taken[1]) <= 8, "one batch is asked again, so that hooks run"
     assert table(first) == table(tmp_path / "whole/version_0")

@@ -127,4 +127,4 @@ def test_an_evaluation_that_asks_nothing_does_not_end_well(
     with pytest.raises(SystemExit) as end:
         main(arguments(llama, rows, tmp_path, "--trainer.limit_test_batches=0"))
     assert end.value.code == 2
-    assert "was not made, as no batch was asked" in capsys.readouterr().err
+    assert "was not written, because no batch was run" in capsys.readouterr().err

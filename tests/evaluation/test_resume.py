@@ -77,7 +77,7 @@ def test_killed_three_times_it_ends_with_the_same_table(
 
     capsys.readouterr()
     main(arguments(llama, rows, tmp_path / "killed", *how, *resume))
-    assert "were answered before and are taken over" in capsys.readouterr().out
+    assert "were answered by the earlier run" in capsys.readouterr().out
     assert read_table(first / "predictions.parquet") == wanted
     assert sorted(file.name for file in first.glob("*.parquet*")) == ["predictions.parquet", "states.parquet"]
     found = HiddenStateTable(first / "states.parquet")

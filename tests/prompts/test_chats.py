@@ -300,7 +300,7 @@ def test_a_run_says_that_requests_are_not_turned_around(
         assert f"data.train: data.noise: {line}" in caplog.text
         data.setup("test")
         assert f"data.conditions: mixed@0.5: {line}" in caplog.text
-        assert "data.conditions: opposite@0.5 turns around what 6 of 6 rows ask for" in caplog.text
+        assert "data.conditions: opposite@0.5 changes the meaning of the request in 6 of 6 rows" in caplog.text
         assert "data.conditions: mixed@0.5 turns" not in caplog.text
     assert data.train_dataset(data.rows["train"]).facts(0)
     weights = {"opposite": 1.0, "random_typos": 1.0}

@@ -176,6 +176,10 @@ def test_generic_shapes(tmp_path: Path, row: dict[str, Any], expected: Sample) -
         ({"messages": [{"role": "user"}, {"role": "assistant", "content": "y"}]}, "no content: "),
         ({"messages": "hello"}, "messages is no list: "),
         (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "tool_calls": [{}]}]},
+            "calls of tools: found tool_calls in a message of 'assistant'",
+        ),
+        (
             {"messages": [{"role": role, "content": "x"} for role in ("user", "tool", "assistant", "assistant")]},
             "wrong roles: found user, tool, assistant, assistant; ",
         ),

@@ -193,7 +193,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path, rows_after: in
             return super().normalise(pairs)
 
     write(path, alpaca(7))
-    with pytest.raises(SourceError, match="found other rows than on first reading"):
+    with pytest.raises(SourceError, match="found other rows than at the first reading"):
         noise_rows(str(path), str(tmp_path / "out.jsonl"), noise=Noise(), distortion=Meddling())
 
 
@@ -267,7 +267,7 @@ def test_a_bank_that_rows_cannot_take_is_refused(tmp_path: Path) -> None:
     for bank, message in (
         ("nothing", "instruction bank: found 'nothing'"),
         (f"{tmp_path / 'many.json'}#nli", r"--bank: .*#nli has placeholders \(premise\)"),
-        (f"{tmp_path / 'many.json'}#qa", "found the instruction 'Name it.' elsewhere in the row"),
+        (f"{tmp_path / 'many.json'}#qa", "found the instruction 'Name it.' outside of the field"),
     ):
         with pytest.raises(ValueError, match=message):
             noise_rows(str(file), str(out), bank=bank, **fixed)  # type: ignore[arg-type]

@@ -284,7 +284,7 @@ def test_the_key_is_kept_nowhere(endpoint: LocalEndpoint, run: Run, tmp_path: Pa
 
 def test_files_that_are_there_are_left_alone(endpoint: LocalEndpoint, run: Run, tmp_path: Path) -> None:
     (tmp_path / "out.jsonl").write_text("precious")
-    with pytest.raises(SourceError, match=r"out\.jsonl: found a file; expected none.*--overwrite true"):
+    with pytest.raises(SourceError, match=r"out\.jsonl: found a file; expected a new name.*--overwrite true"):
         run("names")
     with pytest.raises(SourceError, match=r"out\.jsonl: found a file"):
         run("names", output="other.jsonl", rejected=str(tmp_path / "out.jsonl"))
@@ -326,7 +326,7 @@ def test_where_instructions_come_from(tmp_path: Path) -> None:
         instructions_of(f"{tmp_path / 'many.json'}#nli")
     assert instructions_of("ner") == [phrasing.text for phrasing in InstructionBank.load("ner").phrasings(split="seen")]
     (tmp_path / "ner.jsonl").write_text('{"tokens": ["Ada"], "ner_tags": ["B-PER"]}\n')
-    with pytest.raises(BadRowsError, match="Rows with instructions are needed here"):
+    with pytest.raises(BadRowsError, match="The rows need instructions"):
         instructions_of(str(tmp_path / "ner.jsonl"))
     with pytest.raises(SourceError, match="no such file"):
         instructions_of(str(tmp_path / "none.jsonl"))

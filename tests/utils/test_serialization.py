@@ -50,7 +50,7 @@ def test_dataclasses_as_yaml_would_name_them() -> None:
 
 @pytest.mark.parametrize("value", [torch.ones(1), object(), {1, 2}, LoRA])
 def test_anything_else_is_refused(value: Any) -> None:
-    with pytest.raises(TypeError, match="no plain argument"):
+    with pytest.raises(TypeError, match="not a plain argument"):
         to_plain(value)
     with pytest.raises(TypeError):
         to_plain([{"a": value}])

@@ -19,11 +19,11 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("model:\n  a: 1\n  a: 2\n", "run.yaml:3: broken YAML: the key 'a' is there twice (first in line 2)"),
-        ("model: 1\nmodel: 2\n", "run.yaml:2: broken YAML: the key 'model' is there twice"),
+        ("model:\n  a: 1\n  a: 2\n", "run.yaml:3: broken YAML: the key 'a' occurs twice (first in line 2)"),
+        ("model: 1\nmodel: 2\n", "run.yaml:2: broken YAML: the key 'model' occurs twice"),
         (BOMB, "aliases (*) repeat its parts to more than 100,000 values"),
-        ("a: &a [*a]\n", "an alias (*) stands inside of what it repeats"),
-        ("a: &a\n  <<: *a\n", "an alias (*) stands inside of what it repeats"),
+        ("a: &a [*a]\n", "an alias (*) repeats a part that contains the alias itself"),
+        ("a: &a\n  <<: *a\n", "an alias (*) repeats a part that contains the alias itself"),
     ],
 )
 def test_such_a_config_is_refused(
