@@ -15,6 +15,10 @@ IGNORE = -100
 Scope = Literal["prompt", "instruction", "all"]
 """Which positions an adversary may perturb."""
 
+Measure = Literal["options", "acc", "acc_norm", "acc_bytes"]
+"""By what the likeliest option is chosen. `options`: log-likelihood per token, with end of sequence. The others are
+those of lm-evaluation-harness, without end of sequence: the sum, and the sum per character or byte of the option."""
+
 Message = dict[str, str]
 """A message of a chat, as endpoints and chat templates take it: its `role` and its `content`."""
 
@@ -201,6 +205,8 @@ class InstructionBatch(_Movable):
     """One row for each choice of each raw row: the raw row's prompt with the choice as the answer."""
     option_rows: Tensor | None = None
     """Int64: for each row of `options`, the number of its raw row, in ascending order."""
+    measure: Measure = "options"
+    """By what the likeliest option is chosen."""
     pass_rows: int | None = None
     """Largest number of rows of `options` in one forward pass."""
 

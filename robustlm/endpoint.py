@@ -11,10 +11,11 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from robustlm.checks.numbers import check_number
@@ -23,6 +24,9 @@ from robustlm.utils.errors import UserError
 T = TypeVar("T")
 _DAY = 86_400.0
 """Largest timeout, in seconds."""
+Concerns = Literal["all", "unknown", "one"]
+"""Which requests a failure concerns: all of them (package, key, address or model is wrong), this one alone (refused,
+malformed, timed out, too many), or one of the two (the endpoint cannot be reached, or forbids the request)."""
 
 
 class EndpointError(UserError):
@@ -31,11 +35,19 @@ class EndpointError(UserError):
     Args:
         message: What is wrong, where, and what to do.
         refused: The endpoint's full answer to a request that it rejects (HTTP 400 and 422).
+        concerns: Which requests fail for this reason.
+        malformed: Whether the endpoint's answer could not be read. Another attempt may get a whole one.
     """
 
-    def __init__(self, message: str, refused: str = "") -> None:
+    def __init__(self, message: str, refused: str = "", concerns: Concerns = "all", *, malformed: bool = False) -> None:
         super().__init__(message)
+        self.malformed = malformed
         self.refused = refused
+        self.concerns: Concerns = concerns
+
+
+class NotAtEndpointError(ValueError):
+    """The endpoint answers, but not what is needed: every request would fail. The message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,16 @@ class Endpoint:
             return f"cannot reach the endpoint; check {self.settings}base_url and the network"
         return f"malformed answer ({str(error).replace(secret, '***')[:200]}); is this {self.kind}?"
 
+    @staticmethod
+    def concerns(openai: Any, error: Exception) -> Concerns:
+        """Which requests an error concerns."""
+        if isinstance(error, openai.AuthenticationError | openai.NotFoundError):
+            return "all"
+        if isinstance(error, openai.PermissionDeniedError):  # a wrong key, or a text that the endpoint forbids
+            return "unknown"
+        lost = isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError)
+        return "unknown" if lost else "one"
+
 
 def _check_url(url: str, where: str, key: str) -> None:
     """Raise if a URL is invalid or may hold a secret, without showing it: messages, caches and tables hold the URL."""
@@ -168,12 +190,19 @@ class Connection:
             raise EndpointError(f"{self._endpoint.key}: {error}; pip install 'robustlm[openai]'") from None
         try:
             return ask(self._opened(openai))
+        except NotAtEndpointError as error:
+            raise EndpointError(f"{self._endpoint.key}: {error}") from None
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as error:
             # raised without its cause, because an endpoint may repeat the key in its answer
             problem = self._endpoint.problem(openai, error, self._secret)
             wrong = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
             refused = str(error).replace(self._secret, "***") if wrong else ""
-            raise EndpointError(f"{self._endpoint.key}: {problem}", refused) from None
+            concerns = self._endpoint.concerns(openai, error)
+            malformed = isinstance(error, openai.APIResponseValidationError) or not isinstance(
+                error, openai.OpenAIError
+            )
+            message = f"{self._endpoint.key}: {problem}"
+            raise EndpointError(message, refused, concerns, malformed=malformed) from None
 
     def close(self) -> None:
         """Close the client."""
@@ -189,6 +218,28 @@ class Connection:
                     api_key=self._secret, base_url=whom.url, timeout=whom.timeout, max_retries=whom.max_retries
                 )
         return self._client
+
+
+class Pace:
+    """Spreads requests from many threads evenly over time.
+
+    Args:
+        per_minute: Most requests a minute; null sets no limit.
+    """
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._gap = 0.0 if per_minute is None else 60.0 / per_minute
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Wait until the next request may be sent."""
+        if not self._gap:
+            return
+        with self._lock:
+            begin = max(self._next, time.monotonic())
+            self._next = begin + self._gap
+        time.sleep(max(0.0, begin - time.monotonic()))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,11 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import torch
+
+from robustlm.batch import IGNORE, View
+from robustlm.models.backbone import Backbone
+
 SECRET = "sk-very-secret-0123456789"
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 
@@ -21,6 +26,7 @@ class LocalEndpoint:
     """
 
     def __init__(self, usual: Answer) -> None:
+        self.usual = usual
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.answers: list[Answer] = []
@@ -58,3 +64,49 @@ class LocalEndpoint:
 def fail(status: int, message: str = "not now") -> Answer:
     """An answer that is an error."""
     return lambda request: (status, {"error": {"message": message, "type": "x"}})
+
+
+def completed(text: str | None, **more: Any) -> tuple[int, Any]:
+    """A chat completion with this text; `more` changes its fields."""
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+    return 200, {"choices": [choice], "usage": usage} | more
+
+
+class ServedModel:
+    """A local model behind a `LocalEndpoint`: one user message or a prompt is what the model reads, as it is.
+
+    Args:
+        backbone: A loaded decoder-only model.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._lock = threading.Lock()
+
+    def __call__(self, request: dict[str, Any]) -> tuple[int, Any]:
+        with self._lock:
+            return self._chat(request) if "messages" in request else self._echo(request)
+
+    def _chat(self, request: dict[str, Any]) -> tuple[int, Any]:
+        (message,) = request["messages"]
+        ids = self._ids(message["content"])
+        blank = torch.zeros_like(ids).bool()
+        view = View(ids, torch.ones_like(ids), torch.full_like(ids, IGNORE), blank, blank)
+        (found,) = self._backbone.respond(view, request["max_tokens"])
+        choice = {"message": {"role": "assistant", "content": found.text}, "finish_reason": found.finish_reason}
+        usage = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.answer_tokens}
+        return 200, {"choices": [choice], "usage": usage}
+
+    def _echo(self, request: dict[str, Any]) -> tuple[int, Any]:
+        ids = self._ids(request["prompt"])
+        with torch.no_grad():
+            logits = self._backbone.model(input_ids=ids).logits[0].log_softmax(-1)
+        own = logits[:-1].gather(1, ids[0, 1:, None])[:, 0].tolist()
+        generated = float(logits[-1].max())
+        choice = {"text": "", "logprobs": {"token_logprobs": [None, *own, generated]}, "finish_reason": "length"}
+        return 200, {"choices": [choice], "usage": {"prompt_tokens": ids.shape[1], "completion_tokens": 1}}
+
+    def _ids(self, text: str) -> torch.Tensor:
+        ids = self._backbone.tokenizer(text)["input_ids"]
+        return torch.tensor([ids[:-1] if ids[-1] == self._backbone.tokenizer.eos_token_id else ids])

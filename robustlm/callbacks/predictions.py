@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from robustlm.callbacks.folder import data_of, run_folder
 from robustlm.evaluation import readings
+from robustlm.evaluation.outcomes import outcomes
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.session import PREDICTIONS, EvaluationSession, Identity
 from robustlm.evaluation.table import TableWriter, read_table
@@ -32,12 +33,22 @@ class PredictionWriter(Callback):
             is written there. The model, rows and settings must be the same as before.
         prompts: Whether to store the prompts too, for reports and for `export-harness`. Without them, instructions that
             rows bring are not stored either; those of a bank are.
+        retry_failed: With `resume`, ask rows again that have no answer since their request failed, also if the
+            evaluation ended.
     """
 
-    def __init__(self, name: str = PREDICTIONS, resume: str | None = None, prompts: bool = True) -> None:
+    def __init__(
+        self, name: str = PREDICTIONS, resume: str | None = None, prompts: bool = True, retry_failed: bool = False
+    ) -> None:
+        if retry_failed and resume is None:
+            raise ValueError(
+                "predictions.retry_failed: found no predictions.resume beside it; expected the folder of the "
+                "evaluation whose failed requests are sent again"
+            )
         self.name = name
         self.resume = resume
         self.prompts = prompts
+        self.retry_failed = retry_failed
         self._writer: TableWriter | None = None
         self._made = False
 
@@ -47,7 +58,8 @@ class PredictionWriter(Callback):
             return
         self._made = False
         folder = run_folder(trainer) if self.resume is None else Path(self.resume)
-        data_of(trainer).session.store(folder, self.name, resumed=self.resume is not None)
+        resumed = self.resume is not None
+        data_of(trainer).session.store(folder, self.name, resumed=resumed, retry_failed=self.retry_failed)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part of the table."""
@@ -92,7 +104,8 @@ class PredictionWriter(Callback):
         trainer.strategy.barrier("predictions written")
         if trainer.is_global_zero:
             self._writer.merge([condition.name for condition in data.conditions])
-            data.session.end()
+            rows = read_table(table, answered=False)
+            data.session.end(failed=any(row.error is not None for row in rows))
             logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
             if scores := by_condition(logged):
                 print("\n" + markdown("F1 or accuracy, %", scores))
@@ -101,8 +114,15 @@ class PredictionWriter(Callback):
             if near := near_by_condition(logged):
                 print("\n" + markdown("free text, %", near))
             print(f"predictions: {table}")
+            found = outcomes(rows)
+            if found.usage:
+                print(f"tokens: {found.usage}")
+            for said in found.warnings:
+                log.warning(said)
+            if found.failed:
+                log.warning("to ask them again: --predictions.resume %s --predictions.retry_failed true", table.parent)
             if trainer.testing:
-                _warn(read_table(table))
+                _warn([row for row in rows if row.target is not None])
         self._writer = None
         self._made = True
 
@@ -143,6 +163,7 @@ def _identity(trainer: Trainer, module: InstructionTuning) -> Identity:
     kept = data.session.kept_states
     return {
         "weights": weights_digest(module.backbone),
+        "model": module.backbone.identity,
         "rows": rows.hexdigest(),
         "data.eval_batch_size": data.eval_batch_size,
         "data.scoring": data.scoring,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.checks.places import check_folder, check_name, check_output
@@ -47,6 +47,7 @@ def compare(
     from pathlib import Path
 
     from robustlm.evaluation.agreement import agreement
+    from robustlm.evaluation.outcomes import outcomes
     from robustlm.evaluation.pairing import paired_tests
     from robustlm.evaluation.readings import as_read, readings
     from robustlm.evaluation.robustness import Settings
@@ -55,6 +56,7 @@ def compare(
     from robustlm.report.comparison import draw, load_tables, other_datasets, scores_of
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.number_tables import flip_lines, pairing_markdown, write_all, write_whole
+    from robustlm.report.outcome import outcome_markdown
     from robustlm.report.tables import markdown
     from robustlm.report.unread import readings_warning, unread_markdown
     from robustlm.tasks import resolve_task
@@ -85,9 +87,11 @@ def compare(
             check_agreement(first, name, one)
         if not paired and not one.alike:
             print("\n".join(asked[name]), file=sys.stderr)
-    unread = {name: own for name, rows in tables.items() if (own := unreadable(rows))}
-    said = "".join("\n\n" + "\n".join(unread_markdown(own, name)).strip() for name, own in unread.items())
-    said += "".join("\n\n" + "\n".join(readings_warning(one, name)).strip() for name, one in read.items() if one.large)
+    notes = {name: outcome_markdown(outcomes(rows), name) for name, rows in tables.items()}
+    unread = {name: unread_markdown(unreadable(rows), name) for name, rows in tables.items()}
+    differing = {name: readings_warning(one, name) for name, one in read.items() if one.large}
+    shown = (own for one in (notes, unread, differing) for own in one.values() if own)
+    said = "".join("\n\n" + "\n".join(own).strip() for own in shown)
     said += "".join(f"\n\n{name}: {one.said}" for name, one in read.items() if one.differences)
     table = markdown(title, found) + said
     print(table)
@@ -147,11 +151,12 @@ def report(
     from pathlib import Path
 
     from robustlm.evaluation.free_text import free_text
+    from robustlm.evaluation.outcomes import outcomes
     from robustlm.evaluation.readings import as_read, readings
     from robustlm.evaluation.robustness import Settings, robustness
     from robustlm.evaluation.table import read_table
     from robustlm.evaluation.unreadable import unreadable
-    from robustlm.report.attacks import attack_file, outcomes
+    from robustlm.report.attacks import attack_file, attack_outcomes
     from robustlm.report.comparison import find_table
     from robustlm.report.number_tables import FORMATS, to_csv, to_json, to_markdown, write_all
     from robustlm.report.page import About, own_section, to_html
@@ -179,8 +184,9 @@ def report(
     rows = as_read(rows, reading)
     results = robustness(rows, settings, clean)
     free = free_text(rows, settings)
-    attacks = outcomes(rows, attack_file(file))
-    text = to_markdown(results, settings, unread=unreadable(rows), free=free, read=read, attacks=attacks)
+    attacks = attack_outcomes(rows, attack_file(file))
+    came, unread = outcomes(rows), unreadable(rows)
+    text = to_markdown(results, settings, unread=unread, came=came, free=free, read=read, attacks=attacks)
     print(text, end="")
     if output is not None:
         about = About(run_name(file), run_settings(file))
@@ -233,8 +239,8 @@ def power(
     from pathlib import Path
 
     from robustlm.evaluation.grid import grids
+    from robustlm.evaluation.power import Number, needs_of_difference, needs_of_width
     from robustlm.evaluation.power import difference as difference_of
-    from robustlm.evaluation.power import needs_of_difference, needs_of_width
     from robustlm.evaluation.power import pilot as pilot_of
     from robustlm.report.comparison import load_tables
     from robustlm.report.number_tables import write_whole
@@ -266,24 +272,23 @@ def power(
     tables = load_tables([f"pilot={pilot}", *([f"against={against}"] if against else [])])
     found = {name: {(one.name, one.condition): one for one in grids(rows)} for name, rows in tables.items()}
     known = list(dict.fromkeys(name for _, name in found["pilot"]))
-    for name, value in (("condition", condition), ("other", other)):
-        if value is not None and value not in known:
-            raise ValueError(f"{name}: found {value!r}; expected a condition of the pilot: {', '.join(known)}")
+    for name, under in (("condition", condition), ("other", other)):
+        if under is not None and under not in known:
+            raise ValueError(f"{name}: found {under!r}; expected a condition of the pilot: {', '.join(known)}")
     second = {
         name: found["against"].get((name, condition)) if against else found["pilot"].get((name, other or ""))
         for name, _ in found["pilot"]
     }
     needs = []
-    for (dataset, under), grid in found["pilot"].items():
-        ways = instructions or [len(grid.instructions)]
-        if under == condition and width is not None:
-            numbers = ("mean", "worst_instruction", "spread")
-            needs += needs_of_width(pilot_of(grid), numbers, width / 100, ways, level, simulations, seed)
-        elif under == condition and difference is not None:
+    for (dataset, asked), grid in found["pilot"].items():
+        planned = instructions or [len(grid.instructions)]
+        if asked == condition and width is not None:
+            needs += needs_of_width(pilot_of(grid), get_args(Number), width / 100, planned, level, simulations, seed)
+        elif asked == condition and difference is not None:
             if (there := second[dataset]) is None:
                 raise ValueError(f"{against or pilot}: no answers to {dataset!r} under {other or condition!r}")
             both = difference_of(grid, there)
-            needs += needs_of_difference(both, difference / 100, power, ways, level, simulations, seed)
+            needs += needs_of_difference(both, difference / 100, power, planned, level, simulations, seed)
     runs = f"{pilot} and {against}, condition {condition}" if against else f"{pilot}, condition {condition}"
     points = {name: None if value is None else value / 100 for name, value in (("w", width), ("d", difference))}
     aim = Aim(f"{runs} and {other}" if other else runs, level, points["w"], points["d"], power if difference else None)

@@ -18,6 +18,7 @@ from robustlm.conditions.model import Judge
 from robustlm.conditions.recipes import Attack
 from robustlm.conditions.search import Attacked, Edits, Objective, Search, attack
 from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset
+from robustlm.datamodules.preparation import Scoring
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.slots import defused
 from robustlm.noise.base import word_budget
@@ -88,7 +89,7 @@ class Asked:
         encoder: Writes prompts.
         judge: The model.
         batch_size: Rows in a batch.
-        options: Whether options are scored.
+        scoring: How answers are found.
         rank: Rank of this process.
         world: Number of processes.
     """
@@ -100,7 +101,7 @@ class Asked:
         judge: Judge,
         *,
         batch_size: int,
-        options: bool = False,
+        scoring: Scoring = "generation",
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -108,7 +109,7 @@ class Asked:
         self._encoder = encoder
         self._judge = judge
         self._size = batch_size
-        self._options = options
+        self._scoring: Scoring = scoring
         self._rank = rank
         self._world = world
         self.tried: Callable[[int], None] = lambda count: None
@@ -140,7 +141,8 @@ class Asked:
         """The samples, tokenised with this text as their instruction. Raises `TooLongError`."""
         samples = [replace(sample, instruction=text) for sample in self.samples]
         rows = EncodedSamples(samples, self._encoder.encode(samples))
-        if self._options:
+        if self._scoring != "generation":
+            rows.measure = self._scoring
             choices = self._encoder.choice_ids(samples)
             rows.options = [
                 self._encoder.options(row, ids, sample.id)

@@ -80,8 +80,9 @@ class InstructionDataModule(LightningDataModule):
         seed: Seed of the order of rows, of phrasings and of noise.
         on_bad_row: `strict` finds all bad rows, then raises an error; `skip` leaves them out.
         rejected: File for the rows that `skip` leaves out, with reasons (JSONL).
-        scoring: How evaluation finds answers: `generation`, or `options`, which takes the likeliest of a row's choices
-            (for rows without choices, answers are generated).
+        scoring: How evaluation finds answers: `generation`, or the likeliest of a row's choices (for rows without
+            choices, answers are generated): per token with end of sequence (`options`), or as lm-evaluation-harness
+            takes it (`acc`: the sum, `acc_norm`: per character, `acc_bytes`: per byte).
         system: A system message for rows that bring none; null: such rows have none.
         chat_template_kwargs: Values of the variables that the tokenizer's chat template reads, such as
             `{enable_thinking: false}`; null: the template's own defaults. Needs `template: chat`.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.utils.data import Dataset
 
-from robustlm.batch import Encoded, InstructionBatch, View
+from robustlm.batch import Encoded, InstructionBatch, Measure, View
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.prompts.encoding import Encoder
@@ -27,6 +27,8 @@ class EncodedSamples:
     encoded: list[Encoded]
     options: list[list[Encoded]] = field(default_factory=list)
     """Each sample's choices, encoded as answers to its prompt; empty if answers are generated."""
+    measure: Measure = "options"
+    """By what the likeliest choice is found."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -187,5 +189,6 @@ class EvaluationDataset(Dataset[InstructionBatch]):
             batch.choices = [sample.choices for sample in samples]
             batch.options = self.encoder.view([row for _, row in options]) if options else None
             batch.option_rows = torch.tensor([at for at, _ in options], dtype=torch.long)
+            batch.measure = self.rows.measure
             batch.pass_rows = self.pass_rows
         return batch

@@ -18,8 +18,8 @@ from robustlm.sample import Sample
 
 log = logging.getLogger(__name__)
 
-Scoring = Literal["generation", "options"]
-"""How answers are found in evaluation."""
+Scoring = Literal["generation", "options", "acc", "acc_norm", "acc_bytes"]
+"""How answers are found in evaluation: generated, or chosen among a row's choices by one of `Measure`."""
 _LISTED = 20
 
 
@@ -28,7 +28,7 @@ class Preparation:
 
     Args:
         encoder: Writes prompts and tokenises them.
-        scoring: With `options`, `ready` and `with_options` also tokenise the choices of each sample.
+        scoring: Except with `generation`, `ready` and `with_options` also tokenise the choices of each sample.
         on_bad_row: `strict` raises if any row is too long; `skip` leaves such rows out.
         rejected: The names of the files that list left-out rows are derived from this one; null: no lists.
     """
@@ -85,9 +85,9 @@ class Preparation:
 
         A row is a bad row if it is too long with its longest choice.
         """
-        if self._scoring != "options":
+        if self._scoring == "generation":
             return rows
-        found = EncodedSamples([], [])
+        found = EncodedSamples([], [], measure=self._scoring)
         bad: list[tuple[Sample, str]] = []
         shorter = 0
         choices = self.encoder.choice_ids(rows.samples)
@@ -118,10 +118,10 @@ class Preparation:
         """
         role = f"test ({condition.name})"
         found = self.with_options(self.tokenised(samples, role), role)
-        if self._scoring == "options" and not any(found.options):
+        if self._scoring != "generation" and not any(found.options):
             raise ValueError(
-                f"data.scoring: 'options' chooses among the choices of rows, but none of the {len(found)} rows of "
-                "data.test has any; expected rows with `choices`, or of classification or multiple choice, or the "
+                f"data.scoring: {self._scoring!r} chooses among the choices of rows, but none of the {len(found)} rows "
+                "of data.test has any; expected rows with `choices`, or of classification or multiple choice, or the "
                 "scoring 'generation'"
             )
         return found

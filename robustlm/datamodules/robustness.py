@@ -273,7 +273,7 @@ class RobustnessDataModule(InstructionDataModule):
                 self.encoder,
                 model.judge,
                 batch_size=self.eval_batch_size,
-                options=self.scoring == "options",
+                scoring=self.scoring,
                 rank=trainer.global_rank,
                 world=trainer.world_size,
             )

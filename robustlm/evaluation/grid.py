@@ -166,7 +166,7 @@ def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
         whole=filled(scored[:, 1].tolist(), 0, np.float64),
         correct=filled([row.right for row in rows], False, np.bool_),
         answers=filled([numbers.setdefault(answer_key(row), len(numbers)) for row in rows], -1, np.int64),
-        unparseable=filled([row.parsed is None for row in rows], False, np.bool_),
+        unparseable=filled([row.parsed is None and row.error is None for row in rows], False, np.bool_),
         options=_options(rows, places, shape),
         wordings=_wordings(rows, instructions),
     )

@@ -51,9 +51,17 @@ class Record:
     """Whether the lenient reading is exactly right; null without a target, and in tables of earlier versions."""
     labels: list[str] | None = None
     """The labels or options of the prompt, in its order, that the lenient reading knew; null: there are none."""
+    error: str | None = None
+    """Why there is no answer, which then counts as wrong; null: there is one. This and the following fields are null
+    in tables of earlier versions."""
+    finish_reason: str | None = None
+    """Why the answer ends, as in `robustlm.models.base.Answer`, as are the next three; null: not known."""
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+    latency: float | None = None
     wording: str | None = None
-    """The instruction before noise or an attack. This and the next are null in tables of earlier versions, and in a
-    table without prompts where the row brought the instruction. Slots (`{premise}`) are not filled in either."""
+    """The instruction before noise or an attack. This and the next are null in a table without prompts where the
+    row brought the instruction. Slots (`{premise}`) are not filled in either."""
     instruction: str | None = None
     """The instruction as it was asked: the wording, with the edits of noise or of an attack."""
     answer_words: list[list[str]] | None = None

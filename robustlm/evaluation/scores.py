@@ -48,6 +48,10 @@ def text_of(answer: Answer) -> str:
     return answer.items[0][0] if answer.items else ""
 
 
+MISSING = Answer(items=(), malformed=1)
+"""Stands for the answer of a request that failed: it matches nothing."""
+
+
 class _Pair:
     """Score and unparseable rate of one condition and dataset; for free text, also the overlap with true answers."""
 
@@ -103,7 +107,7 @@ class Scores:
                 task = TASKS[record.task]
                 gold = task.parse(record.target)
                 own = record.condition, record.dataset, record.task
-                strict, lenient = _read(record, gold)
+                strict, lenient = _read(record, gold) if record.error is None else (MISSING, MISSING)
                 self.update(*own, strict, gold, lenient)
 
     def compute(self) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from robustlm.evaluation.hidden_state_table import HIDDEN_STATES, known_hidden_states
 from robustlm.evaluation.record import Key, Record
-from robustlm.evaluation.table import clear_parts, read_parts
+from robustlm.evaluation.table import clear_parts, read_parts, read_table, write_part
 from robustlm.utils.files import write_text
 
 PREDICTIONS = "predictions.parquet"
@@ -24,6 +24,7 @@ Identity = Mapping[str, str | int | None]
 _SAME = {
     "weights": "the same model, adapter and checkpoint",
     "rows": "the same rows, conditions, template, seed and tokenizer",
+    "model": "the same hosted model, asked with the same model.hosting settings",
 }
 
 
@@ -57,18 +58,23 @@ class EvaluationSession:
         self._name = PREDICTIONS
         self.answered: list[Record] = []
         """Rows of the prediction table that the interrupted evaluation has written."""
+        self._whole = False
+        """Whether the answers were read from a whole table, in which some are missing."""
         self._done: set[Key] | None = None
         self._skipped: dict[str, set[Key]] = {}
 
     # --- files -------------------------------------------------------------------------------------------------
 
-    def store(self, folder: Path, name: str = PREDICTIONS, *, resumed: bool = False) -> None:
+    def store(
+        self, folder: Path, name: str = PREDICTIONS, *, resumed: bool = False, retry_failed: bool = False
+    ) -> None:
         """Set the folder of the files; with `resumed`, read the answers of an interrupted evaluation from it.
 
         Args:
             folder: The folder.
             name: Name of the prediction table in it.
             resumed: Whether to continue an evaluation that did not end.
+            retry_failed: Whether rows without an answer (`Record.error`) are asked again, also if the evaluation ended.
 
         Raises:
             ValueError: The folder holds no evaluation that can be resumed.
@@ -76,9 +82,18 @@ class EvaluationSession:
         self.folder, self._name, self.resumed = folder, name, resumed
         if not resumed:
             return
-        if self.table.exists():
-            raise ValueError(f"predictions.resume: {self.table} is whole; there is nothing left to evaluate")
         self.answered = read_parts(self.table)
+        if self.table.exists():
+            whole = f"predictions.resume: {self.table} is whole"
+            if not retry_failed:
+                raise ValueError(f"{whole}; there is nothing left to evaluate{self._left()}")
+            # parts beside a whole table are those of an earlier attempt to get the missing answers
+            self._whole = not self.answered
+            self.answered = self.answered or read_table(self.table, answered=False)
+            if all(row.error is None for row in self.answered):
+                raise ValueError(f"{whole}, and each of its {len(self.answered)} rows has an answer; nothing to retry")
+        if retry_failed:
+            self.answered = [row for row in self.answered if row.error is None]
         # attacks are searched for before the first answer, when the identity is not written yet
         searching = (folder / ATTACKS).is_file() and not self.answered
         if not searching and not self._identity_file.is_file():
@@ -105,6 +120,14 @@ class EvaluationSession:
         if self.folder is None:
             raise RuntimeError("the evaluation keeps no files; call `store` first")
         return self.folder
+
+    def _left(self) -> str:
+        """Clause about rows of a whole table that have no answer; empty if there are none."""
+        rows = read_table(self.table, answered=False)
+        failed = sum(row.error is not None for row in rows)
+        if not failed:
+            return ""
+        return f" but {failed} of {len(rows)} rows, which have no answer: add --predictions.retry_failed true"
 
     # --- rows --------------------------------------------------------------------------------------------------
 
@@ -155,11 +178,19 @@ class EvaluationSession:
         if not self.resumed:
             clear_parts(self.table)
         self._stored().mkdir(parents=True, exist_ok=True)
+        if self._whole:
+            # `merge` makes the new table from parts alone
+            write_part(self.table, self.answered)
         write_text(self._identity_file, json.dumps({**identity, "attempt": attempt}, indent=1))
 
-    def end(self) -> None:
-        """Remove files that only an unfinished evaluation needs; call after writing the table, on one process only."""
-        self._identity_file.unlink(missing_ok=True)
+    def end(self, *, failed: bool = False) -> None:
+        """Remove files that only an unfinished evaluation needs; call after writing the table, on one process only.
+
+        Args:
+            failed: Whether rows have no answer. The identity is then kept, so that they can be asked again.
+        """
+        if not failed:
+            self._identity_file.unlink(missing_ok=True)
         if self.kept_states is None:
             # states of an earlier run in this folder do not belong to the new table
             (self._stored() / HIDDEN_STATES).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from robustlm.checks.places import what_is
 from robustlm.evaluation.record import LATER, Key, Record, parsed_record, plain_record
-from robustlm.utils.files import whole_file
+from robustlm.utils.files import whole_file, write_text
 
 _ARROW: dict[object, pa.DataType] = {
     str: pa.string(),
@@ -26,6 +26,7 @@ _ARROW: dict[object, pa.DataType] = {
     list[float]: pa.list_(pa.float32()),
     list[int]: pa.list_(pa.int64()),
     float: pa.float32(),
+    int: pa.int64(),
 }
 """The column type for each type of field."""
 
@@ -67,6 +68,20 @@ def read_parts(path: Path) -> list[Record]:
     return list(found.values())
 
 
+def write_part(path: Path, rows: Iterable[Record]) -> None:
+    """Write rows of a whole table as its first part file, completely or not at all, so that more can be added.
+
+    Args:
+        path: The table (Parquet).
+        rows: Its rows.
+    """
+    write_text(path.with_name(f"{path.name}.part-0"), "".join(map(_line, rows)))
+
+
+def _line(row: Record) -> str:
+    return json.dumps(plain_record(row), ensure_ascii=False) + "\n"
+
+
 class TableWriter:
     """Writes the rows of one process to a part file, and merges all part files into one table.
 
@@ -85,7 +100,7 @@ class TableWriter:
 
     def write(self, rows: Iterable[Record]) -> None:
         """Add rows."""
-        self._part.writelines(json.dumps(plain_record(row), ensure_ascii=False) + "\n" for row in rows)
+        self._part.writelines(map(_line, rows))
         self._part.flush()
 
     def close(self) -> None:

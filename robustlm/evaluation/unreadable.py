@@ -59,7 +59,9 @@ def unreadable(rows: Iterable[Record], limit: float = LIMIT) -> list[Unreadable]
         groups.setdefault((row.dataset, row.task), {}).setdefault(row.condition, []).append(row)
     found = []
     for (dataset, task), conditions in groups.items():
-        bad = {name: [row for row in own if row.parsed is None] for name, own in conditions.items()}
+        bad = {
+            name: [row for row in own if row.parsed is None and row.error is None] for name, own in conditions.items()
+        }
         above = {
             name: (len(bad[name]), len(own)) for name, own in conditions.items() if len(bad[name]) > limit * len(own)
         }

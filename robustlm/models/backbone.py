@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlm.batch import View
 from robustlm.models import generation, hidden_states, scoring
 from robustlm.models.answers import answers, watch_head
-from robustlm.models.base import AnswerOutput, LanguageModel, OptionScores, Pooling
+from robustlm.models.base import Answer, AnswerOutput, LanguageModel, OptionScores, Pooling
 from robustlm.models.hidden_states import Layer, check_layer
 from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
@@ -133,6 +133,10 @@ class Backbone(LanguageModel):
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """Greedy answers to the prompts of a view without answers, one string per row; see `generation.generate`."""
+        return [answer.text for answer in self.respond(view, max_new_tokens)]
+
+    def respond(self, view: View, max_new_tokens: int) -> list[Answer]:
+        """As `generate`, with the number of tokens and the reason of each answer's end."""
         return generation.generate(self.parts, view, max_new_tokens)
 
     def option_scores(self, options: View, rows: Tensor, pass_rows: int) -> OptionScores:

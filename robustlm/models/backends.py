@@ -12,6 +12,7 @@ from robustlm.endpoint import PREFIX
 from robustlm.models.backbone import Backbone
 from robustlm.models.base import LanguageModel
 from robustlm.models.hosted import HostedBackbone, Hosting
+from robustlm.models.in_vllm import VLLM, VllmBackbone
 from robustlm.models.loading import Loading
 from robustlm.models.tuning import Tuning
 from robustlm.utils.importing import imported
@@ -20,8 +21,8 @@ log = logging.getLogger(__name__)
 
 Maker = Callable[[str, Hosting], LanguageModel]
 
-BACKENDS: dict[str, Maker] = {PREFIX: HostedBackbone}
-"""Functions that create models, by the prefix of the model's name (`openai:`); other names use `Backbone`.
+BACKENDS: dict[str, Maker] = {PREFIX: HostedBackbone, VLLM: VllmBackbone}
+"""Functions that create models, by the prefix of the model's name (`openai:`, `vllm:`); others use `Backbone`.
 
 A user's own class needs no entry: `my_module.MyModel:NAME` gives its import path.
 """

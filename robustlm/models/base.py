@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -30,6 +31,23 @@ class AnswerOutput:
     """`[R, H]`: the final hidden states (after the last norm) of each row, pooled."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a prompt, and what is known of how it came about."""
+
+    text: str
+    """The answer; empty if there is none."""
+    error: str | None = None
+    """Why there is no answer; null: there is one."""
+    finish_reason: str | None = None
+    """Why the answer ends: `stop` at its own end, `length` at the limit of tokens; an endpoint may give other words."""
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+    """Number of tokens of the answer. A local model's end of sequence is not counted; endpoints count as they bill."""
+    latency: float | None = None
+    """Seconds from the request to the answer, with repeated requests; null for local models, which answer batches."""
+
+
 @dataclass
 class OptionScores:
     """Log-likelihoods of O options, each after its prompt; tensors on the CPU."""
@@ -40,11 +58,26 @@ class OptionScores:
     """Int64 `[O]`: the number of these tokens."""
     rows: Tensor
     """Int64 `[O]`: the row of each option."""
+    ends: Tensor | None = None
+    """As `log_likelihood`: the part of it that is end of sequence; null: that is neither in it nor counted."""
+    errors: Mapping[int, str] = field(default_factory=dict)
+    """Rows without scores, and the reason of each; their log-likelihoods are not a number."""
 
     def best(self, row: int) -> int:
         """Index of the row's option with the highest log-likelihood per token; the first one if several are equal."""
         mean = (self.log_likelihood / self.tokens)[self.rows == row].tolist()
         return max(range(len(mean)), key=mean.__getitem__)
+
+    def without_ends(self) -> OptionScores:
+        """The scores of the options' own tokens, without end of sequence."""
+        if self.ends is None:
+            return self
+        return replace(
+            self,
+            log_likelihood=self.log_likelihood - self.ends,
+            tokens=self.tokens - 1,
+            ends=None,
+        )
 
 
 class LanguageModel(nn.Module, ABC):
@@ -58,7 +91,9 @@ class LanguageModel(nn.Module, ABC):
     closed: ClassVar[str] = "only answers prompts"
     """The reason in messages of unimplemented methods; it continues `backbone: NAME …`."""
     gives_likelihoods: ClassVar[bool] = False
-    """Whether the model has `option_scores` and `forward`; attacks and scores of options need them."""
+    """Whether the model has `option_scores` and `forward`; attacks need them to search by likelihood."""
+    scores_ends: ClassVar[bool] = True
+    """Whether `option_scores` knows the likelihood of an option's end of sequence."""
     characters_per_token: ClassVar[int] = 1
     """How many characters count as one token for `max_length`, if the tokenizer's tokens are characters."""
 
@@ -88,6 +123,15 @@ class LanguageModel(nn.Module, ABC):
             view: R prompts, as token ids and in `view.texts`.
             max_new_tokens: Longest answer, in tokens.
         """
+
+    def respond(self, view: View, max_new_tokens: int) -> list[Answer]:
+        """As `generate`, with what is known of each answer. An answer may be missing; its `error` then says why."""
+        return [Answer(text) for text in self.generate(view, max_new_tokens)]
+
+    @property
+    def identity(self) -> str | None:
+        """What decides the answers of a model without weights of its own, as one text; null: its weights do."""
+        return None
 
     @property
     def base(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -9,6 +10,7 @@ import transformers
 from torch import Tensor
 
 from robustlm.batch import View
+from robustlm.models.base import Answer
 from robustlm.models.caches import Reader, has_plain_cache, longest, new_cache
 from robustlm.models.decoding import greedy, prefill
 from robustlm.models.inputs import decoder_start, generation_inputs
@@ -16,8 +18,8 @@ from robustlm.models.loaded import LoadedModel
 
 
 @torch.no_grad()
-def generate(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[str]:
-    """Greedy answers to the prompts of a view without answers, one string per row.
+def generate(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[Answer]:
+    """Greedy answers to the prompts of a view without answers, one per row.
 
     If the model's cache allows it, prefixes that prompts share run once, and finished answers leave the batch.
     Otherwise (encoder–decoders, prompt learning, sliding windows, …), `generate` of transformers is used.
@@ -26,7 +28,17 @@ def generate(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[str]:
         plain = has_plain_cache(loaded, longest(view) + max_new_tokens)
         ids = _greedy(loaded, view, max_new_tokens) if plain else _generated(loaded, view, max_new_tokens)
     texts: list[str] = loaded.tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    prompts = view.attention_mask.sum(1).tolist()
+    return [
+        Answer(
+            text.strip(),
+            # an answer of full length has no end token among its tokens
+            finish_reason="length" if len(answer) == max_new_tokens else "stop",
+            prompt_tokens=prompt,
+            answer_tokens=len(answer),
+        )
+        for text, answer, prompt in zip(texts, ids, prompts, strict=True)
+    ]
 
 
 def _greedy(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[list[int]]:
@@ -35,7 +47,7 @@ def _greedy(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[list[i
     return greedy(run, read, ends=loaded.ends, max_new_tokens=max_new_tokens)
 
 
-def _generated(loaded: LoadedModel, view: View, max_new_tokens: int) -> Tensor:
+def _generated(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[list[int]]:
     tokenizer = loaded.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     config = cast(Any, transformers.GenerationConfig)(  # untyped in transformers
@@ -51,4 +63,9 @@ def _generated(loaded: LoadedModel, view: View, max_new_tokens: int) -> Tensor:
     )
     inputs, skipped = generation_inputs(loaded, view)
     found: Tensor = loaded.base.generate(**inputs, generation_config=config)[:, skipped:]
-    return found
+    return [_ended(row, loaded.ends) for row in found.tolist()]
+
+
+def _ended(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens before the first end token; all if there is none."""
+    return ids[: next((at for at, token in enumerate(ids) if token in ends), len(ids))]

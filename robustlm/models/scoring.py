@@ -31,19 +31,32 @@ def option_scores(loaded: LoadedModel, options: View, rows: Tensor, pass_rows: i
     """
     with loaded.evaluating():
         shares = len(rows) > len(torch.unique(rows)) and bool(cache_layers(loaded, longest(options)))
-        sums = torch.empty(len(rows), dtype=torch.float64)
+        sums = torch.empty(len(rows), 2, dtype=torch.float64)
         for chosen in _passes(options, rows, pass_rows):
             part = options.select(chosen, encoder_decoder=loaded.is_encoder_decoder)
             found = _shared(loaded, part, rows[chosen]) if shares else _alone(loaded, part)
             sums[chosen.cpu()] = found.cpu().double()
     dtype = torch.float64 if loaded.dtype == torch.float64 else torch.float32
-    return OptionScores(sums.to(dtype), (options.labels != IGNORE).sum(1).cpu(), rows.cpu())
+    lengths = (options.labels != IGNORE).sum(1).cpu()
+    return OptionScores(sums[:, 0].to(dtype), lengths, rows.cpu(), sums[:, 1].to(dtype))
 
 
 def _alone(loaded: LoadedModel, options: View) -> Tensor:
-    """Log-likelihood `[O]` of options; each runs with its whole prompt."""
+    """Log-likelihood of options and of their last token, `[O, 2]`; each runs with its whole prompt."""
     said = answers(loaded, options, loaded.embed(options.input_ids), "last")
-    return -answer_cross_entropy(said.logits, said.targets, said.rows, len(options))
+    last = _last(said.rows)
+    return -torch.stack(
+        [
+            answer_cross_entropy(said.logits, said.targets, said.rows, len(options)),
+            answer_cross_entropy(said.logits[last], said.targets[last], said.rows[last], len(options)),
+        ],
+        dim=1,
+    )
+
+
+def _last(rows: Tensor) -> Tensor:
+    """Bool `[n]`: whether a token is the last of its row; tokens are in the order of rows."""
+    return torch.cat([rows[1:] != rows[:-1], rows.new_ones(1).bool()])
 
 
 def _shared(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
@@ -62,14 +75,19 @@ def _shared(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
     lengths = mask.sum(1)
     start = read.logits[owner]
     scores = -answer_cross_entropy(start, tokens[:, 0], torch.arange(len(owner), device=owner.device), len(owner))
+    ends = scores  # of options whose first token is their last
     keep = given[:, 1:].bool()
     if keep.any():
         cache.batch_select_indices(owner)
         positions = lengths[owner][:, None] + torch.arange(keep.shape[1], device=owner.device)
         seen = torch.cat([mask[owner], given[:, :-1]], dim=1)
         rest, _ = run.at(keep, tokens[:, :-1], seen, positions, cache)
-        scores = scores - answer_cross_entropy(rest, tokens[:, 1:][keep], keep.nonzero()[:, 0], len(owner))
-    return scores
+        targets, at = tokens[:, 1:][keep], keep.nonzero()[:, 0]
+        scores = scores - answer_cross_entropy(rest, targets, at, len(owner))
+        last = _last(at)
+        longer = -answer_cross_entropy(rest[last], targets[last], at[last], len(owner))
+        ends = torch.where(keep.any(1), longer, ends)
+    return torch.stack([scores, ends], dim=1)
 
 
 def _passes(options: View, rows: Tensor, size: int) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ _EOS, _PAD = 0x110000, 0x110001
 class Characters:
     """A tokenizer whose tokens are characters. Text models do not expose their tokenizer; this one counts characters.
 
-    Different texts have different ids. The ids are never decoded: prompts are passed on as text, in `View.texts`.
+    Different texts have different ids. Prompts are passed on as text, in `View.texts`; only options are decoded.
     """
 
     is_fast = True
@@ -38,6 +38,10 @@ class Characters:
         if return_offsets_mapping:
             found["offset_mapping"] = [[(at, at + 1) for at in range(len(text))] for text in texts]
         return found
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        return "".join(chr(one) for one in ids if one < _EOS)
 
     def __len__(self) -> int:
         return _PAD + 1
@@ -92,9 +96,13 @@ class TextModel(LanguageModel):
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """See `LanguageModel.generate`. Raises `ValueError` for a view without its prompts as text."""
+        return self.answer(self.texts(view), max_new_tokens)
+
+    def texts(self, view: View) -> tuple[str, ...]:
+        """The prompts of a view as text. Raises `ValueError` for a view without them."""
         if len(view.texts) != len(view):
             raise ValueError(
                 f"backbone: {self.name} reads prompts as text, found {len(view.texts)} texts for {len(view)} rows; "
                 "expected a view that `collate` made with `with_answer=False`"
             )
-        return self.answer(view.texts, max_new_tokens)
+        return view.texts

@@ -41,6 +41,8 @@ class Answering(LightningModule):
     """Also generate and score answers in validation, as in a test."""
     scores: Scores
     """The scores of the answers since the last epoch's end."""
+    failures: list[str | None]
+    """For each answer since then, why there is none; null: there is one."""
 
     def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the loss of the true answers; with `generate_in_validation`, also score generated answers."""
@@ -59,7 +61,12 @@ class Answering(LightningModule):
         return {"rows": self._answer(batch)}
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores of each condition and task."""
+        """Log the scores of each condition and task.
+
+        Raises:
+            ValueError: No row was answered, since every request failed.
+        """
+        self._refuse_unanswered()
         self._log_scores("test")
 
     def on_test_model_eval(self) -> None:
@@ -97,7 +104,8 @@ class Answering(LightningModule):
 
         def identity() -> tuple[str, int]:
             own = any(True for _ in self.backbone.parameters())
-            return weights_digest(self.backbone) if own else self.backbone.name, self.max_new_tokens
+            named = self.backbone.identity or self.backbone.name
+            return weights_digest(self.backbone) if own else named, self.max_new_tokens
 
         data.search_attacks(AttackedModel(judge, self.backbone.gives_likelihoods, identity))
 
@@ -109,8 +117,18 @@ class Answering(LightningModule):
         """Add records of an earlier prediction table to the scores of this test."""
         self.scores.device = self.device
         self.scores.count(rows)
+        self.failures += [row.error for row in rows]
+
+    def _refuse_unanswered(self) -> None:
+        none = bool(self.failures) and None not in self.failures
+        if self.trainer.world_size > 1:
+            none = self.trainer.strategy.reduce_boolean_decision(none)
+        if none:
+            count, first = len(self.failures), self.failures[0]
+            raise ValueError(f"none of the {count} rows was answered: every request failed, the first: {first}")
 
     def _log_scores(self, stage: Stage) -> None:
         for name, value in self.scores.compute().items():
             self.log(f"{stage}/{name}", value, rank_zero_only=False)
         self.scores.reset()
+        self.failures.clear()

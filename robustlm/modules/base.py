@@ -116,6 +116,7 @@ class InstructionTuning(Answering, Checkpointed):
         self.weights: dict[str, float] = {}
         """Factor of each named loss; a missing one counts as 1."""
         self.scores = Scores()
+        self.failures: list[str | None] = []
         self.max_skipped_steps = max_skipped_steps
         self.skipped_steps = 0
         """Number of optimiser steps skipped because their loss or gradient was not finite."""

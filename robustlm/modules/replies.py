@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from robustlm.batch import InstructionBatch
+from robustlm.batch import InstructionBatch, Measure
 from robustlm.conditions.search import Objective
 from robustlm.evaluation.metrics import overlap
 from robustlm.evaluation.readings import read_leniently
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.scores import FREE_TEXT, text_of
-from robustlm.models.base import LanguageModel
+from robustlm.models.base import Answer, LanguageModel, OptionScores
 from robustlm.tasks import TASKS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Reply:
     """The answer to one row."""
 
-    text: str
+    answer: Answer
     choices: list[str] | None = None
     """The choices that were given; `None`: the text is generated."""
     option_scores: list[float] | None = None
     """Log-likelihood of each choice, summed over its tokens."""
     option_tokens: list[int] | None = None
-    """Number of tokens of each choice, including end of sequence."""
+    """Number of tokens of each choice, including end of sequence if it is scored."""
 
 
 def replies(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: int) -> list[Reply]:
@@ -49,8 +53,8 @@ def replies(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: in
         if found:
             rows = torch.tensor(free, device=prompt.input_ids.device)
             prompt = prompt.select(rows, encoder_decoder=backbone.is_encoder_decoder)
-        texts = backbone.generate(prompt, max_new_tokens)
-        found |= {row: Reply(text) for row, text in zip(free, texts, strict=True)}
+        answers = backbone.respond(prompt, max_new_tokens)
+        found |= {row: Reply(answer) for row, answer in zip(free, answers, strict=True)}
     return [found[row] for row in range(len(batch))]
 
 
@@ -73,23 +77,24 @@ def records(backbone: LanguageModel, batch: InstructionBatch, max_new_tokens: in
 
 def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Record:
     task, target = TASKS[batch.tasks[at]], batch.targets[at] or None
-    answer = task.parse(reply.text)
+    said = reply.answer
+    answer = task.parse(said.text)
     gold = None if target is None else task.parse(target)
     token_f1 = rouge_l = None
     if gold is not None and batch.tasks[at] == FREE_TEXT:
         token_f1, rouge_l = overlap(text_of(answer), text_of(gold))
     labels = batch.labels[at] if batch.labels else ()
-    lenient, lenient_correct = read_leniently(task, reply.text, target, labels)
+    lenient, lenient_correct = read_leniently(task, said.text, target, labels)
     return Record(
         sample_id=batch.ids[at],
         dataset=batch.groups[at],
         task=batch.tasks[at],
         condition=batch.condition,
         instruction_id=batch.instruction_ids[at],
-        prediction=reply.text,
-        parsed=[list(item) for item in answer.items] if answer.parsed else None,
+        prediction=said.text,
+        parsed=[list(item) for item in answer.items] if answer.parsed and said.error is None else None,
         target=target,
-        correct=None if gold is None else task.correct(answer, gold),
+        correct=None if gold is None else said.error is None and task.correct(answer, gold),
         choices=reply.choices,
         option_scores=reply.option_scores,
         option_tokens=reply.option_tokens,
@@ -99,6 +104,11 @@ def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Reco
         lenient=lenient,
         lenient_correct=lenient_correct,
         labels=list(labels) or None,
+        error=said.error,
+        finish_reason=said.finish_reason,
+        prompt_tokens=said.prompt_tokens,
+        answer_tokens=said.answer_tokens,
+        latency=said.latency,
         wording=batch.wordings[at] if batch.wordings else None,
         instruction=batch.instructions[at] if batch.instructions else None,
         answer_words=[list(pair) for pair in batch.answer_words[at]] or None if batch.answer_words else None,
@@ -118,9 +128,19 @@ def judged(backbone: LanguageModel, batch: InstructionBatch, objective: Objectiv
         max_new_tokens: Longest generated answer.
     """
     if objective == "accuracy":
-        answers = zip(batch.tasks, replies(backbone, batch, max_new_tokens), batch.targets, strict=True)
-        return [float(TASKS[t].correct(TASKS[t].parse(a.text), TASKS[t].parse(target))) for t, a, target in answers]
-    found = {row: _share(reply, batch.targets[row]) for row, reply in _chosen(backbone, batch).items()}
+        answers = [reply.answer for reply in replies(backbone, batch, max_new_tokens)]
+        if failed := [answer.error for answer in answers if answer.error is not None]:
+            log.warning(
+                "%d of %d answers failed, and count as right in this search, so that no attack wins by them: %s",
+                len(failed), len(answers), failed[0],
+            )  # fmt: skip
+        told = zip(batch.tasks, answers, batch.targets, strict=True)
+        return [
+            float(answer.error is not None or TASKS[t].correct(TASKS[t].parse(answer.text), TASKS[t].parse(target)))
+            for t, answer, target in told
+        ]
+    chosen = _chosen(backbone, batch)
+    found = {row: _share(reply, batch.targets[row], batch.measure) for row, reply in chosen.items()}
     free = [row for row in range(len(batch)) if row not in found]
     if free:
         at = torch.tensor(free, device=batch.raw.input_ids.device)
@@ -130,7 +150,7 @@ def judged(backbone: LanguageModel, batch: InstructionBatch, objective: Objectiv
     return [found[row] for row in range(len(batch))]
 
 
-def _share(reply: Reply, target: str) -> float:
+def _share(reply: Reply, target: str, measure: Measure) -> float:
     """The target's share of the probability of all choices; 0 if it is not among them."""
     assert reply.choices is not None
     assert reply.option_scores is not None
@@ -138,22 +158,51 @@ def _share(reply: Reply, target: str) -> float:
     if target not in reply.choices:
         return 0.0
     sums = torch.tensor(reply.option_scores, dtype=torch.float64)
-    shares = (sums / torch.tensor(reply.option_tokens)).softmax(0)
+    shares = (sums / torch.tensor(_lengths(reply.choices, reply.option_tokens, measure))).softmax(0)
     return float(shares[reply.choices.index(target)])
+
+
+def _best(scores: OptionScores, row: int, choices: Sequence[str], measure: Measure) -> int:
+    if measure == "options":
+        return scores.best(row)
+    own = scores.rows == row
+    sums, tokens = scores.log_likelihood[own].tolist(), scores.tokens[own].tolist()
+    per = [one / length for one, length in zip(sums, _lengths(choices, tokens, measure), strict=True)]
+    return max(range(len(per)), key=per.__getitem__)
+
+
+def _lengths(choices: Sequence[str], tokens: Sequence[int], measure: Measure) -> list[int]:
+    """What the log-likelihood of each choice is divided by."""
+    if measure == "options":
+        return list(tokens)
+    if measure == "acc":
+        return [1] * len(choices)
+    return [max(1, len(choice if measure == "acc_norm" else choice.encode())) for choice in choices]
 
 
 def _chosen(backbone: LanguageModel, batch: InstructionBatch) -> dict[int, Reply]:
     if batch.options is None or batch.option_rows is None:
         return {}
+    measure = batch.measure
+    if measure == "options" and not backbone.scores_ends:
+        raise ValueError(
+            f"data.scoring: 'options' counts end of sequence, and {backbone.name} {backbone.closed}, which tells no "
+            "likelihood of it; expected acc, acc_norm or acc_bytes"
+        )
+    if not backbone.scores_ends and batch.prompt is not None and any(batch.prompt.messages):
+        raise ValueError(
+            f"data.template: found 'chat', but options of {backbone.name} are scored after prompts of one text, not "
+            "after messages; expected 'plain', 'alpaca' or a template string, or data.scoring generation"
+        )
     scores = backbone.option_scores(batch.options, batch.option_rows, batch.pass_rows or len(batch))
+    if measure != "options":
+        scores = scores.without_ends()
     found = {}
     for row, choices in enumerate(batch.choices):
-        if choices:
+        if row in scores.errors:
+            found[row] = Reply(Answer("", error=scores.errors[row]), list(choices))
+        elif choices:
             own = scores.rows == row
-            found[row] = Reply(
-                choices[scores.best(row)],
-                list(choices),
-                scores.log_likelihood[own].tolist(),
-                scores.tokens[own].tolist(),
-            )
+            sums, tokens = scores.log_likelihood[own].tolist(), scores.tokens[own].tolist()
+            found[row] = Reply(Answer(choices[_best(scores, row, choices, measure)]), list(choices), sums, tokens)
     return found

@@ -31,7 +31,7 @@ MOST = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AttackOutcome:
     """What an attack came to on one instruction, or several attacks together."""
 
     condition: str
@@ -70,7 +70,7 @@ def attack_file(table: Path) -> Mapping[AttackKey, Mapping[str, object]]:
     return read_attacks(path) if path.is_file() else {}
 
 
-def outcomes(rows: Sequence[Record], attacks: Mapping[AttackKey, Mapping[str, object]]) -> list[Outcome]:
+def attack_outcomes(rows: Sequence[Record], attacks: Mapping[AttackKey, Mapping[str, object]]) -> list[AttackOutcome]:
     """One outcome for each attacked instruction of a table, in the order of the table.
 
     Args:
@@ -86,9 +86,9 @@ def outcomes(rows: Sequence[Record], attacks: Mapping[AttackKey, Mapping[str, ob
     return [_outcome(key, own, asked, attacks.get(key, {})) for key, own in found.items()]
 
 
-def totals(found: Sequence[Outcome]) -> list[Outcome]:
+def totals(found: Sequence[AttackOutcome]) -> list[AttackOutcome]:
     """Outcomes by condition over all datasets (if there are several), then by condition and dataset."""
-    by: dict[tuple[str, str], list[Outcome]] = {}
+    by: dict[tuple[str, str], list[AttackOutcome]] = {}
     for one in found:
         by.setdefault((one.condition, ""), []).append(one)
         by.setdefault((one.condition, one.dataset), []).append(one)
@@ -96,7 +96,9 @@ def totals(found: Sequence[Outcome]) -> list[Outcome]:
     return [_total(key, own) for key, own in sorted(by.items(), key=lambda item: item[0][1] != "") if several or key[1]]
 
 
-def _outcome(key: AttackKey, own: Sequence[Record], asked: Mapping[Key, Record], line: Mapping[str, object]) -> Outcome:
+def _outcome(
+    key: AttackKey, own: Sequence[Record], asked: Mapping[Key, Record], line: Mapping[str, object]
+) -> AttackOutcome:
     condition, dataset, instruction, sample = key
     plain = without_attack(condition)
     pairs = [(asked.get((plain, *row.key[1:])), row) for row in own]
@@ -109,7 +111,7 @@ def _outcome(key: AttackKey, own: Sequence[Record], asked: Mapping[Key, Record],
     if wording is None and line and sample is None:
         wording = Wording(str(line["before"]), str(line["after"]))  # a table of an earlier version
     search, queries = (None if "reused" in line else line.get(name) for name in ("search", "queries"))
-    return Outcome(
+    return AttackOutcome(
         condition,
         dataset,
         instruction,
@@ -128,11 +130,11 @@ def without_attack(condition: str) -> str:
     return "+".join(part for part in condition.split("+") if not part.startswith(ATTACK)) or CLEAN
 
 
-def _total(key: tuple[str, str], own: Sequence[Outcome]) -> Outcome:
+def _total(key: tuple[str, str], own: Sequence[AttackOutcome]) -> AttackOutcome:
     rights = [one.right for one in own if one.right is not None]
     searches = {one.search for one in own}
     queries = [one.queries for one in own if one.queries is not None]
-    return Outcome(
+    return AttackOutcome(
         *key,
         instruction_id="",
         sample_id=None,
@@ -148,7 +150,7 @@ def _total(key: tuple[str, str], own: Sequence[Outcome]) -> Outcome:
 # --- forms ---------------------------------------------------------------------------------------------------------
 
 
-def attack_numbers(found: Sequence[Outcome]) -> list[dict[str, object]]:
+def attack_numbers(found: Sequence[AttackOutcome]) -> list[dict[str, object]]:
     """Rows with the columns of `number_rows`: `attack_success_rate` in [0, 1] and `attack_queries`, of the totals."""
     return [
         {"dataset": one.dataset, "condition": one.condition, "number": name, "value": value}
@@ -159,7 +161,7 @@ def attack_numbers(found: Sequence[Outcome]) -> list[dict[str, object]]:
     ]
 
 
-def attack_rows(found: Iterable[Outcome]) -> list[dict[str, object]]:
+def attack_rows(found: Iterable[AttackOutcome]) -> list[dict[str, object]]:
     """One row for each attacked instruction, for JSON."""
     return [
         {
@@ -179,7 +181,7 @@ def attack_rows(found: Iterable[Outcome]) -> list[dict[str, object]]:
     ]
 
 
-def attack_markdown(found: Sequence[Outcome]) -> list[str]:
+def attack_markdown(found: Sequence[AttackOutcome]) -> list[str]:
     """Lines of the section about attacks; no lines if there are none."""
     if not found:
         return []
@@ -194,13 +196,13 @@ def attack_markdown(found: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-def total_cells(one: Outcome) -> list[str]:
+def total_cells(one: AttackOutcome) -> list[str]:
     """Cells of one row of totals, in the order of `TOTALS`."""
     rate, right, queries = rate_cells(one)
     return [one.condition, one.dataset or "all datasets", str(one.attacks), rate, right, one.search or "-", queries]
 
 
-def rate_cells(one: Outcome) -> list[str]:
+def rate_cells(one: AttackOutcome) -> list[str]:
     """Success rate, number of rows that were right, and queries, as tables show them; `-` for what is not known."""
     rate = "-" if one.rate is None else f"{100 * one.rate:.1f} %"
     return [rate, "-" if one.right is None else str(one.right), "-" if one.queries is None else f"{one.queries:.0f}"]

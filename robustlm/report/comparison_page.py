@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlm.evaluation.agreement import Agreement, agreement
+from robustlm.evaluation.outcomes import outcomes
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
 from robustlm.evaluation.readings import readings
 from robustlm.evaluation.record import Record
@@ -28,6 +29,7 @@ from robustlm.report.number_tables import (
     verdict_line,
     verdicts,
 )
+from robustlm.report.outcome import outcome_box
 from robustlm.report.page_samples import LONGEST_PROMPT
 from robustlm.report.samples import in_turn
 from robustlm.report.unread import readings_box, unread_box
@@ -65,6 +67,7 @@ def comparison_html(
         tag("p", f"{len(next(iter(runs.values()))):,} answers of each run, to samples of the same ids."),
         *(_asked(first, name, found) for name, found in asked.items()),
         *(_verdicts(first, *one) for one in tests.items()),
+        *(outcome_box(outcomes(rows), name) for name, rows in runs.items()),
         *(unread_box(unreadable(rows), name) for name, rows in runs.items()),
         *(readings_box(readings(rows), name) for name, rows in runs.items()),
     )

@@ -11,14 +11,16 @@ from typing import Any, Literal
 from robustlm.conditions.condition import low_means
 from robustlm.evaluation.baselines import Baseline
 from robustlm.evaluation.free_text import MEASURES, FreeText
+from robustlm.evaluation.outcomes import Outcomes
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.readings import READINGS, Difference, Readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
-from robustlm.report.attacks import Outcome, attack_markdown, attack_numbers, attack_rows
+from robustlm.report.attacks import AttackOutcome, attack_markdown, attack_numbers, attack_rows
 from robustlm.report.levels import level_of
 from robustlm.report.markup import counted
+from robustlm.report.outcome import outcome_markdown
 from robustlm.report.tables import aligned, csv_text
 from robustlm.report.tables import cell as cell_text
 from robustlm.report.unread import readings_markdown, readings_warning, unread_markdown
@@ -122,7 +124,7 @@ def free_text_rows(free: Sequence[FreeText]) -> list[dict[str, Any]]:
     ]
 
 
-def to_csv(results: Sequence[Result], free: Sequence[FreeText] = (), attacks: Sequence[Outcome] = ()) -> str:
+def to_csv(results: Sequence[Result], free: Sequence[FreeText] = (), attacks: Sequence[AttackOutcome] = ()) -> str:
     """`number_rows`, `free_text_rows` and `attack_numbers` as CSV; the cell of a missing number is empty."""
     return csv_text(_COLUMNS, [*number_rows(results), *free_text_rows(free), *attack_numbers(attacks)])
 
@@ -132,7 +134,7 @@ def to_json(
     settings: Settings,
     free: Sequence[FreeText] = (),
     read: Readings | None = None,
-    attacks: Sequence[Outcome] = (),
+    attacks: Sequence[AttackOutcome] = (),
 ) -> str:
     """Settings, meanings of numbers, `number_rows`, `instruction_rows`, `free_text_rows` and `attack_rows` as JSON.
 
@@ -162,9 +164,10 @@ def to_markdown(
     settings: Settings,
     title: str = "Robustness",
     unread: Sequence[Unreadable] = (),
+    came: Outcomes | None = None,
     free: Sequence[FreeText] = (),
     read: Readings | None = None,
-    attacks: Sequence[Outcome] = (),
+    attacks: Sequence[AttackOutcome] = (),
 ) -> str:
     """Summary as Markdown: unreadable answers, means over datasets, each dataset, then counts and missing cells.
 
@@ -173,6 +176,7 @@ def to_markdown(
         settings: Settings of the intervals.
         title: The heading.
         unread: Answers that could not be read; shown before all numbers.
+        came: Requests that failed, answers that were cut off, and tokens; the first two are shown before all numbers.
         free: Scores of free text.
         read: How the two readings of the answers differ; null: not shown.
         attacks: What attacks came to.
@@ -183,6 +187,7 @@ def to_markdown(
     lines = [
         f"# {title}",
         "",
+        *(outcome_markdown(came) if came is not None else []),
         *unread_markdown(unread),
         *([] if read is None else readings_warning(read)),
         interval_note(settings),
@@ -230,6 +235,8 @@ def to_markdown(
     lines += attack_markdown(attacks)
     lines += ["", "## What it is made of", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
+    if came is not None and came.usage:
+        lines += ["", f"Tokens: {came.usage}."]
     remarks = [f"- {note}" for note in notes(single)]
     return "\n".join([*lines, *(["", *remarks] if remarks else [])]) + "\n"
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from robustlm.checks.texts import shortened
 from robustlm.evaluation.free_text import free_text
+from robustlm.evaluation.outcomes import outcomes
 from robustlm.evaluation.readings import Readings, readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings
 from robustlm.evaluation.unreadable import unreadable
-from robustlm.report.attacks import Outcome
+from robustlm.report.attacks import AttackOutcome
 from robustlm.report.markup import Html, join, named, page, tag
+from robustlm.report.outcome import outcome_box
 from robustlm.report.page_attacks import attacks_section
 from robustlm.report.page_head import About, cards_of, evaluated, summary
 from robustlm.report.page_instructions import instructions_section
@@ -58,7 +61,7 @@ def to_html(
     clean: str = "clean",
     more: Sequence[Section] = (),
     read: Readings | None = None,
-    attacks: Sequence[Outcome] = (),
+    attacks: Sequence[AttackOutcome] = (),
 ) -> str:
     """Make the page. The same table gives the same bytes.
 
@@ -78,9 +81,13 @@ def to_html(
     for one in results:
         if one.name is not None:
             single.setdefault(one.name, []).append(one)
+    found = outcomes(rows)
+    if found.usage:
+        about = replace(about, settings={**about.settings, "tokens": found.usage})
     head = join(
         tag("h1", "Robustness of ", named(about.settings.get("backbone", about.run))),
         summary(pooled, single),
+        outcome_box(found),
         unread_box(unreadable(rows)),
         readings_box(read),
         cards_of(pooled, single, clean),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustlm.report.attacks import SINGLE, SUCCESS, TOTALS, Outcome, rate_cells, total_cells, totals
+from robustlm.report.attacks import SINGLE, SUCCESS, TOTALS, AttackOutcome, rate_cells, total_cells, totals
 from robustlm.report.markup import Html, counted, join, named, table, tag
 from robustlm.report.wordings import name_html
 
@@ -12,7 +12,7 @@ OPEN_ROWS = 30
 """The table of attacked instructions is unfolded if it has at most this many rows."""
 
 
-def attacks_section(found: Sequence[Outcome]) -> Html:
+def attacks_section(found: Sequence[AttackOutcome]) -> Html:
     """Success rates and queries by condition and dataset, and each attacked instruction with its edits marked."""
     lines = [[named(condition), named(dataset), *rest] for condition, dataset, *rest in map(total_cells, totals(found))]
     texts = tuple(TOTALS.index(name) for name in ("condition", "dataset", "search"))

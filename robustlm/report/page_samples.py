@@ -72,6 +72,8 @@ def _text(answer: Answer) -> Html:
 def _verdict(answer: Answer) -> Html:
     if answer.correct:
         return tag("span", "✓ right", class_="right")
+    if answer.missing:
+        return tag("span", "✗ no answer", class_="wrong")
     if not answer.readable:
         return tag("span", "✗ unreadable", class_="wrong")
     return tag("span", f"✗ F1 {100 * answer.score:.0f}" if answer.score else "✗ wrong", class_="wrong")

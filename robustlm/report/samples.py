@@ -30,6 +30,8 @@ class Answer:
     """The words of the instruction by pair, for those whose words the table holds."""
     lenient: str | None = None
     """What the lenient reading takes from the answer, if that is not its text; null: the same, or no answer."""
+    missing: bool = False
+    """Whether there is no answer, as the request failed; the text is then the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def _changing(rows: Sequence[Record]) -> Changing:
 def _answer(rows: Sequence[Record]) -> Answer:
     part, whole = counts(rows[0])
     return Answer(
-        rows[0].prediction,
+        rows[0].prediction if rows[0].error is None else rows[0].error,
         rows[0].right,
         rows[0].parsed is not None,
         part / whole if whole else 1.0,
@@ -96,6 +98,7 @@ def _answer(rows: Sequence[Record]) -> Answer:
         rows[0].prompt,
         {(row.condition, row.instruction_id): words for row in rows if (words := wording_of([row])) is not None},
         _lenient(rows[0]),
+        rows[0].error is not None,
     )
 
 

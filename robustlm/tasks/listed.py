@@ -111,13 +111,13 @@ class _Reader:
             yield self._made(self._label(label) or label, [str(known[at]) for at in range(1, self._spans + 1)])
             return
         for name, one in value.items():
-            label = self._label(str(name))
-            if label is None:
+            named = self._label(str(name))
+            if named is None:
                 if isinstance(one, list | tuple | Mapping):
                     yield from self._from_value(one)
             else:
                 for part in one if isinstance(one, list | tuple) else [one]:
-                    yield from self._under(label, part)
+                    yield from self._under(named, part)
 
     def _under(self, label: str, value: object) -> Iterator[Item]:
         """Spans that stand under a label."""

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from robustlm.conditions.recipes import Attack
 from robustlm.conditions.search import Edit, Objective, Search
 from robustlm.datamodules.attacking import Asked, Attacks, search
+from robustlm.datamodules.preparation import Scoring
 from robustlm.instructions.slots import pieces
 from robustlm.losses import answer_cross_entropy
 from robustlm.modules import InstructionTuning
@@ -206,11 +207,11 @@ def answered(module: InstructionTuning, samples: Sequence[Sample], text: str) ->
 
 
 @pytest.mark.parametrize("objective", ["likelihood", "accuracy"])
-@pytest.mark.parametrize("options", [False, True])
-def test_batches_change_nothing(module: InstructionTuning, objective: Objective, options: bool) -> None:
-    samples = [*OPTIONS, *SAMPLES] if options else SAMPLES  # rows without choices among the others
-    wanted = [asked(module, samples, 1, options=options).scores([text], objective)[0] for text in TEXTS]
-    whole = asked(module, samples, 7, options=options)
+@pytest.mark.parametrize("scoring", ["generation", "options", "acc_norm"])
+def test_batches_change_nothing(module: InstructionTuning, objective: Objective, scoring: Scoring) -> None:
+    samples = [*OPTIONS, *SAMPLES] if scoring != "generation" else SAMPLES  # rows without choices among the others
+    wanted = [asked(module, samples, 1, scoring=scoring).scores([text], objective)[0] for text in TEXTS]
+    whole = asked(module, samples, 7, scoring=scoring)
     found = whole.scores(TEXTS, objective)
     assert found == pytest.approx(wanted, abs=1e-5)
     assert whole.rows == len(TEXTS) * len(samples)
@@ -231,13 +232,13 @@ def test_likelihood_is_that_of_a_token_of_the_answer(module: InstructionTuning) 
 
 def test_likelihood_among_options_is_the_true_ones_share(module: InstructionTuning) -> None:
     shares = [
-        asked(module, [replace(OPTIONS[0], target=target)], 1, options=True).scores(["find it"], "likelihood")[0]
+        asked(module, [replace(OPTIONS[0], target=target)], 1, scoring="options").scores(["find it"], "likelihood")[0]
         for target in (*OPTIONS[0].choices, "none of these")
     ]
     assert sum(shares[:3]) == pytest.approx(1)
     assert shares[3] == 0
     right = [
-        asked(module, [replace(OPTIONS[0], target=target)], 1, options=True).scores(["find it"], "accuracy")[0]
+        asked(module, [replace(OPTIONS[0], target=target)], 1, scoring="options").scores(["find it"], "accuracy")[0]
         for target in OPTIONS[0].choices
     ]
     assert right.index(1.0) == shares.index(max(shares))

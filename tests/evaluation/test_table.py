@@ -141,7 +141,8 @@ def test_columns_are_the_fields_of_a_record_with_the_types_that_tables_have_had(
         "parsed": pa.list_(items), "target": texts, "correct": pa.bool_(), "choices": items,
         "option_scores": pa.list_(pa.float32()), "option_tokens": pa.list_(pa.int64()), "prompt": texts,
         "token_f1": pa.float32(), "rouge_l": pa.float32(), "lenient": pa.list_(items), "lenient_correct": pa.bool_(),
-        "labels": items, "wording": texts, "instruction": texts,
+        "labels": items, "error": texts, "finish_reason": texts, "prompt_tokens": pa.int64(),
+        "answer_tokens": pa.int64(), "latency": pa.float32(), "wording": texts, "instruction": texts,
         "answer_words": pa.list_(items),
     }  # fmt: skip
     expected = [pa.field(name, kind, nullable=False) for name, kind in plain.items()]

@@ -13,7 +13,7 @@ from robustlm.cli import main
 from robustlm.evaluation.table import read_table
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.backends import BACKENDS, language_model
-from robustlm.models.base import LanguageModel
+from robustlm.models.base import Answer, LanguageModel
 from robustlm.models.hosted import HostedBackbone, Hosting
 from robustlm.models.text import Characters
 from robustlm.models.tuning import LoRA, PrefixTuning
@@ -105,8 +105,8 @@ def test_an_endpoint_that_fails_for_good_loses_nothing(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--data.scoring=options"], "neither its loss nor the likelihood of options is known"),
-        (["--data.template=chat"], "no chat template"),
+        (["--data.scoring=options"], "expected acc, acc_norm or acc_bytes"),
+        (["--data.scoring=acc", "--data.template=chat"], "not after messages"),
         (["--model.backbone=openai:"], "names no model"),
     ],
 )
@@ -138,7 +138,9 @@ def test_prompts_travel_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the ids are: what is asked is what the template wrote, shortened to the length limit."""
     model = HostedBackbone("openai:a", Hosting(cache=False))
     asked: list[str] = []
-    monkeypatch.setattr(model, "_answer", lambda _connection, prompt, _tokens: asked.append(prompt) or "yes")
+    monkeypatch.setattr(
+        model, "_answers", lambda chats, _: [asked.append(one["content"]) or Answer("yes") for (one,) in chats]
+    )
     sample = Sample("a", "find", "no", Context(text="naïve 🙂 hello"))
     template = make_template("plain", model.tokenizer)
     whole = template.render(sample, sample.instruction).text

@@ -14,7 +14,14 @@ from robustlm.cli import main
 from robustlm.conditions.manifest import Manifest
 from robustlm.evaluation.record import OWN, Record
 from robustlm.evaluation.robustness import Settings, robustness
-from robustlm.report.attacks import attack_markdown, attack_numbers, attack_rows, outcomes, totals, without_attack
+from robustlm.report.attacks import (
+    attack_markdown,
+    attack_numbers,
+    attack_outcomes,
+    attack_rows,
+    totals,
+    without_attack,
+)
 from robustlm.report.page import About, to_html
 from tests.report.test_number_tables import rows, written
 from tests.report.test_page import Page
@@ -45,7 +52,7 @@ def manifest(*lines: dict[str, Any]) -> dict[Any, dict[str, Any]]:
 
 def test_success_counts_only_what_was_right_before() -> None:
     """Of 8 rows of each instruction, 7 are right without the attack; three of these, and the other one, are hit."""
-    first, second = outcomes(attacked((0, 1, 2, 7)), manifest(line("bank|i", queries=100), line("bank|j")))
+    first, second = attack_outcomes(attacked((0, 1, 2, 7)), manifest(line("bank|i", queries=100), line("bank|j")))
     assert (first.right, first.succeeded, first.rate, first.queries) == (7, 0, 0.0, 100)
     assert (second.right, second.succeeded, second.rate, second.search) == (7, 3, 3 / 7, "population")
     (total,) = totals([first, second])
@@ -53,7 +60,7 @@ def test_success_counts_only_what_was_right_before() -> None:
 
 
 def test_two_datasets_have_a_total() -> None:
-    found = outcomes(attacked((0,)) + attacked((0, 1), "e"), {})
+    found = attack_outcomes(attacked((0,)) + attacked((0, 1), "e"), {})
     assert [(one.dataset, one.succeeded, one.queries) for one in totals(found)] == [
         ("", 3, None),
         ("d", 1, None),
@@ -76,17 +83,17 @@ def test_the_condition_without_the_attack(condition: str, plain: str) -> None:
 
 def test_what_is_not_known_is_not_shown() -> None:
     alone = [row for row in attacked((0,)) if row.condition == ATTACK]
-    (first, _) = outcomes(alone, manifest(line("bank|i", reused="other.jsonl")))
+    (first, _) = attack_outcomes(alone, manifest(line("bank|i", reused="other.jsonl")))
     assert (first.right, first.rate, first.queries, first.search) == (None, None, None, None)
     assert attack_numbers([first]) == []
     assert "| - " in attack_markdown([first])[-1]
-    assert outcomes(rows((0,)), {}) == []
+    assert attack_outcomes(rows((0,)), {}) == []
     assert attack_markdown([]) == []
 
 
 def test_rows_with_their_own_instruction_are_attacks_of_their_own() -> None:
     own = [replace(row, instruction_id=OWN) for row in attacked((0,)) if row.instruction_id == "bank|j"]
-    found = outcomes(own, {})
+    found = attack_outcomes(own, {})
     assert [one.sample_id for one in found] == list("01234567")
     assert [one.succeeded for one in found] == [1] + 7 * [0]
     assert totals(found)[0].attacks == 8
@@ -94,12 +101,14 @@ def test_rows_with_their_own_instruction_are_attacks_of_their_own() -> None:
 
 def test_a_table_of_an_earlier_version_takes_the_words_from_the_file() -> None:
     old = [replace(row, wording=None, instruction=None) for row in attacked(())]
-    (first, second) = outcomes(old, manifest(line("bank|i")))
+    (first, second) = attack_outcomes(old, manifest(line("bank|i")))
     assert first.wording is not None
     assert (first.wording.raw, first.wording.asked) == ("Say a.", "Sya a.")
     assert second.wording is None
     hidden = [replace(row, instruction_id=OWN) for row in old if row.instruction_id == "bank|i"]
-    assert all(one.wording is None for one in outcomes(hidden, manifest(line(OWN, sample_id="0")))), "was not stored"
+    assert all(one.wording is None for one in attack_outcomes(hidden, manifest(line(OWN, sample_id="0")))), (
+        "was not stored"
+    )
 
 
 def test_every_form_of_the_report_has_attacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +129,7 @@ def test_every_form_of_the_report_has_attacks(tmp_path: Path, capsys: pytest.Cap
     (queries,) = [one for one in numbers if one["number"] == "attack_queries"]
     assert float(queries["value"]) == 90
     found = json.loads((out / "robustness.json").read_text())["attacks"]
-    assert found == attack_rows(outcomes(attacked((0, 1, 2)), manifest(line("bank|i"), line("bank|j"))))
+    assert found == attack_rows(attack_outcomes(attacked((0, 1, 2)), manifest(line("bank|i"), line("bank|j"))))
     page = (out / "robustness.html").read_text()
     assert "<del>Say</del> <ins>Sya</ins> a." in page
     assert Page(page).named("Attacks by condition and dataset")[1] == [
