@@ -310,7 +310,7 @@ def gate(
     anyway: bool = False,
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
-    """Hold rules against the numbers of a run; fails if one is not met.
+    """Check the numbers of a run against rules; fails if one is not met.
 
     A rule is `NUMBER[CONDITION]@DATASET >= LIMIT`, with `>=`, `<=`, `>` or `<`: 'worst_instruction >= 80',
     'pdr[deepwordbug@0.2] <= 10', 'mean[unseen]@sst2 >= 70'. Without a condition it is about `clean`, without a dataset
@@ -447,10 +447,10 @@ def import_harness(
     check_folder("output", output)
     folder = Path(output)
     if not Path(results).exists():
-        raise ValueError(f"results: {results} is not there; expected a folder or file that the harness wrote")
+        raise ValueError(f"results: {results} does not exist; expected a folder or file that the harness wrote")
     table = folder / "predictions.parquet"
     if table.exists():
-        raise ValueError(f"output: {table} is there already; expected a folder without a table")
+        raise ValueError(f"output: {table} exists already; expected a folder without a table")
     rows = table_rows(Path(results), condition, filter)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(table, rows)
@@ -468,7 +468,7 @@ def import_logs(
     columns: list[str] = [],  # noqa: B006 - read only
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
-    """Make a prediction table of the logs of another program.
+    """Make a prediction table from the logs of another program.
 
     `report`, `compare` and `gate` read the table.
 
@@ -496,7 +496,7 @@ def import_logs(
     folder = Path(output)
     table = folder / "predictions.parquet"
     if table.exists():
-        raise ValueError(f"output: {table} is there already; expected a folder without a table")
+        raise ValueError(f"output: {table} exists already; expected a folder without a table")
     read = read_logs(format, paths, condition, instruction, metric, filter, columns)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(table, read.rows)

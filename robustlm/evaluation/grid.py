@@ -187,7 +187,7 @@ def _places(rows: list[Record], samples: list[str], instructions: list[str]) -> 
     if len(set(pairs)) < len(pairs):
         (sample, instruction), times = Counter(pairs).most_common(1)[0]
         raise ValueError(
-            f"dataset {rows[0]['dataset']!r}, condition {rows[0]['condition']!r}: sample {samples[sample]!r} is there "
+            f"dataset {rows[0]['dataset']!r}, condition {rows[0]['condition']!r}: sample {samples[sample]!r} occurs "
             f"{times} times under instruction {instructions[instruction]!r}; expected one row for each"
         )
     return np.array(pairs, np.int64).reshape(-1, 2)

@@ -99,7 +99,7 @@ def fits(scores: Floats, present: Bools, model: Model = DEFAULT) -> tuple[list[F
         ValueError: No cell was observed.
     """
     if not present.any():
-        raise ValueError("found no observed cell; expected some to fit a model to")
+        raise ValueError("found no observed cell; expected at least one, which the model is fitted to")
     n, k = scores.shape
     middle, spread = float(scores[present].mean()), max(float(scores[present].var()), 1e-3)
     b = np.zeros(k + 1)

@@ -177,8 +177,8 @@ def large(found: Iterable[Difference], limit: float = LIMIT) -> list[Difference]
 
 
 HINT = (
-    "the strict reading takes the format that the prompt asks for; robustlm report and compare with --reading lenient "
-    "compute every number for the lenient one"
+    "the strict reading accepts only the format that the prompt asks for; robustlm report and compare with --reading "
+    "lenient compute every number from the lenient reading"
 )
 """Advice for the user, in one line."""
 

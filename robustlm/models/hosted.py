@@ -67,8 +67,8 @@ class Failures:
             if self._limit < 1 and (many or self._in_a_row >= _IN_A_ROW):
                 raise EndpointError(
                     f"{self._failed} of {self._asked} requests failed, the last {self._in_a_row} in a row; expected at "
-                    f"most model.hosting.max_failures {self._limit:g}. The last failure: {error}. Mend the cause, then "
-                    "go on with --predictions.resume FOLDER"
+                    f"most model.hosting.max_failures {self._limit:g}. The last failure: {error}. Correct the cause, "
+                    "then go on with --predictions.resume FOLDER"
                 )
 
 

@@ -103,8 +103,8 @@ def to_html(
         ("readings", "Two readings", readings_section(read)),
         ("numbers", "All numbers", numbers_section(pooled, single)),
         *([("free", "Free-text answers", free_section(free))] if (free := free_text(rows, settings)) else []),
-        ("counts", "What it is made of", counts_section(results)),
-        ("intervals", "How intervals were made", method_section(settings)),
+        ("counts", "Data behind the numbers", counts_section(results)),
+        ("intervals", "How intervals are computed", method_section(settings)),
         *((f"own-{i}", *make(rows, results)) for i, make in enumerate(more)),
     ]
     return page(f"Robustness: {about.run}", head, parts)

@@ -63,7 +63,7 @@ def to_markdown(aim: Aim, needs: Sequence[Need]) -> str:
     lines += [
         "- Samples are those of the dataset, each asked under every one of the instructions.",
         f"- Simulated, in {'points' if aim.width is not None else 'per cent'}: evaluations of this size drawn from the "
-        "pilot; `-`: not possible, since the pilot has fewer instructions or its answers differ too seldom.",
+        "pilot; `-`: not possible, since the pilot has fewer instructions or its answers differ too rarely.",
     ]
     if aim.width is not None:
         lines += [
@@ -71,7 +71,7 @@ def to_markdown(aim: Aim, needs: Sequence[Need]) -> str:
             "more instructions are needed, whatever the samples.",
             "- `worst_instruction` and `spread` are those of the pilot's own instructions.",
         ]
-    lines.append("- A small pilot knows its variances badly: plan with a reserve, or repeat this with more answers.")
+    lines.append("- A small pilot estimates variances badly: plan a reserve, or repeat this with a larger pilot.")
     return "\n".join(lines) + "\n"
 
 

@@ -52,8 +52,8 @@ def readings_section(found: Readings) -> Html:
     said = tag(
         "p",
         found.said,
-        " Strict is the format that the prompt asks for; lenient is the final answer in any usual form. No rule of "
-        "either sees the true answer.",
+        " Strict is the format that the prompt asks for; lenient is the final answer in any usual form. Neither "
+        "uses the true answer.",
     )
     if not found.differences:
         return said
