@@ -320,7 +320,7 @@ def gate(
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
         rules: The rules; limits are in per cent.
-        by: What is held against the limit: `bound`, the end of the interval that is nearer to failing, or `value`.
+        by: What is compared with the limit: `bound`, the end of the interval that is nearer to failing, or `value`.
         junit: File for the verdicts as JUnit XML.
         summary: File for the verdicts as Markdown. By default they are appended to the file that the environment
             variable GITHUB_STEP_SUMMARY names, if it is set.

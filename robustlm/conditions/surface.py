@@ -39,7 +39,7 @@ _INPUT = "input__"
 
 
 def resurfaced(samples: Sequence[Sample], condition: Condition, seed: int) -> list[Sample]:
-    """Change samples that have their instructions as a condition says.
+    """Change samples as a condition says. They must already have their instructions.
 
     Samples that a factor does not fit stay as they are, and a warning counts them.
 

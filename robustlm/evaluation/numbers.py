@@ -140,7 +140,7 @@ class Result:
     wordings: Mapping[str, Wording] = field(default_factory=dict)
     """The words of the instructions by id, for those whose words the table holds."""
     baseline: Baseline = field(default_factory=Baseline)
-    """Scores of guessing, to hold `mean` against; over all datasets their means."""
+    """Scores of guessing, to compare `mean` with; over all datasets their means."""
 
     @property
     def worst_wording(self) -> Wording | None:

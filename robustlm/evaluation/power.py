@@ -63,7 +63,7 @@ class Pilot:
 
 
 def pilot(grid: Grid) -> Pilot:
-    """The pilot that a grid is. Raises `ValueError` if fewer than two samples were asked under every instruction."""
+    """Make a pilot from a grid. Raises `ValueError` if fewer than two samples were asked under every instruction."""
     part, whole = grid.part[grid.complete], grid.whole[grid.complete]
     if len(part) < 2 or not whole.sum(0).all():
         raise ValueError(
@@ -324,7 +324,7 @@ def needs_of_width(
 def _worst_samples(one: Pilot, begin: int, wanted: float, level: float, times: int, seed: int) -> int | None:
     """Number of samples with which the mean simulated interval of the worst instruction has the wanted width.
 
-    The formula does not know that another evaluation finds another instruction worst, so it only gives the number to
+    The formula ignores that another evaluation may find another instruction worst, so it only gives the number to
     begin with. Widths fall about as 1/√n, so each step rescales n.
     """
     n = begin

@@ -1,6 +1,6 @@
 """Templates of PromptSource: jinja with input and target, turned into instructions with slots.
 
-A template is data of somebody else. Its input is never run: it is parsed, and only plain values are taken over. Its
+A template is data from elsewhere. Its input is never run: it is parsed, and only plain values are taken over. Its
 target runs in jinja's sandbox, and only if it holds nothing but conditions and answer choices.
 """
 

@@ -25,7 +25,7 @@ __all__ = ["HostedBackbone", "Hosting"]
 CACHE = "~/.cache/robustlm/answers"
 
 _FEW = 50
-"""A share of failures is taken of at least this many requests, so that one of the first few does not end a run."""
+"""The share of failures is computed as if there were at least this many requests; so one early failure ends no run."""
 _IN_A_ROW = 20
 """Failures in a row that end a run."""
 _AGAIN = 1

@@ -179,7 +179,7 @@ def to_markdown(
         came: Requests that failed, answers that were cut off, and tokens; the first two are shown before all numbers.
         free: Scores of free text.
         read: How the two readings of the answers differ; null: not shown.
-        attacks: What attacks came to.
+        attacks: Outcomes of attacks.
     """
     pooled = [one for one in results if one.name is None]
     single = [one for one in results if one.name is not None]

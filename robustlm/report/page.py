@@ -73,7 +73,7 @@ def to_html(
         clean: The condition from which drops are measured.
         more: Functions that make custom sections, which come last.
         read: How the two readings of the answers differ; null: `rows` are read strictly, and it is found from them.
-        attacks: What attacks came to.
+        attacks: Outcomes of attacks.
     """
     read = readings(rows) if read is None else read
     pooled = {one.condition: one for one in results if one.name is None}
