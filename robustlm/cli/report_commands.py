@@ -127,10 +127,9 @@ def report(
     from robustlm.evaluation.outcomes import outcomes
     from robustlm.evaluation.readings import as_read, readings
     from robustlm.evaluation.robustness import Settings, robustness
-    from robustlm.evaluation.table import read_table
     from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.attacks import attack_file, attack_outcomes
-    from robustlm.report.comparison import find_table
+    from robustlm.report.comparison import find_table, load_tables
     from robustlm.report.number_tables import FORMATS, to_csv, to_json, to_markdown, write_all
     from robustlm.report.page import About, own_section, to_html
     from robustlm.report.run import run_name, run_settings
@@ -147,9 +146,7 @@ def report(
     more = [own_section(path) for path in sections]
     settings = Settings(draws, seed, level, resample)
     file = find_table(run)
-    rows = read_table(file)
-    if not rows:
-        raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
+    (rows,) = load_tables([f"run={file}"]).values()
     conditions = list(dict.fromkeys(row.condition for row in rows))
     if clean not in ("clean", *conditions):
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
@@ -341,8 +338,7 @@ def export_harness(
     """
     from pathlib import Path
 
-    from robustlm.evaluation.table import read_table
-    from robustlm.report.comparison import find_table
+    from robustlm.report.comparison import find_table, load_tables
     from robustlm.report.harness import task_files
     from robustlm.report.number_tables import write_all
 
@@ -352,14 +348,11 @@ def export_harness(
     folder = Path(output)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"output: {folder} holds files already; expected a new or an empty folder")
-    file = find_table(run)
-    rows = read_table(file)
+    (rows,) = load_tables([f"run={find_table(run)}"]).values()
     known = list(dict.fromkeys(row.condition for row in rows))
     if unknown := [one for one in conditions if one not in known]:
         raise ValueError(f"conditions: found {unknown[0]!r}; expected some of the table's: {', '.join(known)}")
     wanted = [row for row in rows if row.condition in (conditions or known)]
-    if not wanted:
-        raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
     files = task_files(wanted, name, max_new_tokens, delimiter)
     write_all(folder, files)
     count = sum(path.endswith(".yaml") for path in files)
