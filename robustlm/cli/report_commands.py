@@ -32,8 +32,8 @@ def compare(
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
-        output: Folder for `comparison.md` and `comparison.png`. With `paired`, also for `paired.md` and a page for
-            browsers, `comparison.html`. By default, no files are written.
+        output: Folder for `comparison.md`, `comparison.png` and, for several runs, a page for browsers with ranks and
+            tests, `comparison.html`; with `paired`, also for `paired.md`. By default, no files are written.
         title: Heading of the table.
         tasks: Import paths of tasks of your own among the answers.
         paired: Also test every other run against the first, sample by sample.
@@ -53,7 +53,7 @@ def compare(
     from robustlm.evaluation.robustness import Settings
     from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.agreement import agreement_lines, check_agreement
-    from robustlm.report.comparison import draw, load_tables, other_datasets, scores_of
+    from robustlm.report.comparison import draw, load_tables, other_datasets, same_cells, scores_of
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.number_tables import flip_lines, pairing_markdown, write_all, write_whole
     from robustlm.report.outcome import outcome_markdown
@@ -96,7 +96,11 @@ def compare(
     table = markdown(title, found) + said
     print(table)
     settings = Settings(draws=draws, seed=seed)
-    tests = paired_tests(tables, settings) if paired else {}
+    page = output is not None and len(tables) > 1
+    if page and not paired and not same_cells(tables):
+        page = False
+        print("no page: the runs were not asked under the same instructions", file=sys.stderr)
+    tests = paired_tests(tables, settings) if paired or page else {}
     text = "\n\n".join("\n".join([pairing_markdown(first, name, one), "", *asked[name]]) for name, one in tests.items())
     if paired:
         print("\n" + text)
@@ -107,12 +111,13 @@ def compare(
         texts = {"comparison.md": table + "\n"}
         if paired:
             texts["paired.md"] = text + "\n"
+        if page:
             texts["comparison.html"] = comparison_html(tables, found, tests, settings, title, flips, agreements)
         folder = Path(output)
         write_all(folder, texts)
         draw(found, folder / "comparison.png")
         print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
-        if paired:
+        if page:
             print(f"page: {folder / 'comparison.html'}")
 
 

@@ -14,10 +14,11 @@ from robustlm.report.page_filter import Filters
 from robustlm.report.page_parts import figure, score_name
 from robustlm.report.wordings import folded_html, name_html
 
-OPEN_ROWS = 60
-"""The tables are unfolded if they have at most this many rows in total."""
-WORST_ROWS = 20
-"""Largest number of instructions in the table of a dataset; others are in a second one, which is folded."""
+WORST_ROWS = 60
+"""Number of instructions, the worst ones, that the page shows unfolded, shared equally by the datasets; the others of a
+dataset are in a second table, which is folded."""
+LEAST_ROWS = 5
+"""Smallest share of a dataset; if there are too many datasets for it, all tables are folded."""
 MOST_ROWS = 1000
 """Largest number of instructions of all tables of the page, shared equally by the datasets."""
 MOST_WORDS = 200
@@ -49,10 +50,12 @@ def instructions_section(single: Mapping[str, Sequence[Result]], filters: Filter
     )
     if any(one.wordings for own in single.values() for one in own):
         said = join(said, " An instruction in the tables unfolds to all its words and to what noise made of them.")
-    share = max(1, len(single))
-    count = sum(min(len(_asked(own)), WORST_ROWS) for own in single.values())
+    sets = len(single)
+    shown = max(LEAST_ROWS, WORST_ROWS // sets)
     details = [
-        _heat_map(name, own, low, high, count <= OPEN_ROWS, MOST_ROWS // share, MOST_WORDS // share, filters)
+        _heat_map(
+            name, own, low, high, (shown, MOST_ROWS // sets, MOST_WORDS // sets), shown * sets <= WORST_ROWS, filters
+        )
         for name, own in single.items()
     ]
     order = tag(
@@ -76,24 +79,34 @@ def _heat_map(
     own: Sequence[Result],
     low: float,
     high: float,
+    sizes: tuple[int, int, int],
     unfolded: bool,
-    rows: int,
-    unfolding: int,
     filters: Filters,
 ) -> Html:
-    """The heat map of a dataset: its worst instructions, then a fold with the others, up to a number of rows."""
+    """The heat map of a dataset: its worst instructions, then a fold with the others.
+
+    Args:
+        name: Name of the dataset.
+        own: Its results.
+        low: The score of the palest colour, in per cent.
+        high: That of the strongest colour.
+        sizes: Number of instructions before the fold, with it, and of those that unfold to all their words.
+        unfolded: Whether all but the fold is shown at once.
+        filters: The filters of the page.
+    """
+    worst, most, unfolding = sizes
     ids = _worst_first(own)
     label = f"Score by instruction: {name}"
     title = tag("summary", named(name), f": {counted(len(ids), 'instruction')}, {score_name(own[0])} in %")
-    grid = _grid(own, ids[:WORST_ROWS], low, high, label, unfolding)
-    rest = ids[WORST_ROWS : max(rows, WORST_ROWS)]
+    grid = _grid(own, ids[:worst], low, high, label, unfolding)
+    rest = ids[worst : max(most, worst)]
     parts = [title, grid]
     if rest:
-        inside = _grid(own, rest, low, high, f"{label}, the others", unfolding - WORST_ROWS)
+        inside = _grid(own, rest, low, high, f"{label}, the others", unfolding - worst)
         parts.append(tag("details", tag("summary", f"{counted(len(rest), 'better instruction')}"), inside))
-    if left := len(ids) - WORST_ROWS - len(rest):
+    if (left := len(ids) - worst - len(rest)) > 0:
         said = f"{counted(left, 'instruction')} with still better scores: see the JSON of the report."
-        parts += [tag("p", said, class_="quiet")] if left > 0 else []
+        parts.append(tag("p", said, class_="quiet"))
     return tag("details", *parts, open=unfolded, data_dataset=filters.dataset(name))
 
 

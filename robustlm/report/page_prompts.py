@@ -22,7 +22,8 @@ def prompts_section(found: Sequence[WorstPrompt], filters: Filters) -> Html:
         return tag("p", "No prompt loses more answers than it gains.")
     said = join(
         "The prompts that turn most right answers into wrong ones, from each dataset and condition in turn. On the "
-        "left, the same sample asked without the edits; unseen phrasings stand beside a clean one. Edits are marked: ",
+        "left, the same sample asked without the edits; unseen phrasings stand beside the best clean one. "
+        "Edits are marked: ",
         tag("del", "removed"), ", ", tag("ins", "added"), ".",
     )  # fmt: skip
     return join(tag("p", said), *(_prompt(one, filters) for one in found))

@@ -46,8 +46,8 @@ def worst_prompts(rows: Iterable[Record], clean: str = "clean", limit: int = MOS
 
     An answer is held against the one to the same sample and instruction before its edits: under `clean`, or under
     another condition that left the words as they are. Where there is none, as for unseen phrasings, it is held against
-    the first right answer to the sample under `clean`, if there is one, else against the first answer. Conditions in
-    which a high score is not wanted are left out.
+    the one to the instruction of the dataset that scores best under `clean`. Conditions in which a high score is not
+    wanted are left out.
 
     Args:
         rows: Rows of a prediction table.
@@ -75,22 +75,23 @@ class _Plain:
     def __init__(self, rows: list[Record], clean: str) -> None:
         self.rows = rows
         self._same: dict[tuple[str, str, str, str, str | None], Record] = {}
-        self._first: dict[tuple[str, str, str], Record] = {}
         unchanged = [row for row in rows if row.instruction == row.wording and not low_means(row.condition)]
         # the reference condition comes first: it is what other conditions are held against
         for row in sorted(unchanged, key=lambda row: row.condition != clean):
             self._same.setdefault((row.dataset, row.task, row.sample_id, row.instruction_id, row.wording), row)
+        asked: dict[tuple[str, str], dict[str, list[Record]]] = {}
         for row in rows:
-            key = row.dataset, row.task, row.sample_id
-            if row.condition == clean and (key not in self._first or (row.right and not self._first[key].right)):
-                self._first[key] = row
+            if row.condition == clean:
+                asked.setdefault((row.dataset, row.task), {}).setdefault(row.instruction_id, []).append(row)
+        best = (max(own.values(), key=_score) for own in asked.values())
+        self._best = {(row.dataset, row.task, row.sample_id): row for own in best for row in own}
 
     def beside(self, row: Record) -> Record | None:
         """The answer to hold a row against; null: there is none."""
         same = self._same.get((row.dataset, row.task, row.sample_id, row.instruction_id, row.wording))
         if same is not None and same.condition != row.condition:
             return same
-        return self._first.get((row.dataset, row.task, row.sample_id))
+        return self._best.get((row.dataset, row.task, row.sample_id))
 
 
 def _prompt(pairs: Sequence[tuple[Record, Record]]) -> WorstPrompt:
