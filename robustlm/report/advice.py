@@ -174,7 +174,7 @@ def _samples(first: Result, pooled: Mapping[str, Result], clean: str) -> list[Ad
         *([f"the interval of the largest drop ({_share(drop.value)}) holds 0"] if open_ and drop is not None else []),
     ]
     # the width falls with the square root of the number of samples
-    needed = math.ceil(first.samples * (_width(score) / WIDE) ** 2) if wide else None
+    needed = math.ceil(round(first.samples * (_width(score) / WIDE) ** 2, 6)) if wide else None
     about = f" About {needed:,} samples make it {100 * WIDE:.0f} points." if needed else ""
     said = join(f"Ask more samples: {' and '.join(why)}.{about} ", tag("code", "robustlm power"),
                 " says how many you need.")  # fmt: skip

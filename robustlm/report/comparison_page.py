@@ -183,7 +183,7 @@ def _flips(runs: Mapping[str, Sequence[Record]], full_list: str | None) -> Html:
     if len(shown) < len(found):
         said += f" {len(shown)} are shown, from each dataset, condition and direction in turn."
     other = "the other" if len(others) > 1 else named(others[0][0])
-    heads = ["run", "dataset", "condition", "sample", "instruction", "expected", named(first), other, ""]
+    heads = ["run", "dataset", "condition", "sample", "instruction", "expected", named(first), other, "flip"]
     rows = [_flip(second, flip) for second, flip in sorted(shown, key=_kind)]
     if len(others) == 1:
         heads, rows = heads[1:], [row[1:] for row in rows]

@@ -85,7 +85,7 @@ def table(
     def kind(at: int) -> str | None:
         return None if at in texts else "number"
 
-    head = tag("tr", *(tag("th", cell, scope="col", class_=kind(i)) for i, cell in enumerate(heads)))
+    head = tag("tr", *(tag("th", c, scope="col", class_=kind(i)) if c else tag("td") for i, c in enumerate(heads)))
     body = [
         tag(
             "tr",

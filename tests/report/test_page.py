@@ -458,7 +458,9 @@ def test_comparisons_show_what_was_tested(tmp_path: Path, capsys: pytest.Capture
         "All of them are in all.jsonl." in Page((tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")).text
     )
     main(["compare", *runs, "--output", str(tmp_path / "plain")])
-    assert sorted(file.name for file in (tmp_path / "plain").iterdir()) == ["comparison.md", "comparison.png"]
+    assert sorted(file.name for file in (tmp_path / "plain").iterdir()) == [
+        *("comparison.html", "comparison.md", "comparison.png")
+    ]
 
 
 def test_only_some_of_many_flips_are_shown() -> None:
