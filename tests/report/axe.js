@@ -1,6 +1,6 @@
 // Checks a page with axe at three widths, light and dark, with all folds open; CONTRIBUTING.md says how to run it.
 //   node axe.js PAGE [FOLDER]
-// With FOLDER, also writes pictures and a PDF there. CHROMIUM names the browser, /usr/bin/chromium by default.
+// With FOLDER, also writes pictures and a PDF there. CHROMIUM holds the path of the browser.
 const fs = require("fs");
 const path = require("path");
 const { createRequire } = require("module");
@@ -9,10 +9,7 @@ const puppeteer = here("puppeteer-core");
 const axe = fs.readFileSync(here.resolve("axe-core/axe.min.js"), "utf8");
 
 async function check(file, folder) {
-  const browser = await puppeteer.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: ["--no-sandbox"],
-  });
+  const browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
   let found = 0;
   for (const theme of ["light", "dark"]) {
     for (const width of [375, 800, 1400]) {
