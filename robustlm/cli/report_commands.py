@@ -32,8 +32,8 @@ def compare(
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
-        output: Folder for `comparison.md` and `comparison.png`. With `paired`, also for `paired.md` and a page for
-            browsers, `comparison.html`. By default, no files are written.
+        output: Folder for `comparison.md`, `comparison.png` and, for several runs, a page for browsers with ranks and
+            tests, `comparison.html`; with `paired`, also for `paired.md`. By default, no files are written.
         title: Heading of the table.
         tasks: Import paths of tasks of your own among the answers.
         paired: Also test every other run against the first, sample by sample.
@@ -46,8 +46,9 @@ def compare(
     """
     from pathlib import Path
 
+    from robustlm.evaluation.pairing import paired_tests
     from robustlm.evaluation.robustness import Settings
-    from robustlm.report.comparison import draw, load_tables
+    from robustlm.report.comparison import draw, load_tables, same_cells
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.comparison_text import compared
     from robustlm.report.number_tables import flip_lines, write_all, write_whole
@@ -78,14 +79,19 @@ def compare(
         texts = {"comparison.md": found.table + "\n"}
         if paired:
             texts["paired.md"] = found.paired + "\n"
+        page = paired or (len(found.tables) > 1 and same_cells(found.tables))
+        if page:
+            tests = found.tests if paired else paired_tests(found.tables, settings)
             texts["comparison.html"] = comparison_html(
-                found.tables, found.scores, found.tests, settings, title, flips, found.agreements
+                found.tables, found.scores, tests, settings, title, flips, found.agreements
             )
+        elif len(found.tables) > 1:
+            print("no page: the runs were not asked under the same instructions", file=sys.stderr)
         folder = Path(output)
         write_all(folder, texts)
         draw(found.scores, folder / "comparison.png")
         print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
-        if paired:
+        if page:
             print(f"page: {folder / 'comparison.html'}")
 
 
