@@ -221,7 +221,7 @@ def take_steps(
 ) -> Step:
     """Train on one batch, with modules whose learning rate is 0, and give back what the last step was.
 
-    The random draws of adversaries are the same on every device.
+    The random draws of adversaries are made on the CPU, so that they are the same on every device.
 
     Args:
         make: Makes the module; called again for another scale of fp16-mixed.
