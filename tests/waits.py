@@ -6,6 +6,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,9 +69,11 @@ def waits() -> Iterator[Counter[str]]:
 
     def note(name: str) -> None:
         frames = [f for f in traceback.extract_stack() if f.filename != __file__]
-        frame = [f for f in frames if "/torch/" not in f.filename or "/torch/optim/" in f.filename][-1]
-        optimiser = "/torch/optim/" in frame.filename
-        place = "torch/optim" if optimiser else f"{'/'.join(frame.filename.split('/')[-3:])}:{frame.name}"
+        torch_home, optimisers = Path(torch.__file__).parent, Path(torch.optim.__file__).parent
+        own = [f for f in frames if not Path(f.filename).is_relative_to(torch_home)]
+        steps = [f for f in frames if Path(f.filename).is_relative_to(optimisers)]
+        frame = max(own[-1:] + steps[-1:], key=frames.index)
+        place = "torch/optim" if frame in steps else f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.name}"
         found[f"{name} at {place}"] += 1
 
     with _Called(note), _Dispatched(note):
