@@ -177,8 +177,8 @@ def large(found: Iterable[Difference], limit: float = LIMIT) -> list[Difference]
 
 
 HINT = (
-    "the strict reading takes the format that the prompt asks for; robustlm report and compare with --reading lenient "
-    "compute every number for the lenient one"
+    "the strict reading takes the format that the prompt asks for; robustlm report, compare and gate with --reading "
+    "lenient compute every number for the lenient one"
 )
 """Advice for the user, in one line."""
 
