@@ -162,7 +162,7 @@ def _row(
 
 def _came(one: JsonObject, values: Mapping[str, float], where: str) -> Came:
     result = field_of(one, "result", dict, where, _STATE)
-    first = next(iter(result.get("completions") or []), {})
+    first: JsonObject = next(iter(result.get("completions") or []), {})
     failed = result.get("success") is False
     return came_about(
         where,
