@@ -397,12 +397,17 @@ def known(one: Result, name: str) -> bool:
     return name in one.numbers and not math.isnan(one.numbers[name].value)
 
 
+_PROBABILITIES = ("cochran_p", "cochran_holm")
+
+
 def cell(found: Estimate | None, name: str) -> str:
     """A number and its interval as tables show them; `-` if it is missing."""
     if found is None or math.isnan(found.value):
         return "-"
     scale, digits = (1, 3) if name in UNBOUNDED else (100, 1)
     value = f"{scale * found.value:.{digits}f}"
+    if name in _PROBABILITIES and found.value < 0.001:
+        return "< 0.001"
     if math.isnan(found.low):
         return value
     return f"{value} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"
