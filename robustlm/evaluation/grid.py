@@ -100,7 +100,7 @@ def counts(row: Record) -> tuple[float, float]:
     Raises:
         ValueError: The row's task is unknown.
     """
-    task = _task(row)
+    task = task_of(row)
     if task.score != "f1":
         return float(row.right), 1.0
     answer, gold = answer_of(row), task.parse(row.expected)
@@ -116,7 +116,7 @@ def answer_of(row: Record) -> Answer:
     """
     if isinstance(row, LenientRecord) and row.parsed is not None:
         return Answer(tuple(map(tuple, row.parsed)))
-    return _task(row).parse(row.prediction)
+    return task_of(row).parse(row.prediction)
 
 
 def grids(rows: Iterable[Record]) -> list[Grid]:
@@ -140,7 +140,7 @@ def grids(rows: Iterable[Record]) -> list[Grid]:
 
 
 def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
-    first, task = rows[0], _task(rows[0])
+    first, task = rows[0], task_of(rows[0])
     instructions = sorted({row.instruction_id for row in rows})
     places = _places(rows, samples, instructions)
     shape = len(samples), len(instructions)
@@ -187,7 +187,7 @@ def _places(rows: list[Record], samples: list[str], instructions: list[str]) -> 
     if len(set(pairs)) < len(pairs):
         (sample, instruction), times = Counter(pairs).most_common(1)[0]
         raise ValueError(
-            f"dataset {rows[0]['dataset']!r}, condition {rows[0]['condition']!r}: sample {samples[sample]!r} is there "
+            f"dataset {rows[0]['dataset']!r}, condition {rows[0]['condition']!r}: sample {samples[sample]!r} occurs "
             f"{times} times under instruction {instructions[instruction]!r}; expected one row for each"
         )
     return np.array(pairs, np.int64).reshape(-1, 2)
@@ -229,7 +229,12 @@ def _size(answer: Answer) -> int:
     return len(answer.items) + answer.malformed
 
 
-def _task(row: Record) -> Task:
+def task_of(row: Record) -> Task:
+    """The task of a row.
+
+    Raises:
+        ValueError: The row's task is unknown.
+    """
     task = TASKS.get(row.task)
     if task is None:
         raise ValueError(f"unknown task {row['task']!r} in the table; name its class with --tasks '[module.Class]'")

@@ -1,4 +1,4 @@
-"""What attacks came to: success rates from the prediction table, and queries from the file of attacks beside it."""
+"""Outcomes of attacks: success rates from the prediction table, and queries from the file of attacks beside it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOST = 60
 
 @dataclass(frozen=True, slots=True)
 class AttackOutcome:
-    """What an attack came to on one instruction, or several attacks together."""
+    """The outcome of an attack on one instruction, or of several attacks together."""
 
     condition: str
     dataset: str
