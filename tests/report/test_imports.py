@@ -297,7 +297,7 @@ def test_errors_ends_tokens_and_times_of_logs(tmp_path: Path) -> None:
     output = {"choices": [{"message": message, "stop_reason": "max_tokens"}], "usage": usage, "time": 0.5}
     log = as_json(tmp_path / "i", inspect_log(output=output))
     assert came(read_logs("inspect", [log]).rows[1])[:5] == (None, "length", 12, 3, 0.5)
-    failed = {"output": output, "scores": None, "error": {"message": "HTTP 500", "traceback": "…"}}
+    failed: dict[str, Any] = {"output": output, "scores": None, "error": {"message": "HTTP 500", "traceback": "…"}}
     log = as_json(tmp_path / "j", inspect_log(**failed))
     assert came(read_logs("inspect", [log]).rows[1]) == ("HTTP 500", "length", 12, 3, 0.5, None, False)
     log = as_json(tmp_path / "k", inspect_log(output={**output, "usage": {"input_tokens": -1}}))
@@ -326,9 +326,9 @@ def test_errors_ends_tokens_and_times_of_logs(tmp_path: Path) -> None:
 
 
 def test_tokens_and_times_of_our_answers_are_fields_of_the_schema(tmp_path: Path) -> None:
-    spent = {"finish_reason": "stop", "prompt_tokens": 7, "answer_tokens": 2, "latency": 0.5}
+    spent: dict[str, Any] = {"finish_reason": "stop", "prompt_tokens": 7, "answer_tokens": 2, "latency": 0.5}
     rows = [replace(row, **spent) for row in ours()[:1]]
-    lost = {"prediction": "", "parsed": None, "correct": False, "error": "HTTP 500"}
+    lost: dict[str, Any] = {"prediction": "", "parsed": None, "correct": False, "error": "HTTP 500"}
     rows += [replace(row, **lost) for row in ours()[1:2]]
     run, file = written(tmp_path / "run", rows), tmp_path / "answers.jsonl"
     main(["export", "every-eval-ever", run, str(file)])
