@@ -154,7 +154,7 @@ def report(
     rows = as_read(rows, reading)
     results = robustness(rows, settings, clean)
     free = free_text(rows, settings)
-    attacks = attack_outcomes(rows, attack_file(file))
+    attacks = attack_outcomes(rows, attack_file(file), level if draws else None)
     came, unread = outcomes(rows), unreadable(rows)
     text = to_markdown(results, settings, unread=unread, came=came, free=free, read=read, attacks=attacks)
     print(text, end="")

@@ -189,7 +189,7 @@ def test_the_lenient_reading_judges_the_run_and_its_baseline(
 
 def test_requests_that_failed_do_not_pass_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def failing(rows: list[Record], under: str) -> list[Record]:
-        lost: dict[str, Any] = {"prediction": "", "parsed": None, "correct": False, "error": "HTTP 500", "lenient": None}
+        lost: dict[str, Any] = {"prediction": "", "parsed": None, "correct": False, "error": "HTTP 500"}
         return [
             replace(row, **lost) if row.condition == under and row.sample_id in ("s0", "s1", "s2") else row
             for row in rows
