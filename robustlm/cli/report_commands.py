@@ -261,6 +261,8 @@ def gate(
     seed: int = 0,
     level: float = 0.95,
     clean: str = "clean",
+    reading: Literal["strict", "lenient"] = "strict",
+    failed: float = 0.0,
     anyway: bool = False,
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
@@ -270,6 +272,8 @@ def gate(
     'pdr[deepwordbug@0.2] <= 10', 'mean[unseen]@sst2 >= 70'. Without a condition it is about `clean`, without a dataset
     about the mean over datasets; `*` stands for each of them. 'mean[unseen] >= OTHER_RUN - 2' compares with another run
     over the same samples. The exit status is 0 if all rules pass, 1 if one fails, 2 for an error.
+
+    Requests without an answer fail the gate as well, unless `--failed` allows some.
 
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
@@ -282,16 +286,23 @@ def gate(
         seed: Seed of the draws.
         level: Share of draws within an interval.
         clean: The condition of rules that name none, and the reference for drops in performance.
+        reading: How answers are read: `strict`, in the format that the prompt asks for, or `lenient`, the final answer
+            in any usual form.
+        failed: Highest share of requests without an answer, in per cent of those of any condition; such requests count
+            as wrong answers.
         anyway: Also compare with a run that was not asked the same.
         tasks: Import paths of tasks of your own among the answers.
     """
     import os
     from pathlib import Path
 
+    from robustlm.evaluation.outcomes import outcomes
+    from robustlm.evaluation.readings import as_read, readings
+    from robustlm.evaluation.readings import warning as readings_warning
     from robustlm.evaluation.robustness import Settings
     from robustlm.evaluation.unreadable import unreadable, warning
     from robustlm.report.comparison import find_table, load_tables
-    from robustlm.report.gate import each_line, judge, parse_rule
+    from robustlm.report.gate import baselines, each_line, judge, judge_failures, parse_rule
     from robustlm.report.gate_files import to_junit, to_summary
     from robustlm.report.number_tables import write_whole
     from robustlm.report.run import run_name
@@ -302,12 +313,23 @@ def gate(
             check_output(name, wanted)
     for task in tasks:
         resolve_task(task)
+    check_number("failed", failed, least=0, most=100)
     parsed = [parse_rule(rule) for rule in rules]
     file = find_table(run)
     (rows,) = load_tables([f"run={file}"]).values()
-    if said := warning(unreadable(rows)):
-        print(said, file=sys.stderr)
-    judged = judge(rows, parsed, Settings(draws, seed, level), clean, by, anyway, run)
+    others = baselines(parsed)
+    came = {}
+    for name, table in {run: rows, **others}.items():
+        came[name] = outcomes(table)
+        notes = [
+            *came[name].warnings,
+            warning(unreadable(as_read(table, reading))),
+            readings_warning(readings(table, reading).large),
+        ]
+        for note in filter(None, notes):
+            print(f"{name}: {note}", file=sys.stderr)
+    judged = judge(rows, parsed, Settings(draws, seed, level), clean, by, anyway, run, reading, others)
+    judged += judge_failures(came, failed)
     passed = each_line(judged)
     if junit is not None:
         write_whole(Path(junit), to_junit(run_name(file), judged))

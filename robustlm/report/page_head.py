@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from robustlm.conditions.condition import low_means
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.robustness import Result
 from robustlm.evaluation.unreadable import LIMIT
 from robustlm.report.markup import Html, counted, join, named, tag, word
