@@ -93,7 +93,7 @@ class InstructionDataModule(LightningDataModule):
         noisy_turns: Which user turns of a chat get noise and paraphrases: the `last` one, which is the instruction, or
             `all` of them.
         draws: Number of answers to each question of a test, each drawn anew. More than 1 needs `scoring: generation`,
-            and a temperature: `model.generation.temperature`, or `model.hosting.temperature` for hosted models and vLLM.
+            and a temperature (`model.generation`; `model.hosting` for hosted models and vLLM).
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)

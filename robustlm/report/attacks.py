@@ -8,8 +8,9 @@ from pathlib import Path
 
 from robustlm.conditions.condition import ATTACK, CLEAN, attack_recipe
 from robustlm.conditions.manifest import AttackKey, read_attacks
-from robustlm.evaluation.record import Key, Record
+from robustlm.evaluation.record import Cell, Record
 from robustlm.evaluation.session import ATTACKS
+from robustlm.evaluation.votes import voted
 from robustlm.evaluation.wording import Wording, wording_of
 from robustlm.report.tables import aligned
 from robustlm.report.wordings import name_text
@@ -77,7 +78,8 @@ def attack_outcomes(rows: Sequence[Record], attacks: Mapping[AttackKey, Mapping[
         rows: Rows of a prediction table.
         attacks: Lines of the file of attacks, from `attack_file`.
     """
-    asked = {row.key: row for row in rows}
+    rows = voted(rows)  # an answer that only another draw would give is no effect of the attack
+    asked = {row.cell: row for row in rows}
     found: dict[AttackKey, list[Record]] = {}
     for row in rows:
         if attack_recipe(row.condition) is not None:
@@ -97,11 +99,11 @@ def totals(found: Sequence[AttackOutcome]) -> list[AttackOutcome]:
 
 
 def _outcome(
-    key: AttackKey, own: Sequence[Record], asked: Mapping[Key, Record], line: Mapping[str, object]
+    key: AttackKey, own: Sequence[Record], asked: Mapping[Cell, Record], line: Mapping[str, object]
 ) -> AttackOutcome:
     condition, dataset, instruction, sample = key
     plain = without_attack(condition)
-    pairs = [(asked.get((plain, *row.key[1:])), row) for row in own]
+    pairs = [(asked.get((plain, *row.cell[1:])), row) for row in own]
     known = [
         (base.correct, row.correct)
         for base, row in pairs

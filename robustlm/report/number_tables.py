@@ -377,6 +377,13 @@ def notes(single: Sequence[Result]) -> list[str]:
         found.append(
             f"In {len(none)} of {len(single)} no sample was asked under all instructions: nothing compares them there."
         )
+    if drawn := [one.draws for one in single if one.draws is not None]:
+        low, high = min(least for least, _ in drawn), max(most for _, most in drawn)
+        found.append(
+            f"Each question has {low if low == high else f'{low} to {high}'} drawn answers: scores are means over "
+            "them; consistency and samples right under every instruction are those of the majority vote (of equally "
+            "many votes, the first answer's). The draws of a sample stay together in intervals."
+        )
     if any(one.instructions == 1 for one in single):
         found.append("A dataset with one instruction has no deviation, spread, consistency or sensitivity.")
     return found
