@@ -18,6 +18,7 @@ from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
 from robustlm.report.attacks import AttackOutcome, attack_markdown, attack_numbers, attack_rows
+from robustlm.report.factors import FactorOutcome, factor_markdown, factor_rows
 from robustlm.report.levels import level_of
 from robustlm.report.markup import counted
 from robustlm.report.outcome import outcome_markdown
@@ -135,8 +136,9 @@ def to_json(
     free: Sequence[FreeText] = (),
     read: Readings | None = None,
     attacks: Sequence[AttackOutcome] = (),
+    factors: Sequence[FactorOutcome] = (),
 ) -> str:
-    """Settings, meanings of numbers, `number_rows`, `instruction_rows`, `free_text_rows` and `attack_rows` as JSON.
+    """Settings, meanings of numbers, and the rows of numbers, instructions, free text, attacks and factors as JSON.
 
     With `read`, also the reading that the numbers are for, and how the other one differs.
     """
@@ -149,6 +151,7 @@ def to_json(
         "estimated": estimated_rows(results),
         "free_text": free_text_rows(free),
         "attacks": attack_rows(attacks),
+        "factors": factor_rows(factors),
     }
     if read is not None:
         found |= {"reading": read.reading, "readings": [_difference(one) for one in read.differences]}
@@ -168,6 +171,7 @@ def to_markdown(
     free: Sequence[FreeText] = (),
     read: Readings | None = None,
     attacks: Sequence[AttackOutcome] = (),
+    factors: Sequence[FactorOutcome] = (),
 ) -> str:
     """Summary as Markdown: unreadable answers, means over datasets, each dataset, then counts and missing cells.
 
@@ -180,6 +184,7 @@ def to_markdown(
         free: Scores of free text.
         read: How the two readings of the answers differ; null: not shown.
         attacks: What attacks came to.
+        factors: What the levels of factors change that should not matter.
     """
     pooled = [one for one in results if one.name is None]
     single = [one for one in results if one.name is not None]
@@ -232,7 +237,7 @@ def to_markdown(
         lines += ["", "## Free-text answers", "", *aligned(FREE_TEXT, list(map(free_text_cells, free)))]
     if read is not None:
         lines += ["", *readings_markdown(read)[:-1]]
-    lines += attack_markdown(attacks)
+    lines += [*attack_markdown(attacks), *factor_markdown(factors)]
     lines += ["", "## What it is made of", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     if came is not None and came.usage:

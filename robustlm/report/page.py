@@ -13,9 +13,11 @@ from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings
 from robustlm.evaluation.unreadable import unreadable
 from robustlm.report.attacks import AttackOutcome
+from robustlm.report.factors import factor_outcomes
 from robustlm.report.markup import Html, join, named, page, tag
 from robustlm.report.outcome import outcome_box
 from robustlm.report.page_attacks import attacks_section
+from robustlm.report.page_factors import factors_section
 from robustlm.report.page_head import About, cards_of, evaluated, summary
 from robustlm.report.page_instructions import instructions_section
 from robustlm.report.page_numbers import counts_section, free_section, method_section, numbers_section
@@ -98,6 +100,11 @@ def to_html(
         ("drop", "Drop by level", drops_section(pooled, clean)),
         ("instructions", "Score by instruction", instructions_section(single)),
         *([("attacks", "Attacks", attacks_section(attacks))] if attacks else []),
+        *(
+            [("factors", "What should not matter", factors_section(factors))]
+            if (factors := factor_outcomes(rows))
+            else []
+        ),
         ("variance", "Where the variance comes from", variance_section(pooled, single)),
         ("samples", "Samples worth reading", samples_section(most_changing(rows))),
         ("readings", "Two readings", readings_section(read)),
