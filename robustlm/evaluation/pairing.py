@@ -209,8 +209,8 @@ def _matched(first: Sequence[Grid], second: Sequence[Grid]) -> list[tuple[Grid, 
 
 def _check_draws(first: Grid, second: Grid) -> None:
     """Refuse other numbers of draws: a majority vote of five is no single answer, nor a mean of five one score."""
-    counts = [1 * grid.present if grid.draws is None else grid.draws.count for grid in (first, second)]
-    if not np.array_equal(*counts):
+    counts = [np.asarray(g.present if g.draws is None else g.draws.count, np.int64) for g in (first, second)]
+    if not np.array_equal(counts[0], counts[1]):
         mine, theirs = (f"{count[count > 0].min()} to {count.max()}" for count in counts)
         raise ValueError(
             f"the tables have other numbers of draws of a question (dataset {first.name!r}, condition "
