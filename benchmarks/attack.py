@@ -1,7 +1,7 @@
 """What attacks cost a model beyond blind noise with the same edit budget, and which search finds the worst ones.
 
     python benchmarks/attack.py --output runs/attack
-    python benchmarks/attack.py --output runs/attack --searches population random greedy
+    python benchmarks/attack.py --output runs/attack --searches bayesian random greedy
 
 Tests the shipped model as it is, tuned plainly, and tuned with ANIT (configs/quickstart.yaml), on the built-in corpus.
 Each attack stands beside the blind kind that writes what its recipe writes: as many words changed, the same words
@@ -41,15 +41,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50, help="of each of the six tasks")
     parser.add_argument("--prompts", type=int, default=3, help="instructions of each task")
     parser.add_argument("--omega", type=float, default=0.2, help="share of an instruction's words that may change")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--models", nargs="+", default=["untuned", "plain", "ANIT"])
-    parser.add_argument(
-        "--searches", nargs="+", default=["population"], help="the first one is compared with the others"
-    )
+    parser.add_argument("--searches", nargs="+", default=["bayesian"], help="the first one is compared with the others")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the data and of the searches")
     options, more = parser.parse_known_args()
     torch.set_num_threads(1)
-    blind = [f"{kind}@{options.omega}+protected" for kind in RECIPES.values()]
-    attacks = [f"attack:{name}@{options.omega}" for name in RECIPES]
+    blind = [f"{RECIPES[name]}@{options.omega}+protected" for name in options.recipes]
+    attacks = [f"attack:{name}@{options.omega}" for name in options.recipes]
     pairs = [condition for pair in zip(blind, attacks, strict=True) for condition in pair]
     print("| model | " + " | ".join(["clean", *pairs]) + " | queries, rows of an attack |")
     print("|---" * (len(pairs) + 3) + "|")
@@ -153,7 +152,7 @@ def _compared(tried: Sequence[Tried], searches: Sequence[str]) -> Iterator[str]:
     by = {search: {one.key: one for one in tried if one.search == search} for search in searches}
     models = list(dict.fromkeys(one.key[0] for one in tried))
     for model in [*models, *(["all"] if len(models) > 1 else [])]:
-        for recipe in RECIPES:
+        for recipe in dict.fromkeys(one.key[1] for one in tried):
             keys = [key for key in by[searches[0]] if model in (key[0], "all") and key[1] == recipe]
             for measure, said in MEASURES.items():
                 values = {

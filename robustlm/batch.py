@@ -16,7 +16,7 @@ Scope = Literal["prompt", "instruction", "all"]
 """Which positions an adversary may perturb."""
 
 Measure = Literal["options", "acc", "acc_norm", "acc_bytes"]
-"""By what the likeliest option is chosen. `options`: log-likelihood per token, with end of sequence. The others are
+"""How the likeliest option is chosen. `options`: log-likelihood per token, with end of sequence. The others are
 those of lm-evaluation-harness, without end of sequence: the sum, and the sum per character or byte of the option."""
 
 Message = dict[str, str]
@@ -215,7 +215,7 @@ class InstructionBatch(_Movable):
     option_rows: Tensor | None = None
     """Int64: for each row of `options`, the number of its raw row, in ascending order."""
     measure: Measure = "options"
-    """By what the likeliest option is chosen."""
+    """How the likeliest option is chosen."""
     pass_rows: int | None = None
     """Largest number of rows of `options` in one forward pass."""
 

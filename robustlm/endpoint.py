@@ -107,7 +107,7 @@ class Endpoint:
         if not secret:
             raise EndpointError(
                 f"{self.key}: no API key; set the environment variable {self.api_key_env} "
-                "(to any word, where the endpoint asks for none)"
+                "(to any word, if the endpoint needs no key)"
             )
         if not (secret.isascii() and secret.isprintable()):
             raise EndpointError(f"{self.key}: ${self.api_key_env} holds characters that no key has")

@@ -104,8 +104,8 @@ def adapter_in(folder: Path) -> Path:
         if found:
             return found[0]
     raise ValueError(
-        f"{folder}: no {ADAPTER} there; expected the folder of a `robustlm fit` with an adapter, or an adapter. A "
-        "model of which all weights were tuned has nothing to merge"
+        f"{folder}: no {ADAPTER} there; expected the folder of a `robustlm fit` with an adapter, or an adapter. If "
+        "all weights were tuned, there is nothing to merge"
     )
 
 

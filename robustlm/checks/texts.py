@@ -8,6 +8,17 @@ MOST_LINES = 24
 _LINE_LIMITS = (1_000, 400, 200, 100)
 
 
+def beginning(text: str, most: int) -> str:
+    r"""A text in one line, cut after `most` characters; `…` stands for the rest.
+
+    Example:
+        >>> beginning("a long\\n  answer", 8)
+        'a long a…'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
 def shortened(text: str, most: int) -> str:
     """Replace the middle of a text by a note of its length if the text has more than `most` characters.
 

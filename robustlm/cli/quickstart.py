@@ -139,7 +139,7 @@ def shown(plain: Sequence[Record], anit: Sequence[Record]) -> str:
     pairs = pair(_once(plain), _once(anit), Settings(), permutations=1)
     gaps = {one.condition: one.differences["mean"] for one in pairs if one.name is None and one.condition is not None}
     hard = _verdict(gaps[HARD], "it is more robust here", "it is less robust here")
-    clean = _verdict(gaps[CLEAN], "there too it is ahead", "that is what it costs")
+    clean = _verdict(gaps[CLEAN], "it is better there too", "this is the cost")
     return (
         f"Asked in phrasings and with typos that no tuning saw, ANIT scores {points(gaps[HARD])} points against plain "
         f"tuning: {hard}.\nOn clean instructions it scores {points(gaps[CLEAN])} points: {clean}."
@@ -149,7 +149,7 @@ def shown(plain: Sequence[Record], anit: Sequence[Record]) -> str:
 def _verdict(gap: Estimate, better: str, worse: str) -> str:
     if gap.low > 0:
         return better
-    return worse if gap.high < 0 else "a difference that these rows cannot tell from none"
+    return worse if gap.high < 0 else "these rows show no clear difference"
 
 
 def next_steps() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.checks.places import check_folder, check_name, check_output
@@ -46,19 +46,11 @@ def compare(
     """
     from pathlib import Path
 
-    from robustlm.evaluation.agreement import agreement
-    from robustlm.evaluation.outcomes import outcomes
-    from robustlm.evaluation.pairing import paired_tests
-    from robustlm.evaluation.readings import as_read, readings
     from robustlm.evaluation.robustness import Settings
-    from robustlm.evaluation.unreadable import unreadable
-    from robustlm.report.agreement import agreement_lines, check_agreement
-    from robustlm.report.comparison import draw, load_tables, other_datasets, scores_of
+    from robustlm.report.comparison import draw, load_tables
     from robustlm.report.comparison_page import comparison_html
-    from robustlm.report.number_tables import flip_lines, pairing_markdown, write_all, write_whole
-    from robustlm.report.outcome import outcome_markdown
-    from robustlm.report.tables import markdown
-    from robustlm.report.unread import readings_warning, unread_markdown
+    from robustlm.report.comparison_text import compared
+    from robustlm.report.number_tables import flip_lines, write_all, write_whole
     from robustlm.tasks import resolve_task
 
     if flips is not None:
@@ -69,48 +61,29 @@ def compare(
         resolve_task(task)
     if (paired or flips) and len(runs) < 2:
         raise ValueError(f"runs: found {len(runs)}; expected two or more to test against the first, or to find flips")
-    tables = load_tables(runs)
-    read = {name: readings(rows, reading) for name, rows in tables.items()}
-    tables = {name: as_read(rows, reading) for name, rows in tables.items()}
-    found = scores_of(tables)
-    first = next(iter(tables))
-    for name in tables:
-        if differ := other_datasets(tables, first, name):
-            text = f"{name} and {first} answered the same samples and conditions{differ}"
-            if paired or flips:
-                raise ValueError(text)
-            print(f"{text}\n")
-    agreements = {name: agreement(tables[first], rows) for name, rows in tables.items() if name != first}
-    asked = {name: agreement_lines(first, name, one) for name, one in agreements.items()}
-    for name, one in agreements.items():
-        if not anyway:
-            check_agreement(first, name, one)
-        if not paired and not one.alike:
-            print("\n".join(asked[name]), file=sys.stderr)
-    notes = {name: outcome_markdown(outcomes(rows), name) for name, rows in tables.items()}
-    unread = {name: unread_markdown(unreadable(rows), name) for name, rows in tables.items()}
-    differing = {name: readings_warning(one, name) for name, one in read.items() if one.large}
-    shown = (own for one in (notes, unread, differing) for own in one.values() if own)
-    said = "".join("\n\n" + "\n".join(own).strip() for own in shown)
-    said += "".join(f"\n\n{name}: {one.said}" for name, one in read.items() if one.differences)
-    table = markdown(title, found) + said
-    print(table)
     settings = Settings(draws=draws, seed=seed)
-    tests = paired_tests(tables, settings) if paired else {}
-    text = "\n\n".join("\n".join([pairing_markdown(first, name, one), "", *asked[name]]) for name, one in tests.items())
+    tables, strict = load_tables(runs), paired or flips is not None
+    found = compared(tables, settings, reading, title, paired=paired, anyway=anyway, same_names=strict)
+    for note in found.notes:
+        print(f"{note}\n")
+    if found.unlike and not paired:
+        print("\n".join(found.unlike), file=sys.stderr)
+    print(found.table)
     if paired:
-        print("\n" + text)
+        print("\n" + found.paired)
     if flips is not None:
-        write_whole(Path(flips), flip_lines(tables))
+        write_whole(Path(flips), flip_lines(found.tables))
         print(f"\nflips: {flips}")
     if output is not None:
-        texts = {"comparison.md": table + "\n"}
+        texts = {"comparison.md": found.table + "\n"}
         if paired:
-            texts["paired.md"] = text + "\n"
-            texts["comparison.html"] = comparison_html(tables, found, tests, settings, title, flips, agreements)
+            texts["paired.md"] = found.paired + "\n"
+            texts["comparison.html"] = comparison_html(
+                found.tables, found.scores, found.tests, settings, title, flips, found.agreements
+            )
         folder = Path(output)
         write_all(folder, texts)
-        draw(found, folder / "comparison.png")
+        draw(found.scores, folder / "comparison.png")
         print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
         if paired:
             print(f"page: {folder / 'comparison.html'}")
@@ -154,10 +127,9 @@ def report(
     from robustlm.evaluation.outcomes import outcomes
     from robustlm.evaluation.readings import as_read, readings
     from robustlm.evaluation.robustness import Settings, robustness
-    from robustlm.evaluation.table import read_table
     from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.attacks import attack_file, attack_outcomes
-    from robustlm.report.comparison import find_table
+    from robustlm.report.comparison import find_table, load_tables
     from robustlm.report.factors import factor_outcomes
     from robustlm.report.number_tables import FORMATS, to_csv, to_json, to_markdown, write_all
     from robustlm.report.page import About, own_section, to_html
@@ -175,9 +147,7 @@ def report(
     more = [own_section(path) for path in sections]
     settings = Settings(draws, seed, level, resample)
     file = find_table(run)
-    rows = read_table(file)
-    if not rows:
-        raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
+    (rows,) = load_tables([f"run={file}"]).values()
     conditions = list(dict.fromkeys(row.condition for row in rows))
     if clean not in ("clean", *conditions):
         raise ValueError(f"clean: found {clean!r}; expected a condition of the table: {', '.join(conditions)}")
@@ -185,7 +155,7 @@ def report(
     rows = as_read(rows, reading)
     results = robustness(rows, settings, clean)
     free = free_text(rows, settings)
-    attacks = attack_outcomes(rows, attack_file(file))
+    attacks = attack_outcomes(rows, attack_file(file), level if draws else None)
     came, unread = outcomes(rows), unreadable(rows)
     factors = factor_outcomes(rows)
     text = to_markdown(
@@ -242,13 +212,9 @@ def power(
     """
     from pathlib import Path
 
-    from robustlm.evaluation.grid import grids
-    from robustlm.evaluation.power import Number, needs_of_difference, needs_of_width
-    from robustlm.evaluation.power import difference as difference_of
-    from robustlm.evaluation.power import pilot as pilot_of
     from robustlm.report.comparison import load_tables
     from robustlm.report.number_tables import write_whole
-    from robustlm.report.power import Aim, to_json, to_markdown
+    from robustlm.report.power import Aim, needs_of, to_json, to_markdown
     from robustlm.tasks import resolve_task
 
     if (width is None) == (difference is None):
@@ -274,28 +240,10 @@ def power(
     for task in tasks:
         resolve_task(task)
     tables = load_tables([f"pilot={pilot}", *([f"against={against}"] if against else [])])
-    found = {name: {(one.name, one.condition): one for one in grids(rows)} for name, rows in tables.items()}
-    known = list(dict.fromkeys(name for _, name in found["pilot"]))
-    for name, under in (("condition", condition), ("other", other)):
-        if under is not None and under not in known:
-            raise ValueError(f"{name}: found {under!r}; expected a condition of the pilot: {', '.join(known)}")
-    second = {
-        name: found["against"].get((name, condition)) if against else found["pilot"].get((name, other or ""))
-        for name, _ in found["pilot"]
-    }
-    needs = []
-    for (dataset, asked), grid in found["pilot"].items():
-        planned = instructions or [len(grid.instructions)]
-        if asked == condition and width is not None:
-            needs += needs_of_width(pilot_of(grid), get_args(Number), width / 100, planned, level, simulations, seed)
-        elif asked == condition and difference is not None:
-            if (there := second[dataset]) is None:
-                raise ValueError(f"{against or pilot}: no answers to {dataset!r} under {other or condition!r}")
-            both = difference_of(grid, there)
-            needs += needs_of_difference(both, difference / 100, power, planned, level, simulations, seed)
     runs = f"{pilot} and {against}, condition {condition}" if against else f"{pilot}, condition {condition}"
     points = {name: None if value is None else value / 100 for name, value in (("w", width), ("d", difference))}
     aim = Aim(f"{runs} and {other}" if other else runs, level, points["w"], points["d"], power if difference else None)
+    needs = needs_of(aim, tables, condition, other, instructions, simulations, seed)
     print(to_markdown(aim, needs), end="")
     if output is not None:
         print(f"\njson: {write_whole(Path(output), to_json(aim, needs))}")
@@ -314,7 +262,7 @@ def gate(
     anyway: bool = False,
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
-    """Hold rules against the numbers of a run; fails if one is not met.
+    """Check the numbers of a run against rules; fails if one is not met.
 
     A rule is `NUMBER[CONDITION]@DATASET >= LIMIT`, with `>=`, `<=`, `>` or `<`: 'worst_instruction >= 80',
     'pdr[deepwordbug@0.2] <= 10', 'mean[unseen]@sst2 >= 70'. Without a condition it is about `clean`, without a dataset
@@ -324,7 +272,7 @@ def gate(
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
         rules: The rules; limits are in per cent.
-        by: What is held against the limit: `bound`, the end of the interval that is nearer to failing, or `value`.
+        by: What is compared with the limit: `bound`, the end of the interval that is nearer to failing, or `value`.
         junit: File for the verdicts as JUnit XML.
         summary: File for the verdicts as Markdown. By default they are appended to the file that the environment
             variable GITHUB_STEP_SUMMARY names, if it is set.
@@ -394,8 +342,7 @@ def export_harness(
     """
     from pathlib import Path
 
-    from robustlm.evaluation.table import read_table
-    from robustlm.report.comparison import find_table
+    from robustlm.report.comparison import find_table, load_tables
     from robustlm.report.harness import task_files
     from robustlm.report.number_tables import write_all
 
@@ -405,14 +352,11 @@ def export_harness(
     folder = Path(output)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"output: {folder} holds files already; expected a new or an empty folder")
-    file = find_table(run)
-    rows = read_table(file)
+    (rows,) = load_tables([f"run={find_table(run)}"]).values()
     known = list(dict.fromkeys(row.condition for row in rows))
     if unknown := [one for one in conditions if one not in known]:
         raise ValueError(f"conditions: found {unknown[0]!r}; expected some of the table's: {', '.join(known)}")
     wanted = [row for row in rows if row.condition in (conditions or known)]
-    if not wanted:
-        raise ValueError(f"{file}: the table holds no answers; expected those of a `robustlm test` that ended")
     files = task_files(wanted, name, max_new_tokens, delimiter)
     write_all(folder, files)
     count = sum(path.endswith(".yaml") for path in files)
@@ -442,23 +386,9 @@ def import_harness(
     """
     from pathlib import Path
 
-    from robustlm.evaluation.table import write_table
-    from robustlm.report.harness import table_rows
-    from robustlm.tasks import resolve_task
-
-    for task in tasks:
-        resolve_task(task)
-    check_folder("output", output)
-    folder = Path(output)
     if not Path(results).exists():
-        raise ValueError(f"results: {results} is not there; expected a folder or file that the harness wrote")
-    table = folder / "predictions.parquet"
-    if table.exists():
-        raise ValueError(f"output: {table} is there already; expected a folder without a table")
-    rows = table_rows(Path(results), condition, filter)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(table, rows)
-    print(f"{len(rows)} answers: {table}")
+        raise ValueError(f"results: {results} does not exist; expected a folder or file that the harness wrote")
+    import_logs("harness", [results], output, condition, filter=filter, tasks=tasks)
 
 
 def import_logs(
@@ -472,7 +402,7 @@ def import_logs(
     columns: list[str] = [],  # noqa: B006 - read only
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
-    """Make a prediction table of the logs of another program.
+    """Make a prediction table from the logs of another program.
 
     `report`, `compare` and `gate` read the table.
 
@@ -500,7 +430,7 @@ def import_logs(
     folder = Path(output)
     table = folder / "predictions.parquet"
     if table.exists():
-        raise ValueError(f"output: {table} is there already; expected a folder without a table")
+        raise ValueError(f"output: {table} exists already; expected a folder without a table")
     read = read_logs(format, paths, condition, instruction, metric, filter, columns)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(table, read.rows)

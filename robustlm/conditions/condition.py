@@ -115,20 +115,20 @@ def parse_condition(text: str) -> Condition:
             noise = _noise(part, text)
     if attack is not None and (noise is not None or made is not None or PROTECTED in parts or _attacks(parts) > 1):
         raise ValueError(
-            f"data.conditions: {text!r} is an attack and more; expected attack:<recipe>@<omega>, alone or after "
-            f"unseen+, {LISTED}<name>+ or {PARAPHRASED}+ (attacks always protect words, and know no other noise)"
+            f"data.conditions: {text!r} combines an attack with another part; expected attack:<recipe>@<omega>, alone "
+            f"or after unseen+, {LISTED}<name>+ or {PARAPHRASED}+ (attacks always protect words)"
         )
     if PROTECTED in parts:
         if noise is None:
-            raise ValueError(f"data.conditions: {text!r} protects words from no noise; expected <noise kind>+protected")
+            raise ValueError(f"data.conditions: {text!r} protects words without noise; expected <noise kind>+protected")
         noise = replace(noise, protect=True)
     if listed is not None and split == UNSEEN:
         raise ValueError(f"data.conditions: {text!r} names unseen phrasings and a list; expected one of them")
     if made is not None and PARAPHRASED in parts:
-        raise ValueError(f"data.conditions: {text!r} paraphrases what misleads; expected {PARAPHRASED} or {made}")
+        raise ValueError(f"data.conditions: {text!r} combines {PARAPHRASED} and {made}; expected one of them")
     if attack is not None and (laid := next((factor for factor in LAYOUT if factor in surface), None)):
         raise ValueError(
-            f"data.conditions: {text!r} attacks an instruction with another {laid}; expected an attack alone, or with "
+            f"data.conditions: {text!r} combines an attack with another {laid}; expected an attack alone, or with "
             "options, enumerator or shots"
         )
     changes = tuple((factor, surface[factor]) for factor in FACTORS if factor in surface)

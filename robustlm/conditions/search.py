@@ -8,11 +8,12 @@ stream, so the same seed and the same scores give the same result on any number 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice, product
 from typing import Literal, get_args
 
+from robustlm.conditions.surrogate import Surrogate
 from robustlm.utils.random import Stream, key_of
 from robustlm.utils.words import rejoin, split_words
 
@@ -22,21 +23,21 @@ Score = Callable[[Sequence[str]], Sequence[float]]
 """Takes instructions; returns the model's score under each of them. Higher is better for the model."""
 Objective = Literal["likelihood", "accuracy"]
 """What an attack lowers: the model's likelihood of the true answers, or its share of right answers."""
-Search = Literal["population", "greedy", "random"]
+Search = Literal["bayesian", "greedy", "random"]
 """How an attack chooses the texts that it tries; see `attack`."""
 
-# Chosen on tables of all texts within reach of five attacks on the shipped model and a tuned one, and on the rugged
-# objectives of tests/conditions/test_search.py, at budgets from 20 to 200; results depend little on them.
-_FIRST = 0.3
-"""Share of the budget that a population begins with: random texts."""
+# Chosen on tables of all texts within reach of seven attacks on the shipped model and two tuned ones, and on the rugged
+# objectives of tests/conditions/test_search.py; results depend little on them.
+_FIRST = 0.2
+"""Share of the budget that a Bayesian search begins with: random texts."""
 _FEWEST = 16
-"""Minimum number of random texts that a population begins with: with fewer, it follows the first ones too closely."""
-_PARENTS = 3
-"""Number of worst texts that new ones are made from."""
-_ROUND = 8
+"""Minimum number of random texts that a Bayesian search begins with."""
+_BEST = 5
+"""Number of worst texts whose variations are considered beside random texts."""
+_POOL = 1000
+"""Number of draws of texts that a round chooses from."""
+_ROUND = 4
 """Number of new texts in a round."""
-_CROSSED, _DRAWN = 0.3, 0.05
-"""Shares of new texts that mix two parents, and that are drawn anew; the others change one edit of a parent."""
 _ATTEMPTS = 50
 """Draws for each text of a batch: a drawn text may be known already, or not allowed."""
 _LISTED = 20_000
@@ -156,15 +157,6 @@ class Space:
             return _sorted([*kept, own[rng.below(len(own))]])
         return _sorted([*kept, *self._chosen([others[rng.below(len(others))]] if others else [], rng)])
 
-    def crossed(self, first: Edits, second: Edits, rng: Stream) -> Edits:
-        """A random choice of the edits of two sets, of `most` different words."""
-        pool = [*first, *second]
-        found: dict[int, Edit] = {}
-        for i in rng.sample(len(pool), len(pool)):
-            if len(found) < self.most:
-                found.setdefault(pool[i].position, pool[i])
-        return _sorted(found.values())
-
     def _chosen(self, places: Iterable[int], rng: Stream) -> Edits:
         return _sorted(self.options[at][rng.below(len(self.options[at]))] for at in places)
 
@@ -265,7 +257,7 @@ def attack(
     budget: int = 100,
     protected: Collection[int] = (),
     allowed: Callable[[Sequence[str]], bool] = lambda words: True,
-    search: Search = "population",
+    search: Search = "bayesian",
     starts: Iterable[Edits] = (),
     seed: object = 0,
     stop_at: float = float("-inf"),
@@ -274,12 +266,13 @@ def attack(
     """Search for the edits that lower the score most.
 
     The search ends when the budget is used up, all texts are tried, the score is at most `stop_at`, or `ended` returns
-    true. `starts` are tried first. If the budget suffices, `population` and `random` then try every set of edits.
+    true. `starts` are tried first. If the budget suffices, `bayesian` and `random` then try every set of edits.
     Otherwise:
 
-    - `population` begins with random sets of as many edits as are allowed. Then it makes rounds of new sets from the
-      worst ones found so far: it replaces one edit by another one of the same or of another word, mixes two sets, or
-      draws a new one. Parents are the `starts`, too.
+    - `bayesian` begins with random sets of as many edits as are allowed. Then, in rounds, it fits a Gaussian process to
+      the scores of all sets tried so far, the `starts` too, and tries the sets that do best in a draw from it: many
+      random sets, and the worst ones found so far with one edit changed. Lee et al. (2022, arXiv:2206.08575) search
+      texts by such a model, with other kernels.
     - `random` draws random sets of edits until the budget is used up: what a search has to beat.
     - `greedy` ranks words by how much the score drops without them. Starting with the most important one, it replaces
       each word by the proposal that lowers the score most, if any does, until `edits` words are changed. It seldom uses
@@ -317,7 +310,7 @@ def attack(
         if search == "greedy":
             _greedy(space, trials)
         elif space.size > trials.left:
-            (_random if search == "random" else _population)(space, trials, rng)
+            (_random if search == "random" else _bayesian)(space, trials, rng)
         if search != "greedy":
             _exhaustive(space, trials)  # what draws did not find, or all, if the budget suffices
     return Attacked(space.written(trials.best), trials.score, trials.clean, trials.best, trials.count)
@@ -334,25 +327,32 @@ def _random(space: Space, trials: Trials, rng: Stream) -> None:
         trials.run(batch)
 
 
-def _population(space: Space, trials: Trials, rng: Stream) -> None:
-    trials.run(_new(space, trials, max(_FEWEST, math.ceil(_FIRST * trials.left)), lambda: space.drawn(rng)))
-    while not trials.over and trials.tried:
-        parents = sorted(trials.tried, key=trials.tried.__getitem__)[:_PARENTS]
-        batch = _new(space, trials, _ROUND, lambda: _child(space, parents, rng))  # noqa: B023 - called here
-        if not batch:
+def _bayesian(space: Space, trials: Trials, rng: Stream) -> None:
+    first = max(_FEWEST, math.ceil(_FIRST * trials.left))
+    trials.run(_new(space, trials, first, lambda: space.drawn(rng)))
+    while not trials.over:
+        known = {edits: score for edits, score in trials.tried.items() if math.isfinite(score)}
+        pool = _pool(space, trials, known, rng)
+        if not known or not pool:
             break
-        trials.run(batch)
+        lowest = Surrogate(list(map(_features, known)), list(known.values())).lowest(list(map(_features, pool)))
+        order = sorted(range(len(pool)), key=lowest.__getitem__)
+        trials.run([pool[i] for i in order[:_ROUND]])
     _random(space, trials, rng)
 
 
-def _child(space: Space, parents: Sequence[Edits], rng: Stream) -> Edits:
-    how = rng.uniform()
-    if how < _DRAWN:
-        return space.drawn(rng)
-    if how < _DRAWN + _CROSSED and len(parents) > 1:
-        first, second = rng.sample(len(parents), 2)
-        return space.crossed(parents[first], parents[second], rng)
-    return space.varied(parents[rng.below(len(parents))], rng)
+def _features(edits: Edits) -> list[Hashable]:
+    return [*(edit.position for edit in edits), *edits]
+
+
+def _pool(space: Space, trials: Trials, known: Mapping[Edits, float], rng: Stream) -> list[Edits]:
+    """Different sets of edits that were not tried and are allowed: random ones, and variations of the worst ones."""
+    worst = sorted(known, key=known.__getitem__)[:_BEST]
+    drawn = (
+        space.varied(worst[rng.below(len(worst))], rng) if worst and i % 2 else space.drawn(rng) for i in range(_POOL)
+    )
+    unique = {space.written(edits): edits for edits in dict.fromkeys(drawn)}
+    return [edits for edits in unique.values() if trials.is_new(edits) and space.allows(edits)]
 
 
 def _new(space: Space, trials: Trials, count: int, draw: Callable[[], Edits]) -> list[Edits]:

@@ -39,7 +39,7 @@ _INPUT = "input__"
 
 
 def resurfaced(samples: Sequence[Sample], condition: Condition, seed: int) -> list[Sample]:
-    """Change samples that have their instructions as a condition says.
+    """Change samples as a condition says. They must already have their instructions.
 
     Samples that a factor does not fit stay as they are, and a warning counts them.
 
@@ -66,10 +66,10 @@ def resurfaced(samples: Sequence[Sample], condition: Condition, seed: int) -> li
         said = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
         name = "+".join(f"{factor}:{level}" for factor, level in change)
         if sum(reasons.values()) == len(found):
-            reason = f"{name} fits no row ({said})"
+            reason = f"{name} applies to no row ({said})"
             raise LackingError(f"data.conditions: {condition.name!r}: {reason}; leave the condition out", reason)
         log.warning(
-            "data.conditions: %s: %s leaves %d of %d prompts as they are (%s)",
+            "data.conditions: %s: %s does not change %d of %d prompts (%s)",
             condition.name, name, sum(reasons.values()), len(found), said,
         )  # fmt: skip
     return found

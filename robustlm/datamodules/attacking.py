@@ -44,10 +44,10 @@ class Attacks:
     """What the search lowers. `likelihood`: the probability of the true answers, per token, or among the options where
     options are scored. `accuracy`: the share of right answers; it generates answers for each text. Hosted models always
     use `accuracy`."""
-    search: Search = "population"
-    """How texts are chosen. `population`: random edits first, then variations and mixtures of the worst ones found,
-    until the budget is used up. `random`: random edits alone, to compare with. `greedy`: one word after another, which
-    is cheaper and finds less."""
+    search: Search = "bayesian"
+    """How texts are chosen. `bayesian`: random edits first; then, until the budget is used up, those for which a model
+    of the scores so far predicts low ones. `random`: random edits alone, to compare with. `greedy`: one word after
+    another, which is cheaper and finds less."""
     transfer: str | None = None
     """An `attacks.jsonl` of another run, such as one on another model. Its attacks on the same instructions by the same
     recipe are tried first, within the budget, and the search goes on from them."""
@@ -165,9 +165,15 @@ class Asked:
         for batch in batches[self._rank :: self._world]:
             found |= dict(zip(batch, self._judge(asked[BatchKey(0, tuple(batch))], objective), strict=True))
         if self._world > 1:
-            shares: list[dict[int, float]] = [{} for _ in range(self._world)]
-            torch.distributed.all_gather_object(shares, found)
-            found = {row: value for share in shares for row, value in share.items()}
+            asked_for = list(dict.fromkeys(sample.instruction for sample in rows.samples))
+            shares: list[tuple[list[str], dict[int, float]]] = [([], {}) for _ in range(self._world)]
+            torch.distributed.all_gather_object(shares, (asked_for, found))
+            if any(texts != asked_for for texts, _ in shares):
+                raise RuntimeError(
+                    "attack: processes search for different texts, so their scores cannot be put together; expected "
+                    "the same weights, data, settings and version of numpy in each process"
+                )
+            found = {row: value for _, share in shares for row, value in share.items()}
         return [found[row] for row in range(len(rows))]
 
 

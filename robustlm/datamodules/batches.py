@@ -29,7 +29,7 @@ class EncodedSamples:
     options: list[list[Encoded]] = field(default_factory=list)
     """Each sample's choices, encoded as answers to its prompt; empty if answers are generated."""
     measure: Measure = "options"
-    """By what the likeliest choice is found."""
+    """How the likeliest choice is found."""
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -33,7 +33,7 @@ def balanced_cells(
     order = np.array([[drawn(seed, "budget", row, column) / 2**64 for column in columns] for row in rows])
     for at in range(wanted):
         row = at % n
-        # the instruction asked least so far that this sample was not asked with; among equals by hash
+        # of the instructions that this sample was not asked with, the one asked least so far; ties by hash
         column = int(np.argmin(np.where(asked[row], np.inf, counts + order[row])))
         asked[row, column] = True
         counts[column] += 1

@@ -1,4 +1,4 @@
-"""Scores of guessing, which a model's score has to be held against: by chance, and with the most frequent label."""
+"""Scores of guessing, to compare a model's score with: by chance, and with the most frequent label."""
 
 from __future__ import annotations
 

@@ -130,12 +130,12 @@ def check_keys(table: HiddenStateTable, rows: Sequence[Record]) -> None:
     stated, answered = set(table.keys), {row.cell for row in rows}
     if len(stated) < len(table.keys):
         key, times = Counter(table.keys).most_common(1)[0]
-        raise ValueError(f"{table.path}: {_named(key)} is there {times} times; expected one state for each row")
+        raise ValueError(f"{table.path}: {_named(key)} occurs {times} times; expected one state for each row")
     for found, there, missing in ((answered - stated, "an answer", "state"), (stated - answered, "a state", "answer")):
         if found:
             raise ValueError(
                 f"{table.path}: {len(found)} rows have {there} and no {missing}, such as {_named(min(found))}; "
-                "expected states and predictions of one and the same run"
+                "expected states and predictions of the same run"
             )
 
 

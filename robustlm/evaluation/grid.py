@@ -129,7 +129,7 @@ def counts(row: Record) -> tuple[float, float]:
     Raises:
         ValueError: The row's task is unknown.
     """
-    task = _task(row)
+    task = task_of(row)
     if task.score != "f1":
         return float(row.right), 1.0
     answer, gold = answer_of(row), task.parse(row.expected)
@@ -145,7 +145,7 @@ def answer_of(row: Record) -> Answer:
     """
     if isinstance(row, LenientRecord) and row.parsed is not None:
         return Answer(tuple(map(tuple, row.parsed)))
-    return _task(row).parse(row.prediction)
+    return task_of(row).parse(row.prediction)
 
 
 def grids(rows: Iterable[Record]) -> list[Grid]:
@@ -170,7 +170,7 @@ def grids(rows: Iterable[Record]) -> list[Grid]:
 
 
 def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
-    first, task = rows[0], _task(rows[0])
+    first, task = rows[0], task_of(rows[0])
     instructions = sorted({row.instruction_id for row in rows})
     cells = _cells(rows, samples, instructions)
     chosen = [majority(own) for own in cells.values()]
@@ -246,7 +246,7 @@ def _cells(rows: list[Record], samples: list[str], instructions: list[str]) -> d
             which = "" if draw is None else f", draw {draw}"
             row, count = own[0], times if times > 1 else len(own)
             raise ValueError(
-                f"dataset {row.dataset!r}, condition {row.condition!r}: sample {row.sample_id!r} is there {count} "
+                f"dataset {row.dataset!r}, condition {row.condition!r}: sample {row.sample_id!r} occurs {count} "
                 f"times under instruction {row.instruction_id!r}{which}; expected one row for each"
             )
     return found
@@ -278,7 +278,12 @@ def _size(answer: Answer) -> int:
     return len(answer.items) + answer.malformed
 
 
-def _task(row: Record) -> Task:
+def task_of(row: Record) -> Task:
+    """The task of a row.
+
+    Raises:
+        ValueError: The row's task is unknown.
+    """
     task = TASKS.get(row.task)
     if task is None:
         raise ValueError(f"unknown task {row['task']!r} in the table; name its class with --tasks '[module.Class]'")

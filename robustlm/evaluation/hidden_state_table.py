@@ -184,9 +184,9 @@ def _about(path: Path, text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path}: its notes on layer and position are no JSON ({error})") from error
+        raise ValueError(f"{path}: the notes on layer and position are not JSON ({error})") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: its notes on layer and position are {type(found).__name__}; expected an object")
+        raise ValueError(f"{path}: the notes on layer and position are {type(found).__name__}; expected an object")
     return found
 
 

@@ -39,7 +39,7 @@ _TOLERANCE = 1e-3
 _SMALLEST = 1e-4
 """Smallest variance of θ and β, in squared logits or squared scores."""
 _FACTORS = (1 / 16, 1 / 4, 1 / 2, 1, 2, 4, 16)
-"""Multiples of the estimated variance of β that count."""
+"""Factors by which the estimated variance of β is multiplied, one for each fit."""
 _BLOCK = 4_000_000
 """Maximum number of cells of an array: draws × samples × instructions."""
 
@@ -82,7 +82,7 @@ class _Variances:
 
 
 def fits(scores: Floats, present: Bools, model: Model = DEFAULT) -> tuple[list[Fit], Floats]:
-    """Fit a model to observed cells, with several variances of β, since few answers leave this variance open.
+    """Fit a model to observed cells, with several variances of β, since few answers say little about this variance.
 
     The variances are estimated by expectation–maximisation with Laplace's approximation. Then that of β is multiplied
     by each of `_FACTORS`; Laplace's approximation of the likelihood says how much each of these fits counts.
@@ -99,7 +99,7 @@ def fits(scores: Floats, present: Bools, model: Model = DEFAULT) -> tuple[list[F
         ValueError: No cell was observed.
     """
     if not present.any():
-        raise ValueError("found no observed cell; expected some to fit a model to")
+        raise ValueError("found no observed cell; expected at least one, which the model is fitted to")
     n, k = scores.shape
     middle, spread = float(scores[present].mean()), max(float(scores[present].var()), 1e-3)
     b = np.zeros(k + 1)

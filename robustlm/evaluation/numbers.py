@@ -19,7 +19,7 @@ Resample = Literal["samples", "both"]
 NUMBERS = {
     "mean": "score over all answers",
     "worst_instruction": "score of the worst instruction",
-    "worst_debiased": "score of the worst instruction, less what chance takes",
+    "worst_debiased": "score of the worst instruction, less the effect of chance",
     "worst_case": "score of each sample's worst answer",
     "pdr": "performance drop rate against clean",
     "std": "standard deviation over instructions",
@@ -29,18 +29,18 @@ NUMBERS = {
     "spread": "best minus worst instruction",
     "spread_debiased": "best minus worst instruction, less what chance adds",
     "cochran_p": "how likely such differences are if all instructions are alike",
-    "cochran_holm": "the same, adjusted for how many tests there are (Holm)",
+    "cochran_holm": "the same, adjusted for the number of tests (Holm)",
     "consistency": "pairs of instructions with equal answers",
     "sensitivity": "difference in score between two instructions",
     "posix": "change of an answer's log-likelihood a token under another instruction",
     "all_correct": "samples right under every instruction",
     "share_phrasing": "share of score variance from instructions",
     "share_samples": "share of score variance from samples",
-    "share_interaction": "share of score variance from which sample meets which instruction",
+    "share_interaction": "share of score variance from single pairs of sample and instruction",
     "majority_vote": "score of the majority vote over the draws of a question",
     "part_samples": "part of an answer's variance from samples, less chance",
     "part_phrasing": "part of an answer's variance from instructions, less chance",
-    "part_interaction": "part of an answer's variance from which sample meets which instruction, less chance",
+    "part_interaction": "part of an answer's variance from single pairs of sample and instruction, less chance",
     "part_sampling": "part of an answer's variance from the model's own chance",
     "unparseable": "answers that could not be read",
     "mean_estimated": "mean over instructions, estimated where cells are missing",
@@ -159,7 +159,7 @@ class Result:
     wordings: Mapping[str, Wording] = field(default_factory=dict)
     """The words of the instructions by id, for those whose words the table holds."""
     baseline: Baseline = field(default_factory=Baseline)
-    """Scores of guessing, to hold `mean` against; over all datasets their means."""
+    """Scores of guessing, to compare `mean` with; over all datasets their means."""
 
     @property
     def worst_wording(self) -> Wording | None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from robustlm.checks.texts import beginning
 from robustlm.evaluation.record import Record
 
 LIMIT = 0.05
@@ -77,7 +78,7 @@ def outcomes(rows: Iterable[Record]) -> Outcomes:
     every = Counter(row.condition for row in listed)
     failed = [row for row in listed if row.error is not None]
     bad = Counter(row.condition for row in failed)
-    reasons = Counter(_short(row.error or "") for row in failed)
+    reasons = Counter(beginning(row.error or "", _LONGEST) for row in failed)
     ends = [row.finish_reason for row in listed if row.finish_reason is not None]
     return Outcomes(
         rows=len(listed),
@@ -95,8 +96,3 @@ def outcomes(rows: Iterable[Record]) -> Outcomes:
 def _sum(numbers: Sequence[int | None]) -> int | None:
     known = [number for number in numbers if number is not None]
     return sum(known) if known else None
-
-
-def _short(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _LONGEST else f"{flat[:_LONGEST]}…"

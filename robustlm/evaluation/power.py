@@ -63,7 +63,7 @@ class Pilot:
 
 
 def pilot(grid: Grid) -> Pilot:
-    """The pilot that a grid is. Raises `ValueError` if fewer than two samples were asked under every instruction."""
+    """Make a pilot from a grid. Raises `ValueError` if fewer than two samples were asked under every instruction."""
     part, whole = grid.part[grid.complete], grid.whole[grid.complete]
     if len(part) < 2 or not whole.sum(0).all():
         raise ValueError(
@@ -83,11 +83,13 @@ def difference(first: Grid, second: Grid) -> Pilot:
     """
     if (first.samples, first.instructions) != (second.samples, second.instructions):
         raise ValueError(
-            f"dataset {first.name!r}: the two sets of answers have other samples or instructions; expected the same, "
-            "since the difference is measured sample by sample"
+            f"dataset {first.name!r}: the two sets of answers differ in their samples or instructions; expected the "
+            "same, since the difference is measured sample by sample"
         )
     if not np.array_equal(first.complete, second.complete):
-        raise ValueError(f"dataset {first.name!r}: other cells are missing in the two sets; expected the same")
+        raise ValueError(
+            f"dataset {first.name!r}: the two sets miss answers in different cells; expected the same cells"
+        )
     one, other = pilot(first), pilot(second)
     return Pilot(one.name, other.value - one.value, other.scores - one.scores, other.influence - one.influence)
 
@@ -322,7 +324,7 @@ def needs_of_width(
 def _worst_samples(one: Pilot, begin: int, wanted: float, level: float, times: int, seed: int) -> int | None:
     """Number of samples with which the mean simulated interval of the worst instruction has the wanted width.
 
-    The formula does not know that another evaluation finds another instruction worst, so it only gives the number to
+    The formula ignores that another evaluation may find another instruction worst, so it only gives the number to
     begin with. Widths fall about as 1/√n, so each step rescales n.
     """
     n = begin
@@ -353,8 +355,8 @@ def needs_of_difference(
     _check_instructions(one, instructions)
     if not np.abs(one.influence + one.scores).max() > 0:
         raise ValueError(
-            f"dataset {one.name!r}: no score of the pilot differs between the two; expected some that do, since their "
-            "share decides how many samples are needed"
+            f"dataset {one.name!r}: no score of the pilot differs between the two; expected some, since the share of "
+            "scores that differ decides how many samples are needed"
         )
     found = []
     for ways in instructions:
@@ -368,5 +370,5 @@ def _check_instructions(one: Pilot, instructions: Sequence[int]) -> None:
     if one.instructions == 1 and any(ways > 1 for ways in instructions):
         raise ValueError(
             f"instructions: found {max(instructions)}; expected 1, since the pilot has one instruction for "
-            f"{one.name!r} and does not say how answers of other instructions go together"
+            f"{one.name!r} and does not show how answers to several instructions correlate"
         )

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from robustlm.evaluation.grid import counts
+from robustlm.evaluation.grid import counts, task_of
 from robustlm.evaluation.record import LenientRecord, Record, plain_record
-from robustlm.tasks import TASKS
+from robustlm.evaluation.unreadable import one_line
 from robustlm.tasks.base import Task
 
 Reading = Literal["strict", "lenient"]
@@ -22,7 +22,6 @@ LIMIT = 0.05
 """Difference of the two scores above which a test ends with a warning."""
 
 _SAMPLES = 3
-_LONGEST = 80
 _MOST_LABELS = 100
 """Largest number of true answers in a data set that are taken for its labels, where a table does not have them."""
 
@@ -49,7 +48,7 @@ def with_lenient(rows: Iterable[Record]) -> list[Record]:
         return listed
     known: dict[tuple[str, str], dict[str, None]] = {}
     for row in listed:
-        task = _task(row)
+        task = task_of(row)
         if task.labelled and row.target is not None:
             found = known.setdefault((row.dataset, row.task), {})
             found.update(dict.fromkeys(item[0] for item in task.parse(row.target).items))
@@ -59,7 +58,7 @@ def with_lenient(rows: Iterable[Record]) -> list[Record]:
 def _filled(row: Record, known: dict[str, None]) -> Record:
     if row.lenient_correct is not None or row.target is None:
         return row
-    task = _task(row)
+    task = task_of(row)
     labels = row.labels or task.shown_labels(row.choices or (), "")
     if not labels and len(known) <= _MOST_LABELS:
         labels = tuple(known)
@@ -177,8 +176,8 @@ def large(found: Iterable[Difference], limit: float = LIMIT) -> list[Difference]
 
 
 HINT = (
-    "the strict reading takes the format that the prompt asks for; robustlm report and compare with --reading lenient "
-    "compute every number for the lenient one"
+    "the strict reading accepts only the format that the prompt asks for; robustlm report and compare with --reading "
+    "lenient compute every number from the lenient reading"
 )
 """Advice for the user, in one line."""
 
@@ -218,21 +217,8 @@ def _items(items: Sequence[Sequence[str]] | None) -> list[tuple[str, ...]] | Non
 def _examples(rows: Sequence[Record]) -> tuple[tuple[str, str, str], ...]:
     found: dict[tuple[str, str], tuple[str, str, str]] = {}
     for row in rows:
-        read = "no answer" if row.lenient is None else _line("; ".join(": ".join(item) for item in row.lenient))
-        found.setdefault((row.expected, row.prediction), (_line(row.expected), _line(row.prediction), read))
+        read = "no answer" if row.lenient is None else one_line("; ".join(": ".join(item) for item in row.lenient))
+        found.setdefault((row.expected, row.prediction), (one_line(row.expected), one_line(row.prediction), read))
         if len(found) == _SAMPLES:
             break
     return tuple(found.values())
-
-
-def _line(text: str) -> str:
-    """A text in quotes, cut to `_LONGEST` characters; control characters are escaped."""
-    flat = " ".join(text.split())
-    return repr(flat if len(flat) <= _LONGEST else f"{flat[:_LONGEST]}…")
-
-
-def _task(row: Record) -> Task:
-    task = TASKS.get(row.task)
-    if task is None:
-        raise ValueError(f"unknown task {row.task!r} in the table; name its class with --tasks '[module.Class]'")
-    return task

@@ -99,16 +99,16 @@ class Record:
 
     @property
     def expected(self) -> str:
-        """The true answer. Raises `ValueError` if the row brought none."""
+        """The true answer. Raises `ValueError` if the row has none."""
         if self.target is None:
-            raise ValueError(f"sample {self.sample_id!r} brought no answer to compare with; expected a target")
+            raise ValueError(f"sample {self.sample_id!r} has no target to compare the answer with; expected one")
         return self.target
 
     @property
     def right(self) -> bool:
-        """Whether the answer is right. Raises `ValueError` if the row brought no true answer."""
+        """Whether the answer is right. Raises `ValueError` if the row has no true answer."""
         if self.correct is None:
-            raise ValueError(f"sample {self.sample_id!r} brought no answer to compare with; expected a target")
+            raise ValueError(f"sample {self.sample_id!r} has no target to compare the answer with; expected one")
         return self.correct
 
     def __getitem__(self, name: str) -> Any:

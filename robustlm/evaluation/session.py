@@ -84,7 +84,7 @@ class EvaluationSession:
             return
         self.answered = read_parts(self.table)
         if self.table.exists():
-            whole = f"predictions.resume: {self.table} is whole"
+            whole = f"predictions.resume: {self.table} is complete"
             if not retry_failed:
                 raise ValueError(f"{whole}; there is nothing left to evaluate{self._left()}")
             # parts beside a whole table are those of an earlier attempt to get the missing answers
@@ -98,8 +98,8 @@ class EvaluationSession:
         searching = (folder / ATTACKS).is_file() and not self.answered
         if not searching and not self._identity_file.is_file():
             raise ValueError(
-                f"predictions.resume: {folder} holds no {self._identity_file.name}; expected the folder of a "
-                "`robustlm test` that did not end"
+                f"predictions.resume: {folder} holds no {self._identity_file.name}; expected the folder of "
+                "an interrupted `robustlm test`"
             )
 
     @property
@@ -167,10 +167,10 @@ class EvaluationSession:
         known = json.loads(self._identity_file.read_text(encoding="utf-8"))
         for name, value in identity.items():
             if known.get(name) != value:
-                expected = _SAME.get(name, f"{name} {known.get(name)}, as it was begun")
+                expected = _SAME.get(name, f"{name} {known.get(name)}")
                 what = name if name in _SAME else f"{name} {value}"
                 raise ValueError(
-                    f"predictions.resume: found other {what} than {self.folder} was begun with; expected {expected}"
+                    f"predictions.resume: found other {what} than at the start of {self.folder}; expected {expected}"
                 )
         return int(known["attempt"]) + 1
 

@@ -193,11 +193,11 @@ def _with_target(path: Path, rows: list[Record]) -> list[Record]:
     found = [row for row in rows if row.target is not None]
     if rows and not found:
         raise ValueError(
-            f"{path}: none of the {len(rows)} rows brought an answer to compare with, as those of `robustlm predict` "
-            "may; expected the table of a `robustlm test`"
+            f"{path}: none of the {len(rows)} rows has a target to compare answers with (tables of `robustlm predict` "
+            "may have none); expected the table of a `robustlm test`"
         )
     if len(found) < len(rows):
-        left_out = f"{len(rows) - len(found)} of {len(rows)} rows are left out: they brought no answer to compare with"
+        left_out = f"{len(rows) - len(found)} of {len(rows)} rows are left out: they have no target to compare with"
         warnings.warn(f"{path}: {left_out}", UserWarning, stacklevel=3)
     return found
 

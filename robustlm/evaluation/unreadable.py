@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from robustlm.checks.texts import beginning
 from robustlm.evaluation.record import Record
 from robustlm.tasks import TASKS
 
@@ -92,10 +93,9 @@ def _two(rows: Sequence[Record]) -> tuple[tuple[str, str], ...]:
             found.setdefault(row.expected, row)
         if len(found) == _SAMPLES:
             break
-    return tuple((_line(row.expected), _line(row.prediction)) for row in found.values())
+    return tuple((one_line(row.expected), one_line(row.prediction)) for row in found.values())
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """A text in quotes, cut to `_LONGEST` characters; control characters are escaped."""
-    flat = " ".join(text.split())
-    return repr(flat if len(flat) <= _LONGEST else f"{flat[:_LONGEST]}…")
+    return repr(beginning(text, _LONGEST))

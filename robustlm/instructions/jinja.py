@@ -1,6 +1,6 @@
 """Templates of PromptSource: jinja with input and target, turned into instructions with slots.
 
-A template is data of somebody else. Its input is never run: it is parsed, and only plain values are taken over. Its
+A template is data from elsewhere. Its input is never run: it is parsed, and only plain values are taken over. Its
 target runs in jinja's sandbox, and only if it holds nothing but conditions and answer choices.
 """
 
@@ -152,7 +152,7 @@ def _answers(environment: Environment, target: str, choices: tuple[str, ...]) ->
             " ".join(rendered.render({label: at, _CHOICES: list(choices)}).split()) for at in range(len(choices))
         )
     except Exception:  # jinja raises errors of any kind for values of a type that it does not expect
-        raise UnusableTemplateError("its target is not found from the number of a label") from None
+        raise UnusableTemplateError("its target cannot be rendered from the number of a label") from None
     if set(found) != set(choices):
         raise UnusableTemplateError("its target is not one of its answer choices for each label")
     return found

@@ -25,7 +25,7 @@ __all__ = ["HostedBackbone", "Hosting"]
 CACHE = "~/.cache/robustlm/answers"
 
 _FEW = 50
-"""A share of failures is taken of at least this many requests, so that one of the first few does not end a run."""
+"""The share of failures is computed as if there were at least this many requests; so one early failure ends no run."""
 _IN_A_ROW = 20
 """Failures in a row that end a run."""
 _AGAIN = 1
@@ -67,8 +67,8 @@ class Failures:
             if self._limit < 1 and (many or self._in_a_row >= _IN_A_ROW):
                 raise EndpointError(
                     f"{self._failed} of {self._asked} requests failed, the last {self._in_a_row} in a row; expected at "
-                    f"most model.hosting.max_failures {self._limit:g}. The last failure: {error}. Mend the cause, then "
-                    "go on with --predictions.resume FOLDER"
+                    f"most model.hosting.max_failures {self._limit:g}. The last failure: {error}. Correct the cause, "
+                    "then go on with --predictions.resume FOLDER"
                 )
 
 

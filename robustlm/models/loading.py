@@ -180,7 +180,7 @@ def _pretrained(factory: Any, name: str, loading: Loading, **kwargs: Any) -> Any
             reason = f"{type(error).__name__}: {reason}"
         reason = re.sub(r"<class '([\w.]+)'>", r"\1", reason)
         what = _PIECES.get(factory.__name__, "model")
-        place = "" if path.is_dir() else " (no folder, and no hub model that is in the cache or within reach)"
+        place = "" if path.is_dir() else " (found no such folder, and no such hub model in the cache or online)"
         raise ValueError(f"backbone: cannot load the {what} of {name!r}{place}: {reason}") from error
 
 
@@ -236,7 +236,7 @@ def _base_model(place: Place, config: PretrainedConfig, loading: Loading) -> Any
     problems = [f"{name} is missing" for name in sorted(found["missing_keys"])]
     problems += [f"{name}: {tuple(a)} instead of {tuple(b)}" for name, a, b in sorted(found["mismatched_keys"])]
     unknown = sorted(found["unexpected_keys"])
-    problems += [f"{name} is more than the config has" for name in _of_more_layers(unknown, model)]
+    problems += [f"{name} is of a layer that the config does not have" for name in _of_more_layers(unknown, model)]
     if unknown and not problems:
         log.warning(
             "backbone %s: %d weights of the checkpoint are not used, since its config has no place for them: %s%s",
@@ -266,8 +266,8 @@ def _with_adapter(
     except Exception as error:  # broken adapters raise many kinds of errors in peft; none of our code runs here
         reason = "; ".join(str(error).strip().split("\n")[:3]) or type(error).__name__
         raise ValueError(
-            f"backbone: cannot load the adapter in {place.adapter!r}: {reason}\nIs it an adapter of "
-            f"{place.base_name!r}, and whole?"
+            f"backbone: cannot load the adapter in {place.adapter!r}: {reason}\nIs it a complete "
+            f"adapter of {place.base_name!r}?"
         ) from error
     if not config.is_prompt_learning:
         _check_adapter(Path(str(place.adapter)), loaded)
@@ -317,8 +317,8 @@ def _adapter_base(folder: Path) -> str:
         raise ValueError(f"backbone: {file}: unknown peft_type {config.get('peft_type')!r}; is peft too old for it?")
     if config.get("megatron_config") or config.get("megatron_core") not in (None, "megatron.core"):
         raise ValueError(  # peft would import the named module
-            f"backbone: {file} names Megatron parts ({config.get('megatron_core')!r}), which would be imported on a "
-            "file's word; expected an adapter of a transformers model, with megatron_config null"
+            f"backbone: {file} names Megatron parts ({config.get('megatron_core')!r}), which peft would "
+            "import; expected an adapter of a transformers model, with megatron_config null"
         )
     if not (folder / _ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"backbone: adapter folder {str(folder)!r} holds no {_ADAPTER_WEIGHTS}")

@@ -168,7 +168,9 @@ class Noise:
 
     def _check_weights(self, weights: dict[str, float]) -> None:
         if self.kind != MIXED:
-            raise ValueError(f"noise.weights: only for noise.kind=mixed, which is {self.kind}; set weights to null")
+            raise ValueError(
+                f"noise.weights: found weights for noise.kind={self.kind}; expected null, or noise.kind=mixed"
+            )
         bad = {name: weight for name, weight in weights.items() if not 0 <= weight < math.inf}
         if bad or not any(weights.values()):
             raise ValueError(f"noise.weights: expected numbers ≥ 0 with one above 0, found {bad or weights}")
@@ -299,7 +301,7 @@ def spared(noise: Noise, requests: int, count: int) -> str:
     weights = ", ".join(f"{kind}: 1" for kind in MIXED_KINDS)
     return (
         f"the noise {', '.join(sorted(CHANGES_MEANING))} is off for {requests:,} of {count:,} rows: their instruction "
-        f"is the request itself, and would ask for another answer; weights of the noise turn it on ({{{weights}}})"
+        f"is the request itself, so this noise would ask for another answer; noise.weights turns it on ({{{weights}}})"
     )
 
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _MARK = "{{message {}}}"
 """Placeholder for a message, to find out what a chat template writes around messages."""
-_OTHER = "mend chat_template in the tokenizer's folder, or use 'plain', 'alpaca' or a template string"
+_OTHER = "correct chat_template in the tokenizer's folder, or use 'plain', 'alpaca' or a template string"
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 """The mark by which a template says which text a model writes itself."""
 LONGEST_RENDERING = 10.0

@@ -76,7 +76,7 @@ def choose(given: Sequence[Sample], pools: Iterable[Pool], tested: Collection[st
             free[pool_of(sample)].append(sample)
     wanted = sorted(set(pools))
     if count := sum(leaked[pool] for pool in wanted):
-        log.warning("data.examples: left out %d rows whose input is that of a row of data.test", count)
+        log.warning("data.examples: left out %d rows whose input also occurs in data.test", count)
     return Examples({pool: _drawn(pool, free, leaked[pool], shots, seed) for pool in wanted})
 
 
@@ -85,7 +85,7 @@ def _drawn(pool: Pool, free: dict[Pool, list[Sample]], leaked: int, shots: int, 
     if len(rows) < shots:
         dataset, topic = pool
         of = f"the dataset {dataset!r}" + (f" and the topic {topic!r}" if topic else "")
-        left_out = f" besides {leaked} left out, as data.test holds their input" if leaked else ""
+        left_out = f" besides {leaked} that were left out, as their input also occurs in data.test" if leaked else ""
         others = sorted({name for name, _ in free} - {dataset})
         hint = f"; there are some of {', '.join(others)}, which `name` of a source renames" if others else ""
         raise ValueError(

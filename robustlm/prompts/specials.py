@@ -105,7 +105,7 @@ class Specials:
             return self._stand_ins[match[0]] if own else match[0]
 
         if odd := next((one for one in text if _FIRST <= ord(one) < _FIRST + len(self._stand_ins)), ""):
-            raise SpecialTextError(f"found the character {odd!r}, for private use, beside the text of a special token")
+            raise SpecialTextError(f"found the private-use character {odd!r} beside the text of a special token")
         if self._split is None:
             self._split = self._respelt()
         made = self._split.encode(self._pattern.sub(spelt, text), add_special_tokens=add_special_tokens)
@@ -136,13 +136,11 @@ class Specials:
         try:
             made = Tokenizer.from_str(json.dumps(data))
         except Exception as error:  # the library raises no other kind
-            problem = f"the tokenizer of {name!r} cannot spell its special tokens otherwise ({error})"
+            problem = f"the tokenizer of {name!r} cannot be rebuilt with other texts for its special tokens ({error})"
             raise SpecialTextError(problem) from error
         for text, id in self._ids.items():
             if made.token_to_id(self._stand_ins[text]) != id:
-                raise SpecialTextError(
-                    f"the tokenizer of {name!r} gives {text!r} another id when it is spelt otherwise"
-                )
+                raise SpecialTextError(f"the tokenizer of {name!r} gives {text!r} another id when it has another text")
         return made
 
     def _taken(self, text: str, ids: Sequence[int], offsets: Iterable[tuple[int, int]], given: Spans) -> str:

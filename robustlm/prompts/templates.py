@@ -158,7 +158,7 @@ def make_template(name: str, tokenizer: Any, variables: Variables | None = None)
 
     Args:
         name: The value of `data.template`.
-        tokenizer: The model's tokenizer, whose own template `chat` is.
+        tokenizer: The model's tokenizer; `chat` is its own template.
         variables: Values of the chat template's variables (`data.chat_template_kwargs`).
 
     Raises:

@@ -53,7 +53,7 @@ def check_variables(values: Variables, source: str) -> None:
     for name in values:
         if name in RESERVED:
             raise ValueError(
-                f"{SETTING}: found {name!r}, which is set in other ways; expected the template's own variables"
+                f"{SETTING}: found {name!r}, which robustlm sets itself; expected the template's own variables"
             )
         if not re.search(rf"\b{re.escape(name)}\b", source):
             near = difflib.get_close_matches(name, known, n=1)

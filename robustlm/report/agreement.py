@@ -25,8 +25,8 @@ def agreement_lines(first: str, second: str, found: Agreement) -> list[str]:
             continue
         if kind == "unstored":
             lines.append(
-                "The prompts could not be checked: a table holds none. The samples have the same ids; whether they "
-                "were asked the same is not known."
+                "The prompts could not be compared, since a table holds none. The samples have the same ids, but their "
+                "prompts may differ."
             )
             continue
         lines.append(f"WARNING: {found.counts[kind]:,} of {counted(found.cells, 'cell')}: {KINDS[kind]}.")
@@ -43,7 +43,7 @@ def check_agreement(first: str, second: str, found: Agreement) -> None:
     for kind in found.refused:
         lines.append(f"  {found.counts[kind]:,} with {KINDS[kind]}, such as")
         lines += [f"  {line}" for both in found.examples[kind] for line in _example(first, second, *both)]
-    lines.append("expected tables over the same rows and instructions; `--anyway true` compares them nevertheless")
+    lines.append("expected tables over the same rows and instructions; `--anyway true` compares these")
     raise ValueError("\n".join(lines))
 
 

@@ -92,7 +92,7 @@ def scores_of(tables: Mapping[str, list[Record]]) -> dict[str, dict[str, float]]
         if keys != asked[first]:
             raise ValueError(
                 f"{name} and {first} answered different rows ({len(keys)} and {len(asked[first])}); "
-                "scores compare only over the same samples and conditions" + other_datasets(tables, first, name)
+                "expected answers to the same samples under the same conditions" + other_datasets(tables, first, name)
             )
     return found
 

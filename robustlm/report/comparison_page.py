@@ -77,7 +77,7 @@ def comparison_html(
         ("differences", "Paired differences", join(*(_differences(first, *one) for one in tests.items()))),
         ("tests", "Tests", join(*(_tests(first, *one) for one in tests.items()))),
         ("flips", "Answers that flipped", _flips(runs, full_list)),
-        ("intervals", "How intervals were made", _method(settings)),
+        ("intervals", "How intervals are computed", _method(settings)),
     ]
     return page(f"Comparison: {', '.join(others)} against {first}", head, parts)
 
@@ -140,7 +140,7 @@ def _differences(first: str, second: str, found: Sequence[Pairing]) -> Html:
         named(first),
         " in points of the mean score, over draws of the same samples for both. Right of 0 ",
         named(second),
-        " is better; an interval that crosses 0 cannot tell.",
+        " is better; an interval that crosses 0 shows no clear difference.",
     )
     label = f"Paired differences of {second} and {first}"
     drawn = intervals(groups, axis, ("condition", "difference, points"), label)

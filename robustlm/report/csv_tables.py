@@ -71,7 +71,7 @@ def read_csv_table(file: Path, reading: Reading, columns: Mapping[str, str]) -> 
                 f"`--columns '[{column}=NAME]'` names another"
             )
     if ignored := [head for head in heads if head not in places.values()]:
-        notes.append(f"{file}: columns that the prediction table has not are left out: {', '.join(ignored)}")
+        notes.append(f"{file}: left out columns that a prediction table does not have: {', '.join(ignored)}")
     try:
         for line in reader:
             where = f"{file}:{reader.line_num}"

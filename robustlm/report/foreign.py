@@ -149,5 +149,5 @@ def verdict(value: object, where: str, name: str) -> bool:
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
     raise ValueError(
-        f"{where}: {name}: found {value!r}; expected 0 or 1, which says wrong or right (--metric names another)"
+        f"{where}: {name}: found {value!r}; expected 0 or 1, for wrong or right (--metric names another one)"
     )

@@ -19,7 +19,7 @@ from robustlm.report.number_tables import cell, points
 from robustlm.report.wordings import name_text
 
 By = Literal["bound", "value"]
-"""What is held against a threshold: the end of the interval that is nearer to failing, or the value itself."""
+"""What is compared with a threshold: the end of the interval that is nearer to failing, or the value itself."""
 
 EACH = "*"
 """Stands for every condition or every dataset in a rule."""
@@ -71,7 +71,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A rule held against a number."""
+    """A rule, with the number that it is about."""
 
     rule: Rule
     name: str
@@ -156,7 +156,7 @@ def judge(
     anyway: bool = False,
     run: str = "the run",
 ) -> list[Judged]:
-    """Hold the rules against a prediction table, in their order.
+    """Check the rules against a prediction table, in their order.
 
     Args:
         rows: Rows of the table.

@@ -111,7 +111,7 @@ def table_rows(path: Path, condition: str = "clean", answers: str | None = None)
             found[row.key] = row
             places[row.key] = where
         if len(found) == count:
-            raise ValueError(f"{file}: found no samples of the filter {answers!r}; expected one that it was run with")
+            raise ValueError(f"{file}: found no samples of the filter {answers!r}; expected a filter of that run")
     return list(found.values())
 
 

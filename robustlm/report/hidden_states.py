@@ -45,7 +45,7 @@ def load_runs(runs: list[str]) -> dict[str, Run]:
         if set(states.keys) != set(table_of_first.keys):
             raise ValueError(
                 f"{name} and {first} hold the states of different rows ({len(states.keys)} and "
-                f"{len(table_of_first.keys)}); states compare only over the same samples, instructions and conditions"
+                f"{len(table_of_first.keys)}); expected the same samples, instructions and conditions"
             )
         places = [(one.layer, one.position) for one in (states, table_of_first)]
         if places[0] != places[1]:
@@ -110,9 +110,9 @@ def to_markdown(found: Mapping[str, Displacement], table: HiddenStateTable, sett
         "# States",
         "",
         f"ℓ2 distances between states of layer {table.layer} at `{table.position}`, "
-        f"{drawn if settings.draws else 'without intervals'}. Observed is the condition {clean}; its own states are "
-        "measured from its other instructions. An absolute distance says nothing beside that of another model, whose "
-        "states have another scale: compare `ratio`, `relative` and `own`.",
+        f"{drawn if settings.draws else 'without intervals'}. The condition {clean} is the observed one; its "
+        "own states are measured from its other instructions. Absolute distances of two models cannot be compared, as "
+        "their states differ in scale: compare `ratio`, `relative` and `own`.",
         "",
         *(f"- {name}: {meaning}" for name, meaning in NUMBERS.items()),
         "",
@@ -136,8 +136,8 @@ def to_markdown(found: Mapping[str, Displacement], table: HiddenStateTable, sett
         "## Degradation",
         "",
         "How the score of an instruction changes against clean, in points, as its states lie further away (mean "
-        "`relative` distance). A point is a dataset, condition and instruction. Datasets differ in both: `centred` "
-        "compares instructions within datasets.",
+        "`relative` distance). A point is a dataset, condition and instruction. Scores and distances also differ "
+        "between datasets: `centred` compares instructions within datasets.",
         "",
         *aligned(
             ["over", "run", "points", "slope, points a unit", "rank correlation"],

@@ -43,7 +43,7 @@ def read_logs(
         raise ValueError(f"format: found {name!r}; expected one of {', '.join(FORMATS)}")
     for only, setting, given in (("harness", "filter", answers), ("csv", "columns", columns)):
         if given and name != only:
-            raise ValueError(f"{setting}: found {given!r} with the format {name}; only {only} has it")
+            raise ValueError(f"{setting}: found {given!r} with the format {name}; only the format {only} has it")
     if name == "harness":
         for setting, value in (("instruction", instruction), ("metric", metric)):
             if value is not None:
@@ -74,7 +74,7 @@ def _placed(text: str, condition: str, name: str) -> tuple[str, Path]:
         under, equals, rest = text.partition("=")
         if equals and under and Path(rest).exists():
             return under, Path(rest)
-        raise ValueError(f"paths: {text} is not there; expected logs of the format {name}")
+        raise ValueError(f"paths: {text} does not exist; expected logs of the format {name}")
     return condition, path
 
 

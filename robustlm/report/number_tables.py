@@ -183,7 +183,7 @@ def to_markdown(
         came: Requests that failed, answers that were cut off, and tokens; the first two are shown before all numbers.
         free: Scores of free text.
         read: How the two readings of the answers differ; null: not shown.
-        attacks: What attacks came to.
+        attacks: Outcomes of attacks.
         factors: What the levels of factors change that should not matter.
     """
     pooled = [one for one in results if one.name is None]
@@ -238,7 +238,7 @@ def to_markdown(
     if read is not None:
         lines += ["", *readings_markdown(read)[:-1]]
     lines += [*attack_markdown(attacks), *factor_markdown(factors)]
-    lines += ["", "## What it is made of", ""]
+    lines += ["", "## Data behind the numbers", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     if came is not None and came.usage:
         lines += ["", f"Tokens: {came.usage}."]
@@ -346,7 +346,7 @@ def write_whole(file: Path, text: str) -> Path:
         ValueError: The folder of `file` is missing, or `file` is a folder.
     """
     if not file.parent.is_dir() or file.is_dir():
-        raise ValueError(f"{file}: expected a file name in a folder that is there; found {_instead(file)}")
+        raise ValueError(f"{file}: expected a file name in a folder that exists; found {_instead(file)}")
     write_text(file, text)
     return file
 
@@ -362,8 +362,8 @@ def interval_note(settings: Settings) -> str:
     drawn = "samples" if settings.resample == "samples" else "samples and instructions"
     return (
         f"Per cent, with {100 * settings.level:g} % intervals from {settings.draws} bootstrap draws of {drawn}. "
-        "Plain deviations, spreads and worst instructions hold chance of their own and may lie outside of their "
-        "intervals, which are about the truth; the numbers less chance lie inside."
+        "Plain deviations, spreads and worst instructions include chance and may lie outside their intervals, which "
+        "estimate the true values; the numbers less chance lie inside."
     )
 
 
@@ -375,12 +375,13 @@ def notes(single: Sequence[Result]) -> list[str]:
     if gaps:
         found.append(
             f"{sum(one.missing for one in gaps)} cells are missing in {len(gaps)} of {len(single)} tables of samples × "
-            "instructions: numbers that compare instructions leave their samples out; those that say so are estimated "
-            "from all answers."
+            "instructions: numbers that compare instructions leave their samples out; numbers named `estimated` use "
+            "all answers."
         )
     if none:
         found.append(
-            f"In {len(none)} of {len(single)} no sample was asked under all instructions: nothing compares them there."
+            f"In {len(none)} of {len(single)} no sample was asked under all instructions: instructions cannot be "
+            "compared there."
         )
     if drawn := [one.draws for one in single if one.draws is not None]:
         low, high = min(least for least, _ in drawn), max(most for _, most in drawn)

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from robustlm.evaluation.outcomes import Outcomes
-from robustlm.report.markup import Html, join, named, tag
-from robustlm.report.tables import cell
+from robustlm.report.markup import Html
+from robustlm.report.warning import Items, warning_box, warning_lines
+
+_TITLE = "Answers{of} that are missing or cut off"
 
 
 def outcome_box(found: Outcomes, run: str | None = None) -> Html:
     """A box with the warnings; empty markup if every answer is whole."""
-    if not found.warnings:
-        return Html()
-    items = (
-        tag("li", first, tag("ul", *(tag("li", line.strip()) for line in more)) if more else "")
-        for first, *more in (warning.split("\n") for warning in found.warnings)
-    )
-    of = "" if run is None else join(" of ", named(run))
-    title = tag("b", "Answers", of, " that are missing or cut off")
-    return tag("div", title, tag("ul", *items), class_="warning", role="note")
+    return warning_box(_TITLE, run, _items(found))
 
 
 def outcome_markdown(found: Outcomes, run: str | None = None) -> list[str]:
     """Lines with the warnings, then an empty line; no lines if every answer is whole."""
-    if not found.warnings:
-        return []
-    lines = []
-    for warning in found.warnings:
-        first, *more = warning.split("\n")
-        lines += [f"- {cell(first)}", *(f"  - {cell(line.strip())}" for line in more)]
-    of = "" if run is None else f" of {cell(run)}"
-    return [f"**Answers{of} that are missing or cut off**", "", *lines, ""]
+    return warning_lines(_TITLE, run, _items(found))
+
+
+def _items(found: Outcomes) -> Items:
+    texts = (warning.split("\n") for warning in found.warnings)
+    return [(first, [line.strip() for line in more]) for first, *more in texts]

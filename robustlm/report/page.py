@@ -75,7 +75,7 @@ def to_html(
         clean: The condition from which drops are measured.
         more: Functions that make custom sections, which come last.
         read: How the two readings of the answers differ; null: `rows` are read strictly, and it is found from them.
-        attacks: What attacks came to.
+        attacks: Outcomes of attacks.
     """
     read = readings(rows) if read is None else read
     pooled = {one.condition: one for one in results if one.name is None}
@@ -110,8 +110,8 @@ def to_html(
         ("readings", "Two readings", readings_section(read)),
         ("numbers", "All numbers", numbers_section(pooled, single)),
         *([("free", "Free-text answers", free_section(free))] if (free := free_text(rows, settings)) else []),
-        ("counts", "What it is made of", counts_section(results)),
-        ("intervals", "How intervals were made", method_section(settings)),
+        ("counts", "Data behind the numbers", counts_section(results)),
+        ("intervals", "How intervals are computed", method_section(settings)),
         *((f"own-{i}", *make(rows, results)) for i, make in enumerate(more)),
     ]
     return page(f"Robustness: {about.run}", head, parts)

@@ -19,7 +19,7 @@ def instructions_section(single: Mapping[str, Sequence[Result]]) -> Html:
     """Scores by instruction: an overview in colour, and a table for each dataset."""
     values = [100 * value for own in single.values() for one in own for value in one.by_instruction.values()]
     if not values:
-        return tag("p", "No sample was asked under all instructions of its condition: nothing compares them.")
+        return tag("p", "No sample was asked under all instructions of its condition, so they cannot be compared.")
     low, high = 10 * math.floor(min(values) / 10), 10 * math.ceil(max(values) / 10)
     low, high = (low, high) if low < high else (0, 10) if low <= 0 else (low - 10, low)
     conditions = list(dict.fromkeys(one.condition for own in single.values() for one in own))
@@ -40,7 +40,7 @@ def instructions_section(single: Mapping[str, Sequence[Result]]) -> Html:
     )
     count = sum(len(_asked(own)) for own in single.values())
     if any(one.wordings for own in single.values() for one in own):
-        said = join(said, " An instruction in the tables unfolds to all its words and to what noise made of them.")
+        said = join(said, " Click an instruction in the tables for its full text and what noise made of it.")
     details = [_by_instruction(name, own, low, high, count <= OPEN_ROWS) for name, own in single.items()]
     return join(figure(said, overview), *details)
 

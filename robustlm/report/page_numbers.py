@@ -64,7 +64,7 @@ def numbers_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[
         texts=(0, 1, 2, 5 + len(columns)),
         id="datasets",
     )
-    said = "In per cent, but for log-likelihoods, which are in nats a token."
+    said = "In per cent, except log-likelihoods, which are in nats per token."
     over = "Mean over all datasets" if len(single) > 1 else "The dataset"
     absent = [f"{name}: {NUMBERS[name]}" for name in NUMBERS if name not in names]
     rest = [tag("p", "Without a value here: ", "; ".join(absent), ".", class_="quiet")] if absent else []
@@ -84,8 +84,8 @@ def free_section(free: Sequence[FreeText]) -> Html:
 def counts_section(results: Sequence[Result]) -> Html:
     """Counts of the data behind the numbers, as a table."""
     said = (
-        "Numbers that compare instructions are made of complete samples: those asked under every instruction of a "
-        "condition. Missing are cells of samples × instructions."
+        "Numbers that compare instructions use complete samples: those asked under every instruction of a condition. "
+        "`missing` counts cells of samples × instructions without an answer."
     )
     lines = [[named(name), named(condition), *rest] for name, condition, *rest in map(size, results)]
     return join(tag("p", said), table(["dataset", "condition", *COUNTS], lines, ALL, texts=(0, 1), id="made-of"))
@@ -96,7 +96,7 @@ def method_section(settings: Settings) -> Html:
     more = (
         [
             "A draw takes as many samples as there are, with replacement, dataset by dataset and the same under every "
-            "condition. The answers of a sample stay together, as they are no independent observations.",
+            "condition. The answers of a sample stay together, since they are not independent.",
             "Instructions are fixed: an interval is about these instructions and other samples."
             if settings.resample == "samples"
             else "Instructions are drawn as well: an interval is about other samples and other such instructions.",

@@ -56,10 +56,10 @@ def drops_section(pooled: Mapping[str, Result], clean: str) -> Html:
         (level, [line_of(name, pooled[name], "pdr") for name in own]) for level, own in by_level(conditions).items()
     ]
     said = join(
-        "How much of the score under ",
+        "Share of the score under ",
         tag("code", named(clean)),
-        " a condition costs, in per cent of it, over all datasets. Below 0 the condition is the better one; an "
-        "interval that crosses 0 cannot tell.",
+        " that is lost under a condition, in per cent, over all datasets. Below 0, the condition scores higher; an "
+        "interval that crosses 0 shows no clear difference.",
     )
     if left := [name for name in dropped if name not in conditions]:
         names = join(*(part for i, name in enumerate(left) for part in (", " * (i > 0), tag("code", named(name)))))
@@ -70,11 +70,11 @@ def drops_section(pooled: Mapping[str, Result], clean: str) -> Html:
 def variance_section(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]) -> Html:
     """Shares of the variance that come from phrasings, samples and chance."""
     if not any(known(one, name) for one in pooled.values() for name in SHARES):
-        return tag("p", "Nothing varies, or there is one instruction alone: there are no shares.")
+        return tag("p", "No shares: the scores do not vary, or there is only one instruction.")
     said = (
         "Shares of the variance of single scores, in per cent: of instructions that are better throughout (phrasing), "
-        "of samples that are harder (samples), and of which sample meets which instruction (interaction); chance is "
-        "in the last."
+        "of samples that are harder (samples), and of single pairs of sample and instruction (interaction), which "
+        "include chance."
     )
     every = [(name, one.numbers) for name, one in pooled.items()]
     figures = [figure(said, join(legend(SHARES.values(), "part"), shares(every, "condition", "Shares of variance")))]

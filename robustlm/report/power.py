@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import get_args
 
-from robustlm.evaluation.power import MOST, Need
+from robustlm.evaluation.grid import grids
+from robustlm.evaluation.power import MOST, Need, Number, difference, needs_of_difference, needs_of_width, pilot
+from robustlm.evaluation.record import Record
 from robustlm.report.number_tables import plain
 from robustlm.report.tables import aligned
 
@@ -39,6 +42,51 @@ class Aim:
         )
 
 
+def needs_of(
+    aim: Aim,
+    tables: Mapping[str, Sequence[Record]],
+    condition: str,
+    other: str | None,
+    instructions: Sequence[int],
+    simulations: int,
+    seed: int,
+) -> list[Need]:
+    """What each dataset of a pilot needs.
+
+    Args:
+        aim: What the evaluation is to reach.
+        tables: The prediction table `pilot`, and `against` for the difference of two runs.
+        condition: The condition of the planned evaluation.
+        other: The condition with which the pilot is compared; null: none.
+        instructions: Numbers of instructions; empty: that of the pilot.
+        simulations: Number of simulated evaluations for each check.
+        seed: Seed of the simulations.
+
+    Raises:
+        ValueError: The pilot has no such condition, or there are no answers to compare with.
+    """
+    found = {name: {(one.name, one.condition): one for one in grids(rows)} for name, rows in tables.items()}
+    known = list(dict.fromkeys(name for _, name in found["pilot"]))
+    for name, under in (("condition", condition), ("other", other)):
+        if under is not None and under not in known:
+            raise ValueError(f"{name}: found {under!r}; expected a condition of the pilot: {', '.join(known)}")
+    second, under = ("pilot", other) if other is not None else ("against", condition)
+    needs: list[Need] = []
+    for (dataset, asked), grid in found["pilot"].items():
+        planned = instructions or [len(grid.instructions)]
+        if asked != condition:
+            continue
+        if aim.width is not None:
+            numbers = get_args(Number)
+            needs += needs_of_width(pilot(grid), numbers, aim.width, planned, aim.level, simulations, seed)
+        elif aim.difference is not None and aim.power is not None:
+            if (there := found[second].get((dataset, under))) is None:
+                raise ValueError(f"{second}: found no answers to {dataset!r} under {under!r}; expected some")
+            both = difference(grid, there)
+            needs += needs_of_difference(both, aim.difference, aim.power, planned, aim.level, simulations, seed)
+    return needs
+
+
 def to_markdown(aim: Aim, needs: Sequence[Need]) -> str:
     """The needs as a table, with what each column means."""
     check = "width then, simulated" if aim.width is not None else "power then, simulated"
@@ -63,7 +111,7 @@ def to_markdown(aim: Aim, needs: Sequence[Need]) -> str:
     lines += [
         "- Samples are those of the dataset, each asked under every one of the instructions.",
         f"- Simulated, in {'points' if aim.width is not None else 'per cent'}: evaluations of this size drawn from the "
-        "pilot; `-`: not possible, since the pilot has fewer instructions or its answers differ too seldom.",
+        "pilot; `-`: not possible, since the pilot has fewer instructions or its answers differ too rarely.",
     ]
     if aim.width is not None:
         lines += [
@@ -71,7 +119,7 @@ def to_markdown(aim: Aim, needs: Sequence[Need]) -> str:
             "more instructions are needed, whatever the samples.",
             "- `worst_instruction` and `spread` are those of the pilot's own instructions.",
         ]
-    lines.append("- A small pilot knows its variances badly: plan with a reserve, or repeat this with more answers.")
+    lines.append("- A small pilot estimates variances badly: plan a reserve, or repeat this with a larger pilot.")
     return "\n".join(lines) + "\n"
 
 

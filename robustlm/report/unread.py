@@ -8,43 +8,25 @@ from robustlm.evaluation.readings import HINT, Difference, Readings
 from robustlm.evaluation.unreadable import Unreadable, hint
 from robustlm.report.markup import Html, join, named, table, tag, word
 from robustlm.report.tables import aligned, cell
+from robustlm.report.warning import warning_box, warning_lines
+
+_UNREAD = "Answers{of} that could not be read"
+_READINGS = "The score{of} depends on how answers are read"
 
 
 def unread_box(unread: Sequence[Unreadable], run: str | None = None) -> Html:
     """A box about answers that could not be read; empty markup if there are none."""
-    if not unread:
-        return Html()
-    items = (tag("li", one.said, tag("ul", *(tag("li", shown) for shown in one.shown))) for one in unread)
-    of = "" if run is None else join(" of ", named(run))
-    more = tag("p", hint(unread))
-    return tag(
-        "div",
-        tag("b", "Answers", of, " that could not be read"),
-        tag("ul", *items),
-        more,
-        class_="warning",
-        role="note",
-    )
+    return warning_box(_UNREAD, run, [(one.said, one.shown) for one in unread], hint(unread))
 
 
 def unread_markdown(unread: Sequence[Unreadable], run: str | None = None) -> list[str]:
     """Lines about answers that could not be read, then an empty line; no lines if all answers could be read."""
-    if not unread:
-        return []
-    lines = [line for one in unread for line in (f"- {cell(one.said)}", *(f"  - {cell(s)}" for s in one.shown))]
-    of = "" if run is None else f" of {cell(run)}"
-    return [f"**Answers{of} that could not be read**", "", *lines, f"- {hint(unread)}", ""]
+    return warning_lines(_UNREAD, run, [(one.said, one.shown) for one in unread], hint(unread))
 
 
 def readings_box(found: Readings, run: str | None = None) -> Html:
     """A box about scores that depend on the reading; empty markup if none does by much."""
-    if not (large := found.large):
-        return Html()
-    of = "" if run is None else join(" of ", named(run))
-    items = (tag("li", one.said, tag("ul", *(tag("li", shown) for shown in one.shown))) for one in large)
-    more = tag("p", HINT)
-    title = tag("b", "The score", of, " depends on how answers are read")
-    return tag("div", title, tag("ul", *items), more, class_="warning", role="note")
+    return warning_box(_READINGS, run, [(one.said, one.shown) for one in found.large], HINT)
 
 
 def readings_section(found: Readings) -> Html:
@@ -52,8 +34,8 @@ def readings_section(found: Readings) -> Html:
     said = tag(
         "p",
         found.said,
-        " Strict is the format that the prompt asks for; lenient is the final answer in any usual form. No rule of "
-        "either sees the true answer.",
+        " Strict is the format that the prompt asks for; lenient is the final answer in any usual form. Neither "
+        "uses the true answer.",
     )
     if not found.differences:
         return said
@@ -78,11 +60,7 @@ def readings_markdown(found: Readings) -> list[str]:
 
 def readings_warning(found: Readings, run: str | None = None) -> list[str]:
     """Lines of a warning about scores that depend on the reading, then an empty line; no lines if none does by much."""
-    if not (large := found.large):
-        return []
-    of = "" if run is None else f" of {cell(run)}"
-    lines = [line for one in large for line in (f"- {cell(one.said)}", *(f"  - {cell(s)}" for s in one.shown))]
-    return [f"**The score{of} depends on how answers are read**", "", *lines, f"- {HINT}", ""]
+    return warning_lines(_READINGS, run, [(one.said, one.shown) for one in found.large], HINT)
 
 
 _HEADS = ("dataset", "task", "answers", "read differently", "only leniently right", "only strictly right",

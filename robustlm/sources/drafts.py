@@ -241,7 +241,7 @@ def _without_format(sample: Sample, name: str, target: str, shape: Shape) -> tup
     if task is None:
         if sample.context.format:
             found = f"a row of the shape {shape.name!r} with a format of its own ({shown(sample.context.format)})"
-            raise ValueError(f"format none: found {found}; expected rows without, or leave `format: none` out")
+            raise ValueError(f"format none: found {found}; expected rows without one, or leave `format: none` out")
         return name, target, ""
     if not task.bare:
         form = f"a row of the task {task.name!r}, whose answers can only be read in the form {sample.context.format!r}"
@@ -260,7 +260,7 @@ def _named(row: RowData, shape: Shape, labels: Labels | None) -> RowData:
     if labels is None:
         return row
     if shape.name not in TASKS:
-        found = f"found them for a row of the shape {shape.name!r}, which brings its answers as they are"
+        found = f"found them for a row of the shape {shape.name!r}, whose answers are used as they are"
         raise ValueError(f"labels: {found}; expected rows of a task's own shape, or none")
     return TASKS[shape.name].named(row, labels)
 

@@ -267,7 +267,7 @@ def _options_of(
             except ValueError as error:
                 raise SourceError(
                     f"data.{role}: the options of {name} also come from data.{other} ({source.path}), which cannot be "
-                    f"read ({error}); mend it, leave it out, or name all labels by `labels` of the source"
+                    f"read ({error}); correct it, leave it out, or name all labels by `labels` of the source"
                 ) from error
             if theirs is not None:
                 shared += 1

@@ -210,7 +210,7 @@ def settle_errors(source: str, loaded: Loaded, on_bad_row: str, rejected: Path |
         return
     rows = len(loaded.drafts) + len(errors)
     if on_bad_row == "strict" or not loaded.drafts:
-        raise BadRowsError(source, errors, rows, hint="Mend the rows, or leave them out with on_bad_row=skip.")
+        raise BadRowsError(source, errors, rows, hint="Correct the rows, or leave them out with on_bad_row=skip.")
     if rejected is not None:
         write_rows(rejected, map(_as_rejected, errors))
     listed = f"; they are listed in {rejected}" if rejected is not None else ""

@@ -122,8 +122,8 @@ class Unshown:
         listed = ", ".join(f"`{key}` ({rows:,})" for key, rows in self.found.items())
         example = next(iter(self.found))
         return (
-            f"no prompt shows these fields of {self._count:,} rows (in how many): {listed}; a bank with placeholders "
-            f"would show them ({{{example}}}, or another name and `fields` of the source)"
+            f"no prompt shows these fields of {self._count:,} rows (number of rows with it): {listed}; a bank with "
+            f"placeholders would show them ({{{example}}}, or another name and `fields` of the source)"
         )
 
 

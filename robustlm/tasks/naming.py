@@ -10,7 +10,7 @@ from functools import lru_cache
 from robustlm.tasks.final import answered_part, bare, keyed, marked, stated
 
 AMBIGUOUS = ""
-"""The answer is clear about its place and names no label there, or several: later rules are not asked."""
+"""The text marks its answer, but names no label there, or several: later rules are not tried."""
 
 _JOINT = r"[\s_\-‐‑‒–/]*"
 _SPLIT = re.compile(r"[\s_\-‐‑‒–/]+")

@@ -160,9 +160,9 @@ def rows_folder_with_two_files_for_a_split(site: Site) -> list[str]:
     return site.read("data")
 
 
-@kind("rows.tsv", "unknown kind of file", ".parquet")
+@kind("rows.xls", "unknown kind of file", ".parquet")
 def rows_unknown_ending(site: Site) -> list[str]:
-    return site.read(site.write("rows.tsv", "hello\n"))
+    return site.read(site.write("rows.xls", "hello\n"))
 
 
 @kind("rows.jsonl:2", "not UTF-8", "0xf6", "convert")
@@ -841,7 +841,7 @@ def model_adapter_of_unknown_type(site: Site) -> list[str]:
     return site.check(model=Path(site.write("adapter/adapter_config.json", content)).parent)
 
 
-@kind("'adapter'", "whole")
+@kind("'adapter'", "a complete adapter")
 def model_adapter_truncated(site: Site) -> list[str]:
     content = json.dumps({"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(site.tiny)})
     folder = Path(site.write("adapter/adapter_config.json", content)).parent

@@ -113,13 +113,13 @@ def test_predict_writes_answers_without_scores_and_reports_leave_them_out(tmp_pa
     assert (first["target"], first["correct"], first["token_f1"], first["rouge_l"]) == (None, None, None, None)
     assert (second["target"], second["correct"]) == ("yes", False)
     assert second["token_f1"] is not None
-    with pytest.warns(UserWarning, match="1 of 2 rows are left out: they brought no answer"):
+    with pytest.warns(UserWarning, match="1 of 2 rows are left out: they have no target"):
         assert read_table(table) == [second]
     with pytest.raises(BadRowsError, match="no answer: found keys prompt"):
         asked_of(tmp_path / "tested", llama, data, "test")  # although it read these rows before
     alone = InstructionDataModule(test=write_rows(tmp_path / "alone.jsonl", rows[:1]))
     table = asked_of(tmp_path / "alone", llama, alone, "predict")
-    with pytest.raises(ValueError, match="none of the 1 rows brought an answer to compare with"):
+    with pytest.raises(ValueError, match="none of the 1 rows has a target to compare answers with"):
         read_table(table)
 
 

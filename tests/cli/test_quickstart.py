@@ -49,8 +49,8 @@ def answers(clean: int, hard: int, count: int = 200) -> Table:
     [
         ((180, 100), (160, 140), "+20.0 [+", "it is more robust here"),
         ((160, 140), (180, 100), "-20.0 [-", "it is less robust here"),
-        ((160, 140), (160, 140), "+0.0 [", "a difference that these rows cannot tell from none"),
-        ((160, 140), (161, 139), "-0.5 [", "a difference that these rows cannot tell from none"),
+        ((160, 140), (160, 140), "+0.0 [", "these rows show no clear difference"),
+        ((160, 140), (161, 139), "-0.5 [", "these rows show no clear difference"),
     ],
 )
 def test_the_sentences_follow_the_numbers(plain: tuple[int, int], anit: tuple[int, int], hard: str, clean: str) -> None:
@@ -59,7 +59,7 @@ def test_the_sentences_follow_the_numbers(plain: tuple[int, int], anit: tuple[in
     assert first.endswith(f"points against plain tuning: {clean}.")
     change = anit[0] - plain[0]
     assert f"it scores {100 * change / 200:+.1f} [" in second
-    expected = "that is what it costs" if change < -5 else "there too it is ahead" if change > 5 else "cannot tell"
+    expected = "this is the cost" if change < -5 else "it is better there too" if change > 5 else "no clear difference"
     assert expected in second
 
 

@@ -98,9 +98,9 @@ def test_conditions_name_attacks() -> None:
         ("attack:deepwordbug@much", "could not convert"),
         ("attack:textfooler:no.json@0.2", "attack textfooler: no.json: cannot be read"),
         ("attack:no.such.module@0.2", "cannot import"),
-        ("attack:deepwordbug@0.2+protected", "an attack and more"),
-        ("random_typos@0.2+attack:deepwordbug@0.2", "an attack and more"),
-        ("attack:deepwordbug+attack:textfooler", "an attack and more"),
+        ("attack:deepwordbug@0.2+protected", "combines an attack with another part"),
+        ("random_typos@0.2+attack:deepwordbug@0.2", "combines an attack with another part"),
+        ("attack:deepwordbug+attack:textfooler", "combines an attack with another part"),
     ],
 )
 def test_conditions_that_are_none(text: str, said: str) -> None:

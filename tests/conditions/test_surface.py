@@ -114,7 +114,7 @@ def test_bullets() -> None:
     assert asked(CHOICE, "enumerator:-").context.option == "\n- Venus\n- Mercury\n- Mars\n- Earth"
     assert asked(CHOICE, "enumerator:none").context.option == "Venus, Mercury, Mars, Earth"
     assert asked(LABELS, "enumerator:A.").context.option == "A. Other B. Billing, refunds C. Mood"
-    with pytest.raises(LackingError, match="enumerator:- fits no row \\(answers are the marks of options: 1\\)"):
+    with pytest.raises(LackingError, match="enumerator:- applies to no row \\(answers are the marks of options: 1\\)"):
         asked(LETTER, "enumerator:-")
 
 
@@ -150,7 +150,7 @@ def test_options_that_name_others_stay(last: str, caplog: pytest.LogCaptureFixtu
     found = resurfaced([sample, CHOICE], parse_condition("options:reversed"), 0)
     assert found[0] == sample
     assert found[1].choices == PLANETS[::-1]
-    assert "options:reversed leaves 1 of 2 prompts as they are (an option that names other options: 1)" in caplog.text
+    assert "options:reversed does not change 1 of 2 prompts (an option that names other options: 1)" in caplog.text
 
 
 def test_ordinary_options_are_no_names_of_others() -> None:
@@ -203,7 +203,7 @@ def test_layout_with_examples() -> None:
     ],
 )
 def test_what_does_not_fit_is_said(sample: Sample, condition: str, reason: str) -> None:
-    with pytest.raises(LackingError, match=f"{condition} fits no row .*{reason}.*; leave the condition out"):
+    with pytest.raises(LackingError, match=f"{condition} applies to no row .*{reason}.*; leave the condition out"):
         asked(sample, condition)
 
 
@@ -223,7 +223,7 @@ def test_marks_of_labels_alone_are_shown_as_labels() -> None:
         ("shots:0", "found the level '0' of shots; expected the number of an order of the examples, from 1"),
         ("casing:camel", "found the level 'camel' of casing; expected one of upper, lower, title"),
         ("position:last+position:first", "names two levels of position; expected one"),
-        ("attack:deepwordbug+casing:upper", "attacks an instruction with another casing"),
+        ("attack:deepwordbug+casing:upper", "combines an attack with another casing"),
     ],
 )
 def test_levels_that_are_none(condition: str, says: str) -> None:

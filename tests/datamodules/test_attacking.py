@@ -166,9 +166,7 @@ def test_settings_that_cannot_be(name: str) -> None:
         Attacks(**{name: 0})
     with pytest.raises(ValueError, match=r"data\.attack\.objective: found 'loss'; expected likelihood or accuracy"):
         Attacks(objective=cast(Any, "loss"))
-    with pytest.raises(
-        ValueError, match=r"data\.attack\.search: found 'beam'; expected population or greedy or random"
-    ):
+    with pytest.raises(ValueError, match=r"data\.attack\.search: found 'beam'; expected bayesian or greedy or random"):
         Attacks(search=cast(Any, "beam"))
     with pytest.raises(ValueError, match=r"data\.attack\.transfer: found no file none\.jsonl"):
         Attacks(transfer="none.jsonl")
@@ -217,6 +215,19 @@ def test_batches_change_nothing(module: InstructionTuning, objective: Objective,
     assert whole.rows == len(TEXTS) * len(samples)
     assert len(set(found)) > 1 or objective == "accuracy"
     assert module.backbone.model.training, "as it was"
+
+
+def test_processes_that_search_for_different_texts_stop(
+    module: InstructionTuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a processor rounds the surrogate's sums in another way: scores of other texts must not be mixed in."""
+
+    def gathered(shares: list[Any], own: Any) -> None:
+        shares[:] = [own, (["Find other words."], own[1])]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
+    with pytest.raises(RuntimeError, match="processes search for different texts"):
+        asked(module, SAMPLES, 1, rank=0, world=2).scores(["find it"], "likelihood")
 
 
 def test_likelihood_is_that_of_a_token_of_the_answer(module: InstructionTuning) -> None:

@@ -198,7 +198,7 @@ def test_paraphrases_that_are_not_there(llama: str, files: list[str], tmp_path: 
         ready(llama, [own], conditions=["paraphrased"], paraphrases=file)
     with pytest.raises(ValueError, match="'paraphrased' needs all samples"):
         InstructionDataModule(test=files, conditions=["paraphrased"])
-    with pytest.raises(ValueError, match="paraphrases what misleads"):
+    with pytest.raises(ValueError, match="combines paraphrased and"):
         RobustnessDataModule(test=files, conditions=["negated+paraphrased"])
 
 

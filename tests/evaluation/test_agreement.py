@@ -88,7 +88,7 @@ def test_compare_refuses_other_questions(tmp_path: Path, capsys: pytest.CaptureF
         main(["compare", *runs, "--draws", "20", "--paired", "true", "--output", str(page)])
         said = capsys.readouterr()
         assert ("WARNING" in said.out) == (kind in ("edits", "cut"))
-        assert ("prompts could not be checked" in said.out) == (kind == "unstored")
+        assert ("prompts could not be compared" in said.out) == (kind == "unstored")
         html = (page / "comparison.html").read_text(encoding="utf-8")
         assert "asked in the same ways" not in html
         assert ("8 cells of 4 samples: 8 the same prompt." in html) == (kind == "same")

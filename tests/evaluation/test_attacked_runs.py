@@ -91,7 +91,7 @@ def test_the_attack_hurts_and_is_written_down(whole: Path) -> None:
         assert " ".join(words) == one["after"]
         assert one["queries"] <= 16
         assert one["rows"] >= one["queries"] * len(one["samples"])
-        assert one["search"] == "population"
+        assert one["search"] == "bayesian"
         assert one["right_before"] - one["right_after"] <= one["succeeded"] <= one["right_before"]
         assert 1 <= len(set(one["samples"]) & ids) == len(one["samples"]) <= 3
         assert one["score_after"] <= one["score_before"]
@@ -115,7 +115,7 @@ def test_it_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     mean = sum(one["queries"] for one in found) / 6
     assert (
         f"unseen+attack:textfooler@0.1: success rate {100 * succeeded / right:.1f} % ({succeeded} of {right} right "
-        f"answers on the rows searched on), {mean:.0f} queries an instruction, population search" in said
+        f"answers on the rows searched on), {mean:.0f} queries an instruction, bayesian search" in said
     )
     assert all("unseen" in one["instruction_id"] for one in lines(tmp_path / "version_0"))
 
@@ -211,7 +211,12 @@ def test_attacks_of_another_run_are_tried_first(
 ) -> None:
     """With queries for the instruction and one more text, the attacks are those of the other run, where they hurt."""
     transfer = f"--data.attack.transfer={whole / ATTACKS}"
-    main(arguments(tmp_path / "few", transfer, "--data.attack.budget=2"))
+
+    def tested(folder: str, *more: str, condition: str = CONDITION) -> None:
+        few = ("--data.attack.budget=2", "--trainer.limit_test_batches=1")  # all are searched for, and few asked
+        main(arguments(tmp_path / folder, *few, *more, conditions=condition))
+
+    tested("few", transfer)
     few = tmp_path / "few/version_0"
     given = {attack_key(one): one for one in lines(whole)}
     assert [one["after"] for one in lines(few)] == [given[attack_key(one)]["after"] for one in lines(few)]
@@ -222,11 +227,11 @@ def test_attacks_of_another_run_are_tried_first(
     shutil.copy(few / ATTACKS, begun)
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        main(arguments(tmp_path / "again", "--data.attack.budget=2", f"--predictions.resume={begun}"))
+        tested("again", f"--predictions.resume={begun}")
     assert "with other settings" in capsys.readouterr().err, "without the attacks of the other run"
-    main(arguments(tmp_path / "again", transfer, "--data.attack.budget=2", f"--predictions.resume={begun}"))
+    tested("again", transfer, f"--predictions.resume={begun}")
     assert "instructions attacked" not in capsys.readouterr().out, "nothing is searched again"
-    main(arguments(tmp_path / "other", transfer, "--data.attack.budget=2", conditions="attack:textfooler@0.2"))
+    tested("other", transfer, condition="attack:textfooler@0.2")
     assert "holds no attack by these recipes on any of the 6 instructions" in caplog.text
 
 

@@ -71,9 +71,9 @@ def test_a_table_without_draws_is_its_own_vote() -> None:
     rows = [answer("s", "i", "a"), answer("s", "j", "b"), answer("t", "i", "a"), answer("t", "j", "a")]
     assert voted(rows) == rows
     assert not set(DRAWN) & set(numbers(rows))
-    with pytest.raises(ValueError, match="is there 2 times under instruction 'i'; expected one row"):
+    with pytest.raises(ValueError, match="occurs 2 times under instruction 'i'; expected one row"):
         grids([*rows, rows[0]])
-    with pytest.raises(ValueError, match="is there 2 times under instruction 'i', draw 1; expected one row"):
+    with pytest.raises(ValueError, match="occurs 2 times under instruction 'i', draw 1; expected one row"):
         grids([*by_hand(), replace(by_hand()[1], prediction="c")])
 
 

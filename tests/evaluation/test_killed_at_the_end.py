@@ -85,7 +85,7 @@ def test_killed_after_the_last_answer(
         with pytest.raises(SystemExit) as end:
             main(again)
         assert end.value.code == 2
-        assert "is whole" in capsys.readouterr().err
+        assert "is complete" in capsys.readouterr().err
     else:
         main(again)
         assert sorted(file.name for file in first.glob("*.parquet*")) == ["predictions.parquet", "states.parquet"]

@@ -126,15 +126,15 @@ def test_another_evaluation_is_not_continued(
     before = {file.name: file.read_bytes() for file in begun.glob("predictions*")}
     assert "the same rows, conditions" in refused("--data.seed=3")
     assert "the same rows, conditions" in refused("--data.samples=8")
-    assert "data.eval_batch_size 4, as it was begun" in refused("--data.eval_batch_size=5")
+    assert "expected data.eval_batch_size 4" in refused("--data.eval_batch_size=5")
     assert "the same model" in refused("--model.loading.scratch=true", "--seed_everything=5")
     assert "model.max_new_tokens 4" in refused("--model.max_new_tokens=5")
-    assert "states.layer None, as it was begun" in refused("--states.layer=-2")
+    assert "expected states.layer None" in refused("--states.layer=-2")
     assert {file.name: file.read_bytes() for file in begun.glob("predictions*")} == before
     assert not (tmp_path / "again").exists(), "what was refused leaves folders behind"
     main(arguments(llama, rows, tmp_path / "again", resume))
     assert len(read_table(begun / "predictions.parquet")) == 36
-    assert "is whole; there is nothing left" in refused()
+    assert "is complete; there is nothing left" in refused()
 
 
 def test_parts_of_all_attempts_are_read_and_the_newest_counts(tmp_path: Path) -> None:

@@ -413,7 +413,7 @@ def test_no_rows_have_no_numbers() -> None:
 
 
 def test_repeated_cells_and_unknown_tasks_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"dataset 'd', condition 'clean': sample 's' is there 2 times .* 'i'"):
+    with pytest.raises(ValueError, match=r"dataset 'd', condition 'clean': sample 's' occurs 2 times .* 'i'"):
         robustness([answer("s", "i", "a")] * 2, POINT)
     with pytest.raises(ValueError, match="unknown task 'poem'"):
         robustness([replace(answer("s", "i", "a"), task="poem")], POINT)

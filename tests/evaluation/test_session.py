@@ -60,7 +60,7 @@ def test_attempts_are_counted_and_another_evaluation_is_refused(tmp_path: Path) 
     assert session.attempt(IDENTITY) == 1
     session.begin(IDENTITY, 1)
     assert session.attempt(IDENTITY) == 2
-    with pytest.raises(ValueError, match=r"found other data\.eval_batch_size 5 than .* was begun with; expected data"):
+    with pytest.raises(ValueError, match=r"found other data\.eval_batch_size 5 than at the start of .*; expected data"):
         session.attempt({**IDENTITY, "data.eval_batch_size": 5})
     session.end()
     assert not (folder / HIDDEN_STATES).exists()

@@ -159,7 +159,7 @@ def test_a_field_is_also_found_by_its_name() -> None:
 def test_nothing_is_right_or_wrong_without_a_target() -> None:
     alone = row("a", target=None, correct=None)
     for ask in (lambda: alone.expected, lambda: alone.right):
-        with pytest.raises(ValueError, match="sample 'a' brought no answer to compare with"):
+        with pytest.raises(ValueError, match="sample 'a' has no target to compare the answer with"):
             ask()
 
 

@@ -27,7 +27,7 @@ def results(folder: Path, rows: str, **settings: Any) -> list[tuple[str, str, st
         samples=3,
         scoring="options",
         eval_batch_size=5,
-        attack=Attacks(samples=2, budget=8, candidates=3),
+        attack=Attacks(samples=2, budget=22, candidates=3),
     )
     run.test(InstructionTuning("builtin:tiny", tuning=None, max_new_tokens=24), data, verbose=False)
     return [(s.dataset, s.id, s.instruction) for s in data.conditioned[CONDITION].samples]

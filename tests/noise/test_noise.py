@@ -498,7 +498,7 @@ def test_golden_values(kind: str) -> None:
         ),
         ({"kind": "robustlm.noise.base.missing"}, "unknown noise kind"),
         ({"kind": "no_such_module.fn"}, "cannot import 'no_such_module'"),
-        ({"kind": "opposite", "weights": {"opposite": 1}}, r"noise\.weights: only for noise\.kind=mixed"),
+        ({"kind": "opposite", "weights": {"opposite": 1}}, r"noise\.weights: found weights for noise\.kind=opposite"),
         ({"weights": {"opposite": 0}}, r"noise\.weights: expected numbers"),
         ({"weights": {}}, r"noise\.weights: expected numbers"),
         ({"weights": {"opposite": -1}}, r"noise\.weights: .*'opposite': -1"),

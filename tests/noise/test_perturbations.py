@@ -293,5 +293,5 @@ def test_conditions(kind: str) -> None:
 
 @pytest.mark.parametrize("text", ["protected", "unseen+protected", "clean+protected"])
 def test_protection_needs_noise(text: str) -> None:
-    with pytest.raises(ValueError, match=r"protects words from no noise"):
+    with pytest.raises(ValueError, match=r"protects words without noise"):
         parse_condition(text)

@@ -158,7 +158,7 @@ def test_a_switch_of_the_template_reaches_the_prompt() -> None:
             {"enable_thinkin": False},
             "found 'enable_thinkin' (did you mean 'enable_thinking'?), which the token",
         ),
-        ("chat", {"add_generation_prompt": False}, "found 'add_generation_prompt', which is set in other ways"),
+        ("chat", {"add_generation_prompt": False}, "found 'add_generation_prompt', which robustlm sets itself"),
         ("plain", {"enable_thinking": False}, "but data.template is 'plain'; expected null"),
     ],
 )

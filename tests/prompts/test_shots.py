@@ -76,8 +76,8 @@ def test_rows_of_the_test_are_no_examples(caplog: pytest.LogCaptureFixture) -> N
     tested = {input_of(Sample("t", "", "bad", Context(text=" FILMS  good 1"), bank="sentiment"))}
     chosen = choose(given, [("films", "")], tested, 2, 0).by_pool[("films", "")]
     assert sorted(sample.id for sample in chosen) == ["films-good-0", "films-good-2"]
-    assert "left out 1 rows whose input is that of a row of data.test" in caplog.text
-    with pytest.raises(ValueError, match=r"found 2 rows .* besides 1 left out.*; expected 3 or more"):
+    assert "left out 1 rows whose input also occurs in data.test" in caplog.text
+    with pytest.raises(ValueError, match=r"found 2 rows .* besides 1 that were left out.*; expected 3 or more"):
         choose(given, [("films", "")], tested, 3, 0)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from robustlm.cli import main
@@ -19,6 +20,7 @@ from robustlm.report.attacks import (
     attack_numbers,
     attack_outcomes,
     attack_rows,
+    success_limits,
     totals,
     without_attack,
 )
@@ -42,7 +44,7 @@ def attacked(wrong: tuple[int, ...], dataset: str = "d") -> list[Record]:
 def line(instruction: str, dataset: str = "d", **more: Any) -> dict[str, Any]:
     return {
         "condition": ATTACK, "dataset": dataset, "instruction_id": instruction, "sample_id": None, "before": "Say a.",
-        "after": "Sya a.", "search": "population", "queries": 90, **more,
+        "after": "Sya a.", "search": "bayesian", "queries": 90, **more,
     }  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def test_success_counts_only_what_was_right_before() -> None:
     """Of 8 rows of each instruction, 7 are right without the attack; three of these, and the other one, are hit."""
     first, second = attack_outcomes(attacked((0, 1, 2, 7)), manifest(line("bank|i", queries=100), line("bank|j")))
     assert (first.right, first.succeeded, first.rate, first.queries) == (7, 0, 0.0, 100)
-    assert (second.right, second.succeeded, second.rate, second.search) == (7, 3, 3 / 7, "population")
+    assert (second.right, second.succeeded, second.rate, second.search) == (7, 3, 3 / 7, "bayesian")
     (total,) = totals([first, second])
     assert (total.dataset, total.attacks, total.right, total.succeeded, total.queries) == ("d", 2, 14, 3, 95)
 
@@ -129,7 +131,8 @@ def test_every_form_of_the_report_has_attacks(tmp_path: Path, capsys: pytest.Cap
     (queries,) = [one for one in numbers if one["number"] == "attack_queries"]
     assert float(queries["value"]) == 90
     found = json.loads((out / "robustness.json").read_text())["attacks"]
-    assert found == attack_rows(attack_outcomes(attacked((0, 1, 2)), manifest(line("bank|i"), line("bank|j"))))
+    assert found == attack_rows(attack_outcomes(attacked((0, 1, 2)), manifest(line("bank|i"), line("bank|j")), None))
+    assert rate["low"] == rate["high"] == "", "no draws, no intervals"
     page = (out / "robustness.html").read_text()
     assert "<del>Say</del> <ins>Sya</ins> a." in page
     assert Page(page).named("Attacks by condition and dataset")[1] == [
@@ -138,10 +141,59 @@ def test_every_form_of_the_report_has_attacks(tmp_path: Path, capsys: pytest.Cap
         "2",
         "21.4 %",
         "14",
-        "population",
+        "bayesian",
         "90",
     ]
     assert len(Page(page).named("Attacked instructions")) == 3
+
+
+def test_every_form_of_the_report_has_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = written(tmp_path, attacked((0, 1, 2)))
+    main(["report", run, "--draws=50", "--level=0.9", f"--output={tmp_path / 'out'}"])
+    (total,) = totals(attack_outcomes(attacked((0, 1, 2)), {}, 0.9))
+    assert total.limits is not None
+    low, high = total.limits
+    said = f"21.4 % [{100 * low:.1f}, {100 * high:.1f}]"
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "out/robustness.html").read_text()
+    numbers = csv.DictReader((tmp_path / "out/robustness.csv").read_text().splitlines())
+    (rate,) = [one for one in numbers if one["number"] == "attack_success_rate"]
+    assert (float(rate["low"]), float(rate["high"])) == pytest.approx((low, high))
+    found = json.loads((tmp_path / "out/robustness.json").read_text())["attacks"]
+    assert all(0 <= one["low"] <= one["success_rate"] <= one["high"] <= 1 for one in found)
+
+
+def test_rows_of_a_sample_count_together() -> None:
+    """Four instructions that fail on the same samples say as little as one; independent ones say more."""
+    one = success_limits({("d", str(i)): (1, int(i < 10)) for i in range(40)}, 0.95)
+    same = success_limits({("d", str(i)): (4, 4 * (i < 10)) for i in range(40)}, 0.95)
+    apart = success_limits({("d", str(i)): (4, 1) for i in range(40)}, 0.95)
+    assert one is not None
+    assert same == pytest.approx(one)
+    assert apart is not None
+    assert apart[1] - apart[0] < 0.8 * (one[1] - one[0])
+    assert success_limits({("d", "0"): (3, 1), ("d", "1"): (0, 0)}, 0.95) is None
+    always = success_limits({("d", str(i)): (1, 1) for i in range(20)}, 0.95)
+    assert always is not None
+    assert always[0] < 0.9
+    assert always[1] == 1
+
+
+@pytest.mark.parametrize(("rate", "alike"), [(0.5, 0.0), (0.5, 0.9), (0.95, 0.5), (0.99, 0.0)])
+def test_intervals_of_success_rates_cover_what_they_promise(rate: float, alike: float) -> None:
+    """30 samples under three instructions; with chance `alike`, an instruction does to a sample what the first does."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        right = rng.random((30, 3)) < 0.8
+        wrong = rng.random((30, 3)) < rate
+        wrong = np.where(rng.random((30, 3)) < alike, wrong[:, :1], wrong)
+        counts = {
+            ("d", str(i)): (int(a.sum()), int((a & b).sum())) for i, (a, b) in enumerate(zip(right, wrong, strict=True))
+        }
+        limits = success_limits(counts, 0.95)
+        assert limits is not None
+        covered += limits[0] <= rate <= limits[1]
+    assert covered >= 0.925 * 400
 
 
 def test_a_broken_file_of_attacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -179,10 +179,10 @@ def test_bad_input_of_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture
         (["export-harness", str(tmp_path), str(tmp_path / "o")], "sample 'a' has no prompt"),
         (["export-harness", str(tmp_path), str(tmp_path / "o"), "--conditions", "[x]"], "conditions: found 'x'"),
         (["export-harness", str(tmp_path), str(tmp_path / "o"), "--name", "a b"], "name: found 'a b'"),
-        (["import-harness", str(tmp_path / "no"), str(tmp_path / "o")], "is not there"),
+        (["import-harness", str(tmp_path / "no"), str(tmp_path / "o")], "does not exist"),
         (["import-harness", str(tmp_path / "empty"), str(tmp_path / "o")], "found no samples_*.jsonl"),
         (["import-harness", str(tmp_path), str(tmp_path / "predictions.parquet")], "is a file; expected a folder"),
-        (["import-harness", str(tmp_path), str(tmp_path)], "is there already; expected a folder without a table"),
+        (["import-harness", str(tmp_path), str(tmp_path)], "exists already; expected a folder without a table"),
     ]:
         with pytest.raises(SystemExit):
             main(args)

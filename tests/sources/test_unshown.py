@@ -109,7 +109,7 @@ def test_check_and_the_start_of_a_run_say_so(
     models: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_rows(tmp_path / "wic.jsonl", WIC)
-    line = f"data.train: wic ({path}): no prompt shows these fields of 2 rows (in how many): `word` (2); a bank with"
+    line = f"data.train: wic ({path}): no prompt shows these fields of 2 rows (number of rows with it): `word` (2); a"
     check(InstructionTuning(models["llama"]), InstructionDataModule(train=path))
     assert sum(line in shown for shown in capsys.readouterr().out.splitlines()) == 1
     data = InstructionDataModule(train=path, template="{instruction} {option}\n")
