@@ -177,6 +177,11 @@ class View(_Movable):
     messages: tuple[list[Message] | None, ...] = ()
     """The R prompts as messages of a chat, in views without answers; null for a prompt that is no chat. Empty in
     others."""
+    keys: tuple[int, ...] = ()
+    """In views of an evaluation without answers: a hash of what each row is asked (sample, condition, instruction) and
+    of its draw, for random numbers that depend on nothing else. Empty in others, as is the next field."""
+    draws: tuple[int, ...] = ()
+    """Number of each row's answer among those drawn for the same question, from 0."""
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -261,6 +266,8 @@ class View(_Movable):
             self.context_mask[rows][:, kept],
             tuple(self.texts[row] for row in rows.tolist()) if self.texts else (),
             tuple(self.messages[row] for row in rows.tolist()) if self.messages else (),
+            tuple(self.keys[row] for row in rows.tolist()) if self.keys else (),
+            tuple(self.draws[row] for row in rows.tolist()) if self.draws else (),
         )
 
 
@@ -294,6 +301,8 @@ class InstructionBatch(_Movable):
     """In evaluation: name of the instruction condition."""
     instruction_ids: list[str] = field(default_factory=list)
     """In evaluation: id of the phrasing of each raw row."""
+    draws: list[int | None] = field(default_factory=list)
+    """In evaluation: number of each row's answer among those drawn for the same question; null: the only one."""
     instructions: list[str] = field(default_factory=list)
     """In evaluation: the instruction of each raw row as it is asked, with its slots unfilled."""
     wordings: list[str] = field(default_factory=list)

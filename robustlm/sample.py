@@ -68,6 +68,8 @@ class Sample:
     """Whether training counts the assistant's earlier turns as answers too, besides the target."""
     wording: str = ""
     """The instruction before noise or an attack changed it; empty: neither has changed it."""
+    draw: int | None = None
+    """In evaluation: number of the answer among those drawn for this question; null: the only one."""
     answer_words: tuple[tuple[str, str], ...] = ()
     """Where the instruction asks for answers of its own instead of the labels: each answer and the label that it
     stands for, in the order of the labels. Target and choices are these answers."""

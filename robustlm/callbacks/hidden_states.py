@@ -59,6 +59,11 @@ class HiddenStateWriter(Callback):
         if stage in ("test", "predict"):
             self.check(cast(HoldsModel, pl_module))
             if self.layer is not None:
+                if (draws := data_of(trainer).draws) > 1:
+                    raise ValueError(
+                        f"states.layer: found {self.layer} with data.draws {draws}; expected null or 1 draw, since all "
+                        "draws of a question have the state of its prompt"
+                    )
                 data_of(trainer).session.kept_states = KeptStates(self.layer, self.position)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,7 +102,7 @@ class HiddenStateWriter(Callback):
         assert view is not None, "a test batch has prompts"
         with trainer.precision_plugin.forward_context():
             states = backbone.hidden_states(view, self.layer, self.position)
-        self._file.write([row.key for row in outputs["rows"]], states.float().cpu().numpy())
+        self._file.write([row.cell for row in outputs["rows"]], states.float().cpu().numpy())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table. It is written before the predictions, so complete predictions imply complete states."""

@@ -168,6 +168,9 @@ def _identity(trainer: Trainer, module: InstructionTuning) -> Identity:
         "data.eval_batch_size": data.eval_batch_size,
         "data.scoring": data.scoring,
         "model.max_new_tokens": module.max_new_tokens,
+        # null where nothing is drawn, as in evaluations that were begun before these settings existed
+        "model.generation": module.backbone.sampling,
+        "data.draws": data.draws if data.draws > 1 else None,
         "states.layer": None if kept is None else kept.layer,
         "states.position": None if kept is None else kept.position,
         "processes": trainer.world_size,

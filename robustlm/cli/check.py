@@ -47,6 +47,8 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
     if "train" in roles:
         model.check_data(datamodule)
     datamodule.connect(model.backbone)
+    if "test" in roles:
+        datamodule.check_draws()
     _show_tokenizer(model)
     longest = 0
     problems: list[str] = []
@@ -61,7 +63,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
         problems += datamodule.notes
         datamodule.notes.clear()
         if role == "test":
-            _show_asked(datamodule.under_all(found), datamodule.encoder)
+            _show_asked(datamodule.under_all(found), datamodule.encoder, datamodule.draws)
     if hosted:
         print(f"\nparameters  not known, and no memory is counted: the model {model.backbone.closed}")
         _show_problems(problems)
@@ -163,9 +165,12 @@ def _show_noise(datamodule: InstructionDataModule) -> None:
         print(f"  {kind:<20}{made.texts[0]}")
 
 
-def _show_asked(conditions: dict[str, EncodedSamples], encoder: Encoder) -> None:
+def _show_asked(conditions: dict[str, EncodedSamples], encoder: Encoder, draws: int) -> None:
     """Print the number of answers a test needs, and the first row of each condition; attacks are not searched."""
-    print(f"\nasked       {sum(map(len, conditions.values())):,} answers; the first row of each condition")
+    each = f" ({draws} draws of each question)" if draws > 1 else ""
+    print(
+        f"\nasked       {draws * sum(map(len, conditions.values())):,} answers{each}; the first row of each condition"
+    )
     for name, rows in conditions.items():
         view = encoder.view(rows.encoded[:1], with_answer=False)
         when = " (before its search)" if ATTACK in name else ""

@@ -136,6 +136,7 @@ def report(
     from robustlm.evaluation.unreadable import unreadable
     from robustlm.report.attacks import attack_file, attack_outcomes
     from robustlm.report.comparison import find_table, load_tables
+    from robustlm.report.factors import factor_outcomes
     from robustlm.report.number_tables import FORMATS, to_csv, to_json, to_markdown, write_all
     from robustlm.report.page import About, own_section, to_html
     from robustlm.report.run import run_name, run_settings
@@ -162,14 +163,17 @@ def report(
     free = free_text(rows, settings)
     attacks = attack_outcomes(rows, attack_file(file), level if draws else None)
     came, unread = outcomes(rows), unreadable(rows)
-    text = to_markdown(results, settings, unread=unread, came=came, free=free, read=read, attacks=attacks)
+    factors = factor_outcomes(rows)
+    text = to_markdown(
+        results, settings, unread=unread, came=came, free=free, read=read, attacks=attacks, factors=factors
+    )
     print(text, end="")
     if output is not None:
         about = About(run_name(file), run_settings(file))
         make: dict[str, Callable[[], str]] = {
             "md": lambda: text,
             "csv": lambda: to_csv(results, free, attacks),
-            "json": lambda: to_json(results, settings, free, read, attacks),
+            "json": lambda: to_json(results, settings, free, read, attacks, factors),
             "html": lambda: to_html(rows, results, settings, about, clean, more, read, attacks),
         }
         wanted = FORMATS if format == "all" else (format,)

@@ -44,6 +44,8 @@ NoisyTurns = Literal["last", "all"]
 
 _UNCONNECTED = "call `connect(model)` first"
 
+_MOST_ANSWERS = 10_000
+"""Maximum of `draws`; guards against a typing error that would ask for days."""
 _MOST_WORKERS = 4096
 """Maximum of `num_workers`; guards against a typing error that would start too many processes."""
 
@@ -90,6 +92,8 @@ class InstructionDataModule(LightningDataModule):
             template's own marks or by comparing prefixes; or `each` one, in a row of its own.
         noisy_turns: Which user turns of a chat get noise and paraphrases: the `last` one, which is the instruction, or
             `all` of them.
+        draws: Number of answers to each question of a test, each drawn anew. More than 1 needs `scoring: generation`,
+            and a temperature (`model.generation`; `model.hosting` for hosted models and vLLM).
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -150,6 +154,7 @@ class InstructionDataModule(LightningDataModule):
         chat_template_kwargs: dict[str, bool | int | float | str] | None = None,
         assistant_turns: AssistantTurns = "last",
         noisy_turns: NoisyTurns = "last",
+        draws: int = 1,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -180,6 +185,12 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(
                 f"data.noisy_turns: found all with data.bank {bank!r}, whose phrasings replace the last user turn "
                 "alone; expected last, or no data.bank"
+            )
+        check_number("data.draws", draws, least=1, most=_MOST_ANSWERS, whole=True)
+        if draws > 1 and scoring != "generation":
+            raise ValueError(
+                f"data.draws: found {draws} with data.scoring {scoring!r}, whose likelihoods are the same each time; "
+                "expected 1, or data.scoring generation"
             )
         check_values(chat_template_kwargs)
         if not conditions:
@@ -234,6 +245,7 @@ class InstructionDataModule(LightningDataModule):
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
         self.scoring: Scoring = scoring
+        self.draws = draws
         self.phraser = Phraser(instructions, bank, unseen_share, paraphrases, seed)
         """Decides which instruction each sample is asked with."""
         self.rows: dict[Role, EncodedSamples] = {}
@@ -280,6 +292,7 @@ class InstructionDataModule(LightningDataModule):
             "predict": ("test",),
         }
         if "test" in roles[stage]:
+            self.check_draws()
             self.session = EvaluationSession()
         self._answered = stage != "predict"
         if self._answered and "test" in self.rows and not all(sample.target for sample in self.rows["test"].samples):
@@ -292,6 +305,15 @@ class InstructionDataModule(LightningDataModule):
             log.warning(note)
         if "test" in roles[stage] and not self.conditioned:
             self.conditioned = self.under_all(self.rows["test"])
+
+    def check_draws(self) -> None:
+        """Raise `ValueError` if several answers are asked for and the model gives the same one each time."""
+        why = getattr(self._model, "why_alike", None)
+        if self.draws > 1 and why:
+            raise ValueError(
+                f"data.draws: found {self.draws}, but {why}, so all draws would be one answer; expected 1, or a "
+                "temperature above 0 (model.generation.temperature for a local model, else model.hosting.temperature)"
+            )
 
     def connect(self, model: ConnectedModel) -> None:
         """Take tokenizer and length limit from a model; rows that were tokenised for another model are read again.
@@ -486,11 +508,11 @@ class InstructionDataModule(LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """One loader for each condition."""
         self._evaluated.clear()
-        loaders = [self._evaluation_loader(rows, name) for name, rows in self.conditioned.items()]
+        loaders = [self._evaluation_loader(rows.drawn(self.draws), name) for name, rows in self.conditioned.items()]
         if loaders and not any(len(loader.sampler) for loader in loaders):  # type: ignore[arg-type]
             # all rows are answered already; without a batch, Lightning would not call the hooks that write the table
             name, rows = next(iter(self.conditioned.items()))
-            loaders[0] = self._evaluation_loader(rows, name, again=True)
+            loaders[0] = self._evaluation_loader(rows.drawn(self.draws), name, again=True)
         return loaders
 
     def predict_dataloader(self) -> list[DataLoader[InstructionBatch]]:
@@ -523,10 +545,11 @@ class InstructionDataModule(LightningDataModule):
 
     def settle(self, found: Mapping[str, EncodedSamples]) -> None:
         """Set the rows of loaders whose rows were not known when they were made, by condition."""
-        for condition, rows in found.items():
+        asked = {condition: rows.drawn(self.draws) for condition, rows in found.items()}
+        for condition, rows in asked.items():
             self._settle(condition, rows)
-        if found and not any(len(sampler) for _, sampler in self._evaluated.values()):
-            self._settle(*next(iter(found.items())), again=True)  # see `test_dataloader`
+        if asked and not any(len(sampler) for _, sampler in self._evaluated.values()):
+            self._settle(*next(iter(asked.items())), again=True)  # see `test_dataloader`
 
     def _settle(self, condition: str, rows: EncodedSamples, *, again: bool = False) -> None:
         dataset, sampler = self._evaluated[condition]
@@ -563,7 +586,7 @@ def _groups(rows: EncodedSamples) -> list[str]:
 
 
 def _keys(condition: str, rows: EncodedSamples) -> list[Key]:
-    return [(condition, s.dataset or s.task, s.id, s.instruction_id) for s in rows.samples]
+    return [(condition, s.dataset or s.task, s.id, s.instruction_id, s.draw or 0) for s in rows.samples]
 
 
 def _limited(count: int, limit: int | float | None) -> int:

@@ -15,6 +15,7 @@ from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.prompts.encoding import Encoder
 from robustlm.sample import Sample, Turn
 from robustlm.tasks import TASKS
+from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,17 @@ class EncodedSamples:
     def answer_tokens(self) -> list[int]:
         """Number of answer tokens of each row, with those of earlier replies that are trained."""
         return [row.trained for row in self.encoded]
+
+    def drawn(self, draws: int) -> EncodedSamples:
+        """Every row as often as it is asked, the draws of a row one after another; the rows themselves if once."""
+        if draws == 1:
+            return self
+        return EncodedSamples(
+            [replace(sample, draw=draw) for sample in self.samples for draw in range(draws)],
+            [row for row in self.encoded for _ in range(draws)],
+            [row for row in self.options for _ in range(draws)],
+            self.measure,
+        )
 
     def add(self, other: EncodedSamples) -> None:
         """Append the rows of `other`."""
@@ -165,15 +177,23 @@ class EvaluationDataset(Dataset[InstructionBatch]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def _key(self, sample: Sample) -> int:
+        dataset = sample.dataset or sample.task
+        return drawn("answer", self.condition, dataset, sample.id, sample.instruction_id, sample.draw or 0)
+
     def __getitem__(self, key: BatchKey) -> InstructionBatch:
         samples = [self.rows.samples[i] for i in key.indices]
         encoded = [self.rows.encoded[i] for i in key.indices]
+        prompt = self.encoder.view(encoded, with_answer=False)
+        prompt.keys = tuple(self._key(sample) for sample in samples)
+        prompt.draws = tuple(sample.draw or 0 for sample in samples)
         batch = InstructionBatch(
             raw=self.encoder.view(encoded),
-            prompt=self.encoder.view(encoded, with_answer=False),
+            prompt=prompt,
             ids=[sample.id for sample in samples],
             condition=self.condition,
             instruction_ids=[sample.instruction_id for sample in samples],
+            draws=[sample.draw for sample in samples],
             # rows of one instruction share one text in memory; it is copied only into a batch of another process
             instructions=[sample.instruction for sample in samples],
             wordings=[sample.wording or sample.instruction for sample in samples],

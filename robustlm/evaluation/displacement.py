@@ -14,7 +14,7 @@ import numpy as np
 from robustlm.evaluation.grid import Grid, grids
 from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.hidden_states import Floats, Ints, between_sums, degradation, distances, members, pair_sums
-from robustlm.evaluation.record import Key, Record
+from robustlm.evaluation.record import Cell, Record
 from robustlm.evaluation.robustness import Estimate, Sampled, Settings, estimate, sample_weights
 
 NUMBERS = {
@@ -109,7 +109,7 @@ def displacement(
         datasets.setdefault(dataset, []).append(at)
     results: list[Displaced] = []
     drawn: dict[str, list[Sampled]] = {}
-    apart: dict[Key, float] = {}
+    apart: dict[Cell, float] = {}
     scales: dict[str, float] = {}
     for dataset, places in sorted(datasets.items()):
         one = _Dataset(dataset, [table.keys[at] for at in places], table.read(places), clean, settings)
@@ -127,7 +127,7 @@ def displacement(
 
 def check_keys(table: HiddenStateTable, rows: Sequence[Record]) -> None:
     """Raise `ValueError` unless the states belong to exactly the rows of a prediction table."""
-    stated, answered = set(table.keys), {row.key for row in rows}
+    stated, answered = set(table.keys), {row.cell for row in rows}
     if len(stated) < len(table.keys):
         key, times = Counter(table.keys).most_common(1)[0]
         raise ValueError(f"{table.path}: {_named(key)} occurs {times} times; expected one state for each row")
@@ -143,7 +143,7 @@ class _Dataset:
     """A dataset's states and the distances of each row; arrays have one entry for each of its n rows."""
 
     def __init__(
-        self, name: str, keys: Sequence[Key], states: np.ndarray[tuple[int, int], np.dtype[np.float32]], clean: str,
+        self, name: str, keys: Sequence[Cell], states: np.ndarray[tuple[int, int], np.dtype[np.float32]], clean: str,
         settings: Settings,
     ) -> None:  # fmt: skip
         self.keys = keys
@@ -260,7 +260,7 @@ def _pooled(condition: str, parts: Sequence[Sampled], results: Sequence[Displace
 
 
 def _points(
-    found: Sequence[Grid], clean: str, apart: Mapping[Key, float], scales: Mapping[str, float]
+    found: Sequence[Grid], clean: str, apart: Mapping[Cell, float], scales: Mapping[str, float]
 ) -> Iterator[Point]:
     observed = {grid.name: grid for grid in found if grid.condition == clean}
     for grid in found:
@@ -301,6 +301,6 @@ def _trends(points: Sequence[Point]) -> Iterator[Trend]:
         yield Trend(name, len(both), *degradation(both[:, 0], both[:, 1]))
 
 
-def _named(key: Key) -> str:
+def _named(key: Cell) -> str:
     condition, dataset, sample, instruction = key
     return f"sample {sample!r} of {dataset!r} under {condition!r}, instruction {instruction!r}"

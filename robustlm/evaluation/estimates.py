@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from robustlm.evaluation import intervals
+from robustlm.evaluation.components import variance_parts
 from robustlm.evaluation.grid import Floats, Grid
 from robustlm.evaluation.intervals import NONE, Dispersion, Limits, Moments
 from robustlm.evaluation.numbers import (
@@ -15,6 +16,7 @@ from robustlm.evaluation.numbers import (
     NUMBERS,
     PERCENTILES,
     SHARES,
+    VOTE,
     Drawn,
     Estimate,
     Sampled,
@@ -63,6 +65,9 @@ def drawn_numbers(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Se
     samples = {name: asked if name in ("mean", "unparseable") else complete for name in SHARES}
     for name, count in samples.items():
         found[name] = Estimate(found[name].value, *share_limits(numbers[name], count, settings))
+    if VOTE in numbers:
+        found[VOTE] = Estimate(found[VOTE].value, *share_limits(numbers[VOTE], asked, settings))
+        found |= variance_parts(grid, settings)
     moments = math.nan, math.nan, math.nan
     if clean is not None:
         mine, other = numbers["_condition"], numbers["_clean"]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustlm.evaluation.record import LenientRecord, Record
+from robustlm.evaluation.votes import answer_key, majority
 from robustlm.evaluation.wording import Wording, wording_of
 from robustlm.tasks import TASKS
 from robustlm.tasks.base import Answer, Task
@@ -33,10 +34,29 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Draws:
+    """Several answers to each cell, drawn from the model; zeros in cells that were not asked."""
+
+    count: Ints
+    """`[n, k]`: number of draws of each cell."""
+    scores: Floats
+    """`[n, k]`: mean score of a draw, in [0, 1]."""
+    squares: Floats
+    """`[n, k]`: sum of the squared distances of the draws' scores from this mean."""
+    part: Floats
+    """`[n, k]`: `Grid.part` of the majority vote."""
+    whole: Floats
+    """`[n, k]`: `Grid.whole` of the majority vote."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grid:
     """The answers to n samples of a dataset under k instructions of one condition.
 
     A dataset has the same samples, in the same order, under every condition. `present` tells which cells were asked.
+
+    If cells hold several drawn answers, scores and shares are means over the draws of a cell, and `correct` and
+    `answers` are those of its majority vote.
     """
 
     name: str
@@ -61,12 +81,14 @@ class Grid:
     """`[n, k]`: whether the answer is exactly right."""
     answers: Ints
     """`[n, k]`: ids of answers; equal answers have equal ids. The order of items in an answer does not count."""
-    unparseable: Bools
-    """`[n, k]`: whether the answer could not be read."""
+    unparseable: Bools | Floats
+    """`[n, k]`: whether the answer could not be read; with draws, the share of them that could not."""
     options: Options | None = None
     """Options and their likelihoods, if answers were chosen by likelihood."""
     wordings: tuple[Wording | None, ...] = ()
     """The words of each instruction, `[k]`; `None` where the table does not hold them or rows have different ones."""
+    draws: Draws | None = None
+    """The draws of each cell; null: every cell has one answer."""
 
     @property
     def asked(self) -> Bools:
@@ -81,7 +103,14 @@ class Grid:
     @property
     def cells(self) -> Floats:
         """`[n, k]`: the score of each single answer, in [0, 1]: 0 or 1, or its F1; 0 in cells that were not asked."""
+        if self.draws is not None:
+            return self.draws.scores
         return np.where(self.present, ratio(self.part, self.whole), 0.0)
+
+    @property
+    def rows(self) -> int:
+        """Number of answers."""
+        return int(self.present.sum() if self.draws is None else self.draws.count.sum())
 
     @property
     def missing(self) -> int:
@@ -123,7 +152,8 @@ def grids(rows: Iterable[Record]) -> list[Grid]:
     """The grids of a prediction table, dataset by dataset, with conditions in the order of the table.
 
     Raises:
-        ValueError: A sample was asked twice under one condition and instruction, or a task is unknown.
+        ValueError: A sample was asked twice under one condition and instruction without numbers of draws, or a task is
+            unknown.
     """
     sets: dict[tuple[str, str], dict[str, list[Record]]] = {}
     order: dict[str, int] = {}
@@ -142,7 +172,9 @@ def grids(rows: Iterable[Record]) -> list[Grid]:
 def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
     first, task = rows[0], task_of(rows[0])
     instructions = sorted({row.instruction_id for row in rows})
-    places = _places(rows, samples, instructions)
+    cells = _cells(rows, samples, instructions)
+    chosen = [majority(own) for own in cells.values()]
+    places = np.array(list(cells), np.int64).reshape(-1, 2)
     shape = len(samples), len(instructions)
     numbers: dict[object, int] = {}
     flat = tuple(places.T)
@@ -152,7 +184,9 @@ def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
         array[flat] = values
         return array
 
-    scored = np.array([counts(row) for row in rows])
+    scored = [np.array([counts(row) for row in own]) for own in cells.values()]
+    drawn = len(cells) < len(rows)
+    unread = [[row.parsed is None and row.error is None for row in own] for own in cells.values()]
     return Grid(
         name,
         first.dataset,
@@ -161,14 +195,34 @@ def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
         task.score,
         tuple(samples),
         tuple(instructions),
-        present=filled([True] * len(rows), False, np.bool_),
-        part=filled(scored[:, 0].tolist(), 0, np.float64),
-        whole=filled(scored[:, 1].tolist(), 0, np.float64),
-        correct=filled([row.right for row in rows], False, np.bool_),
-        answers=filled([numbers.setdefault(answer_key(row), len(numbers)) for row in rows], -1, np.int64),
-        unparseable=filled([row.parsed is None and row.error is None for row in rows], False, np.bool_),
-        options=_options(rows, places, shape),
+        present=filled([True] * len(cells), False, np.bool_),
+        part=filled([own[:, 0].mean() for own in scored], 0, np.float64),
+        whole=filled([own[:, 1].mean() for own in scored], 0, np.float64),
+        correct=filled([row.right for row in chosen], False, np.bool_),
+        answers=filled([numbers.setdefault(answer_key(row), len(numbers)) for row in chosen], -1, np.int64),
+        unparseable=filled([np.mean(own) for own in unread], 0, np.float64 if drawn else np.bool_),
+        options=_options(chosen, places, shape),
         wordings=_wordings(rows, instructions),
+        draws=_draws(chosen, scored, places, shape) if drawn else None,
+    )
+
+
+def _draws(chosen: list[Record], scored: list[Floats], places: Ints, shape: tuple[int, int]) -> Draws:
+    """The draws of cells, from the rows of their majority votes and part and whole `[draws, 2]` of each cell's rows."""
+    single = [ratio(own[:, 0], own[:, 1]) for own in scored]
+    votes = [counts(row) for row in chosen]
+
+    def placed(values: Iterable[float]) -> Floats:
+        array = np.zeros(shape)
+        array[tuple(places.T)] = list(values)
+        return array
+
+    return Draws(
+        count=placed(len(own) for own in single).astype(np.int64),
+        scores=placed(float(own.mean()) for own in single),
+        squares=placed(float(((own - own.mean()) ** 2).sum()) for own in single),
+        part=placed(part for part, _ in votes),
+        whole=placed(whole for _, whole in votes),
     )
 
 
@@ -179,18 +233,23 @@ def _wordings(rows: list[Record], instructions: list[str]) -> tuple[Wording | No
     return tuple(wording_of(own[name]) for name in instructions)
 
 
-def _places(rows: list[Record], samples: list[str], instructions: list[str]) -> Ints:
-    """`[rows, 2]`: indices of sample and instruction of each row."""
+def _cells(rows: list[Record], samples: list[str], instructions: list[str]) -> dict[tuple[int, int], list[Record]]:
+    """The rows of each cell, by the indices of its sample and instruction."""
     at = {name: i for i, name in enumerate(samples)}
     under = {name: i for i, name in enumerate(instructions)}
-    pairs = [(at[row.sample_id], under[row.instruction_id]) for row in rows]
-    if len(set(pairs)) < len(pairs):
-        (sample, instruction), times = Counter(pairs).most_common(1)[0]
-        raise ValueError(
-            f"dataset {rows[0]['dataset']!r}, condition {rows[0]['condition']!r}: sample {samples[sample]!r} occurs "
-            f"{times} times under instruction {instructions[instruction]!r}; expected one row for each"
-        )
-    return np.array(pairs, np.int64).reshape(-1, 2)
+    found: dict[tuple[int, int], list[Record]] = {}
+    for row in rows:
+        found.setdefault((at[row.sample_id], under[row.instruction_id]), []).append(row)
+    for own in found.values():
+        draw, times = Counter(row.draw for row in own).most_common(1)[0]
+        if times > 1 or (len(own) > 1 and any(row.draw is None for row in own)):
+            which = "" if draw is None else f", draw {draw}"
+            row, count = own[0], times if times > 1 else len(own)
+            raise ValueError(
+                f"dataset {row.dataset!r}, condition {row.condition!r}: sample {row.sample_id!r} occurs {count} "
+                f"times under instruction {row.instruction_id!r}{which}; expected one row for each"
+            )
+    return found
 
 
 def _options(rows: list[Record], places: Ints, shape: tuple[int, int]) -> Options | None:
@@ -213,16 +272,6 @@ def _options(rows: list[Record], places: Ints, shape: tuple[int, int]) -> Option
         tokens[sample, instruction, at] = row.option_tokens
         chosen[sample, instruction] = known[sample].get(row.label_of(row.prediction), -1)
     return Options(scores, tokens, chosen)
-
-
-def answer_key(row: Record) -> tuple[Any, ...]:
-    """A key that is the same for equal answers: the sorted items, or the text if the answer could not be read."""
-    parsed = row.parsed
-    if parsed is None:
-        return (row.prediction.strip(),)
-    if row.answer_words is not None:  # a classification: each item is one answer word
-        parsed = [[row.label_of(text) for text in item] for item in parsed]
-    return (None, *sorted(map(tuple, parsed)))
 
 
 def _size(answer: Answer) -> int:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustlm.checks.places import what_is
-from robustlm.evaluation.record import Key
+from robustlm.evaluation.record import Cell
 from robustlm.evaluation.table import checked_column
 from robustlm.utils.files import whole_file
 
@@ -45,7 +45,7 @@ class HiddenStatePart:
         self._file: Any = None
         self._stream: Any = None
 
-    def write(self, keys: Sequence[Key], states: Singles) -> None:
+    def write(self, keys: Sequence[Cell], states: Singles) -> None:
         """Add the states `[n, H]` of n rows."""
         columns: list[Any] = [pa.array(list(names), pa.string()) for names in zip(*keys, strict=True)]
         columns.append(_vectors(states))
@@ -76,7 +76,7 @@ def next_attempt(path: Path) -> int:
     return 1 + max((_age(part)[0] for part in _parts(path)), default=-1)
 
 
-def known_hidden_states(path: Path) -> set[Key]:
+def known_hidden_states(path: Path) -> set[Cell]:
     """Rows whose states are complete in the part files of the table at `path`."""
     return {key for batch in _batches(path) for key in _keys(batch)}
 
@@ -143,7 +143,7 @@ class HiddenStateTable:
         self.position: str | None = about.get("position")
         wanted = _schema(self.width)
         self._groups: list[int] = []
-        keys: list[Key] = []
+        keys: list[Cell] = []
         for group in range(self._file.num_row_groups):
             found = self._file.read_row_group(group, columns=list(_KEYS))
             keys += _keys({name: checked_column(path, wanted.field(name), found.column(name)) for name in _KEYS})
@@ -199,7 +199,7 @@ def _vectors(states: Singles) -> Any:
     return pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1), pa.float32()), states.shape[1])
 
 
-def _keys(rows: Any) -> list[Key]:
+def _keys(rows: Any) -> list[Cell]:
     return list(zip(*(rows[name].to_pylist() for name in _KEYS), strict=True))
 
 

@@ -37,6 +37,11 @@ NUMBERS = {
     "share_phrasing": "share of score variance from instructions",
     "share_samples": "share of score variance from samples",
     "share_interaction": "share of score variance from single pairs of sample and instruction",
+    "majority_vote": "score of the majority vote over the draws of a question",
+    "part_samples": "part of an answer's variance from samples, less chance",
+    "part_phrasing": "part of an answer's variance from instructions, less chance",
+    "part_interaction": "part of an answer's variance from single pairs of sample and instruction, less chance",
+    "part_sampling": "part of an answer's variance from the model's own chance",
     "unparseable": "answers that could not be read",
     "mean_estimated": "mean over instructions, estimated where cells are missing",
     "worst_estimated": "score of the worst instruction, estimated where cells are missing",
@@ -54,6 +59,18 @@ UNBOUNDED = ("posix", "cochran_p", "cochran_holm")
 
 SHARES = ("mean", "worst_case", "consistency", "sensitivity", "all_correct", "unparseable")
 """Numbers that are means over samples of values in [0, 1], or F1."""
+
+
+VOTE = "majority_vote"
+"""A share that only tables with several draws of a question have."""
+
+
+PARTS = ("part_samples", "part_phrasing", "part_interaction", "part_sampling")
+"""Numbers that only tables with several draws of a question have; without draws, chance is in `share_interaction`."""
+
+
+DRAWN = (VOTE, *PARTS)
+"""Numbers of tables with several draws of a question."""
 
 
 ESTIMATED = ("mean_estimated", "worst_estimated", "low_estimated", "median_estimated", "high_estimated")
@@ -135,6 +152,8 @@ class Result:
     """Number of cells (sample and instruction) that are not in the table, among samples that were asked."""
     estimated: dict[str, Estimate] = field(default_factory=dict)
     """Score under each instruction, estimated from all samples; empty if no cell is missing."""
+    draws: tuple[int, int] | None = None
+    """Fewest and most draws of a question; null: every question has one answer."""
     worst_estimated: str | None = None
     """Id of the instruction with the lowest of these."""
     wordings: Mapping[str, Wording] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.grid import Floats, Grid, grids, ratio
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, SHARES, Drawn, Estimate, Settings, estimate, sample, variance_of
+from robustlm.evaluation.votes import voted
 
 PERMUTATIONS = 10_000
 """Number of random permutations in a permutation test; the smallest possible p is about one over this."""
@@ -156,19 +157,22 @@ def paired_tests(tables: Mapping[str, Sequence[Record]], settings: Settings) -> 
 def flips(first: Iterable[Record], second: Iterable[Record]) -> list[dict[str, Any]]:
     """The answers that are right in one table and wrong in the other, in the order of the first table.
 
+    Where questions have several draws, the answers are their majority votes.
+
     Each is plain data: its place, the true answer, both answers, and how it was asked (`wording`, `instruction` and
     `prompt` of the first table, and `prompt_after` where the second table has another prompt).
 
     Raises:
         ValueError: The tables do not hold the same rows.
     """
-    mine = list(first)
-    others = {_key(row): row for row in second}
-    if {_key(row) for row in mine} != set(others) or len(mine) != len(others):
+    mine, theirs = list(first), list(second)
+    if {_key(row) for row in mine} != {_key(row) for row in theirs} or len(mine) != len(theirs):
         raise ValueError(_UNLIKE)
+    # that one draw differs from another is chance
+    mine, others = voted(mine), {(row.cell, row.task): row for row in voted(theirs)}
     found = []
     for row in mine:
-        other = others[_key(row)]
+        other = others[row.cell, row.task]
         if row.correct != other.correct:
             place = {name: getattr(row, name) for name in _PLACE}
             said = {"before": row.prediction, "after": other.prediction}
@@ -188,7 +192,7 @@ def sign_test(better: int, worse: int) -> float:
 _PLACE = ("sample_id", "dataset", "task", "condition", "instruction_id", "target")
 
 
-def _key(row: Record) -> tuple[str, ...]:
+def _key(row: Record) -> tuple[str | int, ...]:
     return (*row.key, row.task)
 
 
@@ -206,11 +210,23 @@ def _matched(first: Sequence[Grid], second: Sequence[Grid]) -> list[tuple[Grid, 
             or not np.array_equal(grid.present, other.present)
         ):
             raise ValueError(f"{_UNLIKE} (dataset {grid.name!r}, condition {grid.condition!r})")
+        _check_draws(grid, other)
         pairs.append((grid, other))
     if others:
         name, _, condition = next(iter(others))
         raise ValueError(f"{_UNLIKE} (dataset {name!r}, condition {condition!r})")
     return pairs
+
+
+def _check_draws(first: Grid, second: Grid) -> None:
+    """Refuse other numbers of draws: a majority vote of five is no single answer, nor a mean of five one score."""
+    counts = [np.asarray(g.present if g.draws is None else g.draws.count, np.int64) for g in (first, second)]
+    if not np.array_equal(counts[0], counts[1]):
+        mine, theirs = (f"{count[count > 0].min()} to {count.max()}" for count in counts)
+        raise ValueError(
+            f"the tables have other numbers of draws of a question (dataset {first.name!r}, condition "
+            f"{first.condition!r}): {mine}, and {theirs}; expected the same data.draws, without failed draws left out"
+        )
 
 
 Gaps = dict[str, Estimate]

@@ -13,6 +13,7 @@ from robustlm.evaluation.grid import Floats
 from robustlm.evaluation.intervals import NONE
 from robustlm.evaluation.numbers import (
     DEBIASED,
+    DRAWN,
     NUMBERS,
     PERCENTILES,
     SHARES,
@@ -31,10 +32,12 @@ def pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
     independent of each other.
     """
     drawn = [part.numbers for part in parts]
-    numbers = {name: _mean([one[name] for one in drawn]) for name in drawn[0] if name in NUMBERS and name != "pdr"}
+    shared = [name for name in drawn[0] if name in NUMBERS and name != "pdr" and all(name in one for one in drawn)]
+    numbers = {name: _mean([one[name] for one in drawn]) for name in shared}
     numbers["std_within"] = numbers.pop("std")
     found = {name: estimate(values, settings.level) for name, values in numbers.items()}
-    for name in (*SHARES, *DEBIASED, *DEBIASED.values()):
+    only_drawn = [name for name in DRAWN if all(name in part.estimates for part in parts)]
+    for name in (*SHARES, *DEBIASED, *DEBIASED.values(), *only_drawn):
         own = [part.estimates[name] for part in parts if not math.isnan(part.estimates[name].value)]
         from_ = [part.estimates[DEBIASED.get(name, name)].value for part in parts]
         middle = [value for value in from_ if not math.isnan(value)]

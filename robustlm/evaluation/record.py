@@ -9,8 +9,10 @@ from typing import Any
 OWN = "own"
 """Instruction id of rows asked with an instruction of their own. Ids of its paraphrases add a slash and more."""
 
-Key = tuple[str, str, str, str]
-"""Condition, dataset, sample and instruction, which together identify a record."""
+Cell = tuple[str, str, str, str]
+"""Condition, dataset, sample and instruction: one question to the model, which may be asked several times."""
+Key = tuple[str, str, str, str, int]
+"""A cell and the number of the draw (0 where there is only one), which together identify a record."""
 
 
 @dataclass(slots=True)  # not frozen: Lightning's `predict` copies the result of a step field by field
@@ -67,6 +69,8 @@ class Record:
     answer_words: list[list[str]] | None = None
     """Where the instruction asks for answers of its own: each answer and the label that it stands for (`[["yes",
     "acceptable"], …]`). Prediction, items, target and choices are these answers. Null: they are the labels."""
+    draw: int | None = None
+    """Number of the answer among those drawn for its cell, from 0 (`data.draws`); null: the only one."""
 
     def label_of(self, text: str) -> str:
         """The label that an answer stands for; the answer itself if it is no answer word of the instruction."""
@@ -75,6 +79,11 @@ class Record:
     @property
     def key(self) -> Key:
         """The key that identifies the record in its table."""
+        return *self.cell, self.draw or 0
+
+    @property
+    def cell(self) -> Cell:
+        """What was asked, whichever of its answers this is."""
         return self.condition, self.dataset, self.sample_id, self.instruction_id
 
     @property

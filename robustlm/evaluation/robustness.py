@@ -134,15 +134,22 @@ def _result(grid: Grid, numbers: dict[str, Estimate], guess: Estimated | None) -
         numbers=numbers if guess is None else numbers | guess.numbers,
         by_instruction=by_instruction,
         worst=min(by_instruction, key=by_instruction.__getitem__) if by_instruction else None,
-        rows=int(grid.present.sum()),
+        rows=grid.rows,
         samples=int(grid.asked.sum()),
         complete=int(keep.sum()),
         instructions=len(grid.instructions),
         missing=grid.missing,
         estimated={} if guess is None else guess.by_instruction,
         worst_estimated=None if guess is None else guess.worst,
+        draws=None if grid.draws is None else _range(grid),
         wordings={name: found for name, found in zip(grid.instructions, grid.wordings, strict=False) if found},
     )
+
+
+def _range(grid: Grid) -> tuple[int, int]:
+    assert grid.draws is not None
+    asked = grid.draws.count[grid.present]
+    return int(asked.min()), int(asked.max())
 
 
 def _pooled_result(condition: str, own: Sequence[Grid], parts: Sequence[Drawn], numbers: dict[str, Estimate]) -> Result:
@@ -157,7 +164,7 @@ def _pooled_result(condition: str, own: Sequence[Grid], parts: Sequence[Drawn], 
         numbers={name: replace(found, datasets=counted(name)) for name, found in numbers.items()},
         by_instruction={},
         worst=None,
-        rows=sum(int(grid.present.sum()) for grid in own),
+        rows=sum(grid.rows for grid in own),
         samples=sum(int(grid.asked.sum()) for grid in own),
         complete=sum(int(grid.complete.sum()) for grid in own),
         instructions=len({name for grid in own for name in grid.instructions}),

@@ -140,7 +140,8 @@ class EvaluationSession:
         if self._done is None:
             self._done = {row.key for row in self.answered}
             if self.kept_states is not None and self._done:
-                self._done &= known_hidden_states(self._stored() / HIDDEN_STATES)
+                known = known_hidden_states(self._stored() / HIDDEN_STATES)
+                self._done = {row.key for row in self.answered if row.cell in known}
         return self._done
 
     def skip(self, condition: str, keys: Collection[Key]) -> None:

@@ -131,7 +131,7 @@ def write_table(path: Path, rows: Iterable[Record], conditions: Sequence[str] = 
     order = {name: at for at, name in enumerate(conditions)}
     for row in listed:
         order.setdefault(row.condition, len(order))
-    listed.sort(key=lambda row: (order[row.condition], row.dataset, row.sample_id, row.instruction_id))
+    listed.sort(key=lambda row: (order[row.condition], row.dataset, row.sample_id, row.instruction_id, row.draw or 0))
     with whole_file(path) as unfinished:
         columns = [pa.array([getattr(row, field.name) for row in listed], field.type) for field in SCHEMA]
         pq.write_table(pa.table(columns, schema=SCHEMA), unfinished)
@@ -207,7 +207,7 @@ def _refuse_repeats(path: Path, rows: Sequence[Record]) -> None:
     for number, row in enumerate(rows, start=1):
         first = seen.setdefault(row.key, number)
         if first != number:
-            names = ", ".join(map(repr, row.key))
+            names = ", ".join(map(repr, row.cell)) + ("" if row.draw is None else f", draw {row.draw}")
             raise ValueError(f"{path}: rows {first} and {number} answer the same ({names}); expected each row once")
 
 

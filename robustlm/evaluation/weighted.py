@@ -8,9 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from robustlm.evaluation.grid import Bools, Floats, Grid, Ints, ratio
-from robustlm.evaluation.numbers import (
-    Sampled,
-)
+from robustlm.evaluation.numbers import VOTE, Sampled
 
 
 class Features:
@@ -48,6 +46,7 @@ class Features:
                 "posix": self._pairs(w, v, self.shift, w @ self.shifted),
                 "all_correct": self._all_correct(w, v, full),
                 **self._shares(w, v, full),
+                **self._vote(w, v, asked),
                 "unparseable": np.where(asked > 0, _bilinear(w, v, grid.unparseable) / asked, np.nan),
             }
 
@@ -79,6 +78,12 @@ class Features:
     def _all_correct(self, w: Floats, v: Floats, full: Floats) -> Floats:
         wrong = (v > 0).astype(np.float64) @ (~self.grid.correct).T.astype(np.float64)
         return np.where(full > 0, _linear(w, (wrong == 0) * self.whole_samples) / full, np.nan)
+
+    def _vote(self, w: Floats, v: Floats, asked: Floats) -> Sampled:
+        draws = self.grid.draws
+        if draws is None:
+            return {}
+        return {VOTE: _score(_bilinear(w, v, draws.part), _bilinear(w, v, draws.whole), asked)}
 
     def _pairs(self, w: Floats, v: Floats, values: Floats, samples: Floats) -> Floats:
         """Mean over samples and pairs of instructions; an instruction drawn twice is not paired with itself."""

@@ -15,6 +15,7 @@ from robustlm.models.base import Answer, AnswerOutput, LanguageModel, OptionScor
 from robustlm.models.hidden_states import Layer, check_layer
 from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
+from robustlm.models.sampling import Generation
 from robustlm.models.tuning import Tuning
 
 __all__ = ["Backbone", "Loading"]
@@ -30,6 +31,7 @@ class Backbone(LanguageModel):
             (with `scratch`) of a config and tokenizer.
         loading: How to load it.
         tuning: What to train; `None` uses the model unchanged, with all weights frozen.
+        generation: How tokens of answers are chosen; `None` takes the likeliest ones.
 
     Raises:
         ValueError: The name matches no model, or settings exclude each other.
@@ -40,8 +42,15 @@ class Backbone(LanguageModel):
     model: Any
     """The transformers model or the PEFT wrapper around it; `None` before `load`."""
 
-    def __init__(self, name: str, loading: Loading | None = None, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        loading: Loading | None = None,
+        tuning: Tuning | None = None,
+        generation: Generation | None = None,
+    ) -> None:
         super().__init__()
+        self.generation = generation or Generation()
         self.loading = loading or Loading()
         self.tuning = tuning
         if tuning is not None:
@@ -132,12 +141,22 @@ class Backbone(LanguageModel):
         )
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
-        """Greedy answers to the prompts of a view without answers, one string per row; see `generation.generate`."""
+        """Answers to the prompts of a view without answers, one string per row; see `generation.generate`."""
         return [answer.text for answer in self.respond(view, max_new_tokens)]
 
     def respond(self, view: View, max_new_tokens: int) -> list[Answer]:
         """As `generate`, with the number of tokens and the reason of each answer's end."""
-        return generation.generate(self.parts, view, max_new_tokens)
+        return generation.generate(self.parts, view, max_new_tokens, self.generation)
+
+    @property
+    def why_alike(self) -> str | None:
+        """See `LanguageModel.why_alike`."""
+        return None if self.generation.temperature else "model.generation.temperature is 0"
+
+    @property
+    def sampling(self) -> str | None:
+        """See `LanguageModel.sampling`."""
+        return self.generation.described
 
     def option_scores(self, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
         """Log-likelihood of every option under teacher forcing, without dropout; see `scoring.option_scores`.

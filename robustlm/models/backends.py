@@ -14,6 +14,7 @@ from robustlm.models.base import LanguageModel
 from robustlm.models.hosted import HostedBackbone, Hosting
 from robustlm.models.in_vllm import VLLM, VllmBackbone
 from robustlm.models.loading import Loading
+from robustlm.models.sampling import Generation
 from robustlm.models.tuning import Tuning
 from robustlm.utils.importing import imported
 
@@ -33,6 +34,7 @@ def language_model(
     loading: Loading | None = None,
     tuning: Tuning | None = None,
     hosting: Hosting | None = None,
+    generation: Generation | None = None,
     *,
     usual_tuning: Tuning | None = None,
 ) -> LanguageModel:
@@ -44,14 +46,15 @@ def language_model(
         loading: How a local model is loaded.
         tuning: Which part of a local model is trained.
         hosting: How requests are sent to a hosted model.
+        generation: How a local model chooses the tokens of an answer.
         usual_tuning: The default of `tuning`; with it, there is no warning about `tuning`.
     """
-    loading, hosting = loading or Loading(), hosting or Hosting()
+    loading, hosting, generation = loading or Loading(), hosting or Hosting(), generation or Generation()
     make = next((make for prefix, make in BACKENDS.items() if name.startswith(prefix)), None) or _own(name)
     if make is None:
         _warn(name, "runs on this machine", _changed("hosting", hosting))
-        return Backbone(name, copy.copy(loading), copy.copy(tuning))
-    unused = _changed("loading", loading)
+        return Backbone(name, copy.copy(loading), copy.copy(tuning), copy.copy(generation))
+    unused = [*_changed("loading", loading), *_changed("generation", generation)]
     if tuning is not None and tuning != usual_tuning:
         unused.append(f"model.tuning ({type(tuning).__name__})")
     found = make(name, hosting)
@@ -77,7 +80,7 @@ def _own(name: str) -> Maker | None:
     return lambda name, hosting: found(name)
 
 
-def _changed(group: str, settings: Loading | Hosting) -> list[str]:
+def _changed(group: str, settings: Loading | Hosting | Generation) -> list[str]:
     """The settings that differ from their defaults."""
     usual = type(settings)()
     return [

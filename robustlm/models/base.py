@@ -134,6 +134,19 @@ class LanguageModel(nn.Module, ABC):
         return None
 
     @property
+    def why_alike(self) -> str | None:
+        """Why every answer to a prompt is the same, so that several would tell nothing; null: answers are drawn.
+
+        A class whose answers are drawn overrides this. It gets the number of each draw in `view.draws`.
+        """
+        return f"{type(self).__name__} does not say that its answers are drawn (`LanguageModel.why_alike`)"
+
+    @property
+    def sampling(self) -> str | None:
+        """How a model with weights of its own draws answers, as one text; null: it takes the likeliest tokens."""
+        return None
+
+    @property
     def base(self) -> Any:
         """The transformers model inside a PEFT wrapper; this object itself if there is none."""
         return self

@@ -26,6 +26,10 @@ Run = Callable[[Tensor, Tensor, Tensor, Cache | None], tuple[Tensor, Cache]]
 """Takes ids `[R, T]`, a mask `[R, C + T]` over the positions in the cache and the ids, positions `[R, T]` and a cache.
 Returns logits `[R, V]` after the last id, and the cache with the keys and values of the ids added."""
 
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""Takes logits `[n, V]`, the rows `[n]` they belong to, and the position of the token in the answer, from 0. Returns
+the next token of each row, int64 `[n]`."""
+
 _WORTH = 0.9
 """Prefixes are shared only if at most this part of the positions remains: it costs one more pass, and cache copies."""
 _COMPACT = 0.75
@@ -73,18 +77,19 @@ def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Cache | None, *, share: 
     return Prefilled(read, mask, logits)
 
 
-def greedy(run: Run, start: Prefilled, *, ends: Sequence[int], max_new_tokens: int) -> list[list[int]]:
-    """Greedy decoding: take the likeliest token in each step. Returns ids of R answers without their end tokens.
+def decode(run: Run, start: Prefilled, choose: Choose, *, ends: Sequence[int], max_new_tokens: int) -> list[list[int]]:
+    """Decode token by token. Returns ids of R answers without their end tokens.
 
     Args:
         run: The model.
         start: The prompts that the model has read; their cache is modified.
+        choose: Chooses the tokens of each step.
         ends: Tokens that end an answer.
         max_new_tokens: Longest answer.
     """
     answers: list[list[int]] = [[] for _ in start.mask]
     rows = torch.arange(len(answers), device=start.mask.device)
-    cache, mask, positions, token = start.cache, start.mask, start.mask.sum(1), start.logits.argmax(-1)
+    cache, mask, positions, token = start.cache, start.mask, start.mask.sum(1), choose(start.logits, rows, 0)
     last = torch.tensor(ends, device=token.device)
     ended = torch.isin(token, last)
     for step in range(max_new_tokens):
@@ -100,7 +105,7 @@ def greedy(run: Run, start: Prefilled, *, ends: Sequence[int], max_new_tokens: i
             rows, mask, positions, token, ended = (one[kept] for one in (rows, mask, positions, token, ended))
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits, cache = run(token[:, None], mask, positions[:, None], cache)
-        positions, token = positions + 1, logits.argmax(-1)
+        positions, token = positions + 1, choose(logits, rows, step + 1)
         ended = ended | torch.isin(token, last)
     return answers
 

@@ -1,4 +1,4 @@
-"""Greedy answers to prompts."""
+"""Answers to prompts, greedy or drawn."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor
 from robustlm.batch import View
 from robustlm.models.base import Answer
 from robustlm.models.caches import Reader, has_plain_cache, longest, new_cache
-from robustlm.models.decoding import greedy, prefill
+from robustlm.models.decoding import decode, prefill
 from robustlm.models.inputs import decoder_start, generation_inputs
 from robustlm.models.loaded import LoadedModel
+from robustlm.models.sampling import Forced, Generation, Sampler, keys_of_rows, likeliest
 from robustlm.models.stops import cut_at, own_stops, stop_texts
 
 
 @torch.no_grad()
-def generate(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[Answer]:
-    """Greedy answers to the prompts of a view without answers, one per row.
+def generate(loaded: LoadedModel, view: View, max_new_tokens: int, how: Generation) -> list[Answer]:
+    """Answers to the prompts of a view without answers, one per row, greedy or drawn as `how` says.
 
     If the model's cache allows it, prefixes that prompts share run once, and finished answers leave the batch.
     Otherwise (encoder–decoders, prompt learning, sliding windows, …), `generate` of transformers is used. An
@@ -28,7 +29,9 @@ def generate(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[Answe
     """
     with loaded.evaluating(), loaded.caching():
         plain = has_plain_cache(loaded, longest(view) + max_new_tokens)
-        ids = _greedy(loaded, view, max_new_tokens) if plain else _generated(loaded, view, max_new_tokens)
+        sampler = Sampler(how, keys_of_rows(view)) if how.temperature else None
+        found = _decoded if plain else _generated
+        ids = found(loaded, view, max_new_tokens, sampler)
     texts: list[str] = loaded.tokenizer.batch_decode(ids, skip_special_tokens=True)
     prompts = view.attention_mask.sum(1).tolist()
     stops = stop_texts(loaded)
@@ -44,18 +47,18 @@ def generate(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[Answe
     ]
 
 
-def _greedy(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[list[int]]:
+def _decoded(loaded: LoadedModel, view: View, max_new_tokens: int, sampler: Sampler | None) -> list[list[int]]:
     run = Reader(loaded)
     read = prefill(run, view.input_ids, view.attention_mask, new_cache(loaded))
-    return greedy(run, read, ends=loaded.ends, max_new_tokens=max_new_tokens)
+    return decode(run, read, sampler or likeliest, ends=loaded.ends, max_new_tokens=max_new_tokens)
 
 
-def _generated(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[list[int]]:
+def _generated(loaded: LoadedModel, view: View, max_new_tokens: int, sampler: Sampler | None) -> list[list[int]]:
     tokenizer = loaded.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     config = cast(Any, transformers.GenerationConfig)(  # untyped in transformers
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        do_sample=False,  # a sampler leaves greedy search only the token that it draws
         num_beams=1,
         repetition_penalty=1.0,  # otherwise the model's own settings apply, and may forbid the likeliest token
         no_repeat_ngram_size=0,
@@ -65,8 +68,11 @@ def _generated(loaded: LoadedModel, view: View, max_new_tokens: int) -> list[lis
         decoder_start_token_id=decoder_start(loaded),
     )
     inputs, skipped = generation_inputs(loaded, view)
+    forced = transformers.LogitsProcessorList([] if sampler is None else [Forced(sampler)])
     with own_stops(loaded, skipped) as criteria:
-        generated: Tensor = loaded.base.generate(**inputs, generation_config=config, stopping_criteria=criteria)
+        generated: Tensor = loaded.base.generate(
+            **inputs, generation_config=config, stopping_criteria=criteria, logits_processor=forced
+        )
     found = generated[:, skipped:]
     ends = [*loaded.ends, pad] if stop_texts(loaded) else loaded.ends  # rows that a text has ended are padded
     return [_ended(row, ends) for row in found.tolist()]

@@ -114,13 +114,18 @@ class HostedBackbone(TextModel):
         """The endpoint, the model's name and all fields of its requests that are the same for all prompts."""
         return json.dumps([self._endpoint.key, self.hosting.max_tokens_name, self.hosting.sampling], sort_keys=True)
 
+    @property
+    def why_alike(self) -> str | None:
+        """See `LanguageModel.why_alike`."""
+        return self.hosting.why_alike
+
     def answer(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Answers to prompts.
 
         Raises:
             EndpointError: A request fails. Other answers stay in the cache.
         """
-        return self._whole(self._answers([_asks(prompt) for prompt in prompts], max_new_tokens))
+        return self._whole(self._answers([(_asks(prompt), 0) for prompt in prompts], max_new_tokens))
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """As `answer`, for the prompts of a view."""
@@ -141,7 +146,8 @@ class HostedBackbone(TextModel):
         """
         texts = self.texts(view)
         chats = view.messages or [None] * len(texts)
-        asked = [chat or _asks(text) for text, chat in zip(texts, chats, strict=True)]
+        draws = view.draws or [0] * len(texts)
+        asked = [(chat or _asks(text), draw) for text, chat, draw in zip(texts, chats, draws, strict=True)]
         return self._answers(asked, max_new_tokens)
 
     def option_scores(self, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
@@ -195,11 +201,14 @@ class HostedBackbone(TextModel):
             return str(error)
         return Echo(cast(list[float | None], known["log_likelihoods"]))
 
-    def _answers(self, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
-        def ask(connection: Connection, messages: list[Message]) -> Answer:
-            body = self.hosting.chat(self._endpoint.model, messages, max_new_tokens)
+    def _answers(self, prompts: Sequence[tuple[list[Message], int]], max_new_tokens: int) -> list[Answer]:
+        """Answers to conversations, each with the number of its draw."""
+
+        def ask(connection: Connection, asked: tuple[list[Message], int]) -> Answer:
+            messages, draw = asked
+            body = self.hosting.chat(self._endpoint.model, messages, max_new_tokens, draw)
             try:
-                return Answer(**cast(dict[str, Any], self._kept(connection, body, _chat)))
+                return Answer(**cast(dict[str, Any], self._kept(connection, body, _chat, draw)))
             except EndpointError as error:
                 if self.hosting.max_tokens_name == "max_tokens" and "max_completion_tokens" in error.refused:
                     raise EndpointError(f"{error}{_HINT}", error.refused) from None  # no request can be answered
@@ -216,9 +225,14 @@ class HostedBackbone(TextModel):
         finally:
             connection.close()
 
-    def _kept(self, connection: Connection, body: Body, send: Callable[[Any, Body], Body]) -> Body:
-        """The stored answer to a request, or that of the endpoint, which is then stored; plain data without nulls."""
-        key = sha256(json.dumps([self._endpoint.url, body], sort_keys=True).encode()).digest()
+    def _kept(self, connection: Connection, body: Body, send: Callable[[Any, Body], Body], draw: int = 0) -> Body:
+        """The stored answer to a request, or that of the endpoint, which is then stored; plain data without nulls.
+
+        Draws of one question are stored apart, also where no seed tells their requests apart.
+        """
+        # the key of the first draw is that of a question that is asked once
+        named = [self._endpoint.url, body, *([draw] if draw else [])]
+        key = sha256(json.dumps(named, sort_keys=True).encode()).digest()
         if self._cache and (known := self._cache.get(key)):
             return known
         more = self.hosting.body

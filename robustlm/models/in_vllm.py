@@ -12,7 +12,8 @@ from torch import Tensor
 from robustlm.batch import IGNORE, View
 from robustlm.models.base import Answer, LanguageModel, OptionScores
 from robustlm.models.loading import Loading, find, read_config, read_tokenizer
-from robustlm.models.requests import Hosting
+from robustlm.models.requests import Body, Hosting, seed_of
+from robustlm.models.sampling import keys_of_rows
 from robustlm.utils.errors import UserError
 
 VLLM = "vllm:"
@@ -27,8 +28,9 @@ class VllmBackbone(LanguageModel):
 
     Args:
         name: `vllm:` and a hub name or folder.
-        hosting: `temperature`, `top_p`, `seed` and `stop` of answers, further arguments of `vllm.SamplingParams`
-            (`body`), and arguments of `vllm.LLM` (`engine`). Other settings have no effect.
+        hosting: `temperature`, `top_p`, `seed` (each row and draw gets one that is made of it) and `stop` of answers,
+            further arguments of `vllm.SamplingParams` (`body`), and arguments of `vllm.LLM` (`engine`). Other settings
+            have no effect.
 
     Raises:
         ValueError: The name matches no model, or the model is an encoder–decoder or a PEFT adapter.
@@ -76,6 +78,11 @@ class VllmBackbone(LanguageModel):
         self._vllm = vllm
         self._engine = vllm.LLM(model=self._folder, **self.hosting.engine)
 
+    @property
+    def why_alike(self) -> str | None:
+        """See `LanguageModel.why_alike`."""
+        return self.hosting.why_alike
+
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """See `LanguageModel.generate`."""
         return [answer.text for answer in self.respond(view, max_new_tokens)]
@@ -83,7 +90,7 @@ class VllmBackbone(LanguageModel):
     def respond(self, view: View, max_new_tokens: int) -> list[Answer]:
         """See `LanguageModel.respond`."""
         prompts = [ids[kept].tolist() for ids, kept in zip(view.input_ids, view.attention_mask.bool(), strict=True)]
-        found = self._run(prompts, max_tokens=max_new_tokens, **self.hosting.sampling)
+        found = self._run(prompts, self._sampling(view, max_new_tokens))
         return [
             Answer(
                 one.outputs[0].text.strip(),
@@ -99,7 +106,7 @@ class VllmBackbone(LanguageModel):
         kept = options.attention_mask.bool()
         texts = [ids[own].tolist() for ids, own in zip(options.input_ids, kept, strict=True)]
         lengths = (options.labels != IGNORE).sum(1).tolist()
-        found = self._run(texts, max_tokens=1, temperature=0, prompt_logprobs=0)
+        found = self._run(texts, {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0})
         sums, ends = [], []
         for one, ids, length in zip(found, texts, lengths, strict=True):
             own = [float(one.prompt_logprobs[at][ids[at]].logprob) for at in range(len(ids) - length, len(ids))]
@@ -112,9 +119,18 @@ class VllmBackbone(LanguageModel):
             torch.tensor(ends, dtype=torch.float64),
         )
 
-    def _run(self, prompts: Sequence[list[int]], **settings: object) -> list[Any]:
+    def _sampling(self, view: View, max_new_tokens: int) -> Body | list[Body]:
+        """Sampling parameters of all rows, or of each row if a seed is set: the row's, whatever its batch is."""
+        shared: Body = {"max_tokens": max_new_tokens, **self.hosting.sampling}
+        seed = self.hosting.seed
+        if seed is None or self.why_alike is not None:
+            return shared
+        return [{**shared, "seed": seed_of(seed, key)} for key in keys_of_rows(view)]
+
+    def _run(self, prompts: Sequence[list[int]], settings: Body | list[Body]) -> list[Any]:
         if self._engine is None:
             raise RuntimeError(f"backbone: {self.name} is not loaded; call `load()` first")
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
-        parameters = self._vllm.SamplingParams(**settings)
+        make = self._vllm.SamplingParams
+        parameters = [make(**one) for one in settings] if isinstance(settings, list) else make(**settings)
         return list(self._engine.generate(asked, parameters, use_tqdm=False))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from robustlm.checks.numbers import check_number
 from robustlm.endpoint import NotAtEndpointError
 from robustlm.models.base import Answer
+from robustlm.utils.random import drawn
 
 Body = dict[str, object]
 """Fields of a request, as JSON values."""
@@ -45,7 +46,8 @@ class Hosting:
     top_p: float | None = None
     """Share of probability that sampling draws from; null: the endpoint's default."""
     seed: int | None = None
-    """Seed of sampling, at endpoints that take one; null sends none."""
+    """Seed of sampling, at endpoints that take one; null sends none. Further draws (`data.draws`) are sent seeds that
+    are made of it."""
     stop: list[str] | None = None
     """Texts at which an answer ends; null: none."""
     body: dict[str, Any] = field(default_factory=dict)
@@ -82,19 +84,34 @@ class Hosting:
             named["temperature"] = 0  # not 0.0, which would change the keys of answers that are stored already
         return named | self.body
 
-    def chat(self, model: str, messages: Sequence[Mapping[str, str]], max_new_tokens: int) -> Body:
-        """Body of a request for the next message of a conversation."""
+    @property
+    def why_alike(self) -> str | None:
+        """Why every answer to a prompt is the same; null: answers are drawn. See `LanguageModel.why_alike`."""
+        return "model.hosting.temperature is 0" if self.temperature == 0 else None
+
+    def chat(self, model: str, messages: Sequence[Mapping[str, str]], max_new_tokens: int, draw: int = 0) -> Body:
+        """Body of a request for the next message of a conversation.
+
+        A draw after the first gets another seed, if seeds are sent.
+        """
+        more: Body = {} if self.seed is None or not draw else {"seed": seed_of(self.seed, draw)}
         return {
             "model": model,
             "messages": [dict(message) for message in messages],
             self.max_tokens_name: max_new_tokens,
             **self.sampling,
+            **more,
         }
 
     def echo(self, model: str, text: str) -> Body:
         """Body of a request for the log-likelihoods of a text's own tokens."""
         own: Body = {"model": model, "prompt": text, "temperature": 0, "echo": True, "logprobs": 1}
         return {**own, "max_tokens": 1, **self.body}  # not every server takes 0 new tokens
+
+
+def seed_of(seed: int, *what: int) -> int:
+    """A seed of 31 bits, which every endpoint takes, from a seed and what it is for."""
+    return drawn("seed", seed, *what) >> 33
 
 
 def answer_of(completion: Any) -> Answer:

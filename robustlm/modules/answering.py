@@ -105,7 +105,9 @@ class Answering(LightningModule):
         def identity() -> tuple[str, int]:
             own = any(True for _ in self.backbone.parameters())
             named = self.backbone.identity or self.backbone.name
-            return weights_digest(self.backbone) if own else named, self.max_new_tokens
+            named = weights_digest(self.backbone) if own else named
+            how = self.backbone.sampling
+            return named if how is None else f"{named} {how}", self.max_new_tokens
 
         data.search_attacks(AttackedModel(judge, self.backbone.gives_likelihoods, identity))
 

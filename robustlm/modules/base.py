@@ -21,6 +21,7 @@ from robustlm.models.backends import language_model
 from robustlm.models.base import LanguageModel, Pooling
 from robustlm.models.hosted import Hosting
 from robustlm.models.loading import Loading
+from robustlm.models.sampling import Generation
 from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.answering import Answering
 from robustlm.modules.boundary import StepBoundary
@@ -74,6 +75,8 @@ class InstructionTuning(Answering, Checkpointed):
         max_skipped_steps: Most skipped steps in a row; one more stops the run. Optimiser steps whose loss or gradient
             is not finite are skipped and counted (`train/skipped_steps`).
         hosting: How requests are sent to a hosted model; no effect on other models.
+        generation: How a local model chooses the tokens of an answer: the likeliest ones, or drawn at a temperature; no
+            effect on hosted models and vLLM, which have `hosting`.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
@@ -92,6 +95,7 @@ class InstructionTuning(Answering, Checkpointed):
         chunk_rows: int | None = None,
         max_skipped_steps: int = 20,
         hosting: Hosting = Hosting(),  # noqa: B008 - read only
+        generation: Generation = Generation(),  # noqa: B008 - read only
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -103,7 +107,7 @@ class InstructionTuning(Answering, Checkpointed):
             known = ", ".join(VIEWS)
             raise ValueError(f"train_on: found {train_on!r}; expected one of {known}, or null for the method's own")
         self.backbone: LanguageModel = language_model(
-            backbone, loading, tuning, hosting, usual_tuning=self._default("tuning")
+            backbone, loading, tuning, hosting, generation, usual_tuning=self._default("tuning")
         )
         self.optimizer = optimizer
         self.schedule = schedule

@@ -111,6 +111,7 @@ def _record(batch: InstructionBatch, at: int, reply: Reply, prompt: str) -> Reco
         latency=said.latency,
         wording=batch.wordings[at] if batch.wordings else None,
         instruction=batch.instructions[at] if batch.instructions else None,
+        draw=batch.draws[at] if batch.draws else None,
         answer_words=[list(pair) for pair in batch.answer_words[at]] or None if batch.answer_words else None,
     )
 

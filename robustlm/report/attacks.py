@@ -9,8 +9,9 @@ from pathlib import Path
 from robustlm.conditions.condition import ATTACK, CLEAN, attack_recipe
 from robustlm.conditions.manifest import AttackKey, read_attacks
 from robustlm.evaluation.intervals import Limits, deviate, share
-from robustlm.evaluation.record import Key, Record
+from robustlm.evaluation.record import Cell, Record
 from robustlm.evaluation.session import ATTACKS
+from robustlm.evaluation.votes import voted
 from robustlm.evaluation.wording import Wording, wording_of
 from robustlm.report.tables import aligned
 from robustlm.report.wordings import name_text
@@ -117,7 +118,8 @@ def attack_outcomes(
         attacks: Lines of the file of attacks, from `attack_file`.
         level: Level of the intervals; null: no intervals.
     """
-    asked = {row.key: row for row in rows}
+    rows = voted(rows)  # an answer that only another draw would give is no effect of the attack
+    asked = {row.cell: row for row in rows}
     found: dict[AttackKey, list[Record]] = {}
     for row in rows:
         if attack_recipe(row.condition) is not None:
@@ -139,13 +141,13 @@ def totals(found: Sequence[AttackOutcome]) -> list[AttackOutcome]:
 def _outcome(
     key: AttackKey,
     own: Sequence[Record],
-    asked: Mapping[Key, Record],
+    asked: Mapping[Cell, Record],
     line: Mapping[str, object],
     level: float | None,
 ) -> AttackOutcome:
     condition, dataset, instruction, sample = key
     plain = without_attack(condition)
-    pairs = [(asked.get((plain, *row.key[1:])), row) for row in own]
+    pairs = [(asked.get((plain, *row.cell[1:])), row) for row in own]
     by_sample = {
         (dataset, row.sample_id): (int(base.correct), int(base.correct and not row.correct))
         for base, row in pairs

@@ -17,6 +17,7 @@ import yaml
 
 from robustlm.checks.places import check_file
 from robustlm.evaluation.record import OWN, Key, Record
+from robustlm.evaluation.votes import voted
 from robustlm.tasks import TASKS
 
 _KEYS = ("sample_id", "dataset", "task", "condition", "instruction_id")
@@ -54,7 +55,7 @@ def task_files(
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ValueError(f"name: found {name!r}; expected letters, digits, '_', '-' and '.'")
     groups: dict[tuple[str, str, bool], list[Record]] = {}
-    for row in rows:
+    for row in voted(rows):  # the draws of a question have the same prompt
         if row.prompt is None:
             raise ValueError(
                 f"sample {row.sample_id!r} has no prompt; expected a table that was written with prompts "

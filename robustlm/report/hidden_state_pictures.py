@@ -13,7 +13,7 @@ import numpy as np
 from robustlm.evaluation.displacement import Displacement, Point
 from robustlm.evaluation.hidden_state_table import HiddenStateTable
 from robustlm.evaluation.hidden_states import Floats, Projection, project
-from robustlm.evaluation.record import Key
+from robustlm.evaluation.record import Cell
 
 # palette of Okabe and Ito, for colour-blind readers too; each colour also has its own marker
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C8C8C")
@@ -43,7 +43,7 @@ def draw(
     datasets = sorted({key[1] for key in keys})
     order = list(dict.fromkeys(key[0] for key in keys))
     made = [_degradation(found, order, folder / "degradation.png")]
-    wanted: dict[str, tuple[list[Key], str]] = {"projection": (keys, "dataset")}
+    wanted: dict[str, tuple[list[Cell], str]] = {"projection": (keys, "dataset")}
     for dataset, name in zip(datasets, _file_names(datasets), strict=True):
         wanted[f"projection-{name}"] = [key for key in keys if key[1] == dataset], "instruction"
     for name, (whole, second) in wanted.items():
@@ -55,12 +55,12 @@ def draw(
     return made
 
 
-def _chosen(keys: Sequence[Key], points: int, seed: int) -> list[Key]:
+def _chosen(keys: Sequence[Cell], points: int, seed: int) -> list[Cell]:
     """Keys of random whole samples: as many as fit into `points` states, but at least three states."""
-    samples: dict[tuple[str, str], list[Key]] = {}
+    samples: dict[tuple[str, str], list[Cell]] = {}
     for key in sorted(keys):
         samples.setdefault(key[1:3], []).append(key)
-    found: list[Key] = []
+    found: list[Cell] = []
     listed = list(samples.values())
     for more in map(listed.__getitem__, np.random.default_rng(seed).permutation(len(listed)).tolist()):
         if len(found) >= 3 and len(found) + len(more) > points:
@@ -69,7 +69,7 @@ def _chosen(keys: Sequence[Key], points: int, seed: int) -> list[Key]:
     return found
 
 
-def _states_of(table: HiddenStateTable, keys: Sequence[Key]) -> Floats:
+def _states_of(table: HiddenStateTable, keys: Sequence[Cell]) -> Floats:
     """States in the order of the keys."""
     place = {key: at for at, key in enumerate(table.keys)}
     rows = np.array([place[key] for key in keys])
@@ -81,7 +81,7 @@ def _states_of(table: HiddenStateTable, keys: Sequence[Key]) -> Floats:
 
 def _projections(
     states: Mapping[str, Floats],
-    keys: Sequence[Key],
+    keys: Sequence[Cell],
     whole: int,
     order: Sequence[str],
     second: str,

@@ -18,6 +18,7 @@ from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings
 from robustlm.evaluation.unreadable import Unreadable
 from robustlm.report.attacks import AttackOutcome, attack_markdown, attack_numbers, attack_rows
+from robustlm.report.factors import FactorOutcome, factor_markdown, factor_rows
 from robustlm.report.markup import counted
 from robustlm.report.outcome import outcome_markdown
 from robustlm.report.tables import aligned, csv_text
@@ -134,8 +135,9 @@ def to_json(
     free: Sequence[FreeText] = (),
     read: Readings | None = None,
     attacks: Sequence[AttackOutcome] = (),
+    factors: Sequence[FactorOutcome] = (),
 ) -> str:
-    """Settings, meanings of numbers, `number_rows`, `instruction_rows`, `free_text_rows` and `attack_rows` as JSON.
+    """Settings, meanings of numbers, and the rows of numbers, instructions, free text, attacks and factors as JSON.
 
     With `read`, also the reading that the numbers are for, and how the other one differs.
     """
@@ -148,6 +150,7 @@ def to_json(
         "estimated": estimated_rows(results),
         "free_text": free_text_rows(free),
         "attacks": attack_rows(attacks),
+        "factors": factor_rows(factors),
     }
     if read is not None:
         found |= {"reading": read.reading, "readings": [_difference(one) for one in read.differences]}
@@ -167,6 +170,7 @@ def to_markdown(
     free: Sequence[FreeText] = (),
     read: Readings | None = None,
     attacks: Sequence[AttackOutcome] = (),
+    factors: Sequence[FactorOutcome] = (),
 ) -> str:
     """Summary as Markdown: unreadable answers, means over datasets, each dataset, then counts and missing cells.
 
@@ -179,6 +183,7 @@ def to_markdown(
         free: Scores of free text.
         read: How the two readings of the answers differ; null: not shown.
         attacks: Outcomes of attacks.
+        factors: What the levels of factors change that should not matter.
     """
     pooled = [one for one in results if one.name is None]
     single = [one for one in results if one.name is not None]
@@ -231,7 +236,7 @@ def to_markdown(
         lines += ["", "## Free-text answers", "", *aligned(FREE_TEXT, list(map(free_text_cells, free)))]
     if read is not None:
         lines += ["", *readings_markdown(read)[:-1]]
-    lines += attack_markdown(attacks)
+    lines += [*attack_markdown(attacks), *factor_markdown(factors)]
     lines += ["", "## Data behind the numbers", ""]
     lines += aligned(["dataset", "condition", *COUNTS], [size(one) for one in results])
     if came is not None and came.usage:
@@ -382,6 +387,13 @@ def notes(single: Sequence[Result]) -> list[str]:
         found.append(
             f"In {len(none)} of {len(single)} no sample was asked under all instructions: instructions cannot be "
             "compared there."
+        )
+    if drawn := [one.draws for one in single if one.draws is not None]:
+        low, high = min(least for least, _ in drawn), max(most for _, most in drawn)
+        found.append(
+            f"Each question has {low if low == high else f'{low} to {high}'} drawn answers: scores are means over "
+            "them; consistency and samples right under every instruction are those of the majority vote (of equally "
+            "many votes, the first answer's). The draws of a sample stay together in intervals."
         )
     if any(one.instructions == 1 for one in single):
         found.append("A dataset with one instruction has no deviation, spread, consistency or sensitivity.")

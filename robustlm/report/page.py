@@ -13,9 +13,11 @@ from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings
 from robustlm.evaluation.unreadable import unreadable
 from robustlm.report.attacks import AttackOutcome
+from robustlm.report.factors import factor_outcomes
 from robustlm.report.markup import Html, join, named, page, tag
 from robustlm.report.outcome import outcome_box
 from robustlm.report.page_attacks import attacks_section
+from robustlm.report.page_factors import factors_section
 from robustlm.report.page_filter import Filters
 from robustlm.report.page_head import About, cards_of, evaluated, summary
 from robustlm.report.page_instructions import instructions_section
@@ -104,6 +106,11 @@ def to_html(
         ("prompts", "Worst prompts", prompts_section(worst_prompts(rows, clean), filters)),
         ("samples", "Samples worth reading", samples_section(most_changing(rows), filters)),
         *([("attacks", "Attacks", attacks_section(attacks))] if attacks else []),
+        *(
+            [("factors", "What should not matter", factors_section(factors))]
+            if (factors := factor_outcomes(rows))
+            else []
+        ),
         ("variance", "Where the variance comes from", variance_section(pooled, single)),
         ("evaluated", "What was evaluated", evaluated(pooled, single, about)),
         ("readings", "Two readings", readings_section(read)),

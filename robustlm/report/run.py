@@ -34,6 +34,8 @@ _SETTINGS = {
     "instructions asked for": "data.prompts",
     "samples asked for": "data.samples",
     "share of cells asked for": "data.budget",
+    "answers to each question": "data.draws",
+    "temperature": "model.generation.temperature",
     "seed": "data.seed",
 }
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from robustlm.evaluation.grid import answer_key, counts
+from robustlm.evaluation.grid import counts
 from robustlm.evaluation.record import Record
+from robustlm.evaluation.votes import answer_key, voted
 from robustlm.evaluation.wording import Wording, wording_of
 
 T = TypeVar("T")
@@ -50,12 +51,14 @@ class Changing:
 def most_changing(rows: Iterable[Record], limit: int = 20) -> list[Changing]:
     """Samples with the highest disagreement, taken from each dataset in turn; those that never change are left out.
 
+    Where a question has several draws, its answer is their majority vote.
+
     Args:
         rows: Rows of a prediction table.
         limit: Largest number of samples.
     """
     asked: dict[tuple[str, str, str], list[Record]] = {}
-    for row in rows:
+    for row in voted(rows):
         asked.setdefault((row.dataset, row.task, row.sample_id), []).append(row)
     found = [_changing(own) for _, own in sorted(asked.items())]
     changing = sorted((one for one in found if one.disagreement > 0), key=lambda one: -one.disagreement)

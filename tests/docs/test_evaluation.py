@@ -38,7 +38,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         writer.close()
         writer.merge()
         parts = HiddenStatePart(Path(name) / "states.parquet")
-        parts.write([row.key for row in rows], np.eye(4, dtype=np.float32))
+        parts.write([row.cell for row in rows], np.eye(4, dtype=np.float32))
         parts.close()
         merge_hidden_states(Path(name) / "states.parquet", ["clean"], {"layer": -2, "position": "prompt_end"})
     first, *blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -11,10 +11,10 @@ import pytest
 
 from robustlm.evaluation.displacement import Displacement, displacement
 from robustlm.evaluation.hidden_state_table import HiddenStatePart, HiddenStateTable, merge_hidden_states
-from robustlm.evaluation.record import Key, Record
+from robustlm.evaluation.record import Cell, Record
 from robustlm.evaluation.robustness import Settings
 
-States = dict[Key, list[float]]
+States = dict[Cell, list[float]]
 CONDITIONS = ("clean", "noisy")
 
 
@@ -27,7 +27,7 @@ def table_of(folder: Path, states: States) -> HiddenStateTable:
     return HiddenStateTable(path)
 
 
-def answers(states: States, wrong: set[Key] = frozenset()) -> list[Record]:  # type: ignore[assignment]
+def answers(states: States, wrong: set[Cell] = frozenset()) -> list[Record]:  # type: ignore[assignment]
     return [
         Record(
             condition=key[0], dataset=key[1], sample_id=key[2], instruction_id=key[3], task="generation",
@@ -67,7 +67,7 @@ def test_states_that_are_all_one_have_distances_and_no_ratios(tmp_path: Path) ->
 
 
 def test_by_hand(tmp_path: Path) -> None:
-    wrong: set[Key] = {("noisy", "d", "s", "j"), ("noisy", "d", "t", "j"), ("clean", "d", "t", "i")}
+    wrong: set[Cell] = {("noisy", "d", "s", "j"), ("noisy", "d", "t", "j"), ("clean", "d", "t", "i")}
     found = displacement(table_of(tmp_path, HAND), answers(HAND, wrong), Settings(0))
     clean, noisy = values(found, "d", "clean"), values(found, "d", "noisy")
     assert clean["within"] == pytest.approx((5 + math.sqrt(13)) / 2)
@@ -186,7 +186,7 @@ def test_tables_of_other_rows_are_refused(tmp_path: Path) -> None:
     table = table_of(tmp_path, HAND)
     rows = answers(HAND)
     with pytest.raises(ValueError, match="1 rows have a state and no answer, such as sample 's' of 'd' under 'clean'"):
-        displacement(table, [row for row in rows if row.key != ("clean", "d", "s", "i")], Settings(0))
+        displacement(table, [row for row in rows if row.cell != ("clean", "d", "s", "i")], Settings(0))
     with pytest.raises(ValueError, match="8 rows have an answer and no state"):
         displacement(table, [replace(row, dataset="e") for row in rows], Settings(0))
     with pytest.raises(ValueError, match="clean: found 'cleen'; expected a condition of the run: clean, noisy"):

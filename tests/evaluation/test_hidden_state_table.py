@@ -18,10 +18,10 @@ from robustlm.evaluation.hidden_state_table import (
     merge_hidden_states,
     next_attempt,
 )
-from robustlm.evaluation.table import Key
+from robustlm.evaluation.record import Cell
 
 
-def keys_of(names: str, condition: str = "clean") -> list[Key]:
+def keys_of(names: str, condition: str = "clean") -> list[Cell]:
     return [(condition, "d", name, "i") for name in names]
 
 

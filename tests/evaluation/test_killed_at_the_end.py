@@ -92,7 +92,7 @@ def test_killed_after_the_last_answer(
     found = read_table(first / "predictions.parquet")
     assert found == read_table(wanted / "predictions.parquet")
     ours, theirs = (HiddenStateTable(folder / "states.parquet") for folder in (first, wanted))
-    assert ours.keys == theirs.keys == [row.key for row in found]
+    assert ours.keys == theirs.keys == [row.cell for row in found]
     np.testing.assert_array_equal(ours.read(range(36)), theirs.read(range(36)))
 
 

@@ -81,7 +81,7 @@ def test_killed_three_times_it_ends_with_the_same_table(
     assert read_table(first / "predictions.parquet") == wanted
     assert sorted(file.name for file in first.glob("*.parquet*")) == ["predictions.parquet", "states.parquet"]
     found = HiddenStateTable(first / "states.parquet")
-    assert found.keys == states.keys == [row.key for row in wanted]
+    assert found.keys == states.keys == [row.cell for row in wanted]
     np.testing.assert_array_equal(found.read(range(36)), states.read(range(36)))
     last = max((tmp_path / "killed").glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
     assert scores(last) == scores(tmp_path / "whole/version_0")

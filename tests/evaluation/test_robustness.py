@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlm.evaluation.grid import grids
-from robustlm.evaluation.numbers import ESTIMATED
+from robustlm.evaluation.numbers import DRAWN, ESTIMATED
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import DEBIASED, NUMBERS, Result, Settings, estimate, robustness, sample
 from robustlm.tasks import TASKS
@@ -292,7 +292,7 @@ def test_a_draw_is_the_table_of_the_drawn_samples(task: str, resample: Any, monk
 
 
 def numbers_of(rows: Rows) -> dict[str, float]:
-    others = ("std_pooled", "std_within", "cochran_p", "cochran_holm", *DEBIASED.values(), *ESTIMATED)
+    others = ("std_pooled", "std_within", "cochran_p", "cochran_holm", *DEBIASED.values(), *ESTIMATED, *DRAWN)
     found = {name: math.nan for name in NUMBERS if name not in others}
     return found | naive(rows, "noisy")
 

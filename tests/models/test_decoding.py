@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustlm.models.decoding import Prefilled, greedy, left_padded, prefill, shared_prefixes
+from robustlm.models.decoding import Prefilled, decode, left_padded, prefill, shared_prefixes
+from robustlm.models.sampling import likeliest
 
 tokens = st.lists(st.integers(1, 3), min_size=1, max_size=6)
 prompts = st.lists(tokens, min_size=1, max_size=7)
@@ -127,7 +128,7 @@ def test_answers_are_those_of_each_prompt_alone(kind: str, share: bool) -> None:
         ids, mask = left_padded(rows, torch.zeros(1, dtype=torch.long))
         ends = [seed + 1, 11, 13]
         read = prefill(model, ids, mask, model.cache(), share=share)
-        found = greedy(model, read, ends=ends, max_new_tokens=8)
+        found = decode(model, read, likeliest, ends=ends, max_new_tokens=8)
         assert found == [model.alone(row, ends, 8) for row in rows]
         lengths |= set(map(len, found))
     assert len(lengths) > 2, "answers of different lengths, so that rows were dropped"
@@ -181,13 +182,13 @@ def test_ended_answers_run_no_further() -> None:
 
     count = torch.tensor([3, 1, 8, 2, 6, 4, 7, 5])
     start = Prefilled(Countdown(count), torch.ones(8, 1, dtype=torch.long), torch.tensor([[0.0, 1.0]] * 8))
-    assert greedy(run, start, ends=[0], max_new_tokens=20) == [[1] * k for k in count.tolist()]
+    assert decode(run, start, likeliest, ends=[0], max_new_tokens=20) == [[1] * k for k in count.tolist()]
     assert runs == [8, 8, 6, 6, 4, 3, 2, 1]  # a copy of the cache is made when at least a quarter has ended
 
 
 def test_the_longest_answer_is_as_long_as_allowed() -> None:
     model = Model("llama")
     ids, mask = left_padded([[1, 2], [3, 4, 5]], torch.zeros(1, dtype=torch.long))
-    found = greedy(model, prefill(model, ids, mask, model.cache()), ends=[], max_new_tokens=5)
+    found = decode(model, prefill(model, ids, mask, model.cache()), likeliest, ends=[], max_new_tokens=5)
     assert [len(answer) for answer in found] == [5, 5]
     assert model.positions == ids.numel() + 4 * 2

@@ -93,7 +93,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert [m["metric"] for m in options["metric_list"]] == ["acc", "acc_norm"]
     assert json.loads(files["rows/mine_set-a_clean_options.jsonl"].splitlines()[0])["answer"] == 1
 
-    answers = {one.key: one.option_scores or one.prediction for one in rows}
+    answers = {one.cell: one.option_scores or one.prediction for one in rows}
     back = table_rows(logged(tmp_path, files, answers))
     expected = {one.key: replace(one, option_tokens=None) for one in rows}
     assert {one.key: one for one in back} == expected
@@ -135,7 +135,7 @@ def test_tasks_of_the_harness_itself(tmp_path: Path) -> None:
         "arguments": [["Q", " no"], ["Q", " yes"]], "metrics": ["acc", "acc_norm"], "acc": 1.0, "acc_norm": 0.0,
     }  # fmt: skip
     written(tmp_path / "samples_boolq.jsonl", [sample(3, **choice, filter="none")])
-    found = {one.key: one for one in table_rows(tmp_path, "zero-shot")}
+    found = {one.cell: one for one in table_rows(tmp_path, "zero-shot")}
     assert len(found) == 3
     first = found["zero-shot", "sums", "0", "own"]
     assert (first["prediction"], first["target"], first["correct"]) == ("42", "42", True)

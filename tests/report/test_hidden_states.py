@@ -61,7 +61,7 @@ def copied(run: Path, target: Path, *, scaled: float | None = None, layer: int =
 def test_a_test_keeps_a_state_for_each_row(tested: Path) -> None:
     rows = read_table(tested / "predictions.parquet")
     table = HiddenStateTable(tested / "states.parquet")
-    assert table.keys == [row.key for row in rows]
+    assert table.keys == [row.cell for row in rows]
     assert (len(rows), table.width, table.layer, table.position) == (6 * 3 * 2 * 3, 128, -2, "prompt_end")
     assert np.isfinite(table.read(range(len(rows)))).all()
     assert [file.name for file in tested.glob("*.part-*")] == []

@@ -1,0 +1,119 @@
+"""Drawn answers: from the right distribution, and the same whatever batch, path or process they are drawn in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robustlm.batch import View
+from robustlm.models import generation
+from robustlm.models.backbone import Backbone
+from robustlm.models.backends import language_model
+from robustlm.models.sampling import Generation, Sampler
+from tests.tiny import SAMPLES, load, view_of
+
+HOT = Generation(temperature=2.0, seed=3)
+
+
+def naive(logits: list[float], how: Generation) -> list[float]:
+    """The probabilities by a loop: the k likeliest, then the likeliest of those until their share reaches p."""
+    exps = torch.tensor([value / how.temperature for value in logits], dtype=torch.float64).exp().tolist()
+    order = sorted(range(len(exps)), key=lambda token: -exps[token])
+    order = order[: how.top_k or len(order)]
+    total = sum(exps[token] for token in order)
+    kept: list[int] = []
+    for token in order:
+        if sum(exps[one] for one in kept) / total >= (1 if how.top_p is None else how.top_p):
+            break
+        kept.append(token)
+    whole = sum(exps[token] for token in kept)
+    return [exps[token] / whole if token in kept else 0.0 for token in range(len(exps))]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [Generation(1.0), Generation(0.5), Generation(1.5, top_k=3), Generation(1.0, top_p=0.7), Generation(2.0, 0.6, 4)],
+)
+def test_tokens_are_drawn_as_often_as_a_loop_says(how: Generation) -> None:
+    logits = [0.3, 2.0, -1.0, 1.2, 0.9, -30.0]
+    times = 20_000
+    rows = torch.arange(times)
+    found = Sampler(how, range(times))(torch.tensor([logits]).expand(times, -1), rows, 0)
+    shares = torch.bincount(found, minlength=len(logits)) / times
+    expected = naive(logits, how)
+    for share, wanted in zip(shares.tolist(), expected, strict=True):
+        assert (
+            abs(share - wanted) <= 4 * (wanted * (1 - wanted) / times) ** 0.5
+        )  # four standard errors; 0 is never drawn
+
+
+def test_draws_differ_by_seed_key_and_step() -> None:
+    logits = torch.zeros(200, 50)
+    rows = torch.arange(200)
+    first = Sampler(HOT, range(200))(logits, rows, 0)
+    assert first.tolist() == Sampler(HOT, range(200))(logits, rows, 0).tolist()
+    for other in (
+        Sampler(HOT, range(200))(logits, rows, 1),
+        Sampler(replace(HOT, seed=4), range(200))(logits, rows, 0),
+        Sampler(HOT, range(200, 400))(logits, rows, 0),
+    ):
+        assert (first == other).float().mean() < 0.1  # by chance 1 of 50
+
+
+def keyed(view: View) -> View:
+    view.keys = tuple(range(10, 10 + len(view)))
+    return view
+
+
+def hot(folder: str) -> Backbone:
+    backbone = load(folder, None)
+    backbone.generation = HOT
+    return backbone
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "t5"])
+def test_answers_do_not_depend_on_the_batch(models: dict[str, str], family: str) -> None:
+    """Llama decodes here; the windows of Gemma and the decoder of T5 go through `generate` of transformers."""
+    backbone = hot(models[family])
+    view = keyed(view_of(backbone, SAMPLES * 3, with_answer=False))
+    whole = backbone.generate(view, 12)
+    assert len(set(whole)) > 3  # equal prompts have other answers, by their keys
+    other = backbone.is_encoder_decoder
+    for rows in ([0], [4], [8, 1], [7, 6, 5, 4, 3]):
+        part = view.select(torch.tensor(rows), encoder_decoder=other)
+        assert backbone.generate(part, 12) == [whole[row] for row in rows]
+    assert load(models[family], None).generate(view, 12) != whole
+
+
+def test_both_ways_to_decode_draw_the_same(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = hot(llama)
+    view = keyed(view_of(backbone, SAMPLES * 2, with_answer=False))
+    ours = backbone.respond(view, 10)
+    monkeypatch.setattr(generation, "has_plain_cache", lambda loaded, length: False)
+    assert backbone.respond(view, 10) == ours
+
+
+def test_without_keys_an_answer_depends_on_its_prompt(llama: str) -> None:
+    backbone = hot(llama)
+    view = view_of(backbone, SAMPLES, with_answer=False)
+    assert backbone.generate(view, 8)[1:] == backbone.generate(view.select(torch.tensor([1, 2])), 8)
+
+
+def test_settings_are_checked_and_described() -> None:
+    assert Generation().described is None
+    assert HOT.described == "temperature 2, top_p None, top_k None, seed 3"
+    for bad, said in (
+        ({"temperature": -1}, "generation.temperature"),
+        ({"temperature": 1, "top_p": 0}, "generation.top_p"),
+        ({"temperature": 1, "top_k": 0}, "generation.top_k"),
+        ({"top_k": 5}, "found 5 with temperature 0, which takes the likeliest token"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Generation(**bad)  # type: ignore[arg-type]
+
+
+def test_a_hosted_model_says_which_setting_it_takes(caplog: pytest.LogCaptureFixture) -> None:
+    language_model("openai:m", generation=HOT)
+    assert "these settings have no effect: model.generation.temperature (2.0), model.generation.seed (3)" in caplog.text
