@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from robustlm.conditions.condition import low_means
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.robustness import Estimate, Result
 from robustlm.evaluation.unreadable import LIMIT
 from robustlm.report.levels import level_of

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustlm.conditions.condition import low_means
 from robustlm.evaluation.agreement import Agreement, agreement
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.outcomes import outcomes
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
 from robustlm.evaluation.ranking import ranking

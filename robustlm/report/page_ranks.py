@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from robustlm.conditions.condition import low_means
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.ranking import Rank, Ranking
 from robustlm.evaluation.robustness import Result
 from robustlm.report.figures import heat

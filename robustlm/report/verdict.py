@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from robustlm.conditions.condition import low_means
 from robustlm.evaluation.baselines import Baseline
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.robustness import Estimate, Result
 from robustlm.evaluation.wording import Wording
 from robustlm.report.number_tables import known

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from robustlm.conditions.condition import low_means
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.grid import counts
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.wording import Wording, wording_of
