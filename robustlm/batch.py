@@ -77,9 +77,16 @@ class Encoded:
 class _Movable:
     """Moves the tensors of a dataclass between devices."""
 
-    def to(self: T, device: torch.device | str, non_blocking: bool = False) -> T:
-        """The same object with its tensors on `device`."""
-        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+    def to(self: T, device: torch.device | str, non_blocking: bool | None = None) -> T:
+        """The same object with its tensors on `device`.
+
+        Args:
+            device: Where to.
+            non_blocking: Whether the host goes on while the copy runs; null: unless the copy goes to the CPU, where
+                the values could be read too early. Lightning moves batches without this argument.
+        """
+        beside = torch.device(device).type != "cpu" if non_blocking is None else non_blocking
+        return self._map(lambda value: value.to(device, non_blocking=beside))
 
     def pin_memory(self: T) -> T:
         """The same object with its tensors in pinned memory."""
@@ -93,6 +100,54 @@ class _Movable:
                 value = move(value)  # type: ignore[operator]
             kept[item.name] = value
         return type(self)(**kept)
+
+
+@dataclass(frozen=True)
+class Layout(_Movable):
+    """Where the n answer tokens of a view with R rows stand, row by row, in the order of the row.
+
+    It is made on the CPU, where the batch is made. So a step on a GPU knows every shape in advance, and never waits for
+    the device to count tokens.
+    """
+
+    targets: Tensor
+    """Int64 `[n]`: the answer tokens."""
+    rows: Tensor
+    """Int64 `[n]`: the row of each."""
+    columns: Tensor
+    """Int64 `[n]`: the column of each in `View.labels`."""
+    counts: tuple[int, ...]
+    """The number of answer tokens of each row; R numbers."""
+    tokens: tuple[int, ...]
+    """`targets` as plain numbers, which can be compared without the device."""
+    padded: bool
+    """Whether any row has padding."""
+    leading: bool
+    """Whether a row has an answer token at column 0, which a decoder cannot predict."""
+
+    @classmethod
+    def of(cls, labels: Tensor, attention_mask: Tensor) -> Layout:
+        """Read the layout from `View.labels` and `View.attention_mask`; on a GPU, the host waits for it."""
+        answered = labels != IGNORE
+        rows, columns = (one.contiguous() for one in answered.nonzero().unbind(1))
+        targets = labels[rows, columns]
+        counts, tokens = tuple(answered.sum(1).tolist()), tuple(targets.tolist())
+        padded, leading = bool((attention_mask == 0).any()), bool(answered[:, :1].any())
+        return cls(targets, rows, columns, counts, tokens, padded, leading)
+
+    def part(self, at: slice) -> Layout:
+        """The layout of a range of rows."""
+        start, stop, _ = at.indices(len(self.counts))
+        own = slice(sum(self.counts[:start]), sum(self.counts[:stop]))
+        return Layout(
+            self.targets[own],
+            self.rows[own] - start,
+            self.columns[own],
+            self.counts[at],
+            self.tokens[own],
+            self.padded,
+            self.leading,
+        )
 
 
 @dataclass
@@ -130,6 +185,60 @@ class View(_Movable):
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        if name in ("labels", "attention_mask"):
+            self.__dict__.pop("_layout", None)
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        if self._kept is not None:  # a copy counts its changes anew
+            self._keep(self._kept[0])
+
+    @property
+    def layout(self) -> Layout:
+        """Where the answer tokens stand. It is made once, and again after a change of `labels` or `attention_mask`."""
+        kept = self._kept
+        if kept is not None and kept[1] == self._versions():
+            return kept[0]
+        found = Layout.of(self.labels, self.attention_mask)
+        self._keep(found)
+        return found
+
+    @property
+    def _kept(self) -> tuple[Layout, tuple[int, int]] | None:
+        """The layout, and the versions of the tensors that it describes. `dataclasses.replace` does not copy it."""
+        found: tuple[Layout, tuple[int, int]] | None = self.__dict__.get("_layout")
+        return found
+
+    def _keep(self, layout: Layout) -> None:
+        self.__dict__["_layout"] = layout, self._versions()
+
+    def _versions(self) -> tuple[int, int]:
+        """How often each tensor was changed in place; tensors made under inference mode do not count it."""
+        first, second = (0 if one.is_inference() else one._version for one in (self.labels, self.attention_mask))
+        return first, second
+
+    def _map(self, move: object) -> View:
+        moved = super()._map(move)
+        if self.labels.device.type == "cpu" or self._kept is not None:
+            moved._keep(self.layout._map(move))
+        return moved
+
+    def part(self, at: slice) -> View:
+        """A range of rows, with all columns."""
+        found = View(
+            self.input_ids[at],
+            self.attention_mask[at],
+            self.labels[at],
+            self.instruction_mask[at],
+            self.context_mask[at],
+            self.texts[at],
+            self.messages[at],
+        )
+        found._keep(self.layout.part(at))
+        return found
 
     def perturbable(self, scope: Scope) -> Tensor:
         """Mask of the positions that an adversary may perturb: bool `[R, T]`.
@@ -264,4 +373,5 @@ def collate(rows: Sequence[Encoded], *, pad_id: int, encoder_decoder: bool = Fal
     if not with_answer:
         view.texts = tuple(row.text for row in rows)
         view.messages = tuple(row.messages for row in rows)
+    _ = view.layout  # made here, in a worker process, and not in the step
     return view

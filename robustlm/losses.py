@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -58,7 +59,7 @@ def divergence(
         reference = reference.detach()
     log_p, log_q = _log_softmax(logits, temperature), _log_softmax(reference, temperature)
     if direction == "js":
-        middle = torch.logaddexp(log_p, log_q) - torch.log(log_p.new_tensor(2.0))
+        middle = torch.logaddexp(log_p, log_q) - math.log(2)
         found = (_kl(log_p, middle) + _kl(log_q, middle)) / 2
     elif direction == "forward":
         found = _kl(log_p, log_q)
@@ -98,8 +99,7 @@ def balance(reference: Tensor, loss: Tensor, limit: float) -> Tensor:
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     found = F.log_softmax(_wide(logits) / temperature, dim=-1)
-    ruled_out = found.isneginf()  # from padded vocabularies: 0 · (−∞ − −∞) would be NaN
-    return found.masked_fill(ruled_out, -1e30) if bool(ruled_out.any()) else found
+    return found.clamp_min(-1e30)  # −∞ from padded vocabularies: 0 · (−∞ − −∞) would be NaN
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

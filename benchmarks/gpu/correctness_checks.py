@@ -253,7 +253,7 @@ def _other_answers(batch: InstructionBatch) -> None:
     for view in (batch.raw, batch.variant):
         assert view is not None
         answered = view.labels != IGNORE
-        view.labels[answered] = view.labels[answered].roll(1)
+        view.labels[answered] = view.labels[answered].roll(1)  # `View.layout` notices the change
 
 
 def _other_draws(batch: InstructionBatch) -> None:

@@ -67,20 +67,21 @@ def no_perturbation(problem: Problem) -> Tensor:
     return torch.zeros_like(problem.embeds, dtype=working_dtype(problem.embeds))
 
 
-def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
+def shared_backward(problem: Problem, delta: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
     """One forward and one backward pass that serve both perturbation and weights; their graph is then freed.
 
     Args:
         problem: The view to attack; `parameters` must contain every trained tensor.
         delta: The perturbation `[R, T, H]`.
+        share: A factor on the returned row losses and on the weights' gradients.
 
     Returns:
         The gradient of the summed row losses for `delta` (`[R, T, H]`, zero outside the mask), and the row
-        losses `[R]`. The row losses are leaves of a new, small graph that stores the weights' gradients. In the
-        backward pass of the training step, these gradients are multiplied by the incoming factor and passed on
-        to the weights. So hooks of parameters (including DDP's) run once, in that backward pass, and
-        accumulation and gradient scaling work as usual. One gradient per trained tensor is stored. Sharded
-        parameters (FSDP) are not supported, because `torch.autograd.grad` does not see their shards.
+        losses `[R]`, times `share`. The row losses are leaves of a new, small graph that stores the weights'
+        gradients. In the backward pass of the training step, these gradients are multiplied by the incoming
+        factor and passed on to the weights. So hooks of parameters (including DDP's) run once, in that backward
+        pass, and accumulation and gradient scaling work as usual. One gradient per trained tensor is stored.
+        Sharded parameters (FSDP) are not supported, because `torch.autograd.grad` does not see their shards.
 
     Raises:
         ValueError: If the loss depends on no trained tensor, so that nothing would be learned from it.
@@ -107,7 +108,7 @@ def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
         )
     targets, stored = zip(*kept, strict=True)
     injected: Tensor = _Inject.apply(  # type: ignore[no-untyped-call]
-        rows.detach(), 1 / problem.loss_scale, len(kept), *targets, *stored
+        rows.detach() * share, share / problem.loss_scale, len(kept), *targets, *stored
     )
     return masked(problem, gradient / problem.loss_scale), injected
 
@@ -115,6 +116,18 @@ def shared_backward(problem: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
 def masked(problem: Problem, gradient: Tensor) -> Tensor:
     """The gradient `[R, T, H]`, zero at positions that must not be perturbed."""
     return gradient.masked_fill(~problem.mask[:, :, None], 0)
+
+
+def _check_common(factors: Tensor) -> None:
+    """Raise `RuntimeError` unless all factors `[R]` are equal; on a GPU, the host waits for them."""
+    low, high = factors.aminmax()
+    # an overflowing loss scale arrives as inf or NaN: it is let through, since the GradScaler must see it
+    if bool(high - low > 1e-5 * factors.abs().amax()):
+        raise RuntimeError(
+            "row losses whose backward pass is already done must enter the total with one common factor, "
+            f"but factors from {low.item():.6g} to {high.item():.6g} arrived; weight rows inside "
+            "Problem.loss instead"
+        )
 
 
 class _Inject(torch.autograd.Function):
@@ -131,14 +144,8 @@ class _Inject(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (incoming,) = grads
-        low, high = incoming.aminmax()
-        # an overflowing loss scale arrives as inf or NaN: it is let through, since the GradScaler must see it
-        if bool(high - low > 1e-5 * incoming.abs().amax()):
-            raise RuntimeError(
-                "row losses whose backward pass is already done must enter the total with one common factor, "
-                f"but factors from {low.item():.6g} to {high.item():.6g} arrived; weight rows inside "
-                "Problem.loss instead"
-            )
+        if incoming.stride() != (0,):  # the gradient of a plain sum is one number, repeated: nothing to compare
+            _check_common(incoming)
         factor = incoming[0] * ctx.factor  # type: ignore[attr-defined]
         stored = ctx.saved_tensors  # type: ignore[attr-defined]
         return (None, None, None, *(factor.to(g.dtype) * g for g in stored), *([None] * len(stored)))

@@ -45,6 +45,7 @@ class FreeAT(BoundedAdversary):
         self.check_step("alpha")
         self.check("replays", self.replays >= 2, "an integer ≥ 2: a row seen once is never perturbed")
         self._state: dict[str, Tensor] = {}
+        self._count = 0
 
     def attack(self, problem: Problem) -> Outcome:
         """Train at the perturbation that earlier replays have reached, and update it for the next one."""
@@ -55,7 +56,7 @@ class FreeAT(BoundedAdversary):
         step = unit * (self.radius if self.alpha is None else self.alpha)
         moved = project(delta + step * steepest(gradient, self.norm), self.norm, self.radius * unit)
         if torch.is_grad_enabled():  # an attack in evaluation must not change the state of the replays
-            self._state = {"delta": moved, "seeds": problem.seeds, "count": torch.tensor(count + 1)}
+            self._state, self._count = {"delta": moved, "seeds": problem.seeds}, count + 1
         logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, rows)
         return Outcome(rows, None, delta, logs)
 
@@ -64,16 +65,17 @@ class FreeAT(BoundedAdversary):
         embeds, state = problem.embeds, self._state
         if (
             state
-            and int(state["count"]) < self.replays
-            and torch.equal(state["seeds"], problem.seeds)
+            and self._count < self.replays
+            and torch.equal(state["seeds"], problem.seeds)  # both are on the CPU
             and state["delta"].shape == embeds.shape  # another shape means another padding, so another batch
         ):
-            return state["delta"].to(embeds.device), int(state["count"])
+            return state["delta"].to(embeds.device), self._count
         return no_perturbation(problem), 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """The perturbation, the rows it belongs to, and how often they were seen."""
-        return {name: value.cpu().clone() for name, value in self._state.items()}
+        count = {"count": torch.tensor(self._count)} if self._state else {}
+        return {name: value.clone() for name, value in self._state.items()} | count
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore a state from `state_dict`.
@@ -86,4 +88,7 @@ class FreeAT(BoundedAdversary):
                 f"FreeAT has state count, delta and seeds, but the checkpoint holds {sorted(state)}: resume "
                 "with the adversary of that training"
             )
-        self._state = {name: value.clone() for name, value in state.items()}
+        self._state = {name: value.clone() for name, value in state.items() if name != "count"}
+        if self._state:
+            self._state["seeds"] = self._state["seeds"].cpu()
+            self._count = int(state["count"])

@@ -48,10 +48,10 @@ class FreeLB(BoundedAdversary):
         delta = ball_start(problem.embeds, problem.mask, problem.seeds, self.norm, radius)
         met = []
         for _ in range(self.steps - 1):
-            gradient, rows = shared_backward(problem, delta)
+            gradient, rows = shared_backward(problem, delta, 1 / self.steps)
             met.append(rows)
             gradient, broken = drop_nonfinite(gradient)
             delta = project(delta + step * steepest(gradient, self.norm), self.norm, radius)
-        met.append(row_losses(problem, perturb(problem.embeds, delta)))
-        logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, met[-1])
-        return Outcome(torch.stack(met).mean(0), None, delta, logs)
+        last = row_losses(problem, perturb(problem.embeds, delta))
+        logs = measure(problem, self.length(problem, "row"), delta, gradient, broken, last)
+        return Outcome(torch.stack([*met, last / self.steps]).sum(0), None, delta, logs)

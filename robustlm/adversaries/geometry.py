@@ -15,6 +15,10 @@ from torch import Tensor
 Norm = Literal["row", "token", "linf", "batch"]
 """The part of a perturbation that counts as one vector when it is measured, normalised or projected."""
 
+_GOLDEN, _FIRST, _SECOND = (one - 2**64 for one in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+"""The constants of SplitMix64 as signed numbers."""
+_MOST = 2**24 - 1
+"""The largest number of 24 bits."""
 TINY = 1e-12
 """Smallest length used as a divisor, so that a zero gradient gives a zero step and not NaN."""
 
@@ -32,18 +36,27 @@ def perturb(embeds: Tensor, delta: Tensor) -> Tensor:
 def uniform(embeds: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
     """Draw U(−1, 1) for each perturbed coordinate, zeros elsewhere: `[R, T, H]`.
 
-    Each row has its own generator, which draws for the row's perturbed positions in order. So a row's noise depends
-    only on its seed, not on padding, other rows or the rank.
+    A number is the hash of its row's seed and of its own place among the row's perturbed coordinates (SplitMix64,
+    Steele et al. 2014, in counter mode). So a row's noise depends only on its seed, not on padding, other rows, the
+    rank, the device or the dtype, and all rows are drawn at once. Each 64-bit hash gives two numbers of 24 bits: odd
+    multiples of 2⁻²⁴, so that no number is 0 or ±1, and fp32 holds all of them exactly.
     """
-    dtype, device, hidden = working_dtype(embeds), embeds.device, embeds.shape[2]
-    generator = torch.Generator(device=device)
-    noise = [
-        torch.rand((count, hidden), generator=generator.manual_seed(seed), dtype=dtype, device=device)
-        for seed, count in zip(seeds.tolist(), mask.sum(1).tolist(), strict=True)
-    ]
-    draws = torch.zeros(embeds.shape, dtype=dtype, device=device)
-    draws[mask] = 2 * torch.cat(noise) - 1
-    return draws
+    hidden = embeds.shape[2]
+    pairs = (hidden + 1) // 2
+    positions = mask.cumsum(1) - 1  # among the row's perturbed positions
+    places = positions[:, :, None] * pairs + torch.arange(pairs, device=mask.device)
+    start = _mixed(seeds.to(mask.device, non_blocking=True))[:, None, None]
+    hashes = _mixed(places.mul_(_GOLDEN).add_(start))
+    bits = torch.stack([hashes >> 40, hashes >> 16], dim=-1).bitwise_and_(_MOST)
+    odd = bits.flatten(2)[:, :, :hidden].mul(2).sub_(_MOST)
+    return odd.to(working_dtype(embeds)).mul_(2.0**-24).masked_fill_(~mask[:, :, None], 0)
+
+
+def _mixed(values: Tensor) -> Tensor:
+    """The output function of SplitMix64 on int64 values: a permutation of the 64-bit numbers; products wrap around."""
+    values = (values ^ ((values >> 30) & (2**34 - 1))) * _FIRST
+    values = (values ^ ((values >> 27) & (2**37 - 1))) * _SECOND
+    return values ^ ((values >> 31) & (2**33 - 1))
 
 
 def dimension(mask: Tensor, hidden: int, norm: Norm) -> Tensor:
@@ -56,7 +69,7 @@ def dimension(mask: Tensor, hidden: int, norm: Norm) -> Tensor:
         return (mask.sum(1).clamp_min(1) * hidden)[:, None, None]
     if norm == "batch":
         return mask.sum().clamp_min(1) * hidden
-    return mask.new_tensor(hidden if norm == "token" else 1, dtype=torch.int64)
+    return mask.new_full((), hidden if norm == "token" else 1, dtype=torch.int64)
 
 
 def ball_start(embeds: Tensor, mask: Tensor, seeds: Tensor, norm: Norm, radius: Tensor) -> Tensor:

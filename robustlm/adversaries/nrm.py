@@ -116,7 +116,7 @@ class NRM(BoundedAdversary):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The controller's state under `target_gap`, otherwise empty."""
-        return {"controller": self._controller.state.cpu().clone()} if self._controller else {}
+        return {"controller": self._controller.state.clone()} if self._controller else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore a state from `state_dict`.

@@ -32,8 +32,8 @@ def compare(
 
     Args:
         runs: Folders of runs that `robustlm test` wrote, or their prediction tables; `name=path` names one.
-        output: Folder for `comparison.md` and `comparison.png`. With `paired`, also for `paired.md` and a page for
-            browsers, `comparison.html`. By default, no files are written.
+        output: Folder for `comparison.md`, `comparison.png` and, for several runs, a page for browsers with ranks and
+            tests, `comparison.html`; with `paired`, also for `paired.md`. By default, no files are written.
         title: Heading of the table.
         tasks: Import paths of tasks of your own among the answers.
         paired: Also test every other run against the first, sample by sample.
@@ -46,8 +46,9 @@ def compare(
     """
     from pathlib import Path
 
+    from robustlm.evaluation.pairing import paired_tests
     from robustlm.evaluation.robustness import Settings
-    from robustlm.report.comparison import draw, load_tables
+    from robustlm.report.comparison import draw, load_tables, same_cells
     from robustlm.report.comparison_page import comparison_html
     from robustlm.report.comparison_text import compared
     from robustlm.report.number_tables import flip_lines, write_all, write_whole
@@ -78,14 +79,19 @@ def compare(
         texts = {"comparison.md": found.table + "\n"}
         if paired:
             texts["paired.md"] = found.paired + "\n"
+        page = paired or (len(found.tables) > 1 and same_cells(found.tables))
+        if page:
+            tests = found.tests if paired else paired_tests(found.tables, settings)
             texts["comparison.html"] = comparison_html(
-                found.tables, found.scores, found.tests, settings, title, flips, found.agreements
+                found.tables, found.scores, tests, settings, title, flips, found.agreements
             )
+        elif len(found.tables) > 1:
+            print("no page: the runs were not asked under the same instructions", file=sys.stderr)
         folder = Path(output)
         write_all(folder, texts)
         draw(found.scores, folder / "comparison.png")
         print(f"\ntable: {folder / 'comparison.md'}\npicture: {folder / 'comparison.png'}")
-        if paired:
+        if page:
             print(f"page: {folder / 'comparison.html'}")
 
 
@@ -259,6 +265,8 @@ def gate(
     seed: int = 0,
     level: float = 0.95,
     clean: str = "clean",
+    reading: Literal["strict", "lenient"] = "strict",
+    failed: float = 0.0,
     anyway: bool = False,
     tasks: list[str] = [],  # noqa: B006 - read only
 ) -> None:
@@ -268,6 +276,8 @@ def gate(
     'pdr[deepwordbug@0.2] <= 10', 'mean[unseen]@sst2 >= 70'. Without a condition it is about `clean`, without a dataset
     about the mean over datasets; `*` stands for each of them. 'mean[unseen] >= OTHER_RUN - 2' compares with another run
     over the same samples. The exit status is 0 if all rules pass, 1 if one fails, 2 for an error.
+
+    Requests without an answer fail the gate as well, unless `--failed` allows some.
 
     Args:
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
@@ -280,16 +290,23 @@ def gate(
         seed: Seed of the draws.
         level: Share of draws within an interval.
         clean: The condition of rules that name none, and the reference for drops in performance.
+        reading: How answers are read: `strict`, in the format that the prompt asks for, or `lenient`, the final answer
+            in any usual form.
+        failed: Highest share of requests without an answer, in per cent of those of any condition; such requests count
+            as wrong answers.
         anyway: Also compare with a run that was not asked the same.
         tasks: Import paths of tasks of your own among the answers.
     """
     import os
     from pathlib import Path
 
+    from robustlm.evaluation.outcomes import outcomes
+    from robustlm.evaluation.readings import as_read, readings
+    from robustlm.evaluation.readings import warning as readings_warning
     from robustlm.evaluation.robustness import Settings
     from robustlm.evaluation.unreadable import unreadable, warning
     from robustlm.report.comparison import find_table, load_tables
-    from robustlm.report.gate import each_line, judge, parse_rule
+    from robustlm.report.gate import baselines, each_line, judge, judge_failures, parse_rule
     from robustlm.report.gate_files import to_junit, to_summary
     from robustlm.report.number_tables import write_whole
     from robustlm.report.run import run_name
@@ -300,12 +317,23 @@ def gate(
             check_output(name, wanted)
     for task in tasks:
         resolve_task(task)
+    check_number("failed", failed, least=0, most=100)
     parsed = [parse_rule(rule) for rule in rules]
     file = find_table(run)
     (rows,) = load_tables([f"run={file}"]).values()
-    if said := warning(unreadable(rows)):
-        print(said, file=sys.stderr)
-    judged = judge(rows, parsed, Settings(draws, seed, level), clean, by, anyway, run)
+    others = baselines(parsed)
+    came = {}
+    for name, table in {run: rows, **others}.items():
+        came[name] = outcomes(table)
+        notes = [
+            *came[name].warnings,
+            warning(unreadable(as_read(table, reading))),
+            readings_warning(readings(table, reading).large),
+        ]
+        for note in filter(None, notes):
+            print(f"{name}: {note}", file=sys.stderr)
+    judged = judge(rows, parsed, Settings(draws, seed, level), clean, by, anyway, run, reading, others)
+    judged += judge_failures(came, failed)
     passed = each_line(judged)
     if junit is not None:
         write_whole(Path(junit), to_junit(run_name(file), judged))

@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from robustlm.conditions.condition import INCORRECT, NEGATED, NONSENSICAL, Condition
+from robustlm.conditions.condition import Condition
+from robustlm.evaluation.directions import INCORRECT, NEGATED, NONSENSICAL
 from robustlm.instructions.banks import Instruction, InstructionBank, LackingError, Version
 from robustlm.instructions.slots import Skeleton, literal, slots
 from robustlm.noise.opposites import PUNCTUATION, edits, replace_core

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from robustlm.evaluation import intervals
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.grid import Floats, Grid, grids, ratio
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, SHARES, Drawn, Estimate, Settings, estimate, sample, variance_of
@@ -39,7 +40,7 @@ class Pairing:
     name: str | None
     """The dataset; `None`: all."""
     condition: str | None
-    """`None`: all."""
+    """`None`: all but `left_out`."""
     gained: int
     """Number of answers that are right only in the second table."""
     lost: int
@@ -61,6 +62,8 @@ class Pairing:
     single datasets another one; the test over all conditions is alone."""
     permutation_holm: float = math.nan
     """`permutation`, adjusted in the same way."""
+    left_out: tuple[str, ...] = ()
+    """Over all conditions: those that do not count, because a low score under them is not a worse one."""
 
     def verdict(self, level: float = 0.95) -> Verdict:
         """Which table has the higher mean score, by the interval of the difference and the adjusted permutation test.
@@ -87,6 +90,8 @@ def pair(
     permutations: int = PERMUTATIONS,
 ) -> list[Pairing]:
     """Compare two tables: dataset by dataset and condition by condition, then over all datasets, then over everything.
+
+    The comparison over everything leaves out conditions under which a low score is not a worse one (`low_means`).
 
     Rows are matched by their ids. `robustlm.evaluation.agreement.agreement` tells whether they were asked the same.
 
@@ -115,7 +120,13 @@ def pair(
         own = [both for both in pairs if both[0].condition == condition]
         gaps = _pooled_gaps(drawn[0][1][condition], drawn[1][1][condition], known[condition], settings.level)
         pooled.append(_pairing(None, condition, own, gaps, exchanged))
-    every = [_pairing(None, None, pairs, _mean_gap(pooled), exchanged)] if len(conditions) > 1 else []
+    counted = [condition for condition in conditions if low_means(condition) is None]
+    every = []
+    if len(counted) > 1:
+        own = [both for both in pairs if both[0].condition in counted]
+        gaps = _mean_gap([one for one in pooled if one.condition in counted])
+        left_out = tuple(condition for condition in conditions if condition not in counted)
+        every = [replace(_pairing(None, None, own, gaps, exchanged), left_out=left_out)]
     return [*_adjusted(single), *_adjusted(pooled), *_adjusted(every)]
 
 

@@ -176,8 +176,8 @@ def large(found: Iterable[Difference], limit: float = LIMIT) -> list[Difference]
 
 
 HINT = (
-    "the strict reading accepts only the format that the prompt asks for; robustlm report and compare with --reading "
-    "lenient compute every number from the lenient reading"
+    "the strict reading accepts only the format that the prompt asks for; robustlm report, compare and gate with "
+    "--reading lenient compute every number from the lenient reading"
 )
 """Advice for the user, in one line."""
 

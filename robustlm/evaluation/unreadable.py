@@ -75,7 +75,7 @@ def hint(found: Sequence[Unreadable]) -> str:
     """Advice for the user, in one line."""
     said = "check data.template (`chat` for a chat model) and model.max_new_tokens"
     if any(one.task in TASKS and TASKS[one.task].score == "accuracy" for one in found):
-        said += "; --data.scoring options lets a local model choose among the options of a row, in place of writing one"
+        said += "; if rows have options, --data.scoring options lets a local model choose one in place of writing it"
     return said
 
 

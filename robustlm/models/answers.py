@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
-from robustlm.batch import IGNORE, View
+from robustlm.batch import View
 from robustlm.models.base import AnswerOutput, Pooling
 from robustlm.models.decoding import Cache
 from robustlm.models.inputs import AnswerInputs, answer_inputs
 from robustlm.models.loaded import LoadedModel
+from robustlm.models.masks import known_padding
 
 
 @dataclass
@@ -21,8 +23,8 @@ class _HeadPass:
     """One pass through a model's head: the input of the head's hook, and its result."""
 
     head: nn.Module
-    positions: Tensor
-    """Bool `[R, T]`: true at the n positions whose logits are computed."""
+    places: Tensor
+    """Int64 `[n]`: the positions whose logits are computed, counted row by row: row · T + column."""
     pool: Callable[[Tensor], Tensor] | None
     """Pools the final hidden states `[R, T, H]` to one state per row."""
     state: Tensor | None = None
@@ -47,14 +49,14 @@ def _answers_only(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ..
     states = args[0]
     if current.pool is not None:
         current.state = current.pool(states)
-    return (states[current.positions].unsqueeze(0), *args[1:])
+    return (states.flatten(0, 1).index_select(0, current.places).unsqueeze(0), *args[1:])
 
 
 @contextmanager
 def _head_pass(
-    loaded: LoadedModel, positions: Tensor, pool: Callable[[Tensor], Tensor] | None = None
+    loaded: LoadedModel, places: Tensor, pool: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[_HeadPass]:
-    current = _HeadPass(loaded.base.get_output_embeddings(), positions, pool)
+    current = _HeadPass(loaded.base.get_output_embeddings(), places, pool)
     token = _CURRENT.set(current)
     try:
         yield current
@@ -65,16 +67,16 @@ def _head_pass(
 def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -> AnswerOutput:
     """Run a view with input embeddings `[R, T, H]`: logits of the answer tokens, and a pooled state per row."""
     inputs = answer_inputs(loaded, view, embeds)
-    with _head_pass(loaded, inputs.answers, lambda states: inputs.pooled(states, pooling)) as current:
+    pool = partial(inputs.pooled, pooling=pooling)
+    with _head_pass(loaded, inputs.places, pool) as current, known_padding(view.layout.padded):
         logits = loaded.runner(**inputs.arguments).logits[0]
     assert current.state is not None
-    targets = view.labels[view.labels != IGNORE]
-    return AnswerOutput(logits, targets, inputs.answers.nonzero()[:, 0], current.state)
+    return AnswerOutput(logits, view.layout.targets, view.layout.rows, current.state)
 
 
 def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
     """Run inputs only for hooks in the layers. The head computes the answer positions only."""
-    with _head_pass(loaded, inputs.answers):
+    with _head_pass(loaded, inputs.places):
         loaded.runner(**inputs.arguments)
 
 
@@ -91,7 +93,7 @@ def logits_at(
         positions: Int64 `[R, T]`.
         cache: Keys and values of C positions, an object of transformers; `None`: the model creates one.
     """
-    with _head_pass(loaded, at):
+    with _head_pass(loaded, at.flatten().nonzero()[:, 0]):
         out = loaded.base(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, past_key_values=cache
         )

@@ -108,7 +108,7 @@ class Backbone(LanguageModel):
         if self._scale is None or table.weight.requires_grad:
             norms = torch.linalg.vector_norm(table.weight.detach(), dim=-1, dtype=torch.float32)
             factor = float(getattr(table, "scalar_embed_scale", 1.0))
-            self._scale = norms[norms > 0].mean() * factor
+            self._scale = norms.sum() / (norms > 0).sum() * factor
         return self._scale
 
     @property

@@ -16,6 +16,7 @@ from robustlm.models.decoding import decode, prefill
 from robustlm.models.inputs import decoder_start, generation_inputs
 from robustlm.models.loaded import LoadedModel
 from robustlm.models.sampling import Forced, Generation, Sampler, keys_of_rows, likeliest
+from robustlm.models.stops import cut_at, own_stops, stop_texts
 
 
 @torch.no_grad()
@@ -23,7 +24,8 @@ def generate(loaded: LoadedModel, view: View, max_new_tokens: int, how: Generati
     """Answers to the prompts of a view without answers, one per row, greedy or drawn as `how` says.
 
     If the model's cache allows it, prefixes that prompts share run once, and finished answers leave the batch.
-    Otherwise (encoder–decoders, prompt learning, sliding windows, …), `generate` of transformers is used.
+    Otherwise (encoder–decoders, prompt learning, sliding windows, …), `generate` of transformers is used. An
+    answer ends before the first of the `stop_strings` of the model's generation_config.
     """
     with loaded.evaluating(), loaded.caching():
         plain = has_plain_cache(loaded, longest(view) + max_new_tokens)
@@ -32,15 +34,16 @@ def generate(loaded: LoadedModel, view: View, max_new_tokens: int, how: Generati
         ids = found(loaded, view, max_new_tokens, sampler)
     texts: list[str] = loaded.tokenizer.batch_decode(ids, skip_special_tokens=True)
     prompts = view.attention_mask.sum(1).tolist()
+    stops = stop_texts(loaded)
     return [
         Answer(
             text.strip(),
             # an answer of full length has no end token among its tokens
-            finish_reason="length" if len(answer) == max_new_tokens else "stop",
+            finish_reason="length" if len(answer) == max_new_tokens and not stopped else "stop",
             prompt_tokens=prompt,
             answer_tokens=len(answer),
         )
-        for text, answer, prompt in zip(texts, ids, prompts, strict=True)
+        for (text, stopped), answer, prompt in zip((cut_at(text, stops) for text in texts), ids, prompts, strict=True)
     ]
 
 
@@ -66,8 +69,13 @@ def _generated(loaded: LoadedModel, view: View, max_new_tokens: int, sampler: Sa
     )
     inputs, skipped = generation_inputs(loaded, view)
     forced = transformers.LogitsProcessorList([] if sampler is None else [Forced(sampler)])
-    found: Tensor = loaded.base.generate(**inputs, generation_config=config, logits_processor=forced)[:, skipped:]
-    return [_ended(row, loaded.ends) for row in found.tolist()]
+    with own_stops(loaded, skipped) as criteria:
+        generated: Tensor = loaded.base.generate(
+            **inputs, generation_config=config, stopping_criteria=criteria, logits_processor=forced
+        )
+    found = generated[:, skipped:]
+    ends = [*loaded.ends, pad] if stop_texts(loaded) else loaded.ends  # rows that a text has ended are padded
+    return [_ended(row, ends) for row in found.tolist()]
 
 
 def _ended(ids: list[int], ends: Sequence[int]) -> list[int]:

@@ -24,6 +24,8 @@ class AnswerInputs:
     """Arguments of `forward`."""
     answers: Tensor
     """Bool `[R, T]`: positions whose logits predict an answer token (decoder positions in an encoder–decoder)."""
+    places: Tensor
+    """Int64 `[n]`: the same positions as numbers, row · T + column."""
     tokens: Tensor
     """Bool `[R, T]`: positions with a token of the row, for pooling over all tokens."""
     encoder_decoder: bool
@@ -52,17 +54,25 @@ def answer_inputs(loaded: LoadedModel, view: View, embeds: Tensor) -> AnswerInpu
         loaded: The model.
         view: R rows of T positions.
         embeds: Input embeddings `[R, T, H]` of the view.
+
+    Raises:
+        ValueError: A decoder-only model would have to predict a row's first token.
     """
+    layout = view.layout
     if loaded.is_encoder_decoder:
         answers = view.labels != IGNORE
-        return AnswerInputs(_seq2seq(loaded, view, embeds), answers, answers, encoder_decoder=True)
+        places = layout.rows * answers.shape[1] + layout.columns
+        return AnswerInputs(_seq2seq(loaded, view, embeds), answers, places, answers, encoder_decoder=True)
+    if layout.leading:
+        raise ValueError("view.labels: found an answer token at the first position of a row; expected a prompt first")
     answers = torch.zeros_like(view.labels, dtype=torch.bool)
     answers[:, :-1] = view.labels[:, 1:] != IGNORE
     arguments = _causal(loaded, view, embeds)
     extra = arguments["inputs_embeds"].shape[1] - answers.shape[1]
     answers = nn.functional.pad(answers, (extra, 0))
+    places = layout.rows * answers.shape[1] + layout.columns + (extra - 1)
     tokens = nn.functional.pad(view.attention_mask.bool(), (extra, 0))
-    return AnswerInputs(arguments, answers, tokens, encoder_decoder=False)
+    return AnswerInputs(arguments, answers, places, tokens, encoder_decoder=False)
 
 
 def _causal(loaded: LoadedModel, view: View, embeds: Tensor) -> Arguments:

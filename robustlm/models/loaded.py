@@ -97,7 +97,20 @@ class LoadedModel:
         """Tokens that end an answer: the tokenizer's end token (used in training) and the end tokens of chat turns."""
         own = getattr(self.base.generation_config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
-        return list(dict.fromkeys([int(self.tokenizer.eos_token_id), *map(int, own)]))
+        stops = [self.special_tokens[text] for text in self.stop_strings if text in self.special_tokens]
+        return list(dict.fromkeys([int(self.tokenizer.eos_token_id), *map(int, own), *stops]))
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """Texts at which an answer ends by the model's generation_config."""
+        own = getattr(self.base.generation_config, "stop_strings", None) or []
+        return [text for text in ([own] if isinstance(own, str) else own) if text]
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Ids of special tokens by text; decoded answers do not show these."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        return {str(token): int(id) for id, token in added.items() if token.special}
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token embeddings `[R, T, H]` of ids `[R, T]`."""

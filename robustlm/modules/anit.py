@@ -136,8 +136,9 @@ class ANIT(InstructionTuning):
         """Also the adversary's state at the end of the last optimiser step."""
         if self.adversary is None:
             return super().progress()
-        inside = self._before is not None and inside_step(self.trainer)
-        return {**super().progress(), "adversary": self._before if inside else self.adversary.state_dict()}
+        before = self._before
+        state = self.adversary.state_dict() if before is None or not inside_step(self.trainer) else before
+        return {**super().progress(), "adversary": {name: value.cpu() for name, value in state.items()}}
 
     def resume(self, progress: dict[str, Any]) -> None:
         """Also restore the adversary's state."""

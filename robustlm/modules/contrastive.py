@@ -139,7 +139,7 @@ class Contrast:
 
     def _weight(self, passes: Passes, answers: Tensor, loss: Tensor) -> Tensor:
         if self.weight is not None:
-            return loss.new_tensor(self.weight)
+            return loss.new_full((), self.weight)
         both = torch.stack([answers.detach().to(loss.dtype), loss.detach()])[None]
         both = self._collect(passes, both)[0].mean(0)  # all ranks use the same weight
         return balance(both[0], both[1], self.weight_limit)

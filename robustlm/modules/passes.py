@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -95,7 +95,7 @@ class Passes:
         """
 
         def part(embeds: Tensor, at: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            found = self.backbone(_rows(view, at), embeds, self.pooling)
+            found = self.backbone(view.part(at), embeds, self.pooling)
             return found.logits, found.targets, found.rows + at.start, found.state
 
         embeds = self.backbone.embed(view.input_ids) if embeds is None else embeds
@@ -112,7 +112,8 @@ class Passes:
             return torch.stack([(view.labels >= 0).sum() for view in views]).sum().clamp(min=1).float()
         rows = sum(len(view) for view in views)
         # explicit fp32: under bf16-true, the default type would round the count
-        return torch.tensor(self.batch.step_tokens * rows / len(raw), device=raw.labels.device, dtype=torch.float32)
+        tokens = self.batch.step_tokens * rows / len(raw)
+        return torch.full((), tokens, device=raw.labels.device, dtype=torch.float32)
 
     def row_losses(self, name: ViewName) -> Tensor:
         """Answer cross-entropy `[R]` of a view, summed over each row's answer tokens; computed once."""
@@ -136,25 +137,25 @@ class Passes:
         Raises:
             ValueError: The answers of a row and its variants are not the same tokens.
         """
-        raw, other = self.answers("raw"), self.answers(name)
-        count = len(self.batch.raw)
-        many = len(self.view(name)) // count
-        lengths = torch.bincount(raw.rows, minlength=count)
-        others = torch.bincount(other.rows, minlength=count * many)
-        if not torch.equal(lengths.repeat_interleave(many), others):
+        raw, other = self.view("raw").layout, self.view(name).layout
+        many = len(other.counts) // len(raw.counts)
+        if tuple(count for count in raw.counts for _ in range(many)) != other.counts:
             raise ValueError(
                 f"rows of the {name!r} view have answers of another length than their raw rows; an alignment compares "
                 "answers token by token, so both views must hold the same answer tokens"
             )
-        starts = (lengths.cumsum(0) - lengths)[other.rows // many]
-        within = torch.arange(len(other.rows), device=starts.device) - (others.cumsum(0) - others)[other.rows]
-        places = starts + within
-        if not torch.equal(raw.targets[places], other.targets):
+        starts = accumulate(raw.counts, initial=0)
+        places = [
+            start + within for start, count in zip(starts, raw.counts, strict=False) for _ in range(many)
+            for within in range(count)
+        ]  # fmt: skip
+        if tuple(raw.tokens[place] for place in places) != other.tokens:
             raise ValueError(
                 f"rows of the {name!r} view have other answer tokens than their raw rows; an alignment compares "
                 "answers token by token, so both views must hold the same answer tokens"
             )
-        return raw.logits[places]
+        logits = self.answers("raw").logits
+        return logits.index_select(0, torch.tensor(places).to(logits.device, non_blocking=True))
 
     def gathered(self, values: Tensor) -> tuple[Tensor, int]:
         """Rows `[n, …]` of all ranks, with gradient, and the index of this rank's first row; ranks may differ in n."""
@@ -210,10 +211,6 @@ class Passes:
             held=held,
             clean=lambda: self.row_losses(name),
         )
-
-
-def _rows(view: View, at: slice) -> View:
-    return replace(view, **{item.name: getattr(view, item.name)[at] for item in fields(view)})
 
 
 class _RandomState:

@@ -167,7 +167,11 @@ def make_template(name: str, tokenizer: Any, variables: Variables | None = None)
     """
     hosted = bool(getattr(tokenizer, "takes_messages", False))
     if variables and (name != "chat" or hosted):
-        why = "the endpoint itself writes the chat template" if name == "chat" else f"data.template is {name!r}"
+        why = (
+            "the endpoint itself writes the chat template; model.hosting.body sends them: {chat_template_kwargs: {…}}"
+            if name == "chat"
+            else f"data.template is {name!r}"
+        )
         raise ValueError(f"{SETTING}: found {dict(variables)!r}, but {why}; expected null")
     if name == "plain":
         return PlainTemplate()

@@ -97,6 +97,12 @@ def scores_of(tables: Mapping[str, list[Record]]) -> dict[str, dict[str, float]]
     return found
 
 
+def same_cells(tables: Mapping[str, Sequence[Record]]) -> bool:
+    """Whether all tables hold answers to the same samples under the same conditions and instructions."""
+    first, *others = ({(*row.key, row.task) for row in rows} for rows in tables.values())
+    return all(own == first for own in others)
+
+
 def other_datasets(tables: Mapping[str, Sequence[Record]], first: str, second: str) -> str:
     """The end of an error message: datasets that only one of two runs has; empty if there are none."""
     names = {run: {row.dataset for row in tables[run]} for run in (first, second)}

@@ -1,4 +1,4 @@
-"""Runs side by side as one HTML page: scores, paired differences and the answers that flipped."""
+"""Runs side by side as one HTML page: ranks, scores, paired differences and the answers that flipped."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustlm.conditions.condition import low_means
 from robustlm.evaluation.agreement import Agreement, agreement
 from robustlm.evaluation.outcomes import outcomes
 from robustlm.evaluation.pairing import PERMUTATIONS, Pairing, flips
+from robustlm.evaluation.ranking import ranking
 from robustlm.evaluation.readings import readings
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Result, Settings, robustness
@@ -30,6 +32,7 @@ from robustlm.report.number_tables import (
     verdicts,
 )
 from robustlm.report.outcome import outcome_box
+from robustlm.report.page_ranks import ranks_box, ranks_section
 from robustlm.report.page_samples import LONGEST_PROMPT
 from robustlm.report.samples import in_turn
 from robustlm.report.unread import readings_box, unread_box
@@ -62,17 +65,24 @@ def comparison_html(
     first, *others = runs
     against = join(*(part for i, other in enumerate(others) for part in (", " * (i > 0), named(other))))
     asked = agreements or {name: agreement(runs[first], runs[name]) for name in others}
+    found = {name: [one for one in robustness(rows, settings) if one.name is None] for name, rows in runs.items()}
+    pooled = {name: {one.condition: one for one in own} for name, own in found.items()}
+    conditions = next(iter(pooled.values()))
+    ranks = ranking(runs, settings, unwanted=[name for name in conditions if low_means(name)])
+    several = len(others) > 1
+    verdict = tag("section", tag("h2", "In short"), ranks_box(ranks, pooled), class_="verdict", id="verdict")
     head = join(
-        tag("h1", against, " against ", named(first)),
+        tag("h1", f"{len(runs)} runs: " if several else "", against, " against ", named(first)),
         tag("p", f"{len(next(iter(runs.values()))):,} answers of each run, to samples of the same ids."),
+        verdict,
         *(_asked(first, name, found) for name, found in asked.items()),
         *(_verdicts(first, *one) for one in tests.items()),
         *(outcome_box(outcomes(rows), name) for name, rows in runs.items()),
         *(unread_box(unreadable(rows), name) for name, rows in runs.items()),
         *(readings_box(readings(rows), name) for name, rows in runs.items()),
     )
-    found = {name: [one for one in robustness(rows, settings) if one.name is None] for name, rows in runs.items()}
     parts = [
+        ("ranks", "Ranks", ranks_section(ranks, pooled, settings.level)),
         ("scores", "Scores", join(_scores(scores, title), _by_condition(found))),
         ("differences", "Paired differences", join(*(_differences(first, *one) for one in tests.items()))),
         ("tests", "Tests", join(*(_tests(first, *one) for one in tests.items()))),
@@ -173,7 +183,7 @@ def _flips(runs: Mapping[str, Sequence[Record]], full_list: str | None) -> Html:
     if len(shown) < len(found):
         said += f" {len(shown)} are shown, from each dataset, condition and direction in turn."
     other = "the other" if len(others) > 1 else named(others[0][0])
-    heads = ["run", "dataset", "condition", "sample", "instruction", "expected", named(first), other, ""]
+    heads = ["run", "dataset", "condition", "sample", "instruction", "expected", named(first), other, "flip"]
     rows = [_flip(second, flip) for second, flip in sorted(shown, key=_kind)]
     if len(others) == 1:
         heads, rows = heads[1:], [row[1:] for row in rows]

@@ -13,7 +13,17 @@ from pathlib import Path
 
 from robustlm.evaluation.grid import counts
 from robustlm.evaluation.record import COLUMNS, OWN, Record, parsed_record
-from robustlm.report.foreign import TEXTS, JsonObject, Read, Reading, field_of, parse_json, scored, without_repeats
+from robustlm.report.foreign import (
+    TEXTS,
+    JsonObject,
+    Read,
+    Reading,
+    came_about,
+    field_of,
+    parse_json,
+    scored,
+    without_repeats,
+)
 
 SCHEMA_VERSION = "instance_level_eval_0.2.2"
 
@@ -59,8 +69,23 @@ def _line(row: Record, run: str, model: str) -> dict[str, object]:
         "messages": None,
         "answer_attribution": [attributed] if row.parsed is not None else [],
         "evaluation": {"score": part / whole if whole else 1.0, "is_correct": row.right},
+        **_came(row),
         "metadata": metadata,
     }
+
+
+def _came(row: Record) -> dict[str, object]:
+    """The schema's own fields for tokens, time and error, as far as they are known."""
+    found: dict[str, object] = {}
+    if row.prompt_tokens is not None and row.answer_tokens is not None:
+        counts = row.prompt_tokens, row.answer_tokens
+        names = ("input_tokens", "output_tokens", "total_tokens")
+        found["token_usage"] = dict(zip(names, (*counts, sum(counts)), strict=True))
+    if row.latency is not None:
+        found["performance"] = {"latency_ms": 1000 * row.latency}
+    if row.error is not None:
+        found["error"] = row.error
+    return found
 
 
 def read_every_eval(path: Path, reading: Reading) -> Read:
@@ -120,6 +145,8 @@ def _row(line: JsonObject, name: str, reading: Reading, where: str) -> Record:
                      correct=correct, choices=asked.get("choices"), prompt=asked.get("formatted"))  # fmt: skip
     taken = [one for one in line.get("answer_attribution") or [] if one.get("is_terminal")]
     answer = str(taken[-1]["extracted_value"]) if taken else prediction
+    usage, performance = line.get("token_usage") or {}, line.get("performance") or {}
+    spent = performance.get("latency_ms")
     return scored(
         sample_id=sample,
         dataset=name,
@@ -132,6 +159,12 @@ def _row(line: JsonObject, name: str, reading: Reading, where: str) -> Record:
         correct=correct,
         prompt=asked.get("formatted") or asked.get("raw") or None,
         choices=asked.get("choices"),
+        came=came_about(
+            where,
+            error=line.get("error") if not prediction else None,
+            tokens=(usage.get("input_tokens"), usage.get("output_tokens")),
+            seconds=spent / 1000 if isinstance(spent, int | float) else spent,
+        ),
     )
 
 

@@ -102,7 +102,7 @@ def intervals(
                 0, tag("tr", tag("th", named(heading), scope="rowgroup"), tag("td", _empty(axis)), tag("td", ""))
             )
         bodies.append(tag("tbody", *rows, class_="group" if heading is not None else None))
-    return _plot(tag("tr", first, tag("th", axis.drawn()), last), bodies, label)
+    return _plot(tag("tr", first, tag("td", axis.drawn()), last), bodies, label)
 
 
 def shares(lines: Sequence[tuple[str, Mapping[str, Estimate]]], first: str, label: str) -> Html:
@@ -130,7 +130,7 @@ def shares(lines: Sequence[tuple[str, Mapping[str, Estimate]]], first: str, labe
             )
         )
     return _plot(
-        tag("tr", tag("th", first, scope="col"), tag("th", ""), *keys), [tag("tbody", *rows)], label, "stacked"
+        tag("tr", tag("th", first, scope="col"), tag("td", ""), *keys), [tag("tbody", *rows)], label, "stacked"
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,63 @@ class Read:
     """Sentences on what was left out or chosen."""
 
 
+@dataclass(frozen=True, slots=True)
+class Came:
+    """How an answer came about, as far as a log says it; the fields are columns of the prediction table."""
+
+    error: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+    latency: float | None = None
+
+
+_ENDS = {"max_tokens": "length", "model_length": "length", "endoftext": "stop", "eos": "stop", "unknown": None}
+"""Words of other programs for why an answer ends, and those of the prediction table; other words stay."""
+
+
+def came_about(
+    where: str,
+    *,
+    error: object = None,
+    ends: object = None,
+    tokens: tuple[object, object] = (None, None),
+    seconds: object = None,
+) -> Came:
+    """How an answer came about, from values of a log; null values are not known.
+
+    Args:
+        where: Place in a file, for errors.
+        error: Why there is no answer.
+        ends: Why the answer ends.
+        tokens: Tokens of prompt and answer; two zeros are a program that does not count.
+        seconds: How long the request took.
+
+    Raises:
+        ValueError: A count or a time is none.
+    """
+    prompt, answer = (_amount(value, where, name) for value, name in zip(tokens, ("input", "output"), strict=True))
+    if not prompt and not answer:
+        prompt = answer = None
+    latency = _amount(seconds, where, "time")
+    reason = None if ends is None else _ENDS.get(str(ends), str(ends))
+    return Came(
+        None if error is None else str(error) or "no reason is logged",
+        reason,
+        None if prompt is None else int(prompt),
+        None if answer is None else int(answer),
+        None if latency is None else float(latency),
+    )
+
+
+def _amount(value: object, where: str, name: str) -> float | int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{where}: {name}: found {value!r}; expected a number of tokens or seconds, at least 0")
+    return value
+
+
 def instruction_id(text: str | None, reading: Reading) -> str:
     """The id of an instruction of a log: the one that the user names, a digest of its text, or `own` without a text."""
     if reading.instruction is not None:
@@ -63,12 +121,14 @@ def scored(
     correct: bool,
     prompt: str | None,
     choices: Sequence[str] | None = None,
+    came: Came = Came(),
 ) -> Record:
     """A record of an answer that another program has scored, as free text with that program's verdict.
 
     `answer` is what that program took from the prediction; `None`: it found no answer. `instruction` is what was asked
-    with, if the log holds it apart from the input.
+    with, if the log holds it apart from the input. An answer with an error is none, and wrong.
     """
+    failed = came.error is not None
     return Record(
         sample_id=sample_id,
         dataset=dataset,
@@ -76,13 +136,14 @@ def scored(
         condition=condition,
         instruction_id=instruction_id(instruction, reading),
         prediction=prediction,
-        parsed=None if answer is None else [[answer]],
+        parsed=None if answer is None or failed else [[answer]],
         target=target,
-        correct=correct,
+        correct=correct and not failed,
         choices=list(choices) if choices else None,
         prompt=prompt,
         wording=instruction or None,
         instruction=instruction or None,
+        **asdict(came),
     )
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from robustlm.evaluation.agreement import agreement
+from robustlm.evaluation.outcomes import Outcomes
 from robustlm.evaluation.pairing import pair
+from robustlm.evaluation.readings import Reading, as_read
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result, Settings, robustness
 from robustlm.report.agreement import check_agreement
@@ -82,10 +84,14 @@ class Judged:
     by: By
     worst: str | None = None
     """Words or id of the worst instruction, in Markdown, for rules about it."""
+    counts: str = ""
+    """How many of how many, for shares of requests."""
 
     @property
     def shown(self) -> str:
-        """Value and interval as tables show them."""
+        """Value and interval as tables show them, or the counts of a share."""
+        if self.counts:
+            return f"{100 * self.found.value:.3g} ({self.counts})"
         return points(self.found) if self.rule.baseline else cell(self.found, self.rule.number)
 
     @property
@@ -147,6 +153,46 @@ def _finite(text: str) -> float:
     return value
 
 
+def baselines(rules: Sequence[Rule]) -> dict[str, list[Record]]:
+    """The prediction tables of the runs that rules compare with, by the name in the rule.
+
+    Raises:
+        ValueError: A limit is neither a number nor a run.
+    """
+    found = {}
+    for name in dict.fromkeys(rule.baseline for rule in rules):
+        if name is None:
+            continue
+        if not Path(name).exists():
+            raise ValueError(f"rules: the limit {name!r} is neither a number nor the folder or table of a run")
+        (found[name],) = load_tables([f"baseline={name}"]).values()
+    return found
+
+
+def judge_failures(tables: Mapping[str, Outcomes], limit: float = 0.0) -> list[Judged]:
+    """Hold the share of failed requests against a limit, for each condition with such requests.
+
+    A failed request counts as a wrong answer: it lowers the run's score for a reason that is not the model's, and a
+    baseline's as well, which makes a rule easier to meet.
+
+    Args:
+        tables: How the answers of each run came about; the first run is the one that is judged.
+        limit: The highest share in any condition, in per cent.
+    """
+    text = f"{limit:g}"
+    rule = Rule(f"failed requests <= {text}", "failed", None, None, "<=", text, limit)
+    first = next(iter(tables), None)
+    found = []
+    for run, came in tables.items():
+        of = "" if run == first else f" of {run}"
+        for condition, (failed, every) in came.failed_by_condition.items():
+            share = Estimate(failed / every, math.nan, math.nan)
+            name = f"failed requests[{condition}]{of} <= {text}"
+            met = rule.met(round(100 * share.value, 9))  # 100 × 7/100 is a little more than 7
+            found.append(Judged(rule, name, share, met, "value", counts=f"{failed:,} of {every:,}"))
+    return found
+
+
 def judge(
     rows: Sequence[Record],
     rules: Sequence[Rule],
@@ -155,6 +201,8 @@ def judge(
     by: By = "bound",
     anyway: bool = False,
     run: str = "the run",
+    reading: Reading = "strict",
+    others: Mapping[str, Sequence[Record]] | None = None,
 ) -> list[Judged]:
     """Check the rules against a prediction table, in their order.
 
@@ -166,16 +214,19 @@ def judge(
         by: Whether the conservative end of the interval or the value decides.
         anyway: Also accept baselines that were not asked the same.
         run: Name of the run in messages.
+        reading: How answers are read, those of baselines too.
+        others: Tables of the rules' baselines by name; `None`: they are read from where the names say.
 
     Raises:
         ValueError: A rule names a condition or dataset that the table lacks, or a number without a value or interval;
             or a baseline was not asked the same.
     """
+    rows = as_read(rows, reading)
+    tables = baselines(rules) if others is None else others
     own = {(one.name, one.condition): one for one in robustness(rows, settings, clean)}
     gaps = {
-        name: _gaps(name, run, rows, settings, clean, anyway)
-        for name in dict.fromkeys(rule.baseline for rule in rules)
-        if name is not None
+        name: _gaps((name, as_read(other, reading)), (run, rows), settings, clean, anyway)
+        for name, other in tables.items()
     }
     return [
         _judged(rule, own[place], gaps[rule.baseline][place] if rule.baseline else None, by, _worst(rule, place, own))
@@ -189,15 +240,16 @@ _Place = tuple[str | None, str]
 
 
 def _gaps(
-    name: str, run: str, rows: Sequence[Record], settings: Settings, clean: str, anyway: bool
+    baseline: tuple[str, Sequence[Record]],
+    run: tuple[str, Sequence[Record]],
+    settings: Settings,
+    clean: str,
+    anyway: bool,
 ) -> dict[_Place, Mapping[str, Estimate]]:
     """Differences to a baseline, for every dataset and condition."""
-    if not Path(name).exists():
-        raise ValueError(f"rules: the limit {name!r} is neither a number nor the folder or table of a run")
-    (other,) = load_tables([f"baseline={name}"]).values()
     if not anyway:
-        check_agreement(name, run, agreement(other, rows))
-    found = pair(other, rows, settings, clean, permutations=0)
+        check_agreement(baseline[0], run[0], agreement(baseline[1], run[1]))
+    found = pair(baseline[1], run[1], settings, clean, permutations=0)
     return {(one.name, one.condition): one.differences for one in found if one.condition is not None}
 
 

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from robustlm.evaluation.record import Record
-from robustlm.report.foreign import JsonObject, Read, Reading, field_of, read_json, scored, verdict, without_repeats
+from robustlm.report.foreign import (
+    Came,
+    JsonObject,
+    Read,
+    Reading,
+    came_about,
+    field_of,
+    read_json,
+    scored,
+    verdict,
+    without_repeats,
+)
 
 _STATE = "scenario_state.json of a run of HELM"
 _STATS = "per_instance_stats.json of a run of HELM"
@@ -142,10 +153,24 @@ def _row(
         correct=verdict(values[metric], where, metric),
         prompt=(one.get("request") or {}).get("prompt") or None,
         choices=list(mapping),
+        came=_came(one, values, where),
     )
     if trial:
         row.instruction_id = f"{row.instruction_id}/trial/{trial}"
     return row, metric
+
+
+def _came(one: JsonObject, values: Mapping[str, float], where: str) -> Came:
+    result = field_of(one, "result", dict, where, _STATE)
+    first: JsonObject = next(iter(result.get("completions") or []), {})
+    failed = result.get("success") is False
+    return came_about(
+        where,
+        error=(result.get("error") or "the request failed") if failed else None,
+        ends=(first.get("finish_reason") or {}).get("reason"),
+        tokens=(values.get("num_prompt_tokens"), values.get("num_output_tokens")),
+        seconds=result.get("request_time"),
+    )
 
 
 def _metric(values: Mapping[str, float], reading: Reading, where: str) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from robustlm.evaluation.record import Record
 from robustlm.report.foreign import (
+    Came,
     JsonObject,
     Read,
     Reading,
+    came_about,
     field_of,
     parse_json,
     read_json,
@@ -127,7 +129,22 @@ def _row(sample: JsonObject, dataset: str, instruction: str | None, reading: Rea
         correct=score is not None and _right(score.get("value"), where, str(name)),
         prompt=_prompt(sample, texts),
         choices=sample.get("choices"),
+        came=_came(sample, prediction, where),
     )
+
+
+def _came(sample: JsonObject, prediction: str, where: str) -> Came:
+    """Error, end, tokens and time of a sample; of several requests, those of the last one."""
+    output = sample.get("output") or {}
+    error = sample.get("error")
+    if isinstance(error, Mapping):
+        error = error.get("message")
+    if error is None and not prediction:
+        error = output.get("error")
+    ends = [choice.get("stop_reason") for choice in output.get("choices") or [] if isinstance(choice, Mapping)]
+    usage = output.get("usage") or {}
+    tokens = usage.get("input_tokens"), usage.get("output_tokens")
+    return came_about(where, error=error, ends=(ends or [None])[0], tokens=tokens, seconds=output.get("time"))
 
 
 def _score(scores: object, reading: Reading, where: str) -> tuple[str, JsonObject]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from robustlm.conditions.condition import CLEAN, CORRECT, MISLEADING, PARAPHRASED, PROTECTED, UNSEEN
+from robustlm.conditions.condition import CLEAN, CORRECT, PARAPHRASED, PROTECTED, UNSEEN
 from robustlm.conditions.factors import FACTORS
+from robustlm.evaluation.directions import MISLEADING
 from robustlm.noise import character, sentence, word
 from robustlm.noise.base import KINDS, MIXED, MIXED_KINDS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from importlib import resources
 
@@ -64,7 +64,12 @@ def named(text: str) -> Html:
 
 
 def table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], label: str, texts: Collection[int] = (0,), **attributes: str
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    label: str,
+    texts: Collection[int] = (0,),
+    marks: Sequence[Mapping[str, str]] = (),
+    **attributes: str,
 ) -> Html:
     """A table that scrolls sideways if it is wider than the page.
 
@@ -73,20 +78,22 @@ def table(
         rows: Cells by row; the first cell of a row is its heading.
         label: What the table shows, for screen readers.
         texts: Indexes of columns that hold text; the other columns hold numbers.
+        marks: HTML attributes of each row; none by default.
         attributes: HTML attributes of the table.
     """
 
     def kind(at: int) -> str | None:
         return None if at in texts else "number"
 
-    head = tag("tr", *(tag("th", cell, scope="col", class_=kind(i)) for i, cell in enumerate(heads)))
+    head = tag("tr", *(tag("th", c, scope="col", class_=kind(i)) if c else tag("td") for i, c in enumerate(heads)))
     body = [
         tag(
             "tr",
             tag("th", row[0], scope="row", class_=kind(0)),
             *(tag("td", cell, class_=kind(i)) for i, cell in enumerate(row[1:], start=1)),
+            **own,
         )
-        for row in rows
+        for row, own in zip(rows, marks or [{}] * len(rows), strict=True)
     ]
     return wide(tag("table", tag("thead", head), tag("tbody", *body), **attributes), label)
 
@@ -106,13 +113,14 @@ def section(name: str, title: str, *inside: str) -> Html:
     return tag("section", tag("h2", title), *inside, id=name)
 
 
-def page(title: str, head: Html, parts: Sequence[tuple[str, str, Html]]) -> str:
+def page(title: str, head: Html, parts: Sequence[tuple[str, str, Html]], rules: str = "") -> str:
     """A whole page that needs no other file.
 
     Args:
         title: Title of the browser window.
         head: Markup before the list of contents.
         parts: Name, heading and contents of each section.
+        rules: Further style rules; they must hold no text from a table.
     """
     style = resources.files("robustlm").joinpath("assets", "report.css").read_text(encoding="utf-8")
     top = tag(
@@ -123,11 +131,11 @@ def page(title: str, head: Html, parts: Sequence[tuple[str, str, Html]]) -> str:
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", title),
         tag("link", rel="icon", href="data:,"),
-        tag("style", Html(style)),
+        tag("style", Html(style + rules)),
     )
     contents = tag("nav", *(tag("a", heading, href=f"#{name}") for name, heading, _ in parts), aria_label="Contents")
     main = tag("main", *(section(name, heading, inside) for name, heading, inside in parts))
-    return f"<!doctype html>\n{tag('html', top, tag('body', head, contents, main), lang='en')}\n"
+    return f"<!doctype html>\n{tag('html', top, tag('body', tag('header', head), contents, main), lang='en')}\n"
 
 
 def _attribute(name: str) -> str:

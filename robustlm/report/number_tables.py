@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from robustlm.conditions.condition import low_means
 from robustlm.evaluation.baselines import Baseline
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.free_text import MEASURES, FreeText
 from robustlm.evaluation.outcomes import Outcomes
 from robustlm.evaluation.pairing import Pairing, flips
@@ -19,7 +19,6 @@ from robustlm.evaluation.robustness import NUMBERS, UNBOUNDED, Estimate, Result,
 from robustlm.evaluation.unreadable import Unreadable
 from robustlm.report.attacks import AttackOutcome, attack_markdown, attack_numbers, attack_rows
 from robustlm.report.factors import FactorOutcome, factor_markdown, factor_rows
-from robustlm.report.levels import level_of
 from robustlm.report.markup import counted
 from robustlm.report.outcome import outcome_markdown
 from robustlm.report.tables import aligned, csv_text
@@ -272,25 +271,27 @@ def pairing_markdown(first: str, second: str, found: Sequence[Pairing]) -> str:
 
 
 def verdicts(found: Sequence[Pairing]) -> list[Pairing]:
-    """The comparisons that get a verdict: over all conditions first, then each condition over all datasets."""
+    """The comparisons that get a verdict: over all conditions first, then each condition over all datasets.
+
+    Conditions under which a low score is not a worse one come last.
+    """
     pooled = [one for one in found if one.name is None]
-    return sorted(pooled, key=lambda one: one.condition is not None)
+    return sorted(pooled, key=lambda one: (one.condition is not None, low_means(one.condition or "") is not None))
 
 
 def verdict_line(first: str, second: str, one: Pairing) -> str:
     """One sentence on which run scores higher under a condition, by the interval and the adjusted permutation test."""
-    where = "all conditions" if one.condition is None else one.condition
+    where = one.condition or "all conditions"
+    if one.left_out:
+        where = f"all conditions but {', '.join(one.left_out)} (a low score is not worse there)"
     verdict, gap = one.verdict(), points(one.differences.get("mean"))
     tested = f"p (Holm) {_p(one.permutation_holm)}"
     if verdict == "unknown":
         return f"{where}: no verdict, as no interval was drawn (difference {gap}, {tested})"
     if verdict in ("higher", "lower"):
         better, worse = (second, first) if verdict == "higher" else (first, second)
-        if one.condition is not None and level_of(one.condition) == "misleading":
-            return (
-                f"{where}: {better} scores higher than {worse} ({second} {gap} points, {tested}); under misleading "
-                "instructions a low score is the better one"
-            )
+        if one.condition is not None and (meaning := low_means(one.condition)):
+            return f"{where}: {better} scores higher than {worse} ({second} {gap} points, {tested}); {meaning}"
         return f"{where}: {better} is better than {worse} ({second} {gap} points, {tested})"
     if verdict == "none":
         return f"{where}: no difference seen ({second} {gap} points, {tested})"
@@ -299,14 +300,18 @@ def verdict_line(first: str, second: str, one: Pairing) -> str:
 
 def gap_cells(one: Pairing) -> list[str]:
     """Cells of one row of paired differences: dataset, condition, then `GAPS`."""
-    return [one.name or ALL, one.condition or "all", *(points(one.differences.get(name)) for name in GAPS)]
+    return [one.name or ALL, _conditions(one), *(points(one.differences.get(name)) for name in GAPS)]
+
+
+def _conditions(one: Pairing) -> str:
+    return one.condition or ("all but misleading ones" if one.left_out else "all")
 
 
 def pairing_cells(one: Pairing) -> list[str]:
     """Cells of one row of paired tests, in the order of `PAIRED`."""
     return [
         one.name or ALL,
-        one.condition or "all",
+        _conditions(one),
         points(one.differences.get("mean")),
         f"+{one.gained} −{one.lost}",
         f"+{one.better} −{one.worse}",
@@ -405,12 +410,17 @@ def known(one: Result, name: str) -> bool:
     return name in one.numbers and not math.isnan(one.numbers[name].value)
 
 
+_PROBABILITIES = ("cochran_p", "cochran_holm")
+
+
 def cell(found: Estimate | None, name: str) -> str:
     """A number and its interval as tables show them; `-` if it is missing."""
     if found is None or math.isnan(found.value):
         return "-"
     scale, digits = (1, 3) if name in UNBOUNDED else (100, 1)
     value = f"{scale * found.value:.{digits}f}"
+    if name in _PROBABILITIES and found.value < 0.001:
+        return "< 0.001"
     if math.isnan(found.low):
         return value
     return f"{value} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"

@@ -18,13 +18,17 @@ from robustlm.report.markup import Html, join, named, page, tag
 from robustlm.report.outcome import outcome_box
 from robustlm.report.page_attacks import attacks_section
 from robustlm.report.page_factors import factors_section
+from robustlm.report.page_filter import Filters
 from robustlm.report.page_head import About, cards_of, evaluated, summary
 from robustlm.report.page_instructions import instructions_section
 from robustlm.report.page_numbers import counts_section, free_section, method_section, numbers_section
+from robustlm.report.page_prompts import prompts_section
 from robustlm.report.page_samples import samples_section
 from robustlm.report.page_scores import drops_section, scores_section, variance_section
+from robustlm.report.page_verdict import verdict_box
 from robustlm.report.samples import most_changing
 from robustlm.report.unread import readings_box, readings_section, unread_box
+from robustlm.report.worst_prompts import worst_prompts
 from robustlm.utils.importing import imported
 
 __all__ = ["About", "Section", "own_section", "to_html"]
@@ -86,19 +90,21 @@ def to_html(
     found = outcomes(rows)
     if found.usage:
         about = replace(about, settings={**about.settings, "tokens": found.usage})
+    filters = Filters(rows)
+    warnings = join(outcome_box(found), unread_box(unreadable(rows)), readings_box(read))
     head = join(
         tag("h1", "Robustness of ", named(about.settings.get("backbone", about.run))),
         summary(pooled, single),
-        outcome_box(found),
-        unread_box(unreadable(rows)),
-        readings_box(read),
+        verdict_box(pooled, single, clean, warned=bool(warnings)),
         cards_of(pooled, single, clean),
+        tag("div", warnings, id="warnings") if warnings else Html(),
     )
     parts = [
-        ("evaluated", "What was evaluated", evaluated(pooled, single, about)),
         ("conditions", "Score by condition", scores_section(pooled, single)),
         ("drop", "Drop by level", drops_section(pooled, clean)),
-        ("instructions", "Score by instruction", instructions_section(single)),
+        ("instructions", "Score by instruction", join(filters.bar(), instructions_section(single, filters))),
+        ("prompts", "Worst prompts", prompts_section(worst_prompts(rows, clean), filters)),
+        ("samples", "Samples worth reading", samples_section(most_changing(rows), filters)),
         *([("attacks", "Attacks", attacks_section(attacks))] if attacks else []),
         *(
             [("factors", "What should not matter", factors_section(factors))]
@@ -106,7 +112,7 @@ def to_html(
             else []
         ),
         ("variance", "Where the variance comes from", variance_section(pooled, single)),
-        ("samples", "Samples worth reading", samples_section(most_changing(rows))),
+        ("evaluated", "What was evaluated", evaluated(pooled, single, about)),
         ("readings", "Two readings", readings_section(read)),
         ("numbers", "All numbers", numbers_section(pooled, single)),
         *([("free", "Free-text answers", free_section(free))] if (free := free_text(rows, settings)) else []),
@@ -114,4 +120,4 @@ def to_html(
         ("intervals", "How intervals are computed", method_section(settings)),
         *((f"own-{i}", *make(rows, results)) for i, make in enumerate(more)),
     ]
-    return page(f"Robustness: {about.run}", head, parts)
+    return page(f"Robustness: {about.run}", head, parts, filters.style())

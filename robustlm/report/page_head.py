@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from robustlm.conditions.condition import low_means
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.robustness import Result
 from robustlm.evaluation.unreadable import LIMIT
 from robustlm.report.markup import Html, counted, join, named, tag, word
 from robustlm.report.number_tables import cell, guesses, known, notes
 from robustlm.report.page_parts import bullets, most_samples, score_name
+from robustlm.report.verdict import reference, worst_condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +33,17 @@ def summary(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]]
 
 def cards_of(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]], clean: str) -> Html:
     """The headline numbers, one card for each."""
-    first = pooled.get(clean) or next(iter(pooled.values()))
-    known_others = [one for one in pooled.values() if one is not first and known(one, "mean")]
-    others = [one for one in known_others if low_means(one.condition) is None]
+    first, worst = reference(pooled, clean), worst_condition(pooled, clean)
     how = tag("code", named(first.condition))
     guessing = guesses(first.baseline)
     over = f"over {counted(len(single), 'dataset')}, asked as in "
     cards = [_card(first, "mean", "Mean score", over, how, f"; guessing gives {guessing}" if guessing else "")]
-    if others:
-        worst = min(others, key=lambda one: one.numbers["mean"].value)
+    apart = [one for one in pooled.values() if one is not first and known(one, "mean") and low_means(one.condition)]
+    if worst is not None:
         name = tag("code", named(worst.condition))
-        of = "of the other conditions" if len(others) == len(known_others) else "where a high score is wanted"
-        cards.append(_card(worst, "mean", "Worst condition", f"lowest score {of}, under ", name))
+        of = "where a high score is wanted" if apart else "of the other conditions"
+        how_chosen = "largest drop" if known(worst, "pdr") else "lowest score"
+        cards.append(_card(worst, "mean", "Worst condition", f"score under the one with the {how_chosen} {of}, ", name))
         cards.append(_card(worst, "pdr", "Drop", "of the score under ", how, " is lost under ", name))
     cards.append(
         _card(first, "worst_case", "Worst case", "score if each sample met its worst instruction, under ", how)
@@ -53,7 +53,7 @@ def cards_of(pooled: Mapping[str, Result], single: Mapping[str, Sequence[Result]
     if unread is not None and unread.value > LIMIT:
         same.append(f"; {100 * unread.value:.1f} % of the answers could not be read")
     cards.append(_card(first, "consistency", "Consistency", *same))
-    return join(tag("div", *cards, class_="cards"), _apart([one for one in known_others if one not in others]))
+    return join(tag("div", *cards, class_="cards"), _apart(apart))
 
 
 def _apart(found: Sequence[Result]) -> Html:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 from robustlm.report.markup import Html, join, named, table, tag, word
+from robustlm.report.page_filter import Filters
 from robustlm.report.samples import Answer, Changing
 from robustlm.report.wordings import name_html
 
@@ -25,7 +26,7 @@ LONGEST_PROMPT = 2000
 """Longest shown part of a prompt, in characters."""
 
 
-def samples_section(found: Sequence[Changing]) -> Html:
+def samples_section(found: Sequence[Changing], filters: Filters) -> Html:
     """The samples whose answers change most, and their answers."""
     if not found:
         return tag("p", "Every sample has the same answer however it is asked.")
@@ -36,12 +37,12 @@ def samples_section(found: Sequence[Changing]) -> Html:
     )
     if any(answer.wordings for one in found for answer in one.answers):
         edits = join("Edits of noise and attacks are marked: ", tag("del", "removed"), ", ", tag("ins", "added"), ".")
-        return join(tag("p", said, edits), *map(_sample, found))
+        return join(tag("p", said, edits), *(_sample(one, filters) for one in found))
     names = "Names of instructions are given without what they begin with in common." if len(found) > 1 else ""
-    return join(tag("p", said, names), *map(_sample, found))
+    return join(tag("p", said, names), *(_sample(one, filters) for one in found))
 
 
-def _sample(one: Changing) -> Html:
+def _sample(one: Changing, filters: Filters) -> Html:
     total = sum(len(answer.asked) for answer in one.answers)
     asked = [place for answer in one.answers for place in answer.asked]
     begin = _common_start(sorted({instruction for _, instruction in asked}))
@@ -52,15 +53,22 @@ def _sample(one: Changing) -> Html:
         [_verdict(answer), _text(answer), f"{len(answer.asked)} of {total}", _places(answer, begin, ways)]
         for answer in one.answers[:MOST_ANSWERS]
     ]
-    label = f"Answers to {one.sample}"
+    marks = [
+        {
+            "data_condition": filters.conditions(condition for condition, _ in answer.asked),
+            "data_verdict": "right" if answer.correct else "wrong",
+        }
+        for answer in one.answers[:MOST_ANSWERS]
+    ]
+    label = f"Answers to {one.sample}, {one.dataset}"
     parts = [
         tag("h3", named(one.dataset), " · ", named(one.sample)),
         tag("p", "expected: ", word(one.target)),
-        table(["", "answer", "times", "asked under"], rows, label, texts=range(4), class_="answers"),
+        table(["", "answer", "times", "asked under"], rows, label, texts=range(4), marks=marks, class_="answers"),
     ]
     if (rest := len(one.answers) - MOST_ANSWERS) > 0:
         parts.append(tag("p", f"{rest} other answers are not shown.", class_="quiet"))
-    return tag("article", *parts)
+    return tag("article", *parts, class_="lines", data_dataset=filters.dataset(one.dataset))
 
 
 def _text(answer: Answer) -> Html:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from robustlm.conditions.condition import low_means
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.robustness import Result
 from robustlm.report.figures import SHARES, Axis, intervals, legend, shares
 from robustlm.report.levels import by_level

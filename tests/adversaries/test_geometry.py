@@ -6,6 +6,8 @@ import torch
 from robustlm.adversaries import geometry
 from robustlm.adversaries.geometry import Norm
 
+from .toy import uniform_by_hand
+
 NORMS: list[Norm] = ["row", "token", "linf", "batch"]
 MASK = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]).bool()
 SEEDS = torch.tensor([7, -3, 2**62])
@@ -43,6 +45,33 @@ def test_noise_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     draw(MASK, SEEDS)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_is_splitmix_by_hand_in_every_dtype() -> None:
+    for dtype in (torch.float32, torch.float64):
+        noise = draw(MASK, SEEDS, dtype)
+        for row, seed in enumerate(SEEDS.tolist()):
+            found = noise[row][MASK[row]]
+            assert torch.equal(found.double(), uniform_by_hand(seed, len(found), 5).reshape(-1, 5))
+
+
+def test_noise_is_uniform_and_independent() -> None:
+    """Neighbouring seeds, positions and coordinates, whose hashes differ in one bit, share nothing."""
+    rows, positions, hidden = 64, 48, 128
+    mask = torch.ones(rows, positions, dtype=torch.bool)
+    noise = geometry.uniform(torch.zeros(rows, positions, hidden), mask, torch.arange(rows))
+    values, count = noise.flatten().double(), noise.numel()
+    assert abs(float(values.mean())) < 4 / math.sqrt(3 * count)
+    assert abs(float(values.square().mean()) - 1 / 3) < 4 * math.sqrt(4 / 45 / count)
+    expected = count / 256
+    seen = torch.histc(values, 256, -1, 1)
+    chi = float(((seen - expected).square() / expected).sum())
+    assert abs(chi - 255) < 4 * math.sqrt(2 * 255)
+    for dim in range(3):
+        for step in (1, 2):
+            near = (noise * noise.roll(step, dim)).double().mean()
+            assert abs(float(near)) < 4 / (3 * math.sqrt(count))
+    assert len(torch.unique(noise)) > 0.95 * 2**24 * -math.expm1(-count / 2**24)  # as few repeats as chance has
 
 
 def test_noise_of_half_precision_embeddings_is_fp32() -> None:

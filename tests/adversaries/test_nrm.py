@@ -9,7 +9,7 @@ from robustlm.adversaries import FGM, NRM, NEFTune, Problem
 from robustlm.adversaries.autograd import ascent_gradient
 from robustlm.adversaries.geometry import Norm, size
 
-from .toy import Toy, problem
+from .toy import Toy, problem, uniform_by_hand
 
 
 def wide(beta: float, rows: int = 64) -> Problem:
@@ -102,8 +102,7 @@ def test_equation_seven_by_hand() -> None:
     assert outcome.delta is not None
     for row in range(4):
         count = int(at.mask[row].sum())
-        generator = torch.Generator().manual_seed(int(at.seeds[row]))
-        noise = 2 * torch.rand((count, 6), generator=generator, dtype=torch.float64) - 1
+        noise = uniform_by_hand(int(at.seeds[row]), count, 6)
         start = torch.zeros_like(at.embeds)
         start[row, at.mask[row]] = 10 / math.sqrt(count * 6) * 0.5 * at.scale * noise * (1 - at.beta[row].double())
         gradient = ascent_gradient(at, start)[row]

@@ -101,3 +101,21 @@ def problem(
         scale=model.table.detach().norm(dim=1).mean().float(),
         parameters=list(model.parameters()),
     )
+
+
+def uniform_by_hand(seed: int, positions: int, hidden: int) -> Tensor:
+    """The noise of a row, `[positions, hidden]`: SplitMix64 in plain integers, two numbers of 24 bits from each."""
+
+    def mixed(value: int) -> int:
+        value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+        return value ^ (value >> 31)
+
+    def row(position: int) -> list[float]:
+        pairs = (hidden + 1) // 2
+        counters = range(position * pairs, (position + 1) * pairs)
+        hashes = [mixed((mixed(seed % 2**64) + 0x9E3779B97F4A7C15 * counter) % 2**64) for counter in counters]
+        bits = [part for one in hashes for part in (one >> 40, one >> 16 & 0xFFFFFF)]
+        return [(2 * one + 1 - 2**24) / 2**24 for one in bits[:hidden]]
+
+    return torch.tensor([row(position) for position in range(positions)], dtype=torch.float64)

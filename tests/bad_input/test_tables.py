@@ -98,7 +98,7 @@ HIDDEN_STATES: dict[str, tuple[Any, dict[bytes, bytes], str]] = {
     "null": ({"state": pa.array([None], PAIR)}, {}, "state: found null"),
     "a null key": ({"state": pa.array([[0.0, 1.0]], PAIR), "dataset": pa.array([None], pa.string())}, {}, "dataset"),
     "a number as key": ({"state": pa.array([[0.0, 1.0]], PAIR), "dataset": [5]}, {}, "dataset: found int64"),
-    "broken notes": ({"state": pa.array([[0.0, 1.0]], PAIR)}, {b"robustlm": b"{"}, "no JSON"),
+    "broken notes": ({"state": pa.array([[0.0, 1.0]], PAIR)}, {b"robustlm": b"{"}, "not JSON"),
     "notes that are a list": ({"state": pa.array([[0.0, 1.0]], PAIR)}, {b"robustlm": b"[]"}, "found|are list"),
 }
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustlm.conditions.condition import MISLEADING, parse_condition
+from robustlm.conditions.condition import parse_condition
 from robustlm.conditions.misleading import WORDS, misled, negated, nonsensical, phrasings_under
+from robustlm.evaluation.directions import MISLEADING
 from robustlm.instructions.banks import InstructionBank, known_banks
 from robustlm.instructions.slots import slots
 

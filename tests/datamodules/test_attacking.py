@@ -11,7 +11,7 @@ from zlib import crc32
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustlm.conditions.recipes import Attack
@@ -67,6 +67,7 @@ def ran(text: str, recipe: str, omega: float, phrases: Sequence[str] = (), **set
     return found.attacked, toy
 
 
+@settings(deadline=None, max_examples=40)  # the surrogate takes time, and more on a busy processor
 @given(
     text=texts,
     recipe=st.sampled_from(RECIPES),

@@ -13,7 +13,7 @@ from robustlm.evaluation.agreement import agreement
 from robustlm.evaluation.pairing import pair
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Settings
-from robustlm.report.number_tables import verdict_line, verdicts
+from robustlm.report.number_tables import pairing_cells, verdict_line, verdicts
 from tests.report.test_number_tables import written
 
 TEXTS = ("the sea is calm", "rain falls at night", "a dog barks", "snow covers all roads")
@@ -128,3 +128,29 @@ def test_p_values_are_adjusted_within_their_family() -> None:
     assert (every.mcnemar_holm, every.permutation_holm) == (every.mcnemar, every.permutation)
     assert verdicts(found)[0] is every
     assert every.differences["mean"].low == pytest.approx(sum(one.differences["mean"].low for one in pooled) / 2)
+
+
+def test_misleading_conditions_do_not_count_in_the_verdict_over_all() -> None:
+    """The second run is better where a high score is wanted, and lower under negated instructions, as it reads them."""
+
+    def both(wrong: int, negated: int) -> list[Record]:
+        texts = tuple(f"text {i}" for i in range(60))
+        ways = {"clean": wrong, "noisy": wrong, "unseen+negated": negated}
+        return [replace(row, condition=name) for name, bad in ways.items() for row in table(texts, bad)]
+
+    first, second = both(30, 0), both(5, 60)
+    found = pair(first, second, Settings(200), permutations=500)
+    every, *rest = verdicts(found)
+    assert every.left_out == ("unseen+negated",)
+    assert (every.gained, every.lost) == (100, 0)
+    assert every.differences["mean"].value == pytest.approx(25 / 60)
+    assert verdict_line("a", "b", every).startswith(
+        "all conditions but unseen+negated (a low score is not worse there): b is better than a (b +41.7 ["
+    )
+    assert [one.condition for one in rest] == ["clean", "noisy", "unseen+negated"]
+    said = verdict_line("a", "b", rest[-1])
+    assert said.startswith("unseen+negated: a scores higher than b (b -100.0 [")
+    assert "; a low score means that the model follows the instruction" in said
+    assert pairing_cells(every)[1] == "all but misleading ones"
+    only = [row for row in first if row.condition != "noisy"]
+    assert all(one.condition for one in pair(only, only, Settings(20), permutations=50))

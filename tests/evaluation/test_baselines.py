@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from robustlm.conditions.condition import low_means, parse_condition
+from robustlm.conditions.condition import parse_condition
 from robustlm.evaluation.baselines import baselines
+from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Settings, robustness
 from robustlm.report.number_tables import number_rows, to_markdown

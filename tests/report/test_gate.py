@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -155,3 +156,70 @@ def test_junit_is_xml_whatever_an_instruction_says() -> None:
     found = judged("worst_instruction[deepwordbug@0.2] >= 99", rows)
     root = ElementTree.fromstring(to_junit("a\x07<run>", found))
     assert json.dumps(root[0].get("name")) == '"robustlm gate a\\ufffd<run>"'
+
+
+def test_the_lenient_reading_judges_the_run_and_its_baseline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers that only the lenient reading can read: under the strict one, both runs are at 0."""
+    marked = [
+        replace(row, parsed=[[row.prediction + "!"]], correct=False, lenient=row.parsed, lenient_correct=row.correct)
+        for row in table(6)
+    ]
+    assert [judged("mean >= 80", marked)[0].passed, judged("mean >= 80", marked, reading="lenient")[0].passed] == [
+        False,
+        True,
+    ]
+    base = written(tmp_path / "base", marked)
+    worse = [
+        replace(row, lenient=new.parsed, lenient_correct=new.correct)
+        for row, new in zip(marked, table(30), strict=True)
+    ]
+    for rows, reading, gap in ((worse, "strict", 0), (worse, "lenient", -24 / 120)):
+        (one,) = judged(f"mean[deepwordbug@0.2] >= {base} - 9", rows, reading=reading, by="value")
+        assert one.found.value == pytest.approx(gap)
+    run = written(tmp_path / "run", worse)
+    with pytest.raises(SystemExit) as end:
+        main(["gate", run, "mean >= 90", "--draws", "50"])
+    assert end.value.code == 1
+    assert "the score is 0.0 % strict and 83.3 % lenient" in capsys.readouterr().err
+    main(["gate", run, "mean >= 90", "--draws", "50", "--reading", "lenient"])
+    assert capsys.readouterr().out.startswith("PASS  mean[clean] >= 90: 100.0 [")
+
+
+def test_requests_that_failed_do_not_pass_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def failing(rows: list[Record], under: str) -> list[Record]:
+        lost: dict[str, Any] = {"prediction": "", "parsed": None, "correct": False, "error": "HTTP 500"}
+        return [
+            replace(row, **lost) if row.condition == under and row.sample_id in ("s0", "s1", "s2") else row
+            for row in rows
+        ]
+
+    run = written(tmp_path / "run", failing(table(0), "clean"))
+    base = written(tmp_path / "base", failing(table(0), "deepwordbug@0.2"))
+    report = tmp_path / "gate.xml"
+    with pytest.raises(SystemExit) as end:
+        main(["gate", run, "mean >= 80", f"mean >= {base} - 20", "--draws", "50", "--junit", str(report)])
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    assert [line[:4] for line in out.splitlines()] == ["PASS", "PASS", "FAIL", "FAIL"]
+    assert out.splitlines()[2:] == [
+        "FAIL  failed requests[clean] <= 0: 5 (6 of 120) (the value does not meet the limit)",
+        f"FAIL  failed requests[deepwordbug@0.2] of {base} <= 0: 5 (6 of 120) (the value does not meet the limit)",
+    ]
+    assert "6 of 360 requests failed (1.7 %)" in err
+    assert "6 times: HTTP 500" in err
+    assert [len(case) for case in ElementTree.parse(report).getroot()[0].iter("failure")] == [0, 0]
+    assert ElementTree.parse(report).getroot()[0].get("failures") == "2"
+    main(["gate", run, "mean >= 80", "--draws", "50", "--failed", "5"])
+    assert "PASS  failed requests[clean] <= 5: 5 (6 of 120)" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["gate", run, "mean >= 80", "--failed", "101"])
+    assert end.value.code == 2
+    assert "failed: found 101.0" in capsys.readouterr().err
+
+
+def test_answers_that_were_cut_off_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut = [replace(row, finish_reason="length") for row in table(0)]
+    main(["gate", written(tmp_path / "run", cut), "mean >= 80", "--draws", "50"])
+    assert "360 of 360 answers (100.0 %) were cut off at the limit of tokens" in capsys.readouterr().err

@@ -68,6 +68,7 @@ def test_inspect(tmp_path: Path) -> None:
     assert first == Record(
         "tom", "cats", "generation", "clean", first.instruction_id, "ANSWER: A", [["A"]], "A", True,
         choices=["yes", "no"], prompt="Answer the question.\nIs tom a cat?", wording=TEMPLATE, instruction=TEMPLATE,
+        finish_reason="stop",
     )  # fmt: skip
     assert first.instruction_id.startswith("text/")
     assert (second.correct, second.parsed) == (False, [["B"]])
@@ -283,3 +284,56 @@ def test_words_of_instructions_come_back_from_the_harness() -> None:
     files = task_files([row, replace(row, sample_id="s9", wording=None, instruction=None)])
     docs = [json.loads(line) for name, text in files.items() if name.startswith("rows/") for line in text.splitlines()]
     assert [doc.get("wording") for doc in docs] == ["Say a.", None]
+
+
+def test_errors_ends_tokens_and_times_of_logs(tmp_path: Path) -> None:
+    """Each format names them in its own way; an answer with an error is none, and wrong."""
+
+    def came(row: Record) -> tuple[object, ...]:
+        return row.error, row.finish_reason, row.prompt_tokens, row.answer_tokens, row.latency, row.parsed, row.correct
+
+    usage = {"input_tokens": 12, "output_tokens": 3, "total_tokens": 15}
+    message = {"content": "ANSWER: A", "role": "assistant"}
+    output = {"choices": [{"message": message, "stop_reason": "max_tokens"}], "usage": usage, "time": 0.5}
+    log = as_json(tmp_path / "i", inspect_log(output=output))
+    assert came(read_logs("inspect", [log]).rows[1])[:5] == (None, "length", 12, 3, 0.5)
+    failed: dict[str, Any] = {"output": output, "scores": None, "error": {"message": "HTTP 500", "traceback": "…"}}
+    log = as_json(tmp_path / "j", inspect_log(**failed))
+    assert came(read_logs("inspect", [log]).rows[1]) == ("HTTP 500", "length", 12, 3, 0.5, None, False)
+    log = as_json(tmp_path / "k", inspect_log(output={**output, "usage": {"input_tokens": -1}}))
+    with pytest.raises(ValueError, match="sample 2: input: found -1; expected a number of tokens or seconds"):
+        read_logs("inspect", [log])
+
+    ended = {"text": " A", "finish_reason": {"reason": "endoftext"}}
+    run = helm_run(tmp_path / "h", result={"success": True, "completions": [ended], "request_time": 2.5})
+    stats = json.loads((run / "per_instance_stats.json").read_text())
+    for entry in stats:
+        for name, mean in {"num_prompt_tokens": 20.0, "num_output_tokens": 2.0}.items():
+            entry["stats"].append({"name": {"name": name, "split": "test"}, "count": 1, "mean": mean})
+    as_json(run, stats, "per_instance_stats.json")
+    assert came(read_logs("helm", [str(run)]).rows[0]) == (None, "stop", 20, 2, 2.5, [["A"]], True)
+    run = helm_run(tmp_path / "f", result={"success": False, "completions": [], "error": "filtered"})
+    assert came(read_logs("helm", [str(run)]).rows[0]) == ("filtered", None, None, None, None, None, False)
+
+    line = {
+        "schema_version": SCHEMA_VERSION, "evaluation_id": "x", "model_id": "m", "evaluation_name": "mmlu",
+        "sample_id": "1", "interaction_type": "single_turn", "input": {"raw": "Q", "reference": ["A"]},
+        "output": {"raw": []}, "answer_attribution": [], "evaluation": {"score": 0.0, "is_correct": False},
+        "token_usage": usage, "performance": {"latency_ms": 250}, "error": "timeout",
+    }  # fmt: skip
+    file = as_json(tmp_path / "e", line, "x_samples.jsonl")
+    assert came(read_logs("every-eval-ever", [file]).rows[0]) == ("timeout", None, 12, 3, 0.25, None, False)
+
+
+def test_tokens_and_times_of_our_answers_are_fields_of_the_schema(tmp_path: Path) -> None:
+    spent: dict[str, Any] = {"finish_reason": "stop", "prompt_tokens": 7, "answer_tokens": 2, "latency": 0.5}
+    rows = [replace(row, **spent) for row in ours()[:1]]
+    lost: dict[str, Any] = {"prediction": "", "parsed": None, "correct": False, "error": "HTTP 500"}
+    rows += [replace(row, **lost) for row in ours()[1:2]]
+    run, file = written(tmp_path / "run", rows), tmp_path / "answers.jsonl"
+    main(["export", "every-eval-ever", run, str(file)])
+    first, second = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    assert first["token_usage"] == {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
+    assert (first["performance"], second["error"]) == ({"latency_ms": 500.0}, "HTTP 500")
+    main(["import", "every-eval-ever", str(file), "--output", str(tmp_path / "back")])
+    assert read_table(tmp_path / "back" / "predictions.parquet") == read_table(tmp_path / "run" / "predictions.parquet")
