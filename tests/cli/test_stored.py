@@ -19,7 +19,7 @@ from robustlm.evaluation.table import read_table
 
 OTHER = {
     "rows": {"train", "validation", "test", "examples", "on_bad_row", "rejected", "samples"},
-    "what a test asks": {"conditions", "prompts", "shots", "attack", "scoring", "draws", "seed"},
+    "what a test asks": {"conditions", "prompts", "shots", "attack", "scoring", "draws", "budget", "seed"},
     "what training makes of a prompt, which decides it no longer in a test": {
         *("phrasing", "paraphrases", "noise", "distortion", "beta", "variants", "group_size", "negatives"),
         *("assistant_turns", "noisy_turns"),
