@@ -82,8 +82,9 @@ def test_reports_name_instructions_by_their_words() -> None:
     } in instruction_rows(results)  # fmt: skip
     page = to_html(table, results, settings, About("run"))
     lines = Page(page).named("Score by instruction: d")
-    assert lines[1][0].startswith("Say a or b.bank|i")
+    assert lines[1][0].startswith("Which letter is it? Say a *or* b | nothing else.bank|j"), "the worst comes first"
+    assert lines[2][0].startswith("Say a or b.bank|i")
     assert "<del>letter</del> <ins>lteter</ins>" in page
     old = [replace(row, wording=None, instruction=None) for row in table]
     page = to_html(old, robustness(old, settings), settings, About("run"))
-    assert [line[0] for line in Page(page).named("Score by instruction: d")] == ["instruction", "bank|i", "bank|j"]
+    assert [line[0] for line in Page(page).named("Score by instruction: d")] == ["instruction", "bank|j", "bank|i"]
