@@ -143,7 +143,10 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     def sampling(self) -> str | None:
-        """How a model with weights of its own draws answers, as one text; null: it takes the likeliest tokens."""
+        """How a model with weights of its own draws and ends answers, as one text.
+
+        Null: it takes the likeliest tokens, up to its own end.
+        """
         return None
 
     @property

@@ -16,7 +16,7 @@ from robustlm.models.decoding import decode, prefill
 from robustlm.models.inputs import decoder_start, generation_inputs
 from robustlm.models.loaded import LoadedModel
 from robustlm.models.sampling import Forced, Generation, Sampler, keys_of_rows, likeliest
-from robustlm.models.stops import cut_at, own_stops, stop_texts
+from robustlm.models.stops import Ends, cut_at, ends_of, own_stops
 
 
 @torch.no_grad()
@@ -25,16 +25,17 @@ def generate(loaded: LoadedModel, view: View, max_new_tokens: int, how: Generati
 
     If the model's cache allows it, prefixes that prompts share run once, and finished answers leave the batch.
     Otherwise (encoder–decoders, prompt learning, sliding windows, …), `generate` of transformers is used. An
-    answer ends before the first of the `stop_strings` of the model's generation_config.
+    answer ends before the first of the `stop_strings` of the model's generation_config and of `how.stop`.
     """
     with loaded.evaluating(), loaded.caching():
         plain = has_plain_cache(loaded, longest(view) + max_new_tokens)
         sampler = Sampler(how, keys_of_rows(view)) if how.temperature else None
         found = _decoded if plain else _generated
-        ids = found(loaded, view, max_new_tokens, sampler)
+        ends = ends_of(loaded, how.stop)
+        ids = found(loaded, view, max_new_tokens, sampler, ends)
     texts: list[str] = loaded.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    cut = [cut_at(text, ends.texts) for text in texts]
     prompts = view.attention_mask.sum(1).tolist()
-    stops = stop_texts(loaded)
     return [
         Answer(
             text.strip(),
@@ -43,17 +44,21 @@ def generate(loaded: LoadedModel, view: View, max_new_tokens: int, how: Generati
             prompt_tokens=prompt,
             answer_tokens=len(answer),
         )
-        for (text, stopped), answer, prompt in zip((cut_at(text, stops) for text in texts), ids, prompts, strict=True)
+        for (text, stopped), answer, prompt in zip(cut, ids, prompts, strict=True)
     ]
 
 
-def _decoded(loaded: LoadedModel, view: View, max_new_tokens: int, sampler: Sampler | None) -> list[list[int]]:
+def _decoded(
+    loaded: LoadedModel, view: View, max_new_tokens: int, sampler: Sampler | None, ends: Ends
+) -> list[list[int]]:
     run = Reader(loaded)
     read = prefill(run, view.input_ids, view.attention_mask, new_cache(loaded))
-    return decode(run, read, sampler or likeliest, ends=loaded.ends, max_new_tokens=max_new_tokens)
+    return decode(run, read, sampler or likeliest, ends=ends.tokens, max_new_tokens=max_new_tokens)
 
 
-def _generated(loaded: LoadedModel, view: View, max_new_tokens: int, sampler: Sampler | None) -> list[list[int]]:
+def _generated(
+    loaded: LoadedModel, view: View, max_new_tokens: int, sampler: Sampler | None, ends: Ends
+) -> list[list[int]]:
     tokenizer = loaded.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     config = cast(Any, transformers.GenerationConfig)(  # untyped in transformers
@@ -63,19 +68,19 @@ def _generated(loaded: LoadedModel, view: View, max_new_tokens: int, sampler: Sa
         repetition_penalty=1.0,  # otherwise the model's own settings apply, and may forbid the likeliest token
         no_repeat_ngram_size=0,
         pad_token_id=pad,
-        eos_token_id=loaded.ends,
+        eos_token_id=ends.tokens,
         bos_token_id=tokenizer.bos_token_id,
         decoder_start_token_id=decoder_start(loaded),
     )
     inputs, skipped = generation_inputs(loaded, view)
     forced = transformers.LogitsProcessorList([] if sampler is None else [Forced(sampler)])
-    with own_stops(loaded, skipped) as criteria:
+    with own_stops(loaded, ends.texts, skipped) as criteria:
         generated: Tensor = loaded.base.generate(
             **inputs, generation_config=config, stopping_criteria=criteria, logits_processor=forced
         )
     found = generated[:, skipped:]
-    ends = [*loaded.ends, pad] if stop_texts(loaded) else loaded.ends  # rows that a text has ended are padded
-    return [_ended(row, ends) for row in found.tolist()]
+    last = [*ends.tokens, pad] if ends.texts else ends.tokens  # rows that a text has ended are padded
+    return [_ended(row, last) for row in found.tolist()]
 
 
 def _ended(ids: list[int], ends: Sequence[int]) -> list[int]:

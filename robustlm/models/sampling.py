@@ -8,8 +8,9 @@ rounding moves a probability across the number.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ _BITS = 48
 
 @dataclass
 class Generation:
-    """How a local model chooses the tokens of an answer: the likeliest one, or one drawn at a temperature."""
+    """How a local model chooses the tokens of an answer (the likeliest, or one drawn at a temperature) and ends it."""
 
     temperature: float = 0.0
     """Temperature of sampling; 0 takes the likeliest token."""
@@ -34,12 +35,17 @@ class Generation:
     """Number of likeliest tokens that sampling draws from; null: all tokens."""
     seed: int = 0
     """Seed of sampling."""
+    stop: list[str] = field(default_factory=list)
+    """Texts that end an answer, beside the `stop_strings` of the model's generation_config. The answer is the text
+    before the first of them."""
 
     def __post_init__(self) -> None:
         check_number("generation.temperature", self.temperature, least=0)
         check_number("generation.top_p", self.top_p, above=0, most=1, or_null="for all tokens")
         check_number("generation.top_k", self.top_k, least=1, whole=True, or_null="for all tokens")
         check_seed("generation.seed", self.seed)
+        if not isinstance(self.stop, list) or not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"generation.stop: found {self.stop!r}; expected a list of texts that are not empty")
         if not self.temperature:
             for name in ("top_p", "top_k"):
                 if getattr(self, name) is not None:
@@ -50,10 +56,13 @@ class Generation:
 
     @property
     def described(self) -> str | None:
-        """The settings in one text; null if the likeliest token is taken."""
-        if not self.temperature:
-            return None
-        return f"temperature {self.temperature:g}, top_p {self.top_p}, top_k {self.top_k}, seed {self.seed}"
+        """The settings in one text; null if the likeliest token is taken and no text ends an answer."""
+        parts = []
+        if self.temperature:
+            parts += [f"temperature {self.temperature:g}, top_p {self.top_p}, top_k {self.top_k}, seed {self.seed}"]
+        if self.stop:
+            parts += [f"stop {json.dumps(sorted(set(self.stop)), ensure_ascii=False)}"]
+        return ", ".join(parts) or None
 
 
 def likeliest(logits: Tensor, rows: Tensor, step: int) -> Tensor:

@@ -1,9 +1,10 @@
-"""Texts at which a model's answer ends, as its generation_config names them."""
+"""Texts at which a model's answer ends, as its generation_config and the settings name them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +13,27 @@ from transformers import StoppingCriteriaList
 from robustlm.models.loaded import LoadedModel
 
 
-def stop_texts(loaded: LoadedModel) -> list[str]:
-    """The `stop_strings` of the model's generation_config; empty if there are none.
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What ends an answer."""
 
-    Those that are a special token are not among them: they are tokens that end an answer (`LoadedModel.ends`).
+    tokens: list[int]
+    """Ids of tokens."""
+    texts: list[str]
+    """Texts that are no special token; decoded answers do not show special tokens."""
+
+
+def ends_of(loaded: LoadedModel, stop: Sequence[str]) -> Ends:
+    """What ends a model's answers: what its tokenizer and generation_config name, and further texts.
+
+    Args:
+        loaded: The model.
+        stop: The further texts. One that is a special token ends an answer as a token.
     """
-    return [text for text in loaded.stop_strings if text not in loaded.special_tokens]
+    special = loaded.special_tokens
+    tokens = [*loaded.ends, *(special[text] for text in stop if text in special)]
+    texts = [text for text in (*loaded.stop_strings, *stop) if text not in special]
+    return Ends(list(dict.fromkeys(tokens)), list(dict.fromkeys(texts)))
 
 
 def cut_at(text: str, stops: Sequence[str]) -> tuple[str, bool]:
@@ -32,16 +48,16 @@ def cut_at(text: str, stops: Sequence[str]) -> tuple[str, bool]:
 
 
 @contextmanager
-def own_stops(loaded: LoadedModel, skipped: int) -> Iterator[StoppingCriteriaList]:
+def own_stops(loaded: LoadedModel, stops: Sequence[str], skipped: int) -> Iterator[StoppingCriteriaList]:
     """Criteria that end rows of transformers' `generate` at a stop; its own ones are off meanwhile.
 
     Its own criterion also takes a stop that begins in the prompt, such as `::` after a prompt that ends in a colon.
 
     Args:
         loaded: The model.
+        stops: Texts of `ends_of`.
         skipped: Number of positions before the answers.
     """
-    stops = stop_texts(loaded)
 
     def ended(ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         texts = loaded.tokenizer.batch_decode(ids[:, skipped:], skip_special_tokens=True)

@@ -75,8 +75,8 @@ class InstructionTuning(Answering, Checkpointed):
         max_skipped_steps: Most skipped steps in a row; one more stops the run. Optimiser steps whose loss or gradient
             is not finite are skipped and counted (`train/skipped_steps`).
         hosting: How requests are sent to a hosted model; no effect on other models.
-        generation: How a local model chooses the tokens of an answer: the likeliest ones, or drawn at a temperature; no
-            effect on hosted models and vLLM, which have `hosting`.
+        generation: How a local model chooses the tokens of an answer: the likeliest ones, or drawn at a temperature;
+            and texts that end it. No effect on hosted models and vLLM, which have `hosting`.
     """
 
     own_views: ClassVar[TrainOn] = "raw"

@@ -72,6 +72,10 @@ def test_a_killed_evaluation_goes_on_draw_by_draw(
     with pytest.raises(SystemExit):
         evaluated(llama, rows, begun, *HOT, f"--predictions.resume={table.parent}", "--model.generation.temperature=2")
     assert "found other model.generation temperature 2" in capsys.readouterr().err
+    stop = '--model.generation.stop=["zq"]'
+    with pytest.raises(SystemExit):
+        evaluated(llama, rows, begun, *HOT, f"--predictions.resume={table.parent}", stop)
+    assert 'seed 0, stop ["zq"]' in capsys.readouterr().err
     assert evaluated(llama, rows, begun, *HOT, f"--predictions.resume={table.parent}") == whole
     assert "were answered by the earlier run" in capsys.readouterr().out
 

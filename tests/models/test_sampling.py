@@ -12,6 +12,7 @@ from robustlm.models import generation
 from robustlm.models.backbone import Backbone
 from robustlm.models.backends import language_model
 from robustlm.models.sampling import Generation, Sampler
+from robustlm.models.stops import ends_of
 from tests.tiny import SAMPLES, load, view_of
 
 HOT = Generation(temperature=2.0, seed=3)
@@ -104,10 +105,14 @@ def test_without_keys_an_answer_depends_on_its_prompt(llama: str) -> None:
 def test_settings_are_checked_and_described() -> None:
     assert Generation().described is None
     assert HOT.described == "temperature 2, top_p None, top_k None, seed 3"
+    assert Generation(stop=["b", "a\n"]).described == 'stop ["a\\n", "b"]'
+    assert replace(HOT, stop=["b"]).described == f'{HOT.described}, stop ["b"]'
     for bad, said in (
         ({"temperature": -1}, "generation.temperature"),
         ({"temperature": 1, "top_p": 0}, "generation.top_p"),
         ({"temperature": 1, "top_k": 0}, "generation.top_k"),
+        ({"stop": ["\n", ""]}, "generation.stop: found .* expected a list of texts that are not empty"),
+        ({"stop": "end"}, "generation.stop: found 'end'; expected a list"),
         ({"top_k": 5}, "found 5 with temperature 0, which takes the likeliest token"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -117,3 +122,30 @@ def test_settings_are_checked_and_described() -> None:
 def test_a_hosted_model_says_which_setting_it_takes(caplog: pytest.LogCaptureFixture) -> None:
     language_model("openai:m", generation=HOT)
     assert "these settings have no effect: model.generation.temperature (2.0), model.generation.seed (3)" in caplog.text
+    language_model("openai:m", generation=Generation(stop=["\n"]))
+    assert "no effect: model.generation.stop (['\\n'])" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "t5"])
+def test_answers_end_before_a_stop_beside_those_of_the_model(models: dict[str, str], family: str) -> None:
+    backbone = hot(models[family])
+    view = keyed(view_of(backbone, SAMPLES * 3, with_answer=False))
+    whole = backbone.generate(view, 12)
+    own, more = max(whole, key=len)[-2:], max(whole, key=len)[2:4]
+    backbone.base.generation_config.stop_strings = [own]
+    ended = [text.partition(own)[0].strip() for text in whole]
+    assert backbone.generate(view, 12) == ended
+    backbone.generation = replace(HOT, stop=[more])
+    answers = backbone.respond(view, 12)
+    assert [one.text for one in answers] == [text.partition(more)[0].strip() for text in ended]
+    assert [one.text for one in answers] != ended
+    assert all(one.finish_reason == "stop" for one, text in zip(answers, whole, strict=True) if more in text)
+
+
+def test_a_stop_that_is_a_special_token_ends_an_answer_as_a_token(llama: str) -> None:
+    """Decoded answers do not show special tokens, so their text would never be found there."""
+    backbone = load(llama, None)
+    token = next(text for text in backbone.parts.special_tokens if text != backbone.tokenizer.eos_token)
+    found = ends_of(backbone.parts, [token, "x", "x"])
+    assert found.tokens == [*backbone.parts.ends, backbone.parts.special_tokens[token]]
+    assert found.texts == ["x"]
