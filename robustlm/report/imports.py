@@ -11,7 +11,7 @@ from robustlm.report.every_eval import read_every_eval
 from robustlm.report.foreign import Read, Reading, without_repeats
 from robustlm.report.harness import table_rows
 from robustlm.report.helm_logs import read_helm
-from robustlm.report.inspect_logs import read_inspect
+from robustlm.report.inspect_logs import read_inspect, with_even_draws
 
 FORMATS = ("harness", "inspect", "helm", "every-eval-ever", "csv")
 
@@ -37,7 +37,8 @@ def read_logs(
         columns: For `csv`: `COLUMN=NAME` for columns with other names.
 
     Raises:
-        ValueError: The format is unknown, a setting does not fit it, or a file is not of this format.
+        ValueError: The format is unknown, a setting does not fit it, a file is not of this format, or samples of
+            Inspect have other epochs.
     """
     if name not in FORMATS:
         raise ValueError(f"format: found {name!r}; expected one of {', '.join(FORMATS)}")
@@ -61,7 +62,11 @@ def read_logs(
             read = _READERS[name](path, reading)
         found += [(str(path), row) for row in read.rows]
         notes += read.notes
-    return Read(without_repeats(found), notes)
+    rows = without_repeats(found)
+    if name != "inspect":
+        return Read(rows, notes)
+    read = with_even_draws(rows)
+    return Read(read.rows, [*notes, *read.notes])
 
 
 _READERS = {"inspect": read_inspect, "helm": read_helm, "every-eval-ever": read_every_eval}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from robustlm.evaluation.record import Record
+from robustlm.evaluation.record import Cell, Record
 from robustlm.report.foreign import (
     Came,
     JsonObject,
@@ -30,7 +31,7 @@ def read_inspect(path: Path, reading: Reading) -> Read:
     """Read logs of Inspect.
 
     The task is the dataset. The instruction is the template of a solver (such as `multiple_choice`), or else the system
-    message of a solver. Only the first epoch is read. Partly correct answers count as wrong.
+    message of a solver. Epochs are draws, from 0; `with_even_draws` checks them. Partly correct answers count as wrong.
 
     Args:
         path: A log file, or a folder that holds such files at any depth.
@@ -40,8 +41,6 @@ def read_inspect(path: Path, reading: Reading) -> Read:
         ValueError: There is no log, or a file is none.
     """
     files = _files(path)
-    notes: list[str] = []
-    left_out = 0
     found: list[tuple[str, Record]] = []
     for file in files:
         header, samples = _opened(file)
@@ -51,17 +50,44 @@ def read_inspect(path: Path, reading: Reading) -> Read:
         count = 0
         for where, sample in samples:
             count += 1
-            if isinstance(sample, Mapping) and sample.get("epoch", 1) != 1:
-                left_out += 1
-                continue
             found.append((where, _row(sample, dataset, instruction, reading, where)))
         if not count:
             raise ValueError(
                 f"{file}: found no samples; expected a log with samples (inspect eval without --no-log-samples)"
             )
-    if left_out:
-        notes.append(f"{left_out} answers of later epochs are left out; the first epoch of each sample is read")
-    return Read(without_repeats(found), notes)
+    return Read(without_repeats(found), [])
+
+
+def with_even_draws(rows: Sequence[Record]) -> Read:
+    """Rows of `read_inspect`, without the number of the draw if each sample has one epoch.
+
+    Raises:
+        ValueError: Two cells (sample, condition and instruction) have other epochs.
+    """
+    draws: dict[Cell, set[int]] = {}
+    for row in rows:
+        draws.setdefault(row.cell, set()).add(row.draw or 0)
+    first = next(iter(draws), None)
+    for cell, own in draws.items():
+        if first is not None and own != draws[first]:
+            raise ValueError(
+                f"{_epochs(cell, own)}, and {_epochs(first, draws[first])}; expected the same epochs of every sample, "
+                "since a mean of five answers is no single answer. A log of an evaluation that did not end lacks some; "
+                "import logs with other numbers of epochs apart"
+            )
+    count = 0 if first is None else len(draws[first])
+    if count < 2:
+        return Read([replace(row, draw=None) for row in rows], [])
+    return Read(list(rows), [f"the {count} epochs of each sample are draws of its answer"])
+
+
+def _epochs(cell: Cell, draws: set[int]) -> str:
+    condition, dataset, sample, instruction = cell
+    epochs = ", ".join(str(draw + 1) for draw in sorted(draws))
+    return (
+        f"found epochs {epochs} of sample {sample!r} (dataset {dataset!r}, condition {condition!r}, instruction "
+        f"{instruction!r})"
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -111,13 +137,16 @@ def _instruction(header: JsonObject) -> str | None:
 
 def _row(sample: JsonObject, dataset: str, instruction: str | None, reading: Reading, where: str) -> Record:
     target = field_of(sample, "target", (str, list), where, _WHAT)
+    epoch = sample.get("epoch", 1)
+    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 1:
+        raise ValueError(f"{where}: epoch: found {epoch!r}; expected a whole number, at least 1")
     scores = sample.get("scores")
     name, score = _score(scores, reading, where) if sample.get("error") is None else (None, None)
     texts = sample.get("attachments") or {}
     prediction = _completion(sample, texts)
     said = None if score is None else score.get("answer")
     answer = said if isinstance(said, str) and said.strip() else (prediction if score is not None else None)
-    return scored(
+    row = scored(
         sample_id=str(field_of(sample, "id", (str, int), where, _WHAT)),
         dataset=dataset,
         condition=reading.condition,
@@ -131,6 +160,7 @@ def _row(sample: JsonObject, dataset: str, instruction: str | None, reading: Rea
         choices=sample.get("choices"),
         came=_came(sample, prediction, where),
     )
+    return replace(row, draw=epoch - 1)
 
 
 def _came(sample: JsonObject, prediction: str, where: str) -> Came:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zipfile
 from collections.abc import Callable
@@ -24,11 +25,11 @@ TEMPLATE = "Answer the question. Format: 'ANSWER: $LETTER'.\n\n{question}\n\n{ch
 def inspect_log(template: str = TEMPLATE, **sample: Any) -> dict[str, Any]:
     """A log of Inspect 0.3, with the fields that it has in published logs."""
 
-    def one(name: str, said: str, value: Any, epoch: int = 1) -> dict[str, Any]:
+    def one(name: str, said: str, value: Any) -> dict[str, Any]:
         asked = f"Is {name} a cat?"
         message = {"content": said, "role": "assistant", "source": "generate"}
         return {
-            "id": name, "epoch": epoch, "input": asked, "choices": ["yes", "no"], "target": "A",
+            "id": name, "epoch": 1, "input": asked, "choices": ["yes", "no"], "target": "A",
             "messages": [{"content": f"attachment://{name}", "source": "input", "role": "user"}, message],
             "output": {"model": "m", "choices": [{"message": message, "stop_reason": "stop"}], "usage": {}},
             "scores": {"choice": {"value": value, "answer": said[-1:], "explanation": said}}, "metadata": {},
@@ -40,7 +41,7 @@ def inspect_log(template: str = TEMPLATE, **sample: Any) -> dict[str, Any]:
         "eval": {"task": "inspect_evals/cats", "model": "openai/m", "dataset": {"name": "cats"}},
         "plan": {"name": "plan", "steps": [{"solver": "multiple_choice", "params": {"template": template}}]},
         "samples": [
-            one("tom", "ANSWER: A", "C"), one("rex", "ANSWER: B", "I") | sample, one("tom", "ANSWER: A", "C", epoch=2),
+            one("tom", "ANSWER: A", "C"), one("rex", "ANSWER: B", "I") | sample,
         ],
     }  # fmt: skip
 
@@ -63,7 +64,7 @@ def as_eval(folder: Path, log: dict[str, Any]) -> str:
 
 def test_inspect(tmp_path: Path) -> None:
     found = read_logs("inspect", [as_json(tmp_path, inspect_log())])
-    assert found.notes == ["1 answers of later epochs are left out; the first epoch of each sample is read"]
+    assert found.notes == []
     first, second = found.rows
     assert first == Record(
         "tom", "cats", "generation", "clean", first.instruction_id, "ANSWER: A", [["A"]], "A", True,
@@ -74,6 +75,59 @@ def test_inspect(tmp_path: Path) -> None:
     assert (second.correct, second.parsed) == (False, [["B"]])
     archived = read_logs("inspect", [as_eval(tmp_path / "a", inspect_log())])
     assert {row.key: row for row in archived.rows} == {row.key: row for row in found.rows}
+
+
+def with_epochs(count: int, template: str = TEMPLATE) -> dict[str, Any]:
+    """A log with several epochs, as Inspect writes it: epoch by epoch, each sample with its number."""
+    log = inspect_log(template)
+    once = log["samples"]
+    log["samples"] = [copy.deepcopy(one) | {"epoch": epoch} for epoch in range(1, count + 1) for one in once]
+    log["eval"]["config"] = {"epochs": count, "epochs_reducer": ["mean"]}
+    return log
+
+
+def test_epochs_of_inspect_are_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = with_epochs(3)
+    changed = log["samples"][3]["scores"]["choice"]  # rex is right in the second epoch
+    changed["value"] = "C"
+    found = read_logs("inspect", [as_json(tmp_path / "j", log)])
+    assert found.notes == ["the 3 epochs of each sample are draws of its answer"]
+    assert [(row.sample_id, row.draw, row.correct) for row in found.rows] == [
+        ("tom", 0, True), ("rex", 0, False), ("tom", 1, True), ("rex", 1, True), ("tom", 2, True), ("rex", 2, False),
+    ]  # fmt: skip
+    archive = as_eval(tmp_path / "a", log)
+    assert {row.key: row for row in read_logs("inspect", [archive]).rows} == {row.key: row for row in found.rows}
+    main(["import", "inspect", archive, "--output", str(tmp_path / "out")])
+    main(["report", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "the 3 epochs of each sample are draws" in said
+    assert "Each question has 3 drawn answers" in said
+
+
+def test_epochs_of_one_sample_may_be_in_several_logs(tmp_path: Path) -> None:
+    log = with_epochs(2)
+    halves = [log | {"samples": [one for one in log["samples"] if one["epoch"] == epoch]} for epoch in (1, 2)]
+    paths = [as_json(tmp_path / str(at), half) for at, half in enumerate(halves)]
+    assert {row.draw for row in read_logs("inspect", paths).rows} == {0, 1}
+    assert {row.draw for row in read_logs("inspect", paths[1:]).rows} == {None}
+    with pytest.raises(ValueError, match="was found before"):
+        read_logs("inspect", [*paths, paths[1]])
+
+
+def test_samples_with_other_epochs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = with_epochs(2)
+    log["samples"].pop()
+    message = r"found epochs 1 of sample 'rex' \(dataset 'cats', .*\), and found epochs 1, 2 of sample 'tom'"
+    path = as_json(tmp_path / "uneven", log)
+    with pytest.raises(ValueError, match=message):
+        read_logs("inspect", [path])
+    one, two = as_json(tmp_path / "one", inspect_log()), as_json(tmp_path / "two", with_epochs(2))
+    with pytest.raises(ValueError, match=r"epochs 1, 2 .* condition 'typos', .* found epochs 1 of sample 'tom'"):
+        read_logs("inspect", [one, f"typos={two}"])
+    with pytest.raises(SystemExit):
+        main(["import", "inspect", path, "--output", str(tmp_path / "out")])
+    assert "expected the same epochs of every sample" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_logs_under_several_conditions_and_templates_are_one_table(
@@ -232,6 +286,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "no log": ("inspect", {"a": 1}, "found no 'samples'"),
     "no samples": ("inspect", _changed(lambda log: log["samples"].clear()), "found no samples"),
     "no scores": ("inspect", inspect_log(scores={}), "sample 2: found no scores; expected a log that was scored"),
+    "no epoch": ("inspect", inspect_log(epoch=0), "sample 2: epoch: found 0; expected a whole number, at least 1"),
     "a score between": (
         "inspect",
         inspect_log(scores={"choice": {"value": 0.5}}),
