@@ -210,7 +210,7 @@ def _matched(first: Sequence[Grid], second: Sequence[Grid]) -> list[tuple[Grid, 
             or not np.array_equal(grid.present, other.present)
         ):
             raise ValueError(f"{_UNLIKE} (dataset {grid.name!r}, condition {grid.condition!r})")
-        _check_draws(grid, other)
+        check_draws(grid, other)
         pairs.append((grid, other))
     if others:
         name, _, condition = next(iter(others))
@@ -218,7 +218,7 @@ def _matched(first: Sequence[Grid], second: Sequence[Grid]) -> list[tuple[Grid, 
     return pairs
 
 
-def _check_draws(first: Grid, second: Grid) -> None:
+def check_draws(first: Grid, second: Grid) -> None:
     """Refuse other numbers of draws: a majority vote of five is no single answer, nor a mean of five one score."""
     counts = [np.asarray(g.present if g.draws is None else g.draws.count, np.int64) for g in (first, second)]
     if not np.array_equal(counts[0], counts[1]):

@@ -22,6 +22,7 @@ import numpy as np
 
 from robustlm.evaluation import intervals
 from robustlm.evaluation.grid import Floats, Grid
+from robustlm.evaluation.pairing import check_draws
 
 Number = Literal["mean", "worst_instruction", "spread"]
 
@@ -50,6 +51,8 @@ class Pilot:
     influence: Floats
     """`[n, k]`: influence of each sample on each score; columns sum to 0. For accuracy: right (1) or wrong (0),
     minus the score."""
+    draws: int = 1
+    """Number of answers to each question."""
 
     @property
     def samples(self) -> int:
@@ -72,14 +75,15 @@ def pilot(grid: Grid) -> Pilot:
         )
     scores, value = part.sum(0) / whole.sum(0), float(part.sum() / whole.sum())
     # the influence on the score over all instructions is the mean of the columns, weighed as F1 weighs them
-    return Pilot(grid.name, value, scores, (part - scores * whole) / whole.mean(0))
+    draws = 1 if grid.draws is None else int(grid.draws.count.max())
+    return Pilot(grid.name, value, scores, (part - scores * whole) / whole.mean(0), draws)
 
 
 def difference(first: Grid, second: Grid) -> Pilot:
     """The pilot of second minus first, over samples and instructions that are complete in both.
 
     Raises:
-        ValueError: The grids have other samples or instructions, or too few complete samples.
+        ValueError: The grids have other samples, instructions or numbers of draws, or too few complete samples.
     """
     if (first.samples, first.instructions) != (second.samples, second.instructions):
         raise ValueError(
@@ -90,8 +94,11 @@ def difference(first: Grid, second: Grid) -> Pilot:
         raise ValueError(
             f"dataset {first.name!r}: the two sets miss answers in different cells; expected the same cells"
         )
+    check_draws(first, second)
     one, other = pilot(first), pilot(second)
-    return Pilot(one.name, other.value - one.value, other.scores - one.scores, other.influence - one.influence)
+    return Pilot(
+        one.name, other.value - one.value, other.scores - one.scores, other.influence - one.influence, one.draws
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,11 +281,13 @@ class Need:
     pilot has one instruction."""
     alone: bool = False
     """Whether the pilot has one instruction."""
+    draws: int = 1
+    """Number of answers to each question, as in the pilot."""
 
     @property
     def answers(self) -> int | None:
-        """Number of answers: samples × instructions."""
-        return None if self.samples is None else self.samples * self.instructions
+        """Number of answers: samples × instructions × draws."""
+        return None if self.samples is None else self.samples * self.instructions * self.draws
 
 
 def needs_of_width(
@@ -317,7 +326,7 @@ def needs_of_width(
                 n = _worst_samples(one, n, wanted, level, times or _TIMES, seed)
             both = samples_for(partial(width_of, drawn=True), wanted) if number == "mean" and k > 1 else None
             checked = math.nan if n is None else simulated_width(number, one, n, ways, level, times, seed)
-            found.append(Need(one.name, number, value[number], ways, n, checked, both, k == 1))
+            found.append(Need(one.name, number, value[number], ways, n, checked, both, k == 1, one.draws))
     return found
 
 
@@ -362,7 +371,7 @@ def needs_of_difference(
     for ways in instructions:
         n = samples_to_see(mean_square(one, ways), wanted, power, level)
         checked = math.nan if n is None else simulated_power(one, n, ways, wanted, level, times, seed)
-        found.append(Need(one.name, "difference", one.value, ways, n, checked))
+        found.append(Need(one.name, "difference", one.value, ways, n, checked, draws=one.draws))
     return found
 
 

@@ -113,6 +113,8 @@ def to_markdown(aim: Aim, needs: Sequence[Need]) -> str:
         f"- Simulated, in {'points' if aim.width is not None else 'per cent'}: evaluations of this size drawn from the "
         "pilot; `-`: not possible, since the pilot has fewer instructions or its answers differ too rarely.",
     ]
+    if several := sorted({need.draws for need in needs if need.draws > 1}):
+        lines.append(f"- Answers: each question is answered {' or '.join(map(str, several))} times, as in the pilot.")
     if aim.width is not None:
         lines += [
             "- The last column is for an interval that is also about other instructions of this kind; `no number`: "

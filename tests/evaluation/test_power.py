@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks.intervals import Setting, table
 from robustlm.cli import main, run
+from robustlm.evaluation.grid import grids
 from robustlm.evaluation.intervals import deviate, dispersion, share
 from robustlm.evaluation.power import (
     Pilot,
@@ -25,6 +27,8 @@ from robustlm.evaluation.power import (
     simulated_power,
     width,
 )
+from robustlm.evaluation.record import Record
+from robustlm.evaluation.robustness import Settings, robustness
 from robustlm.evaluation.table import write_table
 from tests.evaluation.test_robustness import answer
 
@@ -140,6 +144,47 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for more in (["--against", other], ["--other", "noisy"]):
         run(["power", one, "--difference", "5", *more, *quick])
         assert "To see a difference of 5 points between the two with a probability of 80 %" in capsys.readouterr().out
+
+
+def with_draws(path: Path, draws: int, p: float = 0.6) -> list[Record]:
+    """A run with several answers to each question; an answer is right with a chance that depends on its sample."""
+    random = np.random.default_rng(draws)
+    rows = []
+    for s, easy in enumerate(random.uniform(p - 0.4, p + 0.4, 40)):
+        for i in ("i", "j", "k"):
+            said = ["a" if random.random() < easy else "b" for _ in range(draws)]
+            rows += [replace(answer(str(s), i, text), draw=at) for at, text in enumerate(said)]
+    path.mkdir()
+    write_table(path / "predictions.parquet", rows)
+    return rows
+
+
+def test_the_pilot_of_a_table_with_draws_has_the_numbers_of_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = with_draws(tmp_path / "five", 5)
+    own = next(one for one in robustness(rows, Settings()) if one.name is not None).numbers
+    (grid,) = grids(rows)
+    one = pilot(grid)
+    assert (one.value, one.scores.min()) == pytest.approx((own["mean"].value, own["worst_instruction"].value))
+    worst, mean = (own[name].high - own[name].low for name in ("worst_instruction", "mean"))
+    assert width("worst_instruction", one, 40, 3, 0.95) == pytest.approx(worst)
+    assert width("mean", one, 40, 3, 0.95) == pytest.approx(mean, rel=0.05)  # that of the report is a bootstrap's
+    run(["power", str(tmp_path / "five"), "--width", "10", "--output", str(tmp_path / "p.json"), "--simulations", "5"])
+    assert "each question is answered 5 times, as in the pilot" in capsys.readouterr().out
+    needs = json.loads((tmp_path / "p.json").read_text())["needs"]
+    assert all(need["answers"] == need["samples"] * need["instructions"] * 5 for need in needs)
+    assert needs[0]["pilot"] == pytest.approx(own["mean"].value)
+
+
+def test_a_difference_of_tables_with_other_numbers_of_draws_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for draws in (5, 3):
+        with_draws(tmp_path / str(draws), draws)
+    with pytest.raises(SystemExit):
+        main(["power", str(tmp_path / "5"), "--against", str(tmp_path / "3"), "--difference", "5"])
+    assert "other numbers of draws of a question" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

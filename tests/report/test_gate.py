@@ -118,6 +118,35 @@ def test_a_baseline_is_compared_sample_by_sample(tmp_path: Path) -> None:
     assert judge(table(6), [parse_rule(f"mean >= {tmp_path / 'other'} - 9")], FAST, anyway=True)[0].passed
 
 
+def with_draws(count: int, wrong: int = 6) -> list[Record]:
+    """`table`, asked several times: in later draws, other answers of the last samples are wrong."""
+    found = []
+    for draw in range(count):
+        for row in table(wrong):
+            turned = draw and int(row.sample_id[1:]) >= 60 - 5 * draw
+            said = "b" if turned else row.prediction
+            found.append(replace(row, prediction=said, parsed=[[said]], correct=said == "a", draw=draw))
+    return found
+
+
+def test_rules_about_a_table_with_draws_judge_the_numbers_of_its_report(tmp_path: Path) -> None:
+    rows = with_draws(3)
+    noisy = "deepwordbug@0.2"
+    own = {(one.name, one.condition): one.numbers for one in robustness(rows, FAST)}
+    for number in ("mean", "worst_instruction", "worst_case", "majority_vote", "part_sampling"):
+        (verdict,) = judged(f"{number}[{noisy}]@sst2 >= 1", rows)
+        assert verdict.found == own["sst2", noisy][number], number
+    (verdict,) = judged(f"mean[{noisy}] >= 1", rows)
+    assert verdict.found == own[None, noisy]["mean"]
+    assert verdict.found.value == pytest.approx(1 - (3 * 6 + 5 * 2 + 10 * 2) / 360)
+    base = written(tmp_path / "base", with_draws(3, 0))
+    (verdict,) = judged(f"mean[{noisy}] >= {base} - 10", rows)
+    assert verdict.found.value == pytest.approx(-18 / 360)
+    single = written(tmp_path / "single", table(6))
+    with pytest.raises(ValueError, match="other numbers of draws of a question"):
+        judged(f"mean >= {single}", rows)
+
+
 def test_exit_status_lines_and_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
