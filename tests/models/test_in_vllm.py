@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 from robustlm.batch import IGNORE, View
+from robustlm.cli import main
 from robustlm.models.backbone import Backbone
 from robustlm.models.backends import language_model
 from robustlm.models.in_vllm import VllmBackbone
-from robustlm.models.requests import Hosting
+from robustlm.models.requests import Hosting, seed_of
 from robustlm.utils.errors import UserError
-from tests.tiny import SAMPLES, load, view_of
+from tests.tiny import SAMPLES, load, view_of, write_rows
 
 
 @dataclass
@@ -59,10 +61,14 @@ class LLM:
         self.inner = load(self.model, None)
 
     def generate(
-        self, prompts: list[dict[str, list[int]]], sampling_params: SamplingParams, use_tqdm: bool = True
+        self,
+        prompts: list[dict[str, list[int]]],
+        sampling_params: SamplingParams | list[SamplingParams],
+        use_tqdm: bool = True,
     ) -> list[RequestOutput]:
-        self.asked.append(sampling_params)
-        return [self._one(prompt["prompt_token_ids"], sampling_params) for prompt in prompts]
+        each = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(prompts)
+        self.asked += each if isinstance(sampling_params, list) else [sampling_params]
+        return [self._one(prompt["prompt_token_ids"], how) for prompt, how in zip(prompts, each, strict=True)]
 
     def _one(self, ids: list[int], how: SamplingParams) -> RequestOutput:
         rows = torch.tensor([ids])
@@ -110,6 +116,58 @@ def test_answers_and_scores_are_those_of_the_model_itself(vllm: None, llama: str
     with pytest.raises(ValueError, match="runs in vLLM: it can be tested by generation, but not be tuned"):
         there.check_tunable()
     assert there.identity != VllmBackbone(f"vllm:{llama}").identity
+
+
+def test_each_row_gets_a_seed_of_its_own_whatever_its_batch_is(vllm: None, llama: str) -> None:
+    def seeds(rows: list[int], hosting: Hosting) -> list[int | None]:
+        there = VllmBackbone(f"vllm:{llama}", hosting)
+        there.load()
+        view = view_of(load(llama, None), SAMPLES, with_answer=False).select(torch.tensor(rows), encoder_decoder=False)
+        view.keys = tuple(10 + row for row in rows)
+        there.respond(view, 3)
+        engine: Any = there._engine
+        return [asked.seed for asked in engine.asked]
+
+    whole = seeds([0, 1, 2], Hosting(temperature=0.8, seed=7))
+    assert whole == [seed_of(7, key) for key in (10, 11, 12)]
+    assert len(set(whole)) == 3
+    assert seeds([2, 0], Hosting(temperature=0.8, seed=7)) == [whole[2], whole[0]]
+    assert not set(seeds([0, 1, 2], Hosting(temperature=0.8, seed=8))) & set(whole)
+    assert seeds([0, 1, 2], Hosting(temperature=0.8)) == [None]  # one object for all rows
+    assert seeds([0, 1, 2], Hosting(temperature=0, seed=7)) == [7]  # nothing is drawn
+
+
+def test_each_draw_of_an_evaluation_gets_a_seed_of_its_own(
+    vllm: None, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [{"id": f"r{i}", "sentence": f"a film {i}", "label": "good" if i else "bad"} for i in range(2)]
+    rows = write_rows(tmp_path / "rows.jsonl", made)
+    asked: list[tuple[tuple[int, ...], int | None]] = []
+
+    def evaluated(name: str, *more: str) -> set[tuple[tuple[int, ...], int | None]]:
+        before = len(asked)
+        main([
+            "test", "--model=InstructionTuning", f"--model.backbone=vllm:{llama}", "--model.tuning=null",
+            "--model.max_new_tokens=2", "--model.hosting.temperature=0.8", "--model.hosting.seed=7",
+            "--data=RobustnessDataModule", f"--data.test={rows}", "--data.prompts=2", "--data.draws=3",
+            "--data.conditions=[clean]", f"--trainer.default_root_dir={tmp_path / name}", "--trainer.accelerator=cpu",
+            "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", *more,
+        ])  # fmt: skip
+        return set(asked[before:])
+
+    own = LLM.generate
+
+    def recorded(self: LLM, prompts: Any, sampling_params: Any, use_tqdm: bool = True) -> list[RequestOutput]:
+        given = zip(prompts, sampling_params, strict=True)
+        asked.extend((tuple(prompt["prompt_token_ids"]), one.seed) for prompt, one in given)
+        return own(self, prompts, sampling_params, use_tqdm)
+
+    monkeypatch.setattr(LLM, "generate", recorded)
+    found = evaluated("a", "--data.eval_batch_size=4")
+    assert len(asked) == len({seed for _, seed in found}) == 2 * 2 * 3
+    assert all(seed is not None for _, seed in found)
+    assert len({prompt for prompt, _ in found}) == 2 * 2
+    assert evaluated("b", "--data.eval_batch_size=5") == found
 
 
 def test_without_vllm_the_error_says_what_to_install(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
