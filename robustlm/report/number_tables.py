@@ -420,7 +420,7 @@ def cell(found: Estimate | None, name: str) -> str:
     scale, digits = (1, 3) if name in UNBOUNDED else (100, 1)
     value = f"{scale * found.value:.{digits}f}"
     if name in _PROBABILITIES and found.value < 0.001:
-        return "< 0.001"
+        return "under 0.001"
     if math.isnan(found.low):
         return value
     return f"{value} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"

@@ -96,8 +96,8 @@ def to_html(
         tag("h1", "Robustness of ", named(about.settings.get("backbone", about.run))),
         summary(pooled, single),
         verdict_box(pooled, single, clean, warned=bool(warnings)),
-        cards_of(pooled, single, clean),
         tag("div", warnings, id="warnings") if warnings else Html(),
+        cards_of(pooled, single, clean),
     )
     parts = [
         ("conditions", "Score by condition", scores_section(pooled, single)),

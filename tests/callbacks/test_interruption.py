@@ -140,7 +140,7 @@ def test_before_anything_is_trained_nothing_is_saved(
     assert f"no last.ckpt in the runs below {tmp_path}" in capfd.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--ckpt_path=last", "--resume=auto"])
-    assert "expected one of them" in capfd.readouterr().err
+    assert "expected only one of them" in capfd.readouterr().err
     run([*arguments, "--resume=auto", "--trainer.max_steps=1"])
     assert f"no checkpoint in the runs below {tmp_path}: training starts from the beginning" in capfd.readouterr().out
 

@@ -20,8 +20,12 @@ ROW = Record("a", "d", "generation", "clean", "0", "x", parsed=None, target="y",
 IDENTITY = {"weights": "w", "rows": "r", "data.eval_batch_size": 4}
 
 
-def key(sample: str) -> tuple[str, str, str, str]:
+def cell(sample: str) -> tuple[str, str, str, str]:
     return "clean", "d", sample, "0"
+
+
+def key(sample: str) -> tuple[str, str, str, str, int]:
+    return *cell(sample), 0
 
 
 def interrupted(folder: Path) -> Path:
@@ -33,7 +37,7 @@ def interrupted(folder: Path) -> Path:
     writer.write([replace(ROW, sample_id=sample) for sample in "ab"])
     writer.close()
     states = HiddenStatePart(folder / HIDDEN_STATES)
-    states.write([key("a")], np.ones((1, 2), np.float32))
+    states.write([cell("a")], np.ones((1, 2), np.float32))
     states.close()
     return folder
 

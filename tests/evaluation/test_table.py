@@ -143,7 +143,7 @@ def test_columns_are_the_fields_of_a_record_with_the_types_that_tables_have_had(
         "token_f1": pa.float32(), "rouge_l": pa.float32(), "lenient": pa.list_(items), "lenient_correct": pa.bool_(),
         "labels": items, "error": texts, "finish_reason": texts, "prompt_tokens": pa.int64(),
         "answer_tokens": pa.int64(), "latency": pa.float32(), "wording": texts, "instruction": texts,
-        "answer_words": pa.list_(items),
+        "answer_words": pa.list_(items), "draw": pa.int64(),
     }  # fmt: skip
     expected = [pa.field(name, kind, nullable=False) for name, kind in plain.items()]
     assert pa.schema([*expected, *(pa.field(name, kind) for name, kind in others.items())]).equals(SCHEMA)

@@ -145,7 +145,7 @@ def shown(row: dict[str, Any]) -> str:
     if row["value"] is None:
         return "-"
     if row["number"] in ("cochran_p", "cochran_holm") and row["value"] < 0.001:
-        return "< 0.001"
+        return "under 0.001"
     scale, digits = (1, 3) if row["number"] in UNBOUNDED else (100, 1)
     value, low, high = (
         one if one is None else f"{scale * one:.{digits}f}" for one in (row["value"], row["low"], row["high"])
