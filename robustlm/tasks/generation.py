@@ -45,7 +45,8 @@ class Generation(Task):
             found = named_label(text, labels, lettered=self.lettered)
             return None if found is None else ((found,),)
         part = answered_part(text)
-        found = bare(marked(part) or keyed(part) or stated_answer(part) or part)
+        # an answer of nothing but marks, such as a colon, is kept
+        found = bare(marked(part) or keyed(part) or stated_answer(part) or part) or part.strip()
         return ((found,),) if found else None
 
     def leniently_correct(self, items: tuple[Item, ...] | None, target: str, labels: Sequence[str] = ()) -> bool:

@@ -48,6 +48,11 @@ def test_there_are_three_hundred_answers_and_many_are_unclear() -> None:
     assert sum(answer["expected"] is None for answer in ANSWERS) >= 60
 
 
+def test_an_answer_of_nothing_but_marks_is_kept() -> None:
+    for text in (":", "**", '"'):
+        assert TASKS["generation"].leniently_correct(TASKS["generation"].lenient(text), text)
+
+
 @pytest.mark.parametrize("name", ITEMS)
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
