@@ -80,7 +80,8 @@ class Grid:
     correct: Bools
     """`[n, k]`: whether the answer is exactly right."""
     answers: Ints
-    """`[n, k]`: ids of answers; equal answers have equal ids. The order of items in an answer does not count."""
+    """`[n, k]`: ids of answers; equal answers have equal ids. The order of items in an answer does not count. A failed
+    request has an id of its own."""
     unparseable: Bools | Floats
     """`[n, k]`: whether the answer could not be read; with draws, the share of them that could not."""
     options: Options | None = None
@@ -199,12 +200,17 @@ def _grid(name: str, samples: list[str], rows: list[Record]) -> Grid:
         part=filled([own[:, 0].mean() for own in scored], 0, np.float64),
         whole=filled([own[:, 1].mean() for own in scored], 0, np.float64),
         correct=filled([row.right for row in chosen], False, np.bool_),
-        answers=filled([numbers.setdefault(answer_key(row), len(numbers)) for row in chosen], -1, np.int64),
+        answers=filled([numbers.setdefault(_agreed(row), len(numbers)) for row in chosen], -1, np.int64),
         unparseable=filled([np.mean(own) for own in unread], 0, np.float64 if drawn else np.bool_),
         options=_options(chosen, places, shape),
         wordings=_wordings(rows, instructions),
         draws=_draws(chosen, scored, places, shape) if drawn else None,
     )
+
+
+def _agreed(row: Record) -> tuple[object, ...]:
+    """The key of an answer. A request that failed has no answer, so it agrees with no other one."""
+    return answer_key(row) if row.error is None else ("failed", row.key)
 
 
 def _draws(chosen: list[Record], scored: list[Floats], places: Ints, shape: tuple[int, int]) -> Draws:

@@ -353,6 +353,13 @@ def test_without_a_sample_under_all_instructions_none_are_compared() -> None:
     assert defined == {"mean", "pdr", "unparseable", *ESTIMATED}
 
 
+def test_failed_requests_do_not_count_as_equal_answers() -> None:
+    whole = [answer(sample, way, "a") for sample in "12" for way in "ij"]
+    failed = [replace(row, prediction="", parsed=None, correct=False, error="HTTP 400") for row in whole[:2]]
+    found = numbers([*failed, *whole[2:]])
+    assert (found["consistency"], found["mean"], found["unparseable"]) == (0.5, 0.5, 0.0)
+
+
 def test_one_instruction_says_nothing_of_differences() -> None:
     found = result([answer("s", "i", "a"), answer("t", "i", "b")])
     defined = {name for name, one in found.numbers.items() if not math.isnan(one.value)}
