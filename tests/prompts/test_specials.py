@@ -99,7 +99,9 @@ def test_the_text_of_special_tokens_is_text(name: str, template: str) -> None:
     clean = Sample("a", "find the words", "yes no", Context(text="hello world"), choices=("yes no", "hello"))
     shown = replace(clean, id="b", target="no", choices=())
     (usual,) = made.encode([clean])
-    end = "<|eot_id|>" if (name, template) == ("llama3", "chat") else tokenizer.eos_token  # as that chat template ends it
+    end = (
+        "<|eot_id|>" if (name, template) == ("llama3", "chat") else tokenizer.eos_token
+    )  # as that chat template ends it
     for text in control(tokenizer):
         for sample in (
             replace(clean, instruction=f"find {text} the words"),
