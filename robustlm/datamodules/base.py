@@ -400,7 +400,7 @@ class InstructionDataModule(LightningDataModule):
         if role not in ("train", "validation") or self.assistant_turns == "last":
             return samples
         if self.assistant_turns == "all":
-            return [replace(sample, trains_replies=bool(sample.history)) for sample in samples]
+            return [replace(sample, trains_replies=bool(sample.history or sample.since)) for sample in samples]
         found = [one for sample in samples for one in each_reply(sample)]
         if len(found) > len(samples):
             log.info("data.%s: %d chats are %d rows, one for each reply", role, len(samples), len(found))

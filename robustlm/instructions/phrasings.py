@@ -91,8 +91,10 @@ def meaning(sample: Sample) -> int:
     """A number (int64) that is equal for samples that ask the same thing and have the same target.
 
     Two samples ask the same thing if they have the same data set and bank (or, without a bank, the same instruction)
-    and the same earlier turns of a chat.
+    and the same other turns and tools of a chat.
     """
     asked = (sample.dataset + "\t" + sample.bank) if sample.bank else sample.instruction
-    asked += "".join(f"\n{role}: {text}" for role, text in sample.turns)
+    asked += "".join(f"\n{': '.join(turn)}" for turn in sample.turns)
+    if sample.since or sample.tools:
+        asked += "".join(f"\n{': '.join(turn)}" for turn in (("", sample.tools), *sample.since))
     return drawn(0, 0, "meaning", asked + "\n" + sample.target) >> 1

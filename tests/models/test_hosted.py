@@ -139,7 +139,7 @@ def test_prompts_travel_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     model = HostedBackbone("openai:a", Hosting(cache=False))
     asked: list[str] = []
     monkeypatch.setattr(
-        model, "_answers", lambda chats, _: [asked.append(one["content"]) or Answer("yes") for (one,), _draw in chats]
+        model, "_answers", lambda chats, _: [asked.append(one["content"]) or Answer("yes") for (one,), *_ in chats]
     )
     sample = Sample("a", "find", "no", Context(text="naïve 🙂 hello"))
     template = make_template("plain", model.tokenizer)
