@@ -5,6 +5,8 @@ in every round, in an order that is shuffled each round, so that other load on t
 medians over rounds as ratios to plain tuning, by wall clock and by CPU time of this process, beside the ratio that
 counting passes predicts: a pass forward is F, and a pass backward through frozen weights is F too, so that a plain
 LoRA step takes 2 F.
+
+`--precisions` compares precisions instead: float32, bf16-mixed, and bf16-mixed with frozen weights cast once.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,8 +27,9 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from robustlm.adversaries import FGM, NRM, PGD, FreeLB
-from robustlm.batch import Encoded, InstructionBatch, collate
+from robustlm.batch import IGNORE, Encoded, InstructionBatch, collate
 from robustlm.models.backbone import Loading
+from robustlm.models.base import LanguageModel
 from robustlm.models.tuning import LoRA
 from robustlm.modules import (
     ANIT,
@@ -46,6 +50,9 @@ BOTH = "plain, raw + variant"
 TOGETHER = "CoIN + KL"
 ALL = "NRM + CoIN + KL"
 FULL = "plain, logits everywhere"
+FLOAT32, MIXED, ONCE = PRECISIONS = ("float32", "bf16-mixed", "bf16-mixed, cast once")
+ANSWERS = "answers"
+"""Greedy answers to the prompts of the batch, as long as its answers."""
 CHECK = "check"
 """The look for NaN in a plain step: no method, timed apart."""
 
@@ -200,6 +207,72 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     return times
 
 
+@contextmanager
+def in_precision(name: str, backbone: LanguageModel) -> Iterator[None]:
+    """Run a step, or an answer, in one of `PRECISIONS`."""
+    if name == FLOAT32:
+        yield
+        return
+    if name == ONCE:
+        backbone.keep_casts(torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        yield
+    backbone.drop_casts()
+
+
+def measure_precisions(size: Size, rounds: int) -> dict[tuple[str, str], float]:
+    """Median CPU seconds by method and precision, interleaved as in `measure`; `ANSWERS` is the time of answers.
+
+    Making and dropping the casts, once in a run, is not timed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        lay_out(folder, size)
+        chosen = {m.name: m for m in METHODS if m.name in (PLAIN, "NRM", "CoIN", "KL")}
+        tuning = LoRA(r=size.rank, alpha=size.rank, dropout=0.0)
+        modules = {name: m.build(folder, Loading(scratch=True), tuning) for name, m in chosen.items()}
+        backbone = modules[PLAIN].backbone
+        backbone.load()
+    for module in modules.values():
+        module.backbone = backbone
+    print(f"{sum(p.numel() for p in backbone.parameters()) / 1e6:.1f} M parameters", flush=True)
+    optimizer = torch.optim.AdamW(parameter_groups(backbone.base), lr=1e-4)
+    batch = random_batch(size)
+    prompts = replace(batch.raw, labels=torch.full_like(batch.raw.labels, IGNORE))
+    order = [(name, precision) for name in (*modules, ANSWERS) for precision in PRECISIONS]
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in order}
+    for number in range(rounds + 1):
+        random.Random(number).shuffle(order)
+        for name, precision in order:
+            with in_precision(precision, backbone):
+                began = time.process_time()
+                if name == ANSWERS:
+                    backbone.generate(prompts, size.answer)
+                else:
+                    loss = modules[name].training_step(batch, 0)
+                spent = time.process_time() - began
+                if name != ANSWERS:
+                    began = time.process_time()
+                    torch.autograd.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    spent += time.process_time() - began
+            if number:
+                times[name, precision].append(spent)
+    return {key: statistics.median(found) for key, found in times.items()}
+
+
+def precision_table(times: dict[tuple[str, str], float]) -> str:
+    """CPU time of each precision as a share of that of float32, in Markdown."""
+    names = dict.fromkeys(name for name, _ in times)
+    lines = ["| | CPU s, " + " | ".join((FLOAT32, *(f"{one} ÷ float32" for one in PRECISIONS[1:]))) + " |"]
+    lines.append("|---" * (1 + len(PRECISIONS)) + "|")
+    for name in names:
+        base = times[name, FLOAT32]
+        shares = " | ".join(f"{times[name, one] / base:.2f}" for one in PRECISIONS[1:])
+        lines.append(f"| {name} | {base:.3f} | {shares} |")
+    return "\n".join(lines)
+
+
 def table(times: dict[str, list[tuple[float, float]]]) -> str:
     """Medians and their ratios to plain tuning, in Markdown."""
     wall = {name: statistics.median(seconds for seconds, _ in found) for name, found in times.items()}
@@ -241,13 +314,14 @@ def main() -> None:
         ("threads", 2, "threads"),
     ):
         parser.add_argument(f"--{option}", type=int, default=default, help=f"{text} (%(default)s)")
+    parser.add_argument("--precisions", action="store_true", help="compare precisions instead of methods")
     args = vars(parser.parse_args())
     torch.set_num_threads(args.pop("threads"))
-    rounds = args.pop("rounds")
+    rounds, precisions = args.pop("rounds"), args.pop("precisions")
     warnings.filterwarnings("ignore", ".*self.log.*")  # there is no trainer to log to
     size = Size(**args)
     print(f"{size.rows} rows × {size.tokens} tokens, {size.answer} of them answer, {rounds} rounds")
-    print(table(measure(size, rounds)))
+    print(precision_table(measure_precisions(size, rounds)) if precisions else table(measure(size, rounds)))
 
 
 if __name__ == "__main__":
