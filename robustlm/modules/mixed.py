@@ -44,12 +44,14 @@ class Mixed(LightningModule):
             ValueError: Processes run in different precisions.
         """
         super().on_fit_start()
-        first = self.trainer.strategy.broadcast(str(self.trainer.precision))
-        if self.trainer.world_size > 1 and first != self.trainer.precision:
-            raise ValueError(
-                f"trainer.precision: process {self.global_rank} runs in {self.trainer.precision} and process 0 in "
-                f"{first}; expected the same on all; name it instead of `auto` where machines differ"
-            )
+        if self.trainer.world_size > 1:
+            own, strategy = str(self.trainer.precision), self.trainer.strategy
+            first = strategy.broadcast(own)
+            if not strategy.reduce_boolean_decision(first == own):
+                raise ValueError(
+                    f"trainer.precision: found {first} in process 0 and {own} in process {self.global_rank}, and some "
+                    "differ; expected the same in all. Name it, instead of `auto`, where machines differ"
+                )
         self._keep_casts()
 
     def on_validation_model_eval(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from robustlm.models.loading import Loading
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning, Tuning
 from robustlm.modules import ANIT, Alignment, Contrast, InstructionTuning, RobustTuning
 from robustlm.noise.base import Noise
+from tests.processes import side_by_side
 from tests.tiny import Record, trainer, weights_of
 
 TUNINGS: dict[str, Tuning] = {
@@ -207,3 +209,28 @@ def test_another_precision_than_the_checkpoint_has_is_said(
         trainer(tmp_path, precision=precision).test(module(), noisy(train_file, test=test_file), path, verbose=False)
         assert ("was trained in bf16-mixed, and this run is in 32-true" in caplog.text) is said
         assert "its steps" not in caplog.text
+
+
+def test_two_processes_have_casts_of_their_own(llama: str, train_file: str, tmp_path: Path) -> None:
+    """Weights are the same with and without casts, on both; and both refuse to run in different precisions."""
+
+    def run_one() -> None:
+        rank = int(os.environ["LOCAL_RANK"])
+        both: dict[str, Any] = {"devices": 2, "strategy": "ddp", "max_steps": 2}
+        found: dict[str, Any] = {}
+        for once in (True, False):
+            module = ANIT(llama, loading=Loading(cast_once=once), tuning=LoRA(r=2, dropout=0.0))
+            watch = Watch()
+            trainer(tmp_path, precision="bf16-mixed", callbacks=[watch], **both).fit(module, noisy(train_file))
+            found[str(once)] = weights_of(module)
+            assert bool(watch.kept["fit"]) is once
+        run = trainer(tmp_path, precision="32-true" if rank else "bf16-mixed", **both)
+        with pytest.raises(ValueError, match="found bf16-mixed in process 0") as refused:
+            run.fit(InstructionTuning(llama), noisy(train_file))
+        torch.save({**found, "refused": str(refused.value)}, tmp_path / f"rank-{rank}.pt")
+
+    side_by_side(run_one)
+    found = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1)]
+    for name, weight in found[0]["True"].items():
+        assert all(torch.equal(weight, one[once][name]) for one in found for once in ("True", "False"))
+    assert "32-true in process 1" in found[1]["refused"]
