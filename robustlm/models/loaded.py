@@ -6,11 +6,14 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
+
+from robustlm.models.turn_ends import end_of_turn
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,20 @@ class LoadedModel:
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's end token (used in training) and the end tokens of chat turns."""
+        """Tokens that end an answer: the tokenizer's end token and the end tokens of chat turns.
+
+        Training ends answers with one of them: with the end of turn of the chat template, otherwise the end token.
+        """
         own = getattr(self.base.generation_config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
         stops = [self.special_tokens[text] for text in self.stop_strings if text in self.special_tokens]
-        return list(dict.fromkeys([int(self.tokenizer.eos_token_id), *map(int, own), *stops]))
+        turn = [self.special_tokens[self._end_of_turn]] if self._end_of_turn else []
+        return list(dict.fromkeys([int(self.tokenizer.eos_token_id), *map(int, own), *turn, *stops]))
+
+    @cached_property
+    def _end_of_turn(self) -> str:
+        """See `turn_ends.end_of_turn`."""
+        return end_of_turn(self.tokenizer, self.special_tokens)
 
     @property
     def stop_strings(self) -> list[str]:
