@@ -100,13 +100,15 @@ class Backbone(LanguageModel):
 
     @property
     def embedding_scale(self) -> Tensor:
-        """Mean norm of the token embeddings (fp32 scalar): the unit of perturbation strengths.
+        """Mean norm of the token embeddings (fp32 or fp64 scalar): the unit of perturbation strengths.
 
         The value is cached while the table is frozen, and computed at each call while it is trained.
         """
         table = self.base.get_input_embeddings()
         if self._scale is None or table.weight.requires_grad:
-            norms = torch.linalg.vector_norm(table.weight.detach(), dim=-1, dtype=torch.float32)
+            weight = table.weight.detach()
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            norms = torch.linalg.vector_norm(weight, dim=-1, dtype=wide)
             factor = float(getattr(table, "scalar_embed_scale", 1.0))
             self._scale = norms.sum() / (norms > 0).sum() * factor
         return self._scale

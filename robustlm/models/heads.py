@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ def why_whole(head: nn.Module, own_hooks: int) -> str | None:
     """
     for module in head.modules():
         most = own_hooks if module is head else 0
-        hooks: tuple[Any, ...] = (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
+        hooks: tuple[object, ...] = (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
         if any(hooks) or len(module._forward_pre_hooks) > most or "forward" in vars(module):
             return "other code has hooks on the head"
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
@@ -180,7 +180,11 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, part: Callable[..., Tensor], slices: Sequence[slice], scale: float, *states: Tensor
+        ctx: torch.autograd.function.FunctionCtx,
+        part: Callable[..., Tensor],
+        slices: Sequence[slice],
+        scale: float,
+        *states: Tensor,
     ) -> Tensor:
         losses = []
         wide = [one.dtype if one.dtype == torch.float64 else torch.float32 for one in states]
@@ -203,11 +207,11 @@ class _Fused(torch.autograd.Function):
                     buffer[at] = gradient.to(buffer.dtype) / scale
             losses.append(found.detach())
         ctx.save_for_backward(*kept)
-        ctx.dtypes = [one.dtype for one in states]
+        ctx.dtypes = [one.dtype for one in states]  # type: ignore[attr-defined]
         return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "a gradient of a gradient was asked for (`create_graph=True`), which losses over chunks of logits do "
@@ -215,10 +219,8 @@ class _Fused(torch.autograd.Function):
             )
         (incoming,) = grads
         factors = incoming[:, None]
-        found = [
-            None if one is None else (factors.to(one.dtype) * one).to(dtype)
-            for one, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
+        kept = zip(ctx.saved_tensors, ctx.dtypes, strict=True)  # type: ignore[attr-defined]
+        found = [None if one is None else (factors.to(one.dtype) * one).to(dtype) for one, dtype in kept]
         return (None, None, None, *found)
 
 
