@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from robustlm.models.heads import HeadCheck
 from robustlm.models.turn_ends import end_of_turn
 
 
@@ -29,6 +30,8 @@ class LoadedModel:
     config: PretrainedConfig
     accepted: frozenset[str]
     """Names of the arguments of the base model's `forward`."""
+    head: HeadCheck = field(default_factory=HeadCheck)
+    """What passes have found out about the head."""
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig) -> LoadedModel:
@@ -131,14 +134,15 @@ class LoadedModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Set evaluation mode, without dropout; the previous mode is restored afterwards."""
+        """Set evaluation mode, without dropout; the previous mode of each part is restored afterwards."""
         module: nn.Module = self.model
-        was_training = module.training
+        training = [one for one in module.modules() if one.training]
         module.eval()
         try:
             yield
         finally:
-            module.train(was_training)
+            for one in training:
+                one.training = True
 
     @contextmanager
     def caching(self) -> Iterator[None]:
