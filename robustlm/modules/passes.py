@@ -127,11 +127,11 @@ class Passes:
         embeds = self.backbone.embed(view.input_ids) if embeds is None else embeds
         slices = [slice(start, start + size) for start in range(0, len(view), size)]
         parts = [checkpoint(part, embeds[at], at, use_reentrant=False) for at in slices]
-        scores, *others = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        scores, targets, rows, state = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
         like, first[:] = first[0], [None]  # so that its graph is not kept, nor that of a chunk that runs again
         assert like is not None
         logits = scores if like.late is None else like.late.at(scores, like.late.values // size * len(view))
-        return AnswerOutput(logits, *others, like.whole)
+        return AnswerOutput(logits, targets, rows, state, like.whole)
 
     # --- what losses are made of -------------------------------------------------------------------------------
 
