@@ -68,7 +68,7 @@ def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -
     """Run a view with input embeddings `[R, T, H]`: logits of the answer tokens, and a pooled state per row."""
     inputs = answer_inputs(loaded, view, embeds)
     pool = partial(inputs.pooled, pooling=pooling)
-    with _head_pass(loaded, inputs.places, pool) as current, known_padding(view.layout.padded):
+    with _head_pass(loaded, inputs.places, pool) as current, known_padding(inputs.sequence or view.layout.padded):
         logits = loaded.runner(**inputs.arguments).logits[0]
     assert current.state is not None
     return AnswerOutput(logits, view.layout.targets, view.layout.rows, current.state)
@@ -76,7 +76,7 @@ def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -
 
 def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
     """Run inputs only for hooks in the layers. The head computes the answer positions only."""
-    with _head_pass(loaded, inputs.places):
+    with _head_pass(loaded, inputs.places), known_padding(inputs.sequence):
         loaded.runner(**inputs.arguments)
 
 
