@@ -14,14 +14,15 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import random
-import resource
 import statistics
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -133,9 +134,16 @@ def peak(folder: str, method: str, rank: int, rows: list[Encoded], size: int, wa
     warnings.filterwarnings("ignore")
     grouped, padding_free = WAYS[way]
     trained, batches = Trained(folder, method, rank), batches_of(rows, size, grouped=grouped)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, which a new process has of its parent
+    before = _memory("VmRSS")
     list(trained.run(longest_first(batches)[:2], padding_free=padding_free))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _memory("VmHWM") - before
+
+
+def _memory(name: str) -> float:
+    """A figure of Linux about this process, in MiB."""
+    (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(name))
+    return int(line.split()[1]) / 1024
 
 
 def measure(folder: str, args: argparse.Namespace, kind: str, method: str) -> str:
@@ -155,6 +163,7 @@ def measure(folder: str, args: argparse.Namespace, kind: str, method: str) -> st
             took = sum(trained.run(chosen, padding_free=WAYS[way][1]))
             if number:
                 times[way].append(1000 * took / tokens[way])
+                print(f"{way}: {times[way][-1]:.3f} s for 1000 tokens", file=sys.stderr, flush=True)
     memory = {}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for way in WAYS:
