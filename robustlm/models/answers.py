@@ -88,7 +88,10 @@ def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling, *
     inputs = answer_inputs(loaded, view, embeds)
     pool = partial(inputs.pooled, pooling=pooling)
     late = late and whole is None
-    with _head_pass(loaded, inputs.places, pool, late=late) as current, known_padding(view.layout.padded):
+    with (
+        _head_pass(loaded, inputs.places, pool, late=late) as current,
+        known_padding(inputs.sequence or view.layout.padded),
+    ):
         logits: Tensor | LateLogits = loaded.runner(**inputs.arguments).logits[0]
     assert current.state is not None
     if late:
@@ -149,7 +152,7 @@ def _more_than_the_head(loaded: LoadedModel, head: nn.Module, view: View, embeds
         inputs = answer_inputs(loaded, one, embeds[:1])
         handle = head.register_forward_hook(instead)
         try:
-            with _head_pass(loaded, inputs.places, late=True), known_padding(one.layout.padded):
+            with _head_pass(loaded, inputs.places, late=True), known_padding(inputs.sequence or one.layout.padded):
                 found = loaded.runner(**inputs.arguments).logits
         finally:
             handle.remove()
@@ -167,7 +170,7 @@ def _more_than_the_head(loaded: LoadedModel, head: nn.Module, view: View, embeds
 
 def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
     """Run inputs only for hooks in the layers. The head computes the answer positions only."""
-    with _head_pass(loaded, inputs.places):
+    with _head_pass(loaded, inputs.places), known_padding(inputs.sequence):
         loaded.runner(**inputs.arguments)
 
 

@@ -178,6 +178,11 @@ class LanguageModel(nn.Module, ABC):
         return None
 
     @property
+    def padding_free(self) -> bool:
+        """Whether the rows of a view run without their padding."""
+        return False
+
+    @property
     def base(self) -> Any:
         """The transformers model inside a PEFT wrapper; this object itself if there is none."""
         return self

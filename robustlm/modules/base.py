@@ -211,12 +211,14 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
 
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the losses, and log each of them."""
-        terms = self.losses(self.passes(batch))
+        passes = self.passes(batch)
+        terms = self.losses(passes)
         parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
         total = torch.stack(parts).sum()
         size = len(batch)
         self._step_loss = self._step_loss + total.detach()
         self.log("train/skipped_steps", float(self.skipped_steps), batch_size=size)
+        self.log("train/padding", passes.padding, batch_size=size)
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
         return total
