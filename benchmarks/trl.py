@@ -1,7 +1,7 @@
 """Plain tuning here against TRL's `SFTTrainer`: `python -m benchmarks.trl`.
 
-TRL is no dependency of the project. Install it beside it: `pip install --no-deps trl==1.16.0` (what it needs is installed
-with transformers and datasets). Each variant is a process of its own with its own model, made from scratch with the
+TRL is no dependency of the project. `pip install --no-deps trl==1.16.0` installs it; what it needs is installed with
+transformers and datasets. Each variant is a process of its own with its own model, made from scratch with the
 same config, adapters and rows. Each one runs its own whole training loop: loading and collating batches, forward,
 backward, clipping, optimiser, logging. The parent lets one variant at a time take one step, in an order that is
 shuffled each round. So other load on the machine falls on all of them. Figures are medians over rounds of CPU time (on

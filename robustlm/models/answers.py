@@ -14,6 +14,7 @@ from robustlm.batch import View
 from robustlm.models.base import AnswerOutput, Pooling
 from robustlm.models.decoding import Cache
 from robustlm.models.inputs import AnswerInputs, answer_inputs
+from robustlm.models.last_layer import only_read
 from robustlm.models.loaded import LoadedModel
 from robustlm.models.masks import known_padding
 
@@ -68,7 +69,12 @@ def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -
     """Run a view with input embeddings `[R, T, H]`: logits of the answer tokens, and a pooled state per row."""
     inputs = answer_inputs(loaded, view, embeds)
     pool = partial(inputs.pooled, pooling=pooling)
-    with _head_pass(loaded, inputs.places, pool) as current, known_padding(view.layout.padded):
+    read = inputs.read(pooling, every_answered=min(view.layout.counts) > 0)
+    with (
+        _head_pass(loaded, inputs.places, pool) as current,
+        known_padding(view.layout.padded),
+        only_read(loaded, read),
+    ):
         logits = loaded.runner(**inputs.arguments).logits[0]
     assert current.state is not None
     return AnswerOutput(logits, view.layout.targets, view.layout.rows, current.state)
@@ -76,7 +82,7 @@ def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling) -
 
 def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
     """Run inputs only for hooks in the layers. The head computes the answer positions only."""
-    with _head_pass(loaded, inputs.places):
+    with _head_pass(loaded, inputs.places), only_read(loaded, None):
         loaded.runner(**inputs.arguments)
 
 
@@ -93,7 +99,8 @@ def logits_at(
         positions: Int64 `[R, T]`.
         cache: Keys and values of C positions, an object of transformers; `None`: the model creates one.
     """
-    with _head_pass(loaded, at.flatten().nonzero()[:, 0]):
+    places = at.flatten().nonzero()[:, 0]
+    with _head_pass(loaded, places), only_read(loaded, places if ids.shape[1] > 1 else None):
         out = loaded.base(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, past_key_values=cache
         )

@@ -13,6 +13,7 @@ from robustlm.models import generation, hidden_states, scoring
 from robustlm.models.answers import answers, watch_head
 from robustlm.models.base import Answer, AnswerOutput, LanguageModel, OptionScores, Pooling
 from robustlm.models.hidden_states import Layer, check_layer
+from robustlm.models.last_layer import watch_last_layer
 from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
 from robustlm.models.sampling import Generation
@@ -77,6 +78,7 @@ class Backbone(LanguageModel):
             self._parts = read_model(self._place, self.config, self.tokenizer, self.loading, self.tuning)
             self.model = self._parts.model
             watch_head(self.base.get_output_embeddings())
+            watch_last_layer(self._parts)
 
     @property
     def parts(self) -> LoadedModel:

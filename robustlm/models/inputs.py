@@ -46,6 +46,21 @@ class AnswerInputs:
             return states[:, -1]
         return states[torch.arange(states.shape[0], device=states.device), at]
 
+    def read(self, pooling: Pooling, *, every_answered: bool) -> Tensor | None:
+        """The positions whose final states are read, as in `places`, none twice; `None` if these may be all.
+
+        Args:
+            pooling: Which states `pooled` reads.
+            every_answered: Whether each row has an answer.
+        """
+        if self.encoder_decoder or pooling in ("mean", "max"):
+            return None
+        if pooling == "prompt_end":
+            return self.places if every_answered else None
+        rows, width = self.answers.shape
+        last = torch.arange(1, rows + 1, device=self.places.device) * width - 1  # predicts no token of its row
+        return torch.cat([self.places, last])
+
 
 def answer_inputs(loaded: LoadedModel, view: View, embeds: Tensor) -> AnswerInputs:
     """Make the model inputs for a view's answers.
