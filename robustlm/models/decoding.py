@@ -30,6 +30,9 @@ Choose = Callable[[Tensor, Tensor, int], Tensor]
 """Takes logits `[n, V]`, the rows `[n]` they belong to, and the position of the token in the answer, from 0. Returns
 the next token of each row, int64 `[n]`."""
 
+Stopped = Callable[[Sequence[int]], bool]
+"""Takes the tokens of one answer so far; true if a text in them ends it. The tokens are on the host already."""
+
 _WORTH = 0.9
 """Prefixes are shared only if at most this part of the positions remains: it costs one more pass, and cache copies."""
 _COMPACT = 0.75
@@ -77,7 +80,15 @@ def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Cache | None, *, share: 
     return Prefilled(read, mask, logits)
 
 
-def decode(run: Run, start: Prefilled, choose: Choose, *, ends: Sequence[int], max_new_tokens: int) -> list[list[int]]:
+def decode(
+    run: Run,
+    start: Prefilled,
+    choose: Choose,
+    *,
+    ends: Sequence[int],
+    max_new_tokens: int,
+    stopped: Stopped | None = None,
+) -> list[list[int]]:
     """Decode token by token. Returns ids of R answers without their end tokens.
 
     Args:
@@ -86,6 +97,7 @@ def decode(run: Run, start: Prefilled, choose: Choose, *, ends: Sequence[int], m
         choose: Chooses the tokens of each step.
         ends: Tokens that end an answer.
         max_new_tokens: Longest answer.
+        stopped: Whether an answer ends with the token that was added last. That token stays in the answer.
     """
     answers: list[list[int]] = [[] for _ in start.mask]
     rows = torch.arange(len(answers), device=start.mask.device)
@@ -93,9 +105,14 @@ def decode(run: Run, start: Prefilled, choose: Choose, *, ends: Sequence[int], m
     last = torch.tensor(ends, device=token.device)
     ended = torch.isin(token, last)
     for step in range(max_new_tokens):
-        for row, new, over in zip(rows.tolist(), token.tolist(), ended.tolist(), strict=True):
+        halted = []
+        for at, (row, new, over) in enumerate(zip(rows.tolist(), token.tolist(), ended.tolist(), strict=True)):
             if not over:
                 answers[row].append(new)
+                if stopped is not None and stopped(answers[row]):
+                    halted.append(at)
+        if halted:  # a copy to the device for the rows that end here, none for other tokens
+            ended = ended.index_fill(0, torch.tensor(halted, device=ended.device), True)
         left = int((~ended).sum())
         if not left or step == max_new_tokens - 1:
             break

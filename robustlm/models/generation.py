@@ -16,7 +16,7 @@ from robustlm.models.decoding import decode, prefill
 from robustlm.models.inputs import decoder_start, generation_inputs
 from robustlm.models.loaded import LoadedModel
 from robustlm.models.sampling import Forced, Generation, Sampler, keys_of_rows, likeliest
-from robustlm.models.stops import Ends, cut_at, ends_of, own_stops
+from robustlm.models.stops import Ends, StopTexts, cut_at, ends_of, own_stops
 
 
 @torch.no_grad()
@@ -53,7 +53,8 @@ def _decoded(
 ) -> list[list[int]]:
     run = Reader(loaded)
     read = prefill(run, view.input_ids, view.attention_mask, new_cache(loaded))
-    return decode(run, read, sampler or likeliest, ends=ends.tokens, max_new_tokens=max_new_tokens)
+    stopped = StopTexts(loaded.tokenizer, ends.texts) if ends.texts else None
+    return decode(run, read, sampler or likeliest, ends=ends.tokens, max_new_tokens=max_new_tokens, stopped=stopped)
 
 
 def _generated(

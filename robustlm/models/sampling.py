@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robustlm.batch import View
 from robustlm.checks.numbers import check_number, check_seed
+from robustlm.models.wide import wide
 from robustlm.utils.random import drawn
 
 _BITS = 48
@@ -93,9 +94,9 @@ class Sampler:
         uniform = [
             (drawn("token", self._how.seed, self._keys[row], step) >> (64 - _BITS)) / 2**_BITS for row in rows.tolist()
         ]
-        sums = self._kept(logits.double() / self._how.temperature).cumsum(-1)
+        sums = self._kept(wide(logits) / self._how.temperature).cumsum(-1)
         wanted = torch.tensor(uniform, dtype=sums.dtype, device=sums.device)[:, None] * sums[:, -1:]
-        return (sums <= wanted).sum(-1)
+        return (sums <= wanted).sum(-1).to(logits.device)
 
     def _kept(self, scaled: Tensor) -> Tensor:
         """Probabilities `[n, V]` of the tokens that are drawn from, 0 for others; they need not sum to 1."""
