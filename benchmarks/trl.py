@@ -11,8 +11,9 @@ TRL's variants have its best settings:
 
 - On a GPU, TRL computes logits of labelled positions only. On other devices it scores every position. The variants
   switch that off, so that TRL scores only labelled positions here, too (`TRL, every position`: as it is installed).
-- `grouped`: batches of rows of similar length. `padding-free`: the rows of a batch are one row with block-diagonal
-  attention. `packed`: the same, with rows that are packed in advance to equal length (best fit, decreasing).
+- `grouped`: batches of rows of similar length, the same ones as here. `padding-free`: the rows of each of these batches
+  are one row with block-diagonal attention. `packed`: the same, with rows that are packed in advance to equal length
+  (best fit, decreasing). `padded`: batches of rows of any length.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from typing import Any
 import torch
 
 from benchmarks.step import Size, lay_out
+from robustlm.datamodules.sampling import StepSampler
 
 OURS = "robustlm"
 EVERY = "TRL, every position"
@@ -176,12 +178,19 @@ class Meter:
         return again
 
 
+def _sampler(job: Job) -> StepSampler:
+    """Batches of rows of similar length, as this project deals them."""
+    rows = job.case.rows(job.rows, job.size.vocab)
+    lengths, answers = [len(prompt) + len(answer) for prompt, answer in rows], [len(answer) for _, answer in rows]
+    return StepSampler(lengths, answers, batch_size=job.size.rows, seed=0)
+
+
 def _ours(job: Job, meter: Meter) -> None:
     from lightning.pytorch import Callback, Trainer
     from torch.utils.data import DataLoader
 
     from robustlm.batch import Encoded, InstructionBatch, collate
-    from robustlm.datamodules.sampling import BatchKey, StepSampler
+    from robustlm.datamodules.sampling import BatchKey
     from robustlm.models.loading import Loading
     from robustlm.models.tuning import LoRA
     from robustlm.modules import InstructionTuning
@@ -216,7 +225,7 @@ def _ours(job: Job, meter: Meter) -> None:
         optimizer=AdamW(lr=1e-4),
         schedule=Schedule(),
     )
-    sampler = StepSampler([len(row) for row in rows], [row.trained for row in rows], batch_size=job.size.rows, seed=0)
+    sampler = _sampler(job)
     loader = DataLoader(Batches(), sampler=sampler, batch_size=None)
     trainer = Trainer(
         accelerator=job.device, devices=1, precision="bf16-mixed" if bf16 else "32-true", max_steps=job.steps,
@@ -243,6 +252,8 @@ def _theirs(job: Job, meter: Meter) -> None:
     dtype = torch.bfloat16 if bf16 else torch.float32
     packed = job.variant == "TRL, packed"
     rows = job.case.rows(job.rows, job.size.vocab)
+    if job.variant not in ("TRL, padded", "TRL, packed"):
+        rows = [rows[i] for key in _sampler(job) for i in key.indices]
     columns = {
         "input_ids": [prompt + answer for prompt, answer in rows],
         "labels": [[-100] * len(prompt) + answer for prompt, answer in rows],
@@ -265,7 +276,7 @@ def _theirs(job: Job, meter: Meter) -> None:
         packing=packed,
         padding_free=job.variant == "TRL, padding-free",
         max_length=max(longest, round(job.size.rows * mean)) if packed else None,
-        train_sampling_strategy="group_by_length" if job.variant in ("TRL, grouped", EVERY) else "random",
+        train_sampling_strategy="random" if job.variant in ("TRL, padded", "TRL, packed") else "sequential",
         dataset_kwargs=None if packed else {"skip_prepare_dataset": True},
         dataloader_pin_memory=job.device == "cuda",
         logging_steps=50,
