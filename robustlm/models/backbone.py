@@ -102,13 +102,15 @@ class Backbone(LanguageModel):
 
     @property
     def embedding_scale(self) -> Tensor:
-        """Mean norm of the token embeddings (fp32 scalar): the unit of perturbation strengths.
+        """Mean norm of the token embeddings (fp32 or fp64 scalar): the unit of perturbation strengths.
 
         The value is cached while the table is frozen, and computed at each call while it is trained.
         """
         table = self.base.get_input_embeddings()
         if self._scale is None or table.weight.requires_grad:
-            norms = torch.linalg.vector_norm(table.weight.detach(), dim=-1, dtype=torch.float32)
+            weight = table.weight.detach()
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            norms = torch.linalg.vector_norm(weight, dim=-1, dtype=wide)
             factor = float(getattr(table, "scalar_embed_scale", 1.0))
             self._scale = norms.sum() / (norms > 0).sum() * factor
         return self._scale
@@ -127,20 +129,23 @@ class Backbone(LanguageModel):
         """Token embeddings `[R, T, H]` of ids `[R, T]`."""
         return self.parts.embed(input_ids)
 
-    def forward(self, view: View, inputs_embeds: Tensor | None = None, pooling: Pooling = "last") -> AnswerOutput:
+    def forward(
+        self, view: View, inputs_embeds: Tensor | None = None, pooling: Pooling = "last", *, late: bool = False
+    ) -> AnswerOutput:
         """Run a view, and compute logits at its answer positions only.
 
         Args:
             view: R rows of T positions.
             inputs_embeds: `[R, T, H]`; replaces the embeddings of `view.input_ids`.
             pooling: Which state represents a row.
+            late: Compute the logits when they are asked for, so that losses can compute them in chunks. This has no
+                effect on a model that changes the logits after its head.
 
         Returns:
             Logits of the answer tokens and a state per row. Logits of other positions are never computed.
         """
-        return answers(
-            self.parts, view, self.embed(view.input_ids) if inputs_embeds is None else inputs_embeds, pooling
-        )
+        embeds = self.embed(view.input_ids) if inputs_embeds is None else inputs_embeds
+        return answers(self.parts, view, embeds, pooling, late=late)
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """Answers to the prompts of a view without answers, one string per row; see `generation.generate`."""

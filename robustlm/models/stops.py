@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +54,13 @@ def cut_at(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     return (text[: min(ends)], True) if ends else (text, False)
 
 
+class Decoding(Protocol):
+    """A tokenizer, as far as texts of tokens are needed."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of tokens."""
+
+
 class StopTexts:
     """Whether the text of an answer's tokens holds a stop; see `decoding.Stopped`.
 
@@ -65,8 +72,8 @@ class StopTexts:
         stops: Texts of `ends_of`; at least one.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
-        self._decode: Callable[[Sequence[int]], str] = partial(tokenizer.decode, skip_special_tokens=True)
+    def __init__(self, tokenizer: Decoding, stops: Sequence[str]) -> None:
+        self._decode = partial(tokenizer.decode, skip_special_tokens=True)
         self._stops = stops
         # a token may be a single byte of a character; some more tokens stand before, since a blank may be lost in front
         self._window = _BEFORE + max(len(stop.encode()) for stop in stops)

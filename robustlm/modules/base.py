@@ -19,6 +19,7 @@ from robustlm.checks.numbers import check_number
 from robustlm.evaluation.scores import Scores
 from robustlm.models.backends import language_model
 from robustlm.models.base import LanguageModel, Pooling
+from robustlm.models.heads import ChunkLogits
 from robustlm.models.hosted import Hosting
 from robustlm.models.loading import Loading
 from robustlm.models.sampling import Generation
@@ -77,6 +78,9 @@ class InstructionTuning(Answering, Checkpointed):
         hosting: How requests are sent to a hosted model; no effect on other models.
         generation: How a local model chooses the tokens of an answer: the likeliest ones, or drawn at a temperature;
             and texts that end it. No effect on hosted models and vLLM, which have `hosting`.
+        chunk_logits: Most logits (answer tokens × vocabulary) that a loss computes at once. `auto`: if there are over a
+            million of them, as many as the pass has hidden values in one layer (rows × tokens × width), and at least a
+            million; null: all of them. The losses and their gradients are the same.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
@@ -96,12 +100,15 @@ class InstructionTuning(Answering, Checkpointed):
         max_skipped_steps: int = 20,
         hosting: Hosting = Hosting(),  # noqa: B008 - read only
         generation: Generation = Generation(),  # noqa: B008 - read only
+        chunk_logits: ChunkLogits = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.keep_plain_hyperparameters()
         check_number("max_new_tokens", max_new_tokens, least=1, below=2**31, whole=True)
         check_number("chunk_rows", chunk_rows, least=1, whole=True, or_null="for all rows at once")
+        if chunk_logits != "auto":
+            check_number("chunk_logits", chunk_logits, least=1, whole=True, or_null="for all at once, or auto")
         check_number("max_skipped_steps", max_skipped_steps, least=0, whole=True)
         if train_on is not None and train_on not in VIEWS:
             known = ", ".join(VIEWS)
@@ -115,6 +122,7 @@ class InstructionTuning(Answering, Checkpointed):
         self.generate_in_validation = generate_in_validation
         self.train_on: TrainOn | None = train_on
         self.chunk_rows = chunk_rows
+        self.chunk_logits: ChunkLogits = chunk_logits
         self.pooling: Pooling = "last"
         """Which hidden state `Passes.answers` returns for a row."""
         self.weights: dict[str, float] = {}
@@ -213,10 +221,17 @@ class InstructionTuning(Answering, Checkpointed):
         return total
 
     def passes(self, batch: InstructionBatch) -> Passes:
-        """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`)."""
+        """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`, `chunk_logits`)."""
         alone = self._trainer is None or self._trainer.world_size == 1
         gather = None if alone else self._gather
-        return Passes(self.backbone, batch, pooling=self.pooling, all_gather=gather, chunk_rows=self.chunk_rows)
+        return Passes(
+            self.backbone,
+            batch,
+            pooling=self.pooling,
+            all_gather=gather,
+            chunk_rows=self.chunk_rows,
+            chunk_logits=self.chunk_logits,
+        )
 
     def _gather(self, values: Tensor) -> Tensor:
         """Stack a tensor over ranks; its gradient, if any, is passed through."""
