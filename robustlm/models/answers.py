@@ -175,19 +175,19 @@ def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
 
 
 def logits_at(
-    loaded: LoadedModel, at: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+    loaded: LoadedModel, places: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
 ) -> tuple[Tensor, Cache]:
     """Logits `[n, V]` of the base model at n chosen positions, and the cache with the new keys and values.
 
     Args:
         loaded: The model.
-        at: Bool `[R, T]`, true at the n chosen positions.
+        places: Int64 `[n]`: the chosen positions, row · T + column, none twice.
         ids: Int64 `[R, T]`.
         mask: Int64 `[R, C + T]`, over the positions in the cache and the ids.
         positions: Int64 `[R, T]`.
         cache: Keys and values of C positions, an object of transformers; `None`: the model creates one.
     """
-    with _head_pass(loaded, at.flatten().nonzero()[:, 0]):
+    with _head_pass(loaded, places):
         out = loaded.base(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, past_key_values=cache
         )
