@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from robustlm.models.heads import HeadCheck
 from robustlm.models.turn_ends import end_of_turn
 
 
@@ -29,12 +30,16 @@ class LoadedModel:
     config: PretrainedConfig
     accepted: frozenset[str]
     """Names of the arguments of the base model's `forward`."""
+    padding_free: bool = False
+    """Whether rows run in one sequence without padding; see `RowSequence`."""
+    head: HeadCheck = field(default_factory=HeadCheck)
+    """What passes have found out about the head."""
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig) -> LoadedModel:
+    def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig, *, padding_free: bool = False) -> LoadedModel:
         """Read what the model accepts from the signature of its `forward`."""
         base = model.get_base_model() if hasattr(model, "peft_config") else model
-        return cls(model, tokenizer, config, frozenset(inspect.signature(base.forward).parameters))
+        return cls(model, tokenizer, config, frozenset(inspect.signature(base.forward).parameters), padding_free)
 
     @property
     def base(self) -> Any:
@@ -131,14 +136,15 @@ class LoadedModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Set evaluation mode, without dropout; the previous mode is restored afterwards."""
+        """Set evaluation mode, without dropout; the previous mode of each part is restored afterwards."""
         module: nn.Module = self.model
-        was_training = module.training
+        training = [one for one in module.modules() if one.training]
         module.eval()
         try:
             yield
         finally:
-            module.train(was_training)
+            for one in training:
+                one.training = True
 
     @contextmanager
     def caching(self) -> Iterator[None]:
