@@ -43,6 +43,10 @@ STEPS: dict[str, tuple[type[InstructionTuning], dict[str, Any]]] = {
     "freeat": (ANIT, {**LORA, "adversary": FreeAT(replays=2)}),
     "neftune": (ANIT, {**LORA, "adversary": NEFTune()}),
     "all": (RobustTuning, {**LORA, "adversary": NRM(ascent="clean"), **ALL}),
+    "all, low memory": (
+        RobustTuning,
+        {**LORA, "adversary": NRM(ascent="clean", low_memory=True), **ALL, "chunk_logits": 1000},
+    ),
     "all, fgm": (RobustTuning, {**LORA, "adversary": FGM(), **ALL}),
 }
 
