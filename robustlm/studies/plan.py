@@ -36,6 +36,8 @@ class Run:
     test: Flags
     equal: Path | None
     """Folder of the run whose compute this one must equal; null: the options say how long it is tuned."""
+    equal_fit: Flags = ()
+    """Options of that run's fit."""
 
     @property
     def name(self) -> str:
@@ -103,15 +105,17 @@ def runs_of(study: Study, root: Path, arms: Iterable[str] = (), seeds: Iterable[
 def _run(study: Study, root: Path, arm: Arm, rows: Rows, seed: int) -> Run:
     own = tuple(part for flag in study.seed_flags for part in (f"--{flag}", str(seed)))
     asked = ("--data.conditions", f"[{', '.join(study.conditions)}]") if study.conditions else ()
-    equal = None if arm.compute is None else _folder(root, study.arm(arm.compute.equal_to), rows, seed)
+    other = None if arm.compute is None else study.arm(arm.compute.equal_to)
+    before = (*study.fit, *own, *rows.fit)
     return Run(
         arm=arm,
         rows=rows,
         seed=seed,
         folder=_folder(root, arm, rows, seed),
-        fit=None if arm.fit is None else (*study.fit, *own, *rows.fit, *arm.fit),
+        fit=None if arm.fit is None else (*before, *arm.fit),
         test=(*study.test, *own, *asked, *rows.test, *arm.test),
-        equal=equal,
+        equal=None if other is None else _folder(root, other, rows, seed),
+        equal_fit=() if other is None else (*before, *(other.fit or ())),
     )
 
 

@@ -46,11 +46,11 @@ def identity(run: Run) -> dict[str, object]:
 
     Rows and models that the commands name are not read; tables of arms are held against each other in the report.
     """
-    arguments = [*(run.fit or ()), *run.test]
+    arguments, compute = [*(run.fit or ()), *run.test], run.arm.compute
     return {
         "fit": None if run.fit is None else list(run.fit),
         "test": list(run.test),
-        "compute": None if run.arm.compute is None else [run.arm.compute.equal_to, run.arm.compute.by],
+        "compute": None if compute is None else [compute.equal_to, compute.by, compute.trial, *run.equal_fit],
         "configs": {name: _digest([file]) for name, file in _configs(arguments)},
         "code": f"{__version__} {_code()}",
     }
