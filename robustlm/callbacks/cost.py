@@ -105,7 +105,7 @@ class Cost(Callback):
         positions = float(found.shape[0] * found.shape[1])
         self._sums["forward"] += positions
         if logits.requires_grad:
-            logits.register_hook(lambda _: self._count_backward(positions))
+            logits.register_hook(lambda _: self._count_backward(positions))  # type: ignore[no-untyped-call]
 
     def _count_backward(self, positions: float) -> None:
         self._sums["backward"] += positions

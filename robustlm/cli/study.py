@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from robustlm.studies.plan import Run
 
 
 def study(
@@ -13,7 +15,7 @@ def study(
     output: str | None = None,
     executor: Literal["here", "local", "slurm"] | None = None,
     jobs: int = 1,
-    machine: dict[str, Any] = {},  # noqa: B006 - read only
+    machine: dict[str, int | float | str | bool] = {},  # noqa: B006 - read only
     arms: list[str] = [],  # noqa: B006 - read only
     seeds: list[int] = [],  # noqa: B006 - read only
     changed: Literal["refuse", "keep", "redo"] = "refuse",
@@ -108,7 +110,7 @@ def _said(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _plan(runs: Sequence[Any], jobs: int, changed: Sequence[str], shared: bool) -> list[str]:
+def _plan(runs: Sequence[Run], jobs: int, changed: Sequence[str], shared: bool) -> list[str]:
     """The lines of `--dry_run`."""
     from robustlm.studies import stored
     from robustlm.studies.plan import as_typed

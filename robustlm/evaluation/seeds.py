@@ -17,6 +17,9 @@ from robustlm.evaluation.robustness import Settings
 DRAWS = 10_000
 """Bootstrap draws of a difference, of which its p is a share."""
 
+_NOTHING = 1e-9
+"""Points below which a difference is rounding: draws without a difference must count as 0."""
+
 Rows = Sequence[Record]
 Tally = Mapping[str, Mapping[str, Floats]]
 """Condition → dataset → part and whole of each sample's score, `[n, 2]`, in the order of sample ids."""
@@ -109,7 +112,7 @@ def differences(
         )  # [1 + draws, seeds]
         means = 100 * (gaps[1:] * drawn_seeds).sum(1)
         low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        share = min(int((means <= 0).sum()), int((means >= 0).sum()))
+        share = min(int((means <= _NOTHING).sum()), int((means >= -_NOTHING).sum()))
         p = min(1.0, 2 * (share + 1) / (draws + 1))
         exact = 100 * gaps[0]
         found[condition] = SeedDifference(float(exact.mean()), tuple(map(float, exact)), float(low), float(high), p)

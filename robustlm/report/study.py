@@ -264,9 +264,8 @@ def _sum(one: object, other: object, factor: float) -> float | None:
 
 def _time_notes(runs: Sequence[Mapping[str, object]]) -> list[str]:
     notes = []
-    jobs = {run.get("jobs") for run in runs}
-    if most := max((one for one in jobs if isinstance(one, int)), default=1) > 1:
-        del most
+    jobs = [one for run in runs if isinstance(one := run.get("jobs"), int)]
+    if max(jobs, default=1) > 1:
         notes.append(
             "Several runs were done at once. On one machine they share its cores, so wall clock does not compare arms; "
             "CPU time and passes do."

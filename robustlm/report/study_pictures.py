@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from robustlm.evaluation.robustness import Estimate
@@ -35,48 +36,51 @@ def draw_study(study: StudyResults, folder: Path) -> list[Picture]:
         folder: Where the files go.
     """
     found = []
-    for data, arms in study.data.items():
+    for data in study.data:
         end = f"-{slug(data)}" if data else ""
         on = f" on {data}" if data else ""
         error = "; lines are standard deviations over seeds" if len(study.seeds) > 1 else ""
-
-        def add(name: str, said: str, make: Callable[[Path], None], end: str = end) -> None:
+        for name, said, make in _pictures(study, data):
             file = folder / f"{name}{end}.png"
             make(file)
-            found.append(Picture(file, said))
-
-        whole = {
-            name: arm for name, arm in arms.items()
-            if all(one in own for own in arm.scores.values() for one in study.conditions)
-        }  # fmt: skip
-        by_condition = {name: {one: arm.score(one) for one in study.conditions} for name, arm in whole.items()}
-        add("conditions", f"Mean score over datasets by condition{on}{error}.", lambda f, v=by_condition: _bars(v, f))
-        levels = study.levels()
-        if len(levels) > 1:
-            by_level = {name: {title: arm.level(own) for title, own in levels.items()} for name, arm in whole.items()}
-            add("levels", f"Mean score by level of the conditions{on}{error}.", lambda f, v=by_level: _bars(v, f))
-        ladders = {
-            title: {name: [(x, arm.score(one)) for x, one in own.items()] for name, arm in whole.items()}
-            for title, own in study.ladders().items()
-        }
-        if ladders:
-            add("omega", f"Score against the level ω of the noise{on}{error}.",
-                lambda f, v=ladders: _panels(v, "ω", f))  # fmt: skip
-        times = {name: cost.mean for name, arm in whole.items() if (cost := arm.cost("seconds")) is not None}
-        if len(times) > 1:
-            panels = {
-                one: {name: [(at, whole[name].score(one))] for name, at in times.items()} for one in study.conditions
-            }
-            add("time", f"Score against seconds of training{on}{error}.",
-                lambda f, v=panels: _panels(v, "training, s", f))  # fmt: skip
-        for setting, own in study.sweeps(data).items():
-            lines = {
-                setting: {one: [(x, whole[arm].score(one)) for x, arm in own.items() if arm in whole]
-                          for one in study.conditions}
-            }  # fmt: skip
-            add(f"sweep-{slug(setting)}", f"Score over {setting}, by condition{on}{error}.",
-                lambda f, v=lines, s=setting: _panels(v, s, f))  # fmt: skip
+            found.append(Picture(file, f"{said}{on}{error}."))
     return found
+
+
+def _pictures(study: StudyResults, data: str) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
+    """Name, what it shows, and a function that draws it to a file, for each figure of a data set."""
+    whole = {
+        name: arm
+        for name, arm in study.data[data].items()
+        if all(one in own for own in arm.scores.values() for one in study.conditions)
+    }
+    if not whole:
+        return
+    by_condition = {name: {one: arm.score(one) for one in study.conditions} for name, arm in whole.items()}
+    yield "conditions", "Mean score over datasets by condition", partial(_bars, by_condition)
+    levels = study.levels()
+    if len(levels) > 1:
+        by_level = {name: {title: arm.level(own) for title, own in levels.items()} for name, arm in whole.items()}
+        yield "levels", "Mean score by level of the conditions", partial(_bars, by_level)
+    ladders = {
+        title: {name: [(x, arm.score(one)) for x, one in own.items()] for name, arm in whole.items()}
+        for title, own in study.ladders().items()
+    }
+    if ladders:
+        yield "omega", "Score against the level ω of the noise", partial(_panels, ladders, "ω")
+    times = {name: cost.mean for name, arm in whole.items() if (cost := arm.cost("seconds")) is not None}
+    if len(times) > 1:
+        panels = {one: {name: [(at, whole[name].score(one))] for name, at in times.items()} for one in study.conditions}
+        yield "time", "Score against seconds of training", partial(_panels, panels, "training, s")
+    for setting, own in study.sweeps(data).items():
+        lines = {
+            one: [(x, whole[arm].score(one)) for x, arm in own.items() if arm in whole] for one in study.conditions
+        }
+        yield (
+            f"sweep-{slug(setting)}",
+            f"Score over {setting}, by condition",
+            partial(_panels, {setting: lines}, setting),
+        )
 
 
 def _bars(values: Mapping[str, Mapping[str, Spread]], file: Path) -> None:
@@ -97,6 +101,7 @@ def _panels(panels: Mapping[str, Mapping[str, Points]], label: str, file: Path) 
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -126,7 +131,7 @@ def _panels(panels: Mapping[str, Mapping[str, Points]], label: str, file: Path) 
         place.spines[["top", "right"]].set_visible(False)
     names = list(next(iter(panels.values())))
     handles = [
-        plt.Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=_MARKS[i % len(_MARKS)], label=name)
+        Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=_MARKS[i % len(_MARKS)], label=name)
         for i, name in enumerate(names)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(names)), frameon=False, fontsize=8)

@@ -262,12 +262,11 @@ def _data(value: object) -> tuple[Rows, ...]:
 
 
 def _seeds(value: object) -> tuple[int, ...]:
-    good = (
-        isinstance(value, list) and value and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
-    )
-    if not good or len(set(value)) < len(value) or min(value) < 0:  # type: ignore[arg-type,type-var]
+    given = value if isinstance(value, list) else []
+    found = tuple(one for one in given if isinstance(one, int) and not isinstance(one, bool) and one >= 0)
+    if not found or len(set(found)) < len(given):
         raise ValueError(f"seeds: found {value!r}; expected different whole numbers from 0, as [0, 1, 2]")
-    return tuple(value)  # type: ignore[arg-type]
+    return found
 
 
 def _texts(where: str, value: object) -> tuple[str, ...]:

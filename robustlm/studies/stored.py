@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -174,7 +173,7 @@ def progress(run: Run) -> Progress:
 # --- what it cost ------------------------------------------------------------------------------------------------
 
 
-def cost(run: Run, part: str) -> dict[str, float | None]:
+def cost(run: Run, part: str) -> dict[str, object]:
     """What `fit`, `test` or the trial of a run cost, by `robustlm.callbacks.cost`; empty if that is not stored."""
     folders = {"fit": run.folder / FIT, TRIAL: run.folder / TRIAL / FIT}
     if part in folders:
@@ -182,7 +181,7 @@ def cost(run: Run, part: str) -> dict[str, float | None]:
     else:
         table = table_of(run)
         file = run.folder / "test" / COST if table is None else table.with_name(COST)
-    return cast("dict[str, float | None]", _json(file) or {})
+    return _json(file) or {}
 
 
 def took(run: Run) -> float | None:

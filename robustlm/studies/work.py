@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,17 +137,17 @@ class Work:
         return steps
 
 
-def _spent(cost: dict[str, object] | dict[str, float | None], by: str) -> float:
+def _spent(cost: Mapping[str, object], by: str) -> float:
     """What a fit cost: seconds, or positions run forward and backward."""
     names = ("seconds",) if by == "time" else ("forward", "backward")
     values = [cost.get(name) for name in names]
     return sum(float(value) for value in values if isinstance(value, int | float))
 
 
-def _each_step(cost: dict[str, float | None], by: str) -> float:
+def _each_step(cost: Mapping[str, object], by: str) -> float:
     """What a step costs, by a short fit, whose first step warms up and does not count."""
     first, steps = cost.get("first"), cost.get("steps")
-    if not isinstance(first, dict) or not steps or steps < 2:
+    if not isinstance(first, dict) or not isinstance(steps, int) or steps < 2:
         return 0.0
     return (_spent(cost, by) - _spent(first, by)) / (steps - 1)
 
@@ -156,7 +156,7 @@ def _check_steps(run: Run, steps: int | None) -> None:
     found = stored.cost(run, "fit").get("steps")
     if steps is not None and found != steps:
         raise FailedRun(
-            f"the fit ended after {found:g} of {steps} steps" if found else "the fit did not say how many steps it took"
+            f"the fit ended after {found} of {steps} steps" if found else "the fit did not say how many steps it took"
         )
 
 

@@ -6,12 +6,13 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from robustlm.cli.arguments import value_of
 from robustlm.evaluation.record import Record
-from robustlm.evaluation.table import write_table
+from robustlm.evaluation.table import read_table, write_table
 
 CONDITIONS = ("clean", "mixed@0.2", "mixed@0.4", "unseen")
 WAITS = "ROBUSTLM_TEST_WAITS"
@@ -71,3 +72,9 @@ def _meet(folder: Path) -> None:
     while len(list(folder.iterdir())) < 2:
         assert time.monotonic() < until, "no other process came"
         time.sleep(0.05)
+
+
+def answers_with(table: Path, **changes: str) -> None:
+    """Change a column of a prediction table."""
+    rows = read_table(table)
+    write_table(table, [replace(row, **changes, correct=False) for row in rows], CONDITIONS)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import yaml
 from robustlm.assets import known_studies
 from robustlm.cli import entry, main
 from robustlm.cli.arguments import value_of
-from robustlm.evaluation.table import SCHEMA
+from robustlm.evaluation.table import SCHEMA, write_table
 from robustlm.studies import stored
 from robustlm.studies.plan import runs_of
 from robustlm.studies.spec import read_study, study_file
@@ -265,7 +265,7 @@ def test_an_answer_that_is_missing_is_asked_again(site: Path, monkeypatch: pytes
     file = Path("runs/small/plain/seed-0/test/predictions.parquet")
     rows = fake.answers("plain", 0)
     rows[3].error = "no answer"
-    fake.write_table(file, rows)
+    write_table(file, rows)
     Ran.commands.clear()
     main(["study", "small.yaml", "--arms=[plain]", "--seeds=[0]"])
     (again,) = Ran.commands
