@@ -189,11 +189,16 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         `return {**super().losses(passes), "mine": ...}`.
         """
         found = self.supervised(passes)
+        if any(term.name not in found for term in self.terms):
+            self.compare(passes, found)
+        return found
+
+    def compare(self, passes: Passes, found: dict[str, Tensor]) -> None:
+        """Add the losses of `terms` to those that were found, and log the terms' curves."""
         for term in self.terms:
             answers = found["answer"] if "answer" in found else found["adversarial"]
             found[term.name], curves = term.losses(passes, answers)
             self.log_dict({f"{term.name}/{name}": value for name, value in curves.items()}, batch_size=1)
-        return found
 
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
         """The cross-entropy of true answers, as `answer`."""
