@@ -42,8 +42,8 @@ ANSWER = {"role": "assistant", "content": "Blue sky, 7 degrees."}
 AGAIN = {"role": "user", "content": "And in Rome?"}
 CALLED_AGAIN = {"role": "assistant", "content": "", "tool_calls": [call("Rome", "123456789")]}
 TOLD_AGAIN = {**TOLD, "tool_call_id": "123456789", "content": "rain"}
-ROUND = [ASKED, CALLED, TOLD, ANSWER]
-CHATS = {
+ROUND: list[dict[str, Any]] = [ASKED, CALLED, TOLD, ANSWER]
+CHATS: dict[str, list[dict[str, Any]]] = {
     "call": [ASKED, CALLED],
     "answer": ROUND,
     "second call": [*ROUND, AGAIN, CALLED_AGAIN],
