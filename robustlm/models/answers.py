@@ -88,7 +88,10 @@ def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling, *
     inputs = answer_inputs(loaded, view, embeds)
     pool = partial(inputs.pooled, pooling=pooling)
     late = late and whole is None
-    with _head_pass(loaded, inputs.places, pool, late=late) as current, known_padding(view.layout.padded):
+    with (
+        _head_pass(loaded, inputs.places, pool, late=late) as current,
+        known_padding(inputs.sequence or view.layout.padded),
+    ):
         logits: Tensor | LateLogits = loaded.runner(**inputs.arguments).logits[0]
     assert current.state is not None
     if late:
@@ -149,7 +152,7 @@ def _more_than_the_head(loaded: LoadedModel, head: nn.Module, view: View, embeds
         inputs = answer_inputs(loaded, one, embeds[:1])
         handle = head.register_forward_hook(instead)
         try:
-            with _head_pass(loaded, inputs.places, late=True), known_padding(one.layout.padded):
+            with _head_pass(loaded, inputs.places, late=True), known_padding(inputs.sequence or one.layout.padded):
                 found = loaded.runner(**inputs.arguments).logits
         finally:
             handle.remove()
@@ -167,24 +170,24 @@ def _more_than_the_head(loaded: LoadedModel, head: nn.Module, view: View, embeds
 
 def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
     """Run inputs only for hooks in the layers. The head computes the answer positions only."""
-    with _head_pass(loaded, inputs.places):
+    with _head_pass(loaded, inputs.places), known_padding(inputs.sequence):
         loaded.runner(**inputs.arguments)
 
 
 def logits_at(
-    loaded: LoadedModel, at: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+    loaded: LoadedModel, places: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
 ) -> tuple[Tensor, Cache]:
     """Logits `[n, V]` of the base model at n chosen positions, and the cache with the new keys and values.
 
     Args:
         loaded: The model.
-        at: Bool `[R, T]`, true at the n chosen positions.
+        places: Int64 `[n]`: the chosen positions, row · T + column, none twice.
         ids: Int64 `[R, T]`.
         mask: Int64 `[R, C + T]`, over the positions in the cache and the ids.
         positions: Int64 `[R, T]`.
         cache: Keys and values of C positions, an object of transformers; `None`: the model creates one.
     """
-    with _head_pass(loaded, at.flatten().nonzero()[:, 0]):
+    with _head_pass(loaded, places):
         out = loaded.base(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, past_key_values=cache
         )

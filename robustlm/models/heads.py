@@ -206,7 +206,7 @@ class _Fused(torch.autograd.Function):
                 elif (buffer := kept[number]) is not None:
                     buffer[at] = gradient.to(buffer.dtype) / scale
             losses.append(found.detach())
-        ctx.save_for_backward(*kept)  # type: ignore[arg-type]  # null is allowed, and stays null
+        ctx.save_for_backward(*kept)  # type: ignore[arg-type]  # takes null too
         ctx.dtypes = [one.dtype for one in states]  # type: ignore[attr-defined]
         return torch.cat(losses)
 

@@ -52,6 +52,8 @@ class Passes:
         self._answers: dict[str, AnswerOutput] = {}
         self._embeds: dict[str, Tensor] = {}
         self._row_losses: dict[str, Tensor] = {}
+        self._positions = 0
+        self._tokens = 0
         self._rng = _RandomState(batch.raw.input_ids.device)
 
     # --- views -------------------------------------------------------------------------------------------------
@@ -85,6 +87,7 @@ class Passes:
             inputs_embeds: `[R, T, H]`; replaces the view's own embeddings.
             masks: Number of the set of dropout masks. Passes of a step with the same number use the same masks.
         """
+        self._count(view)
         with self._rng.replayed(masks):
             if self._chunk_rows is None or len(view) <= self._chunk_rows or not torch.is_grad_enabled():
                 return self._run(view, inputs_embeds, self._many_logits(view))
@@ -107,6 +110,16 @@ class Passes:
         """Number of logits that are always computed at once; null: any number."""
         return FEWEST if self._chunk_logits == "auto" else self._chunk_logits
 
+    def _count(self, view: View) -> None:
+        tokens = sum(view.layout.lengths)
+        self._tokens += tokens
+        self._positions += tokens if self.backbone.padding_free else view.input_ids.numel()
+
+    @property
+    def padding(self) -> float:
+        """The share of positions that were padding, in all passes so far; of an encoder–decoder, in its encoder."""
+        return 1 - self._tokens / self._positions if self._positions else 0.0
+
     def _in_chunks(self, view: View, embeds: Tensor | None, size: int) -> AnswerOutput:
         """The same answers, but memory holds the activations of only one chunk at a time.
 
@@ -127,11 +140,11 @@ class Passes:
         embeds = self.backbone.embed(view.input_ids) if embeds is None else embeds
         slices = [slice(start, start + size) for start in range(0, len(view), size)]
         parts = [checkpoint(part, embeds[at], at, use_reentrant=False) for at in slices]
-        scores, *others = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        scores, targets, rows, state = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
         like, first[:] = first[0], [None]  # so that its graph is not kept, nor that of a chunk that runs again
         assert like is not None
         logits = scores if like.late is None else like.late.at(scores, like.late.values // size * len(view))
-        return AnswerOutput(logits, *others, like.whole)
+        return AnswerOutput(logits, targets, rows, state, like.whole)
 
     # --- what losses are made of -------------------------------------------------------------------------------
 
