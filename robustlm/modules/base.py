@@ -273,6 +273,10 @@ class InstructionTuning(Answering, Checkpointed):
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks
 
+    def on_train_start(self) -> None:
+        """Check the model's passes before the first step."""
+        self.backbone.check_passes()
+
     def on_train_batch_start(self, batch: InstructionBatch, batch_idx: int) -> None:
         """Seed random numbers from seed, step and rank only, so that a resumed run draws the same numbers."""
         assert self._seed is not None
