@@ -189,14 +189,16 @@ def step_check(bench: Bench, case: Case, mode: Mode, note: Note, **loading: Any)
     return _finding(bench.measured(case, mode, found), {"scale": found.scale} if mode == "fp16-mixed" else {})
 
 
-def attention_check(bench: Bench, case: Case, mode: Mode, attention: str, note: Note) -> Finding:
-    """One case with an attention kernel."""
+def attention_check(
+    bench: Bench, case: Case, mode: Mode, attention: str, note: Note, padding_free: bool = False
+) -> Finding:
+    """One case with an attention kernel; with `padding_free`, its rows run in one sequence without padding."""
     if attention == "flash_attention_2":
         if bench.device != "cuda":
             raise Skip("FlashAttention needs a CUDA GPU")
         if find_spec("flash_attn") is None:
             raise Skip("flash-attn is not installed")
-    return step_check(bench, case, mode, note, attention=attention)
+    return step_check(bench, case, mode, note, attention=attention, padding_free=padding_free)
 
 
 def compiled_check(bench: Bench, case: Case, mode: Mode, note: Note) -> Finding:
@@ -400,7 +402,7 @@ def _slope_error(bench: Bench, name: str, options: dict[str, Any], *, forgetful:
 
 
 def draws_check(bench: Bench, note: Note) -> Finding:
-    """Draws of this device: in [−1, 1], mean 0, variance 1/3, and independent of a row's neighbours and padding."""
+    """Draws of this device: those of the CPU, in [−1, 1], mean 0, variance 1/3, and the same without neighbours."""
     rows, width, hidden = 4, 64, 256
     embeds = torch.zeros(rows, width, hidden, device=bench.device)
     mask = torch.zeros(rows, width, dtype=torch.bool, device=bench.device)
@@ -411,7 +413,9 @@ def draws_check(bench: Bench, note: Note) -> Finding:
     drawn = found[mask]
     alone = uniform(embeds[2:3, 16:], mask[2:3, 16:], seeds[2:3])
     error = 6 / math.sqrt(drawn.numel())  # six standard errors of a draw whose deviation is below 1
+    on_cpu = uniform(embeds.cpu(), mask.cpu(), seeds)
     measures = [
+        Measure("drawn here and on the CPU", float((found.cpu() - on_cpu).abs().max()), 0.0),
         Measure("largest draw", float(found.abs().max()), 1.0),
         Measure("mean", abs(float(drawn.double().mean())), error),
         Measure("variance − 1/3", abs(float(drawn.double().var()) - 1 / 3), error),
@@ -610,6 +614,17 @@ def checks(settings: Settings) -> list[Check]:
     for name in KERNEL_CASES:
         for attention, mode in KERNELS:
             add(f"{attention}: {name}, {mode}", 1.5, attention_check, BY_NAME[name], mode, attention)
+    name = KERNEL_CASES[-1]
+    for attention, mode in KERNELS:
+        add(
+            f"{attention}, padding-free: {name}, {mode}",
+            1.5,
+            attention_check,
+            BY_NAME[name],
+            mode,
+            attention,
+            padding_free=True,
+        )
         add(f"4-bit: {name}, bf16-mixed", 6, four_bit_check, BY_NAME[name])
     add("random draws", 2, draws_check)
     for mode in MODES:

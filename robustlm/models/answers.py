@@ -162,8 +162,8 @@ def _more_than_the_head(loaded: LoadedModel, head: nn.Module, view: View, embeds
             return "the model changes the logits after its head"
         states = torch.linspace(-1.0, 1.0, 3 * width).reshape(3, width).sin().to(embeds)
         together, alone = _logits(head, states).float(), _logits(head, states[1:2]).float()
-    tolerance = 0.02 * float(together.abs().amax())
-    if not torch.allclose(together[1:2], alone, rtol=0, atol=tolerance):
+    # a rounding of bf16 is 0.004; a head that mixes tokens differs far more
+    if bool((together[1:2] - alone).abs().amax() > 0.02 * together.abs().amax()):
         return "the head's logits of a token depend on other tokens"
     return None
 
@@ -175,19 +175,19 @@ def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
 
 
 def logits_at(
-    loaded: LoadedModel, at: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+    loaded: LoadedModel, places: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
 ) -> tuple[Tensor, Cache]:
     """Logits `[n, V]` of the base model at n chosen positions, and the cache with the new keys and values.
 
     Args:
         loaded: The model.
-        at: Bool `[R, T]`, true at the n chosen positions.
+        places: Int64 `[n]`: the chosen positions, row · T + column, none twice.
         ids: Int64 `[R, T]`.
         mask: Int64 `[R, C + T]`, over the positions in the cache and the ids.
         positions: Int64 `[R, T]`.
         cache: Keys and values of C positions, an object of transformers; `None`: the model creates one.
     """
-    with _head_pass(loaded, at.flatten().nonzero()[:, 0]):
+    with _head_pass(loaded, places):
         out = loaded.base(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, past_key_values=cache
         )

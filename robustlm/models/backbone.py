@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlm.batch import View
-from robustlm.models import generation, hidden_states, scoring
+from robustlm.models import casts, generation, hidden_states, scoring
 from robustlm.models.answers import answers, watch_head
 from robustlm.models.base import Answer, AnswerOutput, LanguageModel, OptionScores, Pooling
 from robustlm.models.hidden_states import Layer, check_layer
@@ -81,6 +81,16 @@ class Backbone(LanguageModel):
             self._parts = read_model(self._place, self.config, self.tokenizer, self.loading, self.tuning)
             self.model = self._parts.model
             watch_head(self.base.get_output_embeddings())
+
+    def keep_casts(self, dtype: torch.dtype) -> None:
+        """Cast frozen float32 weights once for autocast to `dtype`, if `loading.cast_once` says so; see `casts`."""
+        if self.loading.cast_once:
+            casts.keep_casts(self.parts.model, dtype)
+
+    def drop_casts(self) -> None:
+        """Undo `keep_casts`. Raises `RuntimeError` if frozen weights have changed since."""
+        if self._parts is not None:
+            casts.drop_casts(self._parts.model)
 
     @property
     def parts(self) -> LoadedModel:

@@ -43,6 +43,9 @@ class Loading:
     """Quantise frozen weights to 4-bit NF4 (needs bitsandbytes and a CUDA GPU; train an adapter on top)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant): less memory, about a third more time."""
+    cast_once: bool = True
+    """Under mixed precision, cast frozen float32 weights once and keep the copy, instead of at each pass. The results
+    are the same; the copy takes half as much memory as the weights."""
     padding_free: bool = False
     """Run the rows of a batch in one sequence without padding, each row on its own; for decoders. Losses and gradients
     are those of padded rows."""
