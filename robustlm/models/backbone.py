@@ -104,6 +104,10 @@ class Backbone(LanguageModel):
         """See `LanguageModel.padding_free`."""
         return self.loading.padding_free
 
+    def check_passes(self) -> None:
+        """See `LanguageModel.check_passes`: without padding, the model must keep rows apart."""
+        self._separating()
+
     def _separating(self) -> LoadedModel:
         """The loaded model. Before the first pass without padding, the model shows that it keeps rows apart."""
         if not self._separates:

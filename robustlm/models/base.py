@@ -182,6 +182,9 @@ class LanguageModel(nn.Module, ABC):
         """Whether the rows of a view run without their padding."""
         return False
 
+    def check_passes(self) -> None:
+        """Raise `ValueError` if passes would not compute what they should; called when the model is on its device."""
+
     @property
     def base(self) -> Any:
         """The transformers model inside a PEFT wrapper; this object itself if there is none."""

@@ -140,6 +140,7 @@ class ANIT(InstructionTuning):
 
     def on_train_start(self) -> None:
         """Copy the adversary's state before an optimiser step, since each micro-batch may change it."""
+        super().on_train_start()
         self._keep_adversary()
 
     def on_train_batch_end(self, outputs: object, batch: InstructionBatch, batch_idx: int) -> None:

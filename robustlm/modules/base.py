@@ -276,6 +276,10 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks
         super().on_fit_start()
 
+    def on_train_start(self) -> None:
+        """Check the model's passes before the first step."""
+        self.backbone.check_passes()
+
     def on_train_batch_start(self, batch: InstructionBatch, batch_idx: int) -> None:
         """Seed random numbers from seed, step and rank only, so that a resumed run draws the same numbers."""
         assert self._seed is not None
