@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
+from robustlm.assets import known_configs
 from robustlm.cli import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(str(file.relative_to(CONFIGS).with_suffix("")) for file in CONFIGS.rglob("*.yaml"))
+NAMES = known_configs()
 ROWS = [
     {"instruction": "Name the entities.", "adv_instruction": "Name teh the entities.", "input": "Ada is in Oslo."},
     {"instruction": "List all names in it.", "adv_instruction": "names all List in it.", "input": "Bo met Cy."},
