@@ -19,7 +19,7 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
     """Raise if a run with these settings would fail late, train nothing, or write outside of its folder.
 
     Args:
-        command: `fit`, `validate`, `test`, `predict` or `check`.
+        command: `fit`, `validate`, `test`, `predict`, `check` or `plan`.
         settings: All settings of the command by section (`trainer`, `checkpoint`, …), as plain data.
 
     Raises:
@@ -47,7 +47,7 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
         check_name("predictions.name", predictions.get("name", "predictions.parquet"))
         if not str(predictions.get("name", ".parquet")).endswith(".parquet"):
             raise ValueError(f"predictions.name: found {predictions['name']!r}; expected a name that ends in .parquet")
-    if command != "check" and (root := trainer.get("default_root_dir")):
+    if command not in ("check", "plan") and (root := trainer.get("default_root_dir")):
         check_folder("trainer.default_root_dir", root)
     data = (settings.get("data") or {}).get("init_args") or {}
     if rejected := data.get("rejected"):

@@ -28,7 +28,7 @@ from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.checkpointed import Checkpointed
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.terms import Term
-from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
+from robustlm.optim.config import AdamW, Groups, Optimizer, Schedule, parameter_groups
 from robustlm.utils.finite import step_extent
 
 log = logging.getLogger(__name__)
@@ -233,15 +233,19 @@ class InstructionTuning(Answering, Checkpointed):
         """Load the weights."""
         self.backbone.load()
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser of the trained parameters, and its schedule."""
+    def optimizer_groups(self) -> Groups:
+        """The trained parameters in groups, as `optimizer` takes them."""
         groups = parameter_groups(self.backbone.base)
         grouped = {id(p) for group in groups for p in group["params"]}
         outside = [p for p in self.parameters() if p.requires_grad and id(p) not in grouped]
         if outside:  # prefixes and soft prompts are in the PEFT wrapper; a subclass may have its own head
             groups.append({"params": outside, "hidden": False})
+        return groups
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser of the trained parameters, and its schedule."""
         self.check_trained()
-        optimizer = self.optimizer.build(groups)
+        optimizer = self.optimizer.build(self.optimizer_groups())
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = self.schedule.build(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
