@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from robustlm.batch import View
 from robustlm.models import generation, hidden_states, scoring
@@ -16,6 +18,7 @@ from robustlm.models.hidden_states import Layer, check_layer
 from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
 from robustlm.models.sampling import Generation
+from robustlm.models.sharding import check_shardable, shard, whole
 from robustlm.models.tuning import Tuning
 
 __all__ = ["Backbone", "Loading"]
@@ -78,6 +81,24 @@ class Backbone(LanguageModel):
             self.model = self._parts.model
             watch_head(self.base.get_output_embeddings())
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Read the weights, and divide them among the devices of a mesh; see `sharding.shard`."""
+        if self._parts is None:
+            check_shardable(self.loading, self.tuning)
+            self.load()
+            shard(self.parts, mesh)
+
+    def gathered(self) -> dict[str, Tensor] | None:
+        """The weights to save, whole and on the CPU, if they are divided among devices; else null.
+
+        With an adapter, these are its weights, otherwise all of the model's. Call it on every rank.
+        """
+        named = dict(self.parts.model.named_parameters() if self.parts.is_peft else self.parts.model.state_dict())
+        if not any(isinstance(value, DTensor) for value in named.values()):
+            return None
+        kept = (one for one in named.items() if one[1].requires_grad or not self.parts.is_peft)
+        return {name: whole(value.detach()).cpu() for name, value in kept}
+
     @property
     def parts(self) -> LoadedModel:
         """The loaded model, for the functions of this subpackage. Raises `RuntimeError` before `load`."""
@@ -108,7 +129,7 @@ class Backbone(LanguageModel):
         if self._scale is None or table.weight.requires_grad:
             norms = torch.linalg.vector_norm(table.weight.detach(), dim=-1, dtype=torch.float32)
             factor = float(getattr(table, "scalar_embed_scale", 1.0))
-            self._scale = norms.sum() / (norms > 0).sum() * factor
+            self._scale = whole(norms.sum()) / whole((norms > 0).sum()) * factor
         return self._scale
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from robustlm.batch import View
 
@@ -114,6 +115,10 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def load(self) -> None:
         """Read the weights, if there are any."""
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Read the weights, and divide them among the devices of a mesh."""
+        raise self._refused()
 
     @abstractmethod
     def generate(self, view: View, max_new_tokens: int) -> list[str]:

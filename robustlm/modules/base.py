@@ -230,8 +230,25 @@ class InstructionTuning(Answering, Checkpointed):
         return [StepBoundary()]
 
     def configure_model(self) -> None:
-        """Load the weights."""
-        self.backbone.load()
+        """Load the weights, and divide them among devices if the strategy does (`FSDP2`)."""
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is None:
+            self.backbone.load()
+        else:
+            self.check_sharded()
+            self.backbone.shard(mesh["data_parallel"])
+
+    def check_sharded(self) -> None:
+        """Refuse settings that do not work if weights are divided among devices. Subclasses extend it.
+
+        Raises:
+            ValueError: A setting is wrong; the message says why.
+        """
+        if self.chunk_rows is not None:
+            raise ValueError(
+                f"chunk_rows: found {self.chunk_rows}; expected null with FSDP2, because ranks with other numbers of "
+                "chunks would wait for each other"
+            )
 
     def optimizer_groups(self) -> Groups:
         """The trained parameters in groups, as `optimizer` takes them."""

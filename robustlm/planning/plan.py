@@ -61,11 +61,20 @@ class Plan:
     precision: str = "32-true"
     accumulated: int = 1
     clipped: bool = True
+    foreach: bool = True
+    """See `trace_step`: true on a GPU."""
 
     @cached_property
     def step(self) -> Step | DeepStep:
         """The traced step, on a device that holds everything."""
-        return measure_step(self.module, self.shape, self.precision, accumulated=self.accumulated, clipped=self.clipped)
+        return measure_step(
+            self.module,
+            self.shape,
+            self.precision,
+            accumulated=self.accumulated,
+            clipped=self.clipped,
+            foreach=self.foreach,
+        )
 
     @cached_property
     def memory(self) -> Memory:

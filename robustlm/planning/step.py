@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from robustlm.batch import InstructionBatch
 from robustlm.models.backbone import Backbone
+from robustlm.models.sharding import layers_of
 from robustlm.modules import InstructionTuning
 from robustlm.planning.rows import Shape
 from robustlm.planning.trace import Part, Peak, Trace, Tracer, without_data
@@ -104,19 +105,27 @@ and pass."""
 
 
 def measure_step(
-    module: InstructionTuning, shape: Shape, precision: str, *, accumulated: int = 1, clipped: bool = True
+    module: InstructionTuning,
+    shape: Shape,
+    precision: str,
+    *,
+    accumulated: int = 1,
+    clipped: bool = True,
+    foreach: bool = True,
 ) -> Step | DeepStep:
     """Trace a step, of a model with many equal layers by two steps with few; see `trace_step` for arguments."""
     layers = _equal_layers(module)
     if layers is not None and layers >= _DEEP:
         few, more = (
-            trace_step(_with_layers(module, count), shape, precision, accumulated=accumulated, clipped=clipped)
+            trace_step(
+                _with_layers(module, count), shape, precision, accumulated=accumulated, clipped=clipped, foreach=foreach
+            )
             for count in (FEW, MORE)
         )
         found = DeepStep(few, more, layers)
         if found.alike():
             return found
-    return trace_step(fresh(module), shape, precision, accumulated=accumulated, clipped=clipped)
+    return trace_step(fresh(module), shape, precision, accumulated=accumulated, clipped=clipped, foreach=foreach)
 
 
 def _equal_layers(module: InstructionTuning) -> int | None:
@@ -140,7 +149,13 @@ def _with_layers(module: InstructionTuning, count: int) -> InstructionTuning:
 
 
 def trace_step(
-    module: InstructionTuning, shape: Shape, precision: str, *, accumulated: int = 1, clipped: bool = True
+    module: InstructionTuning,
+    shape: Shape,
+    precision: str,
+    *,
+    accumulated: int = 1,
+    clipped: bool = True,
+    foreach: bool = True,
 ) -> Step:
     """Trace the second step of a run: the optimiser's state and the gradients of the first step are there.
 
@@ -150,6 +165,8 @@ def trace_step(
         precision: As in `trainer.precision`.
         accumulated: Micro-batches of a step. The trace has one; their operations are counted for all.
         clipped: Whether gradients are clipped by their norm.
+        foreach: Whether the optimiser changes all weights at once, torch's choice on a GPU. On a CPU it changes one
+            after the other, which needs less memory.
 
     Raises:
         ValueError: The model cannot be built without its weights, or the precision is not known.
@@ -181,7 +198,7 @@ def trace_step(
         optimizer = module.optimizer.build(module.optimizer_groups())
         for group in optimizer.param_groups:
             if group.get("foreach", False) is None:
-                group["foreach"] = True  # torch's choice on a GPU; one tensor at a time is its choice on a CPU
+                group["foreach"] = foreach
         with tracer.counting("gradients"):
             for p in trained:
                 p.grad = torch.empty_like(p)
@@ -200,7 +217,7 @@ def trace_step(
         tracer.know((p.grad for p in trained), "gradients")
         tracer.begin("optimiser")
         if clipped:
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=foreach)
         optimizer.step()
         tracer.trace.operations += (accumulated - 1) * once
     return Step(tracer.trace, weights)
@@ -268,7 +285,7 @@ def _weights(module: InstructionTuning) -> Weights:
         linear=sum(w.numel() for w in linear),
         linear_bytes=sum(w.nbytes for w in linear),
         widest=max((w.numel() for w in linear), default=0),
-        layer_bytes=max((_bytes(layer) for layer in transformer_layers(base)), default=0),
+        layer_bytes=max((_bytes(layer) for layer in layers_of(base)), default=0),
         table_bytes=_bytes(base.get_input_embeddings()),
     )
 
@@ -279,13 +296,6 @@ def _linear(module: InstructionTuning) -> list[nn.Parameter]:
     outside = {id(base.get_output_embeddings().weight), id(base.get_input_embeddings().weight)}
     found = {id(m.weight): m.weight for m in base.modules() if isinstance(m, nn.Linear)}
     return [w for key, w in found.items() if key not in outside and not w.requires_grad]
-
-
-def transformer_layers(base: nn.Module) -> list[nn.Module]:
-    """The transformer layers of a model: the children of its largest lists of modules, an encoder's and a decoder's."""
-    lists = [list(m) for m in base.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    most = max((sum(p.numel() for p in one[0].parameters()) for one in lists), default=0)
-    return [layer for one in lists if 2 * sum(p.numel() for p in one[0].parameters()) >= most for layer in one]
 
 
 def _bytes(module: nn.Module) -> int:
