@@ -67,10 +67,11 @@ class Plan:
     @cached_property
     def step(self) -> Step | DeepStep:
         """The traced step, on a device that holds everything."""
+        deep = self.sharding.deep and self.precision in ("bf16-mixed", "16-mixed")
         return measure_step(
             self.module,
             self.shape,
-            self.precision,
+            self.precision.replace("mixed", "true") if deep else self.precision,
             accumulated=self.accumulated,
             clipped=self.clipped,
             foreach=self.foreach,
@@ -80,7 +81,6 @@ class Plan:
     def memory(self) -> Memory:
         """Memory of one GPU, by part."""
         weights = self.step.weights
-        whole = self.step.peak({}).parts
         peak = self.step.peak(self.sharding.shares)
         parts: dict[str, float] = dict(peak.parts)
         notes = []
@@ -89,9 +89,9 @@ class Plan:
             parts["frozen weights"] += share * (FOUR_BIT * weights.linear - weights.linear_bytes)
             parts["activations"] = parts.get("activations", 0.0) + 2.0 * weights.widest
             notes.append("activations hold one dequantised matrix in bf16")
-        extra, what = self.sharding.extra(
-            weights, whole.get("trained weights", 0.0), 4.0 * weights.trained if self._wide else 2.0 * weights.trained
-        )
+        halved = "16" in self.precision
+        width = 2 if self.precision.endswith("16-true") or (halved and self.sharding.deep) else 4
+        extra, what = self.sharding.extra(weights, float(width * weights.trained), halved)
         if extra:
             parts[self.sharding.name] = extra
             notes.append(f"{self.sharding.name}: {what}")
@@ -191,7 +191,3 @@ class Plan:
     @property
     def _loading(self) -> Any:
         return self._backbone.loading
-
-    @property
-    def _wide(self) -> bool:
-        return not self.precision.endswith("16-true")

@@ -24,6 +24,11 @@ class Sharding:
     devices: int
 
     @property
+    def deep(self) -> bool:
+        """Whether DeepSpeed runs it. It keeps weights in 16 bits, and copies of the trained ones in fp32."""
+        return self.name.startswith("deepspeed")
+
+    @property
     def shares(self) -> dict[Part, float]:
         """The share of each part that one device holds, where it is not all of it."""
         part = 1 / self.devices
@@ -33,28 +38,31 @@ class Sharding:
             return {"gradients": part, "optimiser": part}
         return {}
 
-    def extra(self, weights: Weights, trained_bytes: float, gradient_bytes: float) -> tuple[float, str]:
+    def extra(self, weights: Weights, gradients: float, halved: bool) -> tuple[float, str]:
         """Bytes that the strategy itself holds on each device, and what they are.
 
         Args:
             weights: Of the model.
-            trained_bytes: Bytes of all trained weights.
-            gradient_bytes: Bytes of their gradients.
+            gradients: Bytes of the gradients.
+            halved: Whether the step computes in 16 bits.
         """
         if self.devices == 1:
             return 0.0, ""
         if self.name == "ddp":
-            return gradient_bytes, "buckets, as large as the gradients (torch's DistributedDataParallel)"
+            return gradients, "buckets, as large as the gradients (torch's DistributedDataParallel)"
         if self.name == "fsdp2":
             return (
                 2.0 * weights.layer_bytes + weights.table_bytes,
                 "two whole layers and one table of embeddings (FSDP2 gathers the next layer during the last one)",
             )
-        masters = 4.0 * weights.trained / self.devices if trained_bytes < 4 * weights.trained else 0.0
+        # fp32 copies of the trained weights, and moments in fp32 where the trace has them in 16 bits
+        masters = (4.0 + 4.0) * weights.trained / self.devices if halved else 0.0
         if self.name == "deepspeed_stage_2":
-            return masters + 2 * 2 * min(_BUCKET, weights.trained), "fp32 copies of trained weights, and two buckets"
+            return masters + 2 * 2 * min(_BUCKET, weights.trained), (
+                "fp32 copies of trained weights, fp32 moments, and two buckets"
+            )
         live = min(_LIVE, weights.frozen + weights.trained)
-        return masters + 2 * live, "fp32 copies of trained weights, and weights that are gathered (10⁹ at most)"
+        return masters + 2 * live, ("fp32 copies of trained weights, fp32 moments, and gathered weights (10⁹ at most)")
 
 
 def sharding_of(strategy: Any, devices: int) -> Sharding:
@@ -71,7 +79,7 @@ def sharding_of(strategy: Any, devices: int) -> Sharding:
     name = str(strategy.get("class_path") if isinstance(strategy, Mapping) else strategy).rsplit(".", 1)[-1]
     if name in ("None", "auto", "ddp", "DDPStrategy") or name.startswith("ddp_"):
         return Sharding("ddp" if devices > 1 else "single", devices)
-    if name == "ModelParallelStrategy":
+    if name == "FSDP2":
         return Sharding("fsdp2", devices)
     stage = {"deepspeed": 2, "DeepSpeedStrategy": int(settings.get("stage") or 2)}.get(name)
     for number in (2, 3):
