@@ -41,10 +41,9 @@ def fits(folder: Path, backbone: str, train: str, names: Iterable[str] = CASES, 
     """The trained weights after a fit of each case, gathered."""
     found: dict[str, Any] = {}
     for name in names:
-        run = trainer(
-            folder / name, gradient_clip_val=0.5, max_steps=STEPS, callbacks=[AdapterExport(), *checkpoints(folder / name)],
-            **{"enable_checkpointing": True, **settings},
-        )  # fmt: skip
+        kept = [AdapterExport(), *checkpoints(folder / name)]
+        own = {"enable_checkpointing": True, "gradient_clip_val": 0.5, "max_steps": STEPS, **settings}
+        run = trainer(folder / name, callbacks=kept, **own)
         module = module_of(name, backbone)
         if isinstance(run.strategy, FSDP2):
             settings["strategy"] = FSDP2()
