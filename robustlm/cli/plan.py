@@ -43,7 +43,7 @@ class Target:
         found = cls(
             plain,
             _count("trainer.devices", trainer.get("devices")) * _count("trainer.num_nodes", trainer.get("num_nodes")),
-            str(trainer.get("precision") or "32-true"),
+            "bf16-mixed" if trainer.get("precision") == "auto" else str(trainer.get("precision") or "32-true"),
         )
         local = {"strategy": "auto", "devices": 1, "num_nodes": 1, "precision": None, "accelerator": "cpu"}
         for name, value in {**local, "plugins": None, "logger": False, "enable_progress_bar": False}.items():

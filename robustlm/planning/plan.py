@@ -75,6 +75,7 @@ class Plan:
             accumulated=self.accumulated,
             clipped=self.clipped,
             foreach=self.foreach,
+            once=self.sharding.name in ("single", "ddp"),
         )
 
     @cached_property

@@ -112,20 +112,29 @@ def measure_step(
     accumulated: int = 1,
     clipped: bool = True,
     foreach: bool = True,
+    once: bool = True,
 ) -> Step | DeepStep:
     """Trace a step, of a model with many equal layers by two steps with few; see `trace_step` for arguments."""
     layers = _equal_layers(module)
     if layers is not None and layers >= _DEEP:
         few, more = (
             trace_step(
-                _with_layers(module, count), shape, precision, accumulated=accumulated, clipped=clipped, foreach=foreach
+                _with_layers(module, count),
+                shape,
+                precision,
+                accumulated=accumulated,
+                clipped=clipped,
+                foreach=foreach,
+                once=once,
             )
             for count in (FEW, MORE)
         )
         found = DeepStep(few, more, layers)
         if found.alike():
             return found
-    return trace_step(fresh(module), shape, precision, accumulated=accumulated, clipped=clipped, foreach=foreach)
+    return trace_step(
+        fresh(module), shape, precision, accumulated=accumulated, clipped=clipped, foreach=foreach, once=once
+    )
 
 
 def _equal_layers(module: InstructionTuning) -> int | None:
@@ -156,6 +165,7 @@ def trace_step(
     accumulated: int = 1,
     clipped: bool = True,
     foreach: bool = True,
+    once: bool = True,
 ) -> Step:
     """Trace the second step of a run: the optimiser's state and the gradients of the first step are there.
 
@@ -167,6 +177,8 @@ def trace_step(
         clipped: Whether gradients are clipped by their norm.
         foreach: Whether the optimiser changes all weights at once, torch's choice on a GPU. On a CPU it changes one
             after the other, which needs less memory.
+        once: Whether frozen weights may be cast once for mixed precision (`loading.cast_once`), as on one device and
+            under DDP.
 
     Raises:
         ValueError: The model cannot be built without its weights, or the precision is not known.
@@ -177,6 +189,9 @@ def trace_step(
         warnings.simplefilter("ignore")  # transformers' own, of its layers
         module.configure_model()
     module.train()
+    if isinstance(plugin, MixedPrecision):  # as `Mixed.configure_model` does
+        for p in module.backbone.trained:
+            p.data = p.data.float()
     plugin.convert_module(module)
     if four_bit and precision != "32-true":  # a 4-bit layer computes in bf16, so autocast has nothing to cast
         for weight in _linear(module):
@@ -193,6 +208,11 @@ def trace_step(
     tracer.know(module.buffers(), "frozen weights")
     tracer.know(trained, "trained weights")
     tracer.know(_tensors(batch), "batch")
+    if isinstance(plugin, MixedPrecision) and once:
+        with mode:
+            module.backbone.keep_casts(torch.float16 if precision == "16-mixed" else torch.bfloat16)
+        copies = [getattr(layer, "cast", ()) for layer in module.modules()]
+        tracer.know((one for pair in copies for one in pair), "casts")
     with warnings.catch_warnings(), mode, tracer:
         warnings.simplefilter("ignore")  # there is no trainer to log to
         optimizer = module.optimizer.build(module.optimizer_groups())
@@ -204,7 +224,7 @@ def trace_step(
                 p.grad = torch.empty_like(p)
         with tracer.counting("optimiser"):
             optimizer.step()
-        tracer.trace.operations = 0
+        tracer.trace.operations = tracer.trace.traffic = 0
         with plugin.forward_context():
             tracer.begin("forward")
             loss = module.training_step(batch, 0)
@@ -213,13 +233,13 @@ def trace_step(
         tracer.begin("backward")
         torch.autograd.backward(loss)
         del loss
-        once = tracer.trace.operations
+        single = tracer.trace.operations
         tracer.know((p.grad for p in trained), "gradients")
         tracer.begin("optimiser")
         if clipped:
             torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=foreach)
         optimizer.step()
-        tracer.trace.operations += (accumulated - 1) * once
+        tracer.trace.operations += (accumulated - 1) * single
     return Step(tracer.trace, weights)
 
 

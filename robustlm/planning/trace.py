@@ -58,6 +58,8 @@ class Trace:
     """The number of events before each phase, and its name."""
     operations: int = 0
     """Floating-point operations of matrix products and attention; a multiplication and an addition are two."""
+    traffic: int = 0
+    """Bytes that the operations read and write, each tensor once for each operation."""
 
     def peak(self, after: str, shares: Mapping[Part, float] | None = None) -> Peak:
         """The moment with most memory.
@@ -132,6 +134,8 @@ class Tracer(TorchDispatchMode):
         count = _COUNTS.get(func._overloadpacket)
         if count is not None:
             self.trace.operations += count(*args, **(kwargs or {}), out_val=out)
+        if not func.is_view:
+            self.trace.traffic += sum(one.nbytes for one in tree_iter((args, kwargs, out)) if isinstance(one, Tensor))
         for value in tree_iter(out):
             if isinstance(value, Tensor):
                 self._block(value, self._part_of(func, args, value))
