@@ -22,7 +22,7 @@ FLOORS = (
     ("evaluation", "noise", "prompts", "sources"),
     ("adapters", "checkpoints", "conditions", "studies", "tools"),
     ("datamodules", "modules", "report"),
-    ("callbacks",),
+    ("callbacks", "planning"),
     ("cli", "tuned"),
     ("__main__",),
 )
