@@ -104,7 +104,7 @@ def main() -> None:
             cache = "null" if args.cache == "off" else str(folder / f"cache-{count}")
             command = [
                 sys.executable, "-m", "robustlm", "fit", *METHODS[args.method], "--model.backbone=builtin:tiny",
-                f"--data.train={file}", "--trainer.max_steps=1",
+                f"--data.train={file}", f"--data.cache_dir={cache}", "--trainer.max_steps=1",
                 "--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false",
                 "--run=null", f"--trainer.default_root_dir={folder / 'runs'}", *args.more,
             ]  # fmt: skip

@@ -76,11 +76,12 @@ class SharedEpoch:
     Args:
         variants: K.
         rows: n.
+        dtype: Type of the numbers.
     """
 
-    def __init__(self, variants: int, rows: int) -> None:
+    def __init__(self, variants: int, rows: int, dtype: torch.dtype = torch.float32) -> None:
         self._number = torch.full((1,), -1, dtype=torch.int64).share_memory_()
-        self._values = torch.zeros(variants, rows, dtype=torch.float32).share_memory_()
+        self._values = torch.zeros(variants, rows, dtype=dtype).share_memory_()
 
     @property
     def number(self) -> int:
@@ -88,16 +89,25 @@ class SharedEpoch:
         return int(self._number[0])
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """Float32 `[K, n]`."""
-        found: NDArray[np.float32] = self._values.numpy()
+    def values(self) -> NDArray[Any]:
+        """`[K, n]`."""
+        found: NDArray[Any] = self._values.numpy()
         return found
 
-    def set(self, number: int, values: NDArray[np.float64]) -> None:
+    def set(self, number: int, values: NDArray[Any]) -> None:
         """Set the values of an epoch."""
         self._number[0] = -1
         self._values.copy_(torch.from_numpy(values))
         self._number[0] = number
+
+
+def check_prepared(epoch: int, prepared: int) -> None:
+    """Raise `RuntimeError` in a worker process: it may not prepare an epoch that its training process has not."""
+    if get_worker_info() is not None:
+        raise RuntimeError(
+            f"data: a worker was asked for rows of epoch {epoch}, but the training process has prepared epoch "
+            f"{prepared}; call `prepare` before the first batch of an epoch"
+        )
 
 
 class VariedDataset(TrainDataset):
@@ -178,11 +188,7 @@ class VariedDataset(TrainDataset):
     def _stored_variants(self, number: int, shared: SharedEpoch) -> _Epoch:
         """The variants of an epoch, whose texts are made again for each batch, and whose β all processes share."""
         if shared.number != number:
-            if get_worker_info() is not None:
-                raise RuntimeError(
-                    f"data: a worker was asked for rows of epoch {number}, but the training process has prepared epoch "
-                    f"{shared.number}; call `prepare` before the first batch of an epoch"
-                )
+            check_prepared(number, shared.number)
             shared.set(number, np.stack([self._stored_beta(number, k) for k in range(self._variants)]))
         if self._epoch is None or self._epoch.number != number:
             texts = [

@@ -16,7 +16,7 @@ from robustlm.datamodules.grouping import Traits, task_of
 from robustlm.instructions.phrasings import meaning
 from robustlm.rows.arrow import ArrowRows
 from robustlm.sample import Sample, is_request
-from robustlm.sources.stored import StoredSamples, sample_columns, sample_values
+from robustlm.sources.stored import StoredSamples, sample_at, sample_columns, sample_values
 from robustlm.utils.random import drawn
 
 _INSTRUCTION, _CONTEXT, _REPLY = 1, 2, 4
@@ -152,6 +152,17 @@ class StoredRows(EncodedSamples):
             found += int(request.sum())
             count += len(request)
         return found, count
+
+    def banked(self) -> list[Sample]:
+        """One sample of each bank."""
+        import pyarrow.compute as pc
+
+        found: dict[str, Sample] = {}
+        for batch in self.rows.batches:
+            for name in pc.unique(batch.column("bank")).to_pylist():
+                if name not in found:
+                    found[name] = sample_at(batch, batch.column("bank").to_pylist().index(name))
+        return list(found.values())
 
     def traits(self) -> Traits:
         """What groups are formed by, as numbers."""
