@@ -169,7 +169,7 @@ class InstructionDataModule(LightningDataModule):
         noisy_turns: NoisyTurns = "last",
         draws: int = 1,
         cache_dir: str | None = DEFAULT_CACHE,
-        cache_above: float = 32.0,
+        cache_above: float = 10.0,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):

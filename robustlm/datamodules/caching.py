@@ -29,7 +29,7 @@ from robustlm.datamodules.preparation import Preparation, Tokenised
 from robustlm.datamodules.stored import StoredRows, stored_batch, stored_schema
 from robustlm.instructions.published import divided
 from robustlm.prompts.encoding import Encoder
-from robustlm.rows.arrow import ArrowRows, ArrowWriter
+from robustlm.rows.arrow import ArrowRows, ArrowWriter, RecordBatch
 from robustlm.rows.base import SourceError
 from robustlm.sample import Sample
 from robustlm.sources.large import LargeSources
@@ -255,7 +255,7 @@ def _tokenised(
     sources: LargeSources,
     asked: Callable[[list[Sample]], list[Sample]],
     preparation: Preparation,
-) -> tuple[list[str], Any, Tokenised, Counter[tuple[str, str]]]:
+) -> tuple[list[str], RecordBatch, Tokenised, Counter[tuple[str, str]]]:
     samples = asked(sources.samples(chunk))
     rows, found = preparation.fit_all(samples)
     ids = [sample.id for sample in samples]

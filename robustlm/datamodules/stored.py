@@ -14,7 +14,7 @@ from robustlm.batch import Encoded
 from robustlm.datamodules.batches import EncodedSamples
 from robustlm.datamodules.grouping import Traits, task_of
 from robustlm.instructions.phrasings import meaning
-from robustlm.rows.arrow import ArrowRows
+from robustlm.rows.arrow import ArrowRows, RecordBatch
 from robustlm.sample import Sample, is_request
 from robustlm.sources.stored import StoredSamples, sample_at, sample_columns, sample_values
 from robustlm.utils.random import drawn
@@ -38,7 +38,7 @@ def stored_schema() -> Any:
     return pa.schema([*sample_columns(), *tokens, *numbers, pa.field("request", pa.bool_())])
 
 
-def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded]) -> Any:
+def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded]) -> RecordBatch:
     """A record batch of `stored_schema`.
 
     The text of prompts and the places of tokens in it are not stored: only tests read them, and rows that are
@@ -71,7 +71,8 @@ def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded]) -> Any:
     schema = stored_schema()
     rest = list(schema)[-len(columns) :]
     values = [pa.array(values, item.type) for values, item in zip(columns, rest, strict=True)]
-    return pa.record_batch([*sample_values(samples), *values], schema=schema)
+    found: RecordBatch = pa.record_batch([*sample_values(samples), *values], schema=schema)
+    return found
 
 
 def _number(value: object) -> int:

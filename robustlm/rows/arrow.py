@@ -7,10 +7,45 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Column(Protocol):
+    """A column of a record batch, as pyarrow has it without types."""
+
+    @property
+    def null_count(self) -> int:
+        """Number of missing values."""
+
+    def __getitem__(self, row: int) -> Any: ...
+    def to_pylist(self) -> list[Any]:
+        """The values."""
+
+    def to_numpy(self, *, zero_copy_only: bool) -> NDArray[Any]:
+        """The values as an array."""
+
+    def is_null(self) -> Column:
+        """For each value, whether it is missing."""
+
+
+class RecordBatch(Protocol):
+    """A record batch, as pyarrow has it without types."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+
+    def column(self, name: str) -> Column:
+        """The column with this name."""
+
+    def slice(self, start: int, rows: int) -> RecordBatch:
+        """Some rows; `rows` may be too large."""
+
+    def filter(self, mask: object) -> RecordBatch:
+        """The rows at which an Arrow array of truth values is true."""
 
 
 class ArrowWriter:
@@ -21,7 +56,7 @@ class ArrowWriter:
         schema: Schema of the batches, a `pyarrow.Schema`.
     """
 
-    def __init__(self, path: Path, schema: Any) -> None:
+    def __init__(self, path: Path, schema: object) -> None:
         import pyarrow as pa
 
         self._sink = pa.OSFile(str(path), "wb")
@@ -29,7 +64,7 @@ class ArrowWriter:
         self.rows = 0
         """Number of rows that were written."""
 
-    def write(self, batch: Any) -> None:
+    def write(self, batch: RecordBatch) -> None:
         """Append a record batch; an empty one is left out."""
         if batch.num_rows:
             self._writer.write_batch(batch)
@@ -62,7 +97,7 @@ class ArrowRows:
         import pyarrow as pa
 
         self._reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-        self._batches: list[Any] = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
+        self._batches: list[RecordBatch] = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
 
     def __getstate__(self) -> Path:
@@ -76,11 +111,11 @@ class ArrowRows:
         return self._ends[-1] if self._ends else 0
 
     @property
-    def batches(self) -> list[Any]:
+    def batches(self) -> list[RecordBatch]:
         """The record batches, in order."""
         return self._batches
 
-    def place(self, row: int) -> tuple[Any, int]:
+    def place(self, row: int) -> tuple[RecordBatch, int]:
         """The batch of a row, and the row's number in it. Raises `IndexError` if there is no such row."""
         if row < 0:
             row += len(self)

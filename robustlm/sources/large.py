@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +156,7 @@ class LargeSources:
         i, number = chunk
         if i in self._given:
             return self._given[i][number * CHUNK : (number + 1) * CHUNK]
-        batch: Any = self._rows[i].batches[number]
+        batch = self._rows[i].batches[number]
         if i in self._kept:
             import pyarrow as pa
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from robustlm.rows.arrow import ArrowRows, ArrowWriter
+from robustlm.rows.arrow import ArrowRows, ArrowWriter, RecordBatch
 from robustlm.rows.base import Row, RowError, where_of
 from robustlm.rows.readers import iter_rows
 from robustlm.sample import Sample
@@ -56,7 +56,7 @@ def _as_sample(draft: Draft) -> Sample:
     )
 
 
-def drafts_in(batch: Any) -> list[Draft]:
+def drafts_in(batch: RecordBatch) -> list[Draft]:
     """The drafts of a record batch of `Spilled.rows`."""
     more = zip(*(batch.column(name).to_pylist() for name in ("form", "labelled", "lacking")), strict=True)
     return [
@@ -81,7 +81,7 @@ def drafts_in(batch: Any) -> list[Draft]:
 class _Drafted:
     """What became of a chunk of rows."""
 
-    batch: Any
+    batch: RecordBatch
     """A record batch, one row for each draft."""
     ids: list[tuple[int, int, str]]
     """Number of the row, number of the draft and id of each draft."""
@@ -175,7 +175,7 @@ class Spilled:
         """See `Loaded.notes`."""
         return row_notes(self.left_out, self.unshown, self.twins)
 
-    def settled(self, batch: Any, options: Mapping[str, Sequence[str]], dataset: str) -> list[Sample]:
+    def settled(self, batch: RecordBatch, options: Mapping[str, Sequence[str]], dataset: str) -> list[Sample]:
         """The samples of a record batch of the file; see `Loaded.settled`."""
         drafts = (draft for draft in drafts_in(batch) if draft.read.id not in self.bad)
         return [draft.settled(options.get(labelled_as(draft.task), ()), dataset) for draft in drafts]

@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, overload
 
-from robustlm.rows.arrow import ArrowRows
+from robustlm.rows.arrow import ArrowRows, RecordBatch
 from robustlm.sample import Context, Sample
 
 _CONTEXT = ("question", "format", "option", "text")
@@ -51,12 +51,12 @@ def sample_values(samples: Sequence[Sample]) -> list[Any]:
     return [pa.array(values, item.type) for values, item in zip(columns, sample_columns(), strict=True)]
 
 
-def sample_at(batch: Any, at: int) -> Sample:
+def sample_at(batch: RecordBatch, at: int) -> Sample:
     """The sample of a row of a record batch."""
     return _made([batch.column(item.name)[at].as_py() for item in sample_columns()])
 
 
-def samples_in(batch: Any) -> list[Sample]:
+def samples_in(batch: RecordBatch) -> list[Sample]:
     """The samples of all rows of a record batch."""
     columns = [batch.column(item.name).to_pylist() for item in sample_columns()]
     return [_made(values) for values in zip(*columns, strict=True)]

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,7 +17,7 @@ _AHEAD = 2
 """Chunks in progress for each process; the limit bounds memory."""
 _MOST = 16
 """Maximum number of processes; one process reads and writes, and cannot serve more."""
-_work: Callable[[Any], Any] | None = None
+_work: Callable[[Any], object] | None = None
 
 
 class LostProcessError(RuntimeError):
@@ -57,7 +57,7 @@ def in_order(work: Callable[[T], R], chunks: Iterable[T], processes: int = 1) ->
         return
     global _work
     _work = work
-    waiting: deque[tuple[T, Future[tuple[bool, Any]]]] = deque()
+    waiting: deque[tuple[T, Future[tuple[bool, R | None]]]] = deque()
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start)
     try:
         for chunk in chunks:
@@ -76,7 +76,7 @@ def _start() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def _run(chunk: Any) -> tuple[bool, Any]:
+def _run(chunk: object) -> tuple[bool, Any]:
     assert _work is not None
     try:
         return True, _work(chunk)
@@ -84,7 +84,7 @@ def _run(chunk: Any) -> tuple[bool, Any]:
         return False, None
 
 
-def _result(work: Callable[[T], R], chunk: T, future: Future[tuple[bool, Any]]) -> R:
+def _result(work: Callable[[T], R], chunk: T, future: Future[tuple[bool, R | None]]) -> R:
     from concurrent.futures.process import BrokenProcessPool
 
     try:
@@ -93,4 +93,4 @@ def _result(work: Callable[[T], R], chunk: T, future: Future[tuple[bool, Any]]) 
         raise LostProcessError(
             "a process that prepares rows was killed, perhaps because memory ran out; start the command again"
         ) from error
-    return result if done else work(chunk)
+    return cast(R, result) if done else work(chunk)
