@@ -280,6 +280,9 @@ class InstructionDataModule(LightningDataModule):
         """Dataset and sampler of each condition's loader."""
         self._answered = True
         """Whether test rows must have answers; rows of `predict` may lack them."""
+        self.samples_rows = False
+        """Whether `read` reads a part of the rows of large sources, which `check` looks at."""
+        self._every = 1
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
 
@@ -392,8 +395,17 @@ class InstructionDataModule(LightningDataModule):
         if self.bank:
             sources = [asked_by(source, self.bank) for source in sources]
         sources = [formatted_by(source, self.format) for source in sources]
-        if role == "train" and self._is_large(sources):
+        self._every = 1
+        if self.samples_rows and self.cache_dir is not None:
+            size = sum(unpacked_size(source, role) for source in sources)
+            self._every = max(1, math.ceil(size / (max(self.cache_above, 0.001) * 1e6)))
+        elif role == "train" and self._is_large(sources):
             return self._stored(sources)
+        if self._every > 1:
+            self.notes.append(
+                f"data.{role}: only 1 of {self._every} rows was checked, and labels are those of these rows, since the "
+                f"files have {size / 1e6:,.0f} MB (data.cache_above); --whole true checks all rows"
+            )
         samples = self.loaded(sources, role)
         self.phraser.say_divisions(samples, role)
         asked = [self.phraser.asked(sample, role) for sample in self.selected(samples, role)]
@@ -412,6 +424,7 @@ class InstructionDataModule(LightningDataModule):
             seed=self.seed,
             say=self.notes.append,
             answered=self._answered or role != "test",
+            every=self._every,
         )
         found = self._with_turns(samples, role)
         if len(found) > len(samples):

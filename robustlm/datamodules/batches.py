@@ -38,6 +38,8 @@ class EncodedSamples:
     measure: Measure = "options"
     """How the likeliest choice is found."""
 
+    prompt_lengths: Sequence[int] = field(default_factory=list)
+    """Number of tokens of each prompt before its context was cut; empty: not known."""
     stored: ClassVar[bool] = False
     """Whether rows lie in a file. Nothing may then hold an object for each row."""
 

@@ -259,4 +259,4 @@ def _tokenised(
     samples = asked(sources.samples(chunk))
     rows, found = preparation.fit_all(samples)
     ids = [sample.id for sample in samples]
-    return ids, stored_batch(rows.samples, rows.encoded), found, preparation.count_hidden(samples)
+    return ids, stored_batch(rows.samples, rows.encoded, rows.prompt_lengths), found, preparation.count_hidden(samples)

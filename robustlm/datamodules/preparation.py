@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,6 +104,7 @@ class Preparation:
         """Tokenise samples, and leave out those that are too long."""
         kept: list[Sample] = []
         encoded: list[Encoded] = []
+        lengths = array("q")
         found = Tokenised(len(samples))
         for start in range(0, len(samples), _TOGETHER):
             part = samples[start : start + _TOGETHER]
@@ -113,9 +115,10 @@ class Preparation:
                 try:
                     encoded.append(self.encoder.truncate(row, sample.id))
                     kept.append(sample)
+                    lengths.append(len(row.prompt_ids))
                 except TooLongError as error:
                     found.bad.append((sample.id, str(error)))
-        return EncodedSamples(kept, encoded), found
+        return EncodedSamples(kept, encoded, prompt_lengths=lengths), found
 
     def say_tokenised(self, found: Tokenised, role: str) -> None:
         """Log which rows were cut or left out.
@@ -141,9 +144,9 @@ class Preparation:
         found = EncodedSamples([], [], measure=self._scoring)
         bad: list[tuple[str, str]] = []
         shorter = 0
-        samples, encoded = list[Sample](), list[Encoded]()
+        samples, encoded, lengths = list[Sample](), list[Encoded](), array("q")
         choices = self.encoder.choice_ids(rows.samples)
-        for given, whole, ids in zip(rows.samples, rows.encoded, choices, strict=True):
+        for given, whole, ids, length in zip(rows.samples, rows.encoded, choices, rows.prompt_lengths, strict=True):
             sample, row = given, whole
             if ids:
                 longest = replace(whole, answer_ids=max(ids, key=len))
@@ -154,9 +157,10 @@ class Preparation:
                 found.options.append(self.encoder.options(row, ids, sample.id))
                 samples.append(sample)
                 encoded.append(row)
+                lengths.append(length if sample is given else len(row.prompt_ids))
             except TooLongError as error:
                 bad.append((sample.id, f"with the longest of its choices, {error}"))
-        found.samples, found.encoded = samples, encoded
+        found.samples, found.encoded, found.prompt_lengths = samples, encoded, lengths
         self._settle_too_long(bad, f"{role} options", len(rows))
         self._say_shorter(shorter, f"{role} options", len(rows))
         if free := sum(not options for options in found.options):

@@ -34,12 +34,15 @@ def stored_schema() -> Any:
         pa.field("has_replies", pa.bool_()),
         pa.field("answer_ids", pa.list_(pa.int32())),
     ]
-    numbers = [pa.field(name, pa.int64()) for name in ("length", "answer_tokens", "meaning", "input", "answer", "asks")]
+    numbers = [
+        pa.field(name, pa.int64())
+        for name in ("length", "prompt_length", "answer_tokens", "meaning", "input", "answer", "asks")
+    ]
     return pa.schema([*sample_columns(), *tokens, *numbers, pa.field("request", pa.bool_())])
 
 
-def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded]) -> RecordBatch:
-    """A record batch of `stored_schema`.
+def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded], lengths: Sequence[int]) -> RecordBatch:
+    """A record batch of `stored_schema`; `lengths` are `EncodedSamples.prompt_lengths`.
 
     The text of prompts and the places of tokens in it are not stored: only tests read them, and rows that are
     tokenised again.
@@ -61,6 +64,7 @@ def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded]) -> Recor
         [bool(row.replies) for row in encoded],
         [row.answer_ids for row in encoded],
         [len(row) for row in encoded],
+        list(lengths),
         [row.trained for row in encoded],
         [meaning(sample) for sample in samples],
         [_number(sample.applied_to) for sample in samples],
@@ -124,7 +128,8 @@ class StoredRows(EncodedSamples):
     stored = True
 
     def __init__(self, rows: ArrowRows) -> None:
-        super().__init__(StoredSamples(rows), StoredEncoded(rows))
+        lengths: Sequence[int] = rows.numbers("prompt_length")  # type: ignore[assignment]
+        super().__init__(StoredSamples(rows), StoredEncoded(rows), prompt_lengths=lengths)
         self.rows = rows
 
     @property

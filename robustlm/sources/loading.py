@@ -14,8 +14,8 @@ from robustlm.instructions.banks import NO_FORMAT
 from robustlm.rows.base import SUFFIXES, SourceError
 from robustlm.sample import Sample
 from robustlm.sources import corpus as quickstart
-from robustlm.sources.drafts import bank_slots
-from robustlm.sources.samples import Loaded, named_labels, read_samples, settle_errors
+from robustlm.sources.drafts import Drafter, bank_slots
+from robustlm.sources.samples import Loaded, labels_of, named_labels, read_samples, settle_errors
 from robustlm.sources.source import BUILTIN, Role, Source, named_by_path, split_of
 from robustlm.tasks import TASKS
 from robustlm.tasks.labels import quoted
@@ -53,6 +53,7 @@ def load_all(
     seed: int = 0,
     say: Callable[[str], object] = log.warning,
     answered: bool = True,
+    every: int = 1,
 ) -> list[Sample]:
     """Read several sources, and refuse ids that occur twice.
 
@@ -68,6 +69,7 @@ def load_all(
         seed: Seed for drawing rows from sources without their own seed.
         say: Receives messages for the user, one line each.
         answered: Whether to refuse rows without an answer; if false, their samples have empty targets.
+        every: Use each `every`-th row alone, and take the labels of these sources from them.
 
     Raises:
         SourceError: As in `load`; or an id occurs twice, or the sources of a dataset disagree on its labels.
@@ -75,7 +77,7 @@ def load_all(
     """
     files = rejected_files(rejected, role, len(sources))
     found: dict[str, Sample] = {}
-    for samples in _load(sources, role, on_bad_row, files, known, say, seed, answered=answered):
+    for samples in _load(sources, role, on_bad_row, files, known, say, seed, answered=answered, every=every):
         for sample in samples:
             if sample.id in found:
                 raise occurs_twice(role, sample.id)
@@ -117,12 +119,19 @@ class KnownLabels:
     def found(self, role: Role, number: int) -> dict[str, set[str]]:
         """The labels in the rows of a source by task. Bad rows are ignored here; only their own role reports them."""
         if (role, number) not in self._found:
-            source = self._sources[role][number]
-            loaded = _read(replace(source, bank=None, fields=None, topic=None), role)
-            if not loaded.drafts:
-                settle_errors(f"data.{role}: {source.path}", loaded.errors, 0, "skip", None)
-            self._found[role, number] = loaded.labels()
+            source = replace(self._sources[role][number], bank=None, fields=None, topic=None)
+            self._found[role, number] = self._labels(source, role)
         return self._found[role, number]
+
+    def _labels(self, source: Source, role: Role) -> dict[str, set[str]]:
+        drafter = Drafter(format=source.format, task=source.task, labels=named_labels(source.labels, source.round_to))
+        found = labels_of(*place_of(source, role), drafter)
+        if found is not None:
+            return found
+        loaded = _read(source, role)
+        if not loaded.drafts:
+            settle_errors(f"data.{role}: {source.path}", loaded.errors, 0, "skip", None)
+        return loaded.labels()
 
     def remember(self, role: Role, number: int, labels: dict[str, set[str]]) -> None:
         """Keep the labels of a source whose rows were read; it is then not read again."""
@@ -139,6 +148,7 @@ def _load(
     seed: int = 0,
     *,
     answered: bool = True,
+    every: int = 1,
 ) -> list[list[Sample]]:
     """All samples of each source."""
     wanted = [as_source(source) for source in sources]
@@ -146,7 +156,9 @@ def _load(
     for i, source in enumerate(wanted):
         check_bank(source, role)
         if source.path != BUILTIN:
-            loaded[i] = _read(source, role, answered=answered)
+            loaded[i] = _read(source, role, answered=answered, every=every)
+            if every > 1 and known is not None:
+                known.remember(role, i, loaded[i].labels())
             settle_errors(source.path, loaded[i].errors, len(loaded[i].drafts), on_bad_row, rejected[i])
             for note in loaded[i].notes():
                 say(f"data.{role}: {named_by_path(source, role)} ({source.path}): {note}")
@@ -206,7 +218,7 @@ def place_of(source: Source, role: Role) -> tuple[str, str | None]:
     return file, split
 
 
-def _read(source: Source, role: Role, *, answered: bool = True) -> Loaded:
+def _read(source: Source, role: Role, *, answered: bool = True, every: int = 1) -> Loaded:
     file, split = place_of(source, role)
     return read_samples(
         file,
@@ -218,6 +230,7 @@ def _read(source: Source, role: Role, *, answered: bool = True) -> Loaded:
         topic=source.topic,
         labels=named_labels(source.labels, source.round_to),
         answered=answered,
+        every=every,
     )
 
 

@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,10 +161,12 @@ def read_samples(
     topic: str | None = None,
     labels: Labels | None = None,
     answered: bool = True,
+    every: int = 1,
 ) -> Loaded:
     """Read all rows of a source and check them, as `load_samples` does, but return drafts instead of samples.
 
-    If `answered` is false, rows may have no answer; their samples then have an empty target.
+    If `answered` is false, rows may have no answer; their samples then have an empty target. With `every`, only each
+    `every`-th row is used; the others are read, but not checked.
     """
     drafter = Drafter(format=format, task=task, bank=bank, fields=fields, topic=topic, labels=labels, answered=answered)
     drafts: dict[str, Draft] = {}
@@ -171,7 +174,7 @@ def read_samples(
     origins: dict[str, Row] = {}
     errors: list[RowError] = []
     unshown = Unshown()
-    for row in iter_rows(source, split, on_bad=errors.append):
+    for row in islice(iter_rows(source, split, on_bad=errors.append), 0, None, every):
         for draft, data in drafts_of(row, drafter, errors):
             id = draft.read.id
             if id in drafts:
@@ -207,6 +210,26 @@ def drafts_of(row: Row, drafter: Drafter, errors: list[RowError]) -> Iterator[tu
 def duplicate(id: str, place: str) -> str:
     """The problem of a row whose id another row has."""
     return f"duplicate id: found {id!r}, already used at {place}"
+
+
+def labels_of(source: str, split: str | None, drafter: Drafter) -> dict[str, set[str]] | None:
+    """The labels in the rows of a source, by task; memory holds one row. Null: no row is good, or all rows decide it.
+
+    Args:
+        source: As for `iter_rows`.
+        split: Split of a folder or hub dataset.
+        drafter: Makes drafts of the rows.
+    """
+    found: dict[str, set[str]] = {}
+    good = 0
+    for row in iter_rows(source, split, on_bad=lambda error: None):
+        for draft, _ in drafts_of(row, drafter, []):
+            if draft.lacking:
+                return None
+            good += 1
+            for task, labels in labels_in([draft]).items():
+                found.setdefault(task, set()).update(labels)
+    return found if good else None
 
 
 @dataclass(frozen=True, slots=True)
