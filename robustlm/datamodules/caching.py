@@ -122,7 +122,7 @@ def arguments_of(module: object) -> dict[str, object]:
         name
         for owner in type(module).__mro__
         if "__init__" in vars(owner) and owner.__module__.startswith("robustlm.")
-        for name in inspect.signature(owner.__init__).parameters
+        for name in inspect.signature(vars(owner)["__init__"]).parameters
     }
     return {name: to_plain(getattr(module, name)) for name in sorted(names - _OTHER)}
 
