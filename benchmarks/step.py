@@ -4,23 +4,27 @@ Times whole steps (forward, backward, optimiser) of the project's own modules on
 in every round, in an order that is shuffled each round, so that other load on the machine falls on all of them. Prints
 medians over rounds as ratios to plain tuning, by wall clock and by CPU time of this process, beside the ratio that
 counting passes predicts: a pass forward is F, and a pass backward through frozen weights is F too, so that a plain
-LoRA step takes 2 F.
+LoRA step takes 2 F. `--memory` measures instead how much memory each step takes at its peak.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
 from robustlm.adversaries import FGM, NRM, PGD, FreeLB
@@ -101,6 +105,7 @@ METHODS = (
     Method(PLAIN, 2, InstructionTuning),
     Method("FGM", 4, partial(ANIT, adversary=FGM())),
     Method("NRM", 6, partial(ANIT, adversary=NRM()), ascents=1),
+    Method("NRM, low_memory", 6, partial(ANIT, adversary=NRM(low_memory=True)), ascents=1),
     Method("NRM, ascent: clean", 4, partial(ANIT, adversary=NRM(ascent="clean"))),
     Method("FreeLB-3", 6, partial(ANIT, adversary=FreeLB(steps=3))),
     Method("PGD-3", 10, partial(ANIT, adversary=PGD(steps=3)), ascents=3),
@@ -110,6 +115,13 @@ METHODS = (
     Method(TOGETHER, 4, combined),
     Method(ALL, 8, partial(combined, adversary=NRM()), ascents=1),
     Method("NRM, ascent: clean + CoIN + KL", 7, partial(combined, adversary=NRM(ascent="clean")), ascents=1),
+    Method("NRM, low_memory + CoIN + KL", 8, partial(combined, adversary=NRM(low_memory=True)), ascents=1),
+    Method(
+        "NRM, ascent: clean, low_memory + CoIN + KL",
+        7,
+        partial(combined, adversary=NRM(ascent="clean", low_memory=True)),
+        ascents=1,
+    ),
     Method("FGM + CoIN + KL", 7, partial(combined, adversary=FGM()), ascents=1),
     Method("CoIN, a negative each", 6, ContrastiveTuning, negatives=True),
     Method(FULL, None, FullLogits),
@@ -156,25 +168,35 @@ def random_batch(size: Size) -> InstructionBatch:
     )
 
 
-def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Wall and CPU seconds of each method's steps, one a round; the first round only warms up."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*(m.name for m in METHODS), CHECK)}
-    with tempfile.TemporaryDirectory() as folder:
-        lay_out(folder, size)
-        modules = {
-            m.name: m.build(folder, Loading(scratch=True), LoRA(r=size.rank, alpha=size.rank, dropout=0.0))
-            for m in METHODS
-        }
-        backbone = modules[PLAIN].backbone
-        backbone.load()
+def build(folder: str, size: Size, methods: Sequence[Method]) -> dict[str, InstructionTuning]:
+    """The module of each method; all share one loaded model."""
+    lay_out(folder, size)
+    tuning = LoRA(r=size.rank, alpha=size.rank, dropout=0.0)
+    modules = {m.name: m.build(folder, Loading(scratch=True), tuning) for m in methods}
+    backbone = next(iter(modules.values())).backbone
+    backbone.load()
     for module in modules.values():
-        module.backbone = backbone  # one model for all
+        module.backbone = backbone
     everything = sum(p.numel() for p in backbone.parameters())
     trained = sum(p.numel() for p in backbone.trained)
     print(f"{everything / 1e6:.1f} M parameters, {trained / 1e6:.2f} M of them trained by LoRA", flush=True)
+    return modules
+
+
+def batch_of(method: Method, batch: InstructionBatch) -> InstructionBatch:
+    """The batch, with negatives where the method has them."""
+    return replace(batch, negative=batch.raw) if method.negatives else batch
+
+
+def measure(size: Size, rounds: int, methods: Sequence[Method]) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds of each method's steps, one a round; the first round only warms up."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*(m.name for m in methods), CHECK)}
+    with tempfile.TemporaryDirectory() as folder:
+        modules = build(folder, size, methods)
+    backbone = modules[PLAIN].backbone
     optimizer = torch.optim.AdamW(parameter_groups(backbone.base), lr=1e-4)
     batch = random_batch(size)
-    batches = {m.name: replace(batch, negative=batch.raw) if m.negatives else batch for m in METHODS}
+    batches = {m.name: batch_of(m, batch) for m in methods}
     order = list(modules)
     shuffle = random.Random(1).shuffle
     try:
@@ -200,11 +222,44 @@ def measure(size: Size, rounds: int) -> dict[str, list[tuple[float, float]]]:
     return times
 
 
+def most_memory(size: Size, methods: Sequence[Method]) -> dict[str, int]:
+    """The most bytes that forward and backward pass of each method hold at a time, without what was there before.
+
+    These are the bytes that torch's allocator gave out, by its own record: they are the same on a busy machine.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        modules = build(folder, size, methods)
+    batch = random_batch(size)
+    found = {}
+    for method in methods:
+        module, own = modules[method.name], batch_of(method, batch)
+        for once in (False, True):  # the first step makes what stays
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) if once else nullcontext() as seen:
+                torch.autograd.backward(module.training_step(own, 0))
+            module.backbone.zero_grad()
+        assert seen is not None
+        assert seen.profiler is not None
+        changes = [one for one in seen.profiler.kineto_results.events() if one.name() == "[memory]"]
+        sizes = [one.nbytes() for one in sorted(changes, key=lambda one: one.start_ns())]
+        found[method.name] = max(accumulate(sizes))
+    return found
+
+
+def memory_table(memory: dict[str, int]) -> str:
+    """Peaks and their ratios to plain tuning, in Markdown."""
+    lines = ["| method | MiB | ÷ plain |", "|---|---|---|"]
+    lines += [f"| {name} | {most / 2**20:.0f} | {most / memory[PLAIN]:.2f} |" for name, most in memory.items()]
+    if {"CoIN", "KL"} <= set(memory):
+        more = (memory["KL"] - memory["CoIN"]) / memory[PLAIN]
+        lines += ["", f"KL takes {more:+.2f} plain steps more memory than CoIN."]
+    return "\n".join(lines)
+
+
 def table(times: dict[str, list[tuple[float, float]]]) -> str:
     """Medians and their ratios to plain tuning, in Markdown."""
     wall = {name: statistics.median(seconds for seconds, _ in found) for name, found in times.items()}
     cpu = {name: statistics.median(seconds for _, seconds in found) for name, found in times.items()}
-    passes = {method.name: method.passes for method in METHODS}
+    passes = {method.name: method.passes for method in METHODS if method.name in times}
     plain = passes[PLAIN]
     assert plain is not None
     lines = ["| method | s a step | ÷ plain | ÷ plain, CPU time | expected |", "|---|---|---|---|---|"]
@@ -212,18 +267,16 @@ def table(times: dict[str, list[tuple[float, float]]]) -> str:
         expected = "" if count is None else f"{count / plain:.2f} ({count:g} F)"
         ratios = f"{wall[name] / wall[PLAIN]:.2f} | {cpu[name] / cpu[PLAIN]:.2f}"
         lines.append(f"| {name} | {wall[name]:.3f} | {ratios} | {expected} |")
-    saved = f"{wall[PLAIN] / wall[FULL]:.2f} by wall clock, {cpu[PLAIN] / cpu[FULL]:.2f} by CPU time"
-    added = f"{wall[TOGETHER] / wall[BOTH]:.2f} by wall clock, {cpu[TOGETHER] / cpu[BOTH]:.2f} by CPU time"
     check = f"{1e3 * wall[CHECK]:.2f} ms, {100 * wall[CHECK] / wall[PLAIN]:.2f} % of a plain step"
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Looking for NaN in loss and gradients, once an optimiser step, not in the times above: {check}.",
-            f"Logits at the answers alone ÷ logits everywhere, plain tuning: {saved}.",
-            f"Contrast and KL ÷ plain tuning on the same raw and variant rows: {added}.",
-        ]
-    )
+    lines += ["", f"Looking for NaN in loss and gradients, once an optimiser step, not in the times above: {check}."]
+    for text, one, other in (
+        ("Logits at the answers alone ÷ logits everywhere, plain tuning", PLAIN, FULL),
+        ("Contrast and KL ÷ plain tuning on the same raw and variant rows", TOGETHER, BOTH),
+    ):
+        if {one, other} <= set(wall):
+            ratios = f"{wall[one] / wall[other]:.2f} by wall clock, {cpu[one] / cpu[other]:.2f} by CPU time"
+            lines.append(f"{text}: {ratios}.")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -241,13 +294,16 @@ def main() -> None:
         ("threads", 2, "threads"),
     ):
         parser.add_argument(f"--{option}", type=int, default=default, help=f"{text} (%(default)s)")
+    parser.add_argument("--only", default="", help="a regular expression: only methods whose name it finds, and plain")
+    parser.add_argument("--memory", action="store_true", help="measure memory and not time")
     args = vars(parser.parse_args())
     torch.set_num_threads(args.pop("threads"))
-    rounds = args.pop("rounds")
+    rounds, only, memory = args.pop("rounds"), args.pop("only"), args.pop("memory")
+    methods = [method for method in METHODS if method.name == PLAIN or re.search(only, method.name)]
     warnings.filterwarnings("ignore", ".*self.log.*")  # there is no trainer to log to
     size = Size(**args)
-    print(f"{size.rows} rows × {size.tokens} tokens, {size.answer} of them answer, {rounds} rounds")
-    print(table(measure(size, rounds)))
+    print(f"{size.rows} rows × {size.tokens} tokens, {size.answer} of them answer")
+    print(memory_table(most_memory(size, methods)) if memory else table(measure(size, rounds, methods)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,12 @@ def answer_cross_entropy(logits: Tensor, targets: Tensor, rows: Tensor, count: i
     Returns:
         `[R]`, fp32 (or fp64). Rows without answer tokens get zero, which is still differentiable.
     """
-    return row_sums(F.cross_entropy(_wide(logits), targets, reduction="none"), rows, count)
+    return row_sums(token_cross_entropy(logits, targets), rows, count)
+
+
+def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy `[n]` of each answer token; arguments as in `answer_cross_entropy`."""
+    return F.cross_entropy(_wide(logits), targets, reduction="none")
 
 
 def row_sums(values: Tensor, rows: Tensor, count: int) -> Tensor:

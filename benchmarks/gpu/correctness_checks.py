@@ -400,7 +400,7 @@ def _slope_error(bench: Bench, name: str, options: dict[str, Any], *, forgetful:
 
 
 def draws_check(bench: Bench, note: Note) -> Finding:
-    """Draws of this device: in [−1, 1], mean 0, variance 1/3, and independent of a row's neighbours and padding."""
+    """Draws of this device: those of the CPU, in [−1, 1], mean 0, variance 1/3, and the same without neighbours."""
     rows, width, hidden = 4, 64, 256
     embeds = torch.zeros(rows, width, hidden, device=bench.device)
     mask = torch.zeros(rows, width, dtype=torch.bool, device=bench.device)
@@ -411,7 +411,9 @@ def draws_check(bench: Bench, note: Note) -> Finding:
     drawn = found[mask]
     alone = uniform(embeds[2:3, 16:], mask[2:3, 16:], seeds[2:3])
     error = 6 / math.sqrt(drawn.numel())  # six standard errors of a draw whose deviation is below 1
+    on_cpu = uniform(embeds.cpu(), mask.cpu(), seeds)
     measures = [
+        Measure("drawn here and on the CPU", float((found.cpu() - on_cpu).abs().max()), 0.0),
         Measure("largest draw", float(found.abs().max()), 1.0),
         Measure("mean", abs(float(drawn.double().mean())), error),
         Measure("variance − 1/3", abs(float(drawn.double().var()) - 1 / 3), error),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import random
-import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import torch
 import transformers
@@ -221,7 +218,7 @@ def take_steps(
 ) -> Step:
     """Train on one batch, with modules whose learning rate is 0, and give back what the last step was.
 
-    The random draws of adversaries are made on the CPU, so that they are the same on every device.
+    Adversaries draw the same random numbers on every device, so these are drawn where the model is.
 
     Args:
         make: Makes the module; called again for another scale of fp16-mixed.
@@ -254,8 +251,7 @@ def _steps(
     torch.manual_seed(0)
     step = Step(watch.losses, watch.gradients, {}, scale=scale)
     try:
-        with same_draws():
-            trainer(device, mode, scale=scale, max_epochs=1, callbacks=[watch]).fit(module, Same([batch], steps))
+        trainer(device, mode, scale=scale, max_epochs=1, callbacks=[watch]).fit(module, Same([batch], steps))
     except ValueError:
         if step.finite:  # a run of which every step overflowed is refused, which another scale may mend
             raise
@@ -268,28 +264,6 @@ def _steps(
         step.delta = None if last.delta is None else last.delta.detach().float().cpu()
         step.broken_rows = sum(int(one.logs.get("nonfinite_rows", 0)) for one in outcomes)
     return step
-
-
-@contextlib.contextmanager
-def same_draws() -> Iterator[None]:
-    """Make adversaries draw their random numbers on the CPU, whose generator differs from that of a GPU."""
-    from robustlm.adversaries import geometry
-
-    own = geometry.uniform
-
-    def on_cpu(embeds: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
-        return own(embeds.detach().cpu(), mask.cpu(), seeds.cpu()).to(embeds.device)
-
-    users = [
-        module
-        for name, module in list(sys.modules.items())
-        if name.startswith("robustlm.adversaries.") and getattr(module, "uniform", None) is own
-    ]
-    assert len(users) > 1, "no adversary uses geometry.uniform; what are random starts drawn with?"
-    with contextlib.ExitStack() as stack:
-        for module in users:
-            stack.enter_context(mock.patch.object(module, "uniform", on_cpu))
-        yield
 
 
 def give_adapter(module: InstructionTuning, seed: int = 1, size: float = 0.05) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 OPTIONAL = ("bitsandbytes", "flash-attn", "python-Levenshtein", "triton", "accelerate", "safetensors", "tokenizers")
 """Packages that single checks need, or whose version explains a figure."""
+PEAKS = {"H200": 989.5, "H100 PCIe": 756.0, "H100": 989.5, "A100": 312.0}
+"""TFLOP/s of dense bf16 products by the maker's data sheets, for GPUs whose name holds the key; the first counts."""
 
 
 def commit() -> str:
@@ -79,3 +81,11 @@ def about_machine() -> dict[str, Any]:
         memory = f"{device.total_memory / 2**30:.1f} GiB"
         found[f"GPU {number}"] = f"{device.name}, {memory}, {device.multi_processor_count} multiprocessors"
     return found
+
+
+def peak_of(device: str) -> float | None:
+    """TFLOP/s of dense bf16 products by the data sheet; null on a CPU and where this GPU is not known."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    return next((peak for key, peak in PEAKS.items() if key in name), None)

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins import HalfPrecision
 from torch import Tensor
 
 from benchmarks.gpu import lab
+from benchmarks.gpu.machine import peak_of
 from benchmarks.gpu.runner import Check, Finding, Note, Settings, Skip
 from benchmarks.step import ALL, BOTH, METHODS, PLAIN, Method, Size, lay_out, random_batch
 from robustlm.batch import Encoded, InstructionBatch, View, collate
@@ -33,10 +34,13 @@ EIGHT_B = Size(
 TINY = Size(
     vocab=2_100, hidden=64, layers=2, rows=2, tokens=48, answer=8, rank=4, mlp=128, heads=4, kv_heads=2, tied=False
 )
+ONE_B = Size(
+    vocab=32_000, hidden=2048, layers=22, rows=16, tokens=4320, answer=20, rank=8,
+    mlp=5632, heads=32, kv_heads=4, tied=False,
+)  # fmt: skip
+"""The model that is compared with TRL's trainer: small enough for three of it at once."""
 BUILTIN_ROWS = 32
 NAMES = (PLAIN, "FGM", "NRM", "NRM, ascent: clean", BOTH, "CoIN", "KL", ALL)
-PEAKS = {"H200": 989.5, "H100 PCIe": 756.0, "H100": 989.5, "A100": 312.0}
-"""TFLOP/s of dense bf16 products by the maker's data sheets, for GPUs whose name holds the key; the first counts."""
 WARM_UP = 2
 LEAST_ROUNDS = 3
 
@@ -181,8 +185,7 @@ class Bench:
     @property
     def peak(self) -> float | None:
         """TFLOP/s by the data sheet, where this GPU is known."""
-        name = torch.cuda.get_device_name() if self.device == "cuda" else ""
-        return next((peak for key, peak in PEAKS.items() if key in name), None)
+        return peak_of(self.device)
 
 
 def matmul_check(bench: Bench, note: Note) -> Finding:
@@ -442,6 +445,33 @@ def data_check(bench: Bench, note: Note) -> Finding:
     return Finding("pass", figures=figures)
 
 
+def trl_check(bench: Bench, note: Note) -> Finding:
+    """Plain tuning against TRL's trainer on short answers, as `python -m benchmarks.trl` compares them."""
+    if find_spec("trl") is None:
+        raise Skip("TRL is not installed")
+    from benchmarks import trl
+
+    rounds = LEAST_ROUNDS if bench.tiny else bench.rounds
+    size = TINY if bench.tiny else ONE_B
+    ways = (trl.OURS, "TRL, grouped", "TRL, padding-free")
+    if bench.device == "cuda":  # the processes that are compared need the memory
+        torch.cuda.empty_cache()
+    found = trl.measure(
+        trl.CASES["short"], size, "bf16", variants=ways, rounds=rounds, rows=60 * size.rows, device=bench.device
+    )
+    own = found[trl.OURS].per_token()
+    rows = [
+        {
+            "trainer": name,
+            "tokens/s": 1e6 / one.per_token(),
+            "robustlm's tokens/s ÷": one.per_token() / own,
+            "peak GiB": one.peak() / 1024,
+        }
+        for name, one in found.items()
+    ]
+    return Finding("pass", figures={"frozen / trained weights": found[trl.OURS].dtypes, "rows": rows})
+
+
 def checks(settings: Settings) -> list[Check]:
     """All measurements, those first that others are read against."""
     bench = Bench(settings)
@@ -457,4 +487,5 @@ def checks(settings: Settings) -> list[Check]:
         run = partial(steps_check, make=make, checkpointing=checkpointing, equal=equal, seconds=0.9 * share)
         plan.append((name, share, run))
     plan += [("generation", 40, generation_check), ("option scores", 20, options_check), ("data", 20, data_check)]
+    plan += [("TRL on short answers", 60, trl_check)]
     return [Check(name, share, partial(run, bench)) for name, share, run in plan]

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from robustlm.batch import View
-from robustlm.models import generation, hidden_states, scoring
+from robustlm.models import casts, generation, hidden_states, scoring
 from robustlm.models.answers import answers, watch_head
 from robustlm.models.base import Answer, AnswerOutput, LanguageModel, OptionScores, Pooling
 from robustlm.models.hidden_states import Layer, check_layer
 from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
 from robustlm.models.sampling import Generation
+from robustlm.models.separation import check_config, check_separation
 from robustlm.models.tuning import Tuning
 
 __all__ = ["Backbone", "Loading"]
@@ -62,6 +63,9 @@ class Backbone(LanguageModel):
         self.config = read_config(self._place, self.loading)
         self.tokenizer = read_tokenizer(self._place, self.config, self.loading)
         self.is_encoder_decoder = bool(self.config.is_encoder_decoder)
+        if self.loading.padding_free:
+            check_config(self.config, self.name)
+        self._separates = not self.loading.padding_free
         self.model = None
         self._parts: LoadedModel | None = None
         self._scale: Tensor | None = None
@@ -78,12 +82,34 @@ class Backbone(LanguageModel):
             self.model = self._parts.model
             watch_head(self.base.get_output_embeddings())
 
+    def keep_casts(self, dtype: torch.dtype) -> None:
+        """Cast frozen float32 weights once for autocast to `dtype`, if `loading.cast_once` says so; see `casts`."""
+        if self.loading.cast_once:
+            casts.keep_casts(self.parts.model, dtype)
+
+    def drop_casts(self) -> None:
+        """Undo `keep_casts`. Raises `RuntimeError` if frozen weights have changed since."""
+        if self._parts is not None:
+            casts.drop_casts(self._parts.model)
+
     @property
     def parts(self) -> LoadedModel:
         """The loaded model, for the functions of this subpackage. Raises `RuntimeError` before `load`."""
         if self._parts is None:
             raise RuntimeError(f"backbone: the weights of {self.name} are not loaded; call `load()` first")
         return self._parts
+
+    @property
+    def padding_free(self) -> bool:
+        """See `LanguageModel.padding_free`."""
+        return self.loading.padding_free
+
+    def _separating(self) -> LoadedModel:
+        """The loaded model. Before the first pass without padding, the model shows that it keeps rows apart."""
+        if not self._separates:
+            check_separation(self.parts, self.name)
+            self._separates = True
+        return self.parts
 
     @property
     def base(self) -> Any:
@@ -100,13 +126,15 @@ class Backbone(LanguageModel):
 
     @property
     def embedding_scale(self) -> Tensor:
-        """Mean norm of the token embeddings (fp32 scalar): the unit of perturbation strengths.
+        """Mean norm of the token embeddings (fp32 or fp64 scalar): the unit of perturbation strengths.
 
         The value is cached while the table is frozen, and computed at each call while it is trained.
         """
         table = self.base.get_input_embeddings()
         if self._scale is None or table.weight.requires_grad:
-            norms = torch.linalg.vector_norm(table.weight.detach(), dim=-1, dtype=torch.float32)
+            weight = table.weight.detach()
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            norms = torch.linalg.vector_norm(weight, dim=-1, dtype=wide)
             factor = float(getattr(table, "scalar_embed_scale", 1.0))
             self._scale = norms.sum() / (norms > 0).sum() * factor
         return self._scale
@@ -125,20 +153,23 @@ class Backbone(LanguageModel):
         """Token embeddings `[R, T, H]` of ids `[R, T]`."""
         return self.parts.embed(input_ids)
 
-    def forward(self, view: View, inputs_embeds: Tensor | None = None, pooling: Pooling = "last") -> AnswerOutput:
+    def forward(
+        self, view: View, inputs_embeds: Tensor | None = None, pooling: Pooling = "last", *, late: bool = False
+    ) -> AnswerOutput:
         """Run a view, and compute logits at its answer positions only.
 
         Args:
             view: R rows of T positions.
             inputs_embeds: `[R, T, H]`; replaces the embeddings of `view.input_ids`.
             pooling: Which state represents a row.
+            late: Compute the logits when they are asked for, so that losses can compute them in chunks. This has no
+                effect on a model that changes the logits after its head.
 
         Returns:
             Logits of the answer tokens and a state per row. Logits of other positions are never computed.
         """
-        return answers(
-            self.parts, view, self.embed(view.input_ids) if inputs_embeds is None else inputs_embeds, pooling
-        )
+        embeds = self.embed(view.input_ids) if inputs_embeds is None else inputs_embeds
+        return answers(self._separating(), view, embeds, pooling, late=late)
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """Answers to the prompts of a view without answers, one string per row; see `generation.generate`."""
@@ -166,7 +197,7 @@ class Backbone(LanguageModel):
             rows: Int64 `[O]`: the row each option belongs to.
             pass_rows: Most options in one forward pass.
         """
-        return scoring.option_scores(self.parts, options, rows, pass_rows)
+        return scoring.option_scores(self._separating(), options, rows, pass_rows)
 
     def check_layer(self, layer: int) -> None:
         """Raise `ValueError` for a layer that the model does not have. This needs only the config, no weights."""
@@ -188,7 +219,7 @@ class Backbone(LanguageModel):
             ValueError: There is no such layer, or the model's layers are not found.
         """
         self.check_layer(layer)
-        return hidden_states.hidden_states(self.parts, view, layer, pooling)
+        return hidden_states.hidden_states(self._separating(), view, layer, pooling)
 
     def text_states(self, texts: Sequence[str], layer: Layer = "middle") -> Tensor:
         """The mean hidden state of each text, in the model without its adapters and without dropout.

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from robustlm.batch import View
+from robustlm.models.heads import LateLogits, WholeHead
 
 Pooling = Literal["last", "prompt_end", "mean", "max"]
 """Which final hidden state represents a row: that of the last token of prompt + answer, that of the prompt's last
@@ -17,18 +19,44 @@ token, or the mean or maximum over all tokens except padding. For an encoder–d
 so `prompt_end` is the state after the prompt and before the answer."""
 
 
-@dataclass
 class AnswerOutput:
-    """Outputs of a model at the answer positions of a view with R rows."""
+    """Outputs of a model at the answer positions of a view with R rows.
 
-    logits: Tensor
-    """`[n, V]`: logits of the n answer tokens of all rows, row by row."""
-    targets: Tensor
-    """Int64 `[n]`: the true tokens at these positions."""
-    rows: Tensor
-    """Int64 `[n]`: the row of each answer token."""
-    state: Tensor
-    """`[R, H]`: the final hidden states (after the last norm) of each row, pooled."""
+    Args:
+        logits: `[n, V]`: logits of the n answer tokens of all rows, row by row; or what computes them.
+        targets: Int64 `[n]`: the true tokens at these positions.
+        rows: Int64 `[n]`: the row of each answer token.
+        state: `[R, H]`: the final hidden states (after the last norm) of each row, pooled.
+        whole: Why a backbone's logits are never late; null: no reason is known.
+    """
+
+    def __init__(
+        self, logits: Tensor | LateLogits, targets: Tensor, rows: Tensor, state: Tensor, whole: WholeHead | None = None
+    ) -> None:
+        self._logits = logits
+        self.targets = targets
+        self.rows = rows
+        self.state = state
+        self.whole = whole
+
+    @property
+    def logits(self) -> Tensor:
+        """`[n, V]`: logits of the n answer tokens; computed at the first call and kept, with their graph."""
+        if isinstance(self._logits, LateLogits):
+            self._logits = self._logits.whole()
+        return self._logits
+
+    @property
+    def late(self) -> LateLogits | None:
+        """What computes the logits, for losses over chunks of them; null if they are computed already."""
+        return self._logits if isinstance(self._logits, LateLogits) else None
+
+    def take(self, places: Tensor) -> AnswerOutput:
+        """The same outputs for some of the n answer tokens, at int64 `[m]`."""
+        late = self.late
+        logits = self.logits.index_select(0, places) if late is None else late.take(places)
+        targets, rows = self.targets.index_select(0, places), self.rows.index_select(0, places)
+        return AnswerOutput(logits, targets, rows, self.state, self.whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +178,11 @@ class LanguageModel(nn.Module, ABC):
         return None
 
     @property
+    def padding_free(self) -> bool:
+        """Whether the rows of a view run without their padding."""
+        return False
+
+    @property
     def base(self) -> Any:
         """The transformers model inside a PEFT wrapper; this object itself if there is none."""
         return self
@@ -163,6 +196,13 @@ class LanguageModel(nn.Module, ABC):
     def embedding_scale(self) -> Tensor:
         """Mean norm of the token embeddings (fp32 scalar): the unit of perturbation strengths."""
         raise self._refused()
+
+    def keep_casts(self, dtype: torch.dtype) -> None:
+        """Prepare frozen weights for autocast to `dtype`; without weights of its own, do nothing."""
+        del dtype
+
+    def drop_casts(self) -> None:
+        """Undo `keep_casts`. Raises `RuntimeError` if frozen weights have changed since."""
 
     def check_tunable(self) -> None:
         """Raise `ValueError` if the model cannot be tuned."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import transformers
 from torch import Tensor
 from transformers import PretrainedConfig
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from robustlm.batch import View
 from robustlm.models.answers import logits_at
-from robustlm.models.decoding import Cache
+from robustlm.models.decoding import Cache, Caches
 from robustlm.models.loaded import LoadedModel
+from robustlm.models.masks import known_padding
 
 _PLAIN = "DynamicLayer"
 _TAKEN = frozenset({_PLAIN, "DynamicSlidingWindowLayer", "DummyLayer"})
@@ -31,20 +35,111 @@ class Reader:
 
     def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
         """Logits `[R, V]` after the last of ids `[R, T]`, and the cache with their keys and values."""
-        end = torch.zeros_like(ids, dtype=torch.bool)
-        end[:, -1] = True
-        return self.at(end, ids, mask, positions, cache)
+        places = torch.arange(1, ids.shape[0] + 1, device=ids.device) * ids.shape[1] - 1
+        # transformers would look for padding at each token, and a GPU be waited for; a single token reads it as it is
+        looks = ids.shape[1] > 1 or ids.device.type == "cpu"
+        with nullcontext() if looks else known_padding(True):
+            return self.at(places, ids, mask, positions, cache)
 
     def at(
-        self, end: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+        self, places: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
     ) -> tuple[Tensor, Cache]:
         """Logits `[n, V]` at n chosen positions, and the cache; see `answers.logits_at`."""
-        return logits_at(self.loaded, end, ids, mask, positions, cache)
+        return logits_at(self.loaded, places, ids, mask, positions, cache)
 
 
-def new_cache(loaded: LoadedModel) -> transformers.DynamicCache:
-    """An empty cache of transformers."""
-    return transformers.DynamicCache(config=loaded.config)
+class RoomyLayer(DynamicLayer):
+    """Keys and values with room behind them, so that a new token is written there.
+
+    transformers' own layer copies all keys and values for each token.
+
+    Args:
+        room: Number of positions to keep free, at least.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+        self._stored: list[Tensor] = []
+        """Keys and values with the room behind them; `keys` and `values` are the first positions of these."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Add keys and values `[R, heads, T, D]`; returns all of them. No gradient may pass through them."""
+        length, new = self.get_seq_length(), key_states.shape[-2]
+        if not length:
+            self.lazy_initialization(key_states, value_states)
+        if not self._stored or self._stored[0].shape[-2] < length + new:
+            parts = (self.keys, self.values) if length else (key_states[..., :0, :], value_states[..., :0, :])
+            self._store(*parts, length + new + self._room)
+        for stored, states in zip(self._stored, (key_states, value_states), strict=True):
+            stored[..., length : length + new, :] = states
+        self._show(length + new)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order; a row may occur several times."""
+        if length := self.get_seq_length():
+            self._store(self.keys[indices], self.values[indices], length + self._room)
+            self._show(length)
+
+    def place(self, parts: Sequence[DynamicLayer], rows: Sequence[Tensor], length: int) -> None:
+        """Take over the keys and values of several layers, whose rows are these of this one; see `Caches.join`."""
+        first, count = parts[0], sum(map(len, rows))
+        empty = [one.new_zeros(count, one.shape[1], 0, one.shape[3]) for one in (first.keys, first.values)]
+        self.lazy_initialization(first.keys, first.values)
+        self._store(*empty, length + self._room)
+        for part, at in zip(parts, rows, strict=True):
+            for stored, states in zip(self._stored, (part.keys, part.values), strict=True):
+                stored[at, :, : length - states.shape[-2]] = 0  # masked, but not a number would spread all the same
+                stored[at, :, length - states.shape[-2] : length] = states
+        self._show(length)
+
+    def _store(self, keys: Tensor, values: Tensor, capacity: int) -> None:
+        """Copy keys and values in front of room."""
+        self._stored = []
+        for states in (keys, values):
+            stored = states.new_empty(*states.shape[:2], capacity, states.shape[3])
+            stored[..., : states.shape[2], :] = states
+            self._stored.append(stored)
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (one[..., :length, :] for one in self._stored)
+
+
+def new_cache(loaded: LoadedModel, room: int | None = None) -> transformers.DynamicCache:
+    """An empty cache of transformers.
+
+    Args:
+        loaded: The model.
+        room: Number of tokens that will be added one by one; null: none.
+    """
+    cache = transformers.DynamicCache(config=loaded.config)
+    if room is not None:
+        cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _layers(cache: Cache) -> list[CacheLayerMixin]:
+    assert isinstance(cache, transformers.DynamicCache)
+    return cache.layers
+
+
+def plain_caches(loaded: LoadedModel, room: int) -> Caches:
+    """Caches for groups of prompts of a model with `has_plain_cache`, with room for so many tokens when joined."""
+
+    def join(caches: Sequence[Cache], rows: Sequence[Tensor], length: int) -> Cache:
+        joined = new_cache(loaded, room)
+        layers = zip(joined.layers, *(_layers(cache) for cache in caches), strict=True)
+        for own, *parts in layers:
+            assert isinstance(own, RoomyLayer)
+            own.place([part for part in parts if isinstance(part, DynamicLayer)], rows, length)
+            for part in parts:  # free at once, since all layers of both would be twice the memory
+                part.reset()
+        return joined
+
+    return Caches(lambda: new_cache(loaded), join)
 
 
 def cache_layers(loaded: LoadedModel, length: int) -> set[str]:

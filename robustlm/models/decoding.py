@@ -30,10 +30,22 @@ Choose = Callable[[Tensor, Tensor, int], Tensor]
 """Takes logits `[n, V]`, the rows `[n]` they belong to, and the position of the token in the answer, from 0. Returns
 the next token of each row, int64 `[n]`."""
 
+Stopped = Callable[[Sequence[int]], bool]
+"""Takes the tokens of one answer so far; true if a text in them ends it. The tokens are on the host already."""
+
+_OVER = -1
+"""In place of a token of an answer that has ended."""
 _WORTH = 0.9
 """Prefixes are shared only if at most this part of the positions remains: it costs one more pass, and cache copies."""
 _COMPACT = 0.75
 """Finished rows are dropped when at most this part of the rows remains, since each time the cache is copied."""
+_ALIKE = 0.8
+"""Prompts are read together that are at least this part of the longest one among them."""
+_LEAST = 16
+"""Fewer prompts than this are not read by themselves, unless they are the last: small passes use a device badly."""
+_WAIT_EVERY = 4
+"""On a device with a queue of its own, the host waits for it once in so many tokens. It costs at most as many passes
+less one after the last answer has ended. A CPU has no queue, and waits at each token."""
 
 
 @dataclass
@@ -48,8 +60,30 @@ class Prefilled:
     """`[R, V]` after each prompt."""
 
 
-def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Cache | None, *, share: bool = True) -> Prefilled:
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """Makes caches for prompts that are read in several groups."""
+
+    new: Callable[[], Cache]
+    """An empty one."""
+    join: Callable[[Sequence[Cache], Sequence[Tensor], int], Cache]
+    """Takes caches of groups, the rows of each (int64), and a length; returns the cache of all rows. Each row is padded
+    on the left to the length."""
+
+
+def prefill(
+    run: Run,
+    ids: Tensor,
+    mask: Tensor,
+    cache: Cache | None,
+    *,
+    share: bool = True,
+    caches: Caches | None = None,
+) -> Prefilled:
     """Read prompts; a prefix that several prompts share is read once.
+
+    Prompts that share nothing and differ much in length are read in groups of similar length, without the padding of
+    the longest one.
 
     Args:
         run: The model.
@@ -57,8 +91,9 @@ def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Cache | None, *, share: 
         mask: Int64 `[R, T]`, 0 at padding.
         cache: An empty cache. Null: the model creates one; prefixes cannot be shared then.
         share: Whether to share prefixes.
+        caches: Makes caches of groups; null: all prompts are read in one pass.
     """
-    prompts = [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
+    prompts = _prompts(ids, mask)
     found = shared_prefixes(prompts) if share else None
     if found is not None:
         owner, lengths = found
@@ -73,11 +108,24 @@ def prefill(run: Run, ids: Tensor, mask: Tensor, cache: Cache | None, *, share: 
             read.batch_select_indices(rows)
             cache = read
             ids, mask = tail_ids, torch.cat([head_mask[rows], tail_mask], dim=1)
+            caches = None
+    groups = _groups(list(map(len, prompts))) if caches is not None else []
+    if caches is not None and len(groups) > 1:
+        return _grouped(run, prompts, groups, ids, caches)
     logits, read = run(ids, mask, _positions(mask)[:, -ids.shape[1] :], cache)
     return Prefilled(read, mask, logits)
 
 
-def decode(run: Run, start: Prefilled, choose: Choose, *, ends: Sequence[int], max_new_tokens: int) -> list[list[int]]:
+def decode(
+    run: Run,
+    start: Prefilled,
+    choose: Choose,
+    *,
+    ends: Sequence[int],
+    max_new_tokens: int,
+    stopped: Stopped | None = None,
+    wait_every: int | None = None,
+) -> list[list[int]]:
     """Decode token by token. Returns ids of R answers without their end tokens.
 
     Args:
@@ -86,28 +134,84 @@ def decode(run: Run, start: Prefilled, choose: Choose, *, ends: Sequence[int], m
         choose: Chooses the tokens of each step.
         ends: Tokens that end an answer.
         max_new_tokens: Longest answer.
+        stopped: Whether an answer ends with the token that was added last. That token stays in the answer.
+        wait_every: Number of tokens after which the host waits for the device, and looks which answers have ended. The
+            answers do not depend on it. Null: 1 on a CPU, otherwise a few.
     """
     answers: list[list[int]] = [[] for _ in start.mask]
-    rows = torch.arange(len(answers), device=start.mask.device)
+    kept, device = list(range(len(answers))), start.mask.device
+    every = wait_every or (1 if device.type == "cpu" else _WAIT_EVERY)
+    rows = torch.arange(len(answers), device=device)
     cache, mask, positions, token = start.cache, start.mask, start.mask.sum(1), choose(start.logits, rows, 0)
-    last = torch.tensor(ends, device=token.device)
+    last = torch.tensor(ends).to(device, non_blocking=True)
     ended = torch.isin(token, last)
-    for step in range(max_new_tokens):
-        for row, new, over in zip(rows.tolist(), token.tolist(), ended.tolist(), strict=True):
-            if not over:
-                answers[row].append(new)
-        left = int((~ended).sum())
-        if not left or step == max_new_tokens - 1:
-            break
-        if left <= _COMPACT * len(rows):
-            kept = (~ended).nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            rows, mask, positions, token, ended = (one[kept] for one in (rows, mask, positions, token, ended))
+    waiting = [token.masked_fill(ended, _OVER)]
+    for step in range(1, max_new_tokens + 1):
+        if len(waiting) == every or step == max_new_tokens:
+            new = torch.stack(waiting, dim=1).tolist()  # the host waits here alone
+            over = [_add(answers[row], tokens, stopped) for row, tokens in zip(kept, new, strict=True)]
+            waiting, left = [], [at for at, one in enumerate(over) if not one]
+            if not left or step == max_new_tokens:
+                break
+            ended = torch.tensor(over).to(device, non_blocking=True)
+            if len(left) <= _COMPACT * len(kept):
+                at = torch.tensor(left).to(device, non_blocking=True)
+                cache.batch_select_indices(at)
+                rows, mask, positions, token, ended = (one[at] for one in (rows, mask, positions, token, ended))
+                kept = [kept[one] for one in left]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits, cache = run(token[:, None], mask, positions[:, None], cache)
-        positions, token = positions + 1, choose(logits, rows, step + 1)
+        positions, token = positions + 1, choose(logits, rows, step)
         ended = ended | torch.isin(token, last)
+        waiting.append(token.masked_fill(ended, _OVER))
     return answers
+
+
+def _add(answer: list[int], tokens: Sequence[int], stopped: Stopped | None) -> bool:
+    """Add tokens to an answer up to its end; returns whether it has ended."""
+    for token in tokens:
+        if token == _OVER:
+            return True
+        answer.append(token)
+        if stopped is not None and stopped(answer):
+            return True
+    return False
+
+
+def _prompts(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """The tokens of each row without padding; the host waits for the device once."""
+    width = ids.shape[1]
+    pairs = torch.cat([ids, mask], dim=1).tolist()
+    return [[token for token, kept in zip(row[:width], row[width:], strict=True) if kept] for row in pairs]
+
+
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows by length, cut into groups of similar length; each holds at least `_LEAST` rows, but the last."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    groups: list[list[int]] = []
+    for row in order:
+        if groups and (len(groups[-1]) < _LEAST or lengths[row] >= _ALIKE * lengths[groups[-1][0]]):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _grouped(
+    run: Run, prompts: Sequence[list[int]], groups: Sequence[list[int]], like: Tensor, caches: Caches
+) -> Prefilled:
+    """Read each group by itself, and join their caches."""
+    found, rows, logits = [], [], []
+    for group in groups:
+        ids, mask = left_padded([prompts[row] for row in group], like)
+        said, cache = run(ids, mask, _positions(mask), caches.new())
+        found.append(cache)
+        logits.append(said)
+        rows.append(torch.tensor(group, device=like.device))
+    width = max(map(len, prompts))
+    whole = left_padded(prompts, like)[1]
+    back = torch.cat(rows).argsort()
+    return Prefilled(caches.join(found, rows, width), whole, torch.cat(logits)[back])
 
 
 def shared_prefixes(prompts: Sequence[list[int]]) -> tuple[list[int], list[int]] | None:

@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import nn
 
+from robustlm.models.wide import wide
+
 
 def weights_digest(backbone: nn.Module, *, frozen: bool = False) -> str:
     """A hash of a model's weights by name, shape and sums: fast for large models too, and collisions are unlikely.
@@ -20,6 +22,6 @@ def weights_digest(backbone: nn.Module, *, frozen: bool = False) -> str:
         for name, value in sorted(backbone.named_parameters()):
             if frozen and value.requires_grad:
                 continue
-            wide = value.detach().double() if value.is_floating_point() else value.detach().float().double()
-            found.update(f"{name} {tuple(value.shape)} {wide.sum():.12e} {wide.abs().sum():.12e}".encode())
+            precise = wide(value if value.is_floating_point() else value.float())
+            found.update(f"{name} {tuple(value.shape)} {precise.sum():.12e} {precise.abs().sum():.12e}".encode())
     return found.hexdigest()

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from robustlm.batch import View
 from robustlm.models.base import Answer
-from robustlm.models.caches import Reader, has_plain_cache, longest, new_cache
+from robustlm.models.caches import Reader, has_plain_cache, longest, new_cache, plain_caches
 from robustlm.models.decoding import decode, prefill
 from robustlm.models.inputs import decoder_start, generation_inputs
 from robustlm.models.loaded import LoadedModel
 from robustlm.models.sampling import Forced, Generation, Sampler, keys_of_rows, likeliest
-from robustlm.models.stops import Ends, cut_at, ends_of, own_stops
+from robustlm.models.stops import Ends, StopTexts, cut_at, ends_of, own_stops
+
+_ROOM = 64
+"""Most tokens that a cache has room for before it is copied: room that short answers leave unused is memory."""
 
 
 @torch.no_grad()
@@ -52,8 +55,11 @@ def _decoded(
     loaded: LoadedModel, view: View, max_new_tokens: int, sampler: Sampler | None, ends: Ends
 ) -> list[list[int]]:
     run = Reader(loaded)
-    read = prefill(run, view.input_ids, view.attention_mask, new_cache(loaded))
-    return decode(run, read, sampler or likeliest, ends=ends.tokens, max_new_tokens=max_new_tokens)
+    room = min(max_new_tokens, _ROOM)
+    cache, caches = new_cache(loaded, room), plain_caches(loaded, room)
+    read = prefill(run, view.input_ids, view.attention_mask, cache, caches=caches)
+    stopped = StopTexts(loaded.tokenizer, ends.texts) if ends.texts else None
+    return decode(run, read, sampler or likeliest, ends=ends.tokens, max_new_tokens=max_new_tokens, stopped=stopped)
 
 
 def _generated(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
+
+from robustlm.models.heads import HeadCheck
+from robustlm.models.turn_ends import end_of_turn
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,16 @@ class LoadedModel:
     config: PretrainedConfig
     accepted: frozenset[str]
     """Names of the arguments of the base model's `forward`."""
+    padding_free: bool = False
+    """Whether rows run in one sequence without padding; see `RowSequence`."""
+    head: HeadCheck = field(default_factory=HeadCheck)
+    """What passes have found out about the head."""
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig) -> LoadedModel:
+    def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig, *, padding_free: bool = False) -> LoadedModel:
         """Read what the model accepts from the signature of its `forward`."""
         base = model.get_base_model() if hasattr(model, "peft_config") else model
-        return cls(model, tokenizer, config, frozenset(inspect.signature(base.forward).parameters))
+        return cls(model, tokenizer, config, frozenset(inspect.signature(base.forward).parameters), padding_free)
 
     @property
     def base(self) -> Any:
@@ -94,11 +102,20 @@ class LoadedModel:
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's end token (used in training) and the end tokens of chat turns."""
+        """Tokens that end an answer: the tokenizer's end token and the end tokens of chat turns.
+
+        Training ends answers with one of them: with the end of turn of the chat template, otherwise the end token.
+        """
         own = getattr(self.base.generation_config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
         stops = [self.special_tokens[text] for text in self.stop_strings if text in self.special_tokens]
-        return list(dict.fromkeys([int(self.tokenizer.eos_token_id), *map(int, own), *stops]))
+        turn = [self.special_tokens[self._end_of_turn]] if self._end_of_turn else []
+        return list(dict.fromkeys([int(self.tokenizer.eos_token_id), *map(int, own), *turn, *stops]))
+
+    @cached_property
+    def _end_of_turn(self) -> str:
+        """See `turn_ends.end_of_turn`."""
+        return end_of_turn(self.tokenizer, self.special_tokens)
 
     @property
     def stop_strings(self) -> list[str]:
@@ -119,14 +136,15 @@ class LoadedModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Set evaluation mode, without dropout; the previous mode is restored afterwards."""
+        """Set evaluation mode, without dropout; the previous mode of each part is restored afterwards."""
         module: nn.Module = self.model
-        was_training = module.training
+        training = [one for one in module.modules() if one.training]
         module.eval()
         try:
             yield
         finally:
-            module.train(was_training)
+            for one in training:
+                one.training = True
 
     @contextmanager
     def caching(self) -> Iterator[None]:

@@ -17,8 +17,11 @@ from torch import Tensor
 
 from robustlm.batch import View
 from robustlm.checks.numbers import check_number, check_seed
+from robustlm.models.wide import wide
 from robustlm.utils.random import drawn
 
+_DRAWN = 8
+"""Steps whose random numbers are drawn at once for a device other than the CPU."""
 _BITS = 48
 """Bits of a uniform number: few enough that its product with a sum of probabilities stays below that sum."""
 
@@ -81,6 +84,8 @@ class Sampler:
     def __init__(self, how: Generation, keys: Sequence[int]) -> None:
         self._how = how
         self._keys = keys
+        self._block = -1
+        self._numbers = torch.empty(0)
 
     def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
         """Tokens, int64 `[n]`.
@@ -90,12 +95,25 @@ class Sampler:
             rows: Int64 `[n]`: which of the R rows these are.
             step: Position of the token in the answer, from 0.
         """
-        uniform = [
-            (drawn("token", self._how.seed, self._keys[row], step) >> (64 - _BITS)) / 2**_BITS for row in rows.tolist()
-        ]
-        sums = self._kept(logits.double() / self._how.temperature).cumsum(-1)
-        wanted = torch.tensor(uniform, dtype=sums.dtype, device=sums.device)[:, None] * sums[:, -1:]
-        return (sums <= wanted).sum(-1)
+        sums = self._kept(wide(logits) / self._how.temperature).cumsum(-1)
+        at = rows if rows.device == sums.device else rows.to(sums.device)
+        wanted = self._uniform(step, sums.device)[at, None] * sums[:, -1:]
+        return (sums <= wanted).sum(-1).to(logits.device)
+
+    def _uniform(self, step: int, device: torch.device) -> Tensor:
+        """A number in [0, 1) for each of the R rows, fp64. Those of several steps are moved to a device at once."""
+        steps = 1 if device.type == "cpu" else _DRAWN
+        block, at = divmod(step, steps)
+        if block != self._block or self._numbers.device != device:
+            seed, first = self._how.seed, block * steps
+            numbers = [
+                [(drawn("token", seed, key, first + one) >> (64 - _BITS)) / 2**_BITS for key in self._keys]
+                for one in range(steps)
+            ]
+            found = torch.tensor(numbers, dtype=torch.float64)
+            self._numbers = found if device.type == "cpu" else found.to(device, non_blocking=True)
+            self._block = block
+        return self._numbers[at]
 
     def _kept(self, scaled: Tensor) -> Tensor:
         """Probabilities `[n, V]` of the tokens that are drawn from, 0 for others; they need not sum to 1."""

@@ -11,7 +11,7 @@ from robustlm.batch import IGNORE, View
 from robustlm.losses import answer_cross_entropy
 from robustlm.models.answers import answers
 from robustlm.models.base import OptionScores
-from robustlm.models.caches import Reader, cache_layers, has_plain_cache, longest, new_cache
+from robustlm.models.caches import Reader, cache_layers, has_plain_cache, longest, new_cache, plain_caches
 from robustlm.models.decoding import prefill
 from robustlm.models.loaded import LoadedModel
 
@@ -70,7 +70,9 @@ def _shared(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
 
     plain = has_plain_cache(loaded, longest(options))
     run = Reader(loaded)
-    read = prefill(run, prompts, mask, new_cache(loaded) if plain else None, share=plain)
+    room = tokens.shape[1]
+    cache, caches = (new_cache(loaded, room), plain_caches(loaded, room)) if plain else (None, None)
+    read = prefill(run, prompts, mask, cache, share=plain, caches=caches)
     mask, cache = read.mask, read.cache
     lengths = mask.sum(1)
     start = read.logits[owner]
@@ -81,7 +83,7 @@ def _shared(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
         cache.batch_select_indices(owner)
         positions = lengths[owner][:, None] + torch.arange(keep.shape[1], device=owner.device)
         seen = torch.cat([mask[owner], given[:, :-1]], dim=1)
-        rest, _ = run.at(keep, tokens[:, :-1], seen, positions, cache)
+        rest, _ = run.at(keep.flatten().nonzero()[:, 0], tokens[:, :-1], seen, positions, cache)
         targets, at = tokens[:, 1:][keep], keep.nonzero()[:, 0]
         scores = scores - answer_cross_entropy(rest, targets, at, len(owner))
         last = _last(at)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 from torch import Tensor
 
 from robustlm.checks.numbers import COLDEST, check_number
-from robustlm.losses import Direction, divergence
+from robustlm.losses import Direction
 from robustlm.models.loading import Loading
 from robustlm.models.tuning import PrefixTuning, Tuning
 from robustlm.modules.base import InstructionTuning, TrainOn, filled
@@ -44,13 +44,8 @@ class Alignment:
 
     def loss(self, passes: Passes) -> Tensor:
         """L_KL: the mean over answer tokens and over the variants of a sample, a scalar."""
-        variant = passes.answers("variant")
-        tokens = divergence(
-            variant.logits,
-            passes.reference_logits("variant"),
-            self.direction,
-            temperature=self.temperature,
-            detach_reference=self.detach_reference,
+        tokens = passes.divergence(
+            "variant", self.direction, temperature=self.temperature, detach_reference=self.detach_reference
         )
         return tokens.sum() / passes.token_count("variant")
 

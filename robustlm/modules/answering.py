@@ -14,6 +14,7 @@ from robustlm.evaluation.record import Record
 from robustlm.evaluation.scores import Scores
 from robustlm.models.base import LanguageModel
 from robustlm.models.digest import weights_digest
+from robustlm.models.heads import ChunkLogits
 from robustlm.modules.passes import Passes
 from robustlm.modules.replies import judged, records
 
@@ -39,6 +40,8 @@ class Answering(LightningModule):
     """Longest generated answer, in tokens."""
     generate_in_validation: bool
     """Also generate and score answers in validation, as in a test."""
+    chunk_logits: ChunkLogits = "auto"
+    """Most logits that the validation loss computes at once; see `heads.chunk_length`."""
     scores: Scores
     """The scores of the answers since the last epoch's end."""
     failures: list[str | None]
@@ -47,7 +50,7 @@ class Answering(LightningModule):
     def validation_step(self, batch: InstructionBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the loss of the true answers; with `generate_in_validation`, also score generated answers."""
         tokens = int((batch.raw.labels >= 0).sum())
-        loss = Passes(self.backbone, batch).cross_entropy("raw")
+        loss = Passes(self.backbone, batch, chunk_logits=self.chunk_logits).cross_entropy("raw")
         self.log("val/loss", loss, prog_bar=True, batch_size=tokens, sync_dist=True, add_dataloader_idx=False)
         if self.generate_in_validation:
             self._answer(batch)

@@ -19,6 +19,7 @@ from robustlm.checks.numbers import check_number
 from robustlm.evaluation.scores import Scores
 from robustlm.models.backends import language_model
 from robustlm.models.base import LanguageModel, Pooling
+from robustlm.models.heads import ChunkLogits
 from robustlm.models.hosted import Hosting
 from robustlm.models.loading import Loading
 from robustlm.models.sampling import Generation
@@ -26,6 +27,7 @@ from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.answering import Answering
 from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.checkpointed import Checkpointed
+from robustlm.modules.mixed import Mixed
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.terms import Term
 from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
@@ -51,7 +53,7 @@ class TrainingData(Protocol):
         """How many times in a row each batch is served."""
 
 
-class InstructionTuning(Answering, Checkpointed):
+class InstructionTuning(Answering, Checkpointed, Mixed):
     """Plain instruction tuning: cross-entropy of the answers under each row's own instruction. The baseline.
 
     A new objective is a subclass that extends `losses`. A step returns one summed loss under automatic optimisation. So
@@ -77,6 +79,9 @@ class InstructionTuning(Answering, Checkpointed):
         hosting: How requests are sent to a hosted model; no effect on other models.
         generation: How a local model chooses the tokens of an answer: the likeliest ones, or drawn at a temperature;
             and texts that end it. No effect on hosted models and vLLM, which have `hosting`.
+        chunk_logits: Most logits (answer tokens × vocabulary) that a loss computes at once. `auto`: if there are over a
+            million of them, as many as the pass has hidden values in one layer (rows × tokens × width), and at least a
+            million; null: all of them. The losses and their gradients are the same.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
@@ -96,12 +101,15 @@ class InstructionTuning(Answering, Checkpointed):
         max_skipped_steps: int = 20,
         hosting: Hosting = Hosting(),  # noqa: B008 - read only
         generation: Generation = Generation(),  # noqa: B008 - read only
+        chunk_logits: ChunkLogits = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.keep_plain_hyperparameters()
         check_number("max_new_tokens", max_new_tokens, least=1, below=2**31, whole=True)
         check_number("chunk_rows", chunk_rows, least=1, whole=True, or_null="for all rows at once")
+        if chunk_logits != "auto":
+            check_number("chunk_logits", chunk_logits, least=1, whole=True, or_null="for all at once, or auto")
         check_number("max_skipped_steps", max_skipped_steps, least=0, whole=True)
         if train_on is not None and train_on not in VIEWS:
             known = ", ".join(VIEWS)
@@ -115,6 +123,7 @@ class InstructionTuning(Answering, Checkpointed):
         self.generate_in_validation = generate_in_validation
         self.train_on: TrainOn | None = train_on
         self.chunk_rows = chunk_rows
+        self.chunk_logits: ChunkLogits = chunk_logits
         self.pooling: Pooling = "last"
         """Which hidden state `Passes.answers` returns for a row."""
         self.weights: dict[str, float] = {}
@@ -180,11 +189,16 @@ class InstructionTuning(Answering, Checkpointed):
         `return {**super().losses(passes), "mine": ...}`.
         """
         found = self.supervised(passes)
+        if any(term.name not in found for term in self.terms):
+            self.compare(passes, found)
+        return found
+
+    def compare(self, passes: Passes, found: dict[str, Tensor]) -> None:
+        """Add the losses of `terms` to those that were found, and log the terms' curves."""
         for term in self.terms:
             answers = found["answer"] if "answer" in found else found["adversarial"]
             found[term.name], curves = term.losses(passes, answers)
             self.log_dict({f"{term.name}/{name}": value for name, value in curves.items()}, batch_size=1)
-        return found
 
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
         """The cross-entropy of true answers, as `answer`."""
@@ -202,21 +216,30 @@ class InstructionTuning(Answering, Checkpointed):
 
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the losses, and log each of them."""
-        terms = self.losses(self.passes(batch))
+        passes = self.passes(batch)
+        terms = self.losses(passes)
         parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
         total = torch.stack(parts).sum()
         size = len(batch)
         self._step_loss = self._step_loss + total.detach()
         self.log("train/skipped_steps", float(self.skipped_steps), batch_size=size)
+        self.log("train/padding", passes.padding, batch_size=size)
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
         return total
 
     def passes(self, batch: InstructionBatch) -> Passes:
-        """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`)."""
+        """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`, `chunk_logits`)."""
         alone = self._trainer is None or self._trainer.world_size == 1
         gather = None if alone else self._gather
-        return Passes(self.backbone, batch, pooling=self.pooling, all_gather=gather, chunk_rows=self.chunk_rows)
+        return Passes(
+            self.backbone,
+            batch,
+            pooling=self.pooling,
+            all_gather=gather,
+            chunk_rows=self.chunk_rows,
+            chunk_logits=self.chunk_logits,
+        )
 
     def _gather(self, values: Tensor) -> Tensor:
         """Stack a tensor over ranks; its gradient, if any, is passed through."""
@@ -228,10 +251,6 @@ class InstructionTuning(Answering, Checkpointed):
     def configure_callbacks(self) -> list[Callback]:
         """The callback that makes exact resuming possible."""
         return [StepBoundary()]
-
-    def configure_model(self) -> None:
-        """Load the weights."""
-        self.backbone.load()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser of the trained parameters, and its schedule."""
@@ -255,6 +274,7 @@ class InstructionTuning(Answering, Checkpointed):
         if self._seed is None:
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks
+        super().on_fit_start()
 
     def on_train_batch_start(self, batch: InstructionBatch, batch_idx: int) -> None:
         """Seed random numbers from seed, step and rank only, so that a resumed run draws the same numbers."""

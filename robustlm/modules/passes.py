@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Literal
@@ -13,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from robustlm.adversaries import Problem
 from robustlm.batch import InstructionBatch, Scope, View
-from robustlm.losses import answer_cross_entropy
+from robustlm.losses import Direction, divergence, row_sums, token_cross_entropy
 from robustlm.models.base import AnswerOutput, LanguageModel, Pooling
+from robustlm.models.heads import FEWEST, ChunkLogits, by_token, chunk_length
 
 ViewName = Literal["raw", "variant", "negative"]
 
@@ -28,6 +30,7 @@ class Passes:
         pooling: Which hidden state represents a row.
         all_gather: Stacks a tensor over ranks, `[W, …]`, with gradient; null if there is one process.
         chunk_rows: Views with more rows run in chunks of this many rows, and run again in the backward pass.
+        chunk_logits: Most logits that a loss computes at once; see `heads.chunk_length`.
     """
 
     def __init__(
@@ -38,15 +41,19 @@ class Passes:
         pooling: Pooling = "last",
         all_gather: Callable[[Tensor], Tensor] | None = None,
         chunk_rows: int | None = None,
+        chunk_logits: ChunkLogits = "auto",
     ) -> None:
         self.backbone = backbone
         self.batch = batch
         self.pooling: Pooling = pooling
         self._all_gather = all_gather
         self._chunk_rows = chunk_rows
+        self._chunk_logits = chunk_logits
         self._answers: dict[str, AnswerOutput] = {}
         self._embeds: dict[str, Tensor] = {}
         self._row_losses: dict[str, Tensor] = {}
+        self._positions = 0
+        self._tokens = 0
         self._rng = _RandomState(batch.raw.input_ids.device)
 
     # --- views -------------------------------------------------------------------------------------------------
@@ -80,11 +87,38 @@ class Passes:
             inputs_embeds: `[R, T, H]`; replaces the view's own embeddings.
             masks: Number of the set of dropout masks. Passes of a step with the same number use the same masks.
         """
+        self._count(view)
         with self._rng.replayed(masks):
             if self._chunk_rows is None or len(view) <= self._chunk_rows or not torch.is_grad_enabled():
-                answers: AnswerOutput = self.backbone(view, inputs_embeds, self.pooling)
-                return answers
+                return self._run(view, inputs_embeds, self._many_logits(view))
             return self._in_chunks(view, inputs_embeds, self._chunk_rows)
+
+    def _run(self, view: View, embeds: Tensor | None, late: bool) -> AnswerOutput:
+        extra = {"late": True} if late else {}
+        answers: AnswerOutput = self.backbone(view, embeds, self.pooling, **extra)
+        return answers
+
+    def _many_logits(self, view: View) -> bool:
+        """Whether losses may compute the logits of a view in chunks."""
+        words = getattr(self.backbone.config.get_text_config(), "vocab_size", None)
+        if self._few is None or words is None or len(view.layout.targets) * words <= self._few:
+            return False
+        return "late" in inspect.signature(type(self.backbone).forward).parameters
+
+    @property
+    def _few(self) -> int | None:
+        """Number of logits that are always computed at once; null: any number."""
+        return FEWEST if self._chunk_logits == "auto" else self._chunk_logits
+
+    def _count(self, view: View) -> None:
+        tokens = sum(view.layout.lengths)
+        self._tokens += tokens
+        self._positions += tokens if self.backbone.padding_free else view.input_ids.numel()
+
+    @property
+    def padding(self) -> float:
+        """The share of positions that were padding, in all passes so far; of an encoder–decoder, in its encoder."""
+        return 1 - self._tokens / self._positions if self._positions else 0.0
 
     def _in_chunks(self, view: View, embeds: Tensor | None, size: int) -> AnswerOutput:
         """The same answers, but memory holds the activations of only one chunk at a time.
@@ -93,15 +127,24 @@ class Passes:
         pass. So losses over all rows of a batch that is too large for memory (a contrast with many candidates) have
         their exact gradient. This is gradient caching (Gao et al., 2021), for every objective.
         """
+        first: list[AnswerOutput | None] = []
+        late = self._many_logits(view)
 
         def part(embeds: Tensor, at: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            found = self.backbone(view.part(at), embeds, self.pooling)
-            return found.logits, found.targets, found.rows + at.start, found.state
+            found = self._run(view.part(at), embeds, late)
+            if not first:
+                first.append(found)
+            scores = found.logits if found.late is None else found.late.states
+            return scores, found.targets, found.rows + at.start, found.state
 
         embeds = self.backbone.embed(view.input_ids) if embeds is None else embeds
         slices = [slice(start, start + size) for start in range(0, len(view), size)]
         parts = [checkpoint(part, embeds[at], at, use_reentrant=False) for at in slices]
-        return AnswerOutput(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+        scores, targets, rows, state = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        like, first[:] = first[0], [None]  # so that its graph is not kept, nor that of a chunk that runs again
+        assert like is not None
+        logits = scores if like.late is None else like.late.at(scores, like.late.values // size * len(view))
+        return AnswerOutput(logits, targets, rows, state, like.whole)
 
     # --- what losses are made of -------------------------------------------------------------------------------
 
@@ -118,10 +161,50 @@ class Passes:
     def row_losses(self, name: ViewName) -> Tensor:
         """Answer cross-entropy `[R]` of a view, summed over each row's answer tokens; computed once."""
         if name not in self._row_losses:
-            answers = self.answers(name)
-            found = answer_cross_entropy(answers.logits, answers.targets, answers.rows, len(self.view(name)))
-            self._row_losses[name] = found
+            self._row_losses[name] = self._summed(self.answers(name), len(self.view(name)))
         return self._row_losses[name]
+
+    def _summed(self, answers: AnswerOutput, rows: int) -> Tensor:
+        """Answer cross-entropy `[R]`, summed over each row's answer tokens."""
+        return row_sums(self.by_token(token_cross_entropy, answers, beside=[answers.targets]), answers.rows, rows)
+
+    def by_token(self, loss: Callable[..., Tensor], *answers: AnswerOutput, beside: Sequence[Tensor] = ()) -> Tensor:
+        """A loss `[n]` of each answer token, without more than a chunk of the n × V logits at a time.
+
+        Args:
+            loss: Maps logits `[m, V]`, one tensor for each of `answers`, and parts `[m]` of `beside` to losses `[m]`.
+                A token's loss depends on the token's logits alone.
+            answers: Outputs for the same n tokens, of one or several passes.
+            beside: Tensors `[n]`.
+        """
+        lates = [one.late for one in answers if one.late is not None]
+        length = chunk_length(lates, self._chunk_logits) if len(lates) == len(answers) else None
+        if length is not None:
+            return by_token(loss, lates, beside, length)
+        logits = [one.logits for one in answers]
+        for one in answers:
+            if one.whole is not None:
+                one.whole.tell()
+        return loss(*logits, *beside)
+
+    def divergence(
+        self, name: ViewName, direction: Direction = "forward", *, temperature: float = 1.0,
+        detach_reference: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Divergence `[n]` of each answer token of a view from the same token of the raw view; see `losses.divergence`.
+
+        Raises:
+            ValueError: The answers of a row and its variants are not the same tokens.
+        """
+
+        def apart(logits: Tensor, reference: Tensor) -> Tensor:
+            return divergence(logits, reference, direction, temperature=temperature, detach_reference=detach_reference)
+
+        raw, own, places = self.answers("raw"), self.answers(name), self._reference_places(name)
+        lates = [one for one in (raw.late, own.late) if one is not None]
+        if len(lates) < 2 or chunk_length(lates, self._chunk_logits) is None:
+            _ = raw.logits  # computed once, for this loss and others
+        return self.by_token(apart, own, raw.take(places))
 
     def keep_row_losses(self, name: ViewName, losses: Tensor) -> None:
         """Store row losses `[R]` of a view that an adversary has computed as its clean term."""
@@ -137,6 +220,10 @@ class Passes:
         Raises:
             ValueError: The answers of a row and its variants are not the same tokens.
         """
+        return self.answers("raw").logits.index_select(0, self._reference_places(name))
+
+    def _reference_places(self, name: ViewName) -> Tensor:
+        """Int64 `[n]`: for each answer token of a view, the place of the same token in the raw view."""
         raw, other = self.view("raw").layout, self.view(name).layout
         many = len(other.counts) // len(raw.counts)
         if tuple(count for count in raw.counts for _ in range(many)) != other.counts:
@@ -154,8 +241,7 @@ class Passes:
                 f"rows of the {name!r} view have other answer tokens than their raw rows; an alignment compares "
                 "answers token by token, so both views must hold the same answer tokens"
             )
-        logits = self.answers("raw").logits
-        return logits.index_select(0, torch.tensor(places).to(logits.device, non_blocking=True))
+        return torch.tensor(places).to(self.view("raw").labels.device, non_blocking=True)
 
     def gathered(self, values: Tensor) -> tuple[Tensor, int]:
         """Rows `[n, …]` of all ranks, with gradient, and the index of this rank's first row; ranks may differ in n."""
@@ -173,7 +259,20 @@ class Passes:
     def _rank(self) -> int:
         return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
-    def problem(self, name: ViewName, scope: Scope, loss_scale: float = 1.0, *, held: bool = False) -> Problem:
+    def forget(self) -> None:
+        """Let the passes and losses so far go, with their graphs. What asks for them later runs them again."""
+        self._answers.clear()
+        self._row_losses.clear()
+
+    def problem(
+        self,
+        name: ViewName,
+        scope: Scope,
+        loss_scale: float = 1.0,
+        *,
+        held: bool = False,
+        release: Callable[[], None] | None = None,
+    ) -> Problem:
         """A view in the form that an adversary takes. Row losses are summed over each row's answer tokens.
 
         The clean pass is shared: the problem's `clean_loss()` returns the `row_losses` of this object.
@@ -185,6 +284,7 @@ class Passes:
             held: Whether other losses of the step use this view's pass, so that it must not be freed. Create the
                 problem before those losses run: a pass that ran earlier has no gradient at its embeddings, and would
                 run once more for adversaries that need it.
+            release: Runs the backward pass of those losses, where it may run early.
         """
         view = self.view(name)
         rows = len(view)
@@ -196,8 +296,7 @@ class Passes:
             self._embeds[name] = own if own.requires_grad else own.requires_grad_()
 
         def loss(embeds: Tensor) -> Tensor:
-            answers = self.run(view, embeds)
-            return answer_cross_entropy(answers.logits, answers.targets, answers.rows, rows)
+            return self._summed(self.run(view, embeds), rows)
 
         return Problem(
             embeds=own,
@@ -209,6 +308,7 @@ class Passes:
             parameters=self.backbone.trained,
             loss_scale=loss_scale,
             held=held,
+            release=release if held else None,
             clean=lambda: self.row_losses(name),
         )
 

@@ -47,6 +47,9 @@ class Prompt:
     """`(start, end)` of the earlier replies of a chat that are trained (`Sample.trains_replies`), each with the token
     that ends it."""
 
+    answer_end: str = ""
+    """The special token that ends the answer, as the chat template writes it; empty: the tokenizer's end token."""
+
     @property
     def messages(self) -> list[Message] | None:
         """The messages of a chat as `{role, content}`; null for templates that write no chat."""
@@ -113,8 +116,8 @@ class Writer:
         given = [(max(a, start) - start, min(b, end) - start) for a, b in self.given]
         self.given = [(a, b) for a, b in given if a < b]
 
-    def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True) -> Prompt:
-        """The prompt as written so far; `answer_prefix` stands before the answer."""
+    def prompt(self, answer_prefix: str, *, add_special_tokens: bool = True, answer_end: str = "") -> Prompt:
+        """The prompt as written so far; `answer_prefix` stands before the answer, `answer_end` after it."""
         return Prompt(
             self.text,
             tuple(self.spans),
@@ -123,6 +126,7 @@ class Writer:
             tuple(self.given),
             tuple(self.chat),
             tuple(self.replies),
+            answer_end,
         )
 
 

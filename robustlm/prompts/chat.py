@@ -77,7 +77,7 @@ class ChatTemplate(Template):
             raise ValueError(_failed(error, _MARK.format(0))) from error
         if not known:
             raise ValueError(_REWRITTEN)
-        self._blank, thoughts = self._reply(known[-1][0])
+        self._blank, self._end, thoughts = self._reply(known[-1][0])
         self.notes = [*thoughts, *self._dates()]
 
     def render(self, sample: Sample, instruction: str) -> Prompt:
@@ -102,7 +102,7 @@ class ChatTemplate(Template):
             chat.said = given
         if sample.trains_replies and sample.history:
             out.replies = self._replies(sample.id, chat, out)
-        return out.prompt(self._blank, add_special_tokens=False)
+        return out.prompt(self._blank, add_special_tokens=False, answer_end=self._end)
 
     def _as_shown(self, chat: Dialogue, around: _Around) -> Dialogue:
         """The chat with each earlier reply as the template writes it there; a reply that cannot be found stays."""
@@ -186,8 +186,10 @@ class ChatTemplate(Template):
             fresh = not own
         return spans
 
-    def _reply(self, closing: str) -> tuple[str, list[str]]:
-        """White space that the template writes before a reply, and notes on how it writes replies.
+    def _reply(self, closing: str) -> tuple[str, str, list[str]]:
+        """White space that the template writes before a reply, the token that ends it, and notes on how it does so.
+
+        The token is empty if it is the tokenizer's end token, or if the template ends a reply by other text.
 
         A prompt ends before this white space, which then belongs to the answer: so a prompt with its answer has the
         tokens of the chat with this reply.
@@ -199,27 +201,30 @@ class ChatTemplate(Template):
         try:
             around = _between(self._tried(marks, ["user", "assistant"], asks=False), marks)
         except ValueError:  # a template that fails on replies is refused for rows that have some
-            return "", []
+            return "", "", []
         if [at for _, at in around] != [0, 1, None]:
-            return "", []
+            return "", "", []
         said, tail = around[1][0], around[2][0]
         end = tail[: self._specials.after(tail, 0)].strip()
-        if end and end != getattr(self._tokenizer, "eos_token", end):
+        own = getattr(self._tokenizer, "eos_token", end)
+        if end and end != own:
             log.info(
-                "data.template: the tokenizer's chat template ends a reply by %r; trained answers end with %r, the "
-                "tokenizer's end token",
-                end, self._tokenizer.eos_token,
+                "data.template: trained answers end with %r, as the tokenizer's chat template ends a reply, and not "
+                "with the tokenizer's end token %r",
+                end, own,
             )  # fmt: skip
+        end = end if end != own else ""
         if said.startswith(closing) and not said[len(closing) :].strip():
-            return said[len(closing) :], []
+            return said[len(closing) :], end, []
         if said.strip() == closing.strip():
-            return "", []
+            return "", end, []
         switches = [name for name in variables_of(self._source) if "think" in name or "reason" in name]
         known = f" (it reads {', '.join(switches)})" if switches else ""
-        return "", [
+        note = (
             f"data.template: the tokenizer's chat template ends a prompt by {closing!r}, but writes {said!r} before a "
             f"reply that it is given. If answers hold no thoughts, data.chat_template_kwargs may switch them off{known}"
-        ]
+        )
+        return "", end, [note]
 
     def _dates(self) -> list[str]:
         """A note where the template writes today's date."""

@@ -246,7 +246,9 @@ class Encoder:
         prompt_ids: Sequence[list[int]],
         special: bool,
     ) -> list[list[int]]:
-        """Token ids of the targets as continuations of their prompts, with end of sequence.
+        """Token ids of the targets as continuations of their prompts, with the token that ends them.
+
+        That is `Prompt.answer_end`, or the tokenizer's end token.
 
         Tokenizers that mark word starts (SentencePiece) give a text other tokens when it stands alone than after a
         prompt. So prompt and answer are tokenised together, and the prompt's tokens are removed. If a token spans the
@@ -268,11 +270,17 @@ class Encoder:
             stripped = full[:-1] if full and full[-1] == eos else full
             opening = before[:-1] if before and before[-1] == eos else before
             if stripped[: len(opening)] == opening:
-                answers.append([*stripped[len(opening) :], eos])
+                answers.append([*stripped[len(opening) :], self._end(prompts[i])])
                 continue
             separate = separate if separate is not None else self._plain(alone, samples)
-            answers.append([*separate[i], eos])
+            answers.append([*separate[i], self._end(prompts[i])])
         return answers
+
+    def _end(self, prompt: Prompt) -> int:
+        """The token that ends the answer to a prompt."""
+        if not prompt.answer_end:
+            return int(self.tokenizer.eos_token_id)
+        return int(self.tokenizer.convert_tokens_to_ids(prompt.answer_end))
 
     def _written(self, prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> _Written:
         """A prompt's text and the places of its tokens in it, without special tokens that a tokenizer adds at the ends.

@@ -13,8 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustlm.models.decoding import Prefilled, decode, left_padded, prefill, shared_prefixes
-from robustlm.models.sampling import likeliest
+from robustlm.models.caches import Reader, RoomyLayer, new_cache, plain_caches
+from robustlm.models.decoding import Prefilled, _groups, decode, left_padded, prefill, shared_prefixes
+from robustlm.models.masks import known_padding
+from robustlm.models.sampling import Generation, Sampler, likeliest
+from tests.tiny import load
+from tests.waits import waits
 
 tokens = st.lists(st.integers(1, 3), min_size=1, max_size=6)
 prompts = st.lists(tokens, min_size=1, max_size=7)
@@ -192,3 +196,104 @@ def test_the_longest_answer_is_as_long_as_allowed() -> None:
     found = decode(model, prefill(model, ids, mask, model.cache()), likeliest, ends=[], max_new_tokens=5)
     assert [len(answer) for answer in found] == [5, 5]
     assert model.positions == ids.numel() + 4 * 2
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 50])
+def test_answers_do_not_depend_on_how_often_the_host_waits(every: int) -> None:
+    """Ended rows may run some tokens further; nothing of these shows."""
+    model, how = Model("llama"), Generation(temperature=1.5, seed=3)
+    rows = rows_of(1)
+    ids, mask = left_padded(rows, torch.zeros(1, dtype=torch.long))
+    for choose in (likeliest, Sampler(how, range(len(rows)))):
+        for count in (1, 4, 9):
+            once = decode(model, prefill(model, ids, mask, model.cache()), choose, ends=[2, 11], max_new_tokens=count)
+            read = prefill(model, ids, mask, model.cache())
+            found = decode(model, read, choose, ends=[2, 11], max_new_tokens=count, wait_every=every)
+            assert found == once
+    stopped = decode(
+        model, prefill(model, ids, mask, model.cache()), likeliest, ends=[2], max_new_tokens=9,
+        stopped=lambda answer: answer[-1] in (11, 13), wait_every=every,
+    )  # fmt: skip
+    for answer, row in zip(stopped, rows, strict=True):
+        whole = model.alone(row, [2], 9)
+        first = next((at + 1 for at, token in enumerate(whole) if token in (11, 13)), len(whole))
+        assert answer == whole[:first]
+
+
+def test_the_host_waits_once_in_several_tokens(llama: str) -> None:
+    backbone = load(llama, None)
+    ids, mask = left_padded([[5, 6, 7], [8, 9]], torch.zeros(1, dtype=torch.long))
+    run = Reader(backbone.parts)
+    with torch.no_grad(), known_padding(True):
+        for choose in (likeliest, Sampler(Generation(temperature=1.0), range(2))):
+            read = prefill(run, ids, mask, new_cache(backbone.parts, 12))
+            with waits() as found:
+                answers = decode(run, read, choose, ends=[], max_new_tokens=12, wait_every=4)
+            assert [len(answer) for answer in answers] == [12, 12]
+            assert sum(found.values()) == 3, found
+
+
+def test_groups_hold_prompts_of_similar_length() -> None:
+    assert _groups([10] * 40) == [list(range(40))]
+    lengths = [100 if row % 2 else 10 for row in range(64)]
+    assert _groups(lengths) == [list(range(1, 64, 2)), list(range(0, 64, 2))]
+    assert _groups([5, 100, 7]) == [[1, 2, 0]], "a few prompts are read together, whatever their lengths"
+
+
+def test_prompts_of_unlike_lengths_are_read_in_groups(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They give the logits and answers of one pass over all, and of each prompt alone, at fewer positions."""
+    monkeypatch.setattr("robustlm.models.decoding._LEAST", 2)
+    backbone = load(llama, None, dtype="float64")
+    parts, draw = backbone.parts, random.Random(5)
+    rows = [[draw.randrange(5, 250) for _ in range(draw.choice((2, 9, 25)))] for _ in range(12)]
+    ids, mask = left_padded(rows, torch.zeros(1, dtype=torch.long))
+    run = Reader(parts)
+    seen: list[int] = []
+    handle = backbone.base.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].numel())
+    )
+    with torch.no_grad():
+        whole = prefill(run, ids, mask, new_cache(parts))
+        assert seen == [ids.numel()]
+        for room in (2, 30):  # with less room than tokens, the cache grows on the way
+            seen.clear()
+            read = prefill(run, ids, mask, new_cache(parts, room), caches=plain_caches(parts, room))
+            assert len(seen) == 3
+            assert sum(seen) < 0.8 * ids.numel()
+            torch.testing.assert_close(read.logits, whole.logits)
+            assert torch.equal(read.mask, mask)
+            found = decode(run, read, likeliest, ends=[2, 7], max_new_tokens=10)
+            for row, answer in zip(rows, found, strict=True):
+                one, own = left_padded([row], ids)
+                alone = prefill(run, one, own, new_cache(parts), share=False)
+                assert decode(run, alone, likeliest, ends=[2, 7], max_new_tokens=10) == [answer]
+    handle.remove()
+
+
+def test_a_layer_with_room_is_the_librarys_own() -> None:
+    """Keys and values after tokens one by one, dropped rows, and more tokens than there was room for."""
+    roomy, plain = RoomyLayer(3), transformers.cache_utils.DynamicLayer()
+    torch.manual_seed(0)
+    rows = 4
+    for step, count in enumerate((5, 1, 1, 1, 1, 1, 2, 1)):
+        if step in (3, 5):
+            at = torch.tensor([2, 0, 1][: 3 if step == 3 else 2])
+            roomy.batch_select_indices(at)
+            plain.batch_select_indices(at)
+            rows = len(at)
+        new = torch.randn(2, rows, 2, count, 4)
+        for ours, wanted in zip(roomy.update(*new), plain.update(*new), strict=True):
+            assert torch.equal(ours, wanted)
+        assert roomy.get_seq_length() == plain.get_seq_length()
+        assert roomy.get_mask_sizes(1) == plain.get_mask_sizes(1)
+
+
+def test_tokens_are_written_where_there_is_room() -> None:
+    layer = RoomyLayer(8)
+    layer.update(torch.zeros(2, 1, 4, 3), torch.zeros(2, 1, 4, 3))
+    place = layer.keys.data_ptr()
+    for _ in range(8):
+        layer.update(torch.ones(2, 1, 1, 3), torch.ones(2, 1, 1, 3))
+    assert layer.keys.data_ptr() == place
+    layer.update(torch.ones(2, 1, 1, 3), torch.ones(2, 1, 1, 3))
+    assert layer.keys.data_ptr() != place

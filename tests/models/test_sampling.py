@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from robustlm.batch import View
 from robustlm.models import generation
 from robustlm.models.backbone import Backbone
 from robustlm.models.backends import language_model
+from robustlm.models.caches import Reader
 from robustlm.models.sampling import Generation, Sampler
-from robustlm.models.stops import ends_of
+from robustlm.models.stops import StopTexts, ends_of
 from tests.tiny import SAMPLES, load, view_of
 
 HOT = Generation(temperature=2.0, seed=3)
@@ -48,6 +50,32 @@ def test_tokens_are_drawn_as_often_as_a_loop_says(how: Generation) -> None:
         assert (
             abs(share - wanted) <= 4 * (wanted * (1 - wanted) / times) ** 0.5
         )  # four standard errors; 0 is never drawn
+
+
+def test_a_device_without_float64_draws_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Narrow(torch.Tensor):
+        """Logits of a device that refuses float64, as MPS does."""
+
+        @property
+        def device(self) -> Any:
+            return torch.device("mps")
+
+        def cpu(self, *_: Any, **__: Any) -> torch.Tensor:
+            return self.as_subclass(torch.Tensor)
+
+        def detach(self) -> Narrow:
+            return self
+
+        def double(self, *_: Any, **__: Any) -> torch.Tensor:
+            raise TypeError("MPS has no float64")
+
+    logits, rows = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)), torch.arange(40)
+    how = replace(HOT, top_k=9, top_p=0.9)
+    drawn = Sampler(how, range(40))(logits, rows, 0)
+    moved: list[torch.device] = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: moved.append(device) or tensor)
+    assert Sampler(how, range(40))(logits.as_subclass(Narrow), rows, 0).tolist() == drawn.tolist()
+    assert moved == [torch.device("mps")], "tokens go back to where the logits are"
 
 
 def test_draws_differ_by_seed_key_and_step() -> None:
@@ -140,6 +168,48 @@ def test_answers_end_before_a_stop_beside_those_of_the_model(models: dict[str, s
     assert [one.text for one in answers] == [text.partition(more)[0].strip() for text in ended]
     assert [one.text for one in answers] != ended
     assert all(one.finish_reason == "stop" for one, text in zip(answers, whole, strict=True) if more in text)
+
+
+def test_an_answer_runs_no_further_than_its_stop(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own decoding ends a row with the token that completes the stop, as `generate` of transformers does."""
+    backbone = hot(llama)
+    view = keyed(view_of(backbone, SAMPLES * 3, with_answer=False))
+    limit = 40
+    whole = backbone.respond(view, limit)
+    stop = max((one.text for one in whole), key=len)[3:6]
+    steps: list[int] = []
+    read = Reader.__call__
+
+    def counted(self: Reader, ids: torch.Tensor, *rest: Any) -> Any:
+        steps.append(len(ids) if ids.shape[1] == 1 else 0)
+        return read(self, ids, *rest)
+
+    monkeypatch.setattr(Reader, "__call__", counted)
+    backbone.generation = replace(HOT, stop=[stop])
+    ours = backbone.respond(view, limit)
+    assert sum(stop in one.text for one in whole) >= 1
+    for one, full in zip(ours, whole, strict=True):
+        assert one.text == full.text.partition(stop)[0].strip()
+        assert one.answer_tokens is not None
+        assert full.answer_tokens is not None
+        assert one.answer_tokens < full.answer_tokens if stop in full.text else one == full
+    most = max(one.answer_tokens or 0 for one in ours)
+    assert sum(count > 0 for count in steps) <= most, "no step after the last row has ended"
+    monkeypatch.setattr(generation, "has_plain_cache", lambda loaded, length: False)
+    theirs = backbone.respond(view, limit)
+    assert all(one == other for one, other, full in zip(theirs, ours, whole, strict=True) if stop in full.text)
+
+
+def test_stops_are_found_where_they_end(llama: str) -> None:
+    """At every token: exactly when the text of all tokens so far holds the stop."""
+    tokenizer = load(llama, None).tokenizer
+    text = "Oslo. User: Ünïcode, and a river? \n\nUser: the end 🙂 of it."
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for stop in ("User:", "\n\n", "🙂", " of", "Oslo", "missing", text[:30]):
+        stopped = StopTexts(tokenizer, ["never said", stop])
+        found = [stopped(ids[:n]) for n in range(1, len(ids) + 1)]
+        whole = [stop in tokenizer.decode(ids[:n], skip_special_tokens=True) for n in range(1, len(ids) + 1)]
+        assert found.index(True) == whole.index(True) if any(whole) else not any(found)
 
 
 def test_a_stop_that_is_a_special_token_ends_an_answer_as_a_token(llama: str) -> None:

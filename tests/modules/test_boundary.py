@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,20 @@ def fit(case: str, llama: str, files: tuple[str, str], folder: Path, ckpt: Path 
     return weights_of(module), fitter.global_step, stopping.state_dict()
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(llama: str, files: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`fit` without a checkpoint, once for each set of arguments: the same arguments give the same run."""
+    known: dict[tuple[object, ...], Any] = {}
+
+    def run(case: str, **more: Any) -> Any:
+        key = (case, *sorted(more.items()))
+        if key not in known:
+            known[key] = fit(case, llama, files, tmp_path_factory.mktemp("whole"), **more)
+        return known[key]
+
+    return run
+
+
 def check(found: Any, wanted: Any) -> None:
     for name, value in wanted[0].items():
         assert torch.equal(found[0][name], value), name
@@ -123,9 +138,15 @@ def test_saves_after_a_validation_within_a_step_are_exact(
     ],
 )
 def test_saves_on_exception_are_exact(
-    case: str, hook: str, at: int, llama: str, files: tuple[str, str], tmp_path: Path
+    case: str,
+    hook: str,
+    at: int,
+    llama: str,
+    files: tuple[str, str],
+    uninterrupted: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
-    wanted = fit(case, llama, files, tmp_path, val_check_interval=2)
+    wanted = uninterrupted(case, val_check_interval=2)
     keeper = StepCheckpoint(tmp_path / "killed", save_on_exception=True, save_top_k=0, save_last=True)
     stopped = fit(case, llama, files, tmp_path, callbacks=[keeper, StopAt(hook, at)], val_check_interval=2)
     assert stopped is None
@@ -177,13 +198,13 @@ def test_either_checkpoint_callback_reads_the_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_a_run_that_max_steps_ended_goes_on_with_the_rest_of_the_epoch(
-    steps: int, llama: str, files: tuple[str, str], tmp_path: Path
+    steps: int, llama: str, files: tuple[str, str], uninterrupted: Callable[..., Any], tmp_path: Path
 ) -> None:
     """An epoch has four steps; the fourth ends it."""
-    steady = {"callbacks": [], "num_sanity_val_steps": 0}
-    whole = fit("anit", llama, files, tmp_path / "whole", max_steps=6, **steady)
+    steady: dict[str, Any] = {"num_sanity_val_steps": 0}
+    whole = uninterrupted("anit", max_steps=6, **steady)
     keeper = StepCheckpoint(tmp_path / "kept", save_last=True)
-    fit("anit", llama, files, tmp_path / "part", max_steps=steps, **steady | {"callbacks": [keeper]})
+    fit("anit", llama, files, tmp_path / "part", max_steps=steps, callbacks=[keeper], **steady)
     last = tmp_path / "kept/last.ckpt"
     found = fit("anit", llama, files, tmp_path / "rest", last, max_steps=6, **steady)
     assert found[1] == whole[1] == 6

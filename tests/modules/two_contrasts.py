@@ -26,8 +26,13 @@ MODULES: dict[str, dict[str, Any]] = {
     "balanced": {"contrast": Contrast(0.2)},
     "symmetric": {"contrast": Contrast(0.2, symmetric=True, weight=0.5)},
     "negatives": {"contrast": Contrast(0.2, symmetric=True, pooling="mean")},
-    "alignment": {"alignment": Alignment(0.4, "js")},
-    "all": {"contrast": Contrast(0.2, symmetric=True), "alignment": Alignment(0.4), "chunk_rows": 3},
+    "alignment": {"alignment": Alignment(0.4, "js"), "chunk_logits": 500},
+    "all": {
+        "contrast": Contrast(0.2, symmetric=True),
+        "alignment": Alignment(0.4),
+        "chunk_rows": 3,
+        "chunk_logits": 500,
+    },
     "apart": {"contrast": Contrast(0.2, gather=False)},
 }
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from robustlm.models.turn_ends import end_of_turn
+from robustlm.prompts.base import Prompt, Template
 from robustlm.prompts.encoding import Encoder
 from robustlm.prompts.templates import make_template
 from robustlm.sample import Sample
 from tests.prompts.families import FAMILIES, speaking
+from tests.tiny import load
 
 SYSTEM = ("system", "Be brief.")
 FIRST = ("user", "Name a city."), ("assistant", "Oslo.")
@@ -54,9 +57,61 @@ def test_a_prompt_has_the_tokens_of_its_chat_template(name: str) -> None:
             continue  # it leaves the system message out of a chat that ends with a reply
         answered = applied(name, messages_of(sample, answered=True, folded=not family.takes_system))
         if "<think>" not in encoder.tokenizer.decode(row.prompt_ids[-8:]) or family.variables:
-            whole = [*row.prompt_ids, *row.answer_ids[:-1]]
-            assert answered[: len(whole)] == whole, "the answer follows the prompt as a reply does"
-    assert row.answer_ids[-1] == encoder.tokenizer.eos_token_id
+            whole = [*row.prompt_ids, *row.answer_ids]
+            if family.end.startswith(" "):  # Llama 2 writes a blank before its end token, which is not trained
+                assert answered[: len(whole) - 1] == whole[:-1]
+            else:
+                assert answered[: len(whole)] == whole, "the answer follows the prompt as a reply does, with its end"
+    assert encoder.tokenizer.convert_ids_to_tokens(row.answer_ids[-1]) == family.end.strip()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_trained_answers_end_with_a_token_that_ends_generated_ones(name: str) -> None:
+    family, tokenizer = FAMILIES[name], speaking(name)
+    found = end_of_turn(tokenizer, tokenizer.all_special_tokens)
+    assert found == family.end.strip()
+    row = encoder_of(name).encode([ASKED])[0]
+    assert row.answer_ids[-1] == tokenizer.convert_tokens_to_ids(found)
+    if found == tokenizer.eos_token:
+        before = Encoder(tokenizer, _Ended(encoder_of(name).template), 512).encode([ASKED, TALK, LED])
+        assert before == encoder_of(name).encode([ASKED, TALK, LED]), "nothing changes where the end token is the end"
+
+
+class _Ended(Template):
+    """A template whose answers end with the tokenizer's end token, as all of them once did."""
+
+    def __init__(self, inner: Template) -> None:
+        self._inner = inner
+
+    def render(self, sample: Sample, instruction: str) -> Prompt:
+        return replace(self._inner.render(sample, instruction), answer_end="")
+
+
+def test_options_and_answers_of_a_template_end_alike() -> None:
+    encoder = encoder_of("gemma")
+    end = encoder.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    chosen = replace(ASKED, target="Baltic", choices=("Baltic", "North"))
+    assert [ids[-1] for ids in encoder.choice_ids([chosen])[0]] == [end, end]
+    assert encoder.choice_ids([chosen])[0][0] == encoder.encode([chosen])[0].answer_ids
+    plain = Encoder(encoder.tokenizer, make_template("plain", encoder.tokenizer), 512)
+    assert plain.encode([chosen])[0].answer_ids[-1] == encoder.tokenizer.eos_token_id
+
+
+def test_a_model_stops_at_the_end_of_turn_that_it_was_trained_to_write(llama: str) -> None:
+    backbone = load(llama, None)
+    tokenizer = speaking("gemma")
+    parts = replace(backbone.parts, tokenizer=tokenizer)
+    own = parts.base.generation_config.eos_token_id
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert parts.ends == [tokenizer.eos_token_id, own, end]
+    alike = speaking("llama-3")
+    assert replace(parts, tokenizer=alike).ends == [alike.eos_token_id, own]
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[0].content }}", "{{ messages[1].content }}. ", None])
+def test_a_template_without_an_end_of_its_own_has_none(template: str | None) -> None:
+    tokenizer = _with(template)
+    assert end_of_turn(tokenizer, tokenizer.all_special_tokens) == ""
 
 
 def labelled(encoder: Encoder, sample: Sample) -> list[str]:
@@ -75,7 +130,7 @@ def labelled(encoder: Encoder, sample: Sample) -> list[str]:
 def test_every_reply_is_trained_with_its_end(name: str) -> None:
     encoder, end = encoder_of(name), FAMILIES[name].end.strip()
     replies = [reply.replace(" ", "") + end for _, reply in (FIRST[1], SECOND[1])]
-    last = ASKED.target.replace(" ", "") + encoder.tokenizer.eos_token
+    last = ASKED.target.replace(" ", "") + end
     assert labelled(encoder, replace(TALK, trains_replies=True)) == [*replies, last]
     assert labelled(encoder, TALK) == [last]
     assert labelled(encoder, replace(ASKED, trains_replies=True)) == [last]
@@ -128,7 +183,7 @@ def test_marks_that_leave_out_earlier_replies_are_said(caplog: pytest.LogCapture
     assert "marks no earlier reply by {% generation %}" in caplog.text
 
 
-def _with(template: str) -> Any:
+def _with(template: str | None) -> Any:
     import copy
 
     tokenizer = copy.copy(speaking("marked"))
