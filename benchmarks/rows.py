@@ -1,8 +1,12 @@
-"""Time and memory until the first training step, by number of rows: `python benchmarks/rows.py --rows 10000 100000`.
+"""Time and memory until the first training step, by number of rows.
+
+`python -m benchmarks.rows --rows 10000 100000 1000000`
+
 
 Writes files of rows (about 300 bytes each, all different, made from sentences of the built-in corpus), then trains
 `builtin:tiny` on each of them for one step in a process of its own. Prints CPU seconds, wall seconds and memory of the
-first run, which makes the cache of rows, and of a second run, which reads it. `--cache off` keeps rows in memory.
+first run, which makes the cache of rows, and of a second run, which reads it. `--cache off` keeps rows in memory. CPU
+seconds are those of all processes.
 
 Memory is the peak of the training process: `anonymous` is what it allocated; `resident` also counts pages of mapped
 files, which the system can drop at any time and which processes share.

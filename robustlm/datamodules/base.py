@@ -496,7 +496,9 @@ class InstructionDataModule(LightningDataModule):
         ]
         read = [*(("train", source) for source in sources), *others]
         settings = settings_of(self, sources, encoder) | {"others": [[role, asdict(one)] for role, one in others]}
-        cache = RowCache(Path(self.cache_dir).expanduser(), settings, users_code(self, encoder))
+        cache = RowCache(
+            Path(self.cache_dir).expanduser(), settings, users_code(self, [source for _, source in read], encoder)
+        )
         notes: list[str] = []
 
         def make(folder: Path) -> dict[str, object]:

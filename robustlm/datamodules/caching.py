@@ -161,7 +161,7 @@ def package_digest() -> str:
     return found.hexdigest()
 
 
-def users_code(module: object, encoder: Encoder) -> str:
+def users_code(module: object, sources: Iterable[Source], encoder: Encoder) -> str:
     """Names code outside of this package that may change training rows; empty if there is none."""
     tokenizer = type(encoder.tokenizer)
     things: dict[str, object] = {f"the class {type(module).__name__}": type(module)}
@@ -169,6 +169,8 @@ def users_code(module: object, encoder: Encoder) -> str:
     things |= {f"the task {name}": type(task) for name, task in TASKS.items()}
     things["the template"] = type(encoder.template)
     own = [name for name, thing in things.items() if not _is_of(thing, "robustlm")]
+    # import paths of shapes and tasks, which are imported only when rows are read
+    own += [name for source in sources for name in (source.format, source.task) if name and "." in name]
     if not _is_of(tokenizer, "transformers") or "transformers_modules" in tokenizer.__module__:
         own.append(f"the tokenizer class {tokenizer.__name__}")
     return ", ".join(own)

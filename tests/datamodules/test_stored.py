@@ -365,6 +365,13 @@ def test_code_of_the_user_makes_rows_for_one_run(llama: str, mixed: str, tmp_pat
     assert made.times == 2
 
 
+def test_shapes_and_tasks_by_import_path_are_code_of_the_user(llama: str, mixed: str, tmp_path: Path) -> None:
+    data = cached(llama, mixed, tmp_path)
+    assert not caching.users_code(data, [Source(mixed, task="tc", format="none")], data.encoder)
+    assert caching.users_code(data, [Source(mixed, format="mine.shape")], data.encoder) == "mine.shape"
+    assert caching.users_code(data, [Source(mixed, task="mine.Task")], data.encoder) == "mine.Task"
+
+
 def test_small_rows_stay_in_memory(llama: str, mixed: str, tmp_path: Path) -> None:
     data = ready(InstructionDataModule(train=mixed, cache_dir=str(tmp_path / "cache")), llama)
     assert not data.rows["train"].stored
