@@ -19,6 +19,7 @@ from robustlm.datamodules import (
     ParaphraseDataModule,
     caching,
 )
+from robustlm.models.tuning import LoRA
 from robustlm.noise.base import Noise
 from robustlm.rows.base import BadRowsError, SourceError
 from robustlm.sources import large, spilled
@@ -28,7 +29,7 @@ from robustlm.sources.stored import sample_columns, sample_values, samples_in
 from robustlm.utils import kept
 from tests.datamodules.test_datamodules import epoch_of, ready, same
 from tests.datamodules.test_phrasings import rows_of
-from tests.tiny import make_rows, write_rows
+from tests.tiny import load, make_rows, write_rows
 
 MIXED = [
     *make_rows(11),
@@ -317,14 +318,16 @@ def test_a_damaged_cache_is_made_again_and_said(
 
 def test_two_processes_at_once_make_it_once(llama: str, mixed: str, tmp_path: Path, made: Made) -> None:
     # threads stand for processes: a lock of one `FileLock` object holds against another object of the same process
-    found: list[Any] = []
-    datas = [NoisyInstructionDataModule(train=mixed, cache_dir=str(tmp_path / "cache"), cache_above=0) for _ in "ab"]
-    threads = [threading.Thread(target=lambda one=one: found.append(ready(one, llama))) for one in datas]
+    model, datas = load(llama, LoRA(r=2)), []
+    for _ in range(2):
+        datas.append(InstructionDataModule(train=mixed, cache_dir=str(tmp_path / "cache"), cache_above=0))
+        datas[-1].connect(model)
+    threads = [threading.Thread(target=data.setup, args=("fit",)) for data in datas]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 2
+    assert all(data.rows["train"].stored for data in datas)
     assert made.times == 1
 
 
