@@ -88,7 +88,7 @@ class ContrastiveDataset(ParaphrasedDataset):
         if self._leaders.number != epoch:
             check_prepared(epoch, self._leaders.number)
             self._leaders.set(epoch, np.asarray([self.order.leaders(epoch)]))
-        found: Sequence[int] = self._leaders.values[0]  # type: ignore[assignment]
+        found: Sequence[int] = self._leaders.values[0]
         return found
 
     def prepare(self, epoch: int) -> None:

@@ -80,8 +80,10 @@ class SharedEpoch:
     """
 
     def __init__(self, variants: int, rows: int, dtype: torch.dtype = torch.float32) -> None:
-        self._number = torch.full((1,), -1, dtype=torch.int64).share_memory_()
-        self._values = torch.zeros(variants, rows, dtype=dtype).share_memory_()
+        self._number = torch.full((1,), -1, dtype=torch.int64)
+        self._values = torch.zeros(variants, rows, dtype=dtype)
+        for tensor in (self._number, self._values):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def number(self) -> int:
