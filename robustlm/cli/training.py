@@ -82,17 +82,20 @@ class CheckingTrainer(Trainer):
             rank_zero_only(print)(f"precision: {precision}, because {why}")
         super().__init__(accelerator=accelerator, precision=precision, **kwargs)  # type: ignore[arg-type]
 
-    def check(self, model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2) -> None:
+    def check(
+        self, model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2, whole: bool = False
+    ) -> None:
         """Show what a run would do: rows as the model sees them, lengths, parameters, memory. Trains nothing.
 
         Args:
             model: The module.
             datamodule: Its data.
             rows: How many rows of every view to show.
+            whole: Read and tokenise all rows; otherwise, of files above `data.cache_above`, rows at equal distances.
         """
         from robustlm.cli.check import check
 
-        check(model, datamodule, rows)
+        check(model, datamodule, rows, whole)
 
     def plan(
         self,
@@ -302,7 +305,9 @@ class RobustLMCLI(LightningCLI):
             "fit" if self.datamodule.sources["train"] else "test" if self.datamodule.sources["test"] else "validate"
         )
         given = [
-            a for i, a in enumerate(self._typed) if i and not a.startswith("--rows") and self._typed[i - 1] != "--rows"
+            a
+            for i, a in enumerate(self._typed)
+            if i and not a.startswith(("--rows", "--whole")) and self._typed[i - 1] not in ("--rows", "--whole")
         ]
         print(f"next: {shlex.join(['robustlm', command, *given])}")
 

@@ -7,7 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, compress
+from itertools import accumulate, chain, compress
 from typing import Any, TypedDict
 
 from robustlm.batch import Encoded, View, collate
@@ -331,6 +331,8 @@ class Encoder:
                 if token and text.endswith(token):
                     text = text[: -len(token)]
                     break
+        if text == prompt.text:
+            return {"text": text, "offsets": array("I", chain.from_iterable(offsets)), "chat": list(prompt.chat)}
 
         def place(at: int) -> int:
             return min(max(at - start, 0), len(text))
