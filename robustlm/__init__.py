@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RobustnessDataModule,
     )
     from robustlm.models.backbone import Backbone, Loading
+    from robustlm.models.precision import auto_precision
     from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
     from robustlm.modules import (
         ANIT,
@@ -83,6 +84,7 @@ __all__ = [
     "Source",
     "TunedModel",
     "__version__",
+    "auto_precision",
     "load",
 ]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 IGNORE = -100
 """Label of positions without an answer token; transformers leaves these positions out of the loss."""
@@ -104,10 +104,11 @@ class _Movable:
 
 @dataclass(frozen=True)
 class Layout(_Movable):
-    """Where the n answer tokens of a view with R rows stand, row by row, in the order of the row.
+    """Where the n answer tokens and all N tokens of a view with R rows stand, row by row, in the order of the row.
 
     It is made on the CPU, where the batch is made. So a step on a GPU knows every shape in advance, and never waits for
-    the device to count tokens.
+    the device to count tokens. A model that runs rows without their padding reads from it which position belongs to
+    which row.
     """
 
     targets: Tensor
@@ -120,8 +121,16 @@ class Layout(_Movable):
     """The number of answer tokens of each row; R numbers."""
     tokens: tuple[int, ...]
     """`targets` as plain numbers, which can be compared without the device."""
-    padded: bool
-    """Whether any row has padding."""
+    lengths: tuple[int, ...]
+    """The number of tokens of each row in `View.input_ids`, without padding; R numbers."""
+    kept: Tensor
+    """Int64 `[N]`: the place of each token in `View.input_ids`, as row · T + column."""
+    within: Tensor
+    """Int64 `[N]`: the number of each token in its row, from 0."""
+    starts: Tensor
+    """Int64 `[R + 1]`: how many tokens stand before each row; the last one is N."""
+    width: int
+    """T, the number of columns of `View.input_ids`."""
     leading: bool
     """Whether a row has an answer token at column 0, which a decoder cannot predict."""
 
@@ -132,20 +141,34 @@ class Layout(_Movable):
         rows, columns = (one.contiguous() for one in answered.nonzero().unbind(1))
         targets = labels[rows, columns]
         counts, tokens = tuple(answered.sum(1).tolist()), tuple(targets.tolist())
-        padded, leading = bool((attention_mask == 0).any()), bool(answered[:, :1].any())
-        return cls(targets, rows, columns, counts, tokens, padded, leading)
+        read = attention_mask != 0
+        lengths, kept = tuple(read.sum(1).tolist()), read.flatten().nonzero()[:, 0]
+        within = (read.cumsum(1) - 1).flatten()[kept]
+        starts, width = nn.functional.pad(read.sum(1).cumsum(0), (1, 0)), attention_mask.shape[1]
+        leading = bool(answered[:, :1].any())
+        return cls(targets, rows, columns, counts, tokens, lengths, kept, within, starts, width, leading)
+
+    @property
+    def padded(self) -> bool:
+        """Whether any row has padding."""
+        return len(self.kept) < len(self.lengths) * self.width
 
     def part(self, at: slice) -> Layout:
         """The layout of a range of rows."""
         start, stop, _ = at.indices(len(self.counts))
         own = slice(sum(self.counts[:start]), sum(self.counts[:stop]))
+        read = slice(sum(self.lengths[:start]), sum(self.lengths[:stop]))
         return Layout(
             self.targets[own],
             self.rows[own] - start,
             self.columns[own],
             self.counts[at],
             self.tokens[own],
-            self.padded,
+            self.lengths[at],
+            self.kept[read] - start * self.width,
+            self.within[read],
+            self.starts[start : stop + 1] - read.start,
+            self.width,
             self.leading,
         )
 

@@ -20,7 +20,7 @@ FLOORS = (
     ("adversaries", "batch", "endpoint", "losses", "optim", "rows", "runs", "sample"),
     ("instructions", "models", "tasks"),
     ("evaluation", "noise", "prompts", "sources"),
-    ("adapters", "checkpoints", "conditions", "tools"),
+    ("adapters", "checkpoints", "conditions", "studies", "tools"),
     ("datamodules", "modules", "report"),
     ("callbacks",),
     ("cli", "tuned"),

@@ -42,24 +42,38 @@ def ascent_gradient(problem: Problem, delta: Tensor) -> Tensor:
 
 
 def clean_losses(problem: Problem, low_memory: bool) -> Tensor:
-    """Row losses `[R]` at the embeddings; with `low_memory`, their backward pass runs immediately."""
-    if low_memory:
-        return shared_backward(problem, no_perturbation(problem))[1]
-    return clean_row_losses(problem)
+    """Row losses `[R]` at the embeddings; with `low_memory`, their backward pass runs immediately.
+
+    If other losses use the clean pass, theirs runs with it, where the caller offers that (`Problem.release`).
+    """
+    if not low_memory:
+        return clean_row_losses(problem)
+    if problem.held:
+        return _released(problem, clean_row_losses(problem))
+    return shared_backward(problem, no_perturbation(problem))[1]
+
+
+def _released(problem: Problem, rows: Tensor) -> Tensor:
+    """Values of the clean row losses, after the graph of the clean pass was let go, if the caller offers that."""
+    if problem.release is None or not torch.is_grad_enabled():
+        return rows
+    problem.release()
+    return rows.detach()
 
 
 def clean_gradient(problem: Problem) -> tuple[Tensor, Tensor]:
     """Gradient of the summed row losses at the embeddings, `[R, T, H]`, zero outside the mask; and the losses `[R]`.
 
     This takes one forward and one backward pass, which also serve the weights (`shared_backward`). If other losses use
-    that forward pass (`problem.held`), one more backward pass through it yields only this gradient.
+    that forward pass (`problem.held`), one more backward pass through it yields only this gradient; the caller may then
+    run theirs at once (`Problem.release`).
     """
     if not problem.held:
         return shared_backward(problem, no_perturbation(problem))
     with torch.enable_grad():
         rows = clean_row_losses(problem)
         (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [problem.embeds], retain_graph=True)
-    return masked(problem, gradient.to(working_dtype(gradient)) / problem.loss_scale), rows
+    return masked(problem, gradient.to(working_dtype(gradient)) / problem.loss_scale), _released(problem, rows)
 
 
 def no_perturbation(problem: Problem) -> Tensor:

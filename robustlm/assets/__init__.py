@@ -18,7 +18,14 @@ def tiny_model() -> Path:
 def known_configs() -> list[str]:
     """Names of the packaged configs, in the form that `config_file` takes."""
     folder = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
-    return sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
+    found = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
+    return [name for name in found if not name.startswith("studies/")]  # plans of many runs, with keys of their own
+
+
+def known_studies() -> list[str]:
+    """Names of the packaged studies."""
+    folder = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
+    return sorted(file.stem for file in (folder / "studies").glob("*.yaml"))
 
 
 def is_packaged_config(file: str) -> bool:

@@ -170,6 +170,7 @@ def _identity(trainer: Trainer, module: InstructionTuning) -> Identity:
         "model.max_new_tokens": module.max_new_tokens,
         # null where nothing is drawn, as in evaluations that were begun before these settings existed
         "model.generation": module.backbone.sampling,
+        "trainer.precision": None if trainer.precision == "32-true" else str(trainer.precision),
         "data.draws": data.draws if data.draws > 1 else None,
         "states.layer": None if kept is None else kept.layer,
         "states.position": None if kept is None else kept.position,

@@ -45,6 +45,9 @@ def add_arguments(parser: jsonargparse.ArgumentParser, function: Callable[..., o
         many: dict[str, Any] = {"nargs": "+"} if str(parameter.annotation).startswith("list") else {}
         parser.add_argument(parameter.name, type=str, help=help_of.get(parameter.name), **many)
     parser.add_function_arguments(function, skip={p.name for p in required})
+    for action in parser._actions:
+        if isinstance(action, _typehints.ActionTypeHint) and action._typehint is bool:
+            action.nargs, action.const = "?", True  # `--dry_run` is `--dry_run true`
     # the help lists each option below, with its meaning
     parser.usage = " ".join([parser.prog, *(p.name for p in required), "[--OPTION VALUE ...]"])
 

@@ -110,13 +110,15 @@ def report(
 ) -> None:
     """Print how a run does on every phrasing and kind of noise.
 
-    The report has means, worst cases, agreement between phrasings and measures of variation, with intervals.
+    The report has means, worst cases, agreement between phrasings and measures of variation, with intervals. Of a study
+    it has scores over seeds, paired differences between arms, and costs; `clean`, `resample` and `sections` are for
+    single runs.
 
     Args:
-        run: Folder of a run that `robustlm test` wrote, or its prediction table.
+        run: Folder of a run that `robustlm test` wrote, or its prediction table; or the folder of a study.
         output: Folder for `robustness.md`, `.csv`, `.json` and `.html`. By default, no files are written.
         format: Which of these files to write; `html` is one page with figures that loads no other files.
-        draws: Bootstrap draws of the intervals; 0 makes none.
+        draws: Bootstrap draws of the intervals; 0 makes none. A study takes ten times as many.
         seed: Seed of the draws.
         level: Share of draws within an interval.
         resample: What the bootstrap draws: `samples`, or `both` samples and instructions; then the instructions, too,
@@ -140,12 +142,23 @@ def report(
     from robustlm.report.number_tables import FORMATS, to_csv, to_json, to_markdown, write_all
     from robustlm.report.page import About, own_section, to_html
     from robustlm.report.run import run_name, run_settings
+    from robustlm.report.study import is_study
     from robustlm.tasks import resolve_task
 
     if output is not None:
         check_folder("output", output)
     for task in tasks:
         resolve_task(task)
+    if is_study(run):
+        for name, given, usual in (
+            ("clean", clean, "clean"),
+            ("resample", resample, "samples"),
+            ("sections", sections, []),
+        ):
+            if given != usual:
+                raise ValueError(f"{name}: found {given!r} for the study {run}; only reports of single runs have it")
+        _report_study(run, output, format, draws, seed, level, reading)
+        return
     if sections and (output is None or format not in ("all", "html")):
         raise ValueError(
             "sections: found some, and no HTML page is written; expected --output FOLDER, format all or html"
@@ -179,6 +192,46 @@ def report(
         wanted = FORMATS if format == "all" else (format,)
         for path in write_all(Path(output), {f"robustness.{ending}": make[ending]() for ending in wanted}):
             print(f"report: {path}")
+
+
+def _report_study(
+    folder: str,
+    output: str | None,
+    format: Literal["all", "md", "csv", "json", "html"],
+    draws: int,
+    seed: int,
+    level: float,
+    reading: Literal["strict", "lenient"],
+) -> None:
+    """Print the tables of a study, and write them, its figures and its page."""
+    from pathlib import Path
+
+    from robustlm.report.number_tables import FORMATS, write_all
+    from robustlm.report.study import study_results
+    from robustlm.report.study_page import study_html
+    from robustlm.report.study_pictures import draw_study
+    from robustlm.report.study_text import to_csv, to_json, to_markdown
+
+    check_number("draws", draws, least=10, most=100_000, whole=True)
+    check_number("level", level, above=0, below=1)
+    check_seed("seed", seed)
+    found = study_results(Path(folder), draws=10 * draws, seed=seed, level=level, reading=reading)
+    text = to_markdown(found)
+    print(text, end="")
+    if output is None:
+        return
+    pictures = draw_study(found, Path(output)) if format in ("all", "html") else []
+    make: dict[str, Callable[[], str]] = {
+        "md": lambda: text,
+        "csv": lambda: to_csv(found),
+        "json": lambda: to_json(found),
+        "html": lambda: study_html(found, pictures),
+    }
+    wanted = FORMATS if format == "all" else (format,)
+    for path in write_all(Path(output), {f"study.{ending}": make[ending]() for ending in wanted}):
+        print(f"report: {path}")
+    for picture in pictures:
+        print(f"picture: {picture.file}")
 
 
 def power(

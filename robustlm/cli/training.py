@@ -7,12 +7,14 @@ import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 import jsonargparse.typing
 import yaml
+from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
@@ -50,6 +52,7 @@ from robustlm.cli.stored import (
     with_evaluation,
 )
 from robustlm.datamodules import InstructionDataModule
+from robustlm.models.precision import automatic
 from robustlm.modules import InstructionTuning
 
 FIT_ONLY = ("hub", "hub_private", "resume")
@@ -57,7 +60,26 @@ FIT_ONLY = ("hub", "hub_private", "resume")
 
 
 class CheckingTrainer(Trainer):
-    """Lightning's trainer with `check`, which does all preparations of `fit` without training."""
+    """Lightning's trainer with `precision: auto`, and with `check`, which prepares everything and trains nothing.
+
+    Args:
+        accelerator: Kind of device; `auto` takes a GPU if there is one.
+        precision: `32-true`, `bf16-mixed`, `16-mixed`, `bf16-true`, … `auto`: `bf16-mixed` if the device computes it in
+            hardware, otherwise `32-true`; a line says which. Trained weights stay float32 in mixed precision.
+        kwargs: Further settings of Lightning's trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: str | Accelerator = "auto",
+        precision: _PRECISION_INPUT | Literal["auto"] | None = None,
+        **kwargs: object,
+    ) -> None:
+        if precision == "auto":
+            precision, why = automatic(accelerator if isinstance(accelerator, str) else accelerator.name())
+            rank_zero_only(print)(f"precision: {precision}, because {why}")
+        super().__init__(accelerator=accelerator, precision=precision, **kwargs)  # type: ignore[arg-type]
 
     def check(self, model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2) -> None:
         """Show what a run would do: rows as the model sees them, lengths, parameters, memory. Trains nothing.

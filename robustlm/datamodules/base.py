@@ -22,6 +22,7 @@ from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest
 from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Preparation, Scoring, check_askable, under_each
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
+from robustlm.datamodules.token_batches import TokenBatches
 from robustlm.datamodules.turns import with_noisy_turns
 from robustlm.evaluation.record import Key
 from robustlm.evaluation.session import EvaluationSession
@@ -77,6 +78,9 @@ class InstructionDataModule(LightningDataModule):
         eval_batch_size: Rows in an evaluation batch; null: twice `batch_size`.
         max_length: Maximum length of a row in tokens. The context is cut to fit; instruction and target never are.
         group_by_length: Train on batches of rows of similar length.
+        batch_tokens: Train on batches of as many rows as fit this number of tokens, instead of `batch_size` rows.
+            Padding counts, unless the model runs without (`model.loading.padding_free`). Tokens are those of the rows
+            under their own instructions, in one view. A contrast has fewer candidates in batches of longer rows.
         replays: Number of times that each training batch is served, one after another (what `FreeAT` needs).
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Seed of the order of rows, of phrasings and of noise.
@@ -155,6 +159,7 @@ class InstructionDataModule(LightningDataModule):
         assistant_turns: AssistantTurns = "last",
         noisy_turns: NoisyTurns = "last",
         draws: int = 1,
+        batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -172,6 +177,9 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"data.unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
         check_number("data.num_workers", num_workers, least=0, most=_MOST_WORKERS, whole=True)
         check_number("data.max_length", max_length, least=2, whole=True)
+        check_number(
+            "data.batch_tokens", batch_tokens, least=2, below=2**31, whole=True, or_null="for batch_size rows a batch"
+        )
         check_seed("data.seed", seed)
         if system is not None and not (isinstance(system, str) and system.strip()):
             raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
@@ -236,6 +244,7 @@ class InstructionDataModule(LightningDataModule):
         self.named: Collection[str] | None = None
         """Conditions that the user named; null: all. Conditions not in it may be left out, see `under_all`."""
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.max_length = max_length
         self.group_by_length = group_by_length
@@ -458,19 +467,23 @@ class InstructionDataModule(LightningDataModule):
         """Training batches. Their order depends only on the seed and the epoch."""
         rows, trainer = self.rows["train"], self.trainer
         dataset = self.train_dataset(rows)
+        world = trainer.world_size if trainer else 1
+        order = self.train_order(dataset)
+        if self.batch_tokens is not None:
+            order = self._token_batches(rows, self.batch_tokens, order, world)
         sampler = StepSampler(
             rows.lengths,
             rows.answer_tokens,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size if self.batch_tokens is None else 1,  # an order of whole batches
             seed=self.seed,
             rank=trainer.global_rank if trainer else 0,
-            world=trainer.world_size if trainer else 1,
+            world=world,
             accumulate=lambda: trainer.accumulate_grad_batches if trainer else 1,
             group_by_length=self.group_by_length,
             replays=self.replays,
             limit=lambda count: _limited(count, trainer.limit_train_batches if trainer else None),
             reshuffle=not (trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
-            order=self.train_order(dataset),
+            order=order,
         )
         if len(sampler) == 0:
             raise ValueError(f"data.train: {len(rows)} rows are fewer than the processes to train on")
@@ -483,6 +496,24 @@ class InstructionDataModule(LightningDataModule):
             log.info("data.train: %s", line)
         self._train_loader = loader
         return loader
+
+    def _token_batches(self, rows: EncodedSamples, budget: int, order: Order | None, world: int) -> TokenBatches:
+        padded = not getattr(self.backbone, "padding_free", False)
+        found = TokenBatches(
+            rows.lengths,
+            budget,
+            padded=padded,
+            seed=self.seed,
+            world=world,
+            group_by_length=self.group_by_length,
+            order=order,
+        )
+        log.info(
+            "data.train: %d rows in %d batches of at most %d tokens, %s padding; in the mean %.1f rows of %.0f tokens",
+            len(rows), len(found), budget, "with" if padded else "without", len(rows) / len(found),
+            sum(rows.lengths) / len(rows),
+        )  # fmt: skip
+        return found
 
     def state_dict(self) -> dict[str, int]:
         """Position of training within its epoch.

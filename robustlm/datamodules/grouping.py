@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, islice
 
 import numpy as np
@@ -52,6 +52,11 @@ class HardNegativeGroups:
     def __call__(self, epoch: int) -> list[list[int]]:
         """All rows, group by group."""
         return self._arranged(epoch)[0]
+
+    @property
+    def settings(self) -> Mapping[str, int]:
+        """See `Order.settings`; the unit is compared with those of all orders."""
+        return {}
 
     def leaders(self, epoch: int) -> list[int]:
         """For each row, the first row of its group."""
@@ -142,6 +147,11 @@ class FileOrder:
     def __call__(self, epoch: int) -> list[list[int]]:
         """The units of any epoch."""
         return self._units
+
+    @property
+    def settings(self) -> Mapping[str, int]:
+        """See `Order.settings`."""
+        return {}
 
     def leaders(self, epoch: int) -> Sequence[int]:
         """For each row, the row itself: phrasings are drawn row by row."""

@@ -27,6 +27,10 @@ class BatchKey:
     """See `InstructionBatch.step_tokens`."""
 
 
+NO_BUDGET = {"batch_tokens": 0, "batch_padding": 0, "batch_ranks": 0, "batch_groups": 0}
+"""`Order.settings` of orders without a number of tokens for each batch; see `TokenBatches.settings`."""
+
+
 class _Kept(DistributedSampler[Any], SequentialSampler):
     """A sampler that Lightning does not replace, neither under DDP nor under `overfit_batches`."""
 
@@ -39,6 +43,11 @@ class Order(Protocol):
 
     def __call__(self, epoch: int) -> list[list[int]]:
         """All rows in units, in training order. The number of units is the same in every epoch."""
+
+    @property
+    def settings(self) -> Mapping[str, int]:
+        """Numbers on which the units depend, besides rows and seed; training resumes within an epoch if they agree."""
+        return {}
 
 
 class StepSampler(_Kept):
@@ -189,6 +198,7 @@ class StepSampler(_Kept):
             "units": units,
             "replay": 0 if batches >= len(self) else replay,
             "begun": self.begun,
+            "ended": int(batches >= len(self)),
             "order_size": self._begun_size if self.begun else self._batch_size,
             **self._order_of(),
             **self._shape(),
@@ -203,6 +213,8 @@ class StepSampler(_Kept):
             "tokens": int(self._lengths.sum()),
             "by_length": int(self._group),
             "reshuffle": int(self._reshuffle),
+            **NO_BUDGET,
+            **({} if self._order is None else self._order.settings),
         }
 
     def _shape(self) -> dict[str, int]:
@@ -225,7 +237,10 @@ class StepSampler(_Kept):
         if "units" not in state:
             raise ValueError("an earlier version wrote this checkpoint without its position among the rows")
         self.epoch = state["epoch"]
+        state = {**NO_BUDGET, **state}
         ended = state["units"] >= state["rows"] // state["unit"] and state["units"] >= self.units
+        if state["batch_tokens"]:  # the number of units follows from the settings
+            ended = bool(state["ended"])
         for name, value in self._order_of().items():
             if state[name] != value and not ended:
                 raise ValueError(
@@ -243,7 +258,7 @@ class StepSampler(_Kept):
             raise ValueError(
                 f"data: training cannot continue {why} with {changed}; expected the settings of the checkpoint"
             )
-        self.begun = state["units"]
+        self.begun = self.units if ended else state["units"]
         self.offset = self._before
         if cut:
             changed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in cut.items())

@@ -16,7 +16,6 @@ from robustlm.models.base import AnswerOutput, Pooling
 from robustlm.models.decoding import Cache
 from robustlm.models.heads import LateLogits, WholeHead, why_whole
 from robustlm.models.inputs import AnswerInputs, answer_inputs
-from robustlm.models.last_layer import only_read
 from robustlm.models.loaded import LoadedModel
 from robustlm.models.masks import known_padding
 
@@ -89,11 +88,9 @@ def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling, *
     inputs = answer_inputs(loaded, view, embeds)
     pool = partial(inputs.pooled, pooling=pooling)
     late = late and whole is None
-    read = inputs.read(pooling, every_answered=min(view.layout.counts) > 0)
     with (
         _head_pass(loaded, inputs.places, pool, late=late) as current,
-        known_padding(view.layout.padded),
-        only_read(loaded, read),
+        known_padding(inputs.sequence or view.layout.padded),
     ):
         logits: Tensor | LateLogits = loaded.runner(**inputs.arguments).logits[0]
     assert current.state is not None
@@ -155,11 +152,7 @@ def _more_than_the_head(loaded: LoadedModel, head: nn.Module, view: View, embeds
         inputs = answer_inputs(loaded, one, embeds[:1])
         handle = head.register_forward_hook(instead)
         try:
-            with (
-                _head_pass(loaded, inputs.places, late=True),
-                known_padding(one.layout.padded),
-                only_read(loaded, None),
-            ):
+            with _head_pass(loaded, inputs.places, late=True), known_padding(inputs.sequence or one.layout.padded):
                 found = loaded.runner(**inputs.arguments).logits
         finally:
             handle.remove()
@@ -169,15 +162,15 @@ def _more_than_the_head(loaded: LoadedModel, head: nn.Module, view: View, embeds
             return "the model changes the logits after its head"
         states = torch.linspace(-1.0, 1.0, 3 * width).reshape(3, width).sin().to(embeds)
         together, alone = _logits(head, states).float(), _logits(head, states[1:2]).float()
-    tolerance = 0.02 * float(together.abs().amax())
-    if not torch.allclose(together[1:2], alone, rtol=0, atol=tolerance):
+    # a rounding of bf16 is 0.004; a head that mixes tokens differs far more
+    if bool((together[1:2] - alone).abs().amax() > 0.02 * together.abs().amax()):
         return "the head's logits of a token depend on other tokens"
     return None
 
 
 def run_layers(loaded: LoadedModel, inputs: AnswerInputs) -> None:
     """Run inputs only for hooks in the layers. The head computes the answer positions only."""
-    with _head_pass(loaded, inputs.places), only_read(loaded, None):
+    with _head_pass(loaded, inputs.places), known_padding(inputs.sequence):
         loaded.runner(**inputs.arguments)
 
 
@@ -194,7 +187,7 @@ def logits_at(
         positions: Int64 `[R, T]`.
         cache: Keys and values of C positions, an object of transformers; `None`: the model creates one.
     """
-    with _head_pass(loaded, places), only_read(loaded, places if ids.shape[1] > 1 else None):
+    with _head_pass(loaded, places):
         out = loaded.base(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, past_key_values=cache
         )

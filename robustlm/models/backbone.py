@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from robustlm.batch import View
-from robustlm.models import generation, hidden_states, scoring
+from robustlm.models import casts, generation, hidden_states, scoring
 from robustlm.models.answers import answers, watch_head
 from robustlm.models.base import Answer, AnswerOutput, LanguageModel, OptionScores, Pooling
 from robustlm.models.hidden_states import Layer, check_layer
-from robustlm.models.last_layer import watch_last_layer
 from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
 from robustlm.models.sampling import Generation
+from robustlm.models.separation import check_config, check_separation
 from robustlm.models.tuning import Tuning
 
 __all__ = ["Backbone", "Loading"]
@@ -63,6 +63,9 @@ class Backbone(LanguageModel):
         self.config = read_config(self._place, self.loading)
         self.tokenizer = read_tokenizer(self._place, self.config, self.loading)
         self.is_encoder_decoder = bool(self.config.is_encoder_decoder)
+        if self.loading.padding_free:
+            check_config(self.config, self.name)
+        self._separates = not self.loading.padding_free
         self.model = None
         self._parts: LoadedModel | None = None
         self._scale: Tensor | None = None
@@ -78,7 +81,16 @@ class Backbone(LanguageModel):
             self._parts = read_model(self._place, self.config, self.tokenizer, self.loading, self.tuning)
             self.model = self._parts.model
             watch_head(self.base.get_output_embeddings())
-            watch_last_layer(self._parts)
+
+    def keep_casts(self, dtype: torch.dtype) -> None:
+        """Cast frozen float32 weights once for autocast to `dtype`, if `loading.cast_once` says so; see `casts`."""
+        if self.loading.cast_once:
+            casts.keep_casts(self.parts.model, dtype)
+
+    def drop_casts(self) -> None:
+        """Undo `keep_casts`. Raises `RuntimeError` if frozen weights have changed since."""
+        if self._parts is not None:
+            casts.drop_casts(self._parts.model)
 
     @property
     def parts(self) -> LoadedModel:
@@ -86,6 +98,18 @@ class Backbone(LanguageModel):
         if self._parts is None:
             raise RuntimeError(f"backbone: the weights of {self.name} are not loaded; call `load()` first")
         return self._parts
+
+    @property
+    def padding_free(self) -> bool:
+        """See `LanguageModel.padding_free`."""
+        return self.loading.padding_free
+
+    def _separating(self) -> LoadedModel:
+        """The loaded model. Before the first pass without padding, the model shows that it keeps rows apart."""
+        if not self._separates:
+            check_separation(self.parts, self.name)
+            self._separates = True
+        return self.parts
 
     @property
     def base(self) -> Any:
@@ -145,7 +169,7 @@ class Backbone(LanguageModel):
             Logits of the answer tokens and a state per row. Logits of other positions are never computed.
         """
         embeds = self.embed(view.input_ids) if inputs_embeds is None else inputs_embeds
-        return answers(self.parts, view, embeds, pooling, late=late)
+        return answers(self._separating(), view, embeds, pooling, late=late)
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """Answers to the prompts of a view without answers, one string per row; see `generation.generate`."""
@@ -173,7 +197,7 @@ class Backbone(LanguageModel):
             rows: Int64 `[O]`: the row each option belongs to.
             pass_rows: Most options in one forward pass.
         """
-        return scoring.option_scores(self.parts, options, rows, pass_rows)
+        return scoring.option_scores(self._separating(), options, rows, pass_rows)
 
     def check_layer(self, layer: int) -> None:
         """Raise `ValueError` for a layer that the model does not have. This needs only the config, no weights."""
@@ -195,7 +219,7 @@ class Backbone(LanguageModel):
             ValueError: There is no such layer, or the model's layers are not found.
         """
         self.check_layer(layer)
-        return hidden_states.hidden_states(self.parts, view, layer, pooling)
+        return hidden_states.hidden_states(self._separating(), view, layer, pooling)
 
     def text_states(self, texts: Sequence[str], layer: Layer = "middle") -> Tensor:
         """The mean hidden state of each text, in the model without its adapters and without dropout.

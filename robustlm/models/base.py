@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from robustlm.batch import View
@@ -177,6 +178,11 @@ class LanguageModel(nn.Module, ABC):
         return None
 
     @property
+    def padding_free(self) -> bool:
+        """Whether the rows of a view run without their padding."""
+        return False
+
+    @property
     def base(self) -> Any:
         """The transformers model inside a PEFT wrapper; this object itself if there is none."""
         return self
@@ -190,6 +196,13 @@ class LanguageModel(nn.Module, ABC):
     def embedding_scale(self) -> Tensor:
         """Mean norm of the token embeddings (fp32 scalar): the unit of perturbation strengths."""
         raise self._refused()
+
+    def keep_casts(self, dtype: torch.dtype) -> None:
+        """Prepare frozen weights for autocast to `dtype`; without weights of its own, do nothing."""
+        del dtype
+
+    def drop_casts(self) -> None:
+        """Undo `keep_casts`. Raises `RuntimeError` if frozen weights have changed since."""
 
     def check_tunable(self) -> None:
         """Raise `ValueError` if the model cannot be tuned."""

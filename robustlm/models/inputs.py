@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustlm.batch import IGNORE, View
 from robustlm.models.base import Pooling
 from robustlm.models.loaded import LoadedModel
+from robustlm.models.padding_free import RowSequence
 
 Arguments = dict[str, Any]
 """Keyword arguments for a transformers model: tensors, flags and a cache."""
@@ -25,13 +26,17 @@ class AnswerInputs:
     answers: Tensor
     """Bool `[R, T]`: positions whose logits predict an answer token (decoder positions in an encoder–decoder)."""
     places: Tensor
-    """Int64 `[n]`: the same positions as numbers, row · T + column."""
+    """Int64 `[n]`: where these positions stand in the sequences that the model reads, counted sequence by sequence."""
     tokens: Tensor
     """Bool `[R, T]`: positions with a token of the row, for pooling over all tokens."""
     encoder_decoder: bool
+    sequence: RowSequence | None = None
+    """The rows in one sequence, if the model reads them so; its states are then `[1, N, H]`."""
 
     def pooled(self, states: Tensor, pooling: Pooling) -> Tensor:
-        """Pool hidden states `[R, T, H]` to one state per row, `[R, H]`."""
+        """Pool hidden states `[R, T, H]` (of a sequence of rows, `[1, N, H]`) to one state per row, `[R, H]`."""
+        if self.sequence is not None:
+            states = self.sequence.spread(states)
         if pooling == "mean":
             kept = self.tokens[:, :, None].to(states.dtype)
             return (states * kept).sum(1) / kept.sum(1).clamp_min(1)
@@ -45,21 +50,6 @@ class AnswerInputs:
         else:  # all rows of decoder-only models end at the last position
             return states[:, -1]
         return states[torch.arange(states.shape[0], device=states.device), at]
-
-    def read(self, pooling: Pooling, *, every_answered: bool) -> Tensor | None:
-        """The positions whose final states are read, as in `places`, none twice; `None` if these may be all.
-
-        Args:
-            pooling: Which states `pooled` reads.
-            every_answered: Whether each row has an answer.
-        """
-        if self.encoder_decoder or pooling in ("mean", "max"):
-            return None
-        if pooling == "prompt_end":
-            return self.places if every_answered else None
-        rows, width = self.answers.shape
-        last = torch.arange(1, rows + 1, device=self.places.device) * width - 1  # predicts no token of its row
-        return torch.cat([self.places, last])
 
 
 def answer_inputs(loaded: LoadedModel, view: View, embeds: Tensor) -> AnswerInputs:
@@ -87,7 +77,27 @@ def answer_inputs(loaded: LoadedModel, view: View, embeds: Tensor) -> AnswerInpu
     answers = nn.functional.pad(answers, (extra, 0))
     places = layout.rows * answers.shape[1] + layout.columns + (extra - 1)
     tokens = nn.functional.pad(view.attention_mask.bool(), (extra, 0))
-    return AnswerInputs(arguments, answers, places, tokens, encoder_decoder=False)
+    sequence = None
+    if loaded.padding_free and layout.padded:
+        prefix = loaded.virtual_tokens if loaded.prompt_learning == "PREFIX_TUNING" else 0
+        sequence = RowSequence.of(layout, in_front=extra, prefix=prefix)
+        arguments, places = _in_one(loaded, arguments, sequence), sequence.places(places)
+    return AnswerInputs(arguments, answers, places, tokens, encoder_decoder=False, sequence=sequence)
+
+
+def _in_one(loaded: LoadedModel, padded: Arguments, sequence: RowSequence) -> Arguments:
+    """The arguments of `forward` for the rows in one sequence, of those for padded rows."""
+    positions = sequence.within + sequence.prefix
+    found = {
+        **padded,
+        "inputs_embeds": sequence.joined(padded["inputs_embeds"]),
+        "position_ids": positions[None],
+        # all tokens are read; `known_padding` tells the model which ones read each other
+        "attention_mask": padded["attention_mask"].new_ones(1, sequence.prefix + len(positions)),
+    }
+    if sequence.prefix:
+        found["past_key_values"] = loaded.model.get_prompt(1)
+    return found
 
 
 def _causal(loaded: LoadedModel, view: View, embeds: Tensor) -> Arguments:

@@ -30,14 +30,16 @@ class LoadedModel:
     config: PretrainedConfig
     accepted: frozenset[str]
     """Names of the arguments of the base model's `forward`."""
+    padding_free: bool = False
+    """Whether rows run in one sequence without padding; see `RowSequence`."""
     head: HeadCheck = field(default_factory=HeadCheck)
     """What passes have found out about the head."""
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig) -> LoadedModel:
+    def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig, *, padding_free: bool = False) -> LoadedModel:
         """Read what the model accepts from the signature of its `forward`."""
         base = model.get_base_model() if hasattr(model, "peft_config") else model
-        return cls(model, tokenizer, config, frozenset(inspect.signature(base.forward).parameters))
+        return cls(model, tokenizer, config, frozenset(inspect.signature(base.forward).parameters), padding_free)
 
     @property
     def base(self) -> Any:

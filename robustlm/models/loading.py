@@ -43,6 +43,12 @@ class Loading:
     """Quantise frozen weights to 4-bit NF4 (needs bitsandbytes and a CUDA GPU; train an adapter on top)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant): less memory, about a third more time."""
+    cast_once: bool = True
+    """Under mixed precision, cast frozen float32 weights once and keep the copy, instead of at each pass. The results
+    are the same; the copy takes half as much memory as the weights."""
+    padding_free: bool = False
+    """Run the rows of a batch in one sequence without padding, each row on its own; for decoders. Losses and gradients
+    are those of padded rows."""
     scratch: bool = False
     """Start from random weights of the model's config instead of its checkpoint."""
     revision: str | None = None
@@ -141,7 +147,7 @@ def read_model(
         model = tuning.apply(model)
     model.train()
     refuse_nonfinite(model.named_parameters(), f"backbone: {place.name}")
-    loaded = LoadedModel.of(model, tokenizer, config)
+    loaded = LoadedModel.of(model, tokenizer, config, padding_free=loading.padding_free)
     if loaded.base.get_output_embeddings() is None:
         raise ValueError(f"backbone: {place.name} ({type(loaded.base).__name__}) has no language-model head")
     return loaded

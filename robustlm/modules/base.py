@@ -27,6 +27,7 @@ from robustlm.models.tuning import LoRA, Tuning
 from robustlm.modules.answering import Answering
 from robustlm.modules.boundary import StepBoundary
 from robustlm.modules.checkpointed import Checkpointed
+from robustlm.modules.mixed import Mixed
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.terms import Term
 from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
@@ -52,7 +53,7 @@ class TrainingData(Protocol):
         """How many times in a row each batch is served."""
 
 
-class InstructionTuning(Answering, Checkpointed):
+class InstructionTuning(Answering, Checkpointed, Mixed):
     """Plain instruction tuning: cross-entropy of the answers under each row's own instruction. The baseline.
 
     A new objective is a subclass that extends `losses`. A step returns one summed loss under automatic optimisation. So
@@ -188,11 +189,16 @@ class InstructionTuning(Answering, Checkpointed):
         `return {**super().losses(passes), "mine": ...}`.
         """
         found = self.supervised(passes)
+        if any(term.name not in found for term in self.terms):
+            self.compare(passes, found)
+        return found
+
+    def compare(self, passes: Passes, found: dict[str, Tensor]) -> None:
+        """Add the losses of `terms` to those that were found, and log the terms' curves."""
         for term in self.terms:
             answers = found["answer"] if "answer" in found else found["adversarial"]
             found[term.name], curves = term.losses(passes, answers)
             self.log_dict({f"{term.name}/{name}": value for name, value in curves.items()}, batch_size=1)
-        return found
 
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
         """The cross-entropy of true answers, as `answer`."""
@@ -210,12 +216,14 @@ class InstructionTuning(Answering, Checkpointed):
 
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the losses, and log each of them."""
-        terms = self.losses(self.passes(batch))
+        passes = self.passes(batch)
+        terms = self.losses(passes)
         parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
         total = torch.stack(parts).sum()
         size = len(batch)
         self._step_loss = self._step_loss + total.detach()
         self.log("train/skipped_steps", float(self.skipped_steps), batch_size=size)
+        self.log("train/padding", passes.padding, batch_size=size)
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
         return total
@@ -244,10 +252,6 @@ class InstructionTuning(Answering, Checkpointed):
         """The callback that makes exact resuming possible."""
         return [StepBoundary()]
 
-    def configure_model(self) -> None:
-        """Load the weights."""
-        self.backbone.load()
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser of the trained parameters, and its schedule."""
         groups = parameter_groups(self.backbone.base)
@@ -270,6 +274,7 @@ class InstructionTuning(Answering, Checkpointed):
         if self._seed is None:
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks
+        super().on_fit_start()
 
     def on_train_batch_start(self, batch: InstructionBatch, batch_idx: int) -> None:
         """Seed random numbers from seed, step and rank only, so that a resumed run draws the same numbers."""

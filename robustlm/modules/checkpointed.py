@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import IO, Any, Self
 
@@ -11,8 +12,11 @@ from torch import Tensor
 
 from robustlm.adapters.settings import WritesPrompts
 from robustlm.checkpoints.trust import allow_paths, allow_stored, file_settings, stored_settings
+from robustlm.checks.texts import shortened
 from robustlm.utils.finite import refuse_nonfinite
 from robustlm.utils.serialization import to_plain
+
+log = logging.getLogger(__name__)
 
 
 class Checkpointed(LightningModule):
@@ -72,7 +76,8 @@ class Checkpointed(LightningModule):
         refuse_nonfinite(checkpoint["state_dict"], "checkpoint not written: the trained weights")
         data = getattr(self._trainer, "datamodule", None)
         prompt = data.prompt() if isinstance(data, WritesPrompts) else None
-        checkpoint["robustlm"] = {**progress, "prompt": prompt}
+        precision = None if self._trainer is None else str(self._trainer.precision)
+        checkpoint["robustlm"] = {**progress, "prompt": prompt, "precision": precision}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` saved."""
@@ -82,6 +87,13 @@ class Checkpointed(LightningModule):
             self.resume(checkpoint["robustlm"])
             folders = [str(one.dirpath) for one in self.trainer.checkpoint_callbacks if hasattr(one, "dirpath")]
             allow_paths(checkpoint.get("callbacks"), folders)
+        stored = checkpoint["robustlm"].get("precision")
+        if self._trainer is not None and isinstance(stored, str) and stored != self._trainer.precision:
+            log.warning(
+                "trainer.precision: the checkpoint was trained in %s, and this run is in %s%s",
+                shortened(stored, 40), self._trainer.precision,
+                ", so its steps are not those that the first run would have taken" if self._trainer.training else "",
+            )  # fmt: skip
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> object:
         """Load trained weights. The frozen ones are already in the model.

@@ -52,6 +52,8 @@ class Passes:
         self._answers: dict[str, AnswerOutput] = {}
         self._embeds: dict[str, Tensor] = {}
         self._row_losses: dict[str, Tensor] = {}
+        self._positions = 0
+        self._tokens = 0
         self._rng = _RandomState(batch.raw.input_ids.device)
 
     # --- views -------------------------------------------------------------------------------------------------
@@ -85,6 +87,7 @@ class Passes:
             inputs_embeds: `[R, T, H]`; replaces the view's own embeddings.
             masks: Number of the set of dropout masks. Passes of a step with the same number use the same masks.
         """
+        self._count(view)
         with self._rng.replayed(masks):
             if self._chunk_rows is None or len(view) <= self._chunk_rows or not torch.is_grad_enabled():
                 return self._run(view, inputs_embeds, self._many_logits(view))
@@ -106,6 +109,16 @@ class Passes:
     def _few(self) -> int | None:
         """Number of logits that are always computed at once; null: any number."""
         return FEWEST if self._chunk_logits == "auto" else self._chunk_logits
+
+    def _count(self, view: View) -> None:
+        tokens = sum(view.layout.lengths)
+        self._tokens += tokens
+        self._positions += tokens if self.backbone.padding_free else view.input_ids.numel()
+
+    @property
+    def padding(self) -> float:
+        """The share of positions that were padding, in all passes so far; of an encoder–decoder, in its encoder."""
+        return 1 - self._tokens / self._positions if self._positions else 0.0
 
     def _in_chunks(self, view: View, embeds: Tensor | None, size: int) -> AnswerOutput:
         """The same answers, but memory holds the activations of only one chunk at a time.
@@ -246,7 +259,20 @@ class Passes:
     def _rank(self) -> int:
         return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
-    def problem(self, name: ViewName, scope: Scope, loss_scale: float = 1.0, *, held: bool = False) -> Problem:
+    def forget(self) -> None:
+        """Let the passes and losses so far go, with their graphs. What asks for them later runs them again."""
+        self._answers.clear()
+        self._row_losses.clear()
+
+    def problem(
+        self,
+        name: ViewName,
+        scope: Scope,
+        loss_scale: float = 1.0,
+        *,
+        held: bool = False,
+        release: Callable[[], None] | None = None,
+    ) -> Problem:
         """A view in the form that an adversary takes. Row losses are summed over each row's answer tokens.
 
         The clean pass is shared: the problem's `clean_loss()` returns the `row_losses` of this object.
@@ -258,6 +284,7 @@ class Passes:
             held: Whether other losses of the step use this view's pass, so that it must not be freed. Create the
                 problem before those losses run: a pass that ran earlier has no gradient at its embeddings, and would
                 run once more for adversaries that need it.
+            release: Runs the backward pass of those losses, where it may run early.
         """
         view = self.view(name)
         rows = len(view)
@@ -281,6 +308,7 @@ class Passes:
             parameters=self.backbone.trained,
             loss_scale=loss_scale,
             held=held,
+            release=release if held else None,
             clean=lambda: self.row_losses(name),
         )
 

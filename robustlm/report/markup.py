@@ -13,7 +13,7 @@ LONGEST = 400
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _PLAIN = re.compile(r"[\w/+@|:.-]+")
 _SIGNS = re.compile(r"(?<=\w)([/+|]+)(?=\w)")
-_VOID = ("meta", "link", "col")
+_VOID = ("meta", "link", "col", "img")
 _LEAVES = ("line", "rect", "circle")
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

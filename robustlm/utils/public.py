@@ -16,6 +16,7 @@ HOMES = {
         "RobustnessDataModule",
     ),
     "robustlm.models.backbone": ("Backbone", "Loading"),
+    "robustlm.models.precision": ("auto_precision",),
     "robustlm.models.tuning": ("FullTuning", "LoRA", "PrefixTuning", "PromptTuning"),
     "robustlm.modules": (
         "ANIT",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from robustlm.callbacks.interruption import going_on
@@ -188,3 +189,22 @@ def test_a_runs_config_is_one_for_every_command(site: Path, capsys: pytest.Captu
     assert "holds a fit already" in refused(capsys, "fit", "-c", config)
     main(["fit", "-c", config, "--run=again"])
     assert Path("runs/again/fit/adapter").is_dir()
+
+
+def test_precision_is_chosen_and_said(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    main([*FIT, "--trainer.max_steps=1", "--trainer.precision=auto", "--trainer.accelerator=cpu"])
+    assert "precision: bf16-mixed, because this CPU computes bfloat16 in hardware (AMX)\n" in capsys.readouterr().out
+    assert (
+        yaml.safe_load(Path("runs/mine/fit/config.yaml").read_text(encoding="utf-8"))["trainer"]["precision"] == "auto"
+    )
+    stored = torch.load("runs/mine/fit/checkpoints/last.ckpt", weights_only=True)
+    assert stored["robustlm"]["precision"] == "bf16-mixed"
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    main([*FIT, "--resume=auto", "--trainer.max_steps=2", "--trainer.precision=auto", "--trainer.accelerator=cpu"])
+    out, err = capsys.readouterr()
+    assert "precision: 32-true, because this CPU has neither AMX nor AVX512-BF16\n" in out
+    assert "the checkpoint was trained in bf16-mixed, and this run is in 32-true, so its steps are not those" in err

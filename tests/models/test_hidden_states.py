@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from robustlm.batch import IGNORE
-from robustlm.models import last_layer
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.base import Pooling
 from robustlm.models.hosted import HostedBackbone
@@ -68,9 +67,8 @@ def test_states_know_no_dropout_and_leave_the_model_as_it_was(llama: str) -> Non
     assert torch.equal(wanted, again)
     assert not again.requires_grad
     assert backbone.model.training
-    hooked = {m for m in backbone.base.modules() if m._forward_pre_hooks or m._forward_hooks}
-    own = {backbone.base.get_output_embeddings(), *last_layer._parts(backbone.parts)}
-    assert hooked == own, "those that the backbone itself has"
+    hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in backbone.base.modules()]
+    assert sum(hooks) == 1  # the head's own
 
 
 def test_low_precision_states_are_kept_in_fp32(llama: str) -> None:

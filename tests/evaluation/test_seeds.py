@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.paired import differences
 from robustlm.evaluation.record import Record
+from robustlm.evaluation.seeds import differences
 
 
 def rows(correct: list[bool], task: str = "tc", dataset: str = "d", condition: str = "clean") -> list[Record]:

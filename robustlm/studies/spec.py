@@ -1,0 +1,324 @@
+"""Study files: arms, seeds, data sets and conditions, read from YAML and checked."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import yaml
+
+from robustlm.assets import config_file
+from robustlm.checks.places import what_is
+from robustlm.utils.yaml_text import check_yaml
+
+By = Literal["passes", "time"]
+"""What equal compute is measured by."""
+
+Flags = tuple[str, ...]
+"""Options of `robustlm fit` or `robustlm test`, as a shell would pass them."""
+
+_STUDY = (
+    "about", "both", "fit", "test", "seeds", "seed_flags", "data", "conditions", "arms", "sweeps", "shared_time",
+)  # fmt: skip
+_ARM = ("like", "fit", "test", "against", "compute")
+_SWEEP = ("like", "setting", "values", "test", "against")
+_DATA = ("both", "fit", "test")
+_COMPUTE = ("equal_to", "by", "trial")
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """How many steps an arm gets, if it must cost as much as another arm."""
+
+    equal_to: str
+    """The other arm."""
+    by: By
+    """`passes`: positions that the model runs, forward and backward; `time`: seconds of training."""
+    trial: int
+    """Steps of the short fit that measures what a step of this arm costs; the first one is not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to tune and test: options that it adds to those of the study."""
+
+    name: str
+    fit: Flags | None
+    """Options of `fit`; null: nothing is tuned."""
+    test: Flags
+    against: tuple[str, ...] = ()
+    """Arms that it is compared with."""
+    compute: Compute | None = None
+    sweep: tuple[str, float] | None = None
+    """The sweep that it belongs to, and the value of its setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A data set of a study: the options that name the rows to tune on and to test on."""
+
+    name: str
+    """Empty: the rows are those of the study's own options."""
+    fit: Flags
+    test: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study file."""
+
+    name: str
+    about: str
+    fit: Flags
+    test: Flags
+    seeds: tuple[int, ...]
+    seed_flags: tuple[str, ...]
+    """Settings that get the seed, of `fit` and `test`."""
+    data: tuple[Rows, ...]
+    conditions: tuple[str, ...]
+    """Conditions of the tests; empty: those of the study's options."""
+    arms: tuple[Arm, ...]
+    shared_time: bool
+    """Whether time may be measured while several runs share the machine."""
+
+    def arm(self, name: str) -> Arm:
+        """The arm with this name. Raises `KeyError` if there is none."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def study_file(name: str) -> Path:
+    """The study file at a path, or the packaged one with this name (`quickstart`).
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    if what_is(name) == "a file":
+        return Path(name)
+    packaged = config_file(f"studies/{name}")
+    if packaged is None or name.startswith("configs/"):
+        raise ValueError(f"study: {name}: found {what_is(name)}; expected a YAML file, or the name of a packaged study")
+    return packaged
+
+
+def read_study(file: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        ValueError: The file is no study; the message names the file, the key, what was found and what was expected.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        check_yaml(text)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ValueError(f"study: {file}{line}: broken YAML: {getattr(error, 'problem', None) or error}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"study: {file}: cannot be read ({error}); expected YAML in UTF-8") from error
+    try:
+        return _study(file.stem, content)
+    except ValueError as error:
+        raise ValueError(f"study: {file}: {error}") from None
+
+
+def _study(name: str, content: object) -> Study:
+    whole = _mapping("the file", content, _STUDY)
+    both = _flags("both", whole.get("both"))
+    seeds = _seeds(whole.get("seeds", [0]))
+    conditions = _texts("conditions", whole.get("conditions", []))
+    arms = _arms(whole)
+    _check_arms(arms)
+    return Study(
+        name=name,
+        about=str(whole.get("about") or ""),
+        fit=(*both, *_flags("fit", whole.get("fit"))),
+        test=(*both, *_flags("test", whole.get("test"))),
+        seeds=seeds,
+        seed_flags=_texts("seed_flags", whole.get("seed_flags", ["seed_everything", "data.seed"])),
+        data=_data(whole.get("data")),
+        conditions=conditions,
+        arms=tuple(arms.values()),
+        shared_time=_boolean("shared_time", whole.get("shared_time", False)),
+    )
+
+
+def _arms(whole: Mapping[str, object]) -> dict[str, Arm]:
+    given = _mapping("arms", whole.get("arms"), None)
+    if not given:
+        raise ValueError("arms: found none; expected a name and options for each way to tune")
+    found: dict[str, Arm] = {}
+    for name, value in given.items():
+        found[name] = _arm(name, _mapping(f"arms: {name}", {} if value is None else value, _ARM), found)
+    for name, value in _mapping("sweeps", whole.get("sweeps") or {}, None).items():
+        for arm in _sweep(name, _mapping(f"sweeps: {name}", value, _SWEEP), found):
+            if arm.name in found:
+                raise ValueError(f"sweeps: {name}: makes the arm {arm.name!r}, which is there already")
+            found[arm.name] = arm
+    return found
+
+
+def _arm(name: str, given: Mapping[str, object], known: Mapping[str, Arm]) -> Arm:
+    where = f"arms: {name}"
+    base = _like(where, given.get("like"), known)
+    fit: Flags | None = (*(base.fit or ()), *_flags(f"{where}: fit", given.get("fit")))
+    if given.get("fit", base.fit) is None:
+        fit = None
+    return Arm(
+        name=name,
+        fit=fit,
+        test=(*base.test, *_flags(f"{where}: test", given.get("test"))),
+        against=_texts(f"{where}: against", given.get("against", [])),
+        compute=_compute(f"{where}: compute", given.get("compute")),
+    )
+
+
+def _like(where: str, name: object, known: Mapping[str, Arm]) -> Arm:
+    if name is None:
+        return Arm("", (), ())
+    if name not in known:
+        raise ValueError(f"{where}: like: found {name!r}; expected an arm above it: {', '.join(known) or 'none'}")
+    return known[str(name)]
+
+
+def _sweep(name: str, given: Mapping[str, object], known: Mapping[str, Arm]) -> list[Arm]:
+    where = f"sweeps: {name}"
+    base = _like(where, given.get("like"), known)
+    setting, values = given.get("setting"), given.get("values")
+    if not isinstance(setting, str) or not re.fullmatch(r"[\w.]+", setting):
+        raise ValueError(
+            f"{where}: setting: found {setting!r}; expected a setting of `fit`, as model.adversary.epsilon"
+        )
+    if not isinstance(values, list) or len(values) < 2 or not all(_is_number(value) for value in values):
+        raise ValueError(f"{where}: values: found {values!r}; expected two or more numbers")
+    against = _texts(f"{where}: against", given.get("against", []))
+    test = _flags(f"{where}: test", given.get("test"))
+    return [
+        replace(
+            base,
+            name=f"{name} {value:g}",
+            fit=(*(base.fit or ()), f"--{setting}", str(value)),
+            test=(*base.test, *test),
+            against=against,
+            compute=None,
+            sweep=(name, float(value)),
+        )
+        for value in values
+    ]
+
+
+def _check_arms(arms: Mapping[str, Arm]) -> None:
+    places: dict[str, str] = {}
+    for name, arm in arms.items():
+        if unknown := [other for other in arm.against if other not in arms or other == name]:
+            raise ValueError(f"arms: {name}: against: found {unknown[0]!r}; expected other arms of this study")
+        other = places.setdefault(slug(name), name)
+        if other != name:
+            raise ValueError(f"arms: {name!r} and {other!r} would share the folder {slug(name)}; rename one")
+        if arm.compute is None:
+            continue
+        target = arms.get(arm.compute.equal_to)
+        if target is None or target.name == name or target.fit is None or arm.fit is None:
+            raise ValueError(
+                f"arms: {name}: compute: equal_to: found {arm.compute.equal_to!r}; expected another arm that is tuned"
+            )
+        if target.compute is not None:
+            raise ValueError(
+                f"arms: {name}: compute: equal_to: {target.name!r} has the compute of an arm itself; name "
+                f"{target.compute.equal_to!r}"
+            )
+
+
+def _compute(where: str, value: object) -> Compute | None:
+    if value is None:
+        return None
+    given = _mapping(where, value, _COMPUTE)
+    by, trial = given.get("by", "passes"), given.get("trial", 10)
+    if by not in get_args(By):
+        raise ValueError(f"{where}: by: found {by!r}; expected passes or time")
+    if not isinstance(trial, int) or isinstance(trial, bool) or trial < 2:
+        raise ValueError(f"{where}: trial: found {trial!r}; expected 2 or more steps")
+    return Compute(str(given.get("equal_to")), "time" if by == "time" else "passes", trial)
+
+
+def _data(value: object) -> tuple[Rows, ...]:
+    if value is None:
+        return (Rows("", (), ()),)
+    found = []
+    for name, own in _mapping("data", value, None).items():
+        given = _mapping(f"data: {name}", own, _DATA)
+        both = _flags(f"data: {name}: both", given.get("both"))
+        fit, test = (_flags(f"data: {name}: {key}", given.get(key)) for key in ("fit", "test"))
+        found.append(Rows(name, (*both, *fit), (*both, *test)))
+    if not found:
+        raise ValueError("data: found no data sets; expected a name and options for each, or no key `data`")
+    if len({slug(rows.name) for rows in found}) < len(found):
+        raise ValueError("data: two names would share a folder; rename one")
+    return tuple(found)
+
+
+def _seeds(value: object) -> tuple[int, ...]:
+    given = value if isinstance(value, list) else []
+    found = tuple(one for one in given if isinstance(one, int) and not isinstance(one, bool) and one >= 0)
+    if not found or len(set(found)) < len(given):
+        raise ValueError(f"seeds: found {value!r}; expected different whole numbers from 0, as [0, 1, 2]")
+    return found
+
+
+def _texts(where: str, value: object) -> tuple[str, ...]:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"{where}: found {value!r}; expected a list of texts")
+    if len(set(found)) < len(found):
+        raise ValueError(f"{where}: found {value!r}; expected each text once")
+    return tuple(found)
+
+
+def _boolean(where: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{where}: found {value!r}; expected true or false")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _mapping(where: str, value: object, keys: Sequence[str] | None) -> dict[str, object]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{where}: found {value!r}; expected keys and values")
+    if keys is not None and (odd := [key for key in value if key not in keys]):
+        raise ValueError(f"{where}: found the key {odd[0]!r}; expected some of {', '.join(keys)}")
+    return value
+
+
+def _flags(where: str, value: object) -> Flags:
+    """Options, given as in a shell (`--model ANIT`) or as settings by name (`{model: ANIT}`)."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        try:
+            found = tuple(shlex.split(value))
+        except ValueError as error:
+            raise ValueError(f"{where}: found {value!r}, which a shell could not read: {error}") from None
+        if found and not found[0].startswith("-"):
+            raise ValueError(f"{where}: found {found[0]!r} first; expected an option, as --model or -c")
+        return found
+    settings = _mapping(where, value, None)
+    return tuple(part for key, one in settings.items() for part in (f"--{key}", plain(one)))
+
+
+def plain(value: object) -> str:
+    """A value of YAML as one argument of a command."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
+
+
+def slug(name: str) -> str:
+    """The name of a folder for an arm or a data set: other characters than letters, digits and `.+=_-` become `-`."""
+    return re.sub(r"[^\w.+=-]+", "-", name).strip("-.") or "-"

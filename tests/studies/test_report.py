@@ -1,0 +1,161 @@
+"""Reports of studies, against computations by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustlm.cli import entry, main
+from robustlm.evaluation.intervals import holm
+from robustlm.evaluation.resampling import sample_weights, seeded
+from robustlm.evaluation.robustness import Settings
+from robustlm.report.study import study_results
+from tests.studies import fake
+from tests.studies.test_studies import ARMS, STUDY, refused, write
+
+SEEDS = [0, 1, 2]
+SWEEP = {"epsilon": {"like": "plain", "setting": "model.adversary.epsilon", "values": [0.1, 0.5]}}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs of a study."""
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(entry, "main", fake.main)
+        write({**STUDY, "arms": ARMS, "sweeps": SWEEP, "seeds": SEEDS, "data": {"rows": {"both": ""}}})
+        main(["study", "small.yaml"])
+    return folder
+
+
+def score(arm: str, seed: int, condition: str, dataset: str | None = None) -> float:
+    rows = [row for row in fake.answers(arm, seed) if row.condition == condition]
+    by = [[bool(row.correct) for row in rows if row.dataset == one] for one in ("d", "e") if one in (dataset or one)]
+    return 100 * statistics.mean(statistics.mean(own) for own in by)
+
+
+def test_the_numbers_are_those_of_a_computation_by_hand(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(site)
+    main(["report", "runs/small", "--output", "out", "--draws=200", "--seed=3"])
+    text = capsys.readouterr().out
+    table = text.partition("over seeds 0, 1, 2:")[2].partition("What the runs cost")[0]
+    for name, arm in (("untuned", "untuned"), ("plain", "plain"), ("long, noisy", "long-noisy")):
+        scores = [[score(arm, seed, condition) for seed in SEEDS] for condition in fake.CONDITIONS]
+        cells = [f"{statistics.mean(own):.1f} ± {statistics.stdev(own):.1f}" for own in scores]
+        assert re.search(rf"\| {name} +\| " + r" +\| ".join(map(re.escape, cells)) + r" +\|", table), (name, cells)
+
+    found = study_results(Path("runs/small"), draws=2000, seed=3, level=0.95)
+    gaps = found.differences["rows"]["long, noisy − plain"]
+    draws = by_hand(Settings(2000, 3))
+    for condition in fake.CONDITIONS:
+        gap = gaps[condition]
+        each = [score("long-noisy", s, condition) - score("plain", s, condition) for s in SEEDS]
+        assert gap.seeds == pytest.approx(each)
+        assert gap.mean == pytest.approx(statistics.mean(each))
+        assert (gap.low, gap.high) == pytest.approx(np.quantile(draws[condition], [0.025, 0.975]).tolist())
+        below, above = (draws[condition] <= 1e-12).sum(), (draws[condition] >= -1e-12).sum()
+        assert gap.p == pytest.approx(min(1, 2 * (min(below, above) + 1) / 2001))
+        assert f"{gap.mean:+.1f}" in text
+    assert [gap.p_holm for gap in gaps.values()] == pytest.approx(holm([gap.p for gap in gaps.values()]))
+    arm = found.data["rows"]["long, noisy"]
+    assert {name: cost.mean for name in ("steps", "seconds", "passes") if (cost := arm.cost(name))} == {
+        "steps": 4, "seconds": 48.0, "passes": 0.048,
+    }  # fmt: skip
+    assert str(found.data["rows"]["plain"].level(["mixed@0.2", "mixed@0.4"]).mean)[:5] in {
+        str(statistics.mean(score("plain", s, c) for s in SEEDS for c in ("mixed@0.2", "mixed@0.4")))[:5]
+    }
+
+    with Path("out/study.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 5 * 3 * 4 * 3
+    for line in lines[::7]:
+        folder = line["arm"].replace(", ", "-").replace(" ", "-")
+        dataset = None if line["dataset"] == "mean" else line["dataset"]
+        assert float(line["score"]) == pytest.approx(
+            score(folder, int(line["seed"]), line["condition"], dataset), abs=1e-4
+        )
+    assert json.loads(Path("out/study.json").read_text(encoding="utf-8"))["seeds"] == SEEDS
+
+
+def by_hand(settings: Settings) -> dict[str, np.ndarray]:
+    """Differences of `long, noisy` and `plain` in each draw: seeds and samples one by one, by the same weights."""
+    n = len(SEEDS)
+    seeds = seeded(settings, "seeds of training").multinomial(n, np.full(n, 1 / n), settings.draws)
+    weights = {name: sample_weights(name, 12, settings)[1:] for name in ("d", "e")}
+    right = {
+        (arm, seed): {(r.condition, r.dataset, r.sample_id): bool(r.correct) for r in fake.answers(arm, seed)}
+        for arm in ("plain", "long-noisy")
+        for seed in SEEDS
+    }
+    found = {}
+    for condition in fake.CONDITIONS:
+        drawn = []
+        for at in range(settings.draws):
+            whole = 0.0
+            for seed, times in zip(SEEDS, seeds[at], strict=True):
+                for dataset, own in weights.items():
+                    ids = sorted(f"{dataset}-{i}" for i in range(12))
+                    gap = [
+                        right["long-noisy", seed][condition, dataset, i] - right["plain", seed][condition, dataset, i]
+                        for i in ids
+                    ]
+                    whole += times / n / 2 * float(np.dot(own[at], gap)) / 12
+            drawn.append(100 * whole)
+        found[condition] = np.array(drawn)
+    return found
+
+
+def test_the_report_has_figures_and_a_page(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site)
+    main(["report", "runs/small", "--output", "page"])
+    pictures = {file.name for file in Path("page").glob("*.png")}
+    assert pictures == {
+        f"{name}-rows.png" for name in ("conditions", "levels", "omega", "time", "sweep-epsilon")
+    }  # fmt: skip
+    text = Path("page/study.html").read_text(encoding="utf-8")
+    assert text.count('<img src="data:image/png;base64,') == 5
+    assert "</img>" not in text
+    for part in ("Scores", "Paired differences", "Time and memory", "Dataset by dataset", "long, noisy − plain"):
+        assert part in text
+    assert 'alt="Score against the level ω of the noise on rows' in text
+    main(["report", "runs/small", "--output", "again"])
+    assert Path("again/study.html").read_text(encoding="utf-8") == text
+
+
+def test_the_level_of_noise_begins_at_the_condition_without_it(site: Path) -> None:
+    found = study_results(site / "runs/small", draws=100, seed=0, level=0.9)
+    assert found.ladders() == {"mixed@ω": {0.0: "clean", 0.2: "mixed@0.2", 0.4: "mixed@0.4"}}
+    assert found.sweeps("rows") == {"epsilon": {0.1: "epsilon 0.1", 0.5: "epsilon 0.5"}}
+
+
+def test_settings_of_single_runs_are_refused(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(site)
+    assert "resample: found 'both' for the study" in refused(capsys, "report", "runs/small", "--resample=both")
+    assert "draws: found 0" in refused(capsys, "report", "runs/small", "--draws=0")
+
+
+def test_arms_that_were_not_asked_the_same_are_refused(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def other(command: list[str]) -> None:
+        fake.main(command)
+        for file in Path("runs/small/plain").rglob("predictions.parquet"):
+            fake.answers_with(file, target="c")
+
+    monkeypatch.setattr(entry, "main", other)
+    write({**STUDY, "seeds": [0]})
+    main(["study", "small.yaml"])
+    assert "another true answer" in refused(capsys, "report", "runs/small")

@@ -1,0 +1,413 @@
+"""Plans of studies, runs that fail, stop or change, jobs at once, and equal compute. No model is run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from robustlm.assets import known_studies
+from robustlm.cli import entry, main
+from robustlm.cli.arguments import value_of
+from robustlm.evaluation.table import SCHEMA, write_table
+from robustlm.studies import stored
+from robustlm.studies.plan import runs_of
+from robustlm.studies.spec import read_study, study_file
+from tests.studies import fake
+
+ARMS: dict[str, dict[str, object]] = {
+    "untuned": {"fit": None, "test": {"model.tuning": None}},
+    "plain": {"fit": {"model": "InstructionTuning"}},
+    "long, noisy": {
+        "fit": "--model ANIT --each 3",
+        "against": ["plain"],
+        "compute": {"equal_to": "plain", "by": "passes", "trial": 4},
+    },
+}
+STUDY: dict[str, object] = {
+    "about": "What helps?",
+    "both": "-c quickstart",
+    "seeds": [0, 1],
+    "conditions": list(fake.CONDITIONS),
+    "arms": ARMS,
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `small.yaml`, whose commands are those of `tests.studies.fake`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entry, "main", Ran())
+    write(STUDY)
+    return tmp_path
+
+
+class Ran:
+    """Runs the commands of a study, and keeps them."""
+
+    commands: list[Sequence[str]]
+
+    def __init__(self) -> None:
+        Ran.commands = []
+
+    def __call__(self, command: Sequence[str]) -> None:
+        Ran.commands.append(command)
+        fake.main(command)
+
+
+def write(study: dict[str, object], name: str = "small.yaml") -> None:
+    Path(name).write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str, status: int = 2) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(list(args))
+    assert end.value.code == status
+    return capsys.readouterr().err
+
+
+# --- plans -------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_has_commands_that_a_user_can_type_and_writes_nothing(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["study", "small.yaml", "--dry_run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert not Path("runs").exists()
+    assert [line for line in lines if line.startswith("#")] == [
+        f"# {arm}, seed {seed}: to do, cost not known" for seed in (0, 1) for arm in ("untuned", "plain", "long, noisy")
+    ]
+    assert lines[-1] == "6 runs, 0 finished, 6 to do: not known before the first run is finished"
+    typed = [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
+    assert [command[1] for command in typed] == ["test", "fit", "test", "fit", "fit", "test"] * 2
+    test = typed[2][1:]
+    assert value_of(test, "--trainer.default_root_dir") == "runs/small/plain"
+    assert value_of(test, "--run") == "seed-0"
+    assert [value_of(typed[8][1:], flag) for flag in ("--seed_everything", "--data.seed")] == ["1", "1"]
+    assert value_of(test, "--data.conditions") == "[clean, mixed@0.2, mixed@0.4, unseen]"
+    assert value_of(typed[0][1:], "--model.tuning") == "null"
+    assert Ran.commands == []
+
+
+def test_the_plan_of_a_study_that_has_begun_knows_the_cost(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["study", "small.yaml", "--seeds=[0]"])
+    for file in Path("runs").rglob("tested.json"):
+        file.write_text(json.dumps({"took": 60, "jobs": 1}), encoding="utf-8")
+    for file in Path("runs").rglob("fitted.json"):
+        file.write_text(json.dumps({"took": 120, "jobs": 1}), encoding="utf-8")
+    capsys.readouterr()
+    main(["study", "small.yaml", "--dry_run", "true"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "# plain, seed 0: finished" in lines
+    assert "# untuned, seed 1: to do, about 60 s" in lines
+    assert "# plain, seed 1: to do, about 3 min" in lines
+    assert lines[-1] == "6 runs, 3 finished, 3 to do: about 7 min with 1 jobs"
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_packaged_studies_are_plans_of_commands_that_parse(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = read_study(study_file(name))
+    runs = runs_of(study, tmp_path, seeds=study.seeds[:1])
+    different = {arm.fit[:6]: run for run in runs for arm in [run.arm] if arm.fit is not None}
+    for run in list(different.values())[:3]:
+        with pytest.raises(SystemExit) as end:
+            main([*run.fit_command(), "--print_config"])
+        assert not end.value.code, capsys.readouterr().err
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["seed_everything"] == printed["data"]["init_args"]["seed"] == study.seeds[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"armz": {}}, "the file: found the key 'armz'; expected some of about, both"),
+        ({"arms": {}}, "arms: found none"),
+        ({"arms": {"a": {"fitt": "-c x"}}}, "arms: a: found the key 'fitt'; expected some of like, fit"),
+        ({"arms": {"a": {"fit": "ANIT"}}}, "arms: a: fit: found 'ANIT' first; expected an option"),
+        ({"arms": {"a": {"fit": "--x 'y"}}}, "arms: a: fit: found \"--x 'y\", which a shell could not read"),
+        ({"arms": {"a": {"like": "b"}}}, "arms: a: like: found 'b'; expected an arm above it: none"),
+        ({"arms": {"a": {"against": "b"}}}, "arms: a: against: found 'b'; expected other arms"),
+        ({"arms": {"a b": None, "a,b": None}}, "'a,b' and 'a b' would share the folder a-b"),
+        ({"arms": {"a": None, "b": {"compute": {"equal_to": "c"}}}}, "b: compute: equal_to: found 'c'; expected"),
+        ({"arms": {"a": None, "b": {"compute": {"equal_to": "a", "by": "x"}}}}, "by: found 'x'; expected passes or"),
+        ({"arms": {"a": None, "b": {"compute": {"equal_to": "a", "trial": 1}}}}, "trial: found 1; expected 2 or more"),
+        ({"arms": {"a": {"fit": None}, "b": {"compute": {"equal_to": "a"}}}}, "expected another arm that is tuned"),
+        ({"seeds": [0, 0]}, "seeds: found [0, 0]; expected different whole numbers"),
+        ({"seeds": 3}, "seeds: found 3"),
+        ({"conditions": [1]}, "conditions: found [1]; expected a list of texts"),
+        ({"sweeps": {"e": {"setting": "model.x", "values": [1]}}}, "sweeps: e: values: found [1]; expected two"),
+        ({"sweeps": {"e": {"values": [1, 2]}}}, "sweeps: e: setting: found None"),
+        ({"data": {"a": {"train": "x"}}}, "data: a: found the key 'train'; expected some of both, fit, test"),
+        ({"shared_time": "yes"}, "shared_time: found 'yes'; expected true or false"),
+    ],
+)  # fmt: skip
+def test_a_wrong_study_is_refused_by_its_key(
+    change: dict[str, object], said: str, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(STUDY | change)
+    error = refused(capsys, "study", "small.yaml")
+    assert "study: small.yaml: " in error
+    assert said in error
+    assert not Path("runs").exists()
+
+
+def test_broken_yaml_and_unknown_names_are_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken.yaml").write_text("arms:\n  a: [", encoding="utf-8")
+    assert "study: broken.yaml:2: broken YAML" in refused(capsys, "study", "broken.yaml")
+    assert "study: nowhere: found nothing; expected a YAML file" in refused(capsys, "study", "nowhere")
+    assert "arms: found 'plane'; expected some of untuned, plain" in refused(
+        capsys, "study", "small.yaml", "--arms=[plane]"
+    )
+    assert "seeds: found 7; expected some of 0, 1" in refused(capsys, "study", "small.yaml", "--seeds=[7]")
+    assert "'long, noisy' needs 'plain'" in refused(capsys, "study", "small.yaml", "--arms=['long, noisy']")
+    assert "jobs: found 2 with --executor here" in refused(capsys, "study", "small.yaml", "--jobs=2", "--executor=here")
+
+
+def test_arms_take_over_options_and_sweeps_make_arms(site: Path) -> None:
+    arms = {
+        "plain": {"fit": {"model": "ANIT", "data.train": [{"path": "x", "limit": 3}]}, "against": []},
+        "same": {"like": "plain", "fit": "--model.adversary null", "against": "plain"},
+    }
+    sweeps = {"epsilon": {"like": "plain", "setting": "model.adversary.epsilon", "values": [0, 0.5]}}
+    data = {"a": {"both": "--data.max_length 9", "test": "--data.test a"}, "b": {}}
+    write({**STUDY, "arms": arms, "sweeps": sweeps, "data": data})
+    study = read_study(Path("small.yaml"))
+    plain = study.arm("plain").fit
+    assert plain == ("--model", "ANIT", "--data.train", "[{limit: 3, path: x}]")
+    assert study.arm("same").fit == (*plain, "--model.adversary", "null")
+    assert study.arm("epsilon 0.5").fit == (*plain, "--model.adversary.epsilon", "0.5")
+    assert study.arm("epsilon 0").sweep == ("epsilon", 0.0)
+    runs = runs_of(study, Path("r"))
+    assert len(runs) == 2 * 2 * 4
+    assert runs[0].folder == Path("r/a/plain/seed-0")
+    assert runs[0].test[-2:] == ("--data.test", "a")
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def test_the_results_are_one_table_and_a_second_call_runs_nothing(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["study", "small.yaml"])
+    out, err = capsys.readouterr()
+    assert err.splitlines()[0] == "0 of 6 runs finished, now: untuned, seed 0, time left is known after the first run"
+    assert err.splitlines()[-1] == "6 of 6 runs finished"
+    assert out.splitlines()[-1] == "next: robustlm report runs/small --output runs/small/report"
+    table = pq.read_table("runs/small/results.parquet")
+    assert table.column_names == ["arm", "seed", "data", *SCHEMA.names]
+    expected = [
+        (arm, seed, row.sample_id, row.condition, row.correct)
+        for seed in (0, 1)
+        for arm, folder in (("untuned", "untuned"), ("plain", "plain"), ("long, noisy", "long-noisy"))
+        for row in fake.answers(folder, seed)
+    ]
+    names = ("arm", "seed", "sample_id", "condition", "correct")
+    found = zip(*(table.column(name).to_pylist() for name in names), strict=True)
+    assert sorted(found) == sorted(expected)
+    log = Path("runs/small/plain/seed-1/output.log").read_text(encoding="utf-8")
+    assert log.startswith("$ robustlm fit -c quickstart --seed_everything 1 ")
+    assert "fit of plain" in log
+    assert "fit of plain" not in out
+
+    before = len(Ran.commands)
+    main(["study", "small.yaml"])
+    assert len(Ran.commands) == before
+    assert pq.read_table("runs/small/results.parquet").equals(table)
+
+
+def test_a_run_that_fails_stops_no_other_and_is_named_at_the_end(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = {**ARMS, "bad": {"fit": "--model ANIT --fails"}, "needs": {"compute": {"equal_to": "bad"}}}
+    write({**STUDY, "arms": arms, "seeds": [0]})
+    error = refused(capsys, "study", "small.yaml", status=1)
+    assert error.splitlines()[-3:] == [
+        "not finished:",
+        "  bad, seed 0: `fit` ended with status 2 (see runs/small/bad/seed-0/output.log)",
+        "  needs, seed 0: not begun: 'bad' was not tuned (see runs/small/needs/seed-0/output.log)",
+    ]
+    assert "3 of 5 runs finished, 2 failed" in error
+    assert set(pq.read_table("runs/small/results.parquet").column("arm").to_pylist()) == {
+        "untuned", "plain", "long, noisy",
+    }  # fmt: skip
+
+
+def test_a_signal_ends_the_study_and_the_same_command_goes_on(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(command: Sequence[str]) -> None:
+        if command[0] == "fit":
+            raise SystemExit(143)
+        fake.main(command)
+
+    monkeypatch.setattr(entry, "main", told)
+    error = refused(capsys, "study", "small.yaml", status=130)
+    assert error.splitlines()[-1] == "stopped; the same command goes on"
+    monkeypatch.setattr(entry, "main", Ran())
+    main(["study", "small.yaml"])
+    assert len(Ran.commands) == 5 * 2 - 2 + 2 + 1  # all but the test of the untuned model with the first seed
+    assert capsys.readouterr().err.splitlines()[-1] == "6 of 6 runs finished"
+
+
+def test_an_answer_that_is_missing_is_asked_again(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(["study", "small.yaml", "--arms=[plain]", "--seeds=[0]"])
+    file = Path("runs/small/plain/seed-0/test/predictions.parquet")
+    rows = fake.answers("plain", 0)
+    rows[3].error = "no answer"
+    write_table(file, rows)
+    Ran.commands.clear()
+    main(["study", "small.yaml", "--arms=[plain]", "--seeds=[0]"])
+    (again,) = Ran.commands
+    assert again[0] == "test"
+    assert value_of(again, "--predictions.resume") == "runs/small/plain/seed-0/test"
+    assert value_of(again, "--predictions.retry_failed") == "true"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fit": "--data.batch_size 4"}, "plain, seed 0: fit: stored: -c quickstart --seed_everything 0"),
+        ({"conditions": ["clean"]}, "plain, seed 0: test: stored: -c quickstart --seed_everything 0"),
+    ],
+)
+def test_a_changed_study_is_loud(
+    change: dict[str, object], said: str, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["study", "small.yaml"])
+    write(STUDY | change)
+    Ran.commands.clear()
+    error = refused(capsys, "study", "small.yaml")
+    assert "runs/small holds runs that were made by other commands, configs or code" in error
+    assert said in error
+    assert "--changed redo" in error
+    assert Ran.commands == []
+    main(["study", "small.yaml", "--dry_run"])
+    assert said in capsys.readouterr().out
+
+    main(["study", "small.yaml", "--changed=keep"])
+    assert Ran.commands == []
+    main(["study", "small.yaml", "--changed=redo"])
+    kinds = [command[0] for command in Ran.commands]
+    # another test needs no other fit, and another fit no other test of what is not tuned
+    assert (kinds.count("fit"), kinds.count("test")) == ((0, 6) if "conditions" in change else (6, 4))
+    Ran.commands.clear()
+    main(["study", "small.yaml"])
+    assert Ran.commands == []
+
+
+def test_an_arm_of_equal_compute_changes_with_the_other_arm(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["study", "small.yaml"])
+    write({**STUDY, "arms": {**ARMS, "plain": {"fit": "--model InstructionTuning --trainer.max_steps 20"}}})
+    assert "long, noisy, seed 0: compute: stored: plain passes 4" in refused(capsys, "study", "small.yaml")
+    main(["study", "small.yaml", "--changed=redo"])
+    equal = stored.read_json(Path("runs/small/long-noisy/seed-1/equal.json"))
+    assert equal is not None
+    assert equal["steps"] == 8  # 24 steps' worth of `plain`, three times as long each
+
+
+def test_other_code_and_other_configs_are_loud(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("own.yaml").write_text("data: {batch_size: 3}", encoding="utf-8")
+    write({**STUDY, "both": "-c own.yaml"})
+    main(["study", "small.yaml"])
+    Path("own.yaml").write_text("data: {batch_size: 4}", encoding="utf-8")
+    assert "plain, seed 0: configs: stored: own.yaml" in refused(capsys, "study", "small.yaml")
+    Path("own.yaml").write_text("data: {batch_size: 3}", encoding="utf-8")
+    monkeypatch.setattr(stored, "_code", lambda: "another")
+    assert "plain, seed 0: code: stored:" in refused(capsys, "study", "small.yaml")
+
+
+def test_a_folder_that_nothing_explains_is_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["study", "small.yaml"])
+    (Path("runs/small/plain/seed-0") / stored.MADE_BY).unlink()
+    Path("runs/small/plain/seed-0/fit/config.yaml").touch()
+    assert "holds a run of which nothing says what made it" in refused(capsys, "study", "small.yaml")
+
+
+# --- equal compute -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["passes", "time"])
+def test_an_arm_gets_the_steps_that_cost_as_much(by: str, site: Path) -> None:
+    long = ARMS["long, noisy"] | {"compute": {"equal_to": "plain", "by": by}}
+    write({**STUDY, "arms": {**ARMS, "long, noisy": long}, "seeds": [0]})
+    main(["study", "small.yaml"])
+    fits = [command for command in Ran.commands if command[0] == "fit"]
+    assert [value_of(command, "--trainer.max_steps") for command in fits] == [None, "10", "4"]
+    # plain: 10 steps, of which the first is five times as long, so 14 steps; here each is three times as long: 4.67
+    assert stored.read_json(Path("runs/small/long-noisy/seed-0/equal.json")) == {
+        "to": "plain", "by": by, "spent": 28.0, "each_step": 6.0, "steps": 4,
+    }  # fmt: skip
+
+
+def test_time_is_not_measured_by_jobs_that_share_a_machine(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = {"a": None, "b": {"compute": {"equal_to": "a", "by": "time"}}}
+    write({**STUDY, "arms": arms})
+    error = refused(capsys, "study", "small.yaml", "--jobs=2")
+    assert "b: compute: by: time, and 2 jobs would share this machine" in error
+    assert "`shared_time: true`" in error
+    write({**STUDY, "arms": arms, "shared_time": True})
+    main(["study", "small.yaml", "--jobs=2", "--dry_run"])
+    assert "jobs share this machine, so wall clock of arms does not compare" in capsys.readouterr().out
+
+
+# --- jobs --------------------------------------------------------------------------------------------------------
+
+
+def test_two_jobs_run_at_once(site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real processes: each fit waits for the other one."""
+    pytest.importorskip("submitit")
+    Path("meet").mkdir()
+    monkeypatch.setenv(fake.WAITS, str(site / "meet"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setattr(entry, "main", fake.main)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    arms = {"one": {"fit": "--model ANIT"}, "two": {"fit": "--model ANIT"}, "bad": {"fit": "--model ANIT --fails"}}
+    write({**STUDY, "arms": arms, "seeds": [0]})
+    error = refused(capsys, "study", "small.yaml", "--jobs=2", status=1)
+    assert "  bad, seed 0: `fit` ended with status 2" in error
+    assert "2 of 3 runs finished, 1 failed" in error
+    assert len(list(Path("meet").iterdir())) == 2
+    assert {run["jobs"] for run in json.loads(Path("runs/small/study.json").read_text(encoding="utf-8"))["runs"]} == {2}
+    main(["report", "runs/small"])
+    assert "wall clock does not compare arms" in capsys.readouterr().out
+
+
+def test_jobs_of_a_cluster_go_through_submitit(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the stand-in for Slurm that submitit tests itself with: the job script is written and submitted."""
+    slurm = pytest.importorskip("submitit.slurm.test_slurm")
+    from robustlm.studies.executors import Submitted
+    from robustlm.studies.work import Work
+
+    (run,) = runs_of(read_study(Path("small.yaml")), site / "r", ["plain"], [0])
+    with slurm.mocked_slurm():
+        made = Submitted("slurm", site / "r" / "jobs", 2, {"slurm_partition": "gpu", "timeout_min": 5})
+        made.begin(Work(run, fake.main, 2))
+        script = next((site / "r" / "jobs").glob("*.sh")).read_text(encoding="utf-8")
+        assert "--partition=gpu" in script
+        assert "--time=5" in script
+        assert stored.read_json(run.folder / "job.json") == {"kind": "slurm", "id": "12"}
+        shutil.rmtree(site / "r" / "jobs")
+        again = made.begin(Work(run, fake.main, 2))  # the job waits in the queue: no second one
+        assert not again.done()
+        assert not list((site / "r").glob("jobs/*.sh"))
+
+
+def test_without_submitit_jobs_say_what_to_install(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "submitit", None)
+    assert "pip install 'robustlm[study]'" in refused(capsys, "study", "small.yaml", "--jobs=2")
+    main(["study", "small.yaml"])
