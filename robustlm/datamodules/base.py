@@ -456,10 +456,7 @@ class InstructionDataModule(LightningDataModule):
             return samples
         if self.assistant_turns == "all":
             return [replace(sample, trains_replies=bool(sample.history or sample.since)) for sample in samples]
-        found = [one for sample in samples for one in each_reply(sample)]
-        if len(found) > len(samples):
-            log.info("data.%s: %d chats are %d rows, one for each reply", role, len(samples), len(found))
-        return found
+        return [one for sample in samples for one in each_reply(sample)]
 
     # --- large training sets -----------------------------------------------------------------------------------
 
