@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, compress
 from typing import Any, TypedDict
@@ -332,13 +332,15 @@ class Encoder:
                     text = text[: -len(token)]
                     break
         if text == prompt.text:
-            return {"text": text, "offsets": array("I", chain.from_iterable(offsets)), "chat": list(prompt.chat)}
+            places: Iterable[int] = chain.from_iterable(offsets)
+            chat = list(prompt.chat)
+        else:
 
-        def place(at: int) -> int:
-            return min(max(at - start, 0), len(text))
+            def place(at: int) -> int:
+                return min(max(at - start, 0), len(text))
 
-        places = (place(at) for pair in offsets for at in pair)
-        chat = [(role, place(first), place(last)) for role, first, last in prompt.chat]
+            places = (place(at) for pair in offsets for at in pair)
+            chat = [(role, place(first), place(last)) for role, first, last in prompt.chat]
         return {
             "text": text,
             "offsets": array("I", places),

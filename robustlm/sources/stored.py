@@ -13,8 +13,8 @@ from robustlm.sample import Context, Sample
 
 _CONTEXT = ("question", "format", "option", "text")
 _TEXTS = ("id", "instruction", "target", "task", "bank", "instruction_id", "dataset", "group", "topic", "wording")
-_PAIRS = ("fields", "turns", "answer_words")
-_REST = ("examples", "trains_replies", "draw", *_PAIRS)
+_LISTS = ("fields", "turns", "since", "answer_words")
+_REST = ("examples", "tools", "reply", "trains_replies", "draw", *_LISTS)
 """Fields that few samples have; one column holds them all, as JSON."""
 _KEPT = 2048
 """Samples that `StoredSamples` keeps."""
@@ -94,9 +94,9 @@ def _plain(sample: Sample) -> dict[str, Any]:
 
 def _unpacked(found: dict[str, Any]) -> dict[str, Any]:
     """Lists of JSON as the tuples that samples hold."""
-    for name in _PAIRS:
+    for name in _LISTS:
         if name in found:
-            found[name] = tuple((first, second) for first, second in found[name])
+            found[name] = tuple(tuple(one) for one in found[name])
     if "examples" in found:
         found["examples"] = tuple(_from_plain(example) for example in found["examples"])
     return found
