@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from robustlm.batch import View
-from robustlm.models import casts, generation, hidden_states, scoring
+from robustlm.models import casts, compiling, generation, hidden_states, scoring
 from robustlm.models.answers import answers, watch_head
 from robustlm.models.base import Answer, AnswerOutput, LanguageModel, OptionScores, Pooling
 from robustlm.models.hidden_states import Layer, check_layer
@@ -115,6 +116,16 @@ class Backbone(LanguageModel):
         if self._parts is not None:
             casts.drop_casts(self._parts.model)
 
+    def compile_layers(self) -> None:
+        """Compile the layers if `loading.compile` says so; see `compiling`. Raises `ValueError` without a compiler."""
+        if self.loading.compile:
+            compiling.compile_layers(self.parts)
+
+    def forget_compiled(self) -> None:
+        """Undo `compile_layers`."""
+        if self.loading.compile and self._parts is not None:
+            compiling.forget_compiled(self._parts)
+
     @property
     def parts(self) -> LoadedModel:
         """The loaded model, for the functions of this subpackage. Raises `RuntimeError` before `load`."""
@@ -196,7 +207,8 @@ class Backbone(LanguageModel):
             Logits of the answer tokens and a state per row. Logits of other positions are never computed.
         """
         embeds = self.embed(view.input_ids) if inputs_embeds is None else inputs_embeds
-        return answers(self._separating(), view, embeds, pooling, late=late)
+        with nullcontext() if self.training else self.parts.uncompiled():
+            return answers(self._separating(), view, embeds, pooling, late=late)
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """Answers to the prompts of a view without answers, one string per row; see `generation.generate`."""

@@ -216,6 +216,12 @@ class LanguageModel(nn.Module, ABC):
     def drop_casts(self) -> None:
         """Undo `keep_casts`. Raises `RuntimeError` if frozen weights have changed since."""
 
+    def compile_layers(self) -> None:
+        """Compile layers for training, if the settings say so; a model that is not trained here has none."""
+
+    def forget_compiled(self) -> None:
+        """Undo `compile_layers`."""
+
     def check_tunable(self) -> None:
         """Raise `ValueError` if the model cannot be tuned."""
         raise self._refused()

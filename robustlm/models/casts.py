@@ -19,43 +19,43 @@ _REPLACED = ".original_module"
 """End of the name of a layer that peft keeps but does not run, because a trained copy replaces it."""
 
 
-class _Cast(nn.Module):
-    """What the two layers below share."""
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    cast: tuple[Tensor, Tensor | None]
-    """Copies of weight and bias in the lower type."""
-
-    def values(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias for this input: the copies under autocast to their type, otherwise the float32 values."""
-        kind, cast = input.device.type, self.cast[0]
-        mixed = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == cast.dtype
-        if mixed and cast.device == input.device and not self.weight.requires_grad:
-            return self.cast
-        return self.weight, self.bias
+Cast = tuple[Tensor, Tensor | None]
+"""Copies of a layer's weight and bias in the lower type."""
 
 
-class _CastLinear(_Cast, nn.Linear):
+class _CastLinear(nn.Linear):
     """`nn.Linear` with frozen weights."""
+
+    cast: Cast
 
     def forward(self, input: Tensor) -> Tensor:
         """See `nn.Linear`."""
-        return nn.functional.linear(input, *self.values(input))
+        weight, bias = self.cast if _uses(self.cast, self.weight, input) else (self.weight, self.bias)
+        return nn.functional.linear(input, weight, bias)
 
 
-class _CastConv1D(_Cast, Conv1D):
+class _CastConv1D(Conv1D):
     """The linear layer of GPT-2, whose matrix is transposed, with frozen weights."""
+
+    cast: Cast
 
     def forward(self, x: Tensor) -> Tensor:
         """See `Conv1D`."""
-        weight, bias = self.values(x)
+        weight, bias = self.cast if _uses(self.cast, self.weight, x) else (self.weight, self.bias)
+        assert bias is not None
         return torch.addmm(bias, x.flatten(0, -2), weight).view(*x.shape[:-1], self.nf)
 
 
-_KINDS: dict[type[nn.Module], type[_Cast]] = {nn.Linear: _CastLinear, Conv1D: _CastConv1D}
+def _uses(cast: Cast, weight: Tensor, input: Tensor) -> bool:
+    """Whether a layer with this weight uses the copy: under autocast to its type, on its device, while frozen."""
+    kind, own = input.device.type, cast[0]
+    mixed = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == own.dtype
+    return mixed and own.device == input.device and not weight.requires_grad
+
+
+_KINDS: dict[type[nn.Module], type[_CastLinear] | type[_CastConv1D]] = {nn.Linear: _CastLinear, Conv1D: _CastConv1D}
 """The layers that can keep a copy. Others are left to autocast, which gives the same numbers."""
-_PLAIN = {cast: plain for plain, cast in _KINDS.items()}
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {cast: plain for plain, cast in _KINDS.items()}
 
 
 @torch.no_grad()
@@ -76,8 +76,8 @@ def keep_casts(model: nn.Module, dtype: torch.dtype) -> int:
         own = list(layer.parameters(recurse=False))
         if any(p.requires_grad or p.dtype != torch.float32 or p.is_meta for p in own):
             continue
-        layer.__class__ = _KINDS.get(kind, kind)
-        assert isinstance(layer, _Cast)
+        layer.__class__ = _KINDS[_PLAIN.get(kind, kind)]
+        assert isinstance(layer, _CastLinear | _CastConv1D)
         layer.cast = (layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype))
         count += sum(p.numel() for p in own)
     return count
@@ -91,13 +91,15 @@ def drop_casts(model: nn.Module) -> None:
         RuntimeError: A weight has changed since its copy was made, so passes since then may have used old values.
     """
     changed = []
-    for name, layer in [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _Cast)]:
+    for name, layer in model.named_modules():
+        if not isinstance(layer, _CastLinear | _CastConv1D):
+            continue
         for own, cast in zip((layer.weight, layer.bias), layer.cast, strict=True):
             same = own is None or cast is None or torch.equal(own.to(cast.dtype), cast.to(own.device))
             if not same and not layer.weight.requires_grad:  # a layer that is trained by now has not used its copy
                 changed.append(name)
         del layer.cast
-        layer.__class__ = _PLAIN[type(layer)]
+        layer.__class__ = _PLAIN[type(layer)]  # type: ignore[assignment]  # mypy keeps the narrower type
     if changed:
         raise RuntimeError(
             f"mixed precision: {len(changed)} frozen weights were changed during the run, which used copies made at "

@@ -136,15 +136,28 @@ class LoadedModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Set evaluation mode, without dropout; the previous mode of each part is restored afterwards."""
+        """Set evaluation mode, without dropout or compiled code; the mode of each part is restored afterwards."""
         module: nn.Module = self.model
         training = [one for one in module.modules() if one.training]
         module.eval()
         try:
-            yield
+            with self.uncompiled():
+                yield
         finally:
             for one in training:
                 one.training = True
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Run layers without compiled code, which is made for training; evaluation mode would be compiled anew."""
+        compiled = [(one, code) for one in self.model.modules() if (code := one._compiled_call_impl) is not None]
+        for one, _ in compiled:
+            one._compiled_call_impl = None
+        try:
+            yield
+        finally:
+            for one, code in compiled:
+                one._compiled_call_impl = code
 
     @contextmanager
     def caching(self) -> Iterator[None]:

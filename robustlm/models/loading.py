@@ -46,6 +46,9 @@ class Loading:
     cast_once: bool = True
     """Under mixed precision, cast frozen float32 weights once and keep the copy, instead of at each pass. The results
     are the same; the copy takes half as much memory as the weights."""
+    compile: bool = False
+    """Compile the layers with `torch.compile` for training (not for answers). It needs a C++ compiler, and about a
+    minute before the first steps; see docs/performance.md for what it gains."""
     padding_free: bool = False
     """Run the rows of a batch in one sequence without padding, each row on its own; for decoders. Losses and gradients
     are those of padded rows."""
@@ -57,6 +60,14 @@ class Loading:
     """Name or path of a tokenizer that replaces the model's own."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Do not set this unless you have read that code."""
+
+    def __post_init__(self) -> None:
+        for other in ("gradient_checkpointing", "padding_free"):
+            if self.compile and getattr(self, other):
+                raise ValueError(
+                    f"loading.compile: found true with {other} true, which are not compiled together; expected only "
+                    "one of them"
+                )
 
 
 @dataclass(frozen=True)

@@ -301,6 +301,12 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks
         super().on_fit_start()
+        self.backbone.compile_layers()
+
+    def teardown(self, stage: str) -> None:
+        """Leave the model as it was before the run."""
+        self.backbone.forget_compiled()
+        super().teardown(stage)
 
     def on_train_start(self) -> None:
         """Check the model's passes before the first step."""
