@@ -132,6 +132,9 @@ def test_samples_come_back_as_they_were() -> None:
             fields=(("a", "b"),),
             choices=("p", "q"),
             variant="",
+            since=(("assistant", "", '{"tool_calls": []}'), ("tool", "4")),
+            tools='[{"type": "function"}]',
+            reply='{"tool_calls": []}',
             trains_replies=True,
             answer_words=(("1", "p"),),
         )
