@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from robustlm.batch import View
 from robustlm.models.heads import LateLogits, WholeHead
@@ -142,6 +143,14 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def load(self) -> None:
         """Read the weights, if there are any."""
+
+    def check_shardable(self) -> None:
+        """Raise `ValueError` if the weights cannot be divided among devices."""
+        raise self._refused()
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide loaded weights among the devices of a mesh."""
+        raise self._refused()
 
     @abstractmethod
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
