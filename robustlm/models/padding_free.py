@@ -82,7 +82,7 @@ class RowSequence:
         """The padded `[R, T, …]` of a sequence `[1, N, …]`, with `fill` at padding."""
         rows = len(self.lengths)
         empty = joined.new_full((rows * self.width, *joined.shape[2:]), fill)
-        return empty.index_copy(0, self.kept, joined[0]).unflatten(0, (rows, self.width))
+        return empty.index_copy(0, self.kept, joined[0]).reshape(rows, self.width, *joined.shape[2:])
 
     def places(self, places: Tensor) -> Tensor:
         """Where tokens of the padded view stand in the sequence; both int64, counted as in `kept`."""
@@ -167,7 +167,7 @@ def _one_by_one(attend: Attend, mask: RowMask, query: Tensor, key: Tensor, value
     lengths, prefix = list(mask.rows.lengths), mask.rows.prefix
     found = []
     for own, keys, values in zip(
-        query.split(lengths, 2), *(_with_prefix(one, lengths, prefix) for one in (key, value)), strict=True
+        torch.split(query, lengths, 2), *(_with_prefix(one, lengths, prefix) for one in (key, value)), strict=True
     ):
         found.append(attend(own, keys, values, mask.part(own.shape[2]), **kwargs)[0])
     return torch.cat(found, dim=1)
@@ -175,7 +175,7 @@ def _one_by_one(attend: Attend, mask: RowMask, query: Tensor, key: Tensor, value
 
 def _with_prefix(states: Tensor, lengths: list[int], prefix: int) -> list[Tensor]:
     """Keys or values of each row, `[1, heads, prefix + L, d]`, of those of the sequence."""
-    before, own = states[:, :, :prefix], states[:, :, prefix:].split(lengths, 2)
+    before, own = states[:, :, :prefix], torch.split(states[:, :, prefix:], lengths, 2)
     return [torch.cat([before, one], dim=2) for one in own] if prefix else list(own)
 
 
@@ -194,7 +194,7 @@ def _padded(rows: RowSequence, states: Tensor, prefix: int) -> Tensor:
     """Queries, keys or values of the sequence by row: `[R, heads, prefix + L, d]`."""
     own = states[0, :, prefix:].transpose(0, 1)
     empty = own.new_zeros(len(rows.lengths) * rows.longest, *own.shape[1:])
-    found = empty.index_copy(0, rows.padded_right, own).unflatten(0, (-1, rows.longest)).transpose(1, 2)
+    found = empty.index_copy(0, rows.padded_right, own).reshape(-1, rows.longest, *own.shape[1:]).transpose(1, 2)
     before = states[:, :, :prefix].expand(len(found), -1, -1, -1)
     return torch.cat([before, found], dim=2) if prefix else found
 

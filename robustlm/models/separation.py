@@ -68,7 +68,7 @@ def check_separation(loaded: LoadedModel, name: str) -> None:
 
 def _row(loaded: LoadedModel, length: int, start: int) -> Tensor:
     """Int64 `[length]`: a row of the first tokens of the vocabulary."""
-    size = loaded.base.get_input_embeddings().weight.shape[0]
+    size: int = loaded.base.get_input_embeddings().weight.shape[0]
     return (torch.arange(length, device=loaded.device) * 7 + start) % size
 
 
