@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from robustlm.adversaries.base import Problem
 from robustlm.adversaries.geometry import perturb, working_dtype
@@ -95,16 +96,22 @@ def shared_backward(problem: Problem, delta: Tensor, share: float = 1.0) -> tupl
         gradients. In the backward pass of the training step, these gradients are multiplied by the incoming
         factor and passed on to the weights. So hooks of parameters (including DDP's) run once, in that backward
         pass, and accumulation and gradient scaling work as usual. One gradient per trained tensor is stored.
-        Sharded parameters (FSDP) are not supported, because `torch.autograd.grad` does not see their shards.
+        Sharded parameters (FSDP2) are refused, because `torch.autograd.grad` does not see their shards.
 
     Raises:
-        ValueError: If the loss depends on no trained tensor, so that nothing would be learned from it.
+        ValueError: If the loss depends on no trained tensor, so that nothing would be learned from it; or if a trained
+            tensor is divided among devices.
         RuntimeError: In the backward pass, if the rows do not all have one common factor. With reentrant checkpointing,
             already in this function.
     """
     embeds = problem.embeds
     shift = delta.detach().requires_grad_()
     trained = list({id(p): p for p in problem.parameters if p.requires_grad}.values())
+    if any(isinstance(p, DTensor) for p in trained):
+        raise ValueError(
+            "shared_backward: found trained weights that are divided among devices (FSDP2), whose gradients it cannot "
+            "take; expected trainer.strategy ddp, or an adversary that leaves them to the step's own backward pass"
+        )
     with torch.enable_grad():
         rows = row_losses(problem, perturb(embeds.detach(), shift))
         total = rows.sum() * problem.loss_scale

@@ -102,6 +102,14 @@ class Adversary(ABC):
     checkpoints and Python all use the same settings.
     """
 
+    @property
+    def shares_backward(self) -> bool:
+        """Whether it takes the weights' gradients itself (`shared_backward`, `clean_gradient`).
+
+        This does not work if weights are divided among devices. An adversary that uses these functions overrides it.
+        """
+        return False
+
     @abstractmethod
     def attack(self, problem: Problem) -> Outcome:
         """Perturb, and return the losses to be trained on.

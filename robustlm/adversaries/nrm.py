@@ -82,6 +82,11 @@ class NRM(BoundedAdversary):
         self.check("gap_rate", 0 < self.gap_rate <= 1, "a number in (0, 1]")
         self._controller = None if gap is None else GapController(gap, self.gap_rate)
 
+    @property
+    def shares_backward(self) -> bool:
+        """See `Adversary.shares_backward`."""
+        return self.ascent == "clean" or self.low_memory
+
     def attack(self, problem: Problem) -> Outcome:
         """Take one step of ascent from the random start, and return both losses."""
         embeds, mask = problem.embeds, problem.mask

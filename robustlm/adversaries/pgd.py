@@ -43,6 +43,11 @@ class PGD(BoundedAdversary):
         self.check_step("alpha")
         self.check("steps", self.steps >= 1, "an integer ≥ 1")
 
+    @property
+    def shares_backward(self) -> bool:
+        """See `Adversary.shares_backward`."""
+        return self.low_memory
+
     def attack(self, problem: Problem) -> Outcome:
         """Take K ascent steps, and return both losses."""
         unit = self.length(problem)

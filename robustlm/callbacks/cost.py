@@ -23,12 +23,26 @@ FILE = "cost.json"
 _SUMS = ("seconds", "cpu_seconds", "forward", "backward")
 
 
+class _Base(Protocol):
+    """What is asked of a transformer: the stacks of layers that its passes go through."""
+
+    def get_decoder(self) -> nn.Module:
+        """The layers below the head."""
+
+    def get_encoder(self) -> nn.Module:
+        """The encoder of an encoder-decoder."""
+
+
 class _Tuned(Protocol):
     """What is asked of a module's backbone."""
 
     @property
-    def base(self) -> nn.Module:
+    def base(self) -> _Base:
         """The transformer, without an adapter around it."""
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the transformer has an encoder of its own."""
 
 
 class Cost(Callback):
@@ -48,7 +62,7 @@ class Cost(Callback):
         self._sums = dict.fromkeys(_SUMS, 0.0)
         self._first: dict[str, float] | None = None
         self._mark = (0.0, 0.0)
-        self._hook: RemovableHandle | None = None
+        self._hooks: list[RemovableHandle] = []
         self._validates = False
 
     def state_dict(self) -> dict[str, object]:
@@ -65,8 +79,12 @@ class Cost(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        base = cast(_Tuned, pl_module.backbone).base
-        self._hook = base.register_forward_hook(self._count, with_kwargs=True)
+        backbone = cast(_Tuned, pl_module.backbone)
+        # not at the head: with a hook there, logits are computed in another way
+        stacks = [backbone.base.get_decoder()]
+        if backbone.is_encoder_decoder:
+            stacks.append(backbone.base.get_encoder())
+        self._hooks = [stack.register_forward_hook(self._count) for stack in stacks]
         _reset_peak(pl_module.device)
         self._begin()
 
@@ -87,25 +105,26 @@ class Cost(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop counting passes."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
         self._write(trainer, pl_module, {"steps": trainer.global_step, "first": self._first})
 
-    def _count(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
-        """Count a pass forward, and the pass backward when its logits get a gradient."""
-        found = kwargs.get("inputs_embeds")
-        found = kwargs.get("input_ids", args[0] if args else None) if found is None else found
-        logits = getattr(output, "logits", None)
-        if self._validates or not isinstance(found, Tensor) or not isinstance(logits, Tensor):
+    def _count(self, module: nn.Module, args: object, output: object) -> None:
+        """Count a pass forward, and the pass backward when its final states get a gradient."""
+        states = getattr(output, "last_hidden_state", None)
+        states = output[0] if states is None and isinstance(output, tuple) else states
+        if not isinstance(states, Tensor):
+            raise TypeError(f"cost: {type(module).__name__} gives no final states, so its passes cannot be counted")
+        if self._validates or not (module.training or torch.is_grad_enabled()):
             return
-        positions = float(found.shape[0] * found.shape[1])
+        positions = float(states.shape[0] * states.shape[1])
         self._sums["forward"] += positions
-        if logits.requires_grad:
-            logits.register_hook(lambda _: self._count_backward(positions))  # type: ignore[no-untyped-call]
+        if states.requires_grad:
+            states.register_hook(lambda _: self._count_backward(positions))  # type: ignore[no-untyped-call]
 
     def _count_backward(self, positions: float) -> None:
         self._sums["backward"] += positions

@@ -102,6 +102,16 @@ class ANIT(InstructionTuning):
                 "model.adversary.replays, since FreeAT's perturbation grows while the same batch comes again"
             )
 
+    def check_sharded(self) -> None:
+        """Also refuse adversaries that compute the weights' gradients themselves."""
+        super().check_sharded()
+        if self.adversary is not None and self.adversary.shares_backward:
+            raise ValueError(
+                f"adversary: {type(self.adversary).__name__} takes the gradients of the weights together with those "
+                "of the embeddings, which FSDP2 does not support; expected NRM with ascent: full and low_memory: "
+                "false, PGD with low_memory: false, or NEFTune; or trainer.strategy ddp"
+            )
+
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
         """`answer` and `adversarial` ([ANIT] eq. 8); logs the adversary's measurements under its name."""
         if self.adversary is None:
@@ -140,6 +150,7 @@ class ANIT(InstructionTuning):
 
     def on_train_start(self) -> None:
         """Copy the adversary's state before an optimiser step, since each micro-batch may change it."""
+        super().on_train_start()
         self._keep_adversary()
 
     def on_train_batch_end(self, outputs: object, batch: InstructionBatch, batch_idx: int) -> None:

@@ -13,12 +13,13 @@ import yaml
 
 import robustlm
 from robustlm.adversaries import Adversary, Outcome, Problem
+from robustlm.assets import known_configs
 from robustlm.cli import layers, main
 from robustlm.cli.arguments import ordered
 from robustlm.utils.serialization import to_plain
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(str(file.relative_to(CONFIGS).with_suffix("")) for file in CONFIGS.rglob("*.yaml"))
+NAMES = known_configs()
 FAMILIES = {
     "model.adversary": ("NRM", "FGM", "FGSM", "PGD", "FreeLB", "FreeAT", "NEFTune"),
     "model.optimizer": ("AdamW", "Muon"),

@@ -14,7 +14,7 @@ from robustlm.cli import main
 from robustlm.cli.commands import COMMANDS, Command
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("command_line", "data", "evaluation", "runs", "performance", "methods", "results", "safety")
+PAGES = ("command_line", "data", "evaluation", "runs", "studies", "performance", "methods", "results", "safety")
 """README and extending.md are run from top to bottom by tests of their own."""
 LINES = [
     (page, line)

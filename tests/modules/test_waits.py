@@ -13,7 +13,8 @@ from lightning.pytorch import Callback
 from robustlm.adversaries import FGM, FGSM, NRM, PGD, FreeAT, FreeLB, NEFTune
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules import NoisyInstructionDataModule
-from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning
+from robustlm.models.loading import Loading
+from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 from robustlm.modules import (
     ANIT,
     Alignment,
@@ -43,6 +44,11 @@ STEPS: dict[str, tuple[type[InstructionTuning], dict[str, Any]]] = {
     "freeat": (ANIT, {**LORA, "adversary": FreeAT(replays=2)}),
     "neftune": (ANIT, {**LORA, "adversary": NEFTune()}),
     "all": (RobustTuning, {**LORA, "adversary": NRM(ascent="clean"), **ALL}),
+    "padding-free": (InstructionTuning, {**LORA, "loading": Loading(padding_free=True)}),
+    "padding-free, all": (
+        RobustTuning,
+        {"tuning": PromptTuning(tokens=3), "adversary": NRM(), "loading": Loading(padding_free=True), **ALL},
+    ),
     "all, low memory": (
         RobustTuning,
         {**LORA, "adversary": NRM(ascent="clean", low_memory=True), **ALL, "chunk_logits": 1000},
