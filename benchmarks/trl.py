@@ -239,11 +239,12 @@ def _theirs(job: Job, meter: Meter) -> None:
     import datasets
     import peft
     import transformers
-    import trl
+    import trl as installed
     from trl.trainer import utils
 
     from robustlm.models.loading import Loading
 
+    trl: Any = installed  # it exports its classes when they are asked for
     if job.variant != EVERY:
         if not hasattr(utils, "_use_triton"):
             raise RuntimeError(f"TRL {trl.__version__} has no trl.trainer.utils._use_triton; expected 1.16")
@@ -262,7 +263,7 @@ def _theirs(job: Job, meter: Meter) -> None:
     longest = max(map(len, columns["input_ids"]))
     config = transformers.AutoConfig.from_pretrained(job.folder)
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call,unused-ignore]
     args = trl.SFTConfig(
         output_dir=job.folder + "/trl",
         per_device_train_batch_size=1 if packed else job.size.rows,

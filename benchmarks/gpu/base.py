@@ -155,6 +155,8 @@ class Training:
     def __init__(self, plan: Plan, model: Any, files: tuple[Path, Path], device: str, *, compiled: bool) -> None:
         kind = np.uint16 if model.config.vocab_size <= 2**16 else np.uint32
         self.plan, self.model, self.device = plan, model, device
+        self.train: Any
+        self.held: Any
         self.train, self.held = (np.memmap(file, dtype=kind, mode="r") if file.stat().st_size else [] for file in files)
         for name, tokens in (("trained", self.train), ("held-out", self.held)):
             if len(tokens) <= plan.context:
@@ -209,7 +211,8 @@ class Training:
         """
         plan, peak = self.plan, peak_of(self.device)
         began = since = saved = time.monotonic()
-        number, line, loss = 0, {}, torch.tensor(math.nan)
+        number, loss = 0, torch.tensor(math.nan)
+        line: dict[str, Any] = {}
         while True:
             share = number / plan.steps if plan.steps else (time.monotonic() - began) / (60 * plan.minutes)
             over = share >= 1

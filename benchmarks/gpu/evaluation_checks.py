@@ -218,7 +218,7 @@ def options_check(bench: Evaluations, note: Note) -> Finding:
             found = bench.bench.backbone.option_scores(view, owner, 4 * bench.count)
             if not bool(found.log_likelihood.isfinite().all()):
                 raise ValueError("a log-likelihood is not finite")
-            return found.tokens.tolist()  # type: ignore[no-any-return]
+            return found.tokens.tolist()
 
         chosen = bench.timed(score, note)
         with bench.bench.backbone.parts.evaluating():

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import PretrainedConfig
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 from robustlm.batch import View
 from robustlm.models.answers import logits_at
@@ -48,7 +48,7 @@ class Reader:
         return logits_at(self.loaded, places, ids, mask, positions, cache)
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call,unused-ignore]
     """Keys and values with room behind them, so that a new token is written there.
 
     transformers' own layer copies all keys and values for each token.
@@ -58,7 +58,7 @@ class RoomyLayer(DynamicLayer):
     """
 
     def __init__(self, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
         self._room = room
         self._stored: list[Tensor] = []
         """Keys and values with the room behind them; `keys` and `values` are the first positions of these."""
@@ -71,27 +71,28 @@ class RoomyLayer(DynamicLayer):
         if not length:
             self.lazy_initialization(key_states, value_states)
         if not self._stored or self._stored[0].shape[-2] < length + new:
-            parts = (self.keys, self.values) if length else (key_states[..., :0, :], value_states[..., :0, :])
+            parts = _states(self) if length else (key_states[..., :0, :], value_states[..., :0, :])
             self._store(*parts, length + new + self._room)
         for stored, states in zip(self._stored, (key_states, value_states), strict=True):
             stored[..., length : length + new, :] = states
         self._show(length + new)
-        return self.keys, self.values
+        return _states(self)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, in this order; a row may occur several times."""
         if length := self.get_seq_length():
-            self._store(self.keys[indices], self.values[indices], length + self._room)
+            keys, values = _states(self)
+            self._store(keys[indices], values[indices], length + self._room)
             self._show(length)
 
     def place(self, parts: Sequence[DynamicLayer], rows: Sequence[Tensor], length: int) -> None:
         """Take over the keys and values of several layers, whose rows are these of this one; see `Caches.join`."""
-        first, count = parts[0], sum(map(len, rows))
-        empty = [one.new_zeros(count, one.shape[1], 0, one.shape[3]) for one in (first.keys, first.values)]
-        self.lazy_initialization(first.keys, first.values)
-        self._store(*empty, length + self._room)
+        count, (keys, values) = sum(map(len, rows)), _states(parts[0])
+        self.lazy_initialization(keys, values)
+        keys, values = (one.new_zeros(count, one.shape[1], 0, one.shape[3]) for one in (keys, values))
+        self._store(keys, values, length + self._room)
         for part, at in zip(parts, rows, strict=True):
-            for stored, states in zip(self._stored, (part.keys, part.values), strict=True):
+            for stored, states in zip(self._stored, _states(part), strict=True):
                 stored[at, :, : length - states.shape[-2]] = 0  # masked, but not a number would spread all the same
                 stored[at, :, length - states.shape[-2] : length] = states
         self._show(length)
@@ -121,9 +122,16 @@ def new_cache(loaded: LoadedModel, room: int | None = None) -> transformers.Dyna
     return cache
 
 
-def _layers(cache: Cache) -> list[CacheLayerMixin]:
+def _states(layer: DynamicLayer) -> tuple[Tensor, Tensor]:
+    """Keys and values of a layer that has some."""
+    assert layer.keys is not None
+    assert layer.values is not None
+    return layer.keys, layer.values
+
+
+def _layers(cache: Cache) -> list[DynamicLayer]:
     assert isinstance(cache, transformers.DynamicCache)
-    return cache.layers
+    return [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
 
 
 def plain_caches(loaded: LoadedModel, room: int) -> Caches:
@@ -134,9 +142,9 @@ def plain_caches(loaded: LoadedModel, room: int) -> Caches:
         layers = zip(joined.layers, *(_layers(cache) for cache in caches), strict=True)
         for own, *parts in layers:
             assert isinstance(own, RoomyLayer)
-            own.place([part for part in parts if isinstance(part, DynamicLayer)], rows, length)
+            own.place(parts, rows, length)
             for part in parts:  # free at once, since all layers of both would be twice the memory
-                part.reset()
+                part.reset()  # type: ignore[no-untyped-call,unused-ignore]
         return joined
 
     return Caches(lambda: new_cache(loaded), join)

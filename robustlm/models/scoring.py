@@ -71,8 +71,8 @@ def _shared(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
     plain = has_plain_cache(loaded, longest(options))
     run = Reader(loaded)
     room = tokens.shape[1]
-    cache, caches = (new_cache(loaded, room), plain_caches(loaded, room)) if plain else (None, None)
-    read = prefill(run, prompts, mask, cache, share=plain, caches=caches)
+    caches = plain_caches(loaded, room) if plain else None
+    read = prefill(run, prompts, mask, new_cache(loaded, room) if plain else None, share=plain, caches=caches)
     mask, cache = read.mask, read.cache
     lengths = mask.sum(1)
     start = read.logits[owner]
