@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from robustlm.batch import InstructionBatch
 from robustlm.models.backbone import Backbone
+from robustlm.models.heads import WholeHead
 from robustlm.models.sharding import layers_of
 from robustlm.modules import InstructionTuning
 from robustlm.planning.rows import Shape
@@ -199,6 +200,7 @@ def trace_step(
     weights = _weights(module)
     mode = FakeTensorMode()
     without_data(module, mode)
+    _judge_head(module)
     vocabulary = module.backbone.base.get_input_embeddings().num_embeddings
     tracer = Tracer(int(vocabulary))
     batch = _fake(shape.batch(), mode)
@@ -241,6 +243,22 @@ def trace_step(
         optimizer.step()
         tracer.trace.operations += (accumulated - 1) * single
     return Step(tracer.trace, weights)
+
+
+_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "logit_bias", "output_multiplier_scale")
+"""Entries of configs by which a model changes the logits after its head."""
+
+
+def _judge_head(module: InstructionTuning) -> None:
+    """Say by the config whether the head can run for some positions alone; a run finds it out by values."""
+    backbone = module.backbone
+    assert isinstance(backbone, Backbone)
+    config: Any = backbone.config.get_text_config()
+    changes = [name for name in _CHANGES if getattr(config, name, None) not in (None, 1, 1.0)]
+    if changes:
+        backbone.parts.head.whole = WholeHead(f"the model changes the logits after its head ({changes[0]})")
+    else:
+        backbone.parts.head.simple = True
 
 
 def precision_plugin(name: str) -> Precision:
