@@ -3,18 +3,25 @@
 Compares an evaluation's answers, generated in batches or chosen among options, with a loop that calls `generate` of the
 same transformers model for one prompt at a time; checks that generated answers are the same; and says how much of the
 gain is batching by itself (`generate` of whole batches). The ways take turns, so that other work on the machine slows
-them alike; each one's fastest round counts.
+them alike. Figures are medians over rounds of the process's CPU time, which other work changes less than clock time.
+
+`--unlike N` asks N prompts that share nothing, of 20 to 200 random tokens, in random order. Answers of transformers and
+of this project come from the same batches.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
+import statistics
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from robustlm.batch import Encoded, collate
 from robustlm.datamodules import RobustnessDataModule
 from robustlm.models.backbone import Backbone
 from robustlm.sources.source import Source
@@ -66,6 +73,16 @@ def options(backbone: Backbone, batches: Batches, size: int) -> list[str]:
     return found
 
 
+def unlike(backbone: Backbone, count: int, size: int) -> Batches:
+    """Batches of prompts of random tokens, 20 to 200 of them."""
+    draw, pad = random.Random(0), backbone.tokenizer.pad_token_id
+    vocab = backbone.config.get_text_config().vocab_size
+    prompts = [[draw.randrange(4, vocab) for _ in range(draw.randint(20, 200))] for _ in range(count)]
+    rows = [Encoded(ids, [True] * len(ids), [False] * len(ids), []) for ids in prompts]
+    parts = [rows[at : at + size] for at in range(0, count, size)]
+    return [SimpleNamespace(prompt=collate(part, pad_id=pad, with_answer=False)) for part in parts]
+
+
 def asked(backbone: Backbone, args: argparse.Namespace, scoring: Any) -> Batches:
     """The batches of an evaluation under clean instructions."""
     data = RobustnessDataModule(
@@ -89,6 +106,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="builtin:tiny")
     parser.add_argument("--rows", default="builtin:quickstart", help="rows to answer (their test split)")
     parser.add_argument("--options", action="store_true", help="also choose among the rows' options")
+    parser.add_argument("--unlike", type=int, metavar="N", help="ask so many prompts that share nothing instead")
     parser.add_argument("--prompts", type=int, default=6, help="instructions for each dataset")
     parser.add_argument("--samples", type=int, default=25, help="samples of each dataset")
     parser.add_argument("--shots", type=int, default=0, help="solved examples before each row")
@@ -103,7 +121,9 @@ def main() -> None:
     backbone = Backbone(args.backbone)
     backbone.load()
     backbone.eval()
-    free = asked(backbone, args, "generation")
+    if args.unlike and args.options:
+        parser.error("--options: rows have options, prompts of --unlike have none")
+    free = unlike(backbone, args.unlike, args.batch) if args.unlike else asked(backbone, args, "generation")
     ways: dict[str, Callable[[], list[str]]] = {
         "one prompt at a time, transformers": lambda: one_by_one(backbone, free, args.tokens),
         "batches, transformers": lambda: batched(backbone, free, args.tokens),
@@ -112,18 +132,21 @@ def main() -> None:
     if args.options:
         chosen = asked(backbone, args, "options")
         ways["options, robustlm"] = lambda: options(backbone, chosen, args.batch)
-    speed, answers = dict.fromkeys(ways, 0.0), {}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, list[str]] = {}
     with torch.inference_mode():
         for _ in range(args.rounds):
             for name, way in ways.items():
-                began = time.perf_counter()
+                began = time.process_time()
                 answers[name] = way()
-                speed[name] = max(speed[name], len(answers[name]) / (time.perf_counter() - began))
-    first, *others = ways
-    print(f"{len(answers[first])} prompts, batches of {args.batch}, {args.threads} threads; rows a second:")
+                seconds[name].append(time.process_time() - began)
+    speed = {name: len(answers[name]) / statistics.median(found) for name, found in seconds.items()}
+    first, second, *others = ways
+    print(f"{len(answers[first])} prompts, batches of {args.batch}, {args.threads} threads; rows a second of CPU time:")
     for name in ways:
-        print(f"  {name:36} {speed[name]:7.1f}   {speed[name] / speed[first]:5.1f} ×")
-    for name in others[:2]:
+        ratios = f"{speed[name] / speed[first]:5.1f} × one at a time, {speed[name] / speed[second]:5.2f} × batches"
+        print(f"  {name:36} {speed[name]:7.1f}   {ratios}")
+    for name in (second, *others[:1]):
         same = sum(a == b for a, b in zip(answers[first], answers[name], strict=True))
         print(f"{name}: {same} of {len(answers[first])} answers are those of one prompt at a time")
 

@@ -11,16 +11,20 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 
-from robustlm.evaluation.grid import Floats, Grid, ratio
+from robustlm.evaluation.components import components, shares, variance_parts
+from robustlm.evaluation.grid import Draws, Floats, Grid, ratio
+from robustlm.evaluation.numbers import PARTS
 from robustlm.evaluation.pairing import paired_gaps
 from robustlm.evaluation.robustness import Settings, estimate, sample
 
 NORMAL = NormalDist()
+SHARES = ("share_samples", "share_phrasing", "share_interaction")
+"""Parts of the variance of tables with one answer a cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +126,100 @@ def measure(setting: Setting, tables: int, draws: int, seed: int = 0) -> tuple[d
     return {name: held[name] / count for name, count in given.items()}, dict(error)
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where tables with known parts of the variance come from: what lies behind an answer is a sum of normal parts."""
+
+    n: int
+    k: int
+    draws: int
+    samples: float
+    """Standard deviation of what a sample adds, where the model's own chance has 1."""
+    instructions: float
+    interaction: float
+
+
+PARTS_SETTINGS = (
+    Parts(20, 6, 3, 1.0, 0.3, 0.3), Parts(100, 6, 3, 1.0, 0.3, 0.3), Parts(500, 6, 3, 1.0, 0.3, 0.3),
+    Parts(100, 6, 3, 1.0, 0.0, 0.0), Parts(100, 20, 3, 2.0, 0.2, 0.5), Parts(100, 6, 8, 1.0, 0.3, 0.3),
+    Parts(100, 2, 3, 1.0, 0.3, 0.3),
+)  # fmt: skip
+_MANY = 20_000
+"""Samples of the table that the truth is read from."""
+
+
+def chances(setting: Parts, n: int, random: np.random.Generator) -> Floats:
+    """`[n, k]`: how likely each cell is right. The instructions are the same in all tables of a setting."""
+    own = np.linspace(-1.0, 1.0, setting.k)
+    own = 0.5 + setting.instructions * own / own.std()
+    samples = setting.samples * random.normal(size=(n, 1))
+    found = own + samples + setting.interaction * random.normal(size=(n, setting.k))
+    return np.array([[NORMAL.cdf(value) for value in row] for row in found])
+
+
+def drawn_table(right: Floats) -> Grid:
+    """The grid of answers `[n, k, draws]`, 1 where right."""
+    n, k, count = right.shape
+    scores = right.mean(2)
+    part, cells = right[:, :, 0], np.ones((n, k))
+    draws = Draws(
+        np.full((n, k), count), scores, ((right - scores[:, :, None]) ** 2).sum(2), (scores > 0.5).astype(float), cells
+    )
+    return Grid(
+        "d", "d", "generation", "clean", "accuracy", tuple(map(str, range(n))), tuple(map(str, range(k))),
+        cells.astype(bool), part, cells, part == 1, (part * 1000).astype(np.int64), ~cells.astype(bool), draws=draws,
+    )  # fmt: skip
+
+
+def measure_parts(
+    setting: Parts, tables: int, draws: int, seed: int = 0, many: int = _MANY
+) -> dict[str, tuple[float, float]]:
+    """Share of intervals that hold the truth and mean error, of the parts of the variance, by name."""
+    random = np.random.default_rng(seed)
+    sure = chances(setting, many, random)
+    truth = dict(zip(PARTS, shares(components(sure, sure * (1 - sure), np.zeros_like(sure))).tolist(), strict=True))
+    once = (random.random(sure.shape) < sure).astype(float)
+    plain = replace(drawn_table(once[:, :, None]), draws=None)
+    found, _ = sample([plain], Settings(0))
+    truth |= {name: found["d", "clean"].estimates[name].value for name in SHARES}
+    given, held, error = defaultdict[str, int](int), defaultdict[str, int](int), defaultdict[str, float](float)
+    for at in range(tables):
+        cells = chances(setting, setting.n, random)
+        right = (random.random((*cells.shape, setting.draws)) < cells[:, :, None]).astype(float)
+        one = drawn_table(right)
+        estimates = variance_parts(one, Settings(draws, seed=at))
+        again, _ = sample([replace(one, draws=None)], Settings(draws, seed=at))
+        estimates |= {name: again["d", "clean"].estimates[name] for name in SHARES}
+        for name, wanted in truth.items():
+            interval = estimates[name]
+            if not math.isnan(interval.low):
+                given[name] += 1
+                held[name] += interval.low - 1e-9 <= wanted <= interval.high + 1e-9
+                error[name] += interval.value - wanted
+    return {name: (held[name] / count, error[name] / count) for name, count in given.items()}
+
+
+def print_parts(tables: int, draws: int) -> None:
+    """Print a table of the parts of the variance in Markdown: coverage, and mean error in points."""
+    names = (*PARTS, *SHARES)
+    print("| n, k, draws, sd of samples, instructions, pairs | " + " | ".join(names) + " |")
+    print("|---" + "|---" * len(names) + "|")
+    for one in PARTS_SETTINGS:
+        found = measure_parts(one, tables, draws)
+        cells = [f"{found[name][0]:.2f} ({100 * found[name][1]:+.1f})" if name in found else "-" for name in names]
+        title = f"{one.n}, {one.k}, {one.draws}, {one.samples}, {one.instructions}, {one.interaction}"
+        print(f"| {title} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
-    """Print two tables in Markdown."""
+    """Print tables in Markdown."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tables", type=int, default=500, help="of each setting (%(default)s)")
     parser.add_argument("--draws", type=int, default=300, help="of each interval (%(default)s)")
+    parser.add_argument("--parts", action="store_true", help="the parts of the variance instead")
     options = parser.parse_args()
+    if options.parts:
+        return print_parts(options.tables, options.draws)
     names = ("mean", "difference", "pdr", "worst_instruction", "std", "spread")
     biased = ("worst_instruction", "worst_debiased", "std", "std_debiased", "spread", "spread_debiased")
     errors = []

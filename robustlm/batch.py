@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, TypeVar
+from typing import Literal, Required, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from robustlm.utils.tool_calls import message_of
 
 IGNORE = -100
 """Label of positions without an answer token; transformers leaves these positions out of the loss."""
@@ -19,20 +21,31 @@ Measure = Literal["options", "acc", "acc_norm", "acc_bytes"]
 """How the likeliest option is chosen. `options`: log-likelihood per token, with end of sequence. The others are
 those of lm-evaluation-harness, without end of sequence: the sum, and the sum per character or byte of the option."""
 
-Message = dict[str, str]
-"""A message of a chat, as endpoints and chat templates take it: its `role` and its `content`."""
+
+class Message(TypedDict, total=False):
+    """A message of a chat, as endpoints and chat templates take it."""
+
+    role: Required[str]
+    content: str
+    tool_calls: list[object]
+    tool_call_id: str
+    name: str
+
 
 T = TypeVar("T", bound="_Movable")
 
 
-def messages_in(text: str, chat: Sequence[tuple[str, int, int]]) -> list[Message] | None:
+def messages_in(text: str, chat: Sequence[tuple[str, int, int]], fields: Sequence[str] = ()) -> list[Message] | None:
     """The messages of a chat that a text holds; null if the text is no chat.
 
     Args:
         text: A prompt.
         chat: Role, start and end of each message in it, in characters.
+        fields: For each message, its other fields as JSON, or nothing; empty: no message has any.
     """
-    return [{"role": role, "content": text[start:end]} for role, start, end in chat] or None
+    more = fields or [""] * len(chat)
+    found = [message_of(role, text[start:end], own) for (role, start, end), own in zip(chat, more, strict=True)]
+    return cast(list[Message], found) or None
 
 
 @dataclass(slots=True)
@@ -54,6 +67,10 @@ class Encoded:
     """Role, start and end in `text` of each message of a chat; empty if the prompt is no chat."""
     replies: Sequence[bool] = ()
     """For each prompt token, whether it belongs to an earlier reply that is trained; empty if none is."""
+    fields: Sequence[str] = ()
+    """For each message of `chat`, its other fields as JSON, or nothing; empty if no message has any."""
+    tools: str = ""
+    """The tools that the chat offers, as a JSON list; empty: none."""
 
     @property
     def trained(self) -> int:
@@ -68,7 +85,7 @@ class Encoded:
     @property
     def messages(self) -> list[Message] | None:
         """The prompt as messages of a chat, as they are after truncation; null if the prompt is no chat."""
-        return messages_in(self.text, self.chat)
+        return messages_in(self.text, self.chat, self.fields)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
@@ -200,6 +217,9 @@ class View(_Movable):
     messages: tuple[list[Message] | None, ...] = ()
     """The R prompts as messages of a chat, in views without answers; null for a prompt that is no chat. Empty in
     others."""
+    tools: tuple[str, ...] = ()
+    """For each of the R prompts, the tools that its chat offers as a JSON list, or an empty text; in views without
+    answers."""
     keys: tuple[int, ...] = ()
     """In views of an evaluation without answers: a hash of what each row is asked (sample, condition, instruction) and
     of its draw, for random numbers that depend on nothing else. Empty in others, as is the next field."""
@@ -259,6 +279,7 @@ class View(_Movable):
             self.context_mask[at],
             self.texts[at],
             self.messages[at],
+            self.tools[at],
         )
         found._keep(self.layout.part(at))
         return found
@@ -289,6 +310,7 @@ class View(_Movable):
             self.context_mask[rows][:, kept],
             tuple(self.texts[row] for row in rows.tolist()) if self.texts else (),
             tuple(self.messages[row] for row in rows.tolist()) if self.messages else (),
+            tuple(self.tools[row] for row in rows.tolist()) if self.tools else (),
             tuple(self.keys[row] for row in rows.tolist()) if self.keys else (),
             tuple(self.draws[row] for row in rows.tolist()) if self.draws else (),
         )
@@ -396,5 +418,6 @@ def collate(rows: Sequence[Encoded], *, pad_id: int, encoder_decoder: bool = Fal
     if not with_answer:
         view.texts = tuple(row.text for row in rows)
         view.messages = tuple(row.messages for row in rows)
+        view.tools = tuple(row.tools for row in rows)
     _ = view.layout  # made here, in a worker process, and not in the step
     return view

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 
-Turn = tuple[str, str]
-"""Role and text of a message of a chat."""
+from robustlm.utils.tool_calls import as_text
+
+Turn = tuple[str, str] | tuple[str, str, str]
+"""Role and text of a message of a chat. A message with further fields (`tool_calls`, `tool_call_id`, `name`) has them
+as a third text, as JSON; see `robustlm.utils.tool_calls.message_of`."""
 SYSTEM_ROLES = ("system", "developer")
 """Roles of the message that may open a chat."""
 
@@ -62,8 +66,14 @@ class Sample:
     row's."""
 
     turns: tuple[Turn, ...] = ()
-    """Earlier turns of a chat: a system message, if any, and turns of `user` and `assistant`. The instruction is the
-    user's last turn."""
+    """Earlier turns of a chat: a system message, if any, and turns of `user`, `assistant` and `tool`. The instruction
+    is the user's last turn."""
+    since: tuple[Turn, ...] = ()
+    """Turns after the instruction: calls of tools by the assistant, and what the tools returned; the answer follows."""
+    tools: str = ""
+    """The tools that the chat offers, as a JSON list; empty: none."""
+    reply: str = ""
+    """The fields of the answer's message as JSON if it calls tools, in the form of the row; the target is its text."""
     trains_replies: bool = False
     """Whether training counts the assistant's earlier turns as answers too, besides the target."""
     wording: str = ""
@@ -80,9 +90,11 @@ class Sample:
 
     @property
     def applied_to(self) -> tuple[object, ...]:
-        """The input of the instruction: context, fields and earlier turns; empty where all of these are empty."""
+        """The input of the instruction: context, fields, the other turns and tools; empty where all are empty."""
         parts: tuple[object, ...] = self.context, self.fields, self.turns
-        return () if parts == (Context(), (), ()) else parts
+        if parts == (Context(), (), ()) and not self.since and not self.tools:
+            return ()
+        return (*parts, self.since, self.tools) if self.since or self.tools else parts
 
     @property
     def system(self) -> tuple[Turn, ...]:
@@ -91,33 +103,69 @@ class Sample:
 
     @property
     def history(self) -> tuple[Turn, ...]:
-        """The earlier turns of a chat without its system message: `user` and `assistant` in turn, or nothing."""
+        """The earlier turns of a chat without its system message, from a user's turn on; or nothing."""
         return self.turns[len(self.system) :]
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the chat offers tools, or a message of it has to do with them."""
+        return bool(self.tools or self.reply or self.since) or any(len(turn) > 2 for turn in self.turns)
+
+    @property
+    def trains_earlier(self) -> bool:
+        """Whether there are earlier replies, and training counts them."""
+        return self.trains_replies and any(turn[0] == "assistant" for turn in (*self.turns, *self.since))
 
 
 def each_reply(sample: Sample) -> list[Sample]:
     """A sample for every reply of a chat: those of its earlier turns, in order, and the sample itself.
 
-    An earlier reply is the target of the user's turn before it, after the turns before that one. The new samples are
-    free text, without bank and group; the id of reply n is `<id>#<n>`.
+    An earlier reply is the target of the user's turn before it, after the turns before that one; calls of tools between
+    the two are `since`. The new samples are free text or calls of tools, without bank and group; the id of reply n is
+    `<id>#<n>`.
     """
-    found = []
-    for at in range(0, len(sample.history), 2):
-        (_, asked), (_, reply) = sample.history[at : at + 2]
-        turns = (*sample.system, *sample.history[:at])
-        one = Sample(
-            f"{sample.id}#{at // 2 + 1}", asked, reply, dataset=sample.dataset, topic=sample.topic, turns=turns
-        )
-        found.append(one)
+    found: list[Sample] = []
+    asked = 0
+    turns: tuple[Turn, ...] = (*sample.turns, ("user", sample.instruction), *sample.since)
+    for at, turn in enumerate(turns):
+        if turn[0] == "user":
+            asked = at
+        elif turn[0] == "assistant":
+            id = f"{sample.id}#{len(found) + 1}"
+            found.append(_replying(id, turns[:at], asked, turn, sample))
     return [*found, sample]
 
 
+def _replying(id: str, turns: tuple[Turn, ...], asked: int, reply: Turn, whole: Sample) -> Sample:
+    """The sample whose answer is the reply after these turns; the user's turn at `asked` is its instruction."""
+    more = reply[2] if len(reply) > 2 else ""
+    return Sample(
+        id,
+        turns[asked][1],
+        answer_of(reply),
+        task="tool_calls" if more else "generation",
+        dataset=whole.dataset,
+        topic=whole.topic,
+        turns=turns[:asked],
+        since=turns[asked + 1 :],
+        tools=whole.tools,
+        reply=more,
+    )
+
+
+def answer_of(turn: Turn) -> str:
+    """A reply as the text of an answer: its text, and the tools that it calls."""
+    if len(turn) < 3:
+        return turn[1]
+    return as_text(json.loads(turn[2]).get("tool_calls") or [], turn[1])
+
+
 def is_request(sample: Sample) -> bool:
-    """Whether the instruction alone states the whole request, and the answer is free text.
+    """Whether the instruction alone states the whole request, and the answer is free text or calls tools.
 
     True for chats, prompts with completions and Alpaca rows. False for rows with a bank, placeholders, choices, options
-    or an answer format, and for tasks other than `generation`.
+    or an answer format, and for tasks other than `generation` and `tool_calls`.
     """
     context = sample.context
     told = sample.bank or sample.fields or sample.choices or context.format or context.option
-    return sample.task == "generation" and not told
+    return sample.task in ("generation", "tool_calls") and not told

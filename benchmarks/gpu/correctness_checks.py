@@ -189,14 +189,16 @@ def step_check(bench: Bench, case: Case, mode: Mode, note: Note, **loading: Any)
     return _finding(bench.measured(case, mode, found), {"scale": found.scale} if mode == "fp16-mixed" else {})
 
 
-def attention_check(bench: Bench, case: Case, mode: Mode, attention: str, note: Note) -> Finding:
-    """One case with an attention kernel."""
+def attention_check(
+    bench: Bench, case: Case, mode: Mode, attention: str, note: Note, padding_free: bool = False
+) -> Finding:
+    """One case with an attention kernel; with `padding_free`, its rows run in one sequence without padding."""
     if attention == "flash_attention_2":
         if bench.device != "cuda":
             raise Skip("FlashAttention needs a CUDA GPU")
         if find_spec("flash_attn") is None:
             raise Skip("flash-attn is not installed")
-    return step_check(bench, case, mode, note, attention=attention)
+    return step_check(bench, case, mode, note, attention=attention, padding_free=padding_free)
 
 
 def compiled_check(bench: Bench, case: Case, mode: Mode, note: Note) -> Finding:
@@ -612,6 +614,17 @@ def checks(settings: Settings) -> list[Check]:
     for name in KERNEL_CASES:
         for attention, mode in KERNELS:
             add(f"{attention}: {name}, {mode}", 1.5, attention_check, BY_NAME[name], mode, attention)
+    name = KERNEL_CASES[-1]
+    for attention, mode in KERNELS:
+        add(
+            f"{attention}, padding-free: {name}, {mode}",
+            1.5,
+            attention_check,
+            BY_NAME[name],
+            mode,
+            attention,
+            padding_free=True,
+        )
         add(f"4-bit: {name}, bf16-mixed", 6, four_bit_check, BY_NAME[name])
     add("random draws", 2, draws_check)
     for mode in MODES:

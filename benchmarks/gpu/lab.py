@@ -184,8 +184,8 @@ class Watch(Callback):
         self.gradients.update({name: grad.detach().float().cpu() for name, grad in named if grad is not None})
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Copy the losses."""
-        logged = trainer.callback_metrics
+        """Copy the losses. The share of padding is no loss, and differs where rows run without."""
+        logged = {name: value for name, value in trainer.callback_metrics.items() if name != "train/padding"}
         self.losses.clear()
         self.losses.update({name: float(value) for name, value in logged.items() if name.startswith("train/")})
 

@@ -487,5 +487,5 @@ def checks(settings: Settings) -> list[Check]:
         run = partial(steps_check, make=make, checkpointing=checkpointing, equal=equal, seconds=0.9 * share)
         plan.append((name, share, run))
     plan += [("generation", 40, generation_check), ("option scores", 20, options_check), ("data", 20, data_check)]
-    plan += [("TRL on short answers", 60, trl_check)]
+    plan += [("TRL on short answers", 40, trl_check)]
     return [Check(name, share, partial(run, bench)) for name, share, run in plan]

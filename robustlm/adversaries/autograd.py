@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from robustlm.adversaries.base import Problem
 from robustlm.adversaries.geometry import perturb, working_dtype
@@ -42,24 +43,38 @@ def ascent_gradient(problem: Problem, delta: Tensor) -> Tensor:
 
 
 def clean_losses(problem: Problem, low_memory: bool) -> Tensor:
-    """Row losses `[R]` at the embeddings; with `low_memory`, their backward pass runs immediately."""
-    if low_memory:
-        return shared_backward(problem, no_perturbation(problem))[1]
-    return clean_row_losses(problem)
+    """Row losses `[R]` at the embeddings; with `low_memory`, their backward pass runs immediately.
+
+    If other losses use the clean pass, theirs runs with it, where the caller offers that (`Problem.release`).
+    """
+    if not low_memory:
+        return clean_row_losses(problem)
+    if problem.held:
+        return _released(problem, clean_row_losses(problem))
+    return shared_backward(problem, no_perturbation(problem))[1]
+
+
+def _released(problem: Problem, rows: Tensor) -> Tensor:
+    """Values of the clean row losses, after the graph of the clean pass was let go, if the caller offers that."""
+    if problem.release is None or not torch.is_grad_enabled():
+        return rows
+    problem.release()
+    return rows.detach()
 
 
 def clean_gradient(problem: Problem) -> tuple[Tensor, Tensor]:
     """Gradient of the summed row losses at the embeddings, `[R, T, H]`, zero outside the mask; and the losses `[R]`.
 
     This takes one forward and one backward pass, which also serve the weights (`shared_backward`). If other losses use
-    that forward pass (`problem.held`), one more backward pass through it yields only this gradient.
+    that forward pass (`problem.held`), one more backward pass through it yields only this gradient; the caller may then
+    run theirs at once (`Problem.release`).
     """
     if not problem.held:
         return shared_backward(problem, no_perturbation(problem))
     with torch.enable_grad():
         rows = clean_row_losses(problem)
         (gradient,) = torch.autograd.grad(rows.sum() * problem.loss_scale, [problem.embeds], retain_graph=True)
-    return masked(problem, gradient.to(working_dtype(gradient)) / problem.loss_scale), rows
+    return masked(problem, gradient.to(working_dtype(gradient)) / problem.loss_scale), _released(problem, rows)
 
 
 def no_perturbation(problem: Problem) -> Tensor:
@@ -81,16 +96,22 @@ def shared_backward(problem: Problem, delta: Tensor, share: float = 1.0) -> tupl
         gradients. In the backward pass of the training step, these gradients are multiplied by the incoming
         factor and passed on to the weights. So hooks of parameters (including DDP's) run once, in that backward
         pass, and accumulation and gradient scaling work as usual. One gradient per trained tensor is stored.
-        Sharded parameters (FSDP) are not supported, because `torch.autograd.grad` does not see their shards.
+        Sharded parameters (FSDP2) are refused, because `torch.autograd.grad` does not see their shards.
 
     Raises:
-        ValueError: If the loss depends on no trained tensor, so that nothing would be learned from it.
+        ValueError: If the loss depends on no trained tensor, so that nothing would be learned from it; or if a trained
+            tensor is divided among devices.
         RuntimeError: In the backward pass, if the rows do not all have one common factor. With reentrant checkpointing,
             already in this function.
     """
     embeds = problem.embeds
     shift = delta.detach().requires_grad_()
     trained = list({id(p): p for p in problem.parameters if p.requires_grad}.values())
+    if any(isinstance(p, DTensor) for p in trained):
+        raise ValueError(
+            "shared_backward: found trained weights that are divided among devices (FSDP2), whose gradients it cannot "
+            "take; expected trainer.strategy ddp, or an adversary that leaves them to the step's own backward pass"
+        )
     with torch.enable_grad():
         rows = row_losses(problem, perturb(embeds.detach(), shift))
         total = rows.sum() * problem.loss_scale

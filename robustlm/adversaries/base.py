@@ -61,6 +61,12 @@ class Problem:
     """
     clean: Callable[[], Tensor] | None = None
     """Returns `loss(embeds)` from a pass that the caller shares with other losses; null: no pass is shared."""
+    release: Callable[[], None] | None = None
+    """Runs the backward pass of all losses that use a held clean pass, and lets its graph go; null: it is kept.
+
+    An adversary may call it once, after it has taken what it needs from that graph. The caller then trains on the clean
+    term; the adversary returns its values without a graph.
+    """
 
     def clean_loss(self) -> Tensor:
         """Row losses `[R]` without perturbation, in the graph of `embeds`; from the caller's shared pass if it exists.
@@ -95,6 +101,14 @@ class Adversary(ABC):
     Subclasses are dataclasses of plain numbers and strings, with a docstring under each field. So YAML, `--help`,
     checkpoints and Python all use the same settings.
     """
+
+    @property
+    def shares_backward(self) -> bool:
+        """Whether it takes the weights' gradients itself (`shared_backward`, `clean_gradient`).
+
+        This does not work if weights are divided among devices. An adversary that uses these functions overrides it.
+        """
+        return False
 
     @abstractmethod
     def attack(self, problem: Problem) -> Outcome:

@@ -24,6 +24,11 @@ class FGM(BoundedAdversary):
 
     default_epsilon: ClassVar[float] = 0.3
 
+    @property
+    def shares_backward(self) -> bool:
+        """See `Adversary.shares_backward`."""
+        return True
+
     def attack(self, problem: Problem) -> Outcome:
         """Step from the clean embeddings to the edge of the ball, and return both losses."""
         unit = self.length(problem)

@@ -47,6 +47,11 @@ class FreeAT(BoundedAdversary):
         self._state: dict[str, Tensor] = {}
         self._count = 0
 
+    @property
+    def shares_backward(self) -> bool:
+        """See `Adversary.shares_backward`."""
+        return True
+
     def attack(self, problem: Problem) -> Outcome:
         """Train at the perturbation that earlier replays have reached, and update it for the next one."""
         unit = self.length(problem)

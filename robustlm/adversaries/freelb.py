@@ -40,6 +40,11 @@ class FreeLB(BoundedAdversary):
         self.check_step("alpha")
         self.check("steps", self.steps >= 2, "an integer ≥ 2, as the first point is random")
 
+    @property
+    def shares_backward(self) -> bool:
+        """See `Adversary.shares_backward`."""
+        return True
+
     def attack(self, problem: Problem) -> Outcome:
         """Take K − 1 ascent steps, and return the mean loss of the K points."""
         unit = self.length(problem)

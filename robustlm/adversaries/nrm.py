@@ -54,16 +54,17 @@ class NRM(BoundedAdversary):
     ascent: Literal["full", "clean"] = "full"
     """Where the gradient is computed. `full`: at δ0, in a separate pass. `clean`: at δ = 0, where the clean term's
     backward pass yields it together with the weights' gradient, which is a third cheaper and needs less memory. If
-    other losses use the clean pass (a contrast, an alignment), `clean` saves only a forward pass, and no memory."""
+    other losses use the clean pass (a contrast, an alignment), `clean` saves only a forward pass; `low_memory` saves
+    memory there."""
     target_gap: float | None = None
     """Keep the loss gap L(X+δ1) − L(X) at this share of the clean loss, by changing epsilon (and alpha with it);
     `epsilon` is then only the start value. null: epsilon is fixed."""
     gap_rate: float = 0.05
     """Largest change of log epsilon in one step under target_gap."""
     low_memory: bool = False
-    """Run the backward pass of the clean term before the adversarial pass, so that memory holds the activations of one
-    pass instead of two. Losses, gradients and time are the same. Not possible if other losses use the clean pass (a
-    contrast, an alignment)."""
+    """Run the backward pass of the clean term before the adversarial pass, so that memory does not hold the activations
+    of both. Losses, gradients and time are the same. If other losses use the clean pass (a contrast, an alignment),
+    their backward passes run early too. Memory holds one more gradient of each trained weight."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -80,6 +81,11 @@ class NRM(BoundedAdversary):
         self.check("epsilon", gap is None or self.radius > 0, "a number > 0 for target_gap to start from")
         self.check("gap_rate", 0 < self.gap_rate <= 1, "a number in (0, 1]")
         self._controller = None if gap is None else GapController(gap, self.gap_rate)
+
+    @property
+    def shares_backward(self) -> bool:
+        """See `Adversary.shares_backward`."""
+        return self.ascent == "clean" or self.low_memory
 
     def attack(self, problem: Problem) -> Outcome:
         """Take one step of ascent from the random start, and return both losses."""

@@ -33,15 +33,20 @@ class PGD(BoundedAdversary):
     """Start at a random point of the ball: (1/√N) · U(−ε, ε), where N is the number of coordinates that the norm
     measures together (1 for `linf`: uniform in the cube). false starts at the embeddings themselves."""
     low_memory: bool = False
-    """Run the backward pass of the clean term before the adversarial pass, so that memory holds the activations of one
-    pass instead of two. Losses, gradients and time are the same. Not possible if other losses use the clean pass (a
-    contrast, an alignment)."""
+    """Run the backward pass of the clean term before the adversarial pass, so that memory does not hold the activations
+    of both. Losses, gradients and time are the same. If other losses use the clean pass (a contrast, an alignment),
+    their backward passes run early too. Memory holds one more gradient of each trained weight."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
         self.check_step("alpha")
         self.check("steps", self.steps >= 1, "an integer ≥ 1")
+
+    @property
+    def shares_backward(self) -> bool:
+        """See `Adversary.shares_backward`."""
+        return self.low_memory
 
     def attack(self, problem: Problem) -> Outcome:
         """Take K ascent steps, and return both losses."""

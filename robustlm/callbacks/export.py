@@ -26,6 +26,8 @@ class AdapterExport(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save adapter (or model), tokenizer and model card."""
         target = run_folder(trainer) / self.name  # call this on every rank, since it broadcasts the folder
+        module = cast(TunedModule, pl_module)
+        gathered = module.backbone.gathered()  # on every rank, since each holds a share of sharded weights
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
         if not trainer.global_step:
@@ -33,12 +35,12 @@ class AdapterExport(Callback):
                 f"{target}: not written, because no optimiser step was taken; expected a run of at "
                 "least one step (see trainer.max_steps, max_epochs, max_time and limit_train_batches)"
             )
-        trained = ((name, value) for name, value in pl_module.named_parameters() if value.requires_grad)
+        own = ((name, value) for name, value in pl_module.named_parameters() if value.requires_grad)
+        trained = own if gathered is None else iter(gathered.items())
         refuse_nonfinite(trained, f"{target} not written: the trained weights")
         with whole_folder(target) as unfinished:
-            module = cast(TunedModule, pl_module)
             backbone = module.backbone
-            backbone.model.save_pretrained(unfinished)
+            backbone.model.save_pretrained(unfinished, state_dict=gathered)
             backbone.tokenizer.save_pretrained(unfinished)
             data = getattr(trainer, "datamodule", None)
             prompt = data.prompt() if isinstance(data, WritesPrompts) else None

@@ -19,7 +19,7 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
     """Raise if a run with these settings would fail late, train nothing, or write outside of its folder.
 
     Args:
-        command: `fit`, `validate`, `test`, `predict` or `check`.
+        command: `fit`, `validate`, `test`, `predict`, `check` or `plan`.
         settings: All settings of the command by section (`trainer`, `checkpoint`, …), as plain data.
 
     Raises:
@@ -33,6 +33,7 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"trainer: found {trainer!r}; expected settings such as max_epochs, or no key trainer")
     _check_loops(trainer)
     _check_strategy(command, trainer.get("strategy"))
+    _check_divided(command, trainer.get("strategy"), settings)
     if str(settings.get("ckpt_path") or "").lower().partition(":")[0] == "registry":
         raise ValueError(
             f"ckpt_path: found {settings['ckpt_path']!r}, a registry of checkpoints, which robustlm does not "
@@ -47,7 +48,7 @@ def check_run(command: str, settings: Mapping[str, Any]) -> None:
         check_name("predictions.name", predictions.get("name", "predictions.parquet"))
         if not str(predictions.get("name", ".parquet")).endswith(".parquet"):
             raise ValueError(f"predictions.name: found {predictions['name']!r}; expected a name that ends in .parquet")
-    if command != "check" and (root := trainer.get("default_root_dir")):
+    if command not in ("check", "plan") and (root := trainer.get("default_root_dir")):
         check_folder("trainer.default_root_dir", root)
     data = (settings.get("data") or {}).get("init_args") or {}
     if rejected := data.get("rejected"):
@@ -92,6 +93,39 @@ def _check_strategy(command: str, strategy: Any) -> None:
         found = begun if known else name
         raise ValueError(
             f"trainer.strategy: found {found}; expected ddp, because {command} fails in processes started in this way"
+        )
+
+
+def _check_divided(command: str, strategy: Any, settings: Mapping[str, Any]) -> None:
+    """Raise for strategies that divide weights or optimiser state, where a run would hang or go wrong in silence."""
+    known = isinstance(strategy, Mapping)
+    name = str(strategy.get("class_path") if known else strategy).rsplit(".", 1)[-1]
+    found = f"trainer.strategy: found {name}"
+    if name in ("ModelParallelStrategy", "FSDPStrategy") or name.startswith("fsdp"):
+        raise ValueError(
+            f"{found}; expected `-c trainer/fsdp2`, because {name} divides weights in a way that checkpoints, adapters "
+            "and adversaries of robustlm do not know"
+        )
+    deep = name == "DeepSpeedStrategy" or name.startswith("deepspeed")
+    if command not in ("fit", "check", "plan") and (deep or name == "FSDP2"):
+        raise ValueError(
+            f"{found} in {command}; expected ddp or one device, because processes need different numbers of passes to "
+            "answer, and would wait for each other. What `fit` exported or saved under this strategy can be used so"
+        )
+    if command != "fit":
+        return
+    stage = (strategy.get("init_args") or {}).get("stage", 2) if known else 3 if "stage_3" in name else 2
+    if deep and stage == 3:
+        raise ValueError(
+            f"{found} with stage 3; expected `-c trainer/fsdp2`, which divides the same, because stage 3 leaves empty "
+            "weights outside of the layers, which adversaries read and adapters are written from"
+        )
+    data = (settings.get("data") or {}).get("init_args") or {}
+    if name == "FSDP2" and data.get("validation"):
+        raise ValueError(
+            f"data.validation: found {data['validation']!r} with {name}; expected null, because processes may have "
+            "different numbers of validation batches, and would wait for each other. `robustlm validate` measures the "
+            "loss of a checkpoint on one device or under ddp"
         )
 
 

@@ -26,9 +26,11 @@ from robustlm.prompts.encoding import Encoder
 
 OPEN, CLOSE = "«", "»"
 """Marks around the tokens that are trained."""
+_LOOKED = 10_000
+"""Rows that words for the shown noise are taken from, as in training."""
 
 
-def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2) -> None:
+def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2, whole: bool = False) -> None:
     """Print tokenizer, rows of every view, length statistics, trained parameters and a memory estimate.
 
     Raises:
@@ -36,6 +38,7 @@ def check(model: InstructionTuning, datamodule: InstructionDataModule, rows: int
             conditions that these rows do not support.
     """
     check_number("rows", rows, least=1, whole=True)
+    datamodule.samples_rows = not whole
     roles = [role for role, sources in datamodule.sources.items() if sources]
     if not roles:
         raise ValueError("data: no source is named; expected at least one of data.train, data.validation, data.test")
@@ -90,15 +93,17 @@ def _show_tokenizer(model: InstructionTuning) -> None:
 def _show_lengths(role: str, rows: EncodedSamples, datamodule: InstructionDataModule) -> list[str]:
     """Print the lengths of one role's rows. Returns warnings, one line each."""
     encoder = datamodule.encoder
-    full = encoder.encode_untruncated(rows.samples)
-    cut = sum(encoder.excess(row) > 0 for row in full)
+    prompts = np.asarray(rows.prompt_lengths)
+    answers = np.asarray([len(row.answer_ids) for row in rows.encoded])
+    both = np.maximum(prompts, answers) if encoder.encoder_decoder else prompts + answers
+    cut = int((both > encoder.max_length).sum())
     unit = "characters" if getattr(datamodule.backbone, "characters_per_token", 1) > 1 else "tokens"
     tasks = sorted({sample.dataset or sample.task for sample in rows.samples})
     print(f"\n{role:<12}{len(rows)} rows of {', '.join(tasks)}")
     for name, lengths in (
-        ("prompt", [len(row.prompt_ids) for row in full]),
-        ("answer", [len(row.answer_ids) for row in full]),
-        ("row", [len(row) for row in full]),
+        ("prompt", prompts),
+        ("answer", answers),
+        ("row", prompts + answers),
     ):
         least, median, high, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
         print(f"  {name:<10}min {least:>5}  median {median:>5}  95 % {high:>5}  max {most:>5}  {unit}")
@@ -149,7 +154,7 @@ def _show_noise(datamodule: InstructionDataModule) -> None:
     noise = getattr(datamodule, "noise", None)
     if not isinstance(noise, Noise):
         return
-    samples = datamodule.rows["train"].samples
+    samples = datamodule.rows["train"].samples[:_LOOKED]
     pools = noise_pools(samples, protect=noise.protect)
     at = next((i for i, sample in enumerate(samples) if len(sample.instruction.split()) > 1), 0)
     own = {name: pools[name] and pools[name][at : at + 1] for name in ("own", "slots", "requests", "protected")}

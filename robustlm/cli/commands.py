@@ -41,6 +41,7 @@ GROUPS = {
         Command("fit", "Tune a model; leaves a log, a checkpoint and an adapter.", TRAINING),
         Command("validate", "Measure the loss on the validation rows.", TRAINING),
         Command("check", "Show what a run would do, and find what would stop it; trains nothing.", TRAINING),
+        Command("plan", "Show what memory and time a run needs on GPUs; reads no weights, trains nothing.", TRAINING),
         Command("merge", "Merge the adapter of a run into the weights of its base model.", "model_commands"),
         Command("init", "Make a tokenizer and a model config from rows, to train from scratch.", "model_commands"),
         Command("study", "Tune and test every arm of a study with every seed, on every data set.", "study"),

@@ -1,4 +1,4 @@
-"""The commands that run a trainer on any module and data: `fit`, `validate`, `test`, `predict` and `check`."""
+"""The commands on any module and data: `fit`, `validate`, `test`, `predict`, `check` and `plan`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from robustlm.cli.configs import check_config, named_configs
 from robustlm.cli.layers import drop_on_switch, reported
 from robustlm.cli.loggers import Kind, check_logger, make_loggers
 from robustlm.cli.parsers import BriefParser
+from robustlm.cli.plan import Target, show_plan, with_shape
 from robustlm.cli.stored import (
     NO_CHECKPOINT,
     PromptLayer,
@@ -81,17 +82,55 @@ class CheckingTrainer(Trainer):
             rank_zero_only(print)(f"precision: {precision}, because {why}")
         super().__init__(accelerator=accelerator, precision=precision, **kwargs)  # type: ignore[arg-type]
 
-    def check(self, model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2) -> None:
+    def check(
+        self, model: InstructionTuning, datamodule: InstructionDataModule, rows: int = 2, whole: bool = False
+    ) -> None:
         """Show what a run would do: rows as the model sees them, lengths, parameters, memory. Trains nothing.
 
         Args:
             model: The module.
             datamodule: Its data.
             rows: How many rows of every view to show.
+            whole: Read and tokenise all rows; otherwise, of files above `data.cache_above`, rows at equal distances.
         """
         from robustlm.cli.check import check
 
-        check(model, datamodule, rows)
+        check(model, datamodule, rows, whole)
+
+    def plan(
+        self,
+        model: InstructionTuning,
+        datamodule: InstructionDataModule,
+        gpu: str = "h100",
+        gpu_memory: float | None = None,
+        gpu_tflops: float | None = None,
+        shape: str | None = None,
+        prompt: int | None = None,
+        answer: int | None = None,
+        rows: int | None = None,
+        mfu: float = 0.4,
+    ) -> None:
+        """Show what memory and time a run needs on GPUs; reads no weights, trains nothing.
+
+        Model, method, tuning and batch are those of `fit`: one step of the module's own code runs on tensors without
+        data. The number of GPUs is `trainer.devices` × `trainer.num_nodes`.
+
+        Args:
+            model: The module.
+            datamodule: Its data; without `data.train`, lengths come from `prompt` and `answer`.
+            gpu: Kind of GPU: b200, h200, h100, h100-pcie, a100-80gb, a100-40gb, l40s, a10, l4, rtx4090, rtx3090; or
+                any name, with the next two options.
+            gpu_memory: Memory of a GPU in GB; null: by the table.
+            gpu_tflops: Peak of dense bf16 products in TFLOP/s; null: by the table.
+            shape: A model without a name, instead of `model.backbone`: 1b, 3b, 8b, 70b (Llama); sizes such as
+                `8b,layers=16,vocab=32000`; or a folder or file with a config.
+            prompt: Tokens of a prompt; null: those of the training rows; without rows, what `answer` leaves of
+                `data.max_length`.
+            answer: Tokens of an answer; null: those of the training rows; without rows, an eighth of `data.max_length`.
+            rows: Rows of the corpus; null: those of `data.train`.
+            mfu: Share of the GPU's peak that a step reaches (0.4: an assumption, not a measurement).
+        """
+        raise RuntimeError("the command line runs `plan`, which needs settings of GPUs that this machine may lack")
 
     def test(  # type: ignore[override]
         self,
@@ -158,6 +197,9 @@ class RobustLMCLI(LightningCLI):
     def __init__(self, args: Sequence[str]) -> None:
         drop_on_switch(InstructionTuning, InstructionDataModule)
         self._command = args[0]
+        self._shapes = tempfile.TemporaryDirectory(prefix="robustlm-shape-")
+        if args[0] == "plan":
+            args = with_shape(args, Path(self._shapes.name))
         self._typed = list(args)
         self._given = named_configs(args)
         super().__init__(
@@ -188,8 +230,9 @@ class RobustLMCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Only the current command (one of Lightning's, or `check`), since building each parser takes time."""
-        known = {**LightningCLI.subcommands(), "check": {"model", "datamodule"}}
+        """Only the current command (one of Lightning's, `check` or `plan`), since building each parser takes time."""
+        own = {name: {"model", "datamodule"} for name in ("check", "plan")}
+        known = {**LightningCLI.subcommands(), **own}
         return {self._command: known[self._command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -242,6 +285,8 @@ class RobustLMCLI(LightningCLI):
             check_logger(settings["logger"], settings["trainer"].get("logger"))
         if settings.get("hub"):
             check_hub(settings["hub"])
+        if self._command == "plan":
+            self._target = Target.taken_from(self.config["plan"]["trainer"])
 
     def after_fit(self) -> None:
         """Upload the adapter to the hub, after everything else in the run is done."""
@@ -260,9 +305,15 @@ class RobustLMCLI(LightningCLI):
             "fit" if self.datamodule.sources["train"] else "test" if self.datamodule.sources["test"] else "validate"
         )
         given = [
-            a for i, a in enumerate(self._typed) if i and not a.startswith("--rows") and self._typed[i - 1] != "--rows"
+            a
+            for i, a in enumerate(self._typed)
+            if i and not a.startswith(("--rows", "--whole")) and self._typed[i - 1] not in ("--rows", "--whole")
         ]
         print(f"next: {shlex.join(['robustlm', command, *given])}")
+
+    def plan(self, **kwargs: Any) -> None:
+        """Print what memory and time the run needs on its GPUs."""
+        show_plan(target=self._target, trainer=self.config_init["plan"]["trainer"], **kwargs)
 
     def before_validate(self) -> None:
         """Print a message if the weights are untrained."""
@@ -326,6 +377,7 @@ _EXAMPLES = {
     "test": "-c robustness --model.backbone builtin:tiny --data.test builtin:quickstart",
     "predict": "-c robustness --model.backbone builtin:tiny --data.test builtin:quickstart",
     "check": "-c anit --model.backbone builtin:tiny --data.train builtin:quickstart",
+    "plan": "-c anit --shape 8b --trainer.precision bf16-mixed --gpu h100",
 }
 """Example arguments that work unchanged."""
 
@@ -364,7 +416,7 @@ def add_run_arguments(parser: LightningArgumentParser, command: str) -> None:
             help="What to continue: `auto` is the newest last.ckpt below trainer.default_root_dir (with --run: of that "
             "run), or a new start if there is none; else the folder of a run, or a checkpoint.",
         )
-    if command != "check":
+    if command not in ("check", "plan"):
         parser.add_argument(
             "--logger",
             type=Kind | None,

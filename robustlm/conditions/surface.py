@@ -249,7 +249,7 @@ def _laid_out(sample: Sample, layout: Mapping[str, str]) -> Sample:
     """The sample with its input as part of its instruction, in which placeholders show it in another layout."""
     if is_slotted(sample.instruction, dict(sample.fields)):
         raise _UnfitError("the instruction shows the input itself")
-    if sample.turns:
+    if sample.turns or sample.since:
         raise _UnfitError("a chat of several turns")
     parts = _parts(sample)
     if not parts:

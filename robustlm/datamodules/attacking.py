@@ -127,9 +127,7 @@ class Asked:
         rows, owners = EncodedSamples([], []), []
         for at, text in enumerate(texts):
             if (own := self._under(text)) is not None:
-                rows.samples += own.samples
-                rows.encoded += own.encoded
-                rows.options += own.options
+                rows.add(own)
                 owners += [at] * len(own)
         self.rows += len(rows)
         values: list[list[float]] = [[] for _ in texts]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, cast, get_args
 
@@ -18,9 +19,10 @@ from robustlm.checks.numbers import check_number, check_seed
 from robustlm.conditions.condition import Condition, parse_condition
 from robustlm.conditions.surface import resurfaced
 from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset, TrainDataset
+from robustlm.datamodules.caching import DEFAULT_CACHE, RowCache, digests, settings_of, users_code, write_large
 from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest_row
 from robustlm.datamodules.phrasing import Phraser
-from robustlm.datamodules.preparation import Preparation, Scoring, check_askable, under_each
+from robustlm.datamodules.preparation import Preparation, Scoring, Tokenised, check_askable, under_each
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
 from robustlm.datamodules.token_batches import TokenBatches
 from robustlm.datamodules.turns import with_noisy_turns
@@ -32,8 +34,10 @@ from robustlm.prompts.encoding import Encoder
 from robustlm.prompts.templates import make_template
 from robustlm.prompts.variables import check_values
 from robustlm.sample import Sample, each_reply
-from robustlm.sources.loading import KnownLabels, load_all
-from robustlm.sources.source import Role, Source, Sources, asked_by, formatted_by, listed
+from robustlm.sources.large import LargeSources, unpacked_size
+from robustlm.sources.loading import KnownLabels, as_source, load_all, rejected_files
+from robustlm.sources.source import BUILTIN, Role, Source, Sources, asked_by, formatted_by, listed, named_by_path
+from robustlm.utils.parallel import usable_cores
 from robustlm.utils.serialization import to_plain
 
 log = logging.getLogger(__name__)
@@ -49,6 +53,10 @@ _MOST_ANSWERS = 10_000
 """Maximum of `draws`; guards against a typing error that would ask for days."""
 _MOST_WORKERS = 4096
 """Maximum of `num_workers`; guards against a typing error that would start too many processes."""
+
+
+_ENOUGH_WORKERS = 4
+"""Maximum of `num_workers: auto`."""
 
 
 class InstructionDataModule(LightningDataModule):
@@ -82,7 +90,9 @@ class InstructionDataModule(LightningDataModule):
             Padding counts, unless the model runs without (`model.loading.padding_free`). Tokens are those of the rows
             under their own instructions, in one view. A contrast has fewer candidates in batches of longer rows.
         replays: Number of times that each training batch is served, one after another (what `FreeAT` needs).
-        num_workers: Processes that prepare batches; 0 prepares them in the training process.
+        num_workers: Processes that prepare batches; 0 prepares them in the training process. `auto`: 0 for rows in
+            memory; for training rows in the cache, one less than the cores of this process, and 4 at most. Batches do
+            not depend on it.
         seed: Seed of the order of rows, of phrasings and of noise.
         on_bad_row: `strict` finds all bad rows, then raises an error; `skip` leaves them out.
         rejected: File for the rows that `skip` leaves out, with reasons (JSONL).
@@ -98,6 +108,9 @@ class InstructionDataModule(LightningDataModule):
             `all` of them.
         draws: Number of answers to each question of a test, each drawn anew. More than 1 needs `scoring: generation`,
             and a temperature (`model.generation`; `model.hosting` for hosted models and vLLM).
+        cache_dir: Folder for training rows that are too large for memory. They are read and tokenised once, and used
+            again by later runs with the same files, settings and tokenizer; null: all rows stay in memory.
+        cache_above: Size of all training files, unpacked, in megabytes (10⁶ bytes), above which rows go to `cache_dir`.
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -147,7 +160,7 @@ class InstructionDataModule(LightningDataModule):
         max_length: int = 512,
         group_by_length: bool = True,
         replays: int = 1,
-        num_workers: int = 0,
+        num_workers: int | Literal["auto"] = "auto",
         seed: int = 0,
         on_bad_row: Literal["strict", "skip"] = "strict",
         rejected: str | None = None,
@@ -160,6 +173,8 @@ class InstructionDataModule(LightningDataModule):
         noisy_turns: NoisyTurns = "last",
         draws: int = 1,
         batch_tokens: int | None = None,
+        cache_dir: str | None = DEFAULT_CACHE,
+        cache_above: float = 10.0,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -175,7 +190,9 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
         if unseen_share is not None and not 0 <= unseen_share <= 1:
             raise ValueError(f"data.unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
-        check_number("data.num_workers", num_workers, least=0, most=_MOST_WORKERS, whole=True)
+        if num_workers != "auto":
+            check_number("data.num_workers", num_workers, least=0, most=_MOST_WORKERS, whole=True)
+        check_number("data.cache_above", cache_above, least=0)
         check_number("data.max_length", max_length, least=2, whole=True)
         check_number(
             "data.batch_tokens", batch_tokens, least=2, below=2**31, whole=True, or_null="for batch_size rows a batch"
@@ -249,7 +266,9 @@ class InstructionDataModule(LightningDataModule):
         self.max_length = max_length
         self.group_by_length = group_by_length
         self.replays = replays
-        self.num_workers = num_workers
+        self.num_workers: int | Literal["auto"] = num_workers
+        self.cache_dir = cache_dir
+        self.cache_above = cache_above
         self.seed = seed
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
@@ -270,6 +289,9 @@ class InstructionDataModule(LightningDataModule):
         """Dataset and sampler of each condition's loader."""
         self._answered = True
         """Whether test rows must have answers; rows of `predict` may lack them."""
+        self.samples_rows = False
+        """Whether `read` reads a part of the rows of large sources, which `check` looks at."""
+        self._every = 1
         self._train_loader: ResumableLoader | None = None
         self._position: dict[str, int] | None = None
 
@@ -382,6 +404,17 @@ class InstructionDataModule(LightningDataModule):
         if self.bank:
             sources = [asked_by(source, self.bank) for source in sources]
         sources = [formatted_by(source, self.format) for source in sources]
+        self._every = 1
+        if self.samples_rows and self.cache_dir is not None:
+            size = sum(unpacked_size(source, role) for source in sources)
+            self._every = max(1, math.ceil(size / (max(self.cache_above, 0.001) * 1e6)))
+        elif role == "train" and self._is_large(sources):
+            return self._stored(sources)
+        if self._every > 1:
+            self.notes.append(
+                f"data.{role}: only 1 of {self._every} rows was checked, and labels are those of these rows, since the "
+                f"files have {size / 1e6:,.0f} MB (data.cache_above); --whole true checks all rows"
+            )
         samples = self.loaded(sources, role)
         self.phraser.say_divisions(samples, role)
         asked = [self.phraser.asked(sample, role) for sample in self.selected(samples, role)]
@@ -391,29 +424,120 @@ class InstructionDataModule(LightningDataModule):
 
     def loaded(self, sources: Sequence[str | Source], role: Role) -> list[Sample]:
         """Read samples from sources. Samples of one dataset and task have the same options in all roles."""
-        if self._labels is None:
-            self._labels = KnownLabels(self.all_sources())
         samples = load_all(
             sources,
             role,
             on_bad_row=self.on_bad_row,
             rejected=self.rejected,
-            known=self._labels,
+            known=self.known_labels,
             seed=self.seed,
             say=self.notes.append,
             answered=self._answered or role != "test",
+            every=self._every,
         )
+        found = self._with_turns(samples, role)
+        if len(found) > len(samples):
+            log.info("data.%s: %d chats are %d rows, one for each reply", role, len(samples), len(found))
+        return found
+
+    @property
+    def known_labels(self) -> KnownLabels:
+        """The labels of all sources."""
+        if self._labels is None:
+            self._labels = KnownLabels(self.all_sources())
+        return self._labels
+
+    def _with_turns(self, samples: list[Sample], role: Role) -> list[Sample]:
+        """The samples with the system message of `system`, and with the replies that `assistant_turns` trains."""
         if self.system is not None:
             opening = (("system", self.system.strip()),)
             samples = [s if s.system else replace(s, turns=(*opening, *s.turns)) for s in samples]
         if role not in ("train", "validation") or self.assistant_turns == "last":
             return samples
         if self.assistant_turns == "all":
-            return [replace(sample, trains_replies=bool(sample.history)) for sample in samples]
-        found = [one for sample in samples for one in each_reply(sample)]
-        if len(found) > len(samples):
-            log.info("data.%s: %d chats are %d rows, one for each reply", role, len(samples), len(found))
-        return found
+            return [replace(sample, trains_replies=bool(sample.history or sample.since)) for sample in samples]
+        return [one for sample in samples for one in each_reply(sample)]
+
+    # --- large training sets -----------------------------------------------------------------------------------
+
+    def _is_large(self, sources: Sequence[str | Source]) -> bool:
+        """Whether training rows go to the cache."""
+        if self.cache_dir is None:
+            return False
+        size = sum(unpacked_size(source, "train") for source in sources)
+        if size <= self.cache_above * 1e6:
+            return False
+        changed = [
+            name
+            for name in ("loaded", "selected")
+            if getattr(type(self), name) is not getattr(InstructionDataModule, name)
+            and not type(self).__module__.startswith("robustlm.")
+        ]
+        why = f"{type(self).__name__}.{changed[0]} takes all rows at once" if changed else ""
+        if self.noisy_turns == "all":
+            why = "data.noisy_turns: all varies the turns of all chats at once"
+        if why:
+            log.warning(
+                "data.cache_dir: the training rows (%.0f MB) stay in memory, because %s; expect 10 kB a row",
+                size / 1e6, why,
+            )  # fmt: skip
+        return not why
+
+    def _stored(self, given: Sequence[str | Source]) -> EncodedSamples:
+        """The training rows in the cache; they are made first if they are not there."""
+        assert self.cache_dir is not None
+        sources = [as_source(source) for source in given]
+        encoder = self.encoder
+        others = [
+            (other, source)
+            for mine in sources
+            if mine.path != BUILTIN
+            for other, _, source in self.known_labels.others("train", named_by_path(mine, "train"))
+        ]
+        read = [*(("train", source) for source in sources), *others]
+        settings = settings_of(self, sources, encoder) | {"others": [[role, asdict(one)] for role, one in others]}
+        cache = RowCache(
+            Path(self.cache_dir).expanduser(), settings, users_code(self, [source for _, source in read], encoder)
+        )
+        notes: list[str] = []
+
+        def make(folder: Path) -> dict[str, object]:
+            found = write_large(
+                folder,
+                lambda drafts, processes: LargeSources(
+                    sources,
+                    "train",
+                    drafts,
+                    on_bad_row=self.on_bad_row,
+                    rejected=self.rejected,
+                    known=self.known_labels,
+                    seed=self.seed,
+                    say=notes.append,
+                    processes=processes,
+                ),
+                self._asked_in_training,
+                self.preparation,
+                "train",
+                several=len(sources) > 1,
+            )
+            return found | {"notes": notes}
+
+        copies = [file for file in rejected_files(self.rejected, "train", len(sources)) if file]
+        rows, said = cache.rows(lambda: digests(read, self.bank), make, copies)
+        self._cache = cache  # a cache for this run alone ends with it
+        for text in said["warnings"]:
+            warnings.warn(text, UserWarning, stacklevel=2)
+        for number, labels in said["labels"].items():
+            self.known_labels.remember("train", int(number), {task: set(own) for task, own in labels.items()})
+        self.phraser.say_divisions(rows.banked(), "train")
+        self.notes += [*said["notes"], *said["hidden"]]
+        self.preparation.say_tokenised(Tokenised(**said["tokenised"]), "train")
+        return rows
+
+    def _asked_in_training(self, samples: list[Sample]) -> list[Sample]:
+        return [self.phraser.asked(sample, "train") for sample in self._with_turns(samples, "train")]
+
+    # --- sources and conditions --------------------------------------------------------------------------------
 
     def all_sources(self) -> dict[Role, list[str | Source]]:
         """All sources by role."""
@@ -603,13 +727,23 @@ class InstructionDataModule(LightningDataModule):
         sampler: Sampler[int],
         kind: type[DataLoader[InstructionBatch]],
     ) -> DataLoader[InstructionBatch]:
+        stored = isinstance(dataset, TrainDataset) and dataset.rows.stored
+        workers = self._workers() if stored and self.num_workers == "auto" else self.num_workers
+        workers = 0 if workers == "auto" else workers
         return kind(
             dataset,
             batch_size=None,  # a key is a batch already
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=workers,
+            # rows in memory are sent to new workers in each epoch, with the variants of that epoch
+            persistent_workers=workers > 0 and stored,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _workers(self) -> int:
+        """`num_workers: auto` for rows in the cache: the cores that other processes of this machine leave."""
+        ranks = getattr(self.trainer, "num_devices", 1) if self.trainer else 1
+        return max(0, min(usable_cores() // max(ranks, 1) - 1, _ENOUGH_WORKERS))
 
 
 def _groups(rows: EncodedSamples) -> list[str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import attrgetter
+from typing import ClassVar, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustlm.batch import Encoded, InstructionBatch, Measure, View
@@ -15,34 +19,46 @@ from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.prompts.encoding import Encoder
 from robustlm.sample import Sample, Turn
 from robustlm.tasks import TASKS
+from robustlm.utils.computed import Computed
 from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass
 class EncodedSamples:
     """Samples, each tokenised under its own instruction."""
 
-    samples: list[Sample]
-    encoded: list[Encoded]
+    samples: Sequence[Sample]
+    encoded: Sequence[Encoded]
     options: list[list[Encoded]] = field(default_factory=list)
     """Each sample's choices, encoded as answers to its prompt; empty if answers are generated."""
     measure: Measure = "options"
     """How the likeliest choice is found."""
 
+    prompt_lengths: Sequence[int] = field(default_factory=list)
+    """Number of tokens of each prompt before its context was cut; empty: not known."""
+    stored: ClassVar[bool] = False
+    """Whether rows lie in a file. Nothing may then hold an object for each row."""
+
     def __len__(self) -> int:
         return len(self.samples)
 
     @property
-    def lengths(self) -> list[int]:
+    def lengths(self) -> Sequence[int]:
         """Number of tokens of each row."""
         return [len(row) for row in self.encoded]
 
     @property
-    def answer_tokens(self) -> list[int]:
+    def answer_tokens(self) -> Sequence[int]:
         """Number of answer tokens of each row, with those of earlier replies that are trained."""
         return [row.trained for row in self.encoded]
+
+    def meanings(self) -> Tensor:
+        """`meaning` of each sample, int64 `[n]`."""
+        return torch.tensor([meaning(sample) for sample in self.samples], dtype=torch.long)
 
     def drawn(self, draws: int) -> EncodedSamples:
         """Every row as often as it is asked, the draws of a row one after another; the rows themselves if once."""
@@ -57,8 +73,8 @@ class EncodedSamples:
 
     def add(self, other: EncodedSamples) -> None:
         """Append the rows of `other`."""
-        self.samples += other.samples
-        self.encoded += other.encoded
+        self.samples = [*self.samples, *other.samples]
+        self.encoded = [*self.encoded, *other.encoded]
         self.options += other.options
 
 
@@ -75,9 +91,9 @@ class TrainDataset(Dataset[InstructionBatch]):
         self.rows = rows
         self.encoder = encoder
         self.phrasings = phrasings
-        self.keys = torch.tensor([meaning(sample) for sample in rows.samples], dtype=torch.long)
-        self._own = [sample.instruction for sample in rows.samples]
-        self._asked: tuple[int, list[str]] | None = None
+        self.keys = rows.meanings()
+        self._own = self.each(attrgetter("instruction"))
+        self._asked: tuple[int, Sequence[str]] | None = None
         self._unfit = 0
 
     def __len__(self) -> int:
@@ -87,14 +103,21 @@ class TrainDataset(Dataset[InstructionBatch]):
         """Called in the training process before an epoch's first batch, and before worker processes start."""
         self.asked(epoch)
 
-    def asked(self, epoch: int) -> list[str]:
+    def each(self, value: Callable[[Sample], T]) -> Sequence[T]:
+        """A value of every sample: a list, or computed on demand if the rows are stored in a file."""
+        samples = self.rows.samples
+        if self.rows.stored:
+            return Computed(len(samples), partial(_value_of, samples, value))
+        return [value(sample) for sample in samples]
+
+    def asked(self, epoch: int) -> Sequence[str]:
         """The raw instruction of every row in an epoch; depends only on the epoch."""
         if self.phrasings is None:
             return self._own
         if self._asked is None or self._asked[0] != epoch:
             leaders = self.leaders(epoch)
-            texts = [self.phrasings.drawn(i, epoch, leader) for i, leader in enumerate(leaders)]
-            self._asked = epoch, texts
+            texts: Sequence[str] = Computed(len(self), partial(_phrased, self.phrasings, epoch, leaders))
+            self._asked = epoch, texts if self.rows.stored else list(texts)
         return self._asked[1]
 
     def facts(self, epoch: int) -> list[str]:
@@ -156,6 +179,14 @@ class TrainDataset(Dataset[InstructionBatch]):
     def view(self, rows: Sequence[Encoded]) -> View:
         """Rows with their answers, padded."""
         return self.encoder.view(rows)
+
+
+def _value_of(samples: Sequence[Sample], value: Callable[[Sample], T], row: int) -> T:
+    return value(samples[row])
+
+
+def _phrased(phrasings: Phrasings, epoch: int, leaders: Sequence[int], row: int) -> str:
+    return phrasings.drawn(row, epoch, int(leaders[row]))
 
 
 class EvaluationDataset(Dataset[InstructionBatch]):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -12,13 +12,41 @@ import torch
 
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
-from robustlm.datamodules.grouping import FileOrder, HardNegativeGroups, shuffled, task_of
-from robustlm.datamodules.noisy import Variation
+from robustlm.datamodules.grouping import FileOrder, HardNegativeGroups, Traits, shuffled, task_of
+from robustlm.datamodules.noisy import SharedEpoch, Variation, check_prepared
 from robustlm.datamodules.paraphrase import ParaphraseDataModule, ParaphrasedDataset
 from robustlm.datamodules.sampling import BatchKey, Order
+from robustlm.datamodules.stored import StoredRows
 from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.prompts.encoding import Encoder
 from robustlm.sample import Sample
+
+_LOOKED = 10_000
+"""Rows of a file that facts are told about."""
+
+
+class Alike:
+    """Rows by task.
+
+    Args:
+        tasks: The task of each row: values that can be sorted.
+    """
+
+    def __init__(self, tasks: Sequence[Any]) -> None:
+        _, numbers = np.unique(np.asarray(tasks), return_inverse=True)
+        self._numbers = numbers
+        self._rows = np.argsort(numbers, kind="stable")
+        self._starts = np.searchsorted(numbers[self._rows], np.arange(int(numbers.max(initial=-1)) + 2))
+
+    def of(self, row: int) -> Sequence[int]:
+        """The rows of a row's task, in order; an array."""
+        number = self._numbers[row]
+        found: Sequence[int] = self._rows[self._starts[number] : self._starts[number + 1]]  # type: ignore[assignment]
+        return found
+
+    def tasks(self) -> Iterator[Sequence[int]]:
+        """The rows of each task."""
+        return (self.of(int(self._rows[start])) for start in self._starts[:-1])
 
 
 class ContrastiveDataset(ParaphrasedDataset):
@@ -50,13 +78,23 @@ class ContrastiveDataset(ParaphrasedDataset):
         super().__init__(rows, encoder, phrasings, variation=variation, others=others, rephrase=rephrase)
         self.order = order
         self._negatives = negatives
-        self._alike: dict[str, list[int]] = defaultdict(list)
-        for i, sample in enumerate(self.rows.samples):
-            self._alike[task_of(sample)].append(i)
+        self._alike = Alike(rows.traits().tasks if isinstance(rows, StoredRows) else list(map(task_of, rows.samples)))
+        self._leaders = SharedEpoch(1, len(rows), torch.int64) if rows.stored else None
 
     def leaders(self, epoch: int) -> Sequence[int]:
         """For each row, the first row of its group: all rows of a group are asked in the same phrasing."""
-        return self.order.leaders(epoch)
+        if self._leaders is None:
+            return self.order.leaders(epoch)
+        if self._leaders.number != epoch:
+            check_prepared(epoch, self._leaders.number)
+            self._leaders.set(epoch, np.asarray([self.order.leaders(epoch)]))
+        found: Sequence[int] = self._leaders.values[0]
+        return found
+
+    def prepare(self, epoch: int) -> None:
+        """See `VariedDataset.prepare`; also forms the groups."""
+        self.leaders(epoch)
+        super().prepare(epoch)
 
     def facts(self, epoch: int) -> list[str]:
         """Lines with the number of rows that have hard negatives, in their group and as explicit negatives."""
@@ -65,12 +103,17 @@ class ContrastiveDataset(ParaphrasedDataset):
     def _grouped(self, epoch: int) -> str:
         samples, asked, count = self.rows.samples, self.asked(epoch), len(self)
         name = f"data.group_size {self.order.unit}: "
-        if not any(sample.applied_to for sample in samples):
+        units = self.order(epoch)
+        if self.rows.stored:  # a look at all rows would take minutes
+            units = units[: -(-_LOOKED // self.order.unit)]
+            count = sum(map(len, units))
+            name += f"of the {count:,} rows that come first, "
+        if not any(samples[i].applied_to for unit in units for i in unit):
             return name + (
                 "instruction and input of each row are one text, so it is not known which rows are hard negatives; "
                 "rows of a group follow each other in the file"
             )
-        met = [_met([samples[i] for i in unit], [asked[i] for i in unit]) for unit in self.order(epoch)]
+        met = [_met([samples[i] for i in unit], [asked[i] for i in unit]) for unit in units]
         hard = [number for unit in met for number, _ in unit]
         false = sum(number > 0 for unit in met for _, number in unit)
         line = (
@@ -86,7 +129,9 @@ class ContrastiveDataset(ParaphrasedDataset):
 
     def _explicit(self) -> str:
         samples, count = self.rows.samples, len(self)
-        met = [_met([samples[i] for i in rows], [""] * len(rows)) for rows in self._alike.values()]
+        if self.rows.stored:
+            return f"data.negatives {self._negatives}: rows are too many to count those that find hard negatives"
+        met = [_met([samples[i] for i in rows], [""] * len(rows)) for rows in self._alike.tasks()]
         have = sum(number >= self._negatives for task in met for number, _ in task)
         line = f"data.negatives {self._negatives}: {_share(have, count)} find as many hard negatives in their task"
         return line if have == count else line + "; the others are given rows of other tasks, or the same ones again"
@@ -113,7 +158,7 @@ class ContrastiveDataset(ParaphrasedDataset):
         sample = self.rows.samples[index]
         random = np.random.default_rng((self._seed, epoch, index, 0x4E6))
         found: list[int] = []
-        for pool in (self._alike[task_of(sample)], range(len(self.rows))):
+        for pool in (self._alike.of(index), range(len(self.rows))):
             tries = shuffled(pool, random)
             for other in tries:
                 if len(found) == self._negatives:
@@ -162,15 +207,16 @@ class ContrastiveDataModule(ParaphraseDataModule):
     def train_dataset(self, rows: EncodedSamples) -> TrainDataset:
         """Rows in groups."""
         phrasings = self.paraphrasings(rows)
-        free = not all(sample.group for sample in rows.samples)
+        traits = rows.traits() if isinstance(rows, StoredRows) else Traits.of(rows.samples)
+        free = not all(traits.groups)
         order = (
-            HardNegativeGroups(rows.samples, self.group_size, self.seed)
+            HardNegativeGroups(traits, self.group_size, self.seed)
             if self.shuffle
-            else FileOrder(rows.samples, self.group_size)
+            else FileOrder(traits, self.group_size)
         )
         drawn = phrasings if self.phrasing == "fresh" else None
         if drawn is None and self.shuffle and self.group_size > 1 and free:
-            drawn = phrasings.keeping(i for i, sample in enumerate(rows.samples) if sample.group)
+            drawn = phrasings.keeping(i for i, group in enumerate(traits.groups) if group)
         return ContrastiveDataset(
             rows,
             self.encoder,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,28 @@ from robustlm.sample import Sample
 
 _TRIES = 64
 """Maximum number of rows that are tried to exchange one row of a group."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What rows are grouped by: a value for each row. Values are compared, tasks are also sorted."""
+
+    inputs: Sequence[Hashable]
+    targets: Sequence[Hashable]
+    tasks: Sequence[Any]
+    """Values of one type, in the order of `task_of`."""
+    groups: Sequence[str]
+    """`Sample.group`."""
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Traits:
+        """The traits of samples."""
+        return cls(
+            [sample.applied_to for sample in samples],
+            [sample.target for sample in samples],
+            [task_of(sample) for sample in samples],
+            [sample.group for sample in samples],
+        )
 
 
 class HardNegativeGroups:
@@ -24,23 +48,24 @@ class HardNegativeGroups:
     them.
 
     Args:
-        samples: The rows.
+        samples: The rows, or their traits.
         size: Rows in a group.
         seed: Seed of the draws.
     """
 
-    def __init__(self, samples: Sequence[Sample], size: int, seed: int) -> None:
+    def __init__(self, samples: Sequence[Sample] | Traits, size: int, seed: int) -> None:
+        traits = samples if isinstance(samples, Traits) else Traits.of(samples)
         self.unit = size
         self._seed = seed
-        self._inputs = [sample.applied_to for sample in samples]
-        self._targets = [sample.target for sample in samples]
-        self._tasks: dict[str, list[int]] = defaultdict(list)
+        self._inputs = traits.inputs
+        self._targets = traits.targets
+        self._tasks: dict[Any, list[int]] = defaultdict(list)
         self._given: dict[str, list[int]] = defaultdict(list)
-        for i, sample in enumerate(samples):
-            if sample.group:
-                self._given[sample.group].append(i)
+        for i, (group, task) in enumerate(zip(traits.groups, traits.tasks, strict=True)):
+            if group:
+                self._given[group].append(i)
             else:
-                self._tasks[task_of(sample)].append(i)
+                self._tasks[task].append(i)
         large = next((name for name, rows in self._given.items() if len(rows) > size), None)
         if large is not None:
             raise ValueError(
@@ -96,7 +121,7 @@ class HardNegativeGroups:
         groups. A group has at least two targets if the rows of the less frequent targets are at least as many as the
         groups.
         """
-        of: dict[str, list[int]] = defaultdict(list)
+        of: dict[Hashable, list[int]] = defaultdict(list)
         for row in rows:
             of[self._targets[row]].append(row)
         names = list(of)
@@ -106,7 +131,7 @@ class HardNegativeGroups:
         self._part_inputs(groups, of, random)
         return groups
 
-    def _part_inputs(self, groups: list[list[int]], of: dict[str, list[int]], random: np.random.Generator) -> None:
+    def _part_inputs(self, groups: list[list[int]], of: dict[Hashable, list[int]], random: np.random.Generator) -> None:
         """Exchange rows whose input occurs twice in their group with rows of other groups and the same target."""
         home = {row: (group, at) for group in groups for at, row in enumerate(group)}
 
@@ -128,11 +153,12 @@ class HardNegativeGroups:
 class FileOrder:
     """Keeps rows in the order of the file. Adjacent rows of the same group stay together."""
 
-    def __init__(self, samples: Sequence[Sample], unit: int) -> None:
+    def __init__(self, samples: Sequence[Sample] | Traits, unit: int) -> None:
         self.unit = unit
         self._units: list[list[int]] = [[]]
         start = 0
-        for name, run in groupby(samples, key=lambda sample: sample.group):
+        names = samples.groups if isinstance(samples, Traits) else [sample.group for sample in samples]
+        for name, run in groupby(names):
             stop = start + len(list(run))
             if name and len(self._units[-1]) + stop - start > unit:
                 self._units.append([])
@@ -142,7 +168,7 @@ class FileOrder:
                 self._units[-1].append(row)
             start = stop
         self._units = [rows for rows in self._units if rows]
-        self._rows = range(len(samples))
+        self._rows = range(len(names))
 
     def __call__(self, epoch: int) -> list[list[int]]:
         """The units of any epoch."""

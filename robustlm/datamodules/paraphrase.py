@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
@@ -13,6 +14,7 @@ from robustlm.instructions.phrasings import Phrasings
 from robustlm.noise.base import Noise
 from robustlm.prompts.encoding import Encoder
 from robustlm.sample import Sample
+from robustlm.utils.computed import Computed
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class ParaphrasedDataset(VariedDataset):
         rephrase: Finds the phrasings of earlier user turns, where these are varied too.
     """
 
+    takes_variants = False  # a variant that a row brings counts as one of its phrasings
+
     def __init__(
         self,
         rows: EncodedSamples,
@@ -43,11 +47,17 @@ class ParaphrasedDataset(VariedDataset):
         self._others = others
         self._others_of_turns = rephrase(self._turns.samples) if rephrase and self._turns is not None else None
 
-    def rephrased(self, epoch: int) -> list[list[str]]:
-        """K lists with another phrasing of every row than the one in the raw view."""
+    def rephrased(self, epoch: int) -> Sequence[Sequence[str]]:
+        """K sequences with another phrasing of every row than the one in the raw view."""
         asked, leaders = self.asked(epoch), self.leaders(epoch)
-        found = [self._others.others(i, epoch, self._variants, asked[i], leader) for i, leader in enumerate(leaders)]
+        others = partial(self._other_texts, epoch, asked, leaders)
+        if self.rows.stored:
+            return [Computed(len(self), partial(_item, others, k)) for k in range(self._variants)]
+        found = [others(i) for i in range(len(self))]
         return [[texts[k] for texts in found] for k in range(self._variants)]
+
+    def _other_texts(self, epoch: int, asked: Sequence[str], leaders: Sequence[int], row: int) -> list[str]:
+        return self._others.others(row, epoch, self._variants, asked[row], int(leaders[row]))
 
     def rephrased_turns(self, turns: UserTurns, epoch: int) -> list[list[str]]:
         """K lists with another phrasing of every earlier user turn; a turn without one stays."""
@@ -56,10 +66,6 @@ class ParaphrasedDataset(VariedDataset):
             return super().rephrased_turns(turns, epoch)
         found = [others.others(j, epoch, self._variants, text) for j, text in enumerate(turns.texts)]
         return [[texts[k] for texts in found] for k in range(self._variants)]
-
-    def given(self) -> list[str | None]:
-        """Null for all rows: a variant that a row brings counts as one of its phrasings."""
-        return [None] * len(self.rows)
 
 
 class ParaphraseDataModule(NoisyInstructionDataModule):
@@ -111,6 +117,10 @@ class ParaphraseDataModule(NoisyInstructionDataModule):
                 len(alone), len(rows), _named(alone[0]),
             )  # fmt: skip
         return found
+
+
+def _item(others: Callable[[int], Sequence[str]], k: int, row: int) -> str:
+    return others(row)[k]
 
 
 def _named(sample: Sample) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from robustlm.conditions.condition import Condition
 from robustlm.conditions.misleading import misled, phrasings_under
@@ -25,6 +26,7 @@ from robustlm.noise.base import CHANGES_MEANING, spared
 from robustlm.noise.pools import noise_pools
 from robustlm.sample import Sample, is_request
 from robustlm.sources.source import Role
+from robustlm.utils.computed import Computed
 
 log = logging.getLogger(__name__)
 
@@ -90,24 +92,17 @@ class Phraser:
 
         With `variants`, also the variants that rows bring; they may be noisy, so the default leaves them out.
         """
-        names = [self.bank_of(sample) for sample in samples]
-        seen = {name: self.bank_named(name).phrasings(self._version, "seen") for name in set(names) if name}
-        known: dict[tuple[object, ...], tuple[str, ...]] = {}
-        banked: list[tuple[str, ...]] = []
-        for sample, name in zip(samples, names, strict=True):
-            if not name:
-                banked.append(())
-                continue
-            # only phrasings that ask for the same answer words as the sample's own, which its target is
-            words = tuple(word for word, _ in sample.answer_words)
-            key = (name, tuple(field for field, _ in sample.fields), words, len(sample.choices))
-            if key not in known:
-                found = _fitting(seen[name], [sample], self.bank_named(name))
-                known[key] = tuple(one.text for one in found if one.answers == words)
-            banked.append(known[key])
-        samples = samples if variants else [replace(sample, variant=None) for sample in samples]
         given = load_paraphrases(self._paraphrases) if self._paraphrases else {}
-        return Phrasings(samples, banked, given, self._seed)
+        banked = _Banked(self, samples)
+        if isinstance(samples, list):
+            samples = samples if variants else [replace(sample, variant=None) for sample in samples]
+            return Phrasings(samples, [banked.of(sample) for sample in samples], given, self._seed)
+        rows = samples if variants else Computed(len(samples), partial(_without_variant, samples))
+        return Phrasings(rows, Computed(len(samples), banked.at), given, self._seed)
+
+    def seen(self, name: str) -> list[Instruction]:
+        """The phrasings of a bank that training may use."""
+        return self.bank_named(name).phrasings(self._version, "seen")
 
     # --- conditions --------------------------------------------------------------------------------------------
 
@@ -152,6 +147,34 @@ class Phraser:
             **noise_pools(samples, protect=condition.noise.protect),
         )
         return [sample.reworded(text) for sample, text in zip(found, noisy.texts, strict=True)]
+
+
+class _Banked:
+    """The seen phrasings that each sample's bank has for it."""
+
+    def __init__(self, phraser: Phraser, samples: Sequence[Sample]) -> None:
+        self._phraser = phraser
+        self._samples = samples
+        self._known: dict[tuple[object, ...], tuple[str, ...]] = {}
+
+    def at(self, index: int) -> tuple[str, ...]:
+        return self.of(self._samples[index])
+
+    def of(self, sample: Sample) -> tuple[str, ...]:
+        name = self._phraser.bank_of(sample)
+        if not name:
+            return ()
+        # only phrasings that ask for the same answer words as the sample's own, which its target is
+        words = tuple(word for word, _ in sample.answer_words)
+        key = (name, tuple(field for field, _ in sample.fields), words, len(sample.choices))
+        if key not in self._known:
+            found = _fitting(self._phraser.seen(name), [sample], self._phraser.bank_named(name))
+            self._known[key] = tuple(one.text for one in found if one.answers == words)
+        return self._known[key]
+
+
+def _without_variant(samples: Sequence[Sample], row: int) -> Sample:
+    return replace(samples[row], variant=None)
 
 
 def _fitting(found: Sequence[Instruction], samples: Sequence[Sample], bank: InstructionBank) -> list[Instruction]:

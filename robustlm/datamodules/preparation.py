@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from robustlm.batch import Encoded
 from robustlm.conditions.condition import Condition
 from robustlm.datamodules.batches import EncodedSamples
 from robustlm.instructions.banks import LackingError
@@ -21,6 +23,35 @@ log = logging.getLogger(__name__)
 Scoring = Literal["generation", "options", "acc", "acc_norm", "acc_bytes"]
 """How answers are found in evaluation: generated, or chosen among a row's choices by one of `Measure`."""
 _LISTED = 20
+_TOGETHER = 256
+"""Samples that are tokenised in one call. The limit saves memory: the tokenizer's result is many times larger than the
+rows that are kept."""
+
+
+@dataclass
+class Tokenised:
+    """What happened to samples when they were tokenised."""
+
+    count: int = 0
+    """Number of samples."""
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    """Id and problem of each sample that is too long."""
+    cut: int = 0
+    """Number of samples whose context was cut, bad ones included."""
+    shorter: int = 0
+    """Number of chats whose first turns were left out."""
+
+    def add(self, other: Tokenised) -> None:
+        """Add what happened to further samples."""
+        self.count += other.count
+        self.bad += other.bad
+        self.cut += other.cut
+        self.shorter += other.shorter
+
+
+def _too_long(bad: Sequence[tuple[str, str]], role: str, count: int) -> str:
+    listed = "\n  ".join(text for _, text in bad[:_LISTED]) + ("\n  …" if len(bad) > _LISTED else "")
+    return f"data.{role}: {len(bad)} of {count} rows are too long:\n  {listed}"
 
 
 class Preparation:
@@ -43,9 +74,16 @@ class Preparation:
 
     def hidden(self, samples: Sequence[Sample], role: str) -> list[str]:
         """Parts of the rows that the template does not show, one line for each dataset and part."""
-        counts = Counter(
+        return self.say_hidden(self.count_hidden(samples), role)
+
+    def count_hidden(self, samples: Sequence[Sample]) -> Counter[tuple[str, str]]:
+        """Count rows by dataset and by part that the template does not show."""
+        return Counter(
             (sample.dataset or sample.task, part) for sample in samples for part in self.encoder.template.hides(sample)
         )
+
+    def say_hidden(self, counts: Mapping[tuple[str, str], int], role: str) -> list[str]:
+        """Lines about the counts of `count_hidden`."""
         return [
             f"data.template: has no {{{part}}} and no {{context}}, so no prompt shows the {part} that {count:,} "
             f"rows of {dataset} in data.{role} have"
@@ -58,27 +96,43 @@ class Preparation:
         Raises:
             TooLongError: There are bad rows and `on_bad_row` is `strict`, or all rows are bad.
         """
-        full = self.encoder.encode_untruncated(samples)
-        rows = EncodedSamples([], [])
-        bad: list[tuple[Sample, str]] = []
-        cut = shorter = 0
-        for given, whole in zip(samples, full, strict=True):
-            sample, row = self.encoder.fitted(given, whole)
-            shorter += len(sample.turns) < len(given.turns)
-            cut += self.encoder.excess(row) > 0
-            try:
-                rows.encoded.append(self.encoder.truncate(row, sample.id))
-                rows.samples.append(sample)
-            except TooLongError as error:
-                bad.append((sample, str(error)))
-        self._settle_too_long(bad, role, len(samples))
-        if cut > len(bad):
-            log.warning(
-                "data.%s: the context of %d of %d rows was cut to max_length %d", role, cut - len(bad), len(samples),
-                self.encoder.max_length,
-            )  # fmt: skip
-        self._say_shorter(shorter, role, len(samples))
+        rows, found = self.fit_all(samples)
+        self.say_tokenised(found, role)
         return rows
+
+    def fit_all(self, samples: Sequence[Sample]) -> tuple[EncodedSamples, Tokenised]:
+        """Tokenise samples, and leave out those that are too long."""
+        kept: list[Sample] = []
+        encoded: list[Encoded] = []
+        lengths = array("q")
+        found = Tokenised(len(samples))
+        for start in range(0, len(samples), _TOGETHER):
+            part = samples[start : start + _TOGETHER]
+            for given, whole in zip(part, self.encoder.encode_untruncated(part), strict=True):
+                sample, row = self.encoder.fitted(given, whole)
+                found.shorter += len(sample.turns) < len(given.turns)
+                found.cut += self.encoder.excess(row) > 0
+                try:
+                    encoded.append(self.encoder.truncate(row, sample.id))
+                    kept.append(sample)
+                    lengths.append(len(row.prompt_ids))
+                except TooLongError as error:
+                    found.bad.append((sample.id, str(error)))
+        return EncodedSamples(kept, encoded, prompt_lengths=lengths), found
+
+    def say_tokenised(self, found: Tokenised, role: str) -> None:
+        """Log which rows were cut or left out.
+
+        Raises:
+            TooLongError: See `tokenised`.
+        """
+        self._settle_too_long(found.bad, role, found.count)
+        if found.cut > len(found.bad):
+            log.warning(
+                "data.%s: the context of %d of %d rows was cut to max_length %d", role, found.cut - len(found.bad),
+                found.count, self.encoder.max_length,
+            )  # fmt: skip
+        self._say_shorter(found.shorter, role, found.count)
 
     def with_options(self, rows: EncodedSamples, role: str) -> EncodedSamples:
         """The rows with their choices tokenised, if options are scored.
@@ -88,10 +142,11 @@ class Preparation:
         if self._scoring == "generation":
             return rows
         found = EncodedSamples([], [], measure=self._scoring)
-        bad: list[tuple[Sample, str]] = []
+        bad: list[tuple[str, str]] = []
         shorter = 0
+        samples, encoded, lengths = list[Sample](), list[Encoded](), array("q")
         choices = self.encoder.choice_ids(rows.samples)
-        for given, whole, ids in zip(rows.samples, rows.encoded, choices, strict=True):
+        for given, whole, ids, length in zip(rows.samples, rows.encoded, choices, rows.prompt_lengths, strict=True):
             sample, row = given, whole
             if ids:
                 longest = replace(whole, answer_ids=max(ids, key=len))
@@ -100,10 +155,12 @@ class Preparation:
                 row = replace(row, answer_ids=whole.answer_ids)
             try:
                 found.options.append(self.encoder.options(row, ids, sample.id))
-                found.samples.append(sample)
-                found.encoded.append(row)
+                samples.append(sample)
+                encoded.append(row)
+                lengths.append(length if sample is given else len(row.prompt_ids))
             except TooLongError as error:
-                bad.append((sample, f"with the longest of its choices, {error}"))
+                bad.append((sample.id, f"with the longest of its choices, {error}"))
+        found.samples, found.encoded, found.prompt_lengths = samples, encoded, lengths
         self._settle_too_long(bad, f"{role} options", len(rows))
         self._say_shorter(shorter, f"{role} options", len(rows))
         if free := sum(not options for options in found.options):
@@ -126,17 +183,19 @@ class Preparation:
             )
         return found
 
-    def _settle_too_long(self, bad: Sequence[tuple[Sample, str]], role: str, count: int) -> None:
+    def check_too_long(self, found: Tokenised, role: str) -> None:
+        """Raise `TooLongError` if rows are too long and `on_bad_row` is `strict`, or all rows are too long."""
+        if found.bad and (self._on_bad_row == "strict" or len(found.bad) == found.count):
+            raise TooLongError(_too_long(found.bad, role, found.count))
+
+    def _settle_too_long(self, bad: Sequence[tuple[str, str]], role: str, count: int) -> None:
+        self.check_too_long(Tokenised(count, list(bad)), role)
         if not bad:
             return
-        listed = "\n  ".join(text for _, text in bad[:_LISTED]) + ("\n  …" if len(bad) > _LISTED else "")
-        message = f"data.{role}: {len(bad)} of {count} rows are too long:\n  {listed}"
-        if self._on_bad_row == "strict" or len(bad) == count:
-            raise TooLongError(message)
-        log.warning(message)
+        log.warning(_too_long(bad, role, count))
         if self._rejected:
             file = self._rejected.with_name(f"{self._rejected.stem}-{role}-too-long{self._rejected.suffix}")
-            write_rows(file, ({"id": sample.id, "problem": text} for sample, text in bad))
+            write_rows(file, ({"id": id, "problem": text} for id, text in bad))
 
     def _say_shorter(self, shorter: int, role: str, count: int) -> None:
         if shorter:

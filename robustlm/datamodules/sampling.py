@@ -6,9 +6,11 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import chain, pairwise
+from typing import Any, Protocol, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,46 @@ class Order(Protocol):
     def settings(self) -> Mapping[str, int]:
         """Numbers on which the units depend, besides rows and seed; training resumes within an epoch if they agree."""
         return {}
+
+
+Ints = NDArray[np.int64]
+
+
+class Rounds(Sequence[list[list[int]]]):
+    """Rounds of W micro-batches, each a list of row numbers that is made when it is asked for.
+
+    Args:
+        rows: Rows in training order.
+        starts: Where each unit begins among them, and where the last unit ends.
+        per: Units in a micro-batch.
+        world: W.
+        replays: Number of times that each round occurs, one after another.
+    """
+
+    def __init__(self, rows: Ints, starts: Ints, per: int, world: int, replays: int) -> None:
+        self._rows, self._starts, self._per, self._world, self._replays = rows, starts, per, world, replays
+        self._full, self._rest = divmod(len(starts) - 1, per * world)
+
+    def __len__(self) -> int:
+        return (self._full + (self._rest >= self._world)) * self._replays
+
+    @overload
+    def __getitem__(self, at: int) -> list[list[int]]: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[list[list[int]]]: ...
+    def __getitem__(self, at: int | slice) -> list[list[int]] | Sequence[list[list[int]]]:
+        """The micro-batches of a round, or of several rounds."""
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(f"round {at} of {len(self)}")
+        first = at // self._replays * self._per * self._world
+        if at // self._replays < self._full:
+            edges = [first + self._per * rank for rank in range(self._world + 1)]
+        else:  # the rest is split as evenly as possible, larger parts first
+            size, more = divmod(self._rest, self._world)
+            edges = [first + size * rank + min(rank, more) for rank in range(self._world + 1)]
+        return [self._rows[self._starts[a] : self._starts[b]].tolist() for a, b in pairwise(edges)]
 
 
 class StepSampler(_Kept):
@@ -135,26 +177,22 @@ class StepSampler(_Kept):
         """Number of batches that the `begun` units count as: those of a whole epoch less those of the other units."""
         return len(self) - self._count(self.units - self.begun) if self.begun else 0
 
-    def rounds(self, epoch: int) -> list[list[list[int]]]:
+    def rounds(self, epoch: int) -> Rounds:
         """The micro-batches of an epoch in rounds of W. At most W − 1 units are left out, different ones each epoch.
 
         If the epoch was begun with other settings (`begun`), only the micro-batches of the remaining units.
         """
-        world, per = self._world, self._batch_size // self._unit
         begun = self.begun if epoch == self.epoch else 0
-        units = self._arranged(epoch if self._reshuffle else 0, self._begun_size if begun else self._batch_size)[begun:]
-        full = len(units) // (per * world) * world
-        batches = [_joined(units[at * per : (at + 1) * per]) for at in range(full)]
-        found = [batches[at : at + world] for at in range(0, full, world)]
-        rest = units[full * per :]
-        if len(rest) >= world:
-            shares = np.array_split(np.arange(len(rest)), world)
-            found.append([_joined([rest[at] for at in share]) for share in shares])
-        return [batches for batches in found for _ in range(self._replays)]
+        rows, starts = self._arranged(epoch if self._reshuffle else 0, self._begun_size if begun else self._batch_size)
+        return Rounds(rows, starts[begun:], self._batch_size // self._unit, self._world, self._replays)
 
-    def _arranged(self, epoch: int, size: int) -> list[list[int]]:
+    def _arranged(self, epoch: int, size: int) -> tuple[Ints, Ints]:
+        """All rows in training order, and where each unit begins among them, with the end of the last unit."""
         if self._order is not None:
-            return self._order(epoch)
+            units = self._order(epoch)
+            ends = np.fromiter((len(unit) for unit in units), np.int64, len(units)).cumsum()
+            starts = np.concatenate([np.zeros(1, np.int64), ends])
+            return np.fromiter(chain.from_iterable(units), np.int64, int(starts[-1])), starts
         random = np.random.default_rng((self._seed, epoch, 0x5EED))
         order = random.permutation(len(self._lengths))
         if self._group:
@@ -165,17 +203,17 @@ class StepSampler(_Kept):
             whole = len(order) // size
             batches = order[: whole * size].reshape(whole, size)
             order = np.concatenate([batches[random.permutation(whole)].reshape(-1), order[whole * size :]])
-        return [[row] for row in order.tolist()]
+        return order, np.arange(len(order) + 1)
 
     def __iter__(self) -> Iterator[Any]:  # of BatchKey, though SequentialSampler promises int
         rounds = self.rounds(self.epoch)
         before = self._before
-        rounds = rounds[: self._limit(before + len(rounds)) - before]
+        count = min(len(rounds), max(self._limit(before + len(rounds)) - before, 0))
         window = self._accumulate()
-        for at in range(max(self.offset, before), before + len(rounds)):
+        for at in range(max(self.offset, before), before + count):
             start = at - at % window
-            step = rounds[max(start - before, 0) : start - before + window]
-            rows = [row for batches in step for batch in batches for row in batch]
+            step = range(max(start - before, 0), min(start - before + window, count))
+            rows = [row for number in step for batch in rounds[number] for row in batch]
             tokens = float(self._tokens[rows].sum()) / (window * self._world)
             yield BatchKey(self.epoch, tuple(rounds[at - before][self._rank]), tokens)
 
@@ -273,10 +311,6 @@ class StepSampler(_Kept):
                 "steps and the schedule change",
             )  # fmt: skip
         return self.offset
-
-
-def _joined(units: Sequence[list[int]]) -> list[int]:
-    return [row for unit in units for row in unit]
 
 
 class EvaluationSampler(_Kept):

@@ -23,7 +23,7 @@ class UserTurns:
     def __init__(self, samples: Sequence[Sample], *, protect: bool = False) -> None:
         self._chats = [sample.turns for sample in samples]
         self._places = [
-            (row, at) for row, turns in enumerate(self._chats) for at, (role, _) in enumerate(turns) if role == "user"
+            (row, at) for row, turns in enumerate(self._chats) for at, turn in enumerate(turns) if turn[0] == "user"
         ]
         self.samples = [
             Sample(
@@ -70,5 +70,5 @@ def with_noisy_turns(samples: Sequence[Sample], noise: Noise, seed: int) -> list
 
 def whole(instructions: Sequence[str], chats: Sequence[Turns]) -> list[str]:
     """All that the user says in each chat, as one text: what distortion is measured on."""
-    said = [[text for role, text in turns if role == "user"] for turns in chats]
+    said = [[turn[1] for turn in turns if turn[0] == "user"] for turns in chats]
     return ["\n\n".join([*texts, asked]) for texts, asked in zip(said, instructions, strict=True)]

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from robustlm.sample import Sample
 from robustlm.utils.random import drawn
 
+_KNOWN = 10_000
+"""Number of tuples of phrasings that are kept, so that rows share them."""
+
 
 class Phrasings:
     """All phrasings that each sample may have during training.
@@ -31,33 +34,45 @@ class Phrasings:
     ) -> None:
         self._seed = seed
         self._samples = samples
-        found: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._of: list[tuple[str, ...]] = []
-        self._asks: list[str] = []
-        """For each sample, its bank or its instruction: equal for samples that ask the same thing."""
-        for sample, seen in zip(samples, banked, strict=True):
-            own = seen or tuple(text for text in (sample.instruction, sample.variant) if text)
-            if own not in found:
-                others = [other for text in own for other in paraphrases.get(text.strip(), ())]
-                found[own] = tuple(dict.fromkeys([*own, *others]))
-            self._of.append(found[own])
-            self._asks.append("bank " + sample.bank if seen else "text " + sample.instruction)
+        self._banked = banked
+        self._paraphrases = paraphrases
+        self._kept: dict[int, tuple[str, ...]] = {}
+        """The only phrasing of samples that are always asked in one phrasing."""
+        self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def keeping(self, indices: Iterable[int]) -> Phrasings:
         """A copy in which some samples always get their own phrasing."""
         found = copy.copy(self)
-        found._of, found._asks = list(self._of), list(self._asks)
-        for i in indices:
-            found._of[i], found._asks[i] = (self._samples[i].instruction,), f"row {i}"
+        found._kept = self._kept | {i: (self._samples[i].instruction,) for i in indices}
         return found
 
     def of(self, index: int) -> tuple[str, ...]:
         """All phrasings of a sample, its own among them."""
-        return self._of[index]
+        if index in self._kept:
+            return self._kept[index]
+        sample = self._samples[index]
+        return self._unique(self._banked[index] or tuple(text for text in (sample.instruction, sample.variant) if text))
+
+    def _unique(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        found = self._known.get(own)
+        if found is None:
+            others = [other for text in own for other in self._paraphrases.get(text.strip(), ())]
+            found = tuple(dict.fromkeys([*own, *others]))
+            if len(self._known) == _KNOWN:
+                self._known.clear()
+            self._known[own] = found
+        return found
+
+    def _asks(self, index: int) -> str:
+        """The sample's bank or its instruction: equal for samples that ask the same thing."""
+        if index in self._kept:
+            return f"row {index}"
+        sample = self._samples[index]
+        return "bank " + sample.bank if self._banked[index] else "text " + sample.instruction
 
     def alone(self) -> list[Sample]:
         """Samples with one phrasing only."""
-        return [sample for sample, found in zip(self._samples, self._of, strict=True) if len(found) < 2]
+        return [sample for i, sample in enumerate(self._samples) if len(self.of(i)) < 2]
 
     def drawn(self, index: int, epoch: int, leader: int | None = None) -> str:
         """Draw the phrasing of a sample in an epoch; all its phrasings are equally likely.
@@ -68,15 +83,13 @@ class Phrasings:
             leader: Index of a sample whose draw is used instead, if both ask the same thing.
         """
         lead = self._lead(index, leader)
-        found = self._of[lead]
+        found = self.of(lead)
         return found[drawn(self._seed, epoch, "raw", self._samples[lead].id) % len(found)]
 
     def others(self, index: int, epoch: int, count: int, asked: str, leader: int | None = None) -> list[str]:
         """Draw `count` phrasings other than `asked`, distinct if there are enough of them."""
         lead = self._lead(index, leader)
-        found = [text for text in self._of[lead] if text != asked] or [
-            text for text in self._of[index] if text != asked
-        ]
+        found = [text for text in self.of(lead) if text != asked] or [text for text in self.of(index) if text != asked]
         if not found:
             return [asked] * count
         key = self._samples[lead].id
@@ -84,15 +97,17 @@ class Phrasings:
         return [found[ranked[k % len(ranked)]] for k in range(count)]
 
     def _lead(self, index: int, leader: int | None) -> int:
-        return index if leader is None or self._asks[leader] != self._asks[index] else leader
+        return index if leader is None or leader == index or self._asks(leader) != self._asks(index) else leader
 
 
 def meaning(sample: Sample) -> int:
     """A number (int64) that is equal for samples that ask the same thing and have the same target.
 
     Two samples ask the same thing if they have the same data set and bank (or, without a bank, the same instruction)
-    and the same earlier turns of a chat.
+    and the same other turns and tools of a chat.
     """
     asked = (sample.dataset + "\t" + sample.bank) if sample.bank else sample.instruction
-    asked += "".join(f"\n{role}: {text}" for role, text in sample.turns)
+    asked += "".join(f"\n{': '.join(turn)}" for turn in sample.turns)
+    if sample.since or sample.tools:
+        asked += "".join(f"\n{': '.join(turn)}" for turn in (("", sample.tools), *sample.since))
     return drawn(0, 0, "meaning", asked + "\n" + sample.target) >> 1

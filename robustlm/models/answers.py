@@ -162,8 +162,8 @@ def _more_than_the_head(loaded: LoadedModel, head: nn.Module, view: View, embeds
             return "the model changes the logits after its head"
         states = torch.linspace(-1.0, 1.0, 3 * width).reshape(3, width).sin().to(embeds)
         together, alone = _logits(head, states).float(), _logits(head, states[1:2]).float()
-    tolerance = 0.02 * float(together.abs().amax())
-    if not torch.allclose(together[1:2], alone, rtol=0, atol=tolerance):
+    # a rounding of bf16 is 0.004; a head that mixes tokens differs far more
+    if bool((together[1:2] - alone).abs().amax() > 0.02 * together.abs().amax()):
         return "the head's logits of a token depend on other tokens"
     return None
 

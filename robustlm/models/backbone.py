@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from robustlm.batch import View
 from robustlm.models import casts, generation, hidden_states, scoring
@@ -17,6 +19,7 @@ from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
 from robustlm.models.sampling import Generation
 from robustlm.models.separation import check_config, check_separation
+from robustlm.models.sharding import check_shardable, shard, whole
 from robustlm.models.tuning import Tuning
 
 __all__ = ["Backbone", "Loading"]
@@ -82,6 +85,26 @@ class Backbone(LanguageModel):
             self.model = self._parts.model
             watch_head(self.base.get_output_embeddings())
 
+    def check_shardable(self) -> None:
+        """See `LanguageModel.check_shardable`."""
+        check_shardable(self.loading, self.tuning)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide the weights among the devices of a mesh; see `sharding.shard`."""
+        if not any(isinstance(p, DTensor) for p in self.parts.model.parameters()):
+            shard(self.parts, mesh)
+
+    def gathered(self) -> dict[str, Tensor] | None:
+        """The weights to save, whole and on the CPU, if they are divided among devices; else null.
+
+        With an adapter, these are its weights, otherwise all of the model's. Call it on every rank.
+        """
+        named = dict(self.parts.model.named_parameters() if self.parts.is_peft else self.parts.model.state_dict())
+        if not any(isinstance(value, DTensor) for value in named.values()):
+            return None
+        kept = (one for one in named.items() if one[1].requires_grad or not self.parts.is_peft)
+        return {name: whole(value.detach()).cpu() for name, value in kept}
+
     def keep_casts(self, dtype: torch.dtype) -> None:
         """Cast frozen float32 weights once for autocast to `dtype`, if `loading.cast_once` says so; see `casts`."""
         if self.loading.cast_once:
@@ -103,6 +126,10 @@ class Backbone(LanguageModel):
     def padding_free(self) -> bool:
         """See `LanguageModel.padding_free`."""
         return self.loading.padding_free
+
+    def check_passes(self) -> None:
+        """See `LanguageModel.check_passes`: without padding, the model must keep rows apart."""
+        self._separating()
 
     def _separating(self) -> LoadedModel:
         """The loaded model. Before the first pass without padding, the model shows that it keeps rows apart."""
@@ -136,7 +163,7 @@ class Backbone(LanguageModel):
             wide = torch.promote_types(weight.dtype, torch.float32)
             norms = torch.linalg.vector_norm(weight, dim=-1, dtype=wide)
             factor = float(getattr(table, "scalar_embed_scale", 1.0))
-            self._scale = norms.sum() / (norms > 0).sum() * factor
+            self._scale = whole(norms.sum()) / whole((norms > 0).sum()) * factor
         return self._scale
 
     @property

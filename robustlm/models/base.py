@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from robustlm.batch import View
 from robustlm.models.heads import LateLogits, WholeHead
@@ -143,6 +144,14 @@ class LanguageModel(nn.Module, ABC):
     def load(self) -> None:
         """Read the weights, if there are any."""
 
+    def check_shardable(self) -> None:
+        """Raise `ValueError` if the weights cannot be divided among devices."""
+        raise self._refused()
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide loaded weights among the devices of a mesh."""
+        raise self._refused()
+
     @abstractmethod
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """Answers to the prompts of a view without answers, one string per row.
@@ -181,6 +190,9 @@ class LanguageModel(nn.Module, ABC):
     def padding_free(self) -> bool:
         """Whether the rows of a view run without their padding."""
         return False
+
+    def check_passes(self) -> None:
+        """Raise `ValueError` if passes would not compute what they should; called when the model is on its device."""
 
     @property
     def base(self) -> Any:

@@ -125,7 +125,7 @@ class HostedBackbone(TextModel):
         Raises:
             EndpointError: A request fails. Other answers stay in the cache.
         """
-        return self._whole(self._answers([(_asks(prompt), 0) for prompt in prompts], max_new_tokens))
+        return self._whole(self._answers([(_asks(prompt), 0, "") for prompt in prompts], max_new_tokens))
 
     def generate(self, view: View, max_new_tokens: int) -> list[str]:
         """As `answer`, for the prompts of a view."""
@@ -147,7 +147,9 @@ class HostedBackbone(TextModel):
         texts = self.texts(view)
         chats = view.messages or [None] * len(texts)
         draws = view.draws or [0] * len(texts)
-        asked = [(chat or _asks(text), draw) for text, chat, draw in zip(texts, chats, draws, strict=True)]
+        tools = view.tools or [""] * len(texts)
+        told = zip(texts, chats, draws, tools, strict=True)
+        asked = [(chat or _asks(text), draw, offered) for text, chat, draw, offered in told]
         return self._answers(asked, max_new_tokens)
 
     def option_scores(self, options: View, rows: Tensor, pass_rows: int) -> OptionScores:
@@ -201,12 +203,12 @@ class HostedBackbone(TextModel):
             return str(error)
         return Echo(cast(list[float | None], known["log_likelihoods"]))
 
-    def _answers(self, prompts: Sequence[tuple[list[Message], int]], max_new_tokens: int) -> list[Answer]:
-        """Answers to conversations, each with the number of its draw."""
+    def _answers(self, prompts: Sequence[tuple[list[Message], int, str]], max_new_tokens: int) -> list[Answer]:
+        """Answers to conversations, each with the number of its draw and the tools that it offers."""
 
-        def ask(connection: Connection, asked: tuple[list[Message], int]) -> Answer:
-            messages, draw = asked
-            body = self.hosting.chat(self._endpoint.model, messages, max_new_tokens, draw)
+        def ask(connection: Connection, asked: tuple[list[Message], int, str]) -> Answer:
+            messages, draw, tools = asked
+            body = self.hosting.chat(self._endpoint.model, messages, max_new_tokens, draw, tools)
             try:
                 return Answer(**cast(dict[str, Any], self._kept(connection, body, _chat, draw)))
             except EndpointError as error:

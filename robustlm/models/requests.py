@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,12 +11,24 @@ from robustlm.checks.numbers import check_number
 from robustlm.endpoint import NotAtEndpointError
 from robustlm.models.base import Answer
 from robustlm.utils.random import drawn
+from robustlm.utils.tool_calls import CLOSE, OPEN, as_text, with_texts
 
 Body = dict[str, object]
 """Fields of a request, as JSON values."""
 _MOST_REQUESTS = 1024
 _DAY = 86_400.0
-_OWN = ("model", "messages", "prompt", "n", "stream", "max_tokens", "max_completion_tokens", "echo", "logprobs")
+_OWN = (
+    "model",
+    "messages",
+    "tools",
+    "prompt",
+    "n",
+    "stream",
+    "max_tokens",
+    "max_completion_tokens",
+    "echo",
+    "logprobs",
+)
 """Fields of a body that no setting may change."""
 _NAMED = ("temperature", "top_p", "seed", "stop")
 """Fields of a body with settings of their own."""
@@ -89,15 +102,25 @@ class Hosting:
         """Why every answer to a prompt is the same; null: answers are drawn. See `LanguageModel.why_alike`."""
         return "model.hosting.temperature is 0" if self.temperature == 0 else None
 
-    def chat(self, model: str, messages: Sequence[Mapping[str, str]], max_new_tokens: int, draw: int = 0) -> Body:
+    def chat(
+        self, model: str, messages: Sequence[Mapping[str, object]], max_new_tokens: int, draw: int = 0, tools: str = ""
+    ) -> Body:
         """Body of a request for the next message of a conversation.
 
         A draw after the first gets another seed, if seeds are sent.
+
+        Args:
+            model: The model's name.
+            messages: The conversation.
+            max_new_tokens: Longest answer.
+            draw: Number of the draw.
+            tools: The tools that the conversation offers, as a JSON list; empty: none.
         """
         more: Body = {} if self.seed is None or not draw else {"seed": seed_of(self.seed, draw)}
         return {
             "model": model,
-            "messages": [dict(message) for message in messages],
+            "messages": [with_texts(message) for message in messages],
+            **({"tools": json.loads(tools)} if tools else {}),
             self.max_tokens_name: max_new_tokens,
             **self.sampling,
             **more,
@@ -132,7 +155,7 @@ def answer_of(completion: Any) -> Answer:
     text = message.content if message.content is not None else getattr(message, "refusal", None) or ""
     if not isinstance(text, str):
         raise ValueError(f"expected text, found {type(text).__name__}")
-    text = text.encode("utf-8", "replace").decode().strip()
+    text = _with_calls(text, message).encode("utf-8", "replace").decode().strip()
     if not text and reason == "content_filter":
         raise ValueError("the endpoint's content filter removed the answer")
     usage = getattr(completion, "usage", None)
@@ -142,6 +165,22 @@ def answer_of(completion: Any) -> Answer:
         prompt_tokens=_count(usage, "prompt_tokens"),
         answer_tokens=_count(usage, "completion_tokens"),
     )
+
+
+def _with_calls(text: str, message: object) -> str:
+    """The text of a message, and the tools that it calls as text; see `tool_calls.as_text`.
+
+    Arguments that are no JSON stay as they are, so that the answer shows what the model wrote.
+    """
+    lines = [text.strip()] if text.strip() else []
+    for call in getattr(message, "tool_calls", None) or []:
+        inner = getattr(call, "function", None)
+        given = {"name": getattr(inner, "name", None), "arguments": getattr(inner, "arguments", None)}
+        try:
+            lines.append(as_text([given]))
+        except ValueError:
+            lines.append(f"{OPEN}{given['name']} {given['arguments']}{CLOSE}")
+    return "\n".join(lines) if len(lines) > 1 or not text.strip() else text
 
 
 @dataclass(frozen=True, slots=True)

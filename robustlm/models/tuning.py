@@ -41,11 +41,16 @@ class LoRA(Tuning):
     r: int = 16
     """Rank."""
     alpha: int = 16
-    """Scale: the update is multiplied by alpha / r."""
+    """Scale: the update is multiplied by alpha / r, with `rslora` by alpha / √r."""
     dropout: float = 0.05
     """Dropout rate on the adapters' input, in [0, 1)."""
     target_modules: str | list[str] = "all-linear"
     """Layers to adapt: `all-linear` (every linear layer except the head), a regular expression, or a list of names."""
+    dora: bool = False
+    """Train the length of each output's weights apart from their direction (DoRA, Liu et al., 2024): closer to full
+    tuning at low ranks, slower and with more memory for activations."""
+    rslora: bool = False
+    """Multiply by alpha / √r (rsLoRA, Kalajdzievski, 2023), so that high ranks learn as fast as low ones."""
 
     def __post_init__(self) -> None:
         check_number("tuning.r", self.r, least=1, whole=True)
@@ -76,6 +81,8 @@ class LoRA(Tuning):
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
+            use_dora=self.dora,
+            use_rslora=self.rslora,
         )
         return _wrap(model, config)
 

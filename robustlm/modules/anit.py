@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robustlm.adversaries import NRM, Adversary, FreeAT, Problem
+from robustlm.adversaries import NRM, PGD, Adversary, FreeAT, Problem
 from robustlm.batch import InstructionBatch, Scope
 from robustlm.checks.numbers import check_number
 from robustlm.modules.base import VIEWS, InstructionTuning, TrainingData, TrainOn
 from robustlm.modules.boundary import inside_step
 from robustlm.modules.passes import Passes, ViewName
+from robustlm.modules.settled import settled
 
 _HEAVIEST = 1e6
 """Largest weight. Beside a loss with a larger weight, other losses would vanish in single precision."""
 
 
 def adversarial_losses(
-    passes: Passes, adversary: Adversary, problem: Problem, views: tuple[ViewName, ...], *, chosen: bool
+    passes: Passes,
+    adversary: Adversary,
+    problem: Problem,
+    views: tuple[ViewName, ...],
+    *,
+    chosen: bool,
+    early: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The cross-entropies of the true answers without (`answer`) and with (`adversarial`) perturbation.
 
@@ -31,20 +39,23 @@ def adversarial_losses(
         views: The views whose answers are trained without perturbation.
         chosen: Whether the user chose these views. If not, an adversary without a clean term (FreeLB) replaces the
             variants' own loss.
+        early: Losses whose backward pass is done when the adversary has released the clean pass, `answer` among them;
+            it is filled by then.
 
     Returns:
-        The losses, and values to log: the adversary's measurements, and `loss_gap`, which is L(f(X_n + δ), y) −
-            L(f(X_n), y) per answer token.
+        The losses, those of `early` among them, and values to log: the adversary's measurements, and `loss_gap`, which
+            is L(f(X_n + δ), y) − L(f(X_n), y) per answer token.
     """
     outcome = adversary.attack(problem)
     curves = dict(outcome.logs)
     if outcome.clean is not None:  # per answer token, like the losses
-        passes.keep_row_losses("variant", outcome.clean)
+        if not early:
+            passes.keep_row_losses("variant", outcome.clean)
         answers = (passes.view("variant").labels >= 0).sum().clamp(min=1)
         curves["loss_gap"] = (outcome.adversarial - outcome.clean).detach().sum() / answers
     elif not chosen:
         views = tuple(name for name in views if name != "variant")
-    terms = {"answer": passes.cross_entropy(*views)} if views else {}
+    terms = early or ({"answer": passes.cross_entropy(*views)} if views else {})
     return {**terms, "adversarial": outcome.adversarial.sum() / passes.token_count("variant")}, curves
 
 
@@ -91,15 +102,38 @@ class ANIT(InstructionTuning):
                 "model.adversary.replays, since FreeAT's perturbation grows while the same batch comes again"
             )
 
+    def check_sharded(self) -> None:
+        """Also refuse adversaries that compute the weights' gradients themselves."""
+        super().check_sharded()
+        if self.adversary is not None and self.adversary.shares_backward:
+            raise ValueError(
+                f"adversary: {type(self.adversary).__name__} takes the gradients of the weights together with those "
+                "of the embeddings, which FSDP2 does not support; expected NRM with ascent: full and low_memory: "
+                "false, PGD with low_memory: false, or NEFTune; or trainer.strategy ddp"
+            )
+
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
         """`answer` and `adversarial` ([ANIT] eq. 8); logs the adversary's measurements under its name."""
         if self.adversary is None:
             return super().supervised(passes)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
         scale = 1.0 if scaler is None else float(scaler.get_scale())
-        problem = passes.problem("variant", self.perturb, scale, held=self.holds_variants)
+        views, early = VIEWS[self.answer_views], dict[str, Tensor]()
+
+        def release() -> None:
+            """Run the backward pass of all losses but the adversarial one, and let go of their passes."""
+            losses = {"answer": passes.cross_entropy(*views)}
+            self.compare(passes, losses)
+            trained = [p for p in self.parameters() if p.requires_grad]
+            early.update(settled(losses, self.weights, trained, scale))
+            passes.forget()
+
+        early_wanted = isinstance(self.adversary, NRM | PGD) and self.adversary.low_memory
+        problem = passes.problem(
+            "variant", self.perturb, scale, held=self.holds_variants, release=release if early_wanted else None
+        )
         terms, curves = adversarial_losses(
-            passes, self.adversary, problem, VIEWS[self.answer_views], chosen=self.train_on is not None
+            passes, self.adversary, problem, views, chosen=self.train_on is not None, early=early
         )
         self.log_dict({f"{self.adversary_name}/{name}": value.float() for name, value in curves.items()}, batch_size=1)
         return terms
@@ -116,6 +150,7 @@ class ANIT(InstructionTuning):
 
     def on_train_start(self) -> None:
         """Copy the adversary's state before an optimiser step, since each micro-batch may change it."""
+        super().on_train_start()
         self._keep_adversary()
 
     def on_train_batch_end(self, outputs: object, batch: InstructionBatch, batch_idx: int) -> None:

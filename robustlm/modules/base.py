@@ -30,7 +30,7 @@ from robustlm.modules.checkpointed import Checkpointed
 from robustlm.modules.mixed import Mixed
 from robustlm.modules.passes import Passes, ViewName
 from robustlm.modules.terms import Term
-from robustlm.optim.config import AdamW, Optimizer, Schedule, parameter_groups
+from robustlm.optim.config import AdamW, Groups, Optimizer, Schedule, parameter_groups
 from robustlm.utils.finite import step_extent
 
 log = logging.getLogger(__name__)
@@ -189,11 +189,16 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         `return {**super().losses(passes), "mine": ...}`.
         """
         found = self.supervised(passes)
+        if any(term.name not in found for term in self.terms):
+            self.compare(passes, found)
+        return found
+
+    def compare(self, passes: Passes, found: dict[str, Tensor]) -> None:
+        """Add the losses of `terms` to those that were found, and log the terms' curves."""
         for term in self.terms:
             answers = found["answer"] if "answer" in found else found["adversarial"]
             found[term.name], curves = term.losses(passes, answers)
             self.log_dict({f"{term.name}/{name}": value for name, value in curves.items()}, batch_size=1)
-        return found
 
     def supervised(self, passes: Passes) -> dict[str, Tensor]:
         """The cross-entropy of true answers, as `answer`."""
@@ -247,15 +252,41 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         """The callback that makes exact resuming possible."""
         return [StepBoundary()]
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser of the trained parameters, and its schedule."""
+    def configure_model(self) -> None:
+        """Load the weights, and divide them among devices if the strategy does (`FSDP2`)."""
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is not None:
+            self.check_sharded()
+        super().configure_model()
+        if mesh is not None:
+            self.backbone.shard(mesh["data_parallel"])
+
+    def check_sharded(self) -> None:
+        """Refuse settings that do not work if weights are divided among devices. Subclasses extend it.
+
+        Raises:
+            ValueError: A setting is wrong; the message says why.
+        """
+        self.backbone.check_shardable()
+        if self.chunk_rows is not None:
+            raise ValueError(
+                f"chunk_rows: found {self.chunk_rows}; expected null with FSDP2, because ranks with other numbers of "
+                "chunks would wait for each other"
+            )
+
+    def optimizer_groups(self) -> Groups:
+        """The trained parameters in groups, as `optimizer` takes them."""
         groups = parameter_groups(self.backbone.base)
         grouped = {id(p) for group in groups for p in group["params"]}
         outside = [p for p in self.parameters() if p.requires_grad and id(p) not in grouped]
         if outside:  # prefixes and soft prompts are in the PEFT wrapper; a subclass may have its own head
             groups.append({"params": outside, "hidden": False})
+        return groups
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser of the trained parameters, and its schedule."""
         self.check_trained()
-        optimizer = self.optimizer.build(groups)
+        optimizer = self.optimizer.build(self.optimizer_groups())
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = self.schedule.build(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -270,6 +301,10 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks
         super().on_fit_start()
+
+    def on_train_start(self) -> None:
+        """Check the model's passes before the first step."""
+        self.backbone.check_passes()
 
     def on_train_batch_start(self, batch: InstructionBatch, batch_idx: int) -> None:
         """Seed random numbers from seed, step and rank only, so that a resumed run draws the same numbers."""

@@ -101,6 +101,11 @@ class Checkpointed(LightningModule):
         Raises:
             ValueError: A trained weight is missing, a weight is unknown, or shapes differ.
         """
+        self.check_weights(state_dict)
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def check_weights(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Raise `ValueError` unless these are this model's trained weights, whole and finite."""
         own = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
         missing = sorted(self._trained_names() - set(state_dict))
         unexpected = sorted(set(state_dict) - set(own))
@@ -117,7 +122,6 @@ class Checkpointed(LightningModule):
                 + _listed("other shapes", shapes)
             )
         refuse_nonfinite(state_dict, "the checkpoint's weights")
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def _trained_names(self) -> set[str]:
         return {name for name, p in self.named_parameters(remove_duplicate=False) if p.requires_grad}

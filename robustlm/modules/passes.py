@@ -259,7 +259,20 @@ class Passes:
     def _rank(self) -> int:
         return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
-    def problem(self, name: ViewName, scope: Scope, loss_scale: float = 1.0, *, held: bool = False) -> Problem:
+    def forget(self) -> None:
+        """Let the passes and losses so far go, with their graphs. What asks for them later runs them again."""
+        self._answers.clear()
+        self._row_losses.clear()
+
+    def problem(
+        self,
+        name: ViewName,
+        scope: Scope,
+        loss_scale: float = 1.0,
+        *,
+        held: bool = False,
+        release: Callable[[], None] | None = None,
+    ) -> Problem:
         """A view in the form that an adversary takes. Row losses are summed over each row's answer tokens.
 
         The clean pass is shared: the problem's `clean_loss()` returns the `row_losses` of this object.
@@ -271,6 +284,7 @@ class Passes:
             held: Whether other losses of the step use this view's pass, so that it must not be freed. Create the
                 problem before those losses run: a pass that ran earlier has no gradient at its embeddings, and would
                 run once more for adversaries that need it.
+            release: Runs the backward pass of those losses, where it may run early.
         """
         view = self.view(name)
         rows = len(view)
@@ -294,6 +308,7 @@ class Passes:
             parameters=self.backbone.trained,
             loss_scale=loss_scale,
             held=held,
+            release=release if held else None,
             clean=lambda: self.row_losses(name),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from robustlm.adversaries import NRM, PGD, Adversary
+from robustlm.adversaries import Adversary
 from robustlm.modules.alignment import Alignment
 from robustlm.modules.anit import ANIT
 from robustlm.modules.base import TrainOn, filled
@@ -38,12 +38,6 @@ class RobustTuning(ANIT):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, adversary=adversary, **kwargs)
-        if (contrast or alignment) and isinstance(adversary, NRM | PGD) and adversary.low_memory:
-            raise ValueError(
-                f"adversary.low_memory: found true for {type(adversary).__name__}; expected false, because the "
-                f"{'contrast' if contrast else 'alignment'} keeps the pass over the variants until the step ends, so "
-                "the pass would run twice and save no memory. chunk_rows holds fewer rows at a time"
-            )
         self.contrast = copy.copy(contrast)
         self.alignment = copy.copy(alignment)
         self.pooling = contrast.pooling if contrast else "last"

@@ -28,6 +28,17 @@ class Origin(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as a chat template writes it, after the prompt."""
+
+    text: str
+    given: tuple[tuple[int, int], ...]
+    """`(start, end)` of the pieces that come from the row."""
+    end: str
+    """The special token that ends it; empty: the tokenizer's end token."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A rendered prompt."""
 
@@ -49,11 +60,17 @@ class Prompt:
 
     answer_end: str = ""
     """The special token that ends the answer, as the chat template writes it; empty: the tokenizer's end token."""
+    fields: tuple[str, ...] = ()
+    """For each message of `chat`, its other fields as JSON, or nothing; empty if no message has any."""
+    tools: str = ""
+    """The tools that the chat offers, as a JSON list; empty: none."""
+    reply: Reply | None = None
+    """The answer, where the template writes more than the target's text: calls of tools."""
 
     @property
     def messages(self) -> list[Message] | None:
-        """The messages of a chat as `{role, content}`; null for templates that write no chat."""
-        return messages_in(self.text, self.chat)
+        """The messages of a chat as `{role, content, …}`; null for templates that write no chat."""
+        return messages_in(self.text, self.chat, self.fields)
 
 
 class Writer:
@@ -189,8 +206,16 @@ def write_instruction(out: Writer, sample: Sample, instruction: str) -> Context:
 
 
 def write_turns(out: Writer, sample: Sample, head: str = "{}: ") -> None:
-    """Write the earlier turns of a chat, each after its role."""
-    for role, text in sample.turns:
+    """Write the earlier turns of a chat, each after its role.
+
+    Raises:
+        ValueError: The chat has to do with tools, which only chat templates write.
+    """
+    if sample.uses_tools or any(one.uses_tools for one in sample.examples):
+        raise ValueError(
+            f"{sample.id}: data.template: found a template that writes no chat, for a chat with tools; expected chat"
+        )
+    for role, text, *_ in sample.turns:
         out.write(head.format(role.capitalize()))
         out.write(text, given=True)
         out.write("\n\n")

@@ -6,8 +6,8 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import accumulate, compress
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, compress
 from typing import Any, TypedDict
 
 from robustlm.batch import Encoded, View, collate
@@ -26,6 +26,37 @@ class _Written(TypedDict):
     text: str
     offsets: Sequence[int]
     chat: Sequence[tuple[str, int, int]]
+    fields: Sequence[str]
+    tools: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """An answer as it is written after its prompt."""
+
+    text: str
+    given: Spans
+    """The pieces of it that come from a row."""
+    end: str
+    """The special token that ends it; empty: the tokenizer's end token."""
+
+    @classmethod
+    def of(cls, prompt: Prompt, sample: Sample) -> _Said:
+        """The target of a sample; calls of tools are as the template writes them."""
+        reply = prompt.reply
+        return cls.after(prompt, sample.target) if reply is None else cls(reply.text, reply.given, reply.end)
+
+    @classmethod
+    def after(cls, prompt: Prompt, answer: str) -> _Said:
+        """An answer that is a text."""
+        text = prompt.answer_prefix + answer
+        return cls(text, [(len(prompt.answer_prefix), len(text))], prompt.answer_end)
+
+    def stripped(self) -> _Said:
+        """The answer without blanks around it."""
+        start, text = len(self.text) - len(self.text.lstrip()), self.text.strip()
+        given = [(max(a - start, 0), min(b - start, len(text))) for a, b in self.given]
+        return _Said(text, given, self.end)
 
 
 class TooLongError(ValueError):
@@ -82,7 +113,8 @@ class Encoder:
         special = prompts[0].add_special_tokens
         prompt_ids, prompt_offsets = self._prompts(prompts, special, samples)
         rows = []
-        answers = self._answers(prompts, samples, [sample.target for sample in samples], prompt_ids, special)
+        said = [_Said.of(prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)]
+        answers = self._answers(prompts, samples, said, prompt_ids, special)
         for prompt, ids, offsets, answer in zip(prompts, prompt_ids, prompt_offsets, answers, strict=True):
             if not self.encoder_decoder and ids and ids[-1] == self.tokenizer.eos_token_id:
                 ids, offsets = ids[:-1], offsets[:-1]  # else the model would learn to answer after the end
@@ -102,7 +134,7 @@ class Encoder:
     def _check_replies(self, samples: Sequence[Sample], prompts: Sequence[Prompt]) -> None:
         """Raise `ValueError` if earlier replies are to be trained, but no row can tell them apart."""
         for sample, prompt in zip(samples, prompts, strict=True):
-            if sample.trains_replies and sample.history and (self.encoder_decoder or not prompt.chat):
+            if sample.trains_earlier and (self.encoder_decoder or not prompt.chat):
                 why = "a template that writes no chat, so earlier replies are not told apart"
                 if self.encoder_decoder:
                     why = "an encoder–decoder, which writes one answer a row"
@@ -139,12 +171,14 @@ class Encoder:
             offsets=offsets,
             chat=chat,
             replies=[row.replies[i] for i in kept] if row.replies else (),
+            fields=row.fields,
+            tools=row.tools,
         )
 
     def fitted(self, sample: Sample, row: Encoded) -> tuple[Sample, Encoded]:
         """Remove what precedes the row, from the start, until the row fits with its answer.
 
-        Whole examples are removed first, then earlier turns of a chat, one question and its reply at a time. A system
+        Whole examples are removed first, then earlier turns of a chat, one question and its replies at a time. A system
         message is kept.
 
         Args:
@@ -155,7 +189,8 @@ class Encoder:
             if sample.examples:
                 sample = replace(sample, examples=sample.examples[1:])
             else:
-                sample = replace(sample, turns=(*sample.system, *sample.history[2:]))
+                later = [at for at, turn in enumerate(sample.history) if at and turn[0] == "user"]
+                sample = replace(sample, turns=(*sample.system, *(sample.history[later[0] :] if later else ())))
             row = replace(self.encode_untruncated([sample])[0], answer_ids=row.answer_ids)
         return sample, row
 
@@ -175,7 +210,8 @@ class Encoder:
         if pairs:
             asked = [prompts[i] for i, _ in pairs]
             whose = [samples[i] for i, _ in pairs]
-            answers = self._answers(asked, whose, [choice for _, choice in pairs], [ids[i] for i, _ in pairs], special)
+            said = [_Said.after(prompts[i], choice) for i, choice in pairs]
+            answers = self._answers(asked, whose, said, [ids[i] for i, _ in pairs], special)
             for (i, _), answer in zip(pairs, answers, strict=True):
                 found[i].append(answer)
         return found
@@ -242,27 +278,24 @@ class Encoder:
         self,
         prompts: Sequence[Prompt],
         samples: Sequence[Sample],
-        targets: Sequence[str],
+        said: Sequence[_Said],
         prompt_ids: Sequence[list[int]],
         special: bool,
     ) -> list[list[int]]:
-        """Token ids of the targets as continuations of their prompts, with the token that ends them.
-
-        That is `Prompt.answer_end`, or the tokenizer's end token.
+        """Token ids of answers as continuations of their prompts, with the token that ends them.
 
         Tokenizers that mark word starts (SentencePiece) give a text other tokens when it stands alone than after a
         prompt. So prompt and answer are tokenised together, and the prompt's tokens are removed. If a token spans the
         boundary, the answer is tokenised alone.
         """
         eos = self.tokenizer.eos_token_id
-        alone = [prompt.answer_prefix + target for prompt, target in zip(prompts, targets, strict=True)]
         if self.encoder_decoder:
-            return [[*ids, eos] for ids in self._plain([text.strip() for text in alone], samples)]
+            return [[*ids, eos] for ids in self._plain([one.stripped() for one in said], samples)]
         given = [
-            (*prompt.given, (len(prompt.text) + len(prompt.answer_prefix), len(prompt.text) + len(text)))
-            for prompt, text in zip(prompts, alone, strict=True)
+            (*prompt.given, *((len(prompt.text) + start, len(prompt.text) + end) for start, end in one.given))
+            for prompt, one in zip(prompts, said, strict=True)
         ]
-        texts = [prompt.text + text for prompt, text in zip(prompts, alone, strict=True)]
+        texts = [prompt.text + one.text for prompt, one in zip(prompts, said, strict=True)]
         whole, _ = self._tokens(texts, given, special, samples)
         separate: list[list[int]] | None = None
         answers = []
@@ -270,17 +303,15 @@ class Encoder:
             stripped = full[:-1] if full and full[-1] == eos else full
             opening = before[:-1] if before and before[-1] == eos else before
             if stripped[: len(opening)] == opening:
-                answers.append([*stripped[len(opening) :], self._end(prompts[i])])
+                answers.append([*stripped[len(opening) :], self._end(said[i])])
                 continue
-            separate = separate if separate is not None else self._plain(alone, samples)
-            answers.append([*separate[i], self._end(prompts[i])])
+            separate = separate if separate is not None else self._plain(said, samples)
+            answers.append([*separate[i], self._end(said[i])])
         return answers
 
-    def _end(self, prompt: Prompt) -> int:
-        """The token that ends the answer to a prompt."""
-        if not prompt.answer_end:
-            return int(self.tokenizer.eos_token_id)
-        return int(self.tokenizer.convert_tokens_to_ids(prompt.answer_end))
+    def _end(self, said: _Said) -> int:
+        """The token that ends an answer."""
+        return int(self.tokenizer.convert_tokens_to_ids(said.end) if said.end else self.tokenizer.eos_token_id)
 
     def _written(self, prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> _Written:
         """A prompt's text and the places of its tokens in it, without special tokens that a tokenizer adds at the ends.
@@ -300,16 +331,24 @@ class Encoder:
                 if token and text.endswith(token):
                     text = text[: -len(token)]
                     break
+        if text == prompt.text:
+            return {"text": text, "offsets": array("I", chain.from_iterable(offsets)), "chat": list(prompt.chat)}
 
         def place(at: int) -> int:
             return min(max(at - start, 0), len(text))
 
         places = (place(at) for pair in offsets for at in pair)
         chat = [(role, place(first), place(last)) for role, first, last in prompt.chat]
-        return {"text": text, "offsets": array("I", places), "chat": chat}
+        return {
+            "text": text,
+            "offsets": array("I", places),
+            "chat": chat,
+            "fields": prompt.fields,
+            "tools": prompt.tools,
+        }
 
-    def _plain(self, texts: list[str], samples: Sequence[Sample]) -> list[list[int]]:
-        return self._tokens(texts, [[(0, len(text))] for text in texts], False, samples)[0]
+    def _plain(self, said: Sequence[_Said], samples: Sequence[Sample]) -> list[list[int]]:
+        return self._tokens([one.text for one in said], [one.given for one in said], False, samples)[0]
 
 
 def _within(spans: Spans, offsets: Sequence[tuple[int, int]]) -> Sequence[bool]:

@@ -34,7 +34,7 @@ def input_of(sample: Sample) -> str:
     if not any(given):
         given = [text for name, text in sample.fields if name != OPTIONS]
     own = sample.instruction if not (sample.bank or sample.instruction_id) else ""
-    said = [text for _, text in sample.history]
+    said = [text for turn in (*sample.history, *sample.since) for text in turn[1:]]
     texts = (unicodedata.normalize("NFKC", text).casefold() for text in (own, *given, *said))
     return "\0".join("".join(text.split()) for text in texts)
 

@@ -47,6 +47,8 @@ class Specials:
         ordered = sorted(self._ids, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
         self._stand_ins = {text: chr(_FIRST + i) * len(text) for i, text in enumerate(ordered)}
+        self._texts = {stand_in: text for text, stand_in in self._stand_ins.items()}
+        self._covers = re.compile("|".join(self._texts) or "(?!)")
         self._unknown = getattr(tokenizer, "unk_token_id", None)
         self._control = set(self._ids.values()) - {self._unknown}
         self._loose = any(token.special and token.normalized for token in added.values())
@@ -62,6 +64,35 @@ class Specials:
             for match in self._pattern.finditer(text)
             if given is None or any(start < match.end() and match.start() < end for start, end in given)
         ]
+
+    def covered(self, text: str) -> str:
+        """The text with a stand-in of the same length for each special token in it; see `uncovered`.
+
+        Raises:
+            SpecialTextError: The text has a private-use character that stands for a token.
+        """
+        if self._pattern is None or not text:
+            return text
+        if odd := next((one for one in text if _FIRST <= ord(one) < _FIRST + len(self._stand_ins)), ""):
+            raise SpecialTextError(f"found the private-use character {odd!r} in a chat with tools; expected others")
+        return self._pattern.sub(lambda match: self._stand_ins[match[0]], text)
+
+    def uncovered(self, text: str) -> tuple[str, list[tuple[int, int]]]:
+        """The text with special tokens again in place of their stand-ins, and `(start, end)` of each of these."""
+        found: list[tuple[int, int]] = []
+        if self._pattern is None or not self._covers.search(text):
+            return text, found
+
+        def spelt(match: re.Match[str]) -> str:
+            found.append(match.span())
+            return self._texts[match[0]]
+
+        return self._covers.sub(spelt, text), found
+
+    def last(self, text: str, start: int) -> tuple[int, int] | None:
+        """`(start, end)` of the last special token in a text from `start` on, if there is one."""
+        found = list(self._pattern.finditer(text, start)) if self._pattern else []
+        return found[-1].span() if found else None
 
     def after(self, text: str, start: int) -> int:
         """End of the special token that follows `start`, if at most blanks are between; otherwise `start`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from robustlm.evaluation.record import Record
@@ -44,7 +45,8 @@ def read_helm(path: Path, reading: Reading) -> Read:
 
     The run's name without its model is the dataset, and `adapter_spec.instructions` the instruction. The condition
     of an instance that HELM perturbed is the perturbation with its settings (`misspelling(prob=0.1)`). Trials with
-    other few-shot examples count as other instructions.
+    other few-shot examples count as other instructions. Where an instance was asked once for each option, the answer is
+    the option that HELM found the likeliest.
 
     Args:
         path: The folder of a run, or one that holds such folders at any depth.
@@ -61,13 +63,32 @@ def read_helm(path: Path, reading: Reading) -> Read:
         spec = field_of(state, "adapter_spec", dict, str(file), _STATE)
         stats = _stats(file.with_name("per_instance_stats.json"))
         dataset = _dataset(file)
+        options: dict[_Place, _Options] = {}
         for i, one in enumerate(field_of(state, "request_states", list, str(file), _STATE)):
             where = f"{file}: request {i + 1}"
+            if one.get("reference_index") is not None:
+                instance = field_of(one, "instance", dict, where, _STATE)
+                sample = str(field_of(instance, "id", str, where, _STATE))
+                place = sample, one.get("train_trial_index", 0), _perturbed(instance)
+                options.setdefault(place, _Options(where, [])).requests.append(one)
+                continue
             row, metric = _row(one, spec, stats, dataset, reading, where)
             used[metric] = used.get(metric, 0) + 1
             found.append((where, row))
+        for place, each in options.items():
+            found.append((each.where, _chosen(each, place, spec, stats, dataset, reading)))
+            used["predicted_index"] = used.get("predicted_index", 0) + 1
     notes = [f"{count} answers are right or wrong by HELM's {name}" for name, count in used.items()]
     return Read(without_repeats(found), notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The requests of one instance that was asked once for each option."""
+
+    where: str
+    """The first one."""
+    requests: list[JsonObject]
 
 
 def _files(path: Path) -> list[Path]:
@@ -125,20 +146,11 @@ def _row(
 ) -> tuple[Record, str]:
     """A record, and the metric that judged it."""
     instance = field_of(one, "instance", dict, where, _STATE)
-    if one.get("reference_index") is not None:
-        raise ValueError(
-            f"{where}: found one request for each option (method {spec.get('method')}); expected one request for each "
-            "sample, as of the methods generation and multiple_choice_joint"
-        )
     completions = field_of(one.get("result") or {}, "completions", list, where, _STATE)
     prediction = str(completions[0].get("text", "")).strip() if completions else ""
     trial = one.get("train_trial_index", 0)
     sample, changed = str(field_of(instance, "id", str, where, _STATE)), _perturbed(instance)
-    values = stats.get((sample, trial, changed))
-    if values is None:
-        raise ValueError(
-            f"{where}: instance {sample!r} (trial {trial}, perturbation {changed}) has no entry in the stats"
-        )
+    values = _values(stats, (sample, trial, changed), where)
     metric = _metric(values, reading, where)
     mapping = one.get("output_mapping") or {}
     row = scored(
@@ -158,6 +170,78 @@ def _row(
     if trial:
         row.instruction_id = f"{row.instruction_id}/trial/{trial}"
     return row, metric
+
+
+def _values(stats: Mapping[_Place, Mapping[str, float]], place: _Place, where: str) -> Mapping[str, float]:
+    values = stats.get(place)
+    if values is None:
+        sample, trial, changed = place
+        raise ValueError(
+            f"{where}: instance {sample!r} (trial {trial}, perturbation {changed}) has no entry in the stats"
+        )
+    return values
+
+
+def _chosen(
+    options: _Options,
+    place: _Place,
+    spec: JsonObject,
+    stats: Mapping[_Place, Mapping[str, float]],
+    dataset: str,
+    reading: Reading,
+) -> Record:
+    """The record of an instance that was asked once for each option (`multiple_choice_separate_*`).
+
+    The answer is the option of HELM's `predicted_index`: the likeliest one, and the first of several that are equally
+    likely. It is right if it is a correct one. HELM's `exact_match` of a tie is a share.
+    """
+    where, first = options.where, options.requests[0]
+    instance, values = field_of(first, "instance", dict, where, _STATE), _values(stats, place, where)
+    if reading.metric not in (None, "predicted_index", "exact_match"):
+        raise ValueError(
+            f"{where}: found one request for each option (method {spec.get('method')}) and the metric "
+            f"{reading.metric!r}; expected exact_match, or none"
+        )
+    references = [one for one in instance.get("references") or [] if isinstance(one, Mapping)]
+    texts = [str((one.get("output") or {}).get("text", "")) for one in references]
+    index = values.get("predicted_index")
+    if not isinstance(index, int | float) or index != int(index) or not 0 <= index < len(texts):
+        raise ValueError(
+            f"{where}: found predicted_index {index!r} in the stats of instance {place[0]!r}; expected the number of "
+            f"one of its {len(texts)} references, which HELM writes for one request for each option"
+        )
+    missing = set(range(len(texts))) - {one["reference_index"] for one in options.requests}
+    if missing:
+        raise ValueError(
+            f"{where}: instance {place[0]!r} has no request for reference {min(missing)}; expected one for each"
+        )
+    own = next(one for one in options.requests if one["reference_index"] == int(index))
+    prediction = texts[int(index)]
+    results = [one.get("result") or {} for one in options.requests]
+    failed = next((one for one in results if one.get("success") is False), None)
+    times = [one.get("request_time") for one in results]
+    prompt = str((own.get("request") or {}).get("prompt") or "")
+    row = scored(
+        sample_id=place[0],
+        dataset=dataset,
+        condition=place[2] or reading.condition,
+        instruction=str(spec.get("instructions") or "").strip() or None,
+        reading=reading,
+        prediction=prediction,
+        answer=prediction,
+        target=_target(instance, {}),
+        correct="correct" in (references[int(index)].get("tags") or []),
+        prompt=prompt.removesuffix(prediction).rstrip() or None,
+        choices=texts,
+        came=came_about(
+            where,
+            error=None if failed is None else (failed.get("error") or "the request failed"),
+            seconds=sum(one for one in times if isinstance(one, int | float)) if any(times) else None,
+        ),
+    )
+    if place[1]:
+        row.instruction_id = f"{row.instruction_id}/trial/{place[1]}"
+    return row
 
 
 def _came(one: JsonObject, values: Mapping[str, float], where: str) -> Came:

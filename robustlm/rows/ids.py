@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from robustlm.rows.base import READABLE, Row
@@ -26,8 +27,13 @@ def row_id(row: Row) -> str:
 
 
 def _stem(file: str) -> str:
-    """Folder and file name without ending; does not depend on the working folder."""
+    return _stem_in(file, "" if os.path.isabs(file) else os.getcwd())
+
+
+@lru_cache(maxsize=256)
+def _stem_in(file: str, folder: str) -> str:
+    """Folder and file name without ending; does not depend on the working folder, unless the path is relative to it."""
     ending = next((suffix for suffix in READABLE if file.lower().endswith(suffix)), "")
     if ending:
-        file = os.path.abspath(file)[: -len(ending)]
+        file = os.path.abspath(os.path.join(folder, file))[: -len(ending)]
     return "/".join(Path(file).parts[-2:])

@@ -161,33 +161,26 @@ class Drafter:
             return None
         return {self._keys.get(name, name) for name in names}
 
-    def settle_lacking(self, drafts: Mapping[str, Draft]) -> tuple[list[str], dict[str, str]]:
-        """Leave out the bank's templates that no row has the texts for.
+    def left_out(self, unfilled: set[str]) -> tuple[list[str], set[str]]:
+        """Leave out the bank's templates that no row has the texts for, if the bank has others.
 
-        A template with a placeholder that no row of the source can fill is left out, if the bank has others. If only
-        some rows cannot fill a placeholder, these rows are bad.
+        Args:
+            unfilled: Placeholders that no row of the source can fill.
 
         Returns:
-            A message for each template that is left out, and the problem of each bad row by the row's id.
+            A message for each template that is left out, and the placeholders of those templates. A row that lacks a
+            text for another placeholder is bad, see `unfillable`.
         """
-        if not drafts or not any(draft.lacking for draft in drafts.values()):
-            return [], {}
-        unfilled = set.intersection(*(set(draft.lacking) for draft in drafts.values()))
-        known = load_bank(self._bank).instructions if self._bank else ()
+        known = load_bank(self._bank).instructions if self._bank and unfilled else ()
         left_out = [(one, name) for one in known if (name := next((n for n in slots(one.text) if n in unfilled), None))]
         if len(left_out) == len(known):
-            left_out, unfilled = [], set()
+            return [], set()
         notes = [
             f"left out the template {one.id} of {self._bank}, as no row has a text for its placeholder {{{name}}} "
             f"({shown(one.text)})"
             for one, name in left_out
         ]
-        bad = {
-            id: problem
-            for id, draft in drafts.items()
-            if (problem := next((why for name, why in draft.lacking.items() if name not in unfilled), None))
-        }
-        return notes, bad
+        return notes, unfilled
 
     def _checked(self, sample: Sample, target: str) -> tuple[str, str]:
         """Task and target of a sample. Raises `ValueError` if the task cannot read its answers."""
@@ -225,6 +218,11 @@ class Drafter:
             except _NoTextError as error:
                 lacking[slot] = str(error)
         return bank, "", tuple(fields)
+
+
+def unfillable(lacking: Mapping[str, str], unfilled: set[str]) -> str | None:
+    """The problem of a row that lacks texts for placeholders (`Draft.lacking`); null if all those are `unfilled`."""
+    return next((why for name, why in lacking.items() if name not in unfilled), None)
 
 
 class _Filled(Read):

@@ -14,8 +14,8 @@ from robustlm.instructions.banks import NO_FORMAT
 from robustlm.rows.base import SUFFIXES, SourceError
 from robustlm.sample import Sample
 from robustlm.sources import corpus as quickstart
-from robustlm.sources.drafts import bank_slots
-from robustlm.sources.samples import Loaded, named_labels, read_samples, settle_errors
+from robustlm.sources.drafts import Drafter, bank_slots
+from robustlm.sources.samples import Loaded, labels_of, named_labels, read_samples, settle_errors
 from robustlm.sources.source import BUILTIN, Role, Source, named_by_path, split_of
 from robustlm.tasks import TASKS
 from robustlm.tasks.labels import quoted
@@ -53,6 +53,7 @@ def load_all(
     seed: int = 0,
     say: Callable[[str], object] = log.warning,
     answered: bool = True,
+    every: int = 1,
 ) -> list[Sample]:
     """Read several sources, and refuse ids that occur twice.
 
@@ -68,24 +69,31 @@ def load_all(
         seed: Seed for drawing rows from sources without their own seed.
         say: Receives messages for the user, one line each.
         answered: Whether to refuse rows without an answer; if false, their samples have empty targets.
+        every: Use each `every`-th row alone, and take the labels of these sources from them.
 
     Raises:
         SourceError: As in `load`; or an id occurs twice, or the sources of a dataset disagree on its labels.
         BadRowsError: There are bad rows.
     """
-    files = [
-        rejected.with_name(f"{rejected.stem}-{role}-{i}{rejected.suffix}") if rejected else None
-        for i in range(len(sources))
-    ]
+    files = rejected_files(rejected, role, len(sources))
     found: dict[str, Sample] = {}
-    for samples in _load(sources, role, on_bad_row, files, known, say, seed, answered=answered):
+    for samples in _load(sources, role, on_bad_row, files, known, say, seed, answered=answered, every=every):
         for sample in samples:
             if sample.id in found:
-                raise SourceError(
-                    f"data.{role}: the sample id {sample.id!r} occurs in two sources; was one listed twice?"
-                )
+                raise occurs_twice(role, sample.id)
             found[sample.id] = sample
     return list(found.values())
+
+
+def occurs_twice(role: Role, id: str) -> SourceError:
+    """The error for an id that two sources have."""
+    return SourceError(f"data.{role}: the sample id {id!r} occurs in two sources; was one listed twice?")
+
+
+def rejected_files(rejected: Path | None, role: Role, count: int) -> list[Path | None]:
+    """The file for the skipped rows of each source."""
+    names = (f"{rejected.stem}-{role}-{i}{rejected.suffix}" if rejected else None for i in range(count))
+    return [rejected.with_name(name) if rejected and name else None for name in names]
 
 
 class KnownLabels:
@@ -96,7 +104,7 @@ class KnownLabels:
     """
 
     def __init__(self, sources: Mapping[Role, Sequence[str | Source]]) -> None:
-        self._sources = {role: [_as_source(one) for one in given] for role, given in sources.items()}
+        self._sources = {role: [as_source(one) for one in given] for role, given in sources.items()}
         self._found: dict[tuple[Role, int], dict[str, set[str]]] = {}
 
     def others(self, role: Role, name: str) -> list[tuple[Role, int, Source]]:
@@ -111,12 +119,23 @@ class KnownLabels:
     def found(self, role: Role, number: int) -> dict[str, set[str]]:
         """The labels in the rows of a source by task. Bad rows are ignored here; only their own role reports them."""
         if (role, number) not in self._found:
-            source = self._sources[role][number]
-            loaded = _read(replace(source, bank=None, fields=None, topic=None), role)
-            if not loaded.drafts:
-                settle_errors(f"data.{role}: {source.path}", loaded, "skip", None)
-            self._found[role, number] = loaded.labels()
+            source = replace(self._sources[role][number], bank=None, fields=None, topic=None)
+            self._found[role, number] = self._labels(source, role)
         return self._found[role, number]
+
+    def _labels(self, source: Source, role: Role) -> dict[str, set[str]]:
+        drafter = Drafter(format=source.format, task=source.task, labels=named_labels(source.labels, source.round_to))
+        found = labels_of(*place_of(source, role), drafter)
+        if found is not None:
+            return found
+        loaded = _read(source, role)
+        if not loaded.drafts:
+            settle_errors(f"data.{role}: {source.path}", loaded.errors, 0, "skip", None)
+        return loaded.labels()
+
+    def remember(self, role: Role, number: int, labels: dict[str, set[str]]) -> None:
+        """Keep the labels of a source whose rows were read; it is then not read again."""
+        self._found[role, number] = labels
 
 
 def _load(
@@ -129,41 +148,54 @@ def _load(
     seed: int = 0,
     *,
     answered: bool = True,
+    every: int = 1,
 ) -> list[list[Sample]]:
     """All samples of each source."""
-    wanted = [_as_source(source) for source in sources]
+    wanted = [as_source(source) for source in sources]
     loaded: dict[int, Loaded] = {}
     for i, source in enumerate(wanted):
-        if source.bank:
-            try:
-                bank_slots(source.bank, source.fields)
-            except ValueError as error:
-                raise SourceError(f"data.{role}: {source.path}: {error}") from error
+        check_bank(source, role)
         if source.path != BUILTIN:
-            loaded[i] = _read(source, role, answered=answered)
-            settle_errors(source.path, loaded[i], on_bad_row, rejected[i])
+            loaded[i] = _read(source, role, answered=answered, every=every)
+            if every > 1 and known is not None:
+                known.remember(role, i, loaded[i].labels())
+            settle_errors(source.path, loaded[i].errors, len(loaded[i].drafts), on_bad_row, rejected[i])
             for note in loaded[i].notes():
                 say(f"data.{role}: {named_by_path(source, role)} ({source.path}): {note}")
-    options = _options({i: (wanted[i], one.labels()) for i, one in loaded.items()}, role, known, say)
+    options = options_by_task({i: (wanted[i], one.labels()) for i, one in loaded.items()}, role, known, say)
     found = []
     for i, source in enumerate(wanted):
         if i not in loaded:
-            found.append(_builtin(source, role, seed))
+            found.append(builtin_samples(source, role, seed))
             continue
         name = named_by_path(source, role)
         samples = loaded[i].settled({task: labels for (of, task), labels in options.items() if of == name}, name)
-        if isinstance(source.limit, int) and source.limit > len(samples):
-            fewer = f"found {len(samples)} rows, fewer than the limit of {source.limit}; all are used"
-            say(f"data.{role}: {source.path}: {fewer}")
+        say_fewer(source, role, len(samples), say)
         found.append(_limited(samples, source, seed))
     return found
+
+
+def check_bank(source: Source, role: Role) -> None:
+    """Raise `SourceError` if there is no such bank, or `fields` names placeholders that it does not have."""
+    if source.bank:
+        try:
+            bank_slots(source.bank, source.fields)
+        except ValueError as error:
+            raise SourceError(f"data.{role}: {source.path}: {error}") from error
+
+
+def say_fewer(source: Source, role: Role, rows: int, say: Callable[[str], object]) -> None:
+    """Say that a source has fewer rows than its limit."""
+    if isinstance(source.limit, int) and source.limit > rows:
+        fewer = f"found {rows} rows, fewer than the limit of {source.limit}; all are used"
+        say(f"data.{role}: {source.path}: {fewer}")
 
 
 def _limited(samples: list[Sample], source: Source, seed: int) -> list[Sample]:
     """The samples that remain after a source's limit is applied."""
     if source.limit is None:
         return samples
-    count = _count(source.limit, len(samples))
+    count = count_of(source.limit, len(samples))
     if source.sampling == "first":
         return samples[:count]
     seed = seed if source.seed is None else source.seed
@@ -171,29 +203,39 @@ def _limited(samples: list[Sample], source: Source, seed: int) -> list[Sample]:
     return [one for one in samples if one.id in kept]
 
 
-def _count(limit: int | float, rows: int) -> int:
+def count_of(limit: int | float, rows: int) -> int:
+    """How many of `rows` rows a limit leaves."""
     # use the decimal number as written: 0.07 of 100 rows is 7
     return math.ceil(Fraction(str(limit)) * rows) if isinstance(limit, float) else limit
 
 
-def _read(source: Source, role: Role, *, answered: bool = True) -> Loaded:
+def place_of(source: Source, role: Role) -> tuple[str, str | None]:
+    """The file, folder or hub name that a source is read from, and its split, as `iter_rows` takes them."""
     if source.path.startswith("builtin:"):
         raise SourceError(f"data.{role}: {source.path!r} does not come with the package; expected {BUILTIN!r}")
     file = _file(source, role)
+    split = source.split if Path(source.path).is_file() else None if Path(file).is_file() else split_of(source, role)
+    return file, split
+
+
+def _read(source: Source, role: Role, *, answered: bool = True, every: int = 1) -> Loaded:
+    file, split = place_of(source, role)
     return read_samples(
         file,
         format=source.format,
         task=source.task,
-        split=source.split if Path(source.path).is_file() else None if Path(file).is_file() else split_of(source, role),
+        split=split,
         bank=source.bank,
         fields=source.fields,
         topic=source.topic,
         labels=named_labels(source.labels, source.round_to),
         answered=answered,
+        every=every,
     )
 
 
-def _as_source(source: str | Source) -> Source:
+def as_source(source: str | Source) -> Source:
+    """A source from its path, or as it is."""
     return Source(source) if isinstance(source, str) else source
 
 
@@ -209,7 +251,7 @@ _Key = tuple[str, str]
 """Dataset and task."""
 
 
-def _options(
+def options_by_task(
     own: Mapping[int, tuple[Source, Mapping[str, set[str]]]],
     role: Role,
     known: KnownLabels | None,
@@ -318,7 +360,8 @@ def _agreed(named: Sequence[tuple[Role, Source]], task: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------ places
 
 
-def _builtin(source: Source, role: Role, seed: int) -> list[Sample]:
+def builtin_samples(source: Source, role: Role, seed: int) -> list[Sample]:
+    """The rows of the built-in corpus."""
     splits: dict[str, quickstart.Split] = {
         "pretrain": "pretrain",
         "train": "train",

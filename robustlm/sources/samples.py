@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,8 @@ from robustlm.rows.published import unfolded
 from robustlm.rows.readers import iter_rows
 from robustlm.rows.writers import write_rows
 from robustlm.sample import Sample
-from robustlm.sources.drafts import Draft, Drafter
-from robustlm.sources.unshown import Unshown
+from robustlm.sources.drafts import Draft, Drafter, unfillable
+from robustlm.sources.unshown import Read, Unshown
 from robustlm.tasks import TASKS
 from robustlm.tasks.labels import Given, Labels
 
@@ -40,21 +41,11 @@ class Loaded:
 
     def notes(self) -> list[str]:
         """Messages for the user about the rows, one line each."""
-        found = [*self.left_out, *([self.unshown] if self.unshown else [])]
-        choices = {id: draft.read.choices for id, draft in self.drafts.items()}
-        if twice := [id for id, given in choices.items() if len(set(given)) < len(given)]:
-            found.append(
-                f"a wrong choice occurs twice in {len(twice)} rows ({', '.join(twice[:3])}{', …' * (len(twice) > 3)})"
-            )
-        return found
+        return row_notes(self.left_out, self.unshown, [id for id, one in self.drafts.items() if has_twins(one)])
 
     def labels(self) -> dict[str, set[str]]:
         """The labels in the rows' answers, by task; only for tasks with labels."""
-        found: dict[str, set[str]] = {}
-        for draft in self.drafts.values():
-            if draft.labelled and TASKS[draft.task].labelled:
-                found.setdefault(_labelled_as(draft.task), set()).update(draft.labels())
-        return found
+        return labels_in(self.drafts.values())
 
     def settled(self, options: Mapping[str, Sequence[str]] | None = None, dataset: str = "") -> list[Sample]:
         """Build the samples.
@@ -65,10 +56,33 @@ class Loaded:
             dataset: Data set name for rows without one.
         """
         known = {task: sorted(found) for task, found in self.labels().items()} | dict(options or {})
-        return [draft.settled(known.get(_labelled_as(draft.task), ()), dataset) for draft in self.drafts.values()]
+        return [draft.settled(known.get(labelled_as(draft.task), ()), dataset) for draft in self.drafts.values()]
 
 
-def _labelled_as(task: str) -> str:
+def row_notes(left_out: Sequence[str], unshown: str, twins: Sequence[str]) -> list[str]:
+    """Messages for the user about the rows of a source; `twins`: ids of rows with a choice that occurs twice."""
+    found = [*left_out, *([unshown] if unshown else [])]
+    if twins:
+        listed = ", ".join(twins[:3]) + ", …" * (len(twins) > 3)
+        found.append(f"a wrong choice occurs twice in {len(twins)} rows ({listed})")
+    return found
+
+
+def has_twins(draft: Draft) -> bool:
+    """Whether a choice of a draft occurs twice."""
+    return len(set(draft.read.choices)) < len(draft.read.choices)
+
+
+def labels_in(drafts: Iterable[Draft]) -> dict[str, set[str]]:
+    """The labels in the answers of drafts, by task; only for tasks with labels."""
+    found: dict[str, set[str]] = {}
+    for draft in drafts:
+        if draft.labelled and TASKS[draft.task].labelled:
+            found.setdefault(labelled_as(draft.task), set()).update(draft.labels())
+    return found
+
+
+def labelled_as(task: str) -> str:
     """The task that labels are stored under: the task itself or, for a bare form, the task that it is derived from."""
     return TASKS[task].bare_of or task
 
@@ -122,7 +136,7 @@ def load_samples(
     loaded = read_samples(
         source, format=format, task=task, split=split, bank=bank, fields=fields, topic=topic, labels=named
     )
-    settle_errors(source, loaded, on_bad_row, rejected)
+    settle_errors(source, loaded.errors, len(loaded.drafts), on_bad_row, rejected)
     options = {name: TASKS[name].options(named.names) for name in loaded.labels()} if named and named.names else {}
     return loaded.settled(options)[:limit]
 
@@ -147,10 +161,12 @@ def read_samples(
     topic: str | None = None,
     labels: Labels | None = None,
     answered: bool = True,
+    every: int = 1,
 ) -> Loaded:
     """Read all rows of a source and check them, as `load_samples` does, but return drafts instead of samples.
 
-    If `answered` is false, rows may have no answer; their samples then have an empty target.
+    If `answered` is false, rows may have no answer; their samples then have an empty target. With `every`, only each
+    `every`-th row is used; the others are read, but not checked.
     """
     drafter = Drafter(format=format, task=task, bank=bank, fields=fields, topic=topic, labels=labels, answered=answered)
     drafts: dict[str, Draft] = {}
@@ -158,27 +174,62 @@ def read_samples(
     origins: dict[str, Row] = {}
     errors: list[RowError] = []
     unshown = Unshown()
-    for row in iter_rows(source, split, on_bad=errors.append):
-        for part in _parts(row, drafter.task, errors):
-            try:
-                draft, data = drafter.draft(part.data, part.id)
-                id = draft.read.id
-                if id in drafts:
-                    raise ValueError(f"duplicate id: found {id!r}, already used at {places[id]}")
-                if draft.lacking:
-                    origins[id] = row
-            except ValueError as error:
-                errors.append(row.error(str(error)))
+    for row in islice(iter_rows(source, split, on_bad=errors.append), 0, None, every):
+        for draft, data in drafts_of(row, drafter, errors):
+            id = draft.read.id
+            if id in drafts:
+                errors.append(row.error(duplicate(id, places[id])))
                 continue
+            if draft.lacking:
+                origins[id] = row
             drafts[id], places[id] = draft, row.where
             unshown.add(data, draft.read.context, draft.fields, slotted=drafter.slotted(draft))
-    left_out, bad = drafter.settle_lacking(drafts)
+    lacking = {id: draft.lacking for id, draft in drafts.items() if draft.lacking}
+    unfilled = set.intersection(*map(set, lacking.values())) if lacking and len(lacking) == len(drafts) else set()
+    left_out, unfilled = drafter.left_out(unfilled)
+    bad = {id: problem for id, own in lacking.items() if (problem := unfillable(own, unfilled))}
     for id, problem in bad.items():
         del drafts[id]
         errors.append(origins[id].error(problem))
     if bad:
         errors.sort(key=lambda error: error.line)
     return Loaded(drafts, errors, str(unshown), left_out)
+
+
+def drafts_of(row: Row, drafter: Drafter, errors: list[RowError]) -> Iterator[tuple[Draft, Read]]:
+    """The drafts of a row, most often one; appends to `errors` why there are fewer."""
+    for part in _parts(row, drafter.task, errors):
+        try:
+            found = drafter.draft(part.data, part.id)
+        except ValueError as error:
+            errors.append(row.error(str(error)))
+        else:
+            yield found
+
+
+def duplicate(id: str, place: str) -> str:
+    """The problem of a row whose id another row has."""
+    return f"duplicate id: found {id!r}, already used at {place}"
+
+
+def labels_of(source: str, split: str | None, drafter: Drafter) -> dict[str, set[str]] | None:
+    """The labels in the rows of a source, by task; memory holds one row. Null: no row is good, or all rows decide it.
+
+    Args:
+        source: As for `iter_rows`.
+        split: Split of a folder or hub dataset.
+        drafter: Makes drafts of the rows.
+    """
+    found: dict[str, set[str]] = {}
+    good = 0
+    for row in iter_rows(source, split, on_bad=lambda error: None):
+        for draft, _ in drafts_of(row, drafter, []):
+            if draft.lacking:
+                return None
+            good += 1
+            for task, labels in labels_in([draft]).items():
+                found.setdefault(task, set()).update(labels)
+    return found if good else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,18 +250,24 @@ def _parts(row: Row, task: str | None, errors: list[RowError]) -> list[_Part]:
         return []
 
 
-def settle_errors(source: str, loaded: Loaded, on_bad_row: str, rejected: Path | None) -> None:
+def settle_errors(source: str, errors: Sequence[RowError], good: int, on_bad_row: str, rejected: Path | None) -> None:
     """Raise for bad rows, or skip them with a warning and list them in the file `rejected`, if given.
+
+    Args:
+        source: The source.
+        errors: Its bad rows.
+        good: Number of the other rows.
+        on_bad_row: `strict` or `skip`.
+        rejected: File for the skipped rows; null: none.
 
     Raises:
         BadRowsError: `on_bad_row` is `strict`, or no row is good.
     """
-    errors = loaded.errors
     if not errors:
         return
-    rows = len(loaded.drafts) + len(errors)
-    if on_bad_row == "strict" or not loaded.drafts:
-        raise BadRowsError(source, errors, rows, hint="Correct the rows, or leave them out with on_bad_row=skip.")
+    rows = good + len(errors)
+    if on_bad_row == "strict" or not good:
+        raise BadRowsError(source, list(errors), rows, hint="Correct the rows, or leave them out with on_bad_row=skip.")
     if rejected is not None:
         write_rows(rejected, map(_as_rejected, errors))
     listed = f"; they are listed in {rejected}" if rejected is not None else ""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from robustlm.instructions.banks import NO_FORMAT
 from robustlm.rows.base import RowData
 from robustlm.rows.fields import check_choices, elements, lacks, optional, required, shown
-from robustlm.sample import SYSTEM_ROLES, Context, Sample, Turn
+from robustlm.sample import SYSTEM_ROLES, Context, Sample, Turn, answer_of
+from robustlm.sources.chats import ROLES, TOOL, is_chat, messages_of, reply_of, tools_of
 from robustlm.tasks import TASKS, Task
 from robustlm.utils.registry import Registry
+from robustlm.utils.tool_calls import message_of
 
 ReadRow = Callable[[RowData, str], Sample]
 """Makes a sample from a row and the sample's id; raises `ValueError` for an unusable row."""
@@ -128,7 +131,7 @@ def _filled_messages(row: RowData) -> RowData | None:
     turns = row.get("messages")
     if not isinstance(turns, list | tuple) or not turns or not isinstance(turns[-1], Mapping):
         return None
-    return {**row, "messages": [*turns, _REPLY]} if turns[-1].get("role") == "user" else None
+    return {**row, "messages": [*turns, _REPLY]} if turns[-1].get("role") in ("user", TOOL) else None
 
 
 _REPLY = {"role": "assistant", "content": _FILLER}
@@ -149,6 +152,9 @@ def read_robustlm(row: RowData, id: str) -> Sample:
         fields=_fields_of(row),
         group=_name_in(row, "group"),
         turns=_turns_of(row),
+        since=_since_of(row),
+        tools=tools_of(row),
+        reply=reply_of(row),
     )
     if row.get("choices") is None:
         return sample
@@ -184,7 +190,10 @@ def robustlm_row(sample: Sample) -> dict[str, Any]:
     context = {part: text for part in _PARTS if (text := getattr(sample.context, part))}
     row: dict[str, Any] = {"id": sample.id, "instruction": sample.instruction}
     optional_parts = {
-        "turns": [{"role": role, "content": text} for role, text in sample.turns],
+        "tools": json.loads(sample.tools or "[]"),
+        "turns": [message_of(*turn) for turn in sample.turns],
+        "since": [message_of(*turn) for turn in sample.since],
+        "reply": json.loads(sample.reply or "{}"),
         "variant": sample.variant,
         "context": context,
         "fields": dict(sample.fields),
@@ -263,51 +272,56 @@ def read_coin(row: RowData, id: str) -> Sample:
 
 @register_shape("messages", needs=("messages",), answer=_filled_messages)
 def read_messages(row: RowData, id: str) -> Sample:
-    """A chat: the last reply is the target, the user's turn before it is the instruction, the rest are its turns.
+    """A chat: the last reply is the target, the last turn of the user is the instruction, the rest are its turns.
 
     The first message may have the role `system` or `developer`; it is ignored if it is empty. After it, user and
-    assistant must alternate.
+    assistant must alternate. Between them, the assistant may call tools (`tool_calls`), each time with messages of the
+    role `tool` after it; `tools` of the row lists the tools that the chat offers.
     """
-    said = _said(row, "messages")
+    said = messages_of(row, "messages")
     chat = said[1:] if said and said[0][0] in SYSTEM_ROLES else said
-    if not chat or len(chat) % 2 or not _alternate(chat):
-        found = ", ".join(role for role, _ in chat) or "no turns"
-        alone = " (`robustlm predict` also takes chats that end with the user)" if chat and len(chat) % 2 else ""
-        raise ValueError(f"wrong roles: found {found}; expected user, assistant in turns, the assistant last{alone}")
-    *turns, (_, question), (_, reply) = said
-    return Sample(id, instruction=question, target=reply, turns=tuple(turns))
+    if not chat or chat[-1][0] != "assistant" or not is_chat(chat):
+        found = ", ".join(turn[0] for turn in chat) or "no turns"
+        alone = " (`robustlm predict` also takes chats that end with the user)"
+        alone = alone if chat and chat[-1][0] == "user" and is_chat(chat) else ""
+        raise ValueError(f"wrong roles: found {found}; expected {ROLES}, the assistant last{alone}")
+    *before, reply = said
+    asked = max(at for at, turn in enumerate(before) if turn[0] == "user")
+    calls = reply[2] if len(reply) > 2 else ""
+    return Sample(
+        id,
+        instruction=before[asked][1],
+        target=answer_of(reply),
+        task="tool_calls" if calls else "generation",
+        turns=tuple(before[:asked]),
+        since=tuple(before[asked + 1 :]),
+        tools=tools_of(row),
+        reply=calls,
+    )
 
 
 def _turns_of(row: RowData) -> tuple[Turn, ...]:
     """The turns before the instruction of a row of the shape `robustlm`."""
     if row.get("turns") is None:
         return ()
-    said = _said(row, "turns")
+    said = messages_of(row, "turns")
     chat = said[1:] if said and said[0][0] in SYSTEM_ROLES else said
-    if len(chat) % 2 or not _alternate(chat):
-        found = ", ".join(role for role, _ in chat)
-        expected = "user, assistant in turns, the assistant last, as the instruction is the user's next turn"
+    if chat and (chat[-1][0] != "assistant" or not is_chat(chat) or len(chat[-1]) > 2):
+        found = ", ".join(turn[0] for turn in chat)
+        expected = f"{ROLES}, the assistant last, as the instruction is the user's next turn"
         raise ValueError(f"wrong roles in turns: found {found}; expected {expected}")
     return tuple(said)
 
 
-def _said(row: RowData, key: str) -> list[Turn]:
-    """Role and text of each message, without empty system messages."""
-    said = []
-    turns = elements(row, key, Mapping, "a list of objects {role, content}")  # type: ignore[type-abstract]  # isinstance takes it
-    for turn in turns:
-        role = required(turn, "role")
-        if turn.get("tool_calls"):
-            found = f"tool_calls in a message of {shown(role)}"
-            raise ValueError(f"calls of tools: found {found}; expected messages of text alone")
-        text = (optional if role in SYSTEM_ROLES else required)(turn, "content").strip()
-        if text or role not in SYSTEM_ROLES:
-            said.append((role, text))
-    return said
-
-
-def _alternate(chat: Sequence[Turn]) -> bool:
-    return all(role == ("user", "assistant")[i % 2] for i, (role, _) in enumerate(chat))
+def _since_of(row: RowData) -> tuple[Turn, ...]:
+    """The turns after the instruction of a row of the shape `robustlm`."""
+    if row.get("since") is None:
+        return ()
+    said = messages_of(row, "since")
+    if said and (said[-1][0] != TOOL or not is_chat([("user", ""), *said])):
+        found = ", ".join(turn[0] for turn in said)
+        raise ValueError(f"wrong roles in since: found {found}; expected an assistant that calls tools, then tool, …")
+    return tuple(said)
 
 
 def task_shape(task: Task) -> Shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from robustlm.instructions.slots import OPTIONS
@@ -106,6 +107,15 @@ class Unshown:
             if self._first.setdefault(key, text) != text:
                 self._varying.add(key)
 
+    def merge(self, later: Unshown) -> None:
+        """Add the counts of rows that follow those counted here."""
+        for key, rows in later._rows.items():
+            self._rows[key] = self._rows.get(key, 0) + rows
+            if self._first.setdefault(key, later._first[key]) != later._first[key]:
+                self._varying.add(key)
+        self._varying |= later._varying
+        self._count += later._count
+
     @property
     def found(self) -> dict[str, int]:
         """The number of rows with each field."""
@@ -127,10 +137,12 @@ class Unshown:
         )
 
 
-def _words(key: str) -> set[str]:
+@lru_cache(maxsize=4096)
+def _words(key: str) -> frozenset[str]:
     """The words of a key, in the singular: `answer_letters` and `answerLetters` give answer and letter."""
     found = (word.lower() for word in _WORDS.findall(str(key)))
-    return {word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word for word in found}
+    singular = (word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word for word in found)
+    return frozenset(singular)
 
 
 def _text(value: object) -> str:

@@ -8,6 +8,7 @@ from robustlm.tasks.items import Item
 from robustlm.tasks.ner import NamedEntities
 from robustlm.tasks.re import Relations
 from robustlm.tasks.tc import BareClassification, Classification
+from robustlm.tasks.tool_calls import ToolCalls
 
 __all__ = [
     "TASKS",
@@ -21,6 +22,7 @@ __all__ = [
     "NamedEntities",
     "Relations",
     "Task",
+    "ToolCalls",
     "register",
     "resolve_task",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def step_extent(parameters: Iterable[nn.Parameter], loss: Tensor | float) -> tuple[float, float]:
@@ -14,7 +15,10 @@ def step_extent(parameters: Iterable[nn.Parameter], loss: Tensor | float) -> tup
     Each gradient is read once, and the host waits for the device once.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    largest = torch.nn.utils.get_total_norm(gradients, float("inf")).float()
+    largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
+    if isinstance(largest, DTensor):  # gradients that are divided among devices
+        largest = largest.full_tensor()
+    largest = largest.float()
     both: list[float] = torch.stack([largest, torch.as_tensor(loss, device=largest.device).float()]).tolist()
     return both[0], both[1]
 

@@ -66,6 +66,25 @@ def test_a_merged_model_answers_like_its_adapter(
     assert f"output: {target} exists already" in refused(capsys, "merge", str(run))
 
 
+@pytest.mark.parametrize(("tuning", "scale"), [(LoRA(r=4, dora=True), 4.0), (LoRA(r=4, rslora=True), 8.0)])
+def test_dora_and_rslora_are_exported_and_merged(tuning: LoRA, scale: float, llama: str, tmp_path: Path) -> None:
+    adapter = saved(tmp_path / "adapter", llama, tuning)
+    stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (stored["use_dora"], stored["use_rslora"]) == (tuning.dora, tuning.rslora)
+    first = adapter.base.model.layers[0].self_attn.q_proj
+    assert first.scaling["default"] == pytest.approx(scale)  # alpha 16: over r, over √r
+    assert any("magnitude" in name for name, p in adapter.model.named_parameters() if p.requires_grad) is tuning.dora
+    main(["merge", str(tmp_path), "--output", str(tmp_path / "merged")])
+    view = view_of(adapter, SAMPLES)
+    with torch.no_grad():
+        wanted = adapter(view).logits
+        for name in ("adapter", "merged"):
+            again = Backbone(str(tmp_path / name))
+            again.load()
+            again.eval()
+            torch.testing.assert_close(again(view).logits, wanted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("tuning", [PrefixTuning(tokens=2), PromptTuning(tokens=2)])
 def test_what_changes_no_weights_is_not_merged(
     tuning: Tuning, llama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

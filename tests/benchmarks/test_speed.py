@@ -14,6 +14,7 @@ from benchmarks.gpu import speed_checks
 from benchmarks.gpu.runner import START_S, Check, Settings, Skip
 from benchmarks.gpu.speed_checks import NAMES, OUT, PLAIN, Bench, Weights, operations
 from benchmarks.step import ALL, METHODS
+from benchmarks.trl import Result, Taken
 from robustlm.batch import View
 
 SETTINGS = Settings("unused", True, "cpu", 8.5, None, {"rows": 2, "rounds": 1})
@@ -78,6 +79,26 @@ def test_data_is_skipped_without_its_package(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(speed_checks, "find_spec", lambda name: None)
     with pytest.raises(Skip, match="Levenshtein"):
         plan()["data"].run(note=lambda figures: None)
+
+
+def test_a_trainer_of_others_is_compared_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def measure(case: Any, size: Any, precision: str, **settings: Any) -> dict[str, Result]:
+        asked.append((precision, settings["device"]))
+        steps = [Taken(0.1, 1000, 10, 6.0, 1 << 30)]
+        return {name: Result("bfloat16 / float32", 0, steps) for name in settings["variants"]}
+
+    monkeypatch.setattr("benchmarks.trl.measure", measure)
+    monkeypatch.setattr(speed_checks, "find_spec", lambda name: name)
+    finding = plan()["TRL on short answers"].run(note=lambda figures: None)
+    assert asked == [("bf16", "cpu")]
+    assert finding.figures["rows"][0] == {
+        "trainer": "robustlm", "tokens/s": pytest.approx(1e4), "robustlm's tokens/s ÷": 1.0, "peak GiB": 1.0
+    }  # fmt: skip
+    monkeypatch.setattr(speed_checks, "find_spec", lambda name: None)
+    with pytest.raises(Skip, match="TRL is not installed"):
+        plan()["TRL on short answers"].run(note=lambda figures: None)
 
 
 def test_operations_are_counted_as_written() -> None:

@@ -23,6 +23,7 @@ from robustlm.datamodules import (
 from robustlm.models.tuning import LoRA
 from robustlm.modules import ANIT, ContrastiveTuning, InstructionTuning
 from robustlm.noise.base import MIXED_KINDS, Noise
+from robustlm.prompts.encoding import Encoder
 from tests.tiny import write_rows
 
 
@@ -187,3 +188,30 @@ def vars_of(data: InstructionDataModule) -> tuple[Any, Any]:
     """Samples of the test and their tokens."""
     found = data.read("test")
     return found.samples, found.encoded
+
+
+def test_nothing_is_tokenised_twice(llama: str, train_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    own = Encoder.encode_untruncated
+
+    def counted(self: Encoder, samples: Any, instructions: Any = None) -> Any:
+        seen.extend(sample.id for sample in samples)
+        return own(self, samples, instructions)
+
+    monkeypatch.setattr(Encoder, "encode_untruncated", counted)
+    check(InstructionTuning(llama), InstructionDataModule(train=train_file))
+    assert len(seen) == len(set(seen)) == 26
+
+
+def test_a_large_file_is_checked_in_part(llama: str, train_file: str, tmp_path: Path, capsys: Any) -> None:
+    settings: dict[str, Any] = {"train": train_file, "cache_dir": str(tmp_path / "cache")}
+    settings["cache_above"] = Path(train_file).stat().st_size / 3.5e6
+    check(InstructionTuning(llama), InstructionDataModule(**settings))
+    shown = capsys.readouterr().out
+    assert "train       7 rows" in shown
+    assert "only 1 of 4 rows was checked" in shown
+    assert not (tmp_path / "cache").exists()
+    check(InstructionTuning(llama), InstructionDataModule(**settings), whole=True)
+    shown = capsys.readouterr().out
+    assert "train       26 rows" in shown
+    assert "was checked" not in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,60 @@ def test_it_is_not_tuned(
     assert "but not be tuned" in capsys.readouterr().err
 
 
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+
+
+def told(city: str, arguments: object) -> list[dict[str, Any]]:
+    called = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    return [
+        {"role": "user", "content": f"How is the weather in {city}?"},
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "1", "content": '{"sky": "blue"}'},
+        {"role": "assistant", "content": "Blue."},
+    ]
+
+
+def calls(request: dict[str, Any]) -> tuple[int, Any]:
+    """Calls the tool for each question, with broken arguments for Rome, and answers after its result."""
+    last = request["messages"][-1]
+    message: dict[str, Any] = {"role": "assistant", "content": "Blue."}
+    if last["role"] == "user":
+        arguments = '{"city": "Rome"' if "Rome" in last["content"] else '{ "city":"Oslo" }'
+        called = {"id": "9", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+        message = {"role": "assistant", "content": None, "tool_calls": [called]}
+    return 200, {"choices": [{"message": message, "finish_reason": "stop"}]}
+
+
+def test_chats_with_tools_are_sent_as_they_are_and_calls_are_scored(endpoint: LocalEndpoint, tmp_path: Path) -> None:
+    endpoint.usual = calls
+    endpoint.answers = [calls] * 3
+    oslo, rome = told("Oslo", '{"city":  "Oslo"}'), told("Rome", {"city": "Rome"})
+    rows = [{"messages": chat, "tools": [WEATHER]} for chat in (oslo[:2], rome[:2], rome)]
+    file = write_rows(tmp_path / "tools.jsonl", rows)
+    more = ("--data.template=chat", "--data.conditions=[clean]", "--model.hosting.concurrency=1")
+    main(arguments(file, tmp_path / "a", *more))
+    asked = {json.dumps(request["messages"]): request for request in endpoint.requests}
+    assert len(asked) == 3
+    assert all(request["tools"] == [WEATHER] for request in asked.values())
+    (after,) = [request["messages"] for request in asked.values() if request["messages"][-1]["role"] == "tool"]
+    sent = [rome[0], {**rome[1]}, rome[2]]
+    function = {"name": "get_weather", "arguments": '{"city": "Rome"}'}  # endpoints take arguments as text
+    sent[1] = {**rome[1], "tool_calls": [{**rome[1]["tool_calls"][0], "function": function}]}
+    assert after == sent
+    table = {
+        row["prompt"].rpartition("User: ")[2]: row for row in read_table(tmp_path / "a/version_0/predictions.parquet")
+    }
+    right = {asked.partition("?")[0] + str("Tool" in asked): row["correct"] for asked, row in table.items()}
+    assert right == {
+        "How is the weather in OsloFalse": True,
+        "How is the weather in RomeFalse": False,
+        "How is the weather in RomeTrue": True,
+    }
+    (broken,) = [row for asked, row in table.items() if "Rome" in asked and "Tool" not in asked]
+    assert '{"city": "Rome"' in broken["prediction"]
+    assert broken["task"] == "tool_calls"
+
+
 def test_characters_are_counted() -> None:
     texts = ["naïve 🙂 …", ""]
     found = Characters()(texts, return_offsets_mapping=True)
@@ -139,7 +194,7 @@ def test_prompts_travel_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     model = HostedBackbone("openai:a", Hosting(cache=False))
     asked: list[str] = []
     monkeypatch.setattr(
-        model, "_answers", lambda chats, _: [asked.append(one["content"]) or Answer("yes") for (one,), _draw in chats]
+        model, "_answers", lambda chats, _: [asked.append(one["content"]) or Answer("yes") for (one,), *_ in chats]
     )
     sample = Sample("a", "find", "no", Context(text="naïve 🙂 hello"))
     template = make_template("plain", model.tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from robustlm.modules import (
 )
 from robustlm.noise.base import Noise
 from robustlm.optim.config import AdamW
+from tests.adversaries.test_shared import Activation, Token
 from tests.tiny import Record, trainer, view_of, weights_of, write_rows
 
 CONTRAST, ALIGNMENT = Contrast(temperature=0.1, symmetric=True), Alignment(weight=0.3, direction="js")
@@ -169,6 +171,8 @@ class Counted:
         ({"contrast": CONTRAST, "alignment": ALIGNMENT, "adversary": NRM()}, 4),
         ({"contrast": CONTRAST, "alignment": ALIGNMENT, "adversary": FGM()}, 3),
         ({"contrast": CONTRAST, "adversary": NRM(ascent="clean")}, 3),
+        ({"contrast": CONTRAST, "adversary": NRM(ascent="clean", low_memory=True)}, 3),
+        ({"contrast": CONTRAST, "alignment": ALIGNMENT, "adversary": NRM(low_memory=True)}, 4),
         ({"alignment": ALIGNMENT, "adversary": NRM(ascent="clean"), "train_on": "raw"}, 3),
         ({"adversary": NRM()}, 3),
         ({"adversary": NRM(low_memory=True)}, 3),
@@ -231,12 +235,96 @@ def test_a_shared_clean_pass_has_the_gradient_of_its_own(
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("slot", [{"contrast": CONTRAST}, {"alignment": ALIGNMENT}])
-@pytest.mark.parametrize("adversary", [NRM(low_memory=True), PGD(low_memory=True)])
-def test_saving_memory_that_other_losses_hold_is_refused(slot: dict[str, Any], adversary: Any, llama: str) -> None:
-    with pytest.raises(ValueError, match=r"adversary\.low_memory: .*expected false, .*would run twice.*chunk_rows"):
-        RobustTuning(llama, adversary=adversary, **slot)
-    RobustTuning(llama, adversary=adversary)
+@pytest.mark.parametrize(
+    ("kind", "tuning", "adversary", "settings"),
+    [
+        ("llama", LoRA(r=2, dropout=0.3), NRM(), {"chunk_rows": 3}),
+        ("llama", LoRA(r=2, dropout=0.3), NRM(ascent="clean"), {"chunk_logits": 1000}),
+        ("llama", FullTuning(), NRM(), {}),
+        ("llama", FullTuning(), NRM(ascent="clean"), {"contrast": None, "chunk_logits": 1000}),
+        ("t5", LoRA(r=2), PGD(steps=2), {"alignment": None}),
+        ("t5", FullTuning(), NRM(), {"train_on": "raw"}),
+        ("llama", PrefixTuning(tokens=2), NRM(ascent="clean"), {"train_on": "variant"}),
+    ],
+)
+def test_losses_whose_backward_pass_is_done_early(
+    kind: str, tuning: Any, adversary: Any, settings: dict[str, Any], models: dict[str, str], phrased_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With `low_memory`, losses, logged values, gradients and the number of passes are the same; graphs go earlier."""
+    slots = {"contrast": CONTRAST, "alignment": ALIGNMENT, **settings}
+    found, alive = [], []
+    for low in (False, True):
+        torch.manual_seed(0)
+        strategy = replace(adversary, low_memory=low)
+        module = RobustTuning(models[kind], tuning=tuning, adversary=strategy, **slots)
+        batch = batch_of(module, phrased_file, variants=2)
+        module.backbone.model.double()
+        module.train()
+        logged: dict[str, Any] = {}
+        monkeypatch.setattr(module, "log_dict", lambda values, logged=logged, **_: logged.update(values))
+        torch.manual_seed(1)
+        Token.alive.clear()  # those of other tests
+        counted, graphs = Counted(monkeypatch), _Graphs(module.backbone)
+        loss = module.training_step(batch, 0)
+        chunks = 3 if "chunk_rows" in settings else 1  # the last pass itself runs in parts, whose graphs stay
+        alive.append(graphs.found[-chunks])
+        loss.backward()
+        monkeypatch.undo()
+        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        found.append((len(counted.rows), {"loss": loss.detach(), **logged, **gradients}))
+    (passes, wanted), (ours, values) = found
+    assert passes == ours
+    assert wanted.keys() == values.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(values[name], value, rtol=1e-9, atol=1e-10, msg=name)
+    assert alive[1] == 0 < alive[0], "graphs of other passes when the last one starts"
+
+
+class _Graphs:
+    """Counts, at the start of each pass of a model, the graphs of earlier passes that are still alive."""
+
+    def __init__(self, backbone: Any) -> None:
+        self.found: list[int] = []
+        backbone.base.get_decoder().register_forward_hook(self._after)
+        backbone.base.get_decoder().register_forward_pre_hook(self._before)
+
+    def _before(self, *_: object) -> None:
+        gc.collect()
+        self.found.append(len(Token.alive))
+
+    def _after(self, _decoder: object, _args: object, out: Any) -> Any:
+        out["last_hidden_state"] = Activation.apply(out[0])
+        return out
+
+
+def test_early_losses_must_keep_their_weights(llama: str, phrased_file: str) -> None:
+    class Louder(RobustTuning):
+        def losses(self, passes: Any) -> dict[str, Tensor]:
+            found = super().losses(passes)
+            return {**found, "contrast": 2 * found["contrast"]}
+
+    module = Louder(llama, tuning=LoRA(r=2), adversary=NRM(low_memory=True), contrast=CONTRAST)
+    loss = module.training_step(batch_of(module, phrased_file), 0)
+    with pytest.raises(RuntimeError, match=r"already done .* low_memory to false"):
+        loss.backward()
+
+
+def test_a_subclass_reads_a_view_whose_graph_is_gone(llama: str, phrased_file: str) -> None:
+    """Its own loss runs the view again, and has its gradient."""
+
+    class Reads(RobustTuning):
+        def losses(self, passes: Any) -> dict[str, Tensor]:
+            found = super().losses(passes)
+            return {**found, "mine": passes.answers("raw").logits.logsumexp(-1).mean()}
+
+    found = []
+    for low in (False, True):
+        torch.manual_seed(0)
+        module = Reads(llama, tuning=LoRA(r=2), adversary=NRM(low_memory=low), alignment=ALIGNMENT)
+        module.training_step(batch_of(module, phrased_file), 0).backward()
+        found.append([p.grad for p in module.backbone.trained])
+    assert all(torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6) for ours, theirs in zip(*found, strict=True))
 
 
 def test_a_pass_that_was_run_before_is_not_taken_for_a_shared_one(llama: str, phrased_file: str) -> None:

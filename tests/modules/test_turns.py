@@ -300,3 +300,73 @@ def test_options_are_scored_by_the_option_alone(talking: Backbone, tmp_path: Pat
     (batch,) = data.val_dataloader()[0]
     assert len(spans(batch.raw, 0)) == 2
     assert [len(spans(batch.options, at)) for at in range(2)] == [1, 1]
+
+
+# ------------------------------------------------------------------------- tools
+
+CALLING = (
+    "{% if tools %}<s>{{ tools[0] | tojson }}</s>{% endif %}{% for m in messages %}<s>{{ m.role }}\n"
+    "{% if m.tool_calls %}{% for c in m.tool_calls %}{{ c.function | tojson }}{% endfor %}"
+    "{% else %}{{ m.content | trim }}{% endif %}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture
+def calling(llama: str) -> Backbone:
+    backbone = load(llama, None)
+    backbone.tokenizer = copy.copy(backbone.tokenizer)
+    backbone.tokenizer.chat_template = CALLING
+    return backbone
+
+
+@pytest.fixture
+def with_tools(tmp_path: Path) -> str:
+    def call(text: str) -> dict[str, Any]:
+        return {"role": "assistant", "tool_calls": [{"function": {"name": "find", "arguments": {"text": text}}}]}
+
+    chat = [
+        {"role": "user", "content": "Name the words of the text."},
+        call("hello"),
+        {"role": "tool", "content": "world"},
+        {"role": "assistant", "content": "hello world"},
+        {"role": "user", "content": "Find every word"},
+        call("no one"),
+        {"role": "tool", "content": "people"},
+    ]
+    offered = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
+    rows = [
+        {"id": "c0", "messages": [*chat, {"role": "assistant", "content": "no people"}], "tools": offered},
+        {"id": "c1", "messages": chat[:2], "tools": offered},
+    ]
+    return write_rows(tmp_path / "tools.jsonl", rows)
+
+
+def test_calls_of_tools_are_trained_and_results_are_not(with_tools: str, calling: Backbone) -> None:
+    losses = {}
+    for name in ("all", "each"):
+        batch = batch_of(read(InstructionDataModule, calling, with_tools, assistant_turns=name))
+        losses[name] = dict(zip(batch.ids, Passes(calling, batch).row_losses("raw").tolist(), strict=True))
+        trained = [calling.tokenizer.decode(one) for row in range(len(batch)) for one in spans(batch.raw, row)]
+        assert len(trained) == 5, "three calls and two answers"
+        assert sum("find" in text for text in trained) == 3
+        assert not any("world" in text and "hello" not in text for text in trained)
+        assert all(text.endswith("</s>") and text.count("</s>") == 1 for text in trained)
+    assert sorted(losses["each"]) == ["c0", "c0#1", "c0#2", "c0#3", "c1"]
+    parts = [loss for name, loss in losses["each"].items() if name.partition("#")[0] == "c0"]
+    assert losses["all"]["c0"] == pytest.approx(sum(parts), rel=1e-4)
+    assert losses["all"]["c1"] == pytest.approx(losses["each"]["c1"], rel=1e-4)
+
+
+def test_noise_changes_what_the_user_says_and_nothing_of_tools(with_tools: str, calling: Backbone) -> None:
+    batch, data = varied(with_tools, calling)
+    assert batch.variant is not None
+    decode = calling.tokenizer.decode
+    for row, view in ((0, batch.raw), (0, batch.variant), (1, batch.variant)):
+        text = decode(view.input_ids[row][view.attention_mask[row].bool()])
+        for kept in ('{"type": "function"', '"text": "hello"', '"text": "no one"', "tool world", "tool people"):
+            assert kept.replace(" ", "") in text.replace(" ", "").replace("\n", ""), kept
+        asked = "Namethewordsofthetext." in text.replace(" ", "")
+        assert asked is (view is batch.raw), "all turns of the user have noise"
+    raw, variant = spans(batch.raw, 0), spans(batch.variant, 0)
+    assert raw == variant, "replies keep their tokens"
+    assert data.rows["train"].samples[1].task == "tool_calls"

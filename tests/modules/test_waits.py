@@ -13,7 +13,8 @@ from lightning.pytorch import Callback
 from robustlm.adversaries import FGM, FGSM, NRM, PGD, FreeAT, FreeLB, NEFTune
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules import NoisyInstructionDataModule
-from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning
+from robustlm.models.loading import Loading
+from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 from robustlm.modules import (
     ANIT,
     Alignment,
@@ -43,11 +44,22 @@ STEPS: dict[str, tuple[type[InstructionTuning], dict[str, Any]]] = {
     "freeat": (ANIT, {**LORA, "adversary": FreeAT(replays=2)}),
     "neftune": (ANIT, {**LORA, "adversary": NEFTune()}),
     "all": (RobustTuning, {**LORA, "adversary": NRM(ascent="clean"), **ALL}),
+    "padding-free": (InstructionTuning, {**LORA, "loading": Loading(padding_free=True)}),
+    "padding-free, all": (
+        RobustTuning,
+        {"tuning": PromptTuning(tokens=3), "adversary": NRM(), "loading": Loading(padding_free=True), **ALL},
+    ),
+    "all, low memory": (
+        RobustTuning,
+        {**LORA, "adversary": NRM(ascent="clean", low_memory=True), **ALL, "chunk_logits": 1000},
+    ),
     "all, fgm": (RobustTuning, {**LORA, "adversary": FGM(), **ALL}),
 }
 
 ALLOWED = {
     "tolist at robustlm/utils/finite.py:step_extent": "the finite check, once an optimiser step",
+    "equal at robustlm/models/answers.py:_more_than_the_head": "a look at the head, once for a model",
+    "_local_scalar_dense at robustlm/models/answers.py:_more_than_the_head": "the same",
     "equal at robustlm/adversaries/freeat.py:_resume": "compares seeds, which stay on the CPU",
     "_local_scalar_dense at torch/optim": "AdamW's step counts, which stay on the CPU",
     "tensor at torch/optim": "a one that is added to these counts, on the CPU",

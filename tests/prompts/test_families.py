@@ -53,7 +53,7 @@ def test_a_prompt_has_the_tokens_of_its_chat_template(name: str) -> None:
         assert asked.strip() == sample.instruction
         if not family.keeps and sample is not ASKED and sample is not TEXT:
             continue  # shown in other tests
-        if name == "mistral" and sample is LED:
+        if name.startswith("mistral") and sample is LED:
             continue  # it leaves the system message out of a chat that ends with a reply
         answered = applied(name, messages_of(sample, answered=True, folded=not family.takes_system))
         if "<think>" not in encoder.tokenizer.decode(row.prompt_ids[-8:]) or family.variables:
@@ -134,7 +134,7 @@ def test_every_reply_is_trained_with_its_end(name: str) -> None:
     assert labelled(encoder, replace(TALK, trains_replies=True)) == [*replies, last]
     assert labelled(encoder, TALK) == [last]
     assert labelled(encoder, replace(ASKED, trains_replies=True)) == [last]
-    if name == "mistral":  # it writes the system message into the last question
+    if name.startswith("mistral"):  # it writes the system message into the last question
         with pytest.raises(ValueError, match="writes reply 1 in another way when the chat goes on"):
             encoder.encode([replace(LED, trains_replies=True)])
     else:

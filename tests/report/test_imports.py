@@ -314,12 +314,49 @@ def test_what_is_no_log_is_said(case: str, tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "out").exists()
 
 
+def separate_run(folder: Path, options: int = 2) -> Path:
+    """A run of HELM with one request for each option; the second instance is a tie, and the third is perturbed."""
+    helm_run(folder, "multiple_choice_separate_original")
+    state = json.loads((folder / "scenario_state.json").read_text())
+    stats = json.loads((folder / "per_instance_stats.json").read_text())
+    requests = []
+    for one in state["request_states"]:
+        one.pop("output_mapping")
+        for index, text in list(enumerate(("yes", "no")))[:options]:
+            prompt = f"Say yes or no.\n\n{one['instance']['id']}\nAnswer: {text}"
+            result = {"success": True, "completions": [{"text": prompt, "tokens": []}], "request_time": 0.5}
+            own = {"reference_index": index, "request_mode": "original", "request": {"prompt": prompt}}
+            requests.append({**one, **own, "result": result})
+    for entry, exact, chosen in zip(stats, (1, 0.5, 0), (0, 0, 1), strict=True):
+        names = {"exact_match": exact, "predicted_index": chosen}
+        entry["stats"] = [{"name": {"name": name, "split": "test"}, "mean": mean} for name, mean in names.items()]
+    as_json(folder, {**state, "request_states": requests}, "scenario_state.json")
+    as_json(folder, stats, "per_instance_stats.json")
+    return folder
+
+
+def test_helm_with_one_request_for_each_option(tmp_path: Path) -> None:
+    found = read_logs("helm", [str(separate_run(tmp_path / "run"))])
+    assert found.notes == ["3 answers are right or wrong by HELM's predicted_index"]
+    first, tie, changed = found.rows
+    assert (first.sample_id, first.prediction, first.target, first.correct) == ("id1", "yes", "yes", True)
+    assert (first.choices, first.prompt, first.latency) == (["yes", "no"], "Say yes or no.\n\nid1\nAnswer:", 1.0)
+    assert (tie.sample_id, tie.prediction, tie.correct) == ("id2", "yes", True)
+    assert (changed.condition, changed.prediction, changed.correct) == ("misspelling(prob=0.1)", "no", False)
+    assert read_logs("helm", [str(tmp_path)], metric="exact_match").rows == found.rows
+
+
 def test_helm_runs_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found no scenario_state"):
         read_logs("helm", [str(tmp_path)])
     run = helm_run(tmp_path / "separate", "multiple_choice_separate_original", reference_index=0)
-    with pytest.raises(ValueError, match="found one request for each option"):
+    with pytest.raises(ValueError, match=r"found predicted_index None .*expected the number of one of its 2 ref"):
         read_logs("helm", [str(run)])
+    run = separate_run(tmp_path / "part", options=1)
+    with pytest.raises(ValueError, match="instance 'id1' has no request for reference 1; expected one for each"):
+        read_logs("helm", [str(run)])
+    with pytest.raises(ValueError, match=r"one request for each option .* and the metric 'bleu'; expected exact"):
+        read_logs("helm", [str(separate_run(tmp_path / "whole"))], metric="bleu")
     with pytest.raises(ValueError, match="found none of the metrics bleu; expected one of exact_match"):
         read_logs("helm", [str(helm_run(tmp_path / "run"))], metric="bleu")
     for setting, value in (

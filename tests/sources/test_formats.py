@@ -46,6 +46,11 @@ PARTS = {"question": "q", "format": "f", "option": "o", "text": "t"}
 CONTEXT = Context(**PARTS)
 
 
+def called(name: str, arguments: object) -> dict[str, object]:
+    """A message that calls a tool."""
+    return {"role": "assistant", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -177,7 +182,35 @@ def test_generic_shapes(tmp_path: Path, row: dict[str, Any], expected: Sample) -
         ({"messages": "hello"}, "messages is no list: "),
         (
             {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "tool_calls": [{}]}]},
-            "calls of tools: found tool_calls in a message of 'assistant'",
+            "calls of tools: found {} (dict); expected an object {function: {name, arguments}}",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [{}]}, {"role": "assistant", "content": "y"}]},
+            "calls of tools: found tool_calls in a message of 'user' (str); expected them in messages of the assistant",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "function_call": {"name": "f"}}]},
+            "calls of tools: found function_call in a message of 'assistant' (str), the older form of calls; expected",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}, called("f", "{"), {"role": "tool", "content": "y"}]},
+            "calls of tools: found {'function': {'name': 'f', 'arguments': '{'}} (dict); the arguments of 'f' are no J",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}, called("f", {}), {"role": "tool", "content": "y"}]},
+            "wrong roles: found user, assistant, tool; expected user, assistant in turns, the assistant last",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}, called("f", {}), {"role": "assistant", "content": "y"}]},
+            "wrong roles: found user, assistant, assistant; ",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}, called("f", {})], "tools": "[{]"},
+            "tools is no JSON: found '[{]' (str)",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}, called("f", {})], "tools": [{"type": "function"}]},
+            "wrong element of tools: found {'type': 'function'} (dict); expected an object with a function's name",
         ),
         (
             {"messages": [{"role": role, "content": "x"} for role in ("user", "tool", "assistant", "assistant")]},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,16 @@ ITEMS = {
     "tc": st.tuples(WORDS).map(lambda item: [item]),
     "tc_bare": st.tuples(WORDS).map(lambda item: [item]),
     "choice": st.tuples(LOOSE).map(lambda item: [item]),
+    "tool_calls": st.lists(
+        st.tuples(
+            LOOSE,
+            st.dictionaries(st.text(), st.text() | st.integers() | st.none(), max_size=3).map(
+                lambda given: json.dumps(given, ensure_ascii=False, sort_keys=True)
+            ),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
     "generation": st.tuples(LOOSE).map(lambda item: [item]),
 }
 

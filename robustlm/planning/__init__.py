@@ -1,0 +1,1 @@
+"""What a training step needs before anything is trained: memory by part, operations, time."""

@@ -1,0 +1,57 @@
+"""Batches of rows without content, of a given size."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from robustlm.batch import Encoded, InstructionBatch, View, collate
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many rows a training batch has, how long they are, and which views it holds."""
+
+    rows: int
+    """B rows."""
+    prompt: int
+    """Tokens of a prompt."""
+    answer: int
+    """Tokens of an answer, with the end of sequence."""
+    views: Collection[str] = ("raw",)
+    """The views of the datamodule."""
+    variants: int = 1
+    """Variants of each row."""
+    negatives: int = 0
+    """Rows of the view `negative` for each row."""
+    encoder_decoder: bool = False
+    padded: bool = True
+    """Whether a row is shorter than the others, as in most batches; attention then needs a mask."""
+
+    def batch(self) -> InstructionBatch:
+        """The batch. Half of a prompt is instruction, half context."""
+        variant = self._view(self.rows * self.variants) if "variant" in self.views else None
+        negatives = self.rows * self.negatives
+        return InstructionBatch(
+            raw=self._view(self.rows),
+            ids=[str(i) for i in range(self.rows)],
+            variant=variant,
+            negative=self._view(negatives) if negatives else None,
+            beta=None if variant is None else torch.full((len(variant),), 0.2),
+            keys=torch.arange(self.rows),
+            negative_keys=torch.arange(negatives) + self.rows if negatives else None,
+            seeds=None if variant is None else torch.arange(len(variant)),
+            step_tokens=float(self.rows * self.answer),
+        )
+
+    def _view(self, rows: int) -> View:
+        shorter = 1 if self.padded and rows > 1 and self.prompt > 1 else 0
+        found = [self._row(self.prompt - (shorter if at == 0 else 0)) for at in range(rows)]
+        return collate(found, pad_id=0, encoder_decoder=self.encoder_decoder)
+
+    def _row(self, prompt: int) -> Encoded:
+        first = (prompt + 1) // 2
+        inside = [True] * first + [False] * (prompt - first)
+        return Encoded([1] * prompt, inside, [not one for one in inside], [1] * self.answer)
