@@ -37,7 +37,7 @@ def study(
         arms: Names of the arms to run; by default all.
         seeds: The seeds to run; by default all.
         changed: What happens if a stored run was made by other commands, configs or code than now: `refuse` it all,
-            `keep` those runs, or `redo` them, which removes what they have stored.
+            `keep` those that are finished, or `redo` them. The others are removed and begin anew.
         dry_run: Only print the plan: runs, commands, what is there already, and what the rest costs where it is known.
     """
     from robustlm.checks.numbers import check_number
@@ -76,15 +76,15 @@ def study(
         shown = "\n".join(f"  {line}" for line in lines[:8]) + ("\n  …" if len(lines) > 8 else "")
         raise ValueError(
             f"study: {file}: {root} holds runs that were made by other commands, configs or code:\n{shown}\n"
-            "expected the same, --changed redo (removes those runs), --changed keep (takes them as they are), or "
-            "another --output"
+            "expected the same, --changed redo (removes those runs), --changed keep (takes finished ones as they are), "
+            "or another --output"
         )
     if lines and changed == "keep":
         print(f"kept, although made by other commands, configs or code: {len(lines)} differences", file=sys.stderr)
-    if lines and changed == "redo":
-        for run in runs:
-            if stored.changed(run):
-                stored.remove(run)
+    for run in runs if changed != "refuse" else ():
+        # a run that is not finished would go on as a mixture of both
+        if stored.changed(run) and (changed == "redo" or stored.table_of(run) is None):
+            stored.remove(run)
     if shared:
         print(f"{jobs} runs share this machine: compare CPU time and passes of arms, not their wall clock", flush=True)
     report = run_study(runs, executor_of(kind, root, jobs, machine), main, jobs, _said)
@@ -135,7 +135,7 @@ def _plan(runs: Sequence[Run], jobs: int, changed: Sequence[str], shared: bool) 
             lines.append(as_typed(run.fit_command()))
         lines.append(as_typed(run.test_command()))
     whole = times.left(left)
-    cost = "not known before the first run is finished" if whole is None else f"about {said(whole)} with {jobs} jobs"
+    cost = "not known before the first run is finished" if whole is None else f"about {said(whole)}, {jobs} at a time"
     lines.append(f"\n{len(runs)} runs, {len(runs) - len(left)} finished, {len(left)} to do: {cost if left else '0 s'}")
     if shared:
         lines.append("time: jobs share this machine, so wall clock of arms does not compare; CPU time and passes do")

@@ -66,8 +66,8 @@ def test_the_numbers_are_those_of_a_computation_by_hand(
         assert gap.p == pytest.approx(min(1, 2 * (min(below, above) + 1) / 2001))
         assert f"{gap.mean:+.1f}" in text
     assert [gap.p_holm for gap in gaps.values()] == pytest.approx(holm([gap.p for gap in gaps.values()]))
-    arm = found.data["rows"]["long, noisy"]
-    costs = {name: cost.mean for name in ("steps", "seconds", "passes") if (cost := arm.cost(name))}
+    whole = found.data["rows"]["long, noisy"]
+    costs = {name: cost.mean for name in ("steps", "seconds", "passes") if (cost := whole.cost(name))}
     assert costs == pytest.approx({"steps": 4, "seconds": 48.0, "passes": 0.048})
     assert str(found.data["rows"]["plain"].level(["mixed@0.2", "mixed@0.4"]).mean)[:5] in {
         str(statistics.mean(score("plain", s, c) for s in SEEDS for c in ("mixed@0.2", "mixed@0.4")))[:5]
