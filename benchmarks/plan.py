@@ -166,15 +166,17 @@ def measured(case: Case, folder: str) -> float:
     """Bytes of tensors at the peak of the last of `STEPS` steps."""
     batch = shape_of(case).batch()
     count = STEPS * case.accumulated
-    loader: Any = DataLoader([batch] * count, batch_size=None)
+    batches: Any = [batch] * count
+    loader = DataLoader(batches, batch_size=None)
     watch = Watch(count - case.accumulated)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as root:
+        precision: Any = case.precision
         trainer = Trainer(
-            accelerator="cpu", max_epochs=1, precision=case.precision, gradient_clip_val=1.0, logger=False,
+            accelerator="cpu", max_epochs=1, precision=precision, gradient_clip_val=1.0, logger=False,
             accumulate_grad_batches=case.accumulated, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, callbacks=[watch], default_root_dir=root,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
         trainer.fit(module_of(case, folder), loader)
     return watch.peak
 

@@ -75,13 +75,13 @@ def main() -> None:
     source, target = torch.ones(COPIED, dtype=torch.uint8), torch.empty(COPIED, dtype=torch.uint8)
     runs: list[Callable[[], object]] = [
         *(lambda one=one: one @ one for one in squares), lambda: target.copy_(source), *steps
-    ]  # type: ignore[misc]  # fmt: skip
+    ]  # fmt: skip
     times: list[list[float]] = [[] for _ in runs]
     for number in range(args.rounds + 1):
         for run, found in zip(runs, times, strict=True):
-            taken = seconds(run)
+            spent = seconds(run)
             if number:
-                found.append(taken)
+                found.append(spent)
     wide, narrow, copy, *taken = map(statistics.median, times)
     rates = {"32-true": 2 * WIDTH**3 / wide, "bf16-mixed": 2 * WIDTH**3 / narrow}
     bandwidth = 2 * COPIED / copy
@@ -89,11 +89,11 @@ def main() -> None:
     print(f"products: {peaks}; copy: {bandwidth / 1e9:.1f} GB/s; {torch.backends.cpu.get_cpu_capability()}\n")
     print("| step | GFLOP | GB | s | floor by operations, s | floor by bytes, s | share of the product's rate |")
     print("|---|---|---|---|---|---|---|")
-    for case, trace, found in zip(cases, traces, taken, strict=True):
+    for case, trace, median in zip(cases, traces, taken, strict=True):
         products, moved = trace.operations / rates[case.precision], trace.traffic / bandwidth
         print(
             f"| {case.method}, {case.precision} | {trace.operations / 1e9:.1f} | {trace.traffic / 1e9:.2f} "
-            f"| {found:.3f} | {products:.3f} | {moved:.3f} | {products / found:.0%} |"
+            f"| {median:.3f} | {products:.3f} | {moved:.3f} | {products / median:.0%} |"
         )
 
 

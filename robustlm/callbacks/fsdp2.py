@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.constants import default_pg_timeout
 
 from robustlm.modules.checkpointed import Checkpointed
 

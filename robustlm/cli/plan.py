@@ -56,7 +56,7 @@ def _count(name: str, value: object) -> int:
         return 1
     if isinstance(value, list | tuple):
         return len(value)
-    found = int(value) if isinstance(value, int) or str(value).isdigit() else value
+    found = int(str(value)) if isinstance(value, int) or str(value).isdigit() else value
     check_number(name, found, least=1, most=10**6, whole=True)
     return int(str(found))
 

@@ -83,7 +83,7 @@ class Plan:
         """Memory of one GPU, by part."""
         weights = self.step.weights
         peak = self.step.peak(self.sharding.shares)
-        parts: dict[str, float] = dict(peak.parts)
+        parts: dict[str, float] = {str(part): size for part, size in peak.parts.items()}
         notes = []
         if self._loading.four_bit:
             share = self.sharding.shares.get("frozen weights", 1.0)

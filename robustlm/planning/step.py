@@ -328,7 +328,7 @@ def _weights(module: InstructionTuning) -> Weights:
     )
 
 
-def _linear(module: InstructionTuning) -> list[nn.Parameter]:
+def _linear(module: InstructionTuning) -> list[Tensor]:
     """The frozen weights of linear layers but the head: those that bitsandbytes quantises."""
     base: Any = module.backbone.base
     outside = {id(base.get_output_embeddings().weight), id(base.get_input_embeddings().weight)}
