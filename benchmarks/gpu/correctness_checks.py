@@ -614,18 +614,11 @@ def checks(settings: Settings) -> list[Check]:
     for name in KERNEL_CASES:
         for attention, mode in KERNELS:
             add(f"{attention}: {name}, {mode}", 1.5, attention_check, BY_NAME[name], mode, attention)
+        add(f"4-bit: {name}, bf16-mixed", 6, four_bit_check, BY_NAME[name])
     name = KERNEL_CASES[-1]
     for attention, mode in KERNELS:
-        add(
-            f"{attention}, padding-free: {name}, {mode}",
-            1.5,
-            attention_check,
-            BY_NAME[name],
-            mode,
-            attention,
-            padding_free=True,
-        )
-        add(f"4-bit: {name}, bf16-mixed", 6, four_bit_check, BY_NAME[name])
+        check = partial(attention_check, padding_free=True)
+        add(f"{attention}, padding-free: {name}, {mode}", 1.5, check, BY_NAME[name], mode, attention)
     add("random draws", 2, draws_check)
     for mode in MODES:
         add(f"dropout replayed, {mode}", 3, dropout_check, mode)
