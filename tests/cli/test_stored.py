@@ -25,7 +25,8 @@ OTHER = {
         *("assistant_turns", "noisy_turns"),
     },
     "batches": {
-        *("batch_size", "eval_batch_size", "group_by_length", "replays", "num_workers", "shuffle"),
+        *("batch_size", "batch_tokens", "eval_batch_size", "group_by_length", "replays", "num_workers", "shuffle"),
+        *("cache_dir", "cache_above"),
     },
 }
 """Arguments of datamodules that decide no prompt's text, or decide it anew in each test."""
