@@ -69,7 +69,8 @@ def test_a_plan_is_printed_and_says_what_to_change(capsys: pytest.CaptureFixture
     for text in ("ANIT with NRM (LoRA), bf16-mixed, fsdp2 on 4 × h100", "total", ": fits", "128 rows a step", "days",
                  "NRM adds", "assumed"):  # fmt: skip
         assert text in shown
-    main([*args, "--model.adversary=null", "--gpu=mine", "--gpu_memory=1.32", "--gpu_tflops=100"])
+    mine = ["--gpu=mine", "--gpu_memory=1.32", "--gpu_tflops=100", "--trainer.precision=32-true"]
+    main([*args, "--model.adversary=null", *mine])
     shown = capsys.readouterr().out
     assert "DOES NOT FIT" in shown
     assert "--model.loading.gradient_checkpointing true" in shown
