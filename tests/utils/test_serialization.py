@@ -40,7 +40,14 @@ def test_dataclasses_as_yaml_would_name_them() -> None:
     assert to_plain(Loading())["dtype"] == "float32"
     assert to_plain(LoRA(r=2)) == {
         "class_path": "robustlm.models.tuning.LoRA",
-        "init_args": {"r": 2, "alpha": 16, "dropout": 0.05, "target_modules": "all-linear"},
+        "init_args": {
+            "r": 2,
+            "alpha": 16,
+            "dropout": 0.05,
+            "target_modules": "all-linear",
+            "dora": False,
+            "rslora": False,
+        },
     }
     assert to_plain(Strategy(Schedule()))["init_args"] == {"inner": to_plain(Schedule())}
     assert to_plain(AdamW())["init_args"]["betas"] == [0.9, 0.999]
