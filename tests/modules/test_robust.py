@@ -249,9 +249,11 @@ def test_a_shared_clean_pass_has_the_gradient_of_its_own(
 )
 def test_losses_whose_backward_pass_is_done_early(
     kind: str, tuning: Any, adversary: Any, settings: dict[str, Any], models: dict[str, str], phrased_file: str,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     """With `low_memory`, losses, logged values, gradients and the number of passes are the same; graphs go earlier."""
+    gc.freeze()  # so that each `gc.collect` looks at objects of this test alone
+    request.addfinalizer(gc.unfreeze)
     slots = {"contrast": CONTRAST, "alignment": ALIGNMENT, **settings}
     found, alive = [], []
     for low in (False, True):
