@@ -357,6 +357,25 @@ def test_calls_of_tools_are_trained_and_results_are_not(with_tools: str, calling
     assert losses["all"]["c1"] == pytest.approx(losses["each"]["c1"], rel=1e-4)
 
 
+@pytest.mark.parametrize("turns", ["last", "all", "each"])
+@pytest.mark.parametrize("kind", [InstructionDataModule, NoisyInstructionDataModule])
+def test_chats_with_tools_are_the_same_from_the_cache(
+    kind: type[InstructionDataModule], turns: str, with_tools: str, calling: Backbone, tmp_path: Path
+) -> None:
+    kept = [{"cache_dir": None}, {"cache_dir": str(tmp_path / "cache"), "cache_above": 0}]
+    memory, stored = (read(kind, calling, with_tools, assistant_turns=turns, **one) for one in kept)
+    assert stored.rows["train"].stored
+    assert list(stored.rows["train"].samples) == list(memory.rows["train"].samples)
+    ours, theirs = batch_of(stored), batch_of(memory)
+    assert ours.ids == theirs.ids
+    for name in ("raw", "variant"):
+        one, other = getattr(ours, name), getattr(theirs, name)
+        assert (one is None) is (other is None)
+        if one is not None:
+            assert torch.equal(one.input_ids, other.input_ids)
+            assert torch.equal(one.labels, other.labels)
+
+
 def test_noise_changes_what_the_user_says_and_nothing_of_tools(with_tools: str, calling: Backbone) -> None:
     batch, data = varied(with_tools, calling)
     assert batch.variant is not None
