@@ -51,14 +51,12 @@ CASES: dict[str, tuple[type[InstructionTuning], dict[str, Any]]] = {
     "coin, max": (ContrastiveTuning, {**LORA, "contrast": Contrast(pooling="max")}),
     "kl": (AlignmentTuning, {"tuning": PrefixTuning(tokens=3)}),
     **{name: (ANIT, {**LORA, "adversary": one}) for name, one in ADVERSARIES.items()},
-    **{
-        f"all, {name}": (RobustTuning, {**LORA, "adversary": one, **SLOTS})
-        for name, one in ADVERSARIES.items()
-        if "low memory" not in name
-    },
+    **{f"all, {name}": (RobustTuning, {**LORA, "adversary": one, **SLOTS}) for name, one in ADVERSARIES.items()},
     "all, no adversary": (RobustTuning, {**LORA, **SLOTS}),
     "all, full": (RobustTuning, {"tuning": FullTuning(), "adversary": NRM(), "perturb": "all", **SLOTS}),
     "all, prefix": (RobustTuning, {"tuning": PrefixTuning(tokens=3), "adversary": FGM(), **SLOTS}),
+    "all, logits in chunks": (RobustTuning, {**LORA, "adversary": NRM(low_memory=True), "chunk_logits": 1000, **SLOTS}),
+    "kl, logits in chunks": (AlignmentTuning, {"tuning": FullTuning(), "chunk_logits": 1000}),
     "all, chunks": (RobustTuning, {**LORA, "adversary": NRM(), "chunk_rows": 3, **SLOTS}),
 }
 
