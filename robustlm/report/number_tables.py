@@ -11,6 +11,7 @@ from typing import Any, Literal
 from robustlm.evaluation.baselines import Baseline
 from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.free_text import MEASURES, FreeText
+from robustlm.evaluation.numbers import PARTS, SPLIT
 from robustlm.evaluation.outcomes import Outcomes
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.readings import READINGS, Difference, Readings
@@ -367,13 +368,13 @@ def interval_note(settings: Settings) -> str:
     drawn = "samples" if settings.resample == "samples" else "samples and instructions"
     return (
         f"Per cent, with {100 * settings.level:g} % intervals from {settings.draws} bootstrap draws of {drawn}. "
-        "Plain deviations, spreads and worst instructions include chance and may lie outside their intervals, which "
-        "estimate the true values; the numbers less chance lie inside."
+        "Plain deviations, spreads, worst instructions and shares of instructions include chance and may lie outside "
+        "their intervals, which estimate the true values; the numbers less chance lie inside."
     )
 
 
 def notes(single: Sequence[Result]) -> list[str]:
-    """Remarks on missing cells and on datasets with one instruction, as sentences."""
+    """Remarks on missing cells, missing intervals and datasets with one instruction, as sentences."""
     gaps = [one for one in single if one.missing]
     none = [one for one in single if not one.complete]
     found = []
@@ -395,9 +396,20 @@ def notes(single: Sequence[Result]) -> list[str]:
             "them; consistency and samples right under every instruction are those of the majority vote (of equally "
             "many votes, the first answer's). The draws of a sample stay together in intervals."
         )
+    if unsure := [one for one in single if _without_interval(one)]:
+        found.append(
+            f"Shares of the variance have no interval in {len(unsure)} of {len(single)}: that needs three samples or "
+            "more that were asked under every instruction, and scores that still differ if any one of them is left out."
+        )
     if any(one.instructions == 1 for one in single):
         found.append("A dataset with one instruction has no deviation, spread, consistency or sensitivity.")
     return found
+
+
+def _without_interval(one: Result) -> bool:
+    """Whether intervals were drawn, but not of the shares of the variance."""
+    known_shares = [one.numbers[name] for name in (*SPLIT, *PARTS) if known(one, name)]
+    return not math.isnan(one.numbers["mean"].low) and any(math.isnan(share.low) for share in known_shares)
 
 
 def size(one: Result) -> list[str]:

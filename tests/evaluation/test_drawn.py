@@ -102,7 +102,7 @@ def test_components_are_those_of_the_textbook_table() -> None:
         square_rest,
     ]
     within = y.var(2, ddof=1)
-    assert components(cell, within, within / d) == pytest.approx(expected)
+    assert components(cell, within, within / d)[0] == pytest.approx(expected)
 
 
 def simulated(random: np.random.Generator, n: int, k: int, d: int) -> np.ndarray:
@@ -130,7 +130,7 @@ def test_parts_are_unbiased_and_intervals_cover() -> None:
     for _ in range(times):
         right = simulated(random, n, k, d).astype(float)
         within = right.var(2, ddof=1)
-        found.append(components(right.mean(2), within, within / d))
+        found.append(components(right.mean(2), within, within / d)[0])
     mean, error = np.mean(found, 0), np.std(found, 0) / math.sqrt(times)
     assert np.all(np.abs(mean - truth) < 4 * error)
     wanted = float(shares(truth)[3])
