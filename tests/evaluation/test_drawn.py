@@ -19,6 +19,7 @@ from robustlm.evaluation.table import read_table, write_table
 from robustlm.evaluation.votes import majority, voted
 from robustlm.report.csv_tables import read_csv_table, to_csv_table
 from robustlm.report.every_eval import read_every_eval, to_every_eval
+from robustlm.report.every_eval_results import Evaluation
 from robustlm.report.foreign import Reading
 from robustlm.report.harness import task_files
 from robustlm.report.number_tables import to_markdown
@@ -177,7 +178,7 @@ def test_draws_go_out_and_come_back(tmp_path: Path) -> None:
     write_table(tmp_path / "table.parquet", rows[::-1])
     assert read_table(tmp_path / "table.parquet") == rows
     reading = Reading()
-    (tmp_path / "all.jsonl").write_text(to_every_eval(rows, "run", "model"), encoding="utf-8")
+    (tmp_path / "all.jsonl").write_text(to_every_eval(rows, Evaluation("run", "model")), encoding="utf-8")
     assert read_every_eval(tmp_path / "all.jsonl", reading).rows == rows
     (tmp_path / "all.csv").write_text(to_csv_table(rows), encoding="utf-8")
     assert read_csv_table(tmp_path / "all.csv", reading, {}).rows == rows
