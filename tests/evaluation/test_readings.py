@@ -94,6 +94,31 @@ def row(prediction: str, target: str = "good", sample: str = "s", **others: Any)
     return Record(**(plain | others))
 
 
+@pytest.mark.parametrize(
+    ("said", "target", "differing"),
+    [
+        ("Rome.", "Oslo", 0),  # wrong either way, and the same text but for the full stop
+        ("A cat sat there.", "A cat sat there.", 0),
+        ('"A cat sat there."', "A cat sat there.", 1),  # only leniently right
+        ("Oslo.", "Oslo", 1),
+        ("The answer is Rome.", "Oslo", 1),  # wrong either way, but another text is read
+        ("<think>Rome? No.</think>", "Oslo", 1),  # no answer in the lenient reading
+        ("Oslo", "Oslo", 0),
+    ],
+)
+def test_a_full_stop_alone_is_no_difference_of_free_text(said: str, target: str, differing: int) -> None:
+    found = differences([row(said, target, task="generation", lenient=None)])
+    assert sum(one.differing for one in found) == differing
+    assert readings([row(said, target, task="generation")]).said.endswith(
+        "reads 1 of 1 answers differently." if differing else "reads none of 1 answers differently."
+    )
+
+
+def test_a_label_with_a_full_stop_is_read_differently() -> None:
+    """The strict reading knows no such label: the answer agrees with no other one."""
+    assert differences([row("bad.", "good", labels=["good", "bad"])])[0].differing == 1
+
+
 def test_a_bare_answer_in_markdown_is_read_and_never_matches() -> None:
     """Strictly, `**Good**.` is a class of its own: nothing is unreadable, and the score is 0."""
     rows = [row("**Good**.", "good" if i % 2 else "bad", str(i)) for i in range(10)]
