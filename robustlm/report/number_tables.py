@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from robustlm.evaluation.baselines import Baseline
+from robustlm.evaluation.baselines import Baseline, baselines, over
 from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.free_text import MEASURES, FreeText
 from robustlm.evaluation.numbers import PARTS, SPLIT
@@ -255,6 +255,20 @@ def guesses(one: Baseline) -> str:
     """The scores of guessing in words; empty if none is known."""
     values = zip(("by chance", "with the most frequent label"), guess_cells(one), strict=True)
     return ", ".join(f"{value} % {how}" for how, value in values if value != "-")
+
+
+def guessing_line(rows: Sequence[Record]) -> str:
+    """One sentence on the scores of guessing, to compare mean scores with; empty if no dataset has any."""
+    datasets = {(row.dataset, row.task) for row in rows}
+    known = [one for one in baselines(rows).values() if not math.isnan(one.chance)]
+    if not known:
+        return ""
+    where = (
+        ""
+        if len(known) == len(datasets)
+        else f" on the {len(known)} of {counted(len(datasets), 'dataset')} with labels"
+    )
+    return f"Guessing scores {guesses(over(known))}{where}."
 
 
 def free_text_cells(one: FreeText) -> list[str]:

@@ -81,8 +81,12 @@ def test_a_chat_model_that_never_writes_the_format(
     capsys.readouterr()
     main(["compare", f"a={run}", f"b={run}", "--reading", "lenient"])
     assert "100.0" in capsys.readouterr().out
-    main(["compare", f"a={run}", f"b={run}"])
-    assert "The score of a depends on how answers are read" in capsys.readouterr().out
+    main(["compare", f"a={run}", f"b={run}", "--output", f"{tmp_path}/both"])
+    said = capsys.readouterr().out
+    assert "The score of a depends on how answers are read" in said
+    guessing = "Guessing scores 50.0 % by chance, 50.0 % with the most frequent label."
+    assert guessing in said
+    assert guessing in (tmp_path / "both" / "comparison.html").read_text(encoding="utf-8")
 
 
 def row(prediction: str, target: str = "good", sample: str = "s", **others: Any) -> Record:
