@@ -267,8 +267,7 @@ def worst_limits(scores: Floats, variances: Floats, samples: int, level: float) 
 def spread_limits(scores: Floats, influence: Floats, samples: int, level: float) -> Limits:
     """The interval of the highest minus the lowest of k scores, by the studentized range of their noise.
 
-    With another number of samples than n, it is the interval that is to be expected: scores differ by their true
-    differences and by the noise of so many samples.
+    With another number of samples than n, the noise is that of so many samples, around the same scores.
 
     Args:
         scores: `[k]`, k ≥ 2, each in [0, 1], over n samples.
@@ -276,9 +275,8 @@ def spread_limits(scores: Floats, influence: Floats, samples: int, level: float)
         samples: Number of samples, at least 2, that the interval is computed for.
         level: Level of the interval.
     """
-    own, noise, seen = _noise(influence, len(influence)), _noise(influence, samples), float(scores.var(ddof=1))
-    found = float(np.ptp(scores)) * math.sqrt((max(0.0, seen - own) + noise) / max(seen, own))
-    reach = _studentized_range(level, len(scores)) * math.sqrt(noise)
+    found = float(np.ptp(scores))
+    reach = _studentized_range(level, len(scores)) * math.sqrt(_noise(influence, samples))
     return max(0.0, found - reach), min(1.0, found + reach)
 
 

@@ -112,10 +112,7 @@ def test_the_pilots_own_width_is_that_of_its_report(setting: Setting) -> None:
 
 
 def test_the_width_of_the_spread_is_that_of_larger_tables() -> None:
-    """Chance adds less to the spread of a larger table, so the interval reaches below 0 where the pilot's does not.
-
-    A small pilot does not know small differences well, so the mean width is known to 15 %.
-    """
+    """Its noise is theirs. A small pilot's own spread contains chance, so the width is rather too wide."""
     random = np.random.default_rng(3)
     setting = Setting(40, 6, 0.7, 0.5, 0.02)
     pilots = [pilot(table(setting, random)) for _ in range(20)]
@@ -125,7 +122,7 @@ def test_the_width_of_the_spread_is_that_of_larger_tables() -> None:
             for one in (pilot(table(replace(setting, n=n), random)) for _ in range(20))
         ]
         expected = np.mean([high - low for low, high in larger])
-        assert np.mean([width("spread", one, n, 6, 0.95) for one in pilots]) == pytest.approx(expected, rel=0.15)
+        assert 0.95 * expected <= np.mean([width("spread", one, n, 6, 0.95) for one in pilots]) <= 1.25 * expected
 
 
 def test_a_pilot_that_cannot_tell_is_refused() -> None:
