@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from robustlm.models.digest import weights_digest
@@ -22,6 +23,25 @@ class ModelConfig(Protocol):
 
     def get_text_config(self) -> object:
         """The part that describes the language model; its `max_position_embeddings`, if any, limits prompts."""
+
+
+class FastTokenizer(Protocol):
+    """What texts without prompts need of a fast tokenizer of transformers."""
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the end of sequence."""
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the library tokenizers."""
+
+    @property
+    def special_tokens_map(self) -> Mapping[str, object]:
+        """Special tokens by name."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
 
 
 class ConnectedModel(Protocol):
