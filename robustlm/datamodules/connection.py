@@ -103,13 +103,19 @@ def gives_states(model: ConnectedModel) -> TypeGuard[StatesModel]:
     return hasattr(model, "text_states")
 
 
-def longest_row(model: ConnectedModel, max_length: int) -> int:
-    """Maximum length of a row in tokens of the model's tokenizer: `max_length`, or the model's limit if it is lower."""
+def longest_row(model: ConnectedModel, max_length: int, name: str = "data.max_length") -> int:
+    """Maximum length of a row in tokens of the model's tokenizer: `max_length`, or the model's limit if it is lower.
+
+    Args:
+        model: The model.
+        max_length: The length that is wanted.
+        name: The setting that says so, for the log; empty: nothing is logged.
+    """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
-    if positions < max_length:
+    if positions < max_length and name:
         log.warning(
-            "data.max_length: %d is more than the %d positions of the model; the model's number is used",
-            max_length, positions,
+            "%s: %d is more than the %d positions of the model; the model's number is used",
+            name, max_length, positions,
         )  # fmt: skip
     return int(min(max_length, positions) * getattr(model, "characters_per_token", 1))
 

@@ -16,6 +16,7 @@ HOMES = {
         "RobustnessDataModule",
         "TextDataModule",
     ),
+    "robustlm.datamodules.replay": ("Replay",),
     "robustlm.models.backbone": ("Backbone", "Loading"),
     "robustlm.models.precision": ("auto_precision",),
     "robustlm.models.tuning": ("FullTuning", "LoRA", "PrefixTuning", "PromptTuning"),

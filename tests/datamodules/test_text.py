@@ -135,7 +135,7 @@ def test_tokens_are_made_once(llama: str, tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("tokenised again")
 
-    monkeypatch.setattr("robustlm.datamodules.text.write_tokens", refuse)
+    monkeypatch.setattr("robustlm.datamodules.text_files.write_tokens", refuse)
     assert kept_tokens(rows_of(data_of(llama, tmp_path / "cache", train=file, held_out=2), "train")) == first
     for other in ({"held_out": 3}, {"held_out": 2, "max_length": 17}):
         with pytest.raises(AssertionError, match="tokenised again"):
@@ -149,7 +149,7 @@ def test_what_cannot_be_read(llama: str, t5: str, tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", ["too short"])
     with pytest.raises(SourceError, match=r"a\.txt: found \d+ tokens in whole; expected enough for a row"):
         data_of(llama, None, train=file, held_out=0, max_length=64).read("train")
-    with pytest.raises(SourceError, match=r"expected enough for 64 rows to hold out \(data.held_out\)"):
+    with pytest.raises(SourceError, match=r"found [1-9]\d* tokens in whole; expected enough for 64 rows of 16 tokens to hold out"):
         data_of(llama, None, train=file).read("train")
     with pytest.raises(ValueError, match="has an encoder; running text needs a decoder alone"):
         data_of(t5, None, train=file).read("train")
