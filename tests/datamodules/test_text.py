@@ -149,7 +149,9 @@ def test_what_cannot_be_read(llama: str, t5: str, tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", ["too short"])
     with pytest.raises(SourceError, match=r"a\.txt: found \d+ tokens in whole; expected enough for a row"):
         data_of(llama, None, train=file, held_out=0, max_length=64).read("train")
-    with pytest.raises(SourceError, match=r"found [1-9]\d* tokens in whole; expected enough for 64 rows of 16 tokens to hold out"):
+    with pytest.raises(
+        SourceError, match=r"found [1-9]\d* tokens in whole; expected enough for 64 rows of 16 tokens to hold out"
+    ):
         data_of(llama, None, train=file).read("train")
     with pytest.raises(ValueError, match="has an encoder; running text needs a decoder alone"):
         data_of(t5, None, train=file).read("train")
