@@ -20,7 +20,7 @@ quickstart: $(VENV)/.installed
 # sets; see docs/base.md. The same command goes on after a kill. The second run begins in DATA, whose paths its config has
 base: $(VENV)/.installed
 	@test -n "$(DATA)" || { echo "make base: DATA is not set; expected the folder of text and data sets" >&2; exit 2; }
-	@echo "make base: on one core of an AMD EPYC (AVX512-BF16), pre-training takes about 3 hours; see docs/base.md"
+	@echo "make base: on one core of an AMD EPYC (AVX512-BF16), pre-training takes 3 to 4 hours, tuning 2 to 3; see docs/base.md"
 	test -e $(BASE)/model/config.json || $(BIN)/robustlm init $(BASE)/model $(DATA)/text --text true --vocab_size 8192 \
 	  --hidden_size 320 --layers 6 --heads 5 --intermediate_size 864 --initializer_range 0.02
 	test -e $(BASE)/text/fit/adapter || $(BIN)/robustlm fit -c base --model.backbone $(BASE)/model \

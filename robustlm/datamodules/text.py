@@ -10,7 +10,7 @@ from robustlm.datamodules.base import InstructionDataModule
 from robustlm.datamodules.batches import EncodedSamples
 from robustlm.datamodules.text_files import DEFAULT_TEXT_CACHE, TextFiles
 from robustlm.datamodules.text_rows import TextRows
-from robustlm.sources.source import Role
+from robustlm.sources.source import Role, Source
 
 log = logging.getLogger(__name__)
 
@@ -98,5 +98,5 @@ class TextDataModule(InstructionDataModule):
         return found
 
 
-def _listed(paths: str | list[str] | None) -> list[str]:
+def _listed(paths: str | list[str] | None) -> list[str | Source]:
     return [paths] if isinstance(paths, str) else list(paths or [])
