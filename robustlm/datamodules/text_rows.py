@@ -54,7 +54,9 @@ class TextRows(EncodedSamples):
         self.total = len(self._tokens)
         """Number of tokens in the file."""
         count = max(0, (self.total - 1) // (length - 1))
-        super().__init__(Computed(count, partial(_sample, name)), Computed(count, partial(_row, self._tokens, length)))
+        prompts: Sequence[int] = np.ones(count, np.int64)  # type: ignore[assignment]
+        encoded = Computed(count, partial(_row, self._tokens, length))
+        super().__init__(Computed(count, partial(_sample, name)), encoded, prompt_lengths=prompts)
 
     @property
     def lengths(self) -> Sequence[int]:

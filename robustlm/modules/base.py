@@ -290,6 +290,11 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
                 f"chunk_rows: found {self.chunk_rows}; expected null with FSDP2, because ranks with other numbers of "
                 "chunks would wait for each other"
             )
+        if getattr(getattr(self._trainer, "datamodule", None), "replay", None) is not None:
+            raise ValueError(
+                "data.replay: found text with FSDP2; expected null, because ranks whose batches have no text would not "
+                "wait for those whose batches have some. Use ddp"
+            )
 
     def optimizer_groups(self) -> Groups:
         """The trained parameters in groups, as `optimizer` takes them."""

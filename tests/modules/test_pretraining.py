@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from robustlm.cli.check import check
 from robustlm.datamodules import InstructionDataModule, TextDataModule
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.modules import Pretraining
@@ -84,6 +86,16 @@ def test_a_killed_run_goes_on_exactly(llama: str, text: str, tmp_path: Path) -> 
     assert found[1] == wanted[1]
     for name, value in wanted[0].items():
         assert torch.equal(found[0][name], value), name
+
+
+def test_rows_of_text_are_shown_before_a_run(
+    llama: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(module_of(llama), data_of(text, tmp_path), rows=1)
+    shown = capsys.readouterr().out
+    assert re.search(r"train +\d{2,} rows of generation\n +prompt +min +1 .*\n +answer +min +23 ", shown)
+    assert re.search(r"validation +5 rows", shown)
+    assert re.search(r"  raw +[^«]*«", shown)
 
 
 def test_rows_with_instructions_are_refused(llama: str, train_file: str, tmp_path: Path) -> None:

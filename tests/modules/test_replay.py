@@ -169,3 +169,9 @@ def test_what_is_refused(llama: str, t5: str, train_file: str, text: str, tmp_pa
     with pytest.raises(ValueError, match=r"data\.replay: .* has an encoder"):
         trainer(tmp_path).fit(InstructionTuning(t5), InstructionDataModule(train_file, replay=replay_of(text)))
     assert isinstance(ContrastiveDataModule(train_file, replay=text).replay, Replay)
+    module = InstructionTuning(llama)
+    fitter = trainer(tmp_path)
+    fitter.datamodule = InstructionDataModule(train_file, replay=text)  # type: ignore[attr-defined]
+    module.trainer = fitter
+    with pytest.raises(ValueError, match=r"data\.replay: found text with FSDP2"):
+        module.check_sharded()
