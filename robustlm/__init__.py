@@ -28,7 +28,9 @@ if TYPE_CHECKING:
         NoisyInstructionDataModule,
         ParaphraseDataModule,
         RobustnessDataModule,
+        TextDataModule,
     )
+    from robustlm.datamodules.replay import Replay
     from robustlm.models.backbone import Backbone, Loading
     from robustlm.models.precision import auto_precision
     from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         ContrastiveTuning,
         InstructionTuning,
         Passes,
+        Pretraining,
         RobustTuning,
     )
     from robustlm.noise.base import Noise
@@ -77,11 +80,14 @@ __all__ = [
     "ParaphraseDataModule",
     "Passes",
     "PrefixTuning",
+    "Pretraining",
     "PromptTuning",
+    "Replay",
     "RobustTuning",
     "RobustnessDataModule",
     "Schedule",
     "Source",
+    "TextDataModule",
     "TunedModel",
     "__version__",
     "auto_precision",

@@ -5,6 +5,7 @@ from robustlm.modules.anit import ANIT
 from robustlm.modules.base import InstructionTuning
 from robustlm.modules.contrastive import Contrast, ContrastiveTuning
 from robustlm.modules.passes import Passes
+from robustlm.modules.pretraining import Pretraining
 from robustlm.modules.robust import RobustTuning
 from robustlm.utils.public import old_names
 
@@ -16,6 +17,7 @@ __all__ = [
     "ContrastiveTuning",
     "InstructionTuning",
     "Passes",
+    "Pretraining",
     "RobustTuning",
 ]
 
