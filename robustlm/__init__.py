@@ -34,13 +34,17 @@ if TYPE_CHECKING:
     from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
     from robustlm.modules import (
         ANIT,
+        SAM,
         Alignment,
         AlignmentTuning,
         Contrast,
         ContrastiveTuning,
         InstructionTuning,
         Passes,
+        Preference,
+        RDrop,
         RobustTuning,
+        Selection,
     )
     from robustlm.noise.base import Noise
     from robustlm.noise.distortion import LME, RBE
@@ -56,6 +60,7 @@ __all__ = [
     "NRM",
     "PGD",
     "RBE",
+    "SAM",
     "AdamW",
     "Alignment",
     "AlignmentTuning",
@@ -76,11 +81,14 @@ __all__ = [
     "NoisyInstructionDataModule",
     "ParaphraseDataModule",
     "Passes",
+    "Preference",
     "PrefixTuning",
     "PromptTuning",
+    "RDrop",
     "RobustTuning",
     "RobustnessDataModule",
     "Schedule",
+    "Selection",
     "Source",
     "TunedModel",
     "__version__",

@@ -158,7 +158,8 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             whose = type(self).__name__ if self.train_on is None else f"train_on: {self.train_on}"
             self.check_variants(datamodule, f"{whose} trains on")
         for term in self.terms:
-            self.check_variants(datamodule, term.needs_variants)
+            if term.needs_variants is not None:
+                self.check_variants(datamodule, term.needs_variants)
 
     def check_variants(self, datamodule: TrainingData, why: str) -> None:
         """Raise `ValueError` for data without variants. `why`: a clause that names what needs them; follows "which"."""
@@ -217,7 +218,7 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the losses, and log each of them."""
         passes = self.passes(batch)
-        terms = self.losses(passes)
+        terms = self.step_losses(passes)
         parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
         total = torch.stack(parts).sum()
         size = len(batch)
@@ -227,6 +228,10 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
         return total
+
+    def step_losses(self, passes: Passes) -> dict[str, Tensor]:
+        """The named losses that a step trains on: `losses`, unless a subclass takes them at other weights (SAM)."""
+        return self.losses(passes)
 
     def passes(self, batch: InstructionBatch) -> Passes:
         """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`, `chunk_logits`)."""
