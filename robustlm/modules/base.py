@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -302,6 +303,13 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             raise TypeError(
                 f"{type(self).__name__}.configure_callbacks drops a callback; add to super().configure_callbacks()"
             )
+        for one in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, WeightAveraging):
+                raise ValueError(
+                    f"trainer.callbacks: found {type(one).__name__}, which writes the frozen model into checkpoints "
+                    "and cannot resume from trained weights alone; expected "
+                    "robustlm.callbacks.averaging.AverageWeights"
+                )
         if self._seed is None:
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks
