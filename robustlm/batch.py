@@ -405,6 +405,8 @@ class InstructionBatch(_Movable):
     """Int64 `[B]`: equal for samples that ask the same thing, in any phrasing, and have the same target."""
     negative_keys: Tensor | None = None
     """Int64: the same for the rows of `negative`."""
+    touched: Tensor | None = None
+    """Bool `[B·K, T]`: the tokens of its raw row that each of several variants changes; null with one variant each."""
     seeds: Tensor | None = field(default=None, metadata={"stays": True})
     """Int64 `[B·K]`, on the CPU: hash of (run seed, epoch, sample, variant), for random draws that must not depend on
     batching, rank or padding."""

@@ -57,11 +57,18 @@ class Passes:
         self._tokens: Tensor | int = 0
         self._rng = _RandomState(batch.raw.input_ids.device)
 
-    def over(self, batch: InstructionBatch) -> Passes:
-        """Passes over another batch, with the same settings and dropout masks; counts of positions go on."""
+    def over(self, batch: InstructionBatch, keep: Sequence[ViewName] = ()) -> Passes:
+        """Passes over another batch, with the same settings and dropout masks; counts of positions go on.
+
+        Args:
+            batch: The other batch.
+            keep: Views that are the same in both batches; their passes are not run again.
+        """
         found = copy.copy(self)
         found.batch = batch
-        found._answers, found._embeds, found._row_losses = {}, {}, {}
+        found._answers = {name: one for name, one in self._answers.items() if name in keep}
+        found._embeds = {name: one for name, one in self._embeds.items() if name in keep}
+        found._row_losses = {name: one for name, one in self._row_losses.items() if name in keep}
         return found
 
     # --- views -------------------------------------------------------------------------------------------------
@@ -296,6 +303,23 @@ class Passes:
         """Let the passes and losses so far go, with their graphs. What asks for them later runs them again."""
         self._answers.clear()
         self._row_losses.clear()
+
+    def embedding_gradient(self, name: ViewName, loss_scale: float = 1.0, *, keep: bool) -> Tensor:
+        """Gradient of a view's summed row losses at its embeddings, `[R, T, H]` (fp32 or better).
+
+        Args:
+            name: Name of the view.
+            loss_scale: Scale of fp16 gradients.
+            keep: Keep the pass with its graph for other losses. Otherwise it is freed.
+        """
+        own = self.backbone.embed(self.view(name).input_ids)
+        self._embeds[name] = own if own.requires_grad else own.requires_grad_()
+        loss = self.row_losses(name).sum() * loss_scale
+        (found,) = torch.autograd.grad(loss, [own], retain_graph=keep)
+        if not keep:
+            for kept in (self._answers, self._embeds, self._row_losses):
+                kept.pop(name)  # type: ignore[attr-defined]
+        return found.to(torch.promote_types(found.dtype, torch.float32)) / loss_scale
 
     def problem(
         self,

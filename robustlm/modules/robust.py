@@ -12,7 +12,7 @@ from robustlm.adversaries import Adversary, FreeAT
 from robustlm.batch import InstructionBatch
 from robustlm.modules.alignment import Alignment
 from robustlm.modules.anit import ANIT
-from robustlm.modules.base import TrainingData, TrainOn, filled
+from robustlm.modules.base import VIEWS, TrainingData, TrainOn, filled
 from robustlm.modules.contrastive import Contrast
 from robustlm.modules.passes import Passes
 from robustlm.modules.preference import Preference
@@ -139,16 +139,18 @@ class RobustTuning(ANIT):
         found = super().passes(batch)
         if self.selection is None:
             return found
-        chosen, curves = self.selection.apply(found)
+        others = filled(self.contrast, self.preference, self.alignment) or (self.rdrop and self.rdrop.view == "raw")
+        keeps = bool(others) or "raw" in VIEWS[self.answer_views]
+        chosen, curves = self.selection.apply(found, self.loss_scale, keep_raw=keeps)
         self.log_dict({f"selection/{name}": value for name, value in curves.items()}, batch_size=1)
-        return found.over(chosen)
+        return found.over(chosen, keep=("raw",))
 
     def step_losses(self, passes: Passes) -> dict[str, Tensor]:
         """The losses of a step; with SAM, those at the worst weights nearby."""
         if self.sam is None:
             return super().step_losses(passes)
         trained = [p for p in self.parameters() if p.requires_grad]
-        each = iter((passes.over(passes.batch), passes))
+        each = iter((passes, passes.over(passes.batch)))
         self.updating = True  # no checkpoint may be written while weights are moved
         try:
             losses, gap = self.sam.losses(lambda: self.losses(next(each)), self.weights, trained, self.loss_scale)

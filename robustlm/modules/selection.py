@@ -1,4 +1,4 @@
-"""Choice of one variant of each row: the hardest of K, one drawn by how hard it is, or a random one."""
+"""Choice of one variant of each row: the hardest of K, the one whose edits a gradient ranks first, or a random one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.models.precision import automatic
 from robustlm.modules.passes import Passes
 
-Choice = Literal["hardest", "soft", "random"]
+Choice = Literal["hardest", "soft", "gradient", "random"]
 """How one of the K variants of a row is chosen."""
 
 
@@ -24,11 +24,13 @@ Choice = Literal["hardest", "soft", "random"]
 class Selection:
     """Trains each row on one of its K variants, after the worst-of-K discrete adversary of arXiv 2606.10610.
 
-    With L_k the answer loss of variant k, computed by a pass without gradient over all K variants::
+    With L_k the answer loss of variant k, computed by a pass without gradient over all K variants, and g_t the gradient
+    of the raw row's answer loss at the embedding of its token t::
 
-        hardest:  k* = argmax_k L_k
-        soft:     k* ~ softmax(L / temperature), L in nats per answer token
-        random:   k* uniform, without that pass
+        hardest:   k* = argmax_k L_k
+        soft:      k* ~ softmax(L / temperature), L in nats per answer token
+        gradient:  k* = argmax_k Σ_t ‖g_t‖ over the tokens t that variant k changes; no pass over the variants
+        random:    k* uniform, without any pass
 
     All other losses of the step (an adversary, a contrast, an alignment) then see the chosen variant alone. `random` is
     the control: it trains on the same variants, without the choice. `soft` draws one variant instead of weighing all
@@ -37,11 +39,13 @@ class Selection:
 
     Cost with LoRA, plain tuning = 1: 1 + K/2 in passes, since a pass without gradient is half of a plain step; less in
     time, since that pass may run in bfloat16. Prompts begin with the instruction, so variants of a row share no prefix.
+    `gradient` costs one pass over the raw rows, forward and backward, whatever K is: 2 in all, or half a step more than
+    without it where other losses of the step use the raw rows too.
     """
 
     choice: Choice = "hardest"
-    """`hardest`: the variant with the highest loss; `soft`: drawn with the softmax of the losses; `random`: drawn
-    uniformly."""
+    """`hardest`: the variant with the highest loss; `soft`: drawn with the softmax of the losses; `gradient`: the one
+    that changes the tokens with the largest gradients; `random`: drawn uniformly."""
     temperature: float = 1.0
     """Temperature of `soft`, in nats per answer token: low values come near `hardest`, high ones near `random`."""
     bf16: bool = True
@@ -54,7 +58,9 @@ class Selection:
             raise ValueError(f"selection.choice: found {self.choice!r}; expected one of {known}")
         check_number("selection.temperature", self.temperature, above=0, least=COLDEST)
 
-    def apply(self, passes: Passes) -> tuple[InstructionBatch, dict[str, Tensor]]:
+    def apply(
+        self, passes: Passes, loss_scale: float = 1.0, *, keep_raw: bool = False
+    ) -> tuple[InstructionBatch, dict[str, Tensor]]:
         """The batch with one variant for each row.
 
         The device chooses, so the host does not wait for it. Only for a model that runs rows without padding, the host
@@ -62,11 +68,17 @@ class Selection:
 
         Args:
             passes: With the view `variant`, K rows for each raw row.
+            loss_scale: Scale of fp16 gradients.
+            keep_raw: Whether other losses use the raw rows, so that `gradient` keeps their pass in `passes`.
 
         Returns:
-            The batch with B variants, with their β and with the seeds of each row's first variant; and values to log,
-            in nats per answer token: `gained` (loss of the chosen variant minus the mean over K) and `spread` (highest
-            minus lowest). Nothing is logged for `random`.
+            The batch with B variants, with their β and with the seeds of each row's first variant; and values to log:
+            `gained` (score of the chosen variant minus the mean over K) and `spread` (highest score minus lowest),
+            where a score is the loss in nats per answer token, or under `gradient` the sum of the gradients' norms.
+            Nothing is logged for `random`.
+
+        Raises:
+            ValueError: `gradient` without `batch.touched`.
         """
         batch, view = passes.batch, passes.view("variant")
         count, many = len(batch.raw), len(view) // len(batch.raw)
@@ -76,7 +88,8 @@ class Selection:
         if self.choice == "random":
             which = _drawn(seeds, torch.device("cpu")).reshape(count, many).argmax(1).to(device, non_blocking=True)
         else:
-            losses = self._losses(passes).reshape(count, many)
+            found = self._losses(passes) if self.choice != "gradient" else _salience(passes, loss_scale, keep_raw)
+            losses = found.reshape(count, many)
             scores = losses
             if self.choice == "soft":  # the largest sum of a logit and Gumbel noise is a draw from the softmax
                 gumbel = -(-_drawn(seeds, device).log()).log()
@@ -91,6 +104,7 @@ class Selection:
                 batch,
                 variant=view.one_of(many, which, measured=passes.backbone.padding_free),
                 beta=None if batch.beta is None else batch.beta.index_select(0, at),
+                touched=None,
                 seeds=seeds[::many],
             ),
             curves,
@@ -105,6 +119,19 @@ class Selection:
             sums = passes.row_losses("variant")
         counts = torch.tensor(view.layout.counts).to(sums.device, non_blocking=True)
         return sums / counts.clamp(min=1)
+
+
+def _salience(passes: Passes, loss_scale: float, keep: bool) -> Tensor:
+    """For each variant, the norms of the raw row's gradient at the tokens that the variant changes, summed: `[B·K]`."""
+    touched = passes.batch.touched
+    if touched is None:
+        raise ValueError(
+            "selection.choice: found gradient, but batches do not say which tokens their variants change; expected "
+            "NoisyInstructionDataModule with data.variants of 2 or more, or another choice"
+        )
+    norms = torch.linalg.vector_norm(passes.embedding_gradient("raw", loss_scale, keep=keep), dim=-1)
+    many = len(touched) // len(norms)
+    return (touched.reshape(len(norms), many, -1) * norms[:, None]).sum(-1).flatten()
 
 
 def _drawn(seeds: Tensor, device: torch.device) -> Tensor:

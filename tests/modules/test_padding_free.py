@@ -66,6 +66,7 @@ CASES: dict[str, tuple[type[InstructionTuning], dict[str, Any]]] = {
         {**LORA, "selection": Selection(bf16=False), "adversary": NRM(ascent="clean"), **SLOTS},
     ),
     "selection, soft": (RobustTuning, {**LORA, "selection": Selection("soft", bf16=False), "preference": Preference()}),
+    "selection, gradient": (RobustTuning, {**LORA, "selection": Selection("gradient"), **SLOTS}),
     "preference, released": (RobustTuning, {**LORA, "preference": Preference("released"), "chunk_logits": 1000}),
     "sam": (RobustTuning, {**LORA, "sam": SAM(), "contrast": Contrast(), "rdrop": RDrop(view="variant")}),
     "all, chunks": (RobustTuning, {**LORA, "adversary": NRM(), "chunk_rows": 3, **SLOTS}),

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustlm.adversaries import FreeAT
-from robustlm.batch import InstructionBatch, View
+from robustlm.adversaries import NRM, FreeAT
+from robustlm.batch import IGNORE, InstructionBatch, View
 from robustlm.datamodules import InstructionDataModule, NoisyInstructionDataModule
+from robustlm.datamodules.touched import touched_tokens
 from robustlm.models.backbone import Backbone
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning
-from robustlm.modules import Alignment, Contrast, Preference, RDrop, RobustTuning, Selection
+from robustlm.modules import SAM, Alignment, Contrast, Preference, RDrop, RobustTuning, Selection
 from robustlm.modules import selection as selecting
+from robustlm.sample import Sample
 from tests.modules.oracles import answer_logits
 from tests.modules.test_chunked_logits import module_of
 from tests.modules.test_robust import Counted
@@ -29,17 +31,32 @@ VARIED = [
     for one in SAMPLES
     for text in (one.instruction, f"{one.instruction} now, and every word of it", "words in the text, good or bad")
 ]
+EDITED = [
+    replace(one, instruction=text)
+    for one, texts in zip(
+        SAMPLES,
+        (
+            ("all the words", "find words", "find the text"),
+            ("find", "good", "find bad"),
+            ("Name the places of the text.", "Name sentiment of the text.", "Name the sentiment of text."),
+        ),
+        strict=True,
+    )
+    for text in texts
+]
+"""A word of each is changed."""
 TUNINGS = {"lora": LoRA(r=2, dropout=0.0), "full": FullTuning(), "prefix": PrefixTuning(tokens=2)}
 
 
-def batch_of(backbone: Backbone) -> InstructionBatch:
+def batch_of(backbone: Backbone, variants: list[Sample] = VARIED) -> InstructionBatch:
     """Three rows, and three variants of each."""
     return InstructionBatch(
         raw=view_of(backbone, SAMPLES),
         ids=[one.id for one in SAMPLES],
-        variant=view_of(backbone, VARIED),
+        variant=view_of(backbone, variants),
         beta=torch.linspace(0, 1, len(VARIED)),
         seeds=torch.arange(len(VARIED)) * 7,
+        touched=touched_tokens(view_of(backbone, SAMPLES), view_of(backbone, variants)),
     )
 
 
@@ -87,6 +104,42 @@ def test_the_hardest_variant_is_trained(kind: str, tuning: str, models: dict[str
     assert all(torch.allclose(value, wanted[1][name], rtol=1e-9, atol=1e-12) for name, value in found[1].items())
 
 
+@pytest.mark.parametrize(("kind", "tuning"), [("llama", "lora"), ("llama", "full"), ("t5", "lora")])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_gradient_ranks_the_tokens_that_are_changed(
+    kind: str, tuning: str, shared: bool, models: dict[str, str]
+) -> None:
+    backbone = load(models[kind], TUNINGS[tuning]).double()
+    batch = batch_of(backbone, EDITED)
+    assert batch.touched is not None
+    wanted = []
+    for row in range(3):  # the library's own loss of one row without padding
+        kept = batch.raw.attention_mask[row] == 1
+        ids, labels = batch.raw.input_ids[row][kept][None], batch.raw.labels[row][None]
+        embeds = backbone.base.get_input_embeddings()(ids).detach().requires_grad_()
+        if kind == "t5":
+            out = backbone.model(inputs_embeds=embeds, labels=labels)
+        else:
+            labels = labels[:, kept]
+            out = backbone.model(inputs_embeds=embeds, labels=labels)
+        (slope,) = torch.autograd.grad(out.loss * (labels != IGNORE).sum(), [embeds])  # the loss is a mean
+        norms = slope[0].norm(dim=-1)
+        wanted += [float(norms[touched[kept]].sum()) for touched in batch.touched[MANY * row : MANY * (row + 1)]]
+    module = module_of(backbone, selection=Selection("gradient"), train_on="both" if shared else "variant")
+    passes = module_of(backbone).passes(batch)
+    _, curves = Selection("gradient").apply(passes)
+    scores = torch.tensor(wanted).reshape(3, MANY)
+    best = scores.argmax(1).tolist()
+    assert len(set(best)) > 1
+    assert float(curves["gained"]) == pytest.approx(float((scores.amax(1) - scores.mean(1)).mean()), rel=1e-5)
+    found = gradients(module, batch)
+    alone = view_of(backbone, [EDITED[MANY * row + at] for row, at in enumerate(best)])
+    plain = module_of(backbone, train_on="both" if shared else "variant")
+    other = gradients(plain, replace(batch, variant=alone, seeds=None, beta=None, touched=None))
+    assert found[0] == pytest.approx(other[0], rel=1e-12)
+    assert all(torch.allclose(value, other[1][name], rtol=1e-9, atol=1e-12) for name, value in found[1].items())
+
+
 def chosen(how: Selection, losses: Tensor, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What is chosen for many seeds, from given losses of the variants."""
     batch = batch_of(backbone)
@@ -130,6 +183,11 @@ def test_what_the_step_runs(llama: str, monkeypatch: pytest.MonkeyPatch) -> None
         ({"selection": Selection()}, [9, 3]),
         ({"selection": Selection("random")}, [3]),
         ({"selection": Selection("soft"), **slots}, [9, 3, 3]),
+        ({"selection": Selection("gradient")}, [3, 3]),
+        ({"selection": Selection("gradient"), **slots}, [3, 3]),
+        ({"selection": Selection("gradient"), "rdrop": RDrop()}, [3, 3, 3]),
+        ({"selection": Selection("gradient"), "adversary": NRM(ascent="clean"), **slots}, [3, 3, 3]),
+        ({"selection": Selection("gradient"), "sam": SAM(), "train_on": "both"}, [3, 3, 3, 3]),
         ({"rdrop": RDrop()}, [3, 3]),
         ({"preference": Preference()}, [3, 9]),
     ):
@@ -180,6 +238,9 @@ def test_settings_and_data_are_checked(llama: str, train_file: str) -> None:
     with pytest.raises(ValueError, match=r"data\.variants: found 1; expected 2 or more"):
         module.check_data(NoisyInstructionDataModule(train=train_file))
     module.check_data(NoisyInstructionDataModule(train=train_file, variants=2))
+    batch = batch_of(load(llama, LoRA(r=2)))
+    with pytest.raises(ValueError, match=r"selection\.choice: found gradient, but batches do not say"):
+        Selection("gradient").apply(module_of(load(llama, LoRA(r=2))).passes(replace(batch, touched=None)))
     with pytest.raises(ValueError, match="selection: found together with adversary FreeAT"):
         RobustTuning(llama, selection=Selection(), adversary=FreeAT())
 

@@ -60,6 +60,7 @@ STEPS: dict[str, tuple[type[InstructionTuning], dict[str, Any]]] = {
     "all, fgm": (RobustTuning, {**LORA, "adversary": FGM(), **ALL}),
     "hardest": (RobustTuning, {**LORA, "selection": Selection(), "adversary": NRM(ascent="clean"), **ALL}),
     "soft": (RobustTuning, {**LORA, "selection": Selection("soft"), "preference": Preference()}),
+    "gradient": (RobustTuning, {**LORA, "selection": Selection("gradient"), "adversary": NRM(), "train_on": "both"}),
     "random": (RobustTuning, {**LORA, "selection": Selection("random"), "chunk_rows": 2}),
     "preference, released": (RobustTuning, {**LORA, "preference": Preference("released"), "chunk_logits": 1000}),
     "sam": (RobustTuning, {**LORA, "sam": SAM(), "rdrop": RDrop(), "preference": Preference(weight=0.5)}),
