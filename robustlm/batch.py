@@ -340,16 +340,11 @@ class View(_Movable):
         """
         rows = torch.arange(0, len(self), many, device=which.device) + which
         found = View(
-            *(
-                one.index_select(0, rows)
-                for one in (
-                    self.input_ids,
-                    self.attention_mask,
-                    self.labels,
-                    self.instruction_mask,
-                    self.context_mask,
-                )
-            )
+            self.input_ids.index_select(0, rows),
+            self.attention_mask.index_select(0, rows),
+            self.labels.index_select(0, rows),
+            self.instruction_mask.index_select(0, rows),
+            self.context_mask.index_select(0, rows),
         )
         chosen = self.layout.one_of(many, which)
         found._keep(Layout.of(found.labels, found.attention_mask) if measured else chosen)

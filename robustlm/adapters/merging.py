@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftConfig
 from peft.tuners.lora import LoraLayer
 
 from robustlm.adapters.card import merged_card
@@ -57,7 +59,7 @@ def merge(run: str, output: str | None, share: float = 1.0) -> Path:
             "changes no weights; expected one that changes weights, such as LORA. Use this one with peft"
         )
     if share != 1:
-        _scale(model, share, folder)
+        _scale(model.modules(), config, share, folder)
     wanted = _logits(model, backbone)
     merged = model.merge_and_unload(safe_merge=True)
     refuse_nonfinite(merged.named_parameters(), f"{target} not written: the merged weights")
@@ -79,26 +81,24 @@ def merge(run: str, output: str | None, share: float = 1.0) -> Path:
     return target
 
 
-def _scale(model: Any, share: float, folder: Path) -> None:
+def _scale(layers: Iterable[object], config: PeftConfig, share: float, folder: Path) -> None:
     """Multiply the change that a LoRA adapter makes to each weight by `share`.
 
     Raises:
         ValueError: The adapter changes weights in other ways too.
     """
-    config = model.active_peft_config
-    kind, copies = config.peft_type.value, getattr(config, "modules_to_save", None)
     why = None
-    if kind != "LORA":
-        why = f"an adapter of the kind {kind}"
+    if not isinstance(config, LoraConfig):
+        why = f"an adapter of the kind {config.peft_type}"
     elif config.use_dora:
         why = "DoRA, whose change is no multiple of its matrices"
-    elif copies:
-        why = f"trained copies of layers ({', '.join(copies)})"
+    elif config.modules_to_save:
+        why = f"trained copies of layers ({', '.join(config.modules_to_save)})"
     elif config.bias != "none":
         why = "trained biases"
     if why is not None:
         raise ValueError(f"share: found {share:g} for {folder}, which has {why}; expected 1, or plain LoRA")
-    for layer in model.modules():
+    for layer in layers:
         if isinstance(layer, LoraLayer):
             for name in layer.scaling:
                 layer.scaling[name] *= share

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, TypedDict, cast, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +16,14 @@ from robustlm.checks.numbers import check_number
 
 Kind = Literal["mean", "ema"]
 """How weights are averaged."""
+
+
+class _Kept(TypedDict):
+    """What a checkpoint holds besides the average as its weights."""
+
+    count: int
+    raw: dict[str, Tensor]
+    average: dict[str, Tensor]
 
 
 class AverageWeights(Callback):
@@ -107,9 +115,9 @@ class AverageWeights(Callback):
             for average, value in zip(averages, values, strict=True):
                 average.copy_(value)
         elif self.kind == "ema":
-            get_ema_multi_avg_fn(self.decay)(averages, values, self._count)
+            get_ema_multi_avg_fn(self.decay)(averages, values, self._count)  # type: ignore[no-untyped-call]
         else:
-            get_swa_multi_avg_fn()(averages, values, self._count)
+            get_swa_multi_avg_fn()(averages, values, self._count)  # type: ignore[no-untyped-call]
         self._count += 1
 
     def _first(self, trainer: Trainer) -> int:
@@ -154,7 +162,7 @@ class AverageWeights(Callback):
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
         """Write the average as the weights, and the weights of training beside it."""
         if not self._average:
             return
@@ -165,12 +173,13 @@ class AverageWeights(Callback):
             "raw": {name: value.cpu().clone() for name, value in raw.items()},
             "average": {name: value.cpu().clone() for name, value in self._average.items()},
         }
+        state = cast(dict[str, Tensor], checkpoint["state_dict"])
         average = {id(weight): self._average[name] for name, weight in weights.items()}
         for name, weight in pl_module.named_parameters(remove_duplicate=False):  # tied weights have several names
             if id(weight) in average:
-                checkpoint["state_dict"][name] = average[id(weight)].to(weight.dtype, copy=True)
+                state[name] = average[id(weight)].to(weight.dtype, copy=True)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
         """Take back what `on_save_checkpoint` wrote.
 
         Raises:
@@ -178,7 +187,7 @@ class AverageWeights(Callback):
         """
         if trainer.state.fn != "fit":
             return
-        found = checkpoint.get("averaged")
+        found = cast(_Kept | None, checkpoint.get("averaged"))
         if found is None:
             raise ValueError(
                 "ckpt_path: this checkpoint's run averaged no weights, so its average is not known; expected a "

@@ -318,7 +318,7 @@ class Passes:
         (found,) = torch.autograd.grad(loss, [own], retain_graph=keep)
         if not keep:
             for kept in (self._answers, self._embeds, self._row_losses):
-                kept.pop(name)  # type: ignore[attr-defined]
+                kept.pop(name)
         return found.to(torch.promote_types(found.dtype, torch.float32)) / loss_scale
 
     def problem(

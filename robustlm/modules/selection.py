@@ -129,9 +129,10 @@ def _salience(passes: Passes, loss_scale: float, keep: bool) -> Tensor:
             "selection.choice: found gradient, but batches do not say which tokens their variants change; expected "
             "NoisyInstructionDataModule with data.variants of 2 or more, or another choice"
         )
-    norms = torch.linalg.vector_norm(passes.embedding_gradient("raw", loss_scale, keep=keep), dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(passes.embedding_gradient("raw", loss_scale, keep=keep), dim=-1)
     many = len(touched) // len(norms)
-    return (touched.reshape(len(norms), many, -1) * norms[:, None]).sum(-1).flatten()
+    found: Tensor = touched.reshape(len(norms), many, -1) * norms[:, None]
+    return found.sum(-1).flatten()
 
 
 def _drawn(seeds: Tensor, device: torch.device) -> Tensor:
