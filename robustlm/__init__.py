@@ -28,7 +28,9 @@ if TYPE_CHECKING:
         NoisyInstructionDataModule,
         ParaphraseDataModule,
         RobustnessDataModule,
+        TextDataModule,
     )
+    from robustlm.datamodules.replay import Replay
     from robustlm.models.backbone import Backbone, Loading
     from robustlm.models.precision import auto_precision
     from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         InstructionTuning,
         Passes,
         Preference,
+        Pretraining,
         RDrop,
         RobustTuning,
         Selection,
@@ -83,13 +86,16 @@ __all__ = [
     "Passes",
     "Preference",
     "PrefixTuning",
+    "Pretraining",
     "PromptTuning",
     "RDrop",
+    "Replay",
     "RobustTuning",
     "RobustnessDataModule",
     "Schedule",
     "Selection",
     "Source",
+    "TextDataModule",
     "TunedModel",
     "__version__",
     "auto_precision",

@@ -408,6 +408,11 @@ class InstructionBatch(_Movable):
     step_tokens: float | None = None
     """Answer tokens of raw rows in the whole optimiser step, divided by the number of micro-batches in it (over ranks
     and accumulation). Dividing summed losses by it makes the step's gradient a mean over all its answer tokens."""
+    replay: View | None = None
+    """Rows of running text that are trained beside the others; all their tokens but the first are targets."""
+    replay_tokens: float | None = None
+    """As `step_tokens`, for the targets of `replay`: their expected number, since each row of the step brings a row of
+    text with some probability. Null: no text is replayed."""
     prompt: View | None = None
     """In evaluation: the raw rows without answers, the input of `generate`."""
     condition: str = "clean"

@@ -6,6 +6,7 @@ from robustlm.modules.base import InstructionTuning
 from robustlm.modules.contrastive import Contrast, ContrastiveTuning
 from robustlm.modules.passes import Passes
 from robustlm.modules.preference import Preference
+from robustlm.modules.pretraining import Pretraining
 from robustlm.modules.rdrop import RDrop
 from robustlm.modules.robust import RobustTuning
 from robustlm.modules.selection import Selection
@@ -22,6 +23,7 @@ __all__ = [
     "InstructionTuning",
     "Passes",
     "Preference",
+    "Pretraining",
     "RDrop",
     "RobustTuning",
     "Selection",

@@ -83,6 +83,7 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         chunk_logits: Most logits (answer tokens × vocabulary) that a loss computes at once. `auto`: if there are over a
             million of them, as many as the pass has hidden values in one layer (rows × tokens × width), and at least a
             million; null: all of them. The losses and their gradients are the same.
+        replay_weight: Weight of the mean loss of replayed text (`data.replay`) beside the mean loss of answers.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
@@ -103,6 +104,7 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         hosting: Hosting = Hosting(),  # noqa: B008 - read only
         generation: Generation = Generation(),  # noqa: B008 - read only
         chunk_logits: ChunkLogits = "auto",
+        replay_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -127,7 +129,8 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         self.chunk_logits: ChunkLogits = chunk_logits
         self.pooling: Pooling = "last"
         """Which hidden state `Passes.answers` returns for a row."""
-        self.weights: dict[str, float] = {}
+        check_number("replay_weight", replay_weight, least=0)
+        self.weights: dict[str, float] = {"replay": replay_weight}
         """Factor of each named loss; a missing one counts as 1."""
         self.scores = Scores()
         self.failures: list[str | None] = []
@@ -161,6 +164,11 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         for term in self.terms:
             if term.needs_variants is not None:
                 self.check_variants(datamodule, term.needs_variants)
+        if getattr(datamodule, "replay", None) is not None and self.backbone.is_encoder_decoder:
+            raise ValueError(
+                f"data.replay: {self.backbone.name} has an encoder, and running text needs a decoder alone; expected "
+                "null"
+            )
 
     def check_variants(self, datamodule: TrainingData, why: str) -> None:
         """Raise `ValueError` for data without variants. `why`: a clause that names what needs them; follows "which"."""
@@ -206,6 +214,13 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         """The cross-entropy of true answers, as `answer`."""
         return {"answer": passes.cross_entropy(*VIEWS[self.answer_views])}
 
+    def replayed(self, passes: Passes) -> Tensor:
+        """The loss of replayed text: its part of the mean over the expected targets of the optimiser step."""
+        losses, tokens = passes.row_losses("replay"), passes.batch.replay_tokens
+        count = len(passes.view("replay").layout.tokens)
+        self.log("replay/loss", losses.detach().sum() / count, batch_size=count)
+        return losses.sum() / (count if tokens is None else tokens)
+
     @property
     def terms(self) -> tuple[Term, ...]:
         """The losses that are added to those of the answers; subclasses choose them by their settings."""
@@ -231,8 +246,14 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         return total
 
     def step_losses(self, passes: Passes) -> dict[str, Tensor]:
-        """The named losses that a step trains on: `losses`, unless a subclass takes them at other weights (SAM)."""
-        return self.losses(passes)
+        """The named losses that a step trains on: `losses`, and that of running text if the batch brings some.
+
+        A subclass may take them at other weights (SAM).
+        """
+        found = self.losses(passes)
+        if passes.batch.replay is not None:
+            found["replay"] = self.replayed(passes)
+        return found
 
     def passes(self, batch: InstructionBatch) -> Passes:
         """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`, `chunk_logits`)."""
@@ -278,6 +299,11 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             raise ValueError(
                 f"chunk_rows: found {self.chunk_rows}; expected null with FSDP2, because ranks with other numbers of "
                 "chunks would wait for each other"
+            )
+        if getattr(getattr(self._trainer, "datamodule", None), "replay", None) is not None:
+            raise ValueError(
+                "data.replay: found text with FSDP2; expected null, because ranks whose batches have no text would not "
+                "wait for those whose batches have some. Use ddp"
             )
 
     def optimizer_groups(self) -> Groups:

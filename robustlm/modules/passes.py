@@ -19,7 +19,7 @@ from robustlm.losses import Direction, divergence, row_sums, token_cross_entropy
 from robustlm.models.base import AnswerOutput, LanguageModel, Pooling
 from robustlm.models.heads import FEWEST, ChunkLogits, by_token, chunk_length
 
-ViewName = Literal["raw", "variant", "negative"]
+ViewName = Literal["raw", "variant", "negative", "replay"]
 
 
 class Passes:
@@ -74,7 +74,7 @@ class Passes:
     # --- views -------------------------------------------------------------------------------------------------
 
     def view(self, name: ViewName) -> View:
-        """The view with the name `raw`, `variant` or `negative`.
+        """The view with the name `raw`, `variant`, `negative` or `replay`.
 
         Raises:
             ValueError: The datamodule does not produce this view.

@@ -149,11 +149,11 @@ class RobustTuning(ANIT):
         """The losses of a step; with SAM, those at the worst weights nearby."""
         if self.sam is None:
             return super().step_losses(passes)
-        trained = [p for p in self.parameters() if p.requires_grad]
+        trained, plain = [p for p in self.parameters() if p.requires_grad], super().step_losses
         each = iter((passes, passes.over(passes.batch)))
         self.updating = True  # no checkpoint may be written while weights are moved
         try:
-            losses, gap = self.sam.losses(lambda: self.losses(next(each)), self.weights, trained, self.loss_scale)
+            losses, gap = self.sam.losses(lambda: plain(next(each)), self.weights, trained, self.loss_scale)
         finally:
             self.updating = False
         self.log("sam/gap", gap, batch_size=1)
