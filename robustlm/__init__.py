@@ -36,14 +36,18 @@ if TYPE_CHECKING:
     from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
     from robustlm.modules import (
         ANIT,
+        SAM,
         Alignment,
         AlignmentTuning,
         Contrast,
         ContrastiveTuning,
         InstructionTuning,
         Passes,
+        Preference,
         Pretraining,
+        RDrop,
         RobustTuning,
+        Selection,
     )
     from robustlm.noise.base import Noise
     from robustlm.noise.distortion import LME, RBE
@@ -59,6 +63,7 @@ __all__ = [
     "NRM",
     "PGD",
     "RBE",
+    "SAM",
     "AdamW",
     "Alignment",
     "AlignmentTuning",
@@ -79,13 +84,16 @@ __all__ = [
     "NoisyInstructionDataModule",
     "ParaphraseDataModule",
     "Passes",
+    "Preference",
     "PrefixTuning",
     "Pretraining",
     "PromptTuning",
+    "RDrop",
     "Replay",
     "RobustTuning",
     "RobustnessDataModule",
     "Schedule",
+    "Selection",
     "Source",
     "TextDataModule",
     "TunedModel",

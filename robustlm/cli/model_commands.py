@@ -80,7 +80,7 @@ def _prompts(rows: list[str], split: str) -> list[str]:
     return [template.render(sample, sample.instruction).text + " " + sample.target for sample in samples]
 
 
-def merge(run: str, output: str | None = None) -> None:
+def merge(run: str, output: str | None = None, share: float = 1.0) -> None:
     """Merge the adapter of a run into the weights of its base model.
 
     Programs without support for adapters can then load it.
@@ -88,9 +88,11 @@ def merge(run: str, output: str | None = None) -> None:
     Args:
         run: Folder of a run that `robustlm fit` wrote, or of an adapter.
         output: Folder for the model (safetensors, tokenizer, card); by default `merged` beside the adapter.
+        share: Share of the way from the base model's weights to the tuned ones: 1 for the tuned model. Below 1, only
+            for LoRA.
     """
     from robustlm.adapters.merging import merge
 
     if output is not None:
         check_folder("output", output)
-    print(f"merged model: {merge(run, output)}")
+    print(f"merged model: {merge(run, output, share)}")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -161,7 +162,8 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             whose = type(self).__name__ if self.train_on is None else f"train_on: {self.train_on}"
             self.check_variants(datamodule, f"{whose} trains on")
         for term in self.terms:
-            self.check_variants(datamodule, term.needs_variants)
+            if term.needs_variants is not None:
+                self.check_variants(datamodule, term.needs_variants)
         if getattr(datamodule, "replay", None) is not None and self.backbone.is_encoder_decoder:
             raise ValueError(
                 f"data.replay: {self.backbone.name} has an encoder, and running text needs a decoder alone; expected "
@@ -232,9 +234,7 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the losses, and log each of them."""
         passes = self.passes(batch)
-        terms = self.losses(passes)
-        if batch.replay is not None:
-            terms["replay"] = self.replayed(passes)
+        terms = self.step_losses(passes)
         parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
         total = torch.stack(parts).sum()
         size = len(batch)
@@ -244,6 +244,16 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
         return total
+
+    def step_losses(self, passes: Passes) -> dict[str, Tensor]:
+        """The named losses that a step trains on: `losses`, and that of running text if the batch brings some.
+
+        A subclass may take them at other weights (SAM).
+        """
+        found = self.losses(passes)
+        if passes.batch.replay is not None:
+            found["replay"] = self.replayed(passes)
+        return found
 
     def passes(self, batch: InstructionBatch) -> Passes:
         """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`, `chunk_logits`)."""
@@ -319,6 +329,13 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             raise TypeError(
                 f"{type(self).__name__}.configure_callbacks drops a callback; add to super().configure_callbacks()"
             )
+        for one in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, WeightAveraging):
+                raise ValueError(
+                    f"trainer.callbacks: found {type(one).__name__}, which writes the frozen model into checkpoints "
+                    "and cannot resume from trained weights alone; expected "
+                    "robustlm.callbacks.averaging.AverageWeights"
+                )
         if self._seed is None:
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks

@@ -38,8 +38,12 @@ class Shape:
         """The batch. Half of a prompt is instruction, half context."""
         variant = self._view(self.rows * self.variants) if "variant" in self.views else None
         negatives = self.rows * self.negatives
+        raw, touched = self._view(self.rows), None
+        if variant is not None and self.variants > 1:
+            touched = raw.instruction_mask.repeat_interleave(self.variants, 0)
         return InstructionBatch(
-            raw=self._view(self.rows),
+            raw=raw,
+            touched=touched,
             ids=[str(i) for i in range(self.rows)],
             variant=variant,
             negative=self._view(negatives) if negatives else None,
