@@ -304,7 +304,7 @@ def _noise(influence: Floats, samples: int) -> float:
     """Sampling variance of a score's distance from the mean score over so many samples, with one sample added."""
     n, k = influence.shape
     apart = influence - influence.mean(1, keepdims=True)
-    return float((apart**2).sum()) / (n * (samples - 1) * (k - 1)) + 1 / (k * float(samples) ** 2)
+    return float((apart**2).sum() / (n * (samples - 1) * (k - 1)) + 1 / (k * samples**2))
 
 
 def _noise_shape(covariance: Floats, apart: Floats, noise: float) -> tuple[float, float]:
