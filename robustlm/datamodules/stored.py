@@ -17,10 +17,12 @@ from robustlm.instructions.phrasings import meaning
 from robustlm.rows.arrow import ArrowRows, RecordBatch
 from robustlm.sample import Sample, is_request
 from robustlm.sources.stored import StoredSamples, sample_at, sample_columns, sample_values
-from robustlm.utils.random import drawn
+from robustlm.utils.random import number_of
 
 _INSTRUCTION, _CONTEXT, _REPLY = 1, 2, 4
 """Bits of a token's origin."""
+_HALF = 2**63
+"""Taken off numbers of 64 bits, so that they fit into int64."""
 
 
 @cache
@@ -67,9 +69,9 @@ def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded], lengths:
         list(lengths),
         [row.trained for row in encoded],
         [meaning(sample) for sample in samples],
-        [_number(sample.applied_to) for sample in samples],
-        [_number(sample.target) for sample in samples],
-        [_number(task_of(sample)) for sample in samples],
+        [number_of(sample.applied_to) - _HALF for sample in samples],
+        [number_of(sample.target) - _HALF for sample in samples],
+        [number_of(task_of(sample)) - _HALF for sample in samples],
         [is_request(sample) for sample in samples],
     ]
     schema = stored_schema()
@@ -77,11 +79,6 @@ def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded], lengths:
     values = [pa.array(values, item.type) for values, item in zip(columns, rest, strict=True)]
     found: RecordBatch = pa.record_batch([*sample_values(samples), *values], schema=schema)
     return found
-
-
-def _number(value: object) -> int:
-    """A number (int64) for a value; equal values have equal numbers."""
-    return drawn("value", repr(value)) - 2**63
 
 
 class StoredEncoded(Sequence[Encoded]):
