@@ -108,9 +108,11 @@ class InstructionDataModule(LightningDataModule):
             `all` of them.
         draws: Number of answers to each question of a test, each drawn anew. More than 1 needs `scoring: generation`,
             and a temperature (`model.generation`; `model.hosting` for hosted models and vLLM).
-        cache_dir: Folder for training rows that are too large for memory. They are read and tokenised once, and used
-            again by later runs with the same files, settings and tokenizer; null: all rows stay in memory.
-        cache_above: Size of all training files, unpacked, in megabytes (10⁶ bytes), above which rows go to `cache_dir`.
+        cache_dir: Folder for training and validation rows that are too large for memory. They are read and tokenised
+            once, and used again by later runs with the same files, settings and tokenizer; null: all rows stay in
+            memory.
+        cache_above: Size of all training files (or of all validation files), unpacked, in megabytes (10⁶ bytes), above
+            which their rows go to `cache_dir`.
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -285,6 +287,7 @@ class InstructionDataModule(LightningDataModule):
         self._model: ConnectedModel | None = None
         self._preparation: Preparation | None = None
         self._labels: KnownLabels | None = None
+        self._caches: dict[Role, RowCache] = {}
         self._evaluated: dict[str, tuple[EvaluationDataset, EvaluationSampler]] = {}
         """Dataset and sampler of each condition's loader."""
         self._answered = True
@@ -408,8 +411,8 @@ class InstructionDataModule(LightningDataModule):
         if self.samples_rows and self.cache_dir is not None:
             size = sum(unpacked_size(source, role) for source in sources)
             self._every = max(1, math.ceil(size / (max(self.cache_above, 0.001) * 1e6)))
-        elif role == "train" and self._is_large(sources):
-            return self._stored(sources)
+        elif role in ("train", "validation") and self._is_large(sources, role):
+            return self._stored(sources, role)
         if self._every > 1:
             self.notes.append(
                 f"data.{role}: only 1 of {self._every} rows was checked, and labels are those of these rows, since the "
@@ -458,13 +461,13 @@ class InstructionDataModule(LightningDataModule):
             return [replace(sample, trains_replies=bool(sample.history or sample.since)) for sample in samples]
         return [one for sample in samples for one in each_reply(sample)]
 
-    # --- large training sets -----------------------------------------------------------------------------------
+    # --- large files -------------------------------------------------------------------------------------------
 
-    def _is_large(self, sources: Sequence[str | Source]) -> bool:
-        """Whether training rows go to the cache."""
+    def _is_large(self, sources: Sequence[str | Source], role: Role) -> bool:
+        """Whether the rows of a role go to the cache."""
         if self.cache_dir is None:
             return False
-        size = sum(unpacked_size(source, "train") for source in sources)
+        size = sum(unpacked_size(source, role) for source in sources)
         if size <= self.cache_above * 1e6:
             return False
         changed = [
@@ -474,17 +477,19 @@ class InstructionDataModule(LightningDataModule):
             and not type(self).__module__.startswith("robustlm.")
         ]
         why = f"{type(self).__name__}.{changed[0]} takes all rows at once" if changed else ""
-        if self.noisy_turns == "all":
+        if role == "train" and self.noisy_turns == "all":
             why = "data.noisy_turns: all varies the turns of all chats at once"
+        if role == "validation" and self.scoring != "generation":
+            why = f"data.scoring: {self.scoring} also tokenises the choices of each row"
         if why:
             log.warning(
-                "data.cache_dir: the training rows (%.0f MB) stay in memory, because %s; expect 10 kB a row",
-                size / 1e6, why,
+                "data.cache_dir: the rows of data.%s (%.0f MB) stay in memory, because %s; expect 10 kB a row",
+                role, size / 1e6, why,
             )  # fmt: skip
         return not why
 
-    def _stored(self, given: Sequence[str | Source]) -> EncodedSamples:
-        """The training rows in the cache; they are made first if they are not there."""
+    def _stored(self, given: Sequence[str | Source], role: Role) -> EncodedSamples:
+        """The rows of a role in the cache; they are made first if they are not there."""
         assert self.cache_dir is not None
         sources = [as_source(source) for source in given]
         encoder = self.encoder
@@ -492,12 +497,18 @@ class InstructionDataModule(LightningDataModule):
             (other, source)
             for mine in sources
             if mine.path != BUILTIN
-            for other, _, source in self.known_labels.others("train", named_by_path(mine, "train"))
+            for other, _, source in self.known_labels.others(role, named_by_path(mine, role))
         ]
-        read = [*(("train", source) for source in sources), *others]
-        settings = settings_of(self, sources, encoder) | {"others": [[role, asdict(one)] for role, one in others]}
+        read = [*((role, source) for source in sources), *others]
+        settings = settings_of(self, sources, encoder) | {
+            "role": role,
+            "others": [[role, asdict(one)] for role, one in others],
+        }
         cache = RowCache(
-            Path(self.cache_dir).expanduser(), settings, users_code(self, [source for _, source in read], encoder)
+            role,
+            Path(self.cache_dir).expanduser(),
+            settings,
+            users_code(self, [source for _, source in read], encoder),
         )
         notes: list[str] = []
 
@@ -506,7 +517,7 @@ class InstructionDataModule(LightningDataModule):
                 folder,
                 lambda drafts, processes: LargeSources(
                     sources,
-                    "train",
+                    role,
                     drafts,
                     on_bad_row=self.on_bad_row,
                     rejected=self.rejected,
@@ -515,27 +526,24 @@ class InstructionDataModule(LightningDataModule):
                     say=notes.append,
                     processes=processes,
                 ),
-                self._asked_in_training,
+                lambda samples: [self.phraser.asked(one, role) for one in self._with_turns(samples, role)],
                 self.preparation,
-                "train",
+                role,
                 several=len(sources) > 1,
             )
             return found | {"notes": notes}
 
-        copies = [file for file in rejected_files(self.rejected, "train", len(sources)) if file]
+        copies = [file for file in rejected_files(self.rejected, role, len(sources)) if file]
         rows, said = cache.rows(lambda: digests(read, self.bank), make, copies)
-        self._cache = cache  # a cache for this run alone ends with it
+        self._caches[role] = cache  # a cache for this run alone ends with it
         for text in said["warnings"]:
             warnings.warn(text, UserWarning, stacklevel=2)
         for number, labels in said["labels"].items():
-            self.known_labels.remember("train", int(number), {task: set(own) for task, own in labels.items()})
-        self.phraser.say_divisions(rows.banked(), "train")
+            self.known_labels.remember(role, int(number), {task: set(own) for task, own in labels.items()})
+        self.phraser.say_divisions(rows.banked(), role)
         self.notes += [*said["notes"], *said["hidden"]]
-        self.preparation.say_tokenised(Tokenised(**said["tokenised"]), "train")
+        self.preparation.say_tokenised(Tokenised(**said["tokenised"]), role)
         return rows
-
-    def _asked_in_training(self, samples: list[Sample]) -> list[Sample]:
-        return [self.phraser.asked(sample, "train") for sample in self._with_turns(samples, "train")]
 
     # --- sources and conditions --------------------------------------------------------------------------------
 
@@ -684,7 +692,7 @@ class InstructionDataModule(LightningDataModule):
             batch_size=self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
-            groups=_groups(rows),
+            groups=rows.datasets(),
             done=self._done(condition, rows),
             again=again,
             pending=pending,
@@ -709,7 +717,7 @@ class InstructionDataModule(LightningDataModule):
     def _settle(self, condition: str, rows: EncodedSamples, *, again: bool = False) -> None:
         dataset, sampler = self._evaluated[condition]
         dataset.rows = rows
-        sampler.settle(rows.lengths, groups=_groups(rows), done=self._done(condition, rows), again=again)
+        sampler.settle(rows.lengths, groups=rows.datasets(), done=self._done(condition, rows), again=again)
         self._note_skipped(condition, rows, sampler)
 
     def _done(self, condition: str, rows: EncodedSamples) -> set[int]:
@@ -718,7 +726,7 @@ class InstructionDataModule(LightningDataModule):
         return {i for i, key in enumerate(_keys(condition, rows)) if key in done} if done else set()
 
     def _note_skipped(self, condition: str, rows: EncodedSamples, sampler: EvaluationSampler) -> None:
-        keys = _keys(condition, rows)
+        keys = _keys(condition, rows) if sampler.skipped else []
         self.session.skip(condition, {keys[row] for row in sampler.skipped})
 
     def _loader(
@@ -744,10 +752,6 @@ class InstructionDataModule(LightningDataModule):
         """`num_workers: auto` for rows in the cache: the cores that other processes of this machine leave."""
         ranks = getattr(self.trainer, "num_devices", 1) if self.trainer else 1
         return max(0, min(usable_cores() // max(ranks, 1) - 1, _ENOUGH_WORKERS))
-
-
-def _groups(rows: EncodedSamples) -> list[str]:
-    return [sample.dataset or sample.task for sample in rows.samples]
 
 
 def _keys(condition: str, rows: EncodedSamples) -> list[Key]:
