@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, cast, get_args
 
@@ -24,6 +25,7 @@ from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest
 from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Preparation, Scoring, Tokenised, check_askable, under_each
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
+from robustlm.datamodules.streaming import StreamedWindows, StreamLoader, StreamSettings, check_trainer
 from robustlm.datamodules.token_batches import TokenBatches
 from robustlm.datamodules.turns import with_noisy_turns
 from robustlm.evaluation.record import Key
@@ -37,7 +39,8 @@ from robustlm.sample import Sample, each_reply
 from robustlm.sources.large import LargeSources, unpacked_size
 from robustlm.sources.loading import KnownLabels, as_source, load_all, rejected_files
 from robustlm.sources.source import BUILTIN, Role, Source, Sources, asked_by, formatted_by, listed, named_by_path
-from robustlm.utils.parallel import usable_cores
+from robustlm.sources.streams import RowStream
+from robustlm.utils.parallel import sensible_processes, usable_cores
 from robustlm.utils.serialization import to_plain
 
 log = logging.getLogger(__name__)
@@ -113,6 +116,9 @@ class InstructionDataModule(LightningDataModule):
             memory.
         cache_above: Size of all training files (or of all validation files), unpacked, in megabytes (10⁶ bytes), above
             which their rows go to `cache_dir`.
+        stream: Read training rows while training goes on, in windows of this number of rows; nothing is kept in memory
+            or on a disk. Rows are shuffled, grouped and compared within a window. Needs `trainer.max_steps`. Null: all
+            rows are read before training.
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -177,6 +183,7 @@ class InstructionDataModule(LightningDataModule):
         batch_tokens: int | None = None,
         cache_dir: str | None = DEFAULT_CACHE,
         cache_above: float = 10.0,
+        stream: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -200,6 +207,12 @@ class InstructionDataModule(LightningDataModule):
             "data.batch_tokens", batch_tokens, least=2, below=2**31, whole=True, or_null="for batch_size rows a batch"
         )
         check_seed("data.seed", seed)
+        check_number("data.stream", stream, least=1, below=2**31, whole=True, or_null="to read all rows first")
+        if stream is not None and rejected:
+            raise ValueError(
+                f"data.rejected: found {rejected!r} with data.stream, which names the rows that it leaves out in the "
+                "log; expected null"
+            )
         if system is not None and not (isinstance(system, str) and system.strip()):
             raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
         if assistant_turns not in get_args(AssistantTurns):
@@ -271,6 +284,7 @@ class InstructionDataModule(LightningDataModule):
         self.num_workers: int | Literal["auto"] = num_workers
         self.cache_dir = cache_dir
         self.cache_above = cache_above
+        self.stream = stream
         self.seed = seed
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
@@ -296,6 +310,7 @@ class InstructionDataModule(LightningDataModule):
         """Whether `read` reads a part of the rows of large sources, which `check` looks at."""
         self._every = 1
         self._train_loader: ResumableLoader | None = None
+        self._windows: StreamedWindows | None = None
         self._position: dict[str, int] | None = None
 
     def prompt(self) -> dict[str, object]:
@@ -407,6 +422,8 @@ class InstructionDataModule(LightningDataModule):
         if self.bank:
             sources = [asked_by(source, self.bank) for source in sources]
         sources = [formatted_by(source, self.format) for source in sources]
+        if role == "train" and self.stream is not None:
+            return self._first_rows(sources)
         self._every = 1
         if self.samples_rows and self.cache_dir is not None:
             size = sum(unpacked_size(source, role) for source in sources)
@@ -448,6 +465,8 @@ class InstructionDataModule(LightningDataModule):
         """The labels of all sources."""
         if self._labels is None:
             self._labels = KnownLabels(self.all_sources())
+            for number in range(len(self.sources["train"]) if self.stream is not None else 0):
+                self._labels.remember("train", number, {})  # a stream is not read for its labels; sources name them
         return self._labels
 
     def _with_turns(self, samples: list[Sample], role: Role) -> list[Sample]:
@@ -470,13 +489,7 @@ class InstructionDataModule(LightningDataModule):
         size = sum(unpacked_size(source, role) for source in sources)
         if size <= self.cache_above * 1e6:
             return False
-        changed = [
-            name
-            for name in ("loaded", "selected")
-            if getattr(type(self), name) is not getattr(InstructionDataModule, name)
-            and not type(self).__module__.startswith("robustlm.")
-        ]
-        why = f"{type(self).__name__}.{changed[0]} takes all rows at once" if changed else ""
+        why = self._takes_all()
         if role == "train" and self.noisy_turns == "all":
             why = "data.noisy_turns: all varies the turns of all chats at once"
         if role == "validation" and self.scoring != "generation":
@@ -487,6 +500,14 @@ class InstructionDataModule(LightningDataModule):
                 role, size / 1e6, why,
             )  # fmt: skip
         return not why
+
+    def _takes_all(self) -> str:
+        """Which method of a user's class takes all rows at once; empty: none."""
+        for name in ("loaded", "selected"):
+            own = getattr(type(self), name) is not getattr(InstructionDataModule, name)
+            if own and not type(self).__module__.startswith("robustlm."):
+                return f"{type(self).__name__}.{name} takes all rows at once"
+        return ""
 
     def _stored(self, given: Sequence[str | Source], role: Role) -> EncodedSamples:
         """The rows of a role in the cache; they are made first if they are not there."""
@@ -526,7 +547,7 @@ class InstructionDataModule(LightningDataModule):
                     say=notes.append,
                     processes=processes,
                 ),
-                lambda samples: [self.phraser.asked(one, role) for one in self._with_turns(samples, role)],
+                partial(self._asked_as, role),
                 self.preparation,
                 role,
                 several=len(sources) > 1,
@@ -544,6 +565,69 @@ class InstructionDataModule(LightningDataModule):
         self.notes += [*said["notes"], *said["hidden"]]
         self.preparation.say_tokenised(Tokenised(**said["tokenised"]), role)
         return rows
+
+    def _asked_as(self, role: Role, samples: list[Sample]) -> list[Sample]:
+        return [self.phraser.asked(one, role) for one in self._with_turns(samples, role)]
+
+    # --- streams -----------------------------------------------------------------------------------------------
+
+    def in_windows(self) -> list[str]:
+        """What is done within the windows of a stream, since all rows are not known; subclasses add to it."""
+        return ["shuffling", *(["batches of rows of similar length"] if self.group_by_length else [])]
+
+    def _first_rows(self, sources: Sequence[str | Source]) -> EncodedSamples:
+        """The rows of the first window, which stand for all rows of a stream before training starts."""
+        if why := self._takes_all():
+            raise ValueError(f"data.stream: {why}; expected null, or a class without this method")
+        if self.trainer is not None:
+            check_trainer(self.trainer, validates=bool(self.sources["validation"]))
+        self._windows = self._windowed(sources)
+        rows = self._windows.first()
+        self.phraser.say_divisions(rows.samples, "train")
+        self.notes += self.preparation.hidden(rows.samples, "train")
+        self.notes.append(
+            f"data.stream: all rows are never known, so these are done within windows of "
+            f"{self._windows.settings.window:,} rows: {', '.join(self.in_windows())}; rows that follow each other "
+            "should differ"
+        )
+        return rows
+
+    def _windowed(self, sources: Sequence[str | Source]) -> StreamedWindows:
+        trainer = self.trainer
+        assert self.stream is not None
+        settings = StreamSettings(
+            window=self.stream,
+            batch_size=self.batch_size if self.batch_tokens is None else 1,
+            seed=self.seed,
+            world=trainer.world_size if trainer else 1,
+            accumulate=trainer.accumulate_grad_batches if trainer else 1,
+            replays=self.replays,
+            group_by_length=self.group_by_length,
+            batch_tokens=self.batch_tokens or 0,
+        )
+        stream = RowStream(sources, "train", on_bad_row=self.on_bad_row)
+        rank = trainer.global_rank if trainer else 0
+        return StreamedWindows(stream, settings, rank, self, partial(self._asked_as, "train"), self.preparation)
+
+    def _stream_loader(self, windows: StreamedWindows) -> StreamLoader:
+        trainer = self.trainer
+        steps = trainer.max_steps if trainer else 1
+        workers = self._workers() if self.num_workers == "auto" else self.num_workers
+        if not sensible_processes() > 1 or self.runs_model:
+            if self.num_workers not in (0, "auto"):
+                why = "data.distortion runs the model" if self.runs_model else "processes cannot be forked here"
+                raise ValueError(f"data.num_workers: found {workers} with data.stream, but {why}; expected 0 or auto")
+            workers = 0
+        batches = steps * windows.settings.accumulate
+        loader = StreamLoader(windows, batches, workers=workers, pinned=torch.cuda.is_available())
+        for line in self.train_dataset(self.rows["train"]).facts(0):
+            log.info("data.train, first window: %s", line)
+        return loader
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether training batches are made with the model, which worker processes cannot run."""
+        return False
 
     # --- sources and conditions --------------------------------------------------------------------------------
 
@@ -598,11 +682,17 @@ class InstructionDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[InstructionBatch]:
         """Training batches. Their order depends only on the seed and the epoch."""
         rows, trainer = self.rows["train"], self.trainer
+        if self._windows is not None:
+            return self._resumed(self._stream_loader(self._windows))
         dataset = self.train_dataset(rows)
         world = trainer.world_size if trainer else 1
-        order = self.train_order(dataset)
-        if self.batch_tokens is not None:
-            order = self._token_batches(rows, self.batch_tokens, order, world)
+        order = self.step_order(rows, dataset, world)
+        if isinstance(order, TokenBatches):
+            log.info(
+                "data.train: %d rows in %d batches of at most %d tokens, %s padding; in the mean %.1f rows of %.0f "
+                "tokens", len(rows), len(order), self.batch_tokens, "with" if self._padded else "without",
+                len(rows) / len(order), sum(rows.lengths) / len(rows),
+            )  # fmt: skip
         sampler = StepSampler(
             rows.lengths,
             rows.answer_tokens,
@@ -621,31 +711,37 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"data.train: {len(rows)} rows are fewer than the processes to train on")
         loader = self._loader(dataset, sampler, ResumableLoader)
         assert isinstance(loader, ResumableLoader)
+        self._resumed(loader)
+        for line in dataset.facts(sampler.epoch):
+            log.info("data.train: %s", line)
+        return loader
+
+    def _resumed(self, loader: ResumableLoader) -> ResumableLoader:
+        """The loader at the position of the checkpoint that training goes on from, if there is one."""
         if self._position is not None:
             loader.load_state_dict(self._position)
             self._position = None
-        for line in dataset.facts(sampler.epoch):
-            log.info("data.train: %s", line)
         self._train_loader = loader
         return loader
 
-    def _token_batches(self, rows: EncodedSamples, budget: int, order: Order | None, world: int) -> TokenBatches:
-        padded = not getattr(self.backbone, "padding_free", False)
-        found = TokenBatches(
+    def step_order(self, rows: EncodedSamples, dataset: TrainDataset, micro_batches: int) -> Order | None:
+        """The order of rows that are served in steps of so many micro-batches; null: see `train_order`."""
+        order = self.train_order(dataset)
+        if self.batch_tokens is None:
+            return order
+        return TokenBatches(
             rows.lengths,
-            budget,
-            padded=padded,
+            self.batch_tokens,
+            padded=self._padded,
             seed=self.seed,
-            world=world,
+            world=micro_batches,
             group_by_length=self.group_by_length,
             order=order,
         )
-        log.info(
-            "data.train: %d rows in %d batches of at most %d tokens, %s padding; in the mean %.1f rows of %.0f tokens",
-            len(rows), len(found), budget, "with" if padded else "without", len(rows) / len(found),
-            sum(rows.lengths) / len(rows),
-        )  # fmt: skip
-        return found
+
+    @property
+    def _padded(self) -> bool:
+        return not getattr(self.backbone, "padding_free", False)
 
     def state_dict(self) -> dict[str, int]:
         """Position of training within its epoch.
