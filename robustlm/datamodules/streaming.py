@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset
 
+from robustlm.batch import InstructionBatch
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
 from robustlm.datamodules.preparation import Preparation
 from robustlm.datamodules.sampling import BatchKey, KeptSampler, Order, ResumableLoader, StepSampler
@@ -276,7 +277,7 @@ class WindowSampler(KeptSampler):
     def set_epoch(self, epoch: int) -> None:
         """Do nothing: Lightning's epochs are not turns of the stream."""
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[WindowKey]:  # type: ignore[override]
         while True:
             key = self.next
             self.next = WindowKey(key.turn, key.number + 1)
@@ -314,7 +315,7 @@ class StreamLoader(ResumableLoader):
         """One batch more than the run has: `max_steps` then ends it within an epoch, so that it can be prolonged."""
         return self._batches + 1
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[InstructionBatch]:
         sampler = self.sampler
         assert isinstance(sampler, WindowSampler)
         sampler.next = self._place

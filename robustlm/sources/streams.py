@@ -97,7 +97,8 @@ class RowStream:
     def _source(self, i: int) -> Iterator[Entry]:
         bad: list[RowError] = []
         rows = iter_rows(*self._places[i], on_bad=bad.append, streaming=True)
-        for row in islice(rows, self._sources[i].limit):
+        limit = self._sources[i].limit
+        for row in rows if limit is None else islice(rows, int(limit)):
             yield from ((i, error) for error in bad)
             bad.clear()
             yield i, row

@@ -55,6 +55,7 @@ class HardNegatives:
             self._targets.append(number_of(sample.target))
             self._inputs.append(number_of(sample.applied_to))
         self._rows, self._starts = array("q"), array("q", [0])
+        self._order = np.empty(0, np.int64)
         self._arrange(np.frombuffer(order, np.uint64), np.frombuffer(buckets, np.int64), datasets)
 
     def __len__(self) -> int:
@@ -67,7 +68,8 @@ class HardNegatives:
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Number of samples of each group, in no order."""
-        found: NDArray[np.int64] = np.diff(np.frombuffer(self._starts, np.int64))
+        starts = np.frombuffer(self._starts, np.int64)
+        found: NDArray[np.int64] = starts[1:] - starts[:-1]
         return found
 
     def largest_first(self) -> None:

@@ -421,7 +421,7 @@ def _check_targets(input: str, targets: list[str], overwrite: bool) -> None:
             raise _TriedError
 
 
-def _each(paraphraser: Paraphraser, instructions: Spool, concurrency: int) -> Generator[Outcome]:
+def _each(paraphraser: Paraphraser, instructions: Spool[str], concurrency: int) -> Generator[Outcome]:
     """Get paraphrases of each instruction, in order; if one fails for good, finish those in progress and start no more.
 
     Raises:
