@@ -315,7 +315,7 @@ class StreamLoader(ResumableLoader):
         """One batch more than the run has: `max_steps` then ends it within an epoch, so that it can be prolonged."""
         return self._batches + 1
 
-    def __iter__(self) -> Iterator[InstructionBatch]:
+    def __iter__(self) -> Iterator[InstructionBatch]:  # type: ignore[override]
         sampler = self.sampler
         assert isinstance(sampler, WindowSampler)
         sampler.next = self._place
