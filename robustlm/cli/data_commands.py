@@ -129,17 +129,15 @@ def pairs(
         unseen_share: Share of a plain list of templates that training does not use (the last ones); null: a quarter.
     """
     from robustlm.instructions.paraphrases import load_paraphrases
-    from robustlm.sources.loading import load_all
-    from robustlm.tools.pairs import write_pairs
+    from robustlm.tools.pairs import pair_rows
 
     check_seed("seed", seed)
     check_output("output", output)
     sources = [Source(input, bank=bank, fields=fields), *(Source(one) if isinstance(one, str) else one for one in more)]
-    samples = load_all([_narrowed(source, split, limit) for source in sources], "train")
     others = load_paraphrases(paraphrases) if paraphrases else None
     print(
-        write_pairs(
-            samples,
+        pair_rows(
+            [_narrowed(source, split, limit) for source in sources],
             output,
             negatives=negatives,
             version=version,

@@ -115,8 +115,9 @@ def show_plan(
     model.check_data(datamodule)
     lengths = _lengths(model, datamodule, shape, prompt, answer)
     accumulated = int(trainer.get("accumulate_grad_batches") or 1)
+    budget = datamodule.batch_tokens
     batch = Shape(
-        rows=datamodule.batch_size,
+        rows=datamodule.batch_size if budget is None else _rows_within(budget, lengths.longest),
         prompt=lengths.longest[0],
         answer=lengths.longest[1],
         views=datamodule.views,
@@ -126,13 +127,26 @@ def show_plan(
         replay_length=(datamodule.replay and datamodule.replay.length) or datamodule.max_length,
         encoder_decoder=model.backbone.is_encoder_decoder,
     )
-    plan = Plan(model, batch, kind, sharding, target.precision, accumulated, bool(trainer.get("gradient_clip_val")))
-    usual = replace(plan, shape=replace(batch, prompt=lengths.mean[0], answer=lengths.mean[1]))
+    plan = Plan(
+        model,
+        batch,
+        kind,
+        sharding,
+        target.precision,
+        accumulated,
+        bool(trainer.get("gradient_clip_val")),
+        batch_tokens=budget,
+    )
+    mean = replace(batch, prompt=lengths.mean[0], answer=lengths.mean[1])
+    if budget is not None:
+        mean = replace(mean, rows=_rows_within(budget, lengths.mean))
+    usual = replace(plan, shape=mean)
     weights = plan.step.weights
     name = f"shape {shape}" if shape else model.backbone.name
     print(f"model       {name}: {weights.frozen + weights.trained:,} weights, {weights.trained:,} of them trained")
     print(f"run         {_method(model)}, {target.precision}, {sharding.name} on {sharding.devices} × {kind.name}")
-    print(f"batch       {batch.rows} rows on each GPU, {lengths.said}; {plan.rows} rows a step")
+    within = "" if budget is None else f" of the longest ({mean.rows} on average) in {budget:,} tokens"
+    print(f"batch       {batch.rows} rows{within} on each GPU, {lengths.said}; {usual.rows} rows a step")
     _show_memory(plan)
     _show_time(usual if lengths.mean != lengths.longest else plan, trainer, rows or lengths.count, mfu)
     print(
@@ -140,6 +154,19 @@ def show_plan(
         f"{MARGIN:.0%} of\n            what a step allocates anew for fragmentation; GPU: {kind.source}.\n"
         "            Tensors are counted on one traced step; nothing here was measured on a GPU."
     )
+
+
+def _rows_within(budget: int, lengths: tuple[int, int]) -> int:
+    """How many rows of this length a batch of at most `budget` tokens has; see `TokenBatches`.
+
+    Raises:
+        ValueError: Not even one.
+    """
+    if budget < sum(lengths):
+        raise ValueError(
+            f"data.batch_tokens: found {budget}, but the longest row has {sum(lengths)} tokens; expected at least that"
+        )
+    return budget // sum(lengths)
 
 
 def _method(model: InstructionTuning) -> str:
@@ -169,6 +196,8 @@ def _lengths(
         mean = sum(len(row.prompt_ids) for row in rows) // len(rows), sum(len(row.answer_ids) for row in rows)
         mean = max(mean[0], 1), max(mean[1] // len(rows), 1)
         said = f"prompt + answer {longest[0]} + {longest[1]} tokens at most, {mean[0]} + {mean[1]} on average"
+        if data.stream is not None:
+            return _Lengths(longest, mean, None, f"{said} in the first window of the stream")
         return _Lengths(longest, mean, len(rows), said)
     answer = max(data.max_length // 8, 1) if answer is None else answer
     prompt = max(data.max_length - answer, 1) if prompt is None else prompt
@@ -191,7 +220,8 @@ def _show_memory(plan: Plan) -> None:
     for note in memory.notes:
         print(f"  {note}")
     most = plan.most_rows()
-    print("  not even one row fits" if most is None else f"  about {most} rows on each GPU fit")
+    tokens = "" if plan.batch_tokens is None or most is None else f" (data.batch_tokens {most * plan.shape.row_tokens})"
+    print("  not even one row fits" if most is None else f"  about {most} rows on each GPU fit{tokens}")
     if not plan.fits:
         _show_changes(plan)
 

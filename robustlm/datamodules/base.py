@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, cast, get_args
 
@@ -25,6 +26,7 @@ from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Preparation, Scoring, Tokenised, check_askable, under_each
 from robustlm.datamodules.replay import Replay, ReplayedText
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
+from robustlm.datamodules.streaming import StreamedWindows, StreamLoader, StreamSettings, check_trainer
 from robustlm.datamodules.text_files import TextFiles
 from robustlm.datamodules.token_batches import TokenBatches
 from robustlm.datamodules.turns import with_noisy_turns
@@ -39,7 +41,8 @@ from robustlm.sample import Sample, each_reply
 from robustlm.sources.large import LargeSources, unpacked_size
 from robustlm.sources.loading import KnownLabels, as_source, load_all, rejected_files
 from robustlm.sources.source import BUILTIN, Role, Source, Sources, asked_by, formatted_by, listed, named_by_path
-from robustlm.utils.parallel import usable_cores
+from robustlm.sources.streams import RowStream
+from robustlm.utils.parallel import sensible_processes, usable_cores
 from robustlm.utils.serialization import to_plain
 
 log = logging.getLogger(__name__)
@@ -110,9 +113,14 @@ class InstructionDataModule(LightningDataModule):
             `all` of them.
         draws: Number of answers to each question of a test, each drawn anew. More than 1 needs `scoring: generation`,
             and a temperature (`model.generation`; `model.hosting` for hosted models and vLLM).
-        cache_dir: Folder for training rows that are too large for memory. They are read and tokenised once, and used
-            again by later runs with the same files, settings and tokenizer; null: all rows stay in memory.
-        cache_above: Size of all training files, unpacked, in megabytes (10⁶ bytes), above which rows go to `cache_dir`.
+        cache_dir: Folder for training and validation rows that are too large for memory. They are read and tokenised
+            once, and used again by later runs with the same files, settings and tokenizer; null: all rows stay in
+            memory.
+        cache_above: Size of all training files (or of all validation files), unpacked, in megabytes (10⁶ bytes), above
+            which their rows go to `cache_dir`.
+        stream: Read training rows while training goes on, in windows of this number of rows; nothing is kept in memory
+            or on a disk. Rows are shuffled, grouped and compared within a window. Needs `trainer.max_steps`. Null: all
+            rows are read before training.
         replay: Running text that is trained beside the rows, so that a model keeps what it learnt from text: a path, or
             a path with the share of such rows; null: none. `model.replay_weight` weighs its loss.
     """
@@ -180,6 +188,7 @@ class InstructionDataModule(LightningDataModule):
         cache_dir: str | None = DEFAULT_CACHE,
         cache_above: float = 10.0,
         replay: str | Replay | None = None,
+        stream: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -203,6 +212,17 @@ class InstructionDataModule(LightningDataModule):
             "data.batch_tokens", batch_tokens, least=2, below=2**31, whole=True, or_null="for batch_size rows a batch"
         )
         check_seed("data.seed", seed)
+        check_number("data.stream", stream, least=1, below=2**31, whole=True, or_null="to read all rows first")
+        if stream is not None and rejected:
+            raise ValueError(
+                f"data.rejected: found {rejected!r} with data.stream, which names the rows that it leaves out in the "
+                "log; expected null"
+            )
+        if stream is not None and replay is not None:
+            raise ValueError(
+                "data.replay: found running text with data.stream, whose windows are made without it; expected null, "
+                "or data.stream null, which keeps large files in data.cache_dir"
+            )
         if system is not None and not (isinstance(system, str) and system.strip()):
             raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
         if assistant_turns not in get_args(AssistantTurns):
@@ -274,6 +294,7 @@ class InstructionDataModule(LightningDataModule):
         self.num_workers: int | Literal["auto"] = num_workers
         self.cache_dir = cache_dir
         self.cache_above = cache_above
+        self.stream = stream
         self.seed = seed
         self.replay = Replay(replay) if isinstance(replay, str) else replay
         self._text: TextFiles | None = None
@@ -292,6 +313,7 @@ class InstructionDataModule(LightningDataModule):
         self._model: ConnectedModel | None = None
         self._preparation: Preparation | None = None
         self._labels: KnownLabels | None = None
+        self._caches: dict[Role, RowCache] = {}
         self._evaluated: dict[str, tuple[EvaluationDataset, EvaluationSampler]] = {}
         """Dataset and sampler of each condition's loader."""
         self._answered = True
@@ -300,6 +322,7 @@ class InstructionDataModule(LightningDataModule):
         """Whether `read` reads a part of the rows of large sources, which `check` looks at."""
         self._every = 1
         self._train_loader: ResumableLoader | None = None
+        self._windows: StreamedWindows | None = None
         self._position: dict[str, int] | None = None
 
     def prompt(self) -> dict[str, object]:
@@ -411,12 +434,14 @@ class InstructionDataModule(LightningDataModule):
         if self.bank:
             sources = [asked_by(source, self.bank) for source in sources]
         sources = [formatted_by(source, self.format) for source in sources]
+        if role == "train" and self.stream is not None:
+            return self._first_rows(sources)
         self._every = 1
         if self.samples_rows and self.cache_dir is not None:
             size = sum(unpacked_size(source, role) for source in sources)
             self._every = max(1, math.ceil(size / (max(self.cache_above, 0.001) * 1e6)))
-        elif role == "train" and self._is_large(sources):
-            return self._stored(sources)
+        elif role in ("train", "validation") and self._is_large(sources, role):
+            return self._stored(sources, role)
         if self._every > 1:
             self.notes.append(
                 f"data.{role}: only 1 of {self._every} rows was checked, and labels are those of these rows, since the "
@@ -452,6 +477,8 @@ class InstructionDataModule(LightningDataModule):
         """The labels of all sources."""
         if self._labels is None:
             self._labels = KnownLabels(self.all_sources())
+            for number in range(len(self.sources["train"]) if self.stream is not None else 0):
+                self._labels.remember("train", number, {})  # a stream is not read for its labels; sources name them
         return self._labels
 
     def _with_turns(self, samples: list[Sample], role: Role) -> list[Sample]:
@@ -465,33 +492,37 @@ class InstructionDataModule(LightningDataModule):
             return [replace(sample, trains_replies=bool(sample.history or sample.since)) for sample in samples]
         return [one for sample in samples for one in each_reply(sample)]
 
-    # --- large training sets -----------------------------------------------------------------------------------
+    # --- large files -------------------------------------------------------------------------------------------
 
-    def _is_large(self, sources: Sequence[str | Source]) -> bool:
-        """Whether training rows go to the cache."""
+    def _is_large(self, sources: Sequence[str | Source], role: Role) -> bool:
+        """Whether the rows of a role go to the cache."""
         if self.cache_dir is None:
             return False
-        size = sum(unpacked_size(source, "train") for source in sources)
+        size = sum(unpacked_size(source, role) for source in sources)
         if size <= self.cache_above * 1e6:
             return False
-        changed = [
-            name
-            for name in ("loaded", "selected")
-            if getattr(type(self), name) is not getattr(InstructionDataModule, name)
-            and not type(self).__module__.startswith("robustlm.")
-        ]
-        why = f"{type(self).__name__}.{changed[0]} takes all rows at once" if changed else ""
-        if self.noisy_turns == "all":
+        why = self._takes_all()
+        if role == "train" and self.noisy_turns == "all":
             why = "data.noisy_turns: all varies the turns of all chats at once"
+        if role == "validation" and self.scoring != "generation":
+            why = f"data.scoring: {self.scoring} also tokenises the choices of each row"
         if why:
             log.warning(
-                "data.cache_dir: the training rows (%.0f MB) stay in memory, because %s; expect 10 kB a row",
-                size / 1e6, why,
+                "data.cache_dir: the rows of data.%s (%.0f MB) stay in memory, because %s; expect 10 kB a row",
+                role, size / 1e6, why,
             )  # fmt: skip
         return not why
 
-    def _stored(self, given: Sequence[str | Source]) -> EncodedSamples:
-        """The training rows in the cache; they are made first if they are not there."""
+    def _takes_all(self) -> str:
+        """Which method of a user's class takes all rows at once; empty: none."""
+        for name in ("loaded", "selected"):
+            own = getattr(type(self), name) is not getattr(InstructionDataModule, name)
+            if own and not type(self).__module__.startswith("robustlm."):
+                return f"{type(self).__name__}.{name} takes all rows at once"
+        return ""
+
+    def _stored(self, given: Sequence[str | Source], role: Role) -> EncodedSamples:
+        """The rows of a role in the cache; they are made first if they are not there."""
         assert self.cache_dir is not None
         sources = [as_source(source) for source in given]
         encoder = self.encoder
@@ -499,12 +530,18 @@ class InstructionDataModule(LightningDataModule):
             (other, source)
             for mine in sources
             if mine.path != BUILTIN
-            for other, _, source in self.known_labels.others("train", named_by_path(mine, "train"))
+            for other, _, source in self.known_labels.others(role, named_by_path(mine, role))
         ]
-        read = [*(("train", source) for source in sources), *others]
-        settings = settings_of(self, sources, encoder) | {"others": [[role, asdict(one)] for role, one in others]}
+        read = [*((role, source) for source in sources), *others]
+        settings = settings_of(self, sources, encoder) | {
+            "role": role,
+            "others": [[role, asdict(one)] for role, one in others],
+        }
         cache = RowCache(
-            Path(self.cache_dir).expanduser(), settings, users_code(self, [source for _, source in read], encoder)
+            role,
+            Path(self.cache_dir).expanduser(),
+            settings,
+            users_code(self, [source for _, source in read], encoder),
         )
         notes: list[str] = []
 
@@ -513,7 +550,7 @@ class InstructionDataModule(LightningDataModule):
                 folder,
                 lambda drafts, processes: LargeSources(
                     sources,
-                    "train",
+                    role,
                     drafts,
                     on_bad_row=self.on_bad_row,
                     rejected=self.rejected,
@@ -522,27 +559,87 @@ class InstructionDataModule(LightningDataModule):
                     say=notes.append,
                     processes=processes,
                 ),
-                self._asked_in_training,
+                partial(self._asked_as, role),
                 self.preparation,
-                "train",
+                role,
                 several=len(sources) > 1,
             )
             return found | {"notes": notes}
 
-        copies = [file for file in rejected_files(self.rejected, "train", len(sources)) if file]
+        copies = [file for file in rejected_files(self.rejected, role, len(sources)) if file]
         rows, said = cache.rows(lambda: digests(read, self.bank), make, copies)
-        self._cache = cache  # a cache for this run alone ends with it
+        self._caches[role] = cache  # a cache for this run alone ends with it
         for text in said["warnings"]:
             warnings.warn(text, UserWarning, stacklevel=2)
         for number, labels in said["labels"].items():
-            self.known_labels.remember("train", int(number), {task: set(own) for task, own in labels.items()})
-        self.phraser.say_divisions(rows.banked(), "train")
+            self.known_labels.remember(role, int(number), {task: set(own) for task, own in labels.items()})
+        self.phraser.say_divisions(rows.banked(), role)
         self.notes += [*said["notes"], *said["hidden"]]
-        self.preparation.say_tokenised(Tokenised(**said["tokenised"]), "train")
+        self.preparation.say_tokenised(Tokenised(**said["tokenised"]), role)
         return rows
 
-    def _asked_in_training(self, samples: list[Sample]) -> list[Sample]:
-        return [self.phraser.asked(sample, "train") for sample in self._with_turns(samples, "train")]
+    def _asked_as(self, role: Role, samples: list[Sample]) -> list[Sample]:
+        return [self.phraser.asked(one, role) for one in self._with_turns(samples, role)]
+
+    # --- streams -----------------------------------------------------------------------------------------------
+
+    def in_windows(self) -> list[str]:
+        """What is done within the windows of a stream, since all rows are not known; subclasses add to it."""
+        return ["shuffling", *(["batches of rows of similar length"] if self.group_by_length else [])]
+
+    def _first_rows(self, sources: Sequence[str | Source]) -> EncodedSamples:
+        """The rows of the first window, which stand for all rows of a stream before training starts."""
+        if why := self._takes_all():
+            raise ValueError(f"data.stream: {why}; expected null, or a class without this method")
+        if self.trainer is not None:
+            check_trainer(self.trainer, validates=bool(self.sources["validation"]))
+        self._windows = self._windowed(sources)
+        rows = self._windows.first()
+        self.phraser.say_divisions(rows.samples, "train")
+        self.notes += self.preparation.hidden(rows.samples, "train")
+        self.notes.append(
+            f"data.stream: all rows are never known, so these are done within windows of "
+            f"{self._windows.settings.window:,} rows: {', '.join(self.in_windows())}; rows that follow each other "
+            "should differ"
+        )
+        return rows
+
+    def _windowed(self, sources: Sequence[str | Source]) -> StreamedWindows:
+        trainer = self.trainer
+        assert self.stream is not None
+        settings = StreamSettings(
+            window=self.stream,
+            batch_size=self.batch_size if self.batch_tokens is None else 1,
+            seed=self.seed,
+            world=trainer.world_size if trainer else 1,
+            accumulate=trainer.accumulate_grad_batches if trainer else 1,
+            replays=self.replays,
+            group_by_length=self.group_by_length,
+            batch_tokens=self.batch_tokens or 0,
+        )
+        stream = RowStream(sources, "train", on_bad_row=self.on_bad_row)
+        rank = trainer.global_rank if trainer else 0
+        return StreamedWindows(stream, settings, rank, self, partial(self._asked_as, "train"), self.preparation)
+
+    def _stream_loader(self, windows: StreamedWindows) -> StreamLoader:
+        trainer = self.trainer
+        steps = trainer.max_steps if trainer else 1
+        workers = self._workers() if self.num_workers == "auto" else self.num_workers
+        if not sensible_processes() > 1 or self.runs_model:
+            if self.num_workers not in (0, "auto"):
+                why = "data.distortion runs the model" if self.runs_model else "processes cannot be forked here"
+                raise ValueError(f"data.num_workers: found {workers} with data.stream, but {why}; expected 0 or auto")
+            workers = 0
+        batches = steps * windows.settings.accumulate
+        loader = StreamLoader(windows, batches, workers=workers, pinned=torch.cuda.is_available())
+        for line in self.train_dataset(self.rows["train"]).facts(0):
+            log.info("data.train, first window: %s", line)
+        return loader
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether training batches are made with the model, which worker processes cannot run."""
+        return False
 
     # --- sources and conditions --------------------------------------------------------------------------------
 
@@ -597,11 +694,17 @@ class InstructionDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[InstructionBatch]:
         """Training batches. Their order depends only on the seed and the epoch."""
         rows, trainer = self.rows["train"], self.trainer
+        if self._windows is not None:
+            return self._resumed(self._stream_loader(self._windows))
         dataset = self.replaying(self.train_dataset(rows))
         world = trainer.world_size if trainer else 1
-        order = self.train_order(dataset)
-        if self.batch_tokens is not None:
-            order = self._token_batches(rows, self.batch_tokens, order, world)
+        order = self.step_order(rows, dataset, world)
+        if isinstance(order, TokenBatches):
+            log.info(
+                "data.train: %d rows in %d batches of at most %d tokens, %s padding; in the mean %.1f rows of %.0f "
+                "tokens", len(rows), len(order), self.batch_tokens, "with" if self._padded else "without",
+                len(rows) / len(order), sum(rows.lengths) / len(rows),
+            )  # fmt: skip
         sampler = StepSampler(
             rows.lengths,
             rows.answer_tokens,
@@ -620,11 +723,16 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"data.train: {len(rows)} rows are fewer than the processes to train on")
         loader = self._loader(dataset, sampler, ResumableLoader)
         assert isinstance(loader, ResumableLoader)
+        self._resumed(loader)
+        for line in dataset.facts(sampler.epoch):
+            log.info("data.train: %s", line)
+        return loader
+
+    def _resumed(self, loader: ResumableLoader) -> ResumableLoader:
+        """The loader at the position of the checkpoint that training goes on from, if there is one."""
         if self._position is not None:
             loader.load_state_dict(self._position)
             self._position = None
-        for line in dataset.facts(sampler.epoch):
-            log.info("data.train: %s", line)
         self._train_loader = loader
         return loader
 
@@ -650,23 +758,24 @@ class InstructionDataModule(LightningDataModule):
         log.info("data.replay: %d rows of %d tokens of text; %g for each row", len(text), length, self.replay.share)
         return dataset
 
-    def _token_batches(self, rows: EncodedSamples, budget: int, order: Order | None, world: int) -> TokenBatches:
-        padded = not getattr(self.backbone, "padding_free", False)
-        found = TokenBatches(
+    def step_order(self, rows: EncodedSamples, dataset: TrainDataset, micro_batches: int) -> Order | None:
+        """The order of rows that are served in steps of so many micro-batches; null: see `train_order`."""
+        order = self.train_order(dataset)
+        if self.batch_tokens is None:
+            return order
+        return TokenBatches(
             rows.lengths,
-            budget,
-            padded=padded,
+            self.batch_tokens,
+            padded=self._padded,
             seed=self.seed,
-            world=world,
+            world=micro_batches,
             group_by_length=self.group_by_length,
             order=order,
         )
-        log.info(
-            "data.train: %d rows in %d batches of at most %d tokens, %s padding; in the mean %.1f rows of %.0f tokens",
-            len(rows), len(found), budget, "with" if padded else "without", len(rows) / len(found),
-            sum(rows.lengths) / len(rows),
-        )  # fmt: skip
-        return found
+
+    @property
+    def _padded(self) -> bool:
+        return not getattr(self.backbone, "padding_free", False)
 
     def state_dict(self) -> dict[str, int]:
         """Position of training within its epoch.
@@ -713,7 +822,7 @@ class InstructionDataModule(LightningDataModule):
             batch_size=self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
-            groups=_groups(rows),
+            groups=rows.datasets(),
             done=self._done(condition, rows),
             again=again,
             pending=pending,
@@ -738,7 +847,7 @@ class InstructionDataModule(LightningDataModule):
     def _settle(self, condition: str, rows: EncodedSamples, *, again: bool = False) -> None:
         dataset, sampler = self._evaluated[condition]
         dataset.rows = rows
-        sampler.settle(rows.lengths, groups=_groups(rows), done=self._done(condition, rows), again=again)
+        sampler.settle(rows.lengths, groups=rows.datasets(), done=self._done(condition, rows), again=again)
         self._note_skipped(condition, rows, sampler)
 
     def _done(self, condition: str, rows: EncodedSamples) -> set[int]:
@@ -747,7 +856,7 @@ class InstructionDataModule(LightningDataModule):
         return {i for i, key in enumerate(_keys(condition, rows)) if key in done} if done else set()
 
     def _note_skipped(self, condition: str, rows: EncodedSamples, sampler: EvaluationSampler) -> None:
-        keys = _keys(condition, rows)
+        keys = _keys(condition, rows) if sampler.skipped else []
         self.session.skip(condition, {keys[row] for row in sampler.skipped})
 
     def _loader(
@@ -773,10 +882,6 @@ class InstructionDataModule(LightningDataModule):
         """`num_workers: auto` for rows in the cache: the cores that other processes of this machine leave."""
         ranks = getattr(self.trainer, "num_devices", 1) if self.trainer else 1
         return max(0, min(usable_cores() // max(ranks, 1) - 1, _ENOUGH_WORKERS))
-
-
-def _groups(rows: EncodedSamples) -> list[str]:
-    return [sample.dataset or sample.task for sample in rows.samples]
 
 
 def _keys(condition: str, rows: EncodedSamples) -> list[Key]:

@@ -60,6 +60,10 @@ class EncodedSamples:
         """`meaning` of each sample, int64 `[n]`."""
         return torch.tensor([meaning(sample) for sample in self.samples], dtype=torch.long)
 
+    def datasets(self) -> list[str]:
+        """The dataset of each sample, or its task."""
+        return [sample.dataset or sample.task for sample in self.samples]
+
     def drawn(self, draws: int) -> EncodedSamples:
         """Every row as often as it is asked, the draws of a row one after another; the rows themselves if once."""
         if draws == 1:

@@ -1,4 +1,4 @@
-"""The cache of large training sets: samples and tokens in Arrow files, found by everything that decides them.
+"""The cache of large sets of rows: samples and tokens in Arrow files, found by everything that decides them.
 
 A key is the SHA-256 of: the bytes of all files that are read (rows, banks; not their times, which copies and version
 control change or keep at will), the sources' settings, all arguments of the datamodule but those in `_OTHER`, the
@@ -53,25 +53,27 @@ _OTHER = frozenset(
         *("batch_size", "eval_batch_size", "group_by_length", "replays", "num_workers", "scoring", "draws"),
         *("noisy_turns", "noise", "distortion", "beta", "variants", "group_size", "negatives", "shuffle"),
         *("cache_dir", "cache_above", "samples", "shots", "attack", "paraphrase", "budget", "batch_tokens", "packing"),
-        "replay",
+        *("replay", "stream"),
     )
 )
-"""Arguments of datamodules that change neither the samples of training nor their tokens; an argument that is missing
+"""Arguments of datamodules that change neither the cached samples nor their tokens; an argument that is missing
 here makes another key, which is slow, but never wrong."""
 _ROWS, _SAID = "rows.arrow", "said.json"
 _LIBRARIES = ("tokenizers", "transformers", "pyarrow")
 
 
 class RowCache:
-    """Makes the training rows of a datamodule once, and finds them again.
+    """Makes the rows of a datamodule once, and finds them again.
 
     Args:
+        role: The role of the rows.
         folder: Folder of the cache.
         settings: What decides the rows besides files, as plain data.
         why_own: Which code of the user takes part; empty: none.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, object], why_own: str) -> None:
+    def __init__(self, role: Role, folder: Path, settings: Mapping[str, object], why_own: str) -> None:
+        self._role = role
         self._folder = folder
         self._settings = settings
         self._why_own = why_own
@@ -96,7 +98,8 @@ class RowCache:
         def made(folder: Path) -> None:
             said = make(folder)
             if files() != before:
-                raise SourceError("data.train: a file changed while it was read; expected files that nothing changes")
+                found = "a file changed while it was read; expected files that nothing changes"
+                raise SourceError(f"data.{self._role}: {found}")
             there = [at for at, path in enumerate(copies) if path.is_file()]
             for at in there:
                 (folder / f"rejected-{at}").write_bytes(copies[at].read_bytes())
@@ -109,17 +112,17 @@ class RowCache:
             parent = Path(self._temporary.name)
             log.info("data.cache_dir: rows are made for this run alone, as %s may change them", self._why_own)
         key = key_for({"files": before, "settings": self._settings})
-        folder = KeptFolder(parent, key, "training rows").made(made)
+        folder = KeptFolder(parent, key, f"{self._role} rows").made(made)
         said = json.loads((folder / _SAID).read_text(encoding="utf-8"))
         for at in said["copies"]:
             with whole_file(copies[at]) as unfinished:
                 unfinished.write_bytes((folder / f"rejected-{at}").read_bytes())
-        log.info("data.train: rows and tokens are in %s", folder)
+        log.info("data.%s: rows and tokens are in %s", self._role, folder)
         return StoredRows(ArrowRows(folder / _ROWS)), said
 
 
 def arguments_of(module: object) -> dict[str, object]:
-    """The arguments of a datamodule that may change its training rows, as plain data."""
+    """The arguments of a datamodule that may change its cached rows, as plain data."""
     names = {
         name
         for owner in type(module).__mro__
@@ -130,7 +133,7 @@ def arguments_of(module: object) -> dict[str, object]:
 
 
 def settings_of(module: object, sources: Sequence[Source], encoder: Encoder) -> dict[str, object]:
-    """Everything but files that decides the training rows of a datamodule."""
+    """Everything but files and role that decides the cached rows of a datamodule."""
     return {
         "class": f"{type(module).__module__}.{type(module).__qualname__}",
         "arguments": arguments_of(module),
@@ -173,7 +176,7 @@ def package_digest() -> str:
 
 
 def users_code(module: object, sources: Iterable[Source], encoder: Encoder) -> str:
-    """Names code outside of this package that may change training rows; empty if there is none."""
+    """Names code outside of this package that may change cached rows; empty if there is none."""
     tokenizer = type(encoder.tokenizer)
     things: dict[str, object] = {f"the class {type(module).__name__}": type(module)}
     things |= {f"the shape {name}": shape.read for name, shape in known_shapes().items()}
@@ -237,7 +240,8 @@ def write_large(
     found = Tokenised()
     hidden: Counter[tuple[str, str]] = Counter()
     seen = SeenIds()
-    work = partial(_tokenised, sources=sources, asked=asked, preparation=preparation)
+    shown = role != "train"
+    work = partial(_tokenised, sources=sources, asked=asked, preparation=preparation, shown=shown)
     with (
         ArrowWriter(folder / _ROWS, stored_schema()) as writer,
         tqdm(total=len(sources), desc="tokenising", unit=" rows", disable=None) as bar,
@@ -268,8 +272,10 @@ def _tokenised(
     sources: LargeSources,
     asked: Callable[[list[Sample]], list[Sample]],
     preparation: Preparation,
+    shown: bool,
 ) -> tuple[list[str], RecordBatch, Tokenised, Counter[tuple[str, str]]]:
     samples = asked(sources.samples(chunk))
     rows, found = preparation.fit_all(samples)
     ids = [sample.id for sample in samples]
-    return ids, stored_batch(rows.samples, rows.encoded, rows.prompt_lengths), found, preparation.count_hidden(samples)
+    batch = stored_batch(rows.samples, rows.encoded, rows.prompt_lengths, shown=shown)
+    return ids, batch, found, preparation.count_hidden(samples)

@@ -228,6 +228,11 @@ class ContrastiveDataModule(ParaphraseDataModule):
             rephrase=self.phraser.phrasings,
         )
 
+    def in_windows(self) -> list[str]:
+        """See `InstructionDataModule.in_windows`."""
+        groups = ["groups with hard negatives"] if self.group_size > 1 else []
+        return [*super().in_windows(), *groups, *(["explicit negatives"] if self.negatives else [])]
+
     def train_order(self, dataset: TrainDataset) -> Order | None:
         """Shuffled groups, or the order of the file if `shuffle` is false."""
         assert isinstance(dataset, ContrastiveDataset)

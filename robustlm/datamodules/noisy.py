@@ -328,6 +328,16 @@ class NoisyInstructionDataModule(InstructionDataModule):
         fresh = self.phrasings(rows) if self.phrasing == "fresh" else None
         return VariedDataset(rows, self.encoder, fresh, variation=self.variation())
 
+    def in_windows(self) -> list[str]:
+        """See `InstructionDataModule.in_windows`."""
+        mean = ["β (data.beta: dataset)"] if self.beta == "dataset" else []
+        return [*super().in_windows(), *mean, *(["the words that noise adds"] if self.noise is not None else [])]
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether distortion is measured by the model."""
+        return isinstance(self.distortion, LME)
+
     def variation(self) -> Variation:
         """How training rows are varied. Also gives the model to the embedder of the distortion, if it needs one."""
         if isinstance(self.distortion, LME):

@@ -35,7 +35,7 @@ NO_BUDGET = {"batch_tokens": 0, "batch_padding": 0, "batch_ranks": 0, "batch_gro
 """`Order.settings` of orders without a number of tokens for each batch; see `TokenBatches.settings`."""
 
 
-class _Kept(DistributedSampler[Any], SequentialSampler):
+class KeptSampler(DistributedSampler[Any], SequentialSampler):
     """A sampler that Lightning does not replace, neither under DDP nor under `overfit_batches`."""
 
 
@@ -66,11 +66,15 @@ class Rounds(Sequence[list[list[int]]]):
         per: Units in a micro-batch.
         world: W.
         replays: Number of times that each round occurs, one after another.
+        whole: Whether fewer units than W that are left over join the last round; otherwise they are left out.
     """
 
-    def __init__(self, rows: Ints, starts: Ints, per: int, world: int, replays: int) -> None:
+    def __init__(
+        self, rows: Ints, starts: Ints, per: int, world: int, replays: int = 1, *, whole: bool = False
+    ) -> None:
         self._rows, self._starts, self._per, self._world, self._replays = rows, starts, per, world, replays
         self._full, self._rest = divmod(len(starts) - 1, per * world)
+        self._joined = self._rest if whole and self._full and self._rest < world else 0
 
     def __len__(self) -> int:
         return (self._full + (self._rest >= self._world)) * self._replays
@@ -86,15 +90,16 @@ class Rounds(Sequence[list[list[int]]]):
         if not 0 <= at < len(self):
             raise IndexError(f"round {at} of {len(self)}")
         first = at // self._replays * self._per * self._world
-        if at // self._replays < self._full:
+        if at // self._replays < self._full - bool(self._joined):
             edges = [first + self._per * rank for rank in range(self._world + 1)]
         else:  # the rest is split as evenly as possible, larger parts first
-            size, more = divmod(self._rest, self._world)
+            last = self._per * self._world + self._joined if self._joined else self._rest
+            size, more = divmod(last, self._world)
             edges = [first + size * rank + min(rank, more) for rank in range(self._world + 1)]
         return [self._rows[self._starts[a] : self._starts[b]].tolist() for a, b in pairwise(edges)]
 
 
-class StepSampler(_Kept):
+class StepSampler(KeptSampler):
     """Training batches, dealt to ranks round by round.
 
     The micro-batches of an epoch form one sequence that does not depend on the number of ranks or on accumulation. Rank
@@ -179,14 +184,16 @@ class StepSampler(_Kept):
         """Number of batches that the `begun` units count as: those of a whole epoch less those of the other units."""
         return len(self) - self._count(self.units - self.begun) if self.begun else 0
 
-    def rounds(self, epoch: int) -> Rounds:
+    def rounds(self, epoch: int, *, whole: bool = False) -> Rounds:
         """The micro-batches of an epoch in rounds of W. At most W − 1 units are left out, different ones each epoch.
 
-        If the epoch was begun with other settings (`begun`), only the micro-batches of the remaining units.
+        If the epoch was begun with other settings (`begun`), only the micro-batches of the remaining units. With
+        `whole`, no unit is left out if there are enough for one round; see `Rounds`.
         """
         begun = self.begun if epoch == self.epoch else 0
         rows, starts = self._arranged(epoch if self._reshuffle else 0, self._begun_size if begun else self._batch_size)
-        return Rounds(rows, starts[begun:], self._batch_size // self._unit, self._world, self._replays)
+        per = self._batch_size // self._unit
+        return Rounds(rows, starts[begun:], per, self._world, self._replays, whole=whole)
 
     def _arranged(self, epoch: int, size: int) -> tuple[Ints, Ints]:
         """All rows in training order, and where each unit begins among them, with the end of the last unit."""
@@ -275,6 +282,8 @@ class StepSampler(_Kept):
                 batch size, the accumulation or the replays changed, and the position is between replays of a batch or
                 in an epoch under `limit_train_batches`.
         """
+        if "turn" in state:
+            raise ValueError("data: the checkpoint was trained on a stream; expected data.stream as it was there")
         if "units" not in state:
             raise ValueError("an earlier version wrote this checkpoint without its position among the rows")
         self.epoch = state["epoch"]
@@ -316,7 +325,7 @@ class StepSampler(_Kept):
         return self.offset
 
 
-class EvaluationSampler(_Kept):
+class EvaluationSampler(KeptSampler):
     """Serves every row exactly once over all ranks, dataset by dataset, the longest rows of each dataset first.
 
     Rows of a dataset share instructions, so a shared instruction runs once for a batch, and their answers have similar

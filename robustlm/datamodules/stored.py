@@ -1,7 +1,9 @@
-"""Tokenised training rows in Arrow columns: mapped into memory, shared by processes, and made again by later runs."""
+"""Tokenised rows in Arrow columns: mapped into memory, shared by processes, and made again by later runs."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, overload
@@ -17,10 +19,14 @@ from robustlm.instructions.phrasings import meaning
 from robustlm.rows.arrow import ArrowRows, RecordBatch
 from robustlm.sample import Sample, is_request
 from robustlm.sources.stored import StoredSamples, sample_at, sample_columns, sample_values
-from robustlm.utils.random import drawn
+from robustlm.utils.random import number_of
 
 _INSTRUCTION, _CONTEXT, _REPLY = 1, 2, 4
 """Bits of a token's origin."""
+_SHOWN = "shown"
+"""Column of prompts as text: text, places of messages, their other fields, and tools, as JSON."""
+_HALF = 2**63
+"""Taken off numbers of 64 bits, so that they fit into int64."""
 
 
 @cache
@@ -38,14 +44,23 @@ def stored_schema() -> Any:
         pa.field(name, pa.int64())
         for name in ("length", "prompt_length", "answer_tokens", "meaning", "input", "answer", "asks")
     ]
-    return pa.schema([*sample_columns(), *tokens, *numbers, pa.field("request", pa.bool_())])
+    return pa.schema(
+        [*sample_columns(), *tokens, *numbers, pa.field("request", pa.bool_()), pa.field(_SHOWN, pa.string())]
+    )
 
 
-def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded], lengths: Sequence[int]) -> RecordBatch:
-    """A record batch of `stored_schema`; `lengths` are `EncodedSamples.prompt_lengths`.
+def stored_batch(
+    samples: Sequence[Sample], encoded: Sequence[Encoded], lengths: Sequence[int], *, shown: bool
+) -> RecordBatch:
+    """A record batch of `stored_schema`.
 
-    The text of prompts and the places of tokens in it are not stored: only tests read them, and rows that are
-    tokenised again.
+    The places of tokens in the text of prompts are not stored: only rows that are tokenised again need them.
+
+    Args:
+        samples: The samples.
+        encoded: Their tokens.
+        lengths: See `EncodedSamples.prompt_lengths`.
+        shown: Whether to store prompts as text, too, which validation shows, and training does not.
     """
     import pyarrow as pa
 
@@ -67,10 +82,11 @@ def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded], lengths:
         list(lengths),
         [row.trained for row in encoded],
         [meaning(sample) for sample in samples],
-        [_number(sample.applied_to) for sample in samples],
-        [_number(sample.target) for sample in samples],
-        [_number(task_of(sample)) for sample in samples],
+        [number_of(sample.applied_to) - _HALF for sample in samples],
+        [number_of(sample.target) - _HALF for sample in samples],
+        [number_of(task_of(sample)) - _HALF for sample in samples],
         [is_request(sample) for sample in samples],
+        [json.dumps([row.text, row.chat, row.fields, row.tools]) if shown else None for row in encoded],
     ]
     schema = stored_schema()
     rest = list(schema)[-len(columns) :]
@@ -79,13 +95,8 @@ def stored_batch(samples: Sequence[Sample], encoded: Sequence[Encoded], lengths:
     return found
 
 
-def _number(value: object) -> int:
-    """A number (int64) for a value; equal values have equal numbers."""
-    return drawn("value", repr(value)) - 2**63
-
-
 class StoredEncoded(Sequence[Encoded]):
-    """The tokens of stored rows; `Encoded` without text.
+    """The tokens of stored rows: `Encoded` without `offsets`, and without text where that was not stored.
 
     Args:
         rows: The file.
@@ -109,7 +120,13 @@ class StoredEncoded(Sequence[Encoded]):
         ids, origins, answer = (
             batch.column(name)[row].values.to_numpy() for name in ("prompt_ids", "origins", "answer_ids")
         )
+        shown = batch.column(_SHOWN)[row].as_py()
+        text, chat, fields, tools = json.loads(shown) if shown else ("", (), (), "")
         return Encoded(
+            text=text,
+            chat=tuple((role, start, end) for role, start, end in chat),
+            fields=tuple(fields),
+            tools=tools,
             prompt_ids=ids.tolist(),
             instruction=(origins & _INSTRUCTION).astype(bool).tolist(),
             context=(origins & _CONTEXT).astype(bool).tolist(),
@@ -119,7 +136,7 @@ class StoredEncoded(Sequence[Encoded]):
 
 
 class StoredRows(EncodedSamples):
-    """Training rows in a mapped file.
+    """Rows of training or validation in a mapped file.
 
     Args:
         rows: A file with the columns of `stored_schema`.
@@ -147,6 +164,11 @@ class StoredRows(EncodedSamples):
     def meanings(self) -> Tensor:
         """See `EncodedSamples.meanings`."""
         return torch.from_numpy(self.rows.numbers("meaning").astype(np.int64, copy=True))
+
+    def datasets(self) -> list[str]:
+        """See `EncodedSamples.datasets`."""
+        named = zip(self.rows.texts("dataset"), self.rows.texts("task"), strict=True)
+        return [sys.intern(str(name or task)) for name, task in named]
 
     def requests(self, *, free: bool) -> tuple[int, int]:
         """How many rows are requests themselves, and how many rows there are; with `free`, rows without a variant."""

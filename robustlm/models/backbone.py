@@ -21,7 +21,7 @@ from robustlm.models.loading import Loading, find, read_config, read_model, read
 from robustlm.models.sampling import Generation
 from robustlm.models.separation import check_config, check_separation
 from robustlm.models.sharding import check_shardable, shard, whole
-from robustlm.models.tuning import Tuning
+from robustlm.models.tuning import FullTuning, Tuning
 
 __all__ = ["Backbone", "Loading"]
 
@@ -60,6 +60,11 @@ class Backbone(LanguageModel):
         self.tuning = tuning
         if tuning is not None:
             tuning.check(gradient_checkpointing=self.loading.gradient_checkpointing)
+        if self.loading.four_bit and isinstance(tuning, FullTuning):
+            raise ValueError(
+                "tuning: found FullTuning with loading.four_bit, whose weights are codes that cannot be trained; "
+                "expected LoRA, or loading.four_bit: false"
+            )
         self._place = find(name)
         self.name = self._place.name
         self.adapter = self._place.adapter

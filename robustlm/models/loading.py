@@ -145,7 +145,8 @@ def read_model(
             language-model head.
     """
     model = _base_model(place, config, loading)
-    model.requires_grad_(True)
+    for weight in model.parameters():
+        weight.requires_grad_(weight.is_floating_point())  # codes of quantised weights have no gradients
     if loading.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()

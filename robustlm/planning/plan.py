@@ -63,6 +63,8 @@ class Plan:
     clipped: bool = True
     foreach: bool = True
     """See `trace_step`: true on a GPU."""
+    batch_tokens: int | None = None
+    """The most tokens of a micro-batch, from which its rows follow; null: a number of rows is set."""
 
     @cached_property
     def step(self) -> Step | DeepStep:
@@ -176,7 +178,8 @@ class Plan:
         if self.shape.rows > 1:
             rows = self.shape.rows // 2
             found = replace(self, shape=replace(self.shape, rows=rows), accumulated=2 * self.accumulated)
-            yield f"--data.batch_size {rows} --trainer.accumulate_grad_batches {2 * self.accumulated}", found
+            size = f"batch_size {rows}" if self.batch_tokens is None else f"batch_tokens {rows * self.shape.row_tokens}"
+            yield f"--data.{size} --trainer.accumulate_grad_batches {2 * self.accumulated}", found
 
     def _with_loading(self, **changes: Any) -> Plan:
         other = fresh(self.module)

@@ -34,6 +34,11 @@ class Shape:
     padded: bool = True
     """Whether a row is shorter than the others, as in most batches; attention then needs a mask."""
 
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a row in one view."""
+        return self.prompt + self.answer
+
     def batch(self) -> InstructionBatch:
         """The batch. Half of a prompt is instruction, half context."""
         variant = self._view(self.rows * self.variants) if "variant" in self.views else None

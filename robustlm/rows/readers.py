@@ -38,7 +38,13 @@ _FILE_LIKE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|gz|zip|zst|bz2|xz|xlsx?|
 _PARQUET_BATCH = 1000
 
 
-def iter_rows(path: str, split: str | None = None, on_bad: Callable[[RowError], object] | None = None) -> Iterator[Row]:
+def iter_rows(
+    path: str,
+    split: str | None = None,
+    on_bad: Callable[[RowError], object] | None = None,
+    *,
+    streaming: bool = False,
+) -> Iterator[Row]:
     """Read the rows of a file or of a Hugging Face dataset, one at a time.
 
     Args:
@@ -47,13 +53,15 @@ def iter_rows(path: str, split: str | None = None, on_bad: Callable[[RowError], 
         split: Which split of a folder or hub dataset; not for files.
         on_bad: Called with every row that cannot be read (`errors.append`, for example); reading continues. Without it
             reading also continues, and `BadRowsError` is raised at the end.
+        streaming: Read data sets of the hub, and folders, row by row without a copy on the disk; files are always read
+            so.
 
     Raises:
         SourceError: At the call, when there is nothing to read; while reading, when the file is damaged or
             turns out to hold no rows.
         BadRowsError: After the last row, when some rows could not be read and `on_bad` is not given.
     """
-    return _watched(path, _reader(path, split), on_bad)
+    return _watched(path, _reader(path, split, streaming), on_bad)
 
 
 def _watched(
@@ -74,7 +82,7 @@ def _watched(
         raise BadRowsError(path, errors, rows)
 
 
-def _reader(path: str, split: str | None) -> Iterator[Row | RowError]:
+def _reader(path: str, split: str | None, streaming: bool) -> Iterator[Row | RowError]:
     found = what_is(path) if path else "an empty name"
     if found not in ("a file", "a folder", "nothing"):
         raise SourceError(f"{path}: found {found}; expected a file ({kinds_of()})")
@@ -85,11 +93,11 @@ def _reader(path: str, split: str | None) -> Iterator[Row | RowError]:
     if os.path.isdir(path):
         if not any(name.endswith(SUFFIXES) for name in os.listdir(path)):
             raise SourceError(f"{path}: found a folder without data files; expected a file ({kinds_of()})")
-        return _read_hub(path, None, split)
+        return _read_hub(path, None, split, streaming)
     name = _HUB_NAME.fullmatch(path)
     if name is None or _FILE_LIKE.search(path):
         raise SourceError(f"{path}: no such file; expected a file ({kinds_of()}) or a Hugging Face dataset's name")
-    return _read_hub(name["name"], name["config"], split)
+    return _read_hub(name["name"], name["config"], split, streaming)
 
 
 # --------------------------------------------------------------------------------------- reading files
@@ -364,11 +372,11 @@ _FILE_READERS: dict[str, Callable[[str], Iterator[Row | RowError]]] = {
 # --------------------------------------------------------------------------------------------- hub datasets
 
 
-def _read_hub(name: str, config: str | None, split: str | None) -> Iterator[Row | RowError]:
+def _read_hub(name: str, config: str | None, split: str | None, streaming: bool) -> Iterator[Row | RowError]:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, config, split=split)
+        loaded = datasets.load_dataset(name, config, split=split, streaming=streaming)
     except Exception as error:  # the library raises dozens of kinds, all with the same meaning here
         found = f"no such file, and not loadable as a Hugging Face dataset ({type(error).__name__}: {error})"
         raise SourceError(f"{name}: {found}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlm.rows.arrow import ArrowRows
+from robustlm.rows.arrow import ArrowRows, ArrowWriter, RecordBatch
 from robustlm.sample import Sample
 from robustlm.sources.drafts import Drafter
 from robustlm.sources.loading import (
@@ -19,6 +20,7 @@ from robustlm.sources.loading import (
     builtin_samples,
     check_bank,
     count_of,
+    occurs_twice,
     options_by_task,
     place_of,
     rejected_files,
@@ -26,7 +28,11 @@ from robustlm.sources.loading import (
 )
 from robustlm.sources.samples import named_labels, settle_errors
 from robustlm.sources.source import BUILTIN, Role, Source, named_by_path
-from robustlm.sources.spilled import CHUNK, Spilled, limit_by_id, spill
+from robustlm.sources.spilled import CHUNK, SeenIds, Spilled, limit_by_id, spill
+from robustlm.sources.stored import StoredSamples, sample_columns, sample_values
+from robustlm.utils.parallel import in_order, sensible_processes
+
+log = logging.getLogger(__name__)
 
 
 def unpacked_size(source: str | Source, role: Role) -> int:
@@ -51,6 +57,8 @@ def unpacked_size(source: str | Source, role: Role) -> int:
     return size
 
 
+_SMALL = 10e6
+"""Bytes of text that one process reads about as fast as several, which have to be started."""
 _PARQUET = 4
 """Text in Parquet files is compressed to about a quarter."""
 
@@ -129,6 +137,11 @@ class LargeSources:
         """The labels in the rows of each source, by task."""
         return {i: one.found for i, one in self._found.items()}
 
+    @property
+    def files(self) -> list[Path]:
+        """The files in the folder, which are not needed any more once all samples are used."""
+        return [one.path for one in self._found.values()]
+
     def __len__(self) -> int:
         """Number of rows, before limits."""
         return sum(map(len, self._given.values())) + sum(one.good for one in self._found.values())
@@ -165,3 +178,43 @@ class LargeSources:
         name = named_by_path(self._sources[i], self._role)
         options = {task: labels for (of, task), labels in self._options.items() if of == name}
         return self._found[i].settled(batch, options, name)
+
+
+def stored_samples(sources: Sequence[str | Source], role: Role, folder: Path, *, seed: int = 0) -> StoredSamples:
+    """Read sources into a file of a folder, as `load_all` reads them into memory.
+
+    Args:
+        sources: As for `load_all`.
+        role: As for `load_all`.
+        folder: An empty folder, which has to stay as long as the samples are used.
+        seed: As for `load_all`.
+
+    Raises:
+        SourceError: As `load_all`.
+        BadRowsError: There are bad rows.
+    """
+    import pyarrow as pa
+
+    size = sum(unpacked_size(source, role) for source in sources)
+    processes = sensible_processes() if size > _SMALL else 1
+    known = KnownLabels({role: sources})
+    read = LargeSources(
+        sources, role, folder, on_bad_row="strict", rejected=None, known=known, seed=seed, say=log.warning,
+        processes=processes,
+    )  # fmt: skip
+    schema = pa.schema(sample_columns())
+    seen = SeenIds()
+
+    def settled(chunk: tuple[int, int]) -> tuple[list[str], RecordBatch]:
+        samples = read.samples(chunk)
+        return [one.id for one in samples], pa.record_batch(sample_values(samples), schema=schema)
+
+    with ArrowWriter(folder / "samples.arrow", schema) as writer:
+        for ids, batch in in_order(settled, read.chunks(), processes):
+            for id in ids if len(sources) > 1 else ():
+                if seen.add(id) is not None:
+                    raise occurs_twice(role, id)
+            writer.write(batch)
+    for path in read.files:
+        path.unlink()
+    return StoredSamples(ArrowRows(folder / "samples.arrow"))

@@ -11,11 +11,11 @@ import json
 import os
 import re
 import threading
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections import Counter, deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -25,10 +25,11 @@ from robustlm.endpoint import AnswerCache, Connection, Endpoint, EndpointError
 from robustlm.instructions.banks import InstructionBank, known_banks
 from robustlm.instructions.paraphrases import check_suffix
 from robustlm.instructions.published import divided
-from robustlm.rows.base import SourceError
-from robustlm.rows.writers import RowWriter
+from robustlm.rows.base import RowData, SourceError
+from robustlm.rows.writers import RowWriter, write_rows
 from robustlm.tools.noise_rows import instructed_rows
 from robustlm.tools.paraphrase_rules import Rules, parse_answer
+from robustlm.utils.spool import Spool
 
 DEFAULT_CACHE = "~/.cache/robustlm/paraphrases"
 PROMPT = """\
@@ -41,6 +42,8 @@ Answer with a JSON list of {count} strings and nothing else.
 Instruction:
 {instruction}"""
 _LISTED = 20
+_AHEAD = 64
+"""Instructions in progress for each thread; the limit bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class Outcome:
     """Answers taken from the cache."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class ParaphraseSummary:
     """Summary of a `paraphrase` run; `print` shows it."""
 
@@ -140,38 +143,50 @@ class ParaphraseSummary:
     """The file that was written."""
     wanted: int
     """Paraphrases wanted of each instruction."""
-    outcomes: list[Outcome]
-    """One for each distinct instruction, in the order of first occurrence."""
-
-    @property
-    def kept(self) -> int:
-        """Paraphrases in the file."""
-        return sum(len(outcome.kept) for outcome in self.outcomes)
+    instructions: int = 0
+    """Number of distinct instructions."""
+    kept: int = 0
+    """Paraphrases in the file."""
+    requests: int = 0
+    """Requests that were sent."""
+    cached: int = 0
+    """Answers taken from the cache."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Number of rejected candidates by reason."""
+    short: int = 0
+    """Instructions with fewer paraphrases than wanted."""
+    shortest: list[tuple[int, str]] = field(default_factory=list)
+    """The first of these instructions, each after the number of its paraphrases."""
 
     @property
     def reasons(self) -> dict[str, int]:
         """Rejected candidates by reason, most frequent first."""
-        return dict(Counter(item.reason for outcome in self.outcomes for item in outcome.rejected).most_common())
+        return dict(self.rejected.most_common())
 
-    @property
-    def short(self) -> list[Outcome]:
-        """Instructions with fewer paraphrases than wanted."""
-        return [outcome for outcome in self.outcomes if len(outcome.kept) < self.wanted]
+    def add(self, outcome: Outcome) -> None:
+        """Count what became of a further instruction."""
+        self.instructions += 1
+        self.kept += len(outcome.kept)
+        self.requests += outcome.requests
+        self.cached += outcome.cached
+        self.rejected.update(item.reason for item in outcome.rejected)
+        if len(outcome.kept) < self.wanted:
+            self.short += 1
+            if self.short <= _LISTED:
+                self.shortest.append((len(outcome.kept), outcome.instruction))
 
     def __str__(self) -> str:
-        requests = sum(outcome.requests for outcome in self.outcomes)
-        cached = sum(outcome.cached for outcome in self.outcomes)
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in self.reasons.items()) or "none"
         lines = [
-            f"{self.output}: {self.kept:,} paraphrases of {len(self.outcomes):,} instructions",
-            f"requests: {requests:,}, answers from the cache: {cached:,}",
+            f"{self.output}: {self.kept:,} paraphrases of {self.instructions:,} instructions",
+            f"requests: {self.requests:,}, answers from the cache: {self.cached:,}",
             f"rejected: {reasons}",
         ]
         if self.short:
-            lines.append(f"fewer than {self.wanted}: {len(self.short):,} instructions")
-            lines += [f"  {len(one.kept)} of {self.wanted}: {_headed(one.instruction)}" for one in self.short[:_LISTED]]
-        if len(self.short) > _LISTED:
-            lines.append(f"  … and {len(self.short) - _LISTED:,} more")
+            lines.append(f"fewer than {self.wanted}: {self.short:,} instructions")
+            lines += [f"  {kept} of {self.wanted}: {_headed(instruction)}" for kept, instruction in self.shortest]
+        if self.short > _LISTED:
+            lines.append(f"  … and {self.short - _LISTED:,} more")
         return "\n".join(lines)
 
 
@@ -281,8 +296,10 @@ def _said(completion: Any) -> Said:
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def instructions_of(input: str, split: str | None = None) -> list[str]:
+def instructions_of(input: str, split: str | None = None) -> Iterator[str]:
     """The distinct instructions of rows, or the seen phrasings of a bank, in the order of first occurrence.
+
+    Memory holds 16 bytes of each distinct instruction.
 
     Args:
         input: Rows as `iter_rows` takes them, an instruction bank's file, an entry of a file with many
@@ -291,14 +308,19 @@ def instructions_of(input: str, split: str | None = None) -> list[str]:
 
     Raises:
         SourceError: There is nothing to read.
-        BadRowsError: Rows are unreadable or have no instruction.
+        BadRowsError: After the last row: rows are unreadable or have no instruction.
         ValueError: The bank is invalid or has no seen phrasings.
     """
     if _is_bank(input):
         texts: Iterator[str] = (phrasing.text for phrasing in InstructionBank.load(input).phrasings(split="seen"))
     else:
         texts = (sample.instruction.strip() for _, sample in instructed_rows(input, "reading", split))
-    return list(dict.fromkeys(texts))
+    seen: set[bytes] = set()
+    for text in texts:
+        key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if key not in seen:
+            seen.add(key)
+            yield text
 
 
 def _is_bank(input: str) -> bool:
@@ -328,8 +350,9 @@ def paraphrase(
 ) -> ParaphraseSummary:
     """Write a paraphrase file for the instructions of rows or of a bank.
 
-    The file is written once all answers are there. Until then the cache holds the progress: the same call, repeated,
-    requests only what was not answered yet. The file depends on the answers alone, not on threads or interruptions.
+    The file is written once all answers are there; until then, rows wait in temporary files, and the cache holds
+    the progress: the same call, repeated, requests only what was not answered yet. The file depends on the answers
+    alone, not on threads or interruptions.
 
     Args:
         input: As `instructions_of` takes it.
@@ -352,25 +375,31 @@ def paraphrase(
     if concurrency < 1:
         raise ValueError(f"--concurrency: expected 1 or more, found {concurrency}")
     _check_targets(input, [output, *([rejected] if rejected else [])], overwrite)
-    instructions = instructions_of(input, split)
     cache = AnswerCache(cache_dir, "paraphrases") if cache_dir else None
-    try:
-        with contextlib.closing(Paraphraser(endpoint, question, cache)) as paraphraser:
-            outcomes = _all(paraphraser, instructions, concurrency)
-    except EndpointError as error:
-        progress = f"answers so far are kept in {cache.path}; the same command continues from there" if cache else ""
-        raise EndpointError(
-            f"{error}\n{output} was not written; {progress or 'no cache, so nothing was kept'}"
-        ) from None
-    if rejected:
-        with RowWriter(rejected) as writer:
-            for item in (item for outcome in outcomes for item in outcome.rejected):
-                row = {"instruction": item.instruction, "paraphrase": item.paraphrase}
-                writer.write({**row, "reason": item.reason, "problem": item.problem})
-    with RowWriter(output) as writer:
-        for outcome in outcomes:
-            writer.write({"instruction": outcome.instruction, "paraphrases": outcome.kept})
-    return ParaphraseSummary(output, question.count, outcomes)
+    summary = ParaphraseSummary(output, question.count)
+    with Spool(instructions_of(input, split)) as instructions, Spool[RowData]() as kept, Spool[RowData]() as left_out:
+        try:
+            with (
+                contextlib.closing(Paraphraser(endpoint, question, cache)) as paraphraser,
+                contextlib.closing(_each(paraphraser, instructions, concurrency)) as found,
+            ):
+                for outcome in found:
+                    summary.add(outcome)
+                    kept.append({"instruction": outcome.instruction, "paraphrases": outcome.kept})
+                    for item in outcome.rejected if rejected else ():
+                        row = {"instruction": item.instruction, "paraphrase": item.paraphrase}
+                        left_out.append({**row, "reason": item.reason, "problem": item.problem})
+        except EndpointError as error:
+            progress = (
+                f"answers so far are kept in {cache.path}; the same command continues from there" if cache else ""
+            )
+            raise EndpointError(
+                f"{error}\n{output} was not written; {progress or 'no cache, so nothing was kept'}"
+            ) from None
+        if rejected:
+            write_rows(rejected, left_out)
+        write_rows(output, kept)
+    return summary
 
 
 class _TriedError(Exception):
@@ -392,21 +421,25 @@ def _check_targets(input: str, targets: list[str], overwrite: bool) -> None:
             raise _TriedError
 
 
-def _all(paraphraser: Paraphraser, instructions: list[str], concurrency: int) -> list[Outcome]:
-    """Get paraphrases of all instructions; if one fails for good, finish those in progress and start no others."""
+def _each(paraphraser: Paraphraser, instructions: Spool[str], concurrency: int) -> Generator[Outcome]:
+    """Get paraphrases of each instruction, in order; if one fails for good, finish those in progress and start no more.
+
+    Raises:
+        EndpointError: The endpoint fails for good. Outcomes that were given before may be incomplete then.
+    """
+    waiting: deque[Future[Outcome]] = deque()
     with (
         ThreadPoolExecutor(concurrency) as threads,
         tqdm(total=len(instructions), desc="paraphrasing", unit=" instructions", disable=None) as bar,
     ):
-        futures = [threads.submit(paraphraser.paraphrase, instruction) for instruction in instructions]
-        for future in futures:
-            future.add_done_callback(lambda _: bar.update())
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
+            for instruction in instructions:
+                waiting.append(threads.submit(paraphraser.paraphrase, instruction))
+                waiting[-1].add_done_callback(lambda _: bar.update())
+                if len(waiting) >= concurrency * _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
             paraphraser.stop()
             threads.shutdown(wait=True, cancel_futures=True)
-        for future in futures:
-            if not future.cancelled() and (error := future.exception()):
-                raise error
-        return [future.result() for future in futures]

@@ -83,6 +83,24 @@ def whole_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Give a new folder beside `target` that is removed when the block ends.
+
+    If the process is killed, the next one that writes into the same folder removes it.
+
+    Raises:
+        OSError: The folder cannot be written, for example on a full disk; names `target`.
+    """
+    folder = _beside(Path(os.path.realpath(target)))
+    try:
+        with _named(target):
+            folder.mkdir()
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_text(target: Path, text: str) -> None:
     """Write a UTF-8 file completely or not at all; line ends are unchanged. Raises the errors of `whole_file`."""
     with whole_file(target) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:

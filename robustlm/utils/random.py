@@ -61,3 +61,8 @@ def drawn(*parts: object) -> int:
     thing does not depend on the other things.
     """
     return int.from_bytes(blake2b(key_of(*parts), digest_size=8).digest(), "big")
+
+
+def number_of(value: object) -> int:
+    """A number of 64 bits for a value: equal values have equal numbers, and others almost surely have others."""
+    return drawn("value", repr(value))

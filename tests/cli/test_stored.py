@@ -26,7 +26,7 @@ OTHER = {
     },
     "batches": {
         *("batch_size", "batch_tokens", "eval_batch_size", "group_by_length", "replays", "num_workers", "shuffle"),
-        *("cache_dir", "cache_above"),
+        *("cache_dir", "cache_above", "stream"),
     },
 }
 """Arguments of datamodules that decide no prompt's text, or decide it anew in each test."""

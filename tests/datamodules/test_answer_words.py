@@ -17,7 +17,7 @@ from robustlm.rows.base import BadRowsError, SourceError
 from robustlm.sample import Sample
 from robustlm.sources.samples import load_samples
 from robustlm.sources.source import Source
-from robustlm.tools.pairs import phrased
+from robustlm.tools.two_phrasings import phrased
 from tests.tiny import load, write_rows
 
 ROWS = [{"id": f"r{i}", "sentence": f"text {i}", "label": i % 2} for i in range(6)]

@@ -30,7 +30,8 @@ from robustlm.prompts.few_shot import choose, pool_of
 from robustlm.sample import Context, Sample
 from robustlm.sources.loading import load
 from robustlm.sources.source import Source
-from robustlm.tools.pairs import contrasted, phrased
+from robustlm.tools.hard_negatives import contrasted
+from robustlm.tools.two_phrasings import phrased
 from robustlm.utils.random import Stream, drawn
 from tests.tiny import load as load_model
 from tests.tiny import write_rows

@@ -88,6 +88,27 @@ def test_batches_are_those_of_rows_in_memory(name: str, llama: str, mixed: str, 
     assert agree(*both(kind, llama, tmp_path, train=mixed, batch_size=4, **settings))
 
 
+def test_validation_rows_are_cached_too(
+    llama: str, mixed: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = write_rows(tmp_path / "few.jsonl", make_rows(3))
+    memory, stored = both(NoisyInstructionDataModule, llama, tmp_path, train=mixed, validation=mixed, batch_size=4)
+    assert stored.rows["validation"].stored
+    assert memory.notes == stored.notes
+    batches = [[batch for loader in data.val_dataloader() for batch in loader] for data in (memory, stored)]
+    assert same(*batches)
+    for name in ("groups", "targets", "tasks", "instructions", "labels"):
+        assert [getattr(batch, name) for batch in batches[0]] == [getattr(batch, name) for batch in batches[1]]
+    shown = [[(batch.prompt.texts, batch.prompt.messages, batch.prompt.keys) for batch in own] for own in batches]
+    assert shown[0] == shown[1]
+    held = {"train": few, "validation": mixed, "cache_dir": str(tmp_path / "other"), "cache_above": 0.002}
+    data = ready(NoisyInstructionDataModule(**held, noise=None), llama)
+    assert (data.rows["train"].stored, data.rows["validation"].stored) == (False, True)
+    options = ready(InstructionDataModule(**held, scoring="options"), llama)
+    assert not options.rows["validation"].stored
+    assert "data.validation (0 MB) stay in memory, because data.scoring: options also tokenises" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["noisy", "groups"])
 def test_workers_that_live_on_change_nothing(name: str, llama: str, mixed: str, tmp_path: Path) -> None:
     kind, settings = KINDS[name]
@@ -293,7 +314,7 @@ def test_labels_of_another_role_make_other_rows(llama: str, tmp_path: Path, made
     cached(llama, sources, tmp_path, **settings)  # type: ignore[arg-type]
     write_rows(Path(held), [*rows[:2], {"text": "t", "label": "c"}])
     data = cached(llama, sources, tmp_path, **settings)  # type: ignore[arg-type]
-    assert made.times == 2
+    assert made.times == 4  # both roles, both times
     assert data.rows["train"].samples[0].context.option == "a, b, c"
 
 

@@ -127,6 +127,36 @@ def test_lengths_come_from_the_training_rows(capsys: pytest.CaptureFixture[str])
     assert "rows × 10 epochs" in shown
 
 
+def test_rows_follow_from_a_number_of_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["plan", "-c", "anit", "--shape", "8b,layers=1,vocab=300,hidden=256,mlp=512", "--prompt=40", "--answer=8"]
+    args += ["--model.tuning.target_modules=[q_proj]", "--trainer.precision=32-true"]
+    main([*args, "--data.batch_tokens=500", "--gpu=mine", "--gpu_memory=1.32", "--gpu_tflops=100"])
+    by_tokens = capsys.readouterr().out
+    assert "10 rows of the longest (10 on average) in 500 tokens on each GPU" in by_tokens
+    assert "(data.batch_tokens " in by_tokens
+    assert "--data.batch_tokens 240 --trainer.accumulate_grad_batches 2" in by_tokens
+    main([*args, "--data.batch_size=10"])
+    by_rows = capsys.readouterr().out
+
+    def part(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith(("  activations", "operations"))]
+
+    assert part(by_tokens) == part(by_rows) != []
+    with pytest.raises(SystemExit):
+        main([*args, "--data.batch_tokens=47"])
+    assert "data.batch_tokens: found 47, but the longest row has 48 tokens" in capsys.readouterr().err
+
+
+def test_casts_that_are_kept_are_counted_as_the_settings_say(tmp_path: Path) -> None:
+    lay_out(str(tmp_path), replace(SIZES["wide"], layers=1, hidden=64, vocab=300, tokens=24, answer=4, rows=2))
+    plan = plan_of(Case("plain", precision="bf16-mixed"), str(tmp_path))
+    parts = [own.memory.parts for own in (plan, plan._with_loading(cast_once=False))]
+    frozen = 2 * plan.step.weights.linear
+    # kept casts are there from the start; others are made when a layer runs
+    assert parts[0]["casts"] >= frozen
+    assert parts[0] != parts[1]
+
+
 def test_a_config_is_a_shape(tmp_path: Path) -> None:
     folder = tmp_path / "shape"
     folder.mkdir()

@@ -20,7 +20,9 @@ from robustlm.rows.writers import write_rows
 from robustlm.sample import Context, Sample
 from robustlm.sources.loading import load
 from robustlm.sources.samples import load_samples
-from robustlm.tools.pairs import PairSummary, contrasted, phrased, write_pairs
+from robustlm.tools.hard_negatives import contrasted
+from robustlm.tools.pairs import PairSummary, write_pairs
+from robustlm.tools.two_phrasings import phrased
 from tests.sources.test_sources import DATA, FLAN, flan
 
 

@@ -30,6 +30,10 @@ WORDINGS = [
 ]
 
 
+def listed(input: str) -> list[str]:
+    return list(instructions_of(input))
+
+
 def things(instruction: str) -> str:
     return instruction.removeprefix("Find the ").removesuffix(" in the text.")
 
@@ -208,7 +212,7 @@ def test_asks_for_what_is_missing_and_names_what_is_there(endpoint: LocalEndpoin
     first = wordings("names")
     endpoint.answers = [saying(f"1. {first[0]}\n2. {first[0]}\n3. Names: Ada, Bob")]
     summary = run("names")
-    assert summary.outcomes[0].kept == first
+    assert load_paraphrases(summary.output) == {instruction("names"): tuple(first)}
     assert summary.reasons == {"duplicate": 2, "answer": 1}
     assert f"write others:\n- {first[0]}" in endpoint.requests[1]["messages"][0]["content"]
     assert len(endpoint.requests) == 2
@@ -219,7 +223,7 @@ def test_an_answer_that_was_cut_off_loses_its_end(endpoint: LocalEndpoint, run: 
     one, two, *_ = wordings("names")
     endpoint.answers = [saying(f"1. {one}\n2. {two[:25]}", finish_reason="length")]
     summary = run("names", rounds=1)
-    assert summary.outcomes[0].kept == [one]
+    assert load_paraphrases(summary.output) == {instruction("names"): (one,)}
     assert summary.reasons == {"cut off": 1}
 
 
@@ -316,20 +320,20 @@ def test_a_broken_cache_is_an_error_that_says_what_to_do(run: Run, tmp_path: Pat
 def test_where_instructions_come_from(tmp_path: Path) -> None:
     bank = {"task": "ner", "concise": {"seen": ["Find every name."], "unseen": ["Who?"]}, "detailed": {}}
     (tmp_path / "bank.json").write_text("\n" + json.dumps(bank))
-    assert instructions_of(str(tmp_path / "bank.json")) == ["Find every name."]
+    assert listed(str(tmp_path / "bank.json")) == ["Find every name."]
     rows = [{"instruction": f" {text} ", "input": "", "output": "x"} for text in ("b", "a", "b")]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    assert instructions_of(str(tmp_path / "rows.json")) == ["b", "a"]
+    assert listed(str(tmp_path / "rows.json")) == ["b", "a"]
     (tmp_path / "many.json").write_text('{"rte": ["Does it follow?", "Is it so?"], "qa": ["Answer it."]}')
-    assert instructions_of(f"{tmp_path / 'many.json'}#rte") == ["Does it follow?", "Is it so?"]
+    assert listed(f"{tmp_path / 'many.json'}#rte") == ["Does it follow?", "Is it so?"]
     with pytest.raises(ValueError, match="found no bank 'nli'; expected one of rte, qa"):
-        instructions_of(f"{tmp_path / 'many.json'}#nli")
-    assert instructions_of("ner") == [phrasing.text for phrasing in InstructionBank.load("ner").phrasings(split="seen")]
+        listed(f"{tmp_path / 'many.json'}#nli")
+    assert listed("ner") == [phrasing.text for phrasing in InstructionBank.load("ner").phrasings(split="seen")]
     (tmp_path / "ner.jsonl").write_text('{"tokens": ["Ada"], "ner_tags": ["B-PER"]}\n')
     with pytest.raises(BadRowsError, match="The rows need instructions"):
-        instructions_of(str(tmp_path / "ner.jsonl"))
+        listed(str(tmp_path / "ner.jsonl"))
     with pytest.raises(SourceError, match="no such file"):
-        instructions_of(str(tmp_path / "none.jsonl"))
+        listed(str(tmp_path / "none.jsonl"))
 
 
 def test_a_prompt_of_ones_own(endpoint: LocalEndpoint) -> None:
