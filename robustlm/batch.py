@@ -444,7 +444,7 @@ class InstructionBatch(_Movable):
     measure: Measure = "options"
     """How the likeliest option is chosen."""
     pass_rows: int | None = None
-    """Largest number of rows of `options` in one forward pass."""
+    """Largest number of rows in one forward pass over options: prompts with all their options, or single options."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -205,7 +205,7 @@ class EvaluationDataset(Dataset[InstructionBatch]):
         rows: The samples under the instructions of a condition.
         encoder: The encoder that tokenised them.
         condition: Name of the condition.
-        pass_rows: Maximum number of options in one forward pass; null: no limit.
+        pass_rows: Maximum number of rows in one forward pass over options; null: no limit.
     """
 
     def __init__(self, rows: EncodedSamples, encoder: Encoder, condition: str, pass_rows: int | None = None) -> None:

@@ -15,7 +15,7 @@ from robustlm.batch import View
 from robustlm.models.base import AnswerOutput, Pooling
 from robustlm.models.decoding import Cache
 from robustlm.models.heads import LateLogits, WholeHead, why_whole
-from robustlm.models.inputs import AnswerInputs, answer_inputs
+from robustlm.models.inputs import AnswerInputs, answer_inputs, encoded_once
 from robustlm.models.loaded import LoadedModel
 from robustlm.models.masks import known_padding
 
@@ -74,7 +74,15 @@ def _head_pass(
         _CURRENT.reset(token)
 
 
-def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling, *, late: bool = False) -> AnswerOutput:
+def answers(
+    loaded: LoadedModel,
+    view: View,
+    embeds: Tensor,
+    pooling: Pooling,
+    *,
+    late: bool = False,
+    prompts: Tensor | None = None,
+) -> AnswerOutput:
     """Run a view with input embeddings `[R, T, H]`: logits of the answer tokens, and a pooled state per row.
 
     Args:
@@ -83,9 +91,13 @@ def answers(loaded: LoadedModel, view: View, embeds: Tensor, pooling: Pooling, *
         embeds: `[R, T, H]`.
         pooling: Which state represents a row.
         late: Whether the logits are computed when they are asked for, if the head alone makes them from the states.
+        prompts: Int64 `[R]`: rows with equal numbers have the same prompt, which an encoder reads once. Null: each row
+            is read by itself, as it always is in decoder-only models.
     """
     whole = _whole_head(loaded, view, embeds) if late else None
     inputs = answer_inputs(loaded, view, embeds)
+    if prompts is not None and loaded.is_encoder_decoder:
+        inputs.arguments = encoded_once(loaded, inputs.arguments, prompts)
     pool = partial(inputs.pooled, pooling=pooling)
     late = late and whole is None
     with (

@@ -239,7 +239,7 @@ class Backbone(LanguageModel):
         Args:
             options: O rows, each a prompt with one option as its answer. Options of the same row have the same prompt.
             rows: Int64 `[O]`: the row each option belongs to.
-            pass_rows: Most options in one forward pass.
+            pass_rows: Most rows in one forward pass: prompts with all their options behind them, or single options.
         """
         return scoring.option_scores(self._separating(), options, rows, pass_rows)
 

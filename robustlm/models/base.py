@@ -252,7 +252,7 @@ class LanguageModel(nn.Module, ABC):
         Args:
             options: O rows, each a prompt with one option as its answer. Options of the same row have the same prompt.
             rows: Int64 `[O]`: the row each option belongs to.
-            pass_rows: Most options in one forward pass.
+            pass_rows: Most rows in one forward pass: prompts with all their options behind them, or single options.
         """
         raise self._refused()
 

@@ -147,7 +147,13 @@ def plain_caches(loaded: LoadedModel, room: int) -> Caches:
                 part.reset()  # type: ignore[no-untyped-call,unused-ignore]
         return joined
 
-    return Caches(lambda: new_cache(loaded), join)
+    def chosen(cache: Cache, rows: Tensor) -> Cache:
+        found = new_cache(loaded)
+        for own, layer in zip(_layers(found), _layers(cache), strict=True):
+            own.update(*(states.index_select(0, rows) for states in _states(layer)))
+        return found
+
+    return Caches(lambda: new_cache(loaded), chosen, join)
 
 
 def cache_layers(loaded: LoadedModel, length: int) -> set[str]:

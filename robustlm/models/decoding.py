@@ -6,13 +6,13 @@ padding may be anywhere in a row, also between the shared prefix and the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Cache(Protocol):
@@ -66,9 +66,49 @@ class Caches:
 
     new: Callable[[], Cache]
     """An empty one."""
+    chosen: Callable[[Cache, Tensor], Cache]
+    """Takes a cache and rows (int64); returns a new cache of these rows, in this order. A row may occur several
+    times."""
     join: Callable[[Sequence[Cache], Sequence[Tensor], int], Cache]
     """Takes caches of groups, the rows of each (int64), and a length; returns the cache of all rows. Each row is padded
     on the left to the length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the prompts of a batch, of similar length, and what the model has read of them."""
+
+    rows: list[int]
+    """Their numbers among the prompts."""
+    begun: list[int]
+    """For each of them, the number of its first tokens that the cache holds."""
+    mask: Tensor
+    """Int64 `[n, C]`: 0 at padding in the cache."""
+    cache: Cache
+    """Keys and values of the first tokens of these rows alone; empty if nothing is shared."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """In which order prompts are read."""
+
+    prefixes: tuple[list[int], list[int]] | None
+    """See `shared_prefixes`; null: prompts share nothing, or too little."""
+    groups: list[list[int]]
+    """The prompts of each pass."""
+
+    def begun(self, row: int) -> int:
+        """Number of tokens of a prompt that are in its shared prefix."""
+        if self.prefixes is None:
+            return 0
+        owner, lengths = self.prefixes
+        return lengths[owner[row]]
+
+    def heads(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+        """The shared prefixes."""
+        assert self.prefixes is not None
+        owner, lengths = self.prefixes
+        return [prompts[owner.index(k)][:length] for k, length in enumerate(lengths)]
 
 
 def prefill(
@@ -82,8 +122,8 @@ def prefill(
 ) -> Prefilled:
     """Read prompts; a prefix that several prompts share is read once.
 
-    Prompts that share nothing and differ much in length are read in groups of similar length, without the padding of
-    the longest one.
+    What remains of prompts that differ much in length is read in groups of similar length, without the padding of the
+    longest one.
 
     Args:
         run: The model.
@@ -94,26 +134,77 @@ def prefill(
         caches: Makes caches of groups; null: all prompts are read in one pass.
     """
     prompts = _prompts(ids, mask)
-    found = shared_prefixes(prompts) if share else None
-    if found is not None:
-        owner, lengths = found
-        count = max(owner) + 1
-        heads = [prompts[owner.index(k)][: lengths[k]] for k in range(count)]
-        tails = [prompt[lengths[k] :] for prompt, k in zip(prompts, owner, strict=True)]
-        head_ids, head_mask = left_padded(heads, ids)
-        tail_ids, tail_mask = left_padded(tails, ids)
-        if head_ids.numel() + tail_ids.numel() <= _WORTH * ids.numel():
-            _, read = run(head_ids, head_mask, _positions(head_mask), cache)
-            rows = torch.tensor(owner, device=ids.device)
-            read.batch_select_indices(rows)
-            cache = read
-            ids, mask = tail_ids, torch.cat([head_mask[rows], tail_mask], dim=1)
-            caches = None
-    groups = _groups(list(map(len, prompts))) if caches is not None else []
-    if caches is not None and len(groups) > 1:
-        return _grouped(run, prompts, groups, ids, caches)
+    if caches is None:
+        every = [list(range(len(prompts)))]
+        plan = _plan(prompts, [0] * len(prompts), share=share, groups_of=lambda _: every)
+    else:
+        plan = _plan(prompts, [0] * len(prompts), share=share, groups_of=_groups)
+        if len(plan.groups) > 1:
+            return _grouped(run, prompts, plan, ids, caches)
+    if plan.prefixes is not None:
+        head_ids, head_mask = left_padded(plan.heads(prompts), ids)
+        _, cache = run(head_ids, head_mask, _positions(head_mask), cache)
+        rows = torch.tensor(plan.prefixes[0], device=ids.device)
+        cache.batch_select_indices(rows)
+        ids, tail_mask = left_padded([prompt[plan.begun(row) :] for row, prompt in enumerate(prompts)], ids)
+        mask = torch.cat([head_mask[rows], tail_mask], dim=1)
     logits, read = run(ids, mask, _positions(mask)[:, -ids.shape[1] :], cache)
     return Prefilled(read, mask, logits)
+
+
+def parts(
+    run: Run, prompts: Sequence[list[int]], behind: Sequence[int], like: Tensor, caches: Caches, *, most: int
+) -> Iterator[Part]:
+    """Read what prompts share, and cut them into parts of similar length for whoever reads the rest.
+
+    Args:
+        run: The model.
+        prompts: Their tokens. The last token of a prompt is never in its shared prefix.
+        behind: For each prompt, how many more tokens will be read behind it.
+        like: A tensor of the type and on the device of ids.
+        caches: Makes caches of parts.
+        most: Most prompts of a part.
+    """
+    plan = _plan(prompts, behind, share=True, groups_of=lambda lengths: _groups(lengths, most))
+    yield from _parts(run, prompts, plan, like, caches)
+
+
+def _plan(
+    prompts: Sequence[list[int]],
+    behind: Sequence[int],
+    *,
+    share: bool,
+    groups_of: Callable[[Sequence[int]], list[list[int]]],
+) -> _Plan:
+    """What is read in which passes: prefixes are shared if enough positions are saved."""
+    whole = [len(prompt) + more for prompt, more in zip(prompts, behind, strict=True)]
+    alone = _Plan(None, groups_of(whole))
+    found = shared_prefixes(prompts) if share else None
+    if found is None:
+        return alone
+    owner, lengths = found
+    rest = [length - lengths[k] for length, k in zip(whole, owner, strict=True)]
+    shared = _Plan(found, groups_of(rest))
+    positions = len(lengths) * max(lengths) + _padded(shared.groups, rest)
+    return shared if positions <= _WORTH * _padded(alone.groups, whole) else alone
+
+
+def _padded(groups: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    """Number of positions of all passes, with padding."""
+    return sum(len(group) * max(lengths[row] for row in group) for group in groups)
+
+
+def _parts(run: Run, prompts: Sequence[list[int]], plan: _Plan, like: Tensor, caches: Caches) -> Iterator[Part]:
+    """The prompts of each pass, after the shared prefixes have been read."""
+    if plan.prefixes is None:
+        for group in plan.groups:
+            yield Part(group, [0] * len(group), like.new_zeros(len(group), 0), caches.new())
+        return
+    ids, mask = left_padded(plan.heads(prompts), like)
+    _, read = run(ids, mask, _positions(mask), caches.new())
+    for group in plan.groups:
+        rows = torch.tensor([plan.prefixes[0][row] for row in group], device=like.device)
+        yield Part(group, [plan.begun(row) for row in group], mask[rows], caches.chosen(read, rows))
 
 
 def decode(
@@ -185,33 +276,37 @@ def _prompts(ids: Tensor, mask: Tensor) -> list[list[int]]:
     return [[token for token, kept in zip(row[:width], row[width:], strict=True) if kept] for row in pairs]
 
 
-def _groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows by length, cut into groups of similar length; each holds at least `_LEAST` rows, but the last."""
+def _groups(lengths: Sequence[int], most: int | None = None) -> list[list[int]]:
+    """Rows by length, cut into groups of similar length.
+
+    Each group holds at least `_LEAST` rows, except the last one and where `most` is less.
+    """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     groups: list[list[int]] = []
     for row in order:
-        if groups and (len(groups[-1]) < _LEAST or lengths[row] >= _ALIKE * lengths[groups[-1][0]]):
+        alike = bool(groups) and (len(groups[-1]) < _LEAST or lengths[row] >= _ALIKE * lengths[groups[-1][0]])
+        if alike and len(groups[-1]) != most:
             groups[-1].append(row)
         else:
             groups.append([row])
     return groups
 
 
-def _grouped(
-    run: Run, prompts: Sequence[list[int]], groups: Sequence[list[int]], like: Tensor, caches: Caches
-) -> Prefilled:
+def _grouped(run: Run, prompts: Sequence[list[int]], plan: _Plan, like: Tensor, caches: Caches) -> Prefilled:
     """Read each group by itself, and join their caches."""
-    found, rows, logits = [], [], []
-    for group in groups:
-        ids, mask = left_padded([prompts[row] for row in group], like)
-        said, cache = run(ids, mask, _positions(mask), caches.new())
+    found, rows, masks, logits = [], [], [], []
+    for part in _parts(run, prompts, plan, like, caches):
+        ids, tails = left_padded([prompts[row][at:] for row, at in zip(part.rows, part.begun, strict=True)], like)
+        mask = torch.cat([part.mask, tails], dim=1)
+        said, cache = run(ids, mask, _positions(mask)[:, -ids.shape[1] :], part.cache)
         found.append(cache)
+        masks.append(mask)
         logits.append(said)
-        rows.append(torch.tensor(group, device=like.device))
-    width = max(map(len, prompts))
-    whole = left_padded(prompts, like)[1]
+        rows.append(torch.tensor(part.rows, device=like.device))
+    width = max(mask.shape[1] for mask in masks)
+    whole = torch.cat([nn.functional.pad(mask, (width - mask.shape[1], 0)) for mask in masks])
     back = torch.cat(rows).argsort()
-    return Prefilled(caches.join(found, rows, width), whole, torch.cat(logits)[back])
+    return Prefilled(caches.join(found, rows, width), whole[back], torch.cat(logits)[back])
 
 
 def shared_prefixes(prompts: Sequence[list[int]]) -> tuple[list[int], list[int]] | None:

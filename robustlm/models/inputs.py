@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from robustlm.batch import IGNORE, View
 from robustlm.models.base import Pooling
@@ -132,6 +133,28 @@ def _seq2seq(loaded: LoadedModel, view: View, embeds: Tensor) -> Arguments:
     start = answers.new_full((answers.shape[0], 1), decoder_start(loaded) or 0)
     shifted = torch.cat([start, answers[:, :-1]], dim=1)
     return {**inputs, "inputs_embeds": embeds, "attention_mask": mask, "decoder_input_ids": shifted}
+
+
+def encoded_once(loaded: LoadedModel, arguments: Arguments, prompts: Tensor) -> Arguments:
+    """Arguments of an encoder–decoder's `forward` with states of the encoder, which reads each prompt once.
+
+    A trained prefix has keys and values for the encoder too, or for the decoder alone, as the model may be. Then the
+    arguments are returned unchanged.
+
+    Args:
+        loaded: The model.
+        arguments: Those of R rows.
+        prompts: Int64 `[R]`: rows with equal numbers have the same prompt.
+    """
+    if loaded.prompt_learning == "PREFIX_TUNING":
+        return arguments
+    kinds, owner = torch.unique(prompts, return_inverse=True)
+    number = torch.arange(len(prompts), device=owner.device)
+    first = number.new_full((len(kinds),), len(prompts)).scatter_reduce(0, owner, number, "amin")
+    embeds, mask = arguments["inputs_embeds"], arguments["attention_mask"]
+    read = loaded.base.get_encoder()(inputs_embeds=embeds[first], attention_mask=mask[first])
+    rest = {name: value for name, value in arguments.items() if name != "inputs_embeds"}
+    return {**rest, "encoder_outputs": BaseModelOutput(last_hidden_state=read[0][owner])}
 
 
 def generation_inputs(loaded: LoadedModel, view: View) -> tuple[Arguments, int]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from robustlm.models.heads import HeadCheck
+from robustlm.models.segments import SegmentCheck
 from robustlm.models.turn_ends import end_of_turn
 
 
@@ -34,6 +35,8 @@ class LoadedModel:
     """Whether rows run in one sequence without padding; see `RowSequence`."""
     head: HeadCheck = field(default_factory=HeadCheck)
     """What passes have found out about the head."""
+    segments: SegmentCheck = field(default_factory=SegmentCheck)
+    """Whether continuations of a prompt may share its row; see `parallel`."""
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, config: PretrainedConfig, *, padding_free: bool = False) -> LoadedModel:

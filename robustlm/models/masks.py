@@ -15,21 +15,23 @@ from transformers import AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from robustlm.models.padding_free import RowSequence
+from robustlm.models.segments import Segments
 
-_PADDED: ContextVar[bool | RowSequence | None] = ContextVar("robustlm_padded", default=None)
-"""Whether the rows of the pass that is running have padding, or the sequence in which they run without; null: not
-known, so transformers looks."""
+_PADDED: ContextVar[bool | RowSequence | Segments | None] = ContextVar("robustlm_padded", default=None)
+"""Whether the rows of the pass that is running have padding, or the sequence in which they run without, or the
+continuations that they hold; null: not known, so transformers looks."""
 
 _SKIPS = ("allow_is_causal_skip", "allow_is_bidirectional_skip")
 """Arguments that let transformers look for padding, and leave the mask out if there is none."""
 
 
 @contextmanager
-def known_padding(padded: bool | RowSequence | None) -> Iterator[None]:
+def known_padding(padded: bool | RowSequence | Segments | None) -> Iterator[None]:
     """Inside this context, a model's padding masks have padding, or have none, as `padded` says.
 
     Without padding, the model gets no padding mask. With padding, it always gets the attention mask. The numbers are
-    those that transformers computes when it looks. For a sequence of rows, the model gets a mask that keeps them apart.
+    those that transformers computes when it looks. For a sequence of rows, or for rows with several continuations, the
+    model gets a mask that keeps them apart.
     """
     token = _PADDED.set(padded)
     try:
@@ -43,6 +45,8 @@ def _informed(make: Callable[..., object], *, dense: bool) -> Callable[..., obje
 
     def made(*args: object, **kwargs: object) -> object:
         padded = _PADDED.get()
+        if isinstance(padded, Segments):
+            return padded.mask(partial(make, *args), kwargs)
         if isinstance(padded, RowSequence):
             return padded.mask(partial(make, *args), kwargs, dense=dense)
         if kwargs.get("attention_mask") is not None and padded is not None:

@@ -10,10 +10,11 @@ from torch import Tensor
 from robustlm.batch import IGNORE, View
 from robustlm.losses import answer_cross_entropy
 from robustlm.models.answers import answers
-from robustlm.models.base import OptionScores
+from robustlm.models.base import AnswerOutput, OptionScores
 from robustlm.models.caches import Reader, cache_layers, has_plain_cache, longest, new_cache, plain_caches
 from robustlm.models.decoding import prefill
 from robustlm.models.loaded import LoadedModel
+from robustlm.models.parallel import Question, keeps_apart, scored
 
 
 @torch.no_grad()
@@ -27,28 +28,70 @@ def option_scores(loaded: LoadedModel, options: View, rows: Tensor, pass_rows: i
         loaded: The model.
         options: O rows, each a prompt with one option as its answer. Options of the same row have the same prompt.
         rows: Int64 `[O]`: the row each option belongs to.
-        pass_rows: Most options in one forward pass; options of similar length run together.
+        pass_rows: Most rows in one forward pass; rows of similar length run together. A row is a prompt with all its
+            options where the model can read them so, otherwise one option.
     """
     with loaded.evaluating():
-        shares = len(rows) > len(torch.unique(rows)) and bool(cache_layers(loaded, longest(options)))
         sums = torch.empty(len(rows), 2, dtype=torch.float64)
-        for chosen in _passes(options, rows, pass_rows):
+        left = torch.arange(len(rows), device=options.input_ids.device)
+        several = len(rows) > len(torch.unique(rows))
+        cached = several and bool(cache_layers(loaded, longest(options)))
+        if cached and has_plain_cache(loaded, longest(options)) and keeps_apart(loaded):
+            questions = questions_of(options)
+            narrow = [question for question in questions if question.narrow]
+            if narrow:
+                found, numbers = scored(loaded, narrow, pass_rows)
+                sums[numbers] = found
+            wide = sorted(number for question in questions if not question.narrow for number in question.numbers)
+            left = left[wide]
+        of = rows.to(left.device)
+        for chosen in _passes(options, of, left, pass_rows):
             part = options.select(chosen, encoder_decoder=loaded.is_encoder_decoder)
-            found = _shared(loaded, part, rows[chosen]) if shares else _alone(loaded, part)
-            sums[chosen.cpu()] = found.cpu().double()
+            run = _shared if cached else _encoded_once if several and loaded.is_encoder_decoder else _alone
+            sums[chosen.cpu()] = run(loaded, part, of[chosen]).cpu().double()
     dtype = torch.float64 if loaded.dtype == torch.float64 else torch.float32
     lengths = (options.labels != IGNORE).sum(1).cpu()
     return OptionScores(sums[:, 0].to(dtype), lengths, rows.cpu(), sums[:, 1].to(dtype))
 
 
-def _alone(loaded: LoadedModel, options: View) -> Tensor:
+def questions_of(options: View) -> list[Question]:
+    """The options of each prompt. Options without a token, or with earlier replies in their labels, are refused.
+
+    Raises:
+        ValueError: The labels of an option are not the end of its row.
+    """
+    found: dict[tuple[int, ...], Question] = {}
+    lines = zip(options.input_ids.tolist(), options.attention_mask.tolist(), options.labels.tolist(), strict=True)
+    for number, (ids, mask, labels) in enumerate(lines):
+        answer = [label for label in labels if label != IGNORE]
+        row = [token for token, read in zip(ids, mask, strict=True) if read]
+        if not answer or len(answer) == len(row) or labels[-len(answer) :] != answer:
+            raise ValueError(f"options: the answer of row {number} is not the end of a row with a prompt before it")
+        prompt = row[: -len(answer)]
+        question = found.setdefault(tuple(prompt), Question(prompt))
+        question.numbers.append(number)
+        question.answers.append(answer)
+    return list(found.values())
+
+
+def _alone(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
     """Log-likelihood of options and of their last token, `[O, 2]`; each runs with its whole prompt."""
-    said = answers(loaded, options, loaded.embed(options.input_ids), "last")
+    return _summed(answers(loaded, options, loaded.embed(options.input_ids), "last"), len(options))
+
+
+def _encoded_once(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
+    """As `_alone`, for encoder–decoders: the encoder reads a prompt once for all options of its row."""
+    said = answers(loaded, options, loaded.embed(options.input_ids), "last", prompts=rows)
+    return _summed(said, len(options))
+
+
+def _summed(said: AnswerOutput, count: int) -> Tensor:
+    """Log-likelihood of each of the options and of its last token, `[O, 2]`."""
     last = _last(said.rows)
     return -torch.stack(
         [
-            answer_cross_entropy(said.logits, said.targets, said.rows, len(options)),
-            answer_cross_entropy(said.logits[last], said.targets[last], said.rows[last], len(options)),
+            answer_cross_entropy(said.logits, said.targets, said.rows, count),
+            answer_cross_entropy(said.logits[last], said.targets[last], said.rows[last], count),
         ],
         dim=1,
     )
@@ -92,15 +135,19 @@ def _shared(loaded: LoadedModel, options: View, rows: Tensor) -> Tensor:
     return torch.stack([scores, ends], dim=1)
 
 
-def _passes(options: View, rows: Tensor, size: int) -> Iterator[Tensor]:
-    """The options of each forward pass: options of a row stay together, and rows of similar length."""
+def _passes(options: View, rows: Tensor, chosen: Tensor, size: int) -> Iterator[Tensor]:
+    """The options of each forward pass, of those that are chosen, and which ascend.
+
+    Options of a row stay together, and rows of similar length.
+    """
+    if not len(chosen):
+        return
     lengths = options.attention_mask.sum(1)
-    own = rows.to(lengths.device)
     most = torch.zeros(int(rows.max()) + 1, dtype=lengths.dtype, device=lengths.device)
-    most = most.scatter_reduce(0, own, lengths, "amax")[own]
+    most = most.scatter_reduce(0, rows, lengths, "amax")[rows[chosen]]
     order = most.argsort(descending=True, stable=True)
     # options of a row stay together, because the sort is stable and rows ascend
-    yield from torch.split(order, size)
+    yield from torch.split(chosen[order], size)
 
 
 def _packed(ids: Tensor, kept: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
