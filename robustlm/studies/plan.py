@@ -14,6 +14,8 @@ QUIET = ("--trainer.enable_progress_bar", "false")
 """What a command gets in a log, where bars would be noise."""
 METER = "--trainer.callbacks+=robustlm.callbacks.cost.Cost"
 """What makes a command measure its time, passes and memory."""
+ADAPTER = "adapter"
+"""Folder within a fit that holds what was tuned; of full tuning, the whole model."""
 TRIAL = "trial"
 """Name of the short fit, within the folder of a run, that measures what a step costs."""
 
@@ -37,6 +39,10 @@ class Run:
     equal: Path | None
     """Folder of the run whose compute this one must equal; null: the options say how long it is tuned."""
     equal_fit: Flags = ()
+    """Options of that run's fit."""
+    after: Path | None = None
+    """Folder of the run whose adapter this one begins with; null: it begins with the base model."""
+    after_fit: Flags = ()
     """Options of that run's fit."""
 
     @property
@@ -69,7 +75,7 @@ class Run:
 
 
 def runs_of(study: Study, root: Path, arms: Iterable[str] = (), seeds: Iterable[int] = ()) -> list[Run]:
-    """The runs of a study, seed by seed. A run comes after the run whose compute it must equal.
+    """The runs of a study, seed by seed. A run comes after the runs that it needs.
 
     Args:
         study: The study.
@@ -93,11 +99,12 @@ def runs_of(study: Study, root: Path, arms: Iterable[str] = (), seeds: Iterable[
                 f"arms: {arm.name!r} needs {arm.compute.equal_to!r}, whose compute it must equal; name both"
             )
     chosen.sort(key=lambda arm: arm.compute is not None)
+    data = sorted(study.data, key=lambda rows: bool(rows.after))
     return [
         _run(study, root, arm, rows, seed)
         for seed in study.seeds
         if not seeds or seed in seeds
-        for rows in study.data
+        for rows in data
         for arm in chosen
     ]
 
@@ -107,15 +114,22 @@ def _run(study: Study, root: Path, arm: Arm, rows: Rows, seed: int) -> Run:
     asked = ("--data.conditions", f"[{', '.join(study.conditions)}]") if study.conditions else ()
     other = None if arm.compute is None else study.arm(arm.compute.equal_to)
     before = (*study.fit, *own, *rows.fit)
+    first = (
+        None if arm.fit is None else next((one for one in study.data if rows.after and one.name == rows.after), None)
+    )
+    after = None if first is None else _folder(root, arm, first, seed)
+    begun = () if after is None else ("--model.backbone", str(after / FIT / ADAPTER))
     return Run(
         arm=arm,
         rows=rows,
         seed=seed,
         folder=_folder(root, arm, rows, seed),
-        fit=None if arm.fit is None else (*before, *arm.fit),
+        fit=None if arm.fit is None else (*before, *arm.fit, *begun),
         test=(*study.test, *own, *asked, *rows.test, *arm.test),
         equal=None if other is None else _folder(root, other, rows, seed),
         equal_fit=() if other is None else (*before, *(other.fit or ())),
+        after=after,
+        after_fit=() if first is None else (*study.fit, *own, *first.fit, *(arm.fit or ())),
     )
 
 

@@ -50,6 +50,7 @@ def identity(run: Run) -> dict[str, object]:
         "fit": None if run.fit is None else list(run.fit),
         "test": list(run.test),
         "compute": None if compute is None else [compute.equal_to, compute.by, compute.trial, *run.equal_fit],
+        **({} if run.after is None else {"after": [str(run.after), *run.after_fit]}),
         "configs": {name: _digest([file]) for name, file in _configs(arguments)},
         "code": f"{__version__} {_code()}",
     }
@@ -259,6 +260,8 @@ def _about(study: Study, runs: Sequence[Run]) -> Mapping[str, object]:
                 "arm": run.arm.name,
                 "seed": run.seed,
                 "data": run.rows.name,
+                "model": run.rows.model,
+                "set": run.rows.data,
                 "fit": cost(run, "fit"),
                 "test": cost(run, "test"),
                 "equal": _json(run.folder / EQUAL),

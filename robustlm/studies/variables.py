@@ -1,0 +1,39 @@
+"""Environment variables in the options of a study: where the base model and the data sets are on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+VARIABLES = {
+    "ROBUSTLM_BASE": "the folder or hub name of a small base model that reads English",
+    "ROBUSTLM_DATA": "the folder of the data sets, each a folder with train, validation and test rows",
+    "ROBUSTLM_ALIGNMENT": "the folder that `python -m benchmarks.alignment FOLDER` wrote",
+}
+"""The variables that packaged studies name, and what each must hold. `docs/studies.md` says how to get them."""
+
+_NAMED = re.compile(r"\$(ROBUSTLM_[A-Z_]*[A-Z])")
+
+
+def filled(text: str, unset: dict[str, None]) -> str:
+    """A text with the values of the variables it names (`$ROBUSTLM_DATA/sst2`).
+
+    Args:
+        text: The text.
+        unset: Gets the names of variables without a value; they stay in the text.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if not found:
+            unset.setdefault(match[1])
+        return found or match[0]
+
+    return _NAMED.sub(value, text)
+
+
+def missing(names: Iterable[str]) -> str:
+    """What to set, as a sentence of an error: `ROBUSTLM_BASE is not set; expected …`."""
+    said = (f"{name} is not set; expected {VARIABLES.get(name, 'a value')} (export {name}=…)" for name in names)
+    return "; ".join(said) + ". docs/studies.md says how to get them"
