@@ -74,8 +74,8 @@ def _source(value: object) -> Source:
             )
     if not isinstance(value.get("path"), str):
         raise ValueError(f"path: expected a file, folder or name of a data set, found {value.get('path')!r}")
-    if not isinstance(value.get("limit"), int | None):
-        raise ValueError(f"limit: expected an integer or null, found {value['limit']!r}")
+    if not isinstance(value.get("limit"), int | float | None):
+        raise ValueError(f"limit: expected a number of rows, a share of them or null, found {value['limit']!r}")
     return Source(**value)
 
 

@@ -74,7 +74,7 @@ def _content(file: Path, below: tuple[Path, ...]) -> dict[str, object]:
         return own
     if not isinstance(like, str):
         raise ValueError(f"study: {file}: like: found {like!r}; expected the name or the file of another study")
-    beside = file.with_name(f"{like}.yaml")
+    beside = file.parent / f"{like}.yaml"
     other = beside if beside.is_file() else study_file(like)
     if other.resolve() in (one.resolve() for one in (*below, file)):
         raise ValueError(f"study: {file}: like: found {like!r}, which begins with this study itself")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from robustlm.runs import FIT
 from robustlm.studies.spec import Arm, Flags, Rows, Study, slug
+from robustlm.studies.variables import with_words
 
 QUIET = ("--trainer.enable_progress_bar", "false")
 """What a command gets in a log, where bars would be noise."""
@@ -114,6 +115,7 @@ def _run(study: Study, root: Path, arm: Arm, rows: Rows, seed: int) -> Run:
     asked = ("--data.conditions", f"[{', '.join(study.conditions)}]") if study.conditions else ()
     other = None if arm.compute is None else study.arm(arm.compute.equal_to)
     before = (*study.fit, *own, *rows.fit)
+    words = rows.words
     first = (
         None if arm.fit is None else next((one for one in study.data if rows.after and one.name == rows.after), None)
     )
@@ -124,12 +126,12 @@ def _run(study: Study, root: Path, arm: Arm, rows: Rows, seed: int) -> Run:
         rows=rows,
         seed=seed,
         folder=_folder(root, arm, rows, seed),
-        fit=None if arm.fit is None else (*before, *arm.fit, *begun),
-        test=(*study.test, *own, *asked, *rows.test, *arm.test),
+        fit=None if arm.fit is None else with_words((*before, *arm.fit, *begun), words),
+        test=with_words((*study.test, *own, *asked, *rows.test, *arm.test), words),
         equal=None if other is None else _folder(root, other, rows, seed),
-        equal_fit=() if other is None else (*before, *(other.fit or ())),
+        equal_fit=() if other is None else with_words((*before, *(other.fit or ())), words),
         after=after,
-        after_fit=() if first is None else (*study.fit, *own, *first.fit, *(arm.fit or ())),
+        after_fit=() if first is None else with_words((*study.fit, *own, *first.fit, *(arm.fit or ())), words),
     )
 
 

@@ -21,12 +21,12 @@ Flags = tuple[str, ...]
 """Options of `robustlm fit` or `robustlm test`, as a shell would pass them."""
 
 _STUDY = (
-    "about", "both", "fit", "test", "seeds", "seed_flags", "models", "data", "conditions", "arms", "sweeps",
-    "shared_time",
+    "about", "both", "fit", "test", "seeds", "seed_flags", "models", "data", "groups", "conditions", "arms",
+    "sweeps", "shared_time",
 )  # fmt: skip
 _ARM = ("like", "fit", "test", "against", "compute")
-_SWEEP = ("like", "setting", "values", "test", "against")
-_MODEL = ("both", "fit", "test")
+_SWEEP = ("like", "fit", "setting", "values", "test", "against")
+_MODEL = ("both", "fit", "test", "set")
 _DATA = ("both", "fit", "test", "after")
 _COMPUTE = ("equal_to", "by", "trial")
 
@@ -70,6 +70,8 @@ class Rows:
     """Name of the model; empty: the study names no models."""
     data: str = ""
     """Name of the data set; empty: the study names no data sets."""
+    words: tuple[tuple[str, str], ...] = ()
+    """What stands for `$NAME` in all options of the runs, by name; from the key `set` of a model."""
     after: str = ""
     """Name of the rows (`name`) that each arm was tuned on before, and whose adapter it begins with; empty: none."""
 
@@ -89,6 +91,8 @@ class Study:
     data: tuple[Rows, ...]
     conditions: tuple[str, ...]
     """Conditions of the tests; empty: those of the study's options."""
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+    """Names of kinds of datasets that reports show means of, each with its datasets."""
     arms: tuple[Arm, ...]
     shared_time: bool
     """Whether time may be measured while several runs share the machine."""
@@ -154,6 +158,10 @@ def _study(name: str, content: object) -> Study:
         seed_flags=_texts("seed_flags", whole.get("seed_flags", ["seed_everything", "data.seed"])),
         data=_with_models(_models(whole.get("models")), _data(whole.get("data"))),
         conditions=conditions,
+        groups=tuple(
+            (name, _texts(f"groups: {name}", own))
+            for name, own in _mapping("groups", whole.get("groups") or {}, None).items()
+        ),
         arms=tuple(arms.values()),
         shared_time=_boolean("shared_time", whole.get("shared_time", False)),
     )
@@ -208,12 +216,12 @@ def _sweep(name: str, given: Mapping[str, object], known: Mapping[str, Arm]) -> 
     if not isinstance(values, list) or len(values) < 2 or not all(_is_number(value) for value in values):
         raise ValueError(f"{where}: values: found {values!r}; expected two or more numbers")
     against = _texts(f"{where}: against", given.get("against", []))
-    test = _flags(f"{where}: test", given.get("test"))
+    fit, test = (_flags(f"{where}: {key}", given.get(key)) for key in ("fit", "test"))
     return [
         replace(
             base,
             name=f"{name} {value:g}",
-            fit=(*(base.fit or ()), f"--{setting}", str(value)),
+            fit=(*(base.fit or ()), *fit, f"--{setting}", str(value)),
             test=(*base.test, *test),
             against=against,
             compute=None,
@@ -290,7 +298,19 @@ def _options_of(where: str, name: str, own: object, keys: Sequence[str]) -> Rows
     given = _mapping(f"{where}: {name}", {"both": own} if isinstance(own, str) else own or {}, keys)
     both = _flags(f"{where}: {name}: both", given.get("both"))
     fit, test = (_flags(f"{where}: {name}: {key}", given.get(key)) for key in ("fit", "test"))
-    return Rows(name, (*both, *fit), (*both, *test), after=str(given.get("after") or ""))
+    words = _mapping(f"{where}: {name}: set", given.get("set") or {}, None)
+    for word, value in words.items():
+        if not re.fullmatch("[A-Z]+", word) or not isinstance(value, str):
+            raise ValueError(
+                f"{where}: {name}: set: found {word!r}: {value!r}; expected names in capitals, each with a text"
+            )
+    return Rows(
+        name,
+        (*both, *fit),
+        (*both, *test),
+        words=tuple((word, str(value)) for word, value in words.items()),
+        after=str(given.get("after") or ""),
+    )
 
 
 def _with_models(models: Sequence[Rows], data: Sequence[Rows]) -> tuple[Rows, ...]:
@@ -302,6 +322,7 @@ def _with_models(models: Sequence[Rows], data: Sequence[Rows]) -> tuple[Rows, ..
             test=(*model.test, *rows.test),
             model=model.name,
             data=rows.name,
+            words=model.words,
             after=", ".join(filter(None, (model.name, rows.after))) if rows.after else "",
         )
         for model in models

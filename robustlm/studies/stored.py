@@ -251,6 +251,7 @@ def _about(study: Study, runs: Sequence[Run]) -> Mapping[str, object]:
         "name": study.name,
         "about": study.about,
         "shared_time": study.shared_time,
+        "groups": {name: list(own) for name, own in study.groups},
         "arms": {
             arm.name: {"against": list(arm.against), "sweep": None if arm.sweep is None else list(arm.sweep)}
             for arm in arms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 VARIABLES = {
     "ROBUSTLM_BASE": "the folder or hub name of a small base model that reads English",
@@ -31,6 +31,19 @@ def filled(text: str, unset: dict[str, None]) -> str:
         return found or match[0]
 
     return _NAMED.sub(value, text)
+
+
+def with_words(flags: Sequence[str], words: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Options with `$NAME` replaced by the text of that name.
+
+    Args:
+        flags: The options.
+        words: Names and texts.
+    """
+    found = tuple(flags)
+    for name, text in words:
+        found = tuple(re.sub(rf"\${name}(?![A-Z_])", lambda _, text=text: text, flag) for flag in found)
+    return found
 
 
 def missing(names: Iterable[str]) -> str:

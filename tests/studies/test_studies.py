@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -133,6 +135,7 @@ def test_packaged_studies_are_plans_of_commands_that_parse(
     [
         ({"data": {"a": {"after": "b"}}}, "data: a: after: found 'b'; expected another data set of this study"),
         ({"data": {"a": {"after": "a"}}}, "data: a: after: found 'a'; expected another data set"),
+        ({"models": {"a": {"set": {"x": 1}}}}, "models: a: set: found 'x': 1; expected names in capitals"),
         ({"models": {}}, "models: found none; expected a name and options for each"),
         ({"models": {"a": {"after": "b"}}}, "models: a: found the key 'after'; expected some of both, fit, test"),
         ({"models": {"a": ""}, "data": {"b": "", "b,": ""}}, "models and data: two names would share a folder"),
@@ -202,7 +205,7 @@ def test_arms_take_over_options_and_sweeps_make_arms(site: Path) -> None:
 
 
 def test_a_scale_and_a_study_that_it_is_like_add_to_a_file(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scales = {
+    scales: dict[str, Any] = {
         "mini": {"both": "--data.max_length 9", "arms": {"plain": {"fit": "--trainer.max_steps 5"}}, "seeds": [7]},
         "paper": {"fit": {"trainer.max_epochs": 3}, "models": {"A": "--model.backbone a", "B": {"fit": "--x 1"}}},
     }
@@ -219,11 +222,13 @@ def test_a_scale_and_a_study_that_it_is_like_add_to_a_file(site: Path, capsys: p
     assert study.arm("plain").test == ("--y", "2")
     assert study.arm("third").fit == (*plain, "--a", "1", "--b", "2")
     assert [rows.name for rows in study.data] == ["d", "e"]
+    scales["paper"]["models"]["A"] = {"both": "--model.backbone a", "set": {"WHERE": "there"}}
+    write({**STUDY, "data": {"d": "--data.test $WHERE/d", "e": None}, "scales": scales}, "first.yaml")
     paper = read_study(Path("small.yaml"), "paper")
     assert [(rows.name, rows.model, rows.data) for rows in paper.data] == [
         (f"{model}, {data}", model, data) for model in "AB" for data in "de"
     ]
-    assert paper.data[0].fit == ("--model.backbone", "a", "--data.test", "d")
+    assert runs_of(paper, Path("r"))[1].test[-4:] == ("--model.backbone", "a", "--data.test", "there/d")
     assert paper.data[3].test == ()
     assert paper.fit[-2:] == ("--trainer.max_epochs", "3")
 
@@ -250,7 +255,7 @@ def test_variables_are_filled_in_and_those_that_are_missing_are_named(
     site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ROBUSTLM_BASE", raising=False)
-    monkeypatch.setenv("ROBUSTLM_DATA", "/sets")
+    monkeypatch.setenv("ROBUSTLM_DATA", "sets")
     both = [
         "-c quickstart --model.backbone $ROBUSTLM_BASE",
         {"data.test": [{"path": "$ROBUSTLM_DATA/sst2", "limit": 3}]},
@@ -263,7 +268,7 @@ def test_variables_are_filled_in_and_those_that_are_missing_are_named(
     main(["study", "small.yaml", "--dry_run"])
     out = capsys.readouterr().out
     assert "ROBUSTLM_BASE is not set" in out.splitlines()[-1]
-    assert "--data.test '[{limit: 3, path: /sets/sst2}]'" in out
+    assert "--data.test '[{limit: 3, path: sets/sst2}]'" in out
     monkeypatch.setenv("ROBUSTLM_BASE", "a folder")
     study = read_study(Path("small.yaml"))
     assert study.fit[:4] == ("-c", "quickstart", "--model.backbone", "a folder")
@@ -308,6 +313,28 @@ def test_the_results_are_one_table_and_a_second_call_runs_nothing(
     main(["study", "small.yaml"])
     assert len(Ran.commands) == before
     assert pq.read_table("runs/small/results.parquet").equals(table)
+
+
+def test_messages_of_a_library_go_to_the_log_of_the_run_that_they_are_about(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that a command imports keeps the stream of that time for all of its messages."""
+    logger = logging.getLogger("tests.kept")
+    monkeypatch.setattr(logger, "handlers", [])
+
+    def logs(command: Sequence[str]) -> None:
+        if not logger.handlers:
+            logger.addHandler(logging.StreamHandler())
+        logger.warning("a message of %s", command[0])
+        fake.main(command)
+
+    monkeypatch.setattr(entry, "main", logs)
+    main(["study", "small.yaml", "--arms", "plain", "--seeds", "0,1"])
+    for seed in (0, 1):
+        text = Path(f"runs/small/plain/seed-{seed}/output.log").read_text(encoding="utf-8")
+        assert [line for line in text.splitlines() if "message" in line] == ["a message of fit", "a message of test"]
+        assert "Logging error" not in text
+    assert "message" not in capsys.readouterr().err
 
 
 def test_a_run_that_fails_stops_no_other_and_is_named_at_the_end(
