@@ -14,7 +14,7 @@ from robustlm.utils.yaml_text import check_yaml
 _OPTIONS = ("both", "fit", "test")
 """Keys whose options are added to those of the layer before, and win over them."""
 _BY_NAME = ("arms", "sweeps")
-"""Keys whose entries are joined by name. All other keys replace those of the layer before."""
+"""Keys whose entries are joined by name, as those of `set` are. All other keys replace those of the layer before."""
 
 
 def study_file(name: str) -> Path:
@@ -90,6 +90,8 @@ def _over(base: Mapping[str, object], more: Mapping[str, object], where: str) ->
             found[key] = None if value is None else [*_parts(base.get(key)), *_parts(value)]
         elif key in _BY_NAME:
             found[key] = _joined(base.get(key), value, f"{where}: {key}")
+        elif key == "set":
+            found[key] = _mapping(f"{where}: set", base.get("set") or {}) | _mapping(f"{where}: set", value or {})
         elif key == "scales":
             before = _mapping(f"{where}: scales", base.get("scales") or {})
             after = _mapping(f"{where}: scales", value or {})

@@ -20,8 +20,11 @@ By = Literal["passes", "time"]
 Flags = tuple[str, ...]
 """Options of `robustlm fit` or `robustlm test`, as a shell would pass them."""
 
+Words = tuple[tuple[str, str], ...]
+"""Names in capitals, each with the text that stands for it."""
+
 _STUDY = (
-    "about", "both", "fit", "test", "seeds", "seed_flags", "models", "data", "groups", "conditions", "arms",
+    "about", "set", "both", "fit", "test", "seeds", "seed_flags", "models", "data", "groups", "conditions", "arms",
     "sweeps", "shared_time",
 )  # fmt: skip
 _ARM = ("like", "fit", "test", "against", "compute")
@@ -70,8 +73,8 @@ class Rows:
     """Name of the model; empty: the study names no models."""
     data: str = ""
     """Name of the data set; empty: the study names no data sets."""
-    words: tuple[tuple[str, str], ...] = ()
-    """What stands for `$NAME` in all options of the runs, by name; from the key `set` of a model."""
+    words: Words = ()
+    """What stands for `$NAME` in all options of the runs; from the keys `set` of the study and of the model."""
     after: str = ""
     """Name of the rows (`name`) that each arm was tuned on before, and whose adapter it begins with; empty: none."""
 
@@ -134,7 +137,15 @@ def _filled(study: Study) -> Study:
         study,
         fit=own(study.fit),
         test=own(study.test),
-        data=tuple(replace(rows, fit=own(rows.fit), test=own(rows.test)) for rows in study.data),
+        data=tuple(
+            replace(
+                rows,
+                fit=own(rows.fit),
+                test=own(rows.test),
+                words=tuple((name, filled(text, unset)) for name, text in rows.words),
+            )
+            for rows in study.data
+        ),
         arms=tuple(
             replace(arm, fit=None if arm.fit is None else own(arm.fit), test=own(arm.test)) for arm in study.arms
         ),
@@ -156,7 +167,7 @@ def _study(name: str, content: object) -> Study:
         test=(*both, *_flags("test", whole.get("test"))),
         seeds=seeds,
         seed_flags=_texts("seed_flags", whole.get("seed_flags", ["seed_everything", "data.seed"])),
-        data=_with_models(_models(whole.get("models")), _data(whole.get("data"))),
+        data=_with_models(_words("set", whole.get("set")), _models(whole.get("models")), _data(whole.get("data"))),
         conditions=conditions,
         groups=tuple(
             (name, _texts(f"groups: {name}", own))
@@ -298,22 +309,24 @@ def _options_of(where: str, name: str, own: object, keys: Sequence[str]) -> Rows
     given = _mapping(f"{where}: {name}", {"both": own} if isinstance(own, str) else own or {}, keys)
     both = _flags(f"{where}: {name}: both", given.get("both"))
     fit, test = (_flags(f"{where}: {name}: {key}", given.get(key)) for key in ("fit", "test"))
-    words = _mapping(f"{where}: {name}: set", given.get("set") or {}, None)
-    for word, value in words.items():
-        if not re.fullmatch("[A-Z]+", word) or not isinstance(value, str):
-            raise ValueError(
-                f"{where}: {name}: set: found {word!r}: {value!r}; expected names in capitals, each with a text"
-            )
     return Rows(
         name,
         (*both, *fit),
         (*both, *test),
-        words=tuple((word, str(value)) for word, value in words.items()),
+        words=_words(f"{where}: {name}: set", given.get("set")),
         after=str(given.get("after") or ""),
     )
 
 
-def _with_models(models: Sequence[Rows], data: Sequence[Rows]) -> tuple[Rows, ...]:
+def _words(where: str, value: object) -> Words:
+    found = _mapping(where, value or {}, None)
+    for word, text in found.items():
+        if not re.fullmatch("[A-Z]+", word) or not isinstance(text, str):
+            raise ValueError(f"{where}: found {word!r}: {text!r}; expected names in capitals, each with a text")
+    return tuple((word, str(text)) for word, text in found.items())
+
+
+def _with_models(words: Words, models: Sequence[Rows], data: Sequence[Rows]) -> tuple[Rows, ...]:
     """Each model on each data set."""
     found = [
         Rows(
@@ -322,7 +335,7 @@ def _with_models(models: Sequence[Rows], data: Sequence[Rows]) -> tuple[Rows, ..
             test=(*model.test, *rows.test),
             model=model.name,
             data=rows.name,
-            words=model.words,
+            words=(*words, *model.words),
             after=", ".join(filter(None, (model.name, rows.after))) if rows.after else "",
         )
         for model in models

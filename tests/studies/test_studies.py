@@ -14,12 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from robustlm.assets import known_studies
 from robustlm.cli import entry, main
 from robustlm.cli.arguments import value_of
 from robustlm.evaluation.table import SCHEMA, write_table
 from robustlm.studies import stored
-from robustlm.studies.layers import study_file
 from robustlm.studies.plan import runs_of
 from robustlm.studies.spec import read_study
 from tests.studies import fake
@@ -113,21 +111,6 @@ def test_the_plan_of_a_study_that_has_begun_knows_the_cost(site: Path, capsys: p
     assert "# untuned, seed 1: to do, about 60 s" in lines
     assert "# plain, seed 1: to do, about 3 min" in lines
     assert lines[-1] == "6 runs, 3 finished, 3 to do: about 7 min, 1 at a time"
-
-
-@pytest.mark.parametrize("name", known_studies())
-def test_packaged_studies_are_plans_of_commands_that_parse(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study = read_study(study_file(name))
-    runs = runs_of(study, tmp_path, seeds=study.seeds[:1])
-    different = {arm.fit[:6]: run for run in runs for arm in [run.arm] if arm.fit is not None}
-    for run in list(different.values())[:3]:
-        with pytest.raises(SystemExit) as end:
-            main([*run.fit_command(), "--print_config"])
-        assert not end.value.code, capsys.readouterr().err
-        printed = yaml.safe_load(capsys.readouterr().out)
-        assert printed["seed_everything"] == printed["data"]["init_args"]["seed"] == study.seeds[0]
 
 
 @pytest.mark.parametrize(
