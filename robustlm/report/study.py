@@ -23,6 +23,7 @@ from robustlm.evaluation.table import SCHEMA, checked_column
 from robustlm.report.agreement import agreement_lines, check_agreement
 from robustlm.report.levels import by_level
 from robustlm.report.tables import by_condition
+from robustlm.studies.plan import folder_of
 from robustlm.studies.stored import OWN_COLUMNS, RESULTS, STUDY
 from robustlm.tasks import TASKS
 
@@ -130,6 +131,21 @@ class StudyResults:
 def is_study(folder: str) -> bool:
     """Whether a folder holds the results of a study."""
     return all((Path(folder) / name).is_file() for name in (RESULTS, STUDY))
+
+
+def arms_in(run: str) -> list[str]:
+    """The runs of a study's folder with its first seed, as `name=path`; a folder of another kind is left as it is."""
+    if not is_study(run):
+        return [run]
+    runs = cast("list[dict[str, object]]", _about(Path(run) / STUDY)["runs"])
+    seeds = [cast(int, one["seed"]) for one in runs]
+    end = f", seed {seeds[0]}" if len(set(seeds)) > 1 else ""
+    return [
+        f"{', '.join(filter(None, (str(one['data']), str(one['arm']))))}{end}="
+        f"{folder_of(Path(run), str(one['arm']), str(one['data']), seeds[0])}"
+        for one in runs
+        if one["seed"] == seeds[0]
+    ]
 
 
 def study_results(folder: Path, *, draws: int, seed: int, level: float, reading: Reading = "strict") -> StudyResults:

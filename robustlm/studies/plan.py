@@ -136,4 +136,16 @@ def _run(study: Study, root: Path, arm: Arm, rows: Rows, seed: int) -> Run:
 
 
 def _folder(root: Path, arm: Arm, rows: Rows, seed: int) -> Path:
-    return (root / slug(rows.name) if rows.name else root) / slug(arm.name) / f"seed-{seed}"
+    return folder_of(root, arm.name, rows.name, seed)
+
+
+def folder_of(root: Path, arm: str, rows: str, seed: int) -> Path:
+    """The folder of a run.
+
+    Args:
+        root: Folder of the study.
+        arm: Name of the arm.
+        rows: Name of the model and data set; empty: the study names none.
+        seed: The seed.
+    """
+    return (root / slug(rows) if rows else root) / slug(arm) / f"seed-{seed}"

@@ -112,13 +112,16 @@ def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> jsonargparse.Arg
 
 
 def kinds(given: Sequence[str]) -> set[object]:
-    """The options of a command, each with the class it names or the kind of its value."""
-    return {(given[0], key_of(group), kind(yaml.safe_load(" ".join(group[1:])))) for group in groups_of(given[1:])}
-
-
-def kind(value: object) -> object:
-    if isinstance(value, list):
-        return frozenset(map(kind, value))
-    if isinstance(value, dict):
-        return frozenset(value)
-    return value if isinstance(value, str) and re.fullmatch(r"[A-Za-z]+", value) else type(value).__name__
+    """The options of a command, each with the class it names, the kind of its value, or the keys of its sources."""
+    found: set[object] = set()
+    for group in groups_of(given[1:]):
+        key, value = key_of(group), yaml.safe_load(" ".join(group[1:]))
+        if key == "data.conditions":  # they are read above, and the parser takes any texts
+            continue
+        if key in ("data.train", "data.test"):
+            sources = value if isinstance(value, list) else [value]
+            found |= {("sources", name) for one in sources for name in (one if isinstance(one, dict) else ["path"])}
+        else:
+            named = isinstance(value, str) and re.fullmatch(r"[A-Za-z]+", value)
+            found.add((given[0], key, value if named else type(value).__name__))
+    return found
