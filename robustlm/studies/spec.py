@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import yaml
 
+from robustlm.assets import is_packaged_config
 from robustlm.studies.layers import layered
 from robustlm.studies.variables import filled
 
@@ -99,6 +100,8 @@ class Study:
     arms: tuple[Arm, ...]
     shared_time: bool
     """Whether time may be measured while several runs share the machine."""
+    file: str = ""
+    """The file, and its scale, as reports name them."""
     unset: tuple[str, ...] = ()
     """Environment variables that the options name and that are not set."""
 
@@ -123,7 +126,8 @@ def read_study(file: Path, scale: str | None = None) -> Study:
         study = _study(file.stem if scale is None else f"{file.stem}-{scale}", content)
     except ValueError as error:
         raise ValueError(f"study: {file}: {error}") from None
-    return _filled(study)
+    named = f"configs/studies/{file.name}" if is_packaged_config(str(file)) else str(file)
+    return _filled(replace(study, file=named if scale is None else f"{named} ({scale})"))
 
 
 def _filled(study: Study) -> Study:
