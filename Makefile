@@ -6,10 +6,16 @@ BIN := $(VENV)/bin
 # the two cores that are expected, since some tests wait for what they start
 TEST_FLAGS ?= -n 3
 
-.PHONY: quickstart test lint types tests docs clean
+.PHONY: quickstart results test lint types tests docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/robustlm quickstart
+
+# Every study of the mini scale, with its report; says first how long it takes, and goes on where it ended. Hours to days:
+# `make results RESULTS_FLAGS=--dry_run` only says how long. Needs ROBUSTLM_BASE and ROBUSTLM_DATA (docs/studies.md).
+RESULTS_FLAGS ?=
+results: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.results $(RESULTS_FLAGS)
 
 # the types are checked while the tests run: both have to be good
 test: lint

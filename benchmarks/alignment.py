@@ -244,6 +244,23 @@ def _write(file: Path, text: str) -> None:
     os.replace(unfinished, file)
 
 
+def write(data: Path, folder: Path) -> None:
+    """Write rows and banks, and say which tasks and instructions are missing.
+
+    Raises:
+        ValueError: None of the tasks is there.
+    """
+    tasks, missing = present(data)
+    count = sum(map(len, GROUPS.values()))
+    missing += [f"observed definition {one}" for one in undefined(data, set(tasks.values()))]
+    print(f"tasks: {len(tasks)} of {count} ({', '.join(tasks)})")
+    print("\n".join(f"missing: {one}" for one in missing))
+    if not tasks:
+        raise ValueError(f"{data} holds none of the tasks; expected <task>/test.jsonl.gz of at least one")
+    for collection in COLLECTIONS:
+        print(f"banks: {prepare(data, folder, collection, tasks)}")
+
+
 def main() -> None:
     """Write rows and banks."""
     parser = argparse.ArgumentParser(
@@ -254,17 +271,10 @@ def main() -> None:
     args = parser.parse_args()
     if not args.data:
         parser.error("found no $ROBUSTLM_DATA; expected the folder of the data sets, or --data")
-    data = Path(args.data)
-    tasks, missing = present(data)
-    count = sum(map(len, GROUPS.values()))
-    missing += [f"observed definition {one}" for one in undefined(data, set(tasks.values()))]
-    print(f"tasks: {len(tasks)} of {count} ({', '.join(tasks)})")
-    print("\n".join(f"missing: {one}" for one in missing))
-    if not tasks:
-        parser.error(f"--data: {data} holds none of the tasks; expected <task>/test.jsonl.gz of at least one")
-    for collection in COLLECTIONS:
-        prepare(data, args.folder, collection, tasks)
-        print(f"banks: {args.folder / collection / 'banks.json'}")
+    try:
+        write(Path(args.data), args.folder)
+    except ValueError as error:
+        parser.error(f"--data: {error}")
     print(f"next: export ROBUSTLM_ALIGNMENT={args.folder}; robustlm study align_figure3 --scale mini")
 
 
