@@ -127,7 +127,7 @@ def _run(study: Study, root: Path, arm: Arm, rows: Rows, seed: int) -> Run:
         seed=seed,
         folder=_folder(root, arm, rows, seed),
         fit=None if arm.fit is None else with_words((*before, *arm.fit, *begun), words),
-        test=with_words((*study.test, *own, *asked, *rows.test, *arm.test), words),
+        test=with_words((*study.test, *own, *asked, *rows.test, *arm.test, *begun), words),
         equal=None if other is None else _folder(root, other, rows, seed),
         equal_fit=() if other is None else with_words((*before, *(other.fit or ())), words),
         after=after,

@@ -363,6 +363,9 @@ def test_a_data_set_may_come_after_another_one(site: Path, capsys: pytest.Captur
     first = fits["runs/small/few/plain", "few"]
     assert value_of(first, "--model.backbone") == "runs/small/many/plain/seed-0/fit/adapter"
     assert value_of(fits["runs/small/many/plain", "many"], "--model.backbone") is None
+    for test in (one for one in Ran.commands if one[0] == "test"):  # its weights are loaded into the same model
+        begun = "few" in str(value_of(test, "--trainer.default_root_dir")) and "untuned" not in str(test)
+        assert (value_of(test, "--model.backbone") is not None) == begun
     steps = stored.read_json(Path("runs/small/few/long-noisy/seed-0/equal.json"))
     assert steps is not None
     assert steps["steps"] == 4
