@@ -64,6 +64,21 @@ def test_a_packaged_study_is_a_plan_without_model_rows_and_variables(
 
 
 @pytest.mark.usefixtures("places")
+def test_the_docs_have_a_study_with_scales_and_name_all_that_are_packaged(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```yaml scales\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "which.yaml"
+    file.write_text(text, encoding="utf-8")
+    mini, paper = read_study(file, "mini"), read_study(file, "paper")
+    assert "--model.backbone somewhere" in " ".join(mini.fit)
+    assert mini.seeds == (0,)
+    assert paper.arm("noise").fit == ("--data.noise.omega", "0.3")
+    assert {rows.model for rows in paper.data} == {"LLaMA2-7B"}
+    known = {name for name, scale in PLANS if scale is not None}
+    assert set(re.findall(r"`((?:anit|coin|align)_\w+)`", page)) == known
+
+
+@pytest.mark.usefixtures("places")
 def test_the_commands_of_packaged_studies_are_those_that_the_parser_takes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,5 +138,5 @@ def kinds(given: Sequence[str]) -> set[object]:
             found |= {("sources", name) for one in sources for name in (one if isinstance(one, dict) else ["path"])}
         else:
             named = isinstance(value, str) and re.fullmatch(r"[A-Za-z]+", value)
-            found.add((given[0], key, value if named else type(value).__name__))
-    return found
+            found.add((key, value if named else type(value).__name__))
+    return {*found, given[0]}
