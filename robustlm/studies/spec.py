@@ -25,8 +25,8 @@ Words = tuple[tuple[str, str], ...]
 """Names in capitals, each with the text that stands for it."""
 
 _STUDY = (
-    "about", "set", "both", "fit", "test", "seeds", "seed_flags", "models", "data", "groups", "conditions", "arms",
-    "sweeps", "shared_time",
+    "about", "both", "fit", "test", "seeds", "seed_flags", "models", "data", "groups", "conditions", "arms",
+    "sweeps", "shared_time", "set",
 )  # fmt: skip
 _ARM = ("like", "fit", "test", "against", "compute")
 _SWEEP = ("like", "fit", "setting", "values", "test", "against")

@@ -42,7 +42,8 @@ def with_words(flags: Sequence[str], words: Iterable[tuple[str, str]]) -> tuple[
     """
     found = tuple(flags)
     for name, text in words:
-        found = tuple(re.sub(rf"\${name}(?![A-Z_])", lambda _, text=text: text, flag) for flag in found)
+        literal = text.replace("\\", r"\\")  # a backslash would be an escape in a replacement
+        found = tuple(re.sub(rf"\${name}(?![A-Z_])", literal, flag) for flag in found)
     return found
 
 
