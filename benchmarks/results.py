@@ -105,8 +105,9 @@ def make(studies: Sequence[Planned], main: Callable[[Sequence[str]], object]) ->
         print(f"\n$ robustlm {' '.join(one.command())}", flush=True)
         if not _ends_well(main, one.command()):
             unfinished.append(one.name)
-        if (one.root / stored.RESULTS).is_file():
-            _ends_well(main, ["report", str(one.root), "--output", str(one.root / "report")])
+        report = ["report", str(one.root), "--output", str(one.root / "report")]
+        if (one.root / stored.RESULTS).is_file() and not _ends_well(main, report):
+            unfinished.append(f"the report of {one.name}")
     return unfinished
 
 
