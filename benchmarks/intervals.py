@@ -23,8 +23,8 @@ from robustlm.evaluation.pairing import paired_gaps
 from robustlm.evaluation.robustness import Settings, estimate, sample
 
 NORMAL = NormalDist()
-SHARES = ("share_samples", "share_phrasing", "share_interaction")
-"""Parts of the variance of tables with one answer a cell."""
+SHARES = ("share_samples", "share_phrasing", "share_phrasing_debiased", "share_interaction")
+"""Shares of the variance of tables with one answer a cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,9 @@ class Parts:
 PARTS_SETTINGS = (
     Parts(20, 6, 3, 1.0, 0.3, 0.3), Parts(100, 6, 3, 1.0, 0.3, 0.3), Parts(500, 6, 3, 1.0, 0.3, 0.3),
     Parts(100, 6, 3, 1.0, 0.0, 0.0), Parts(100, 20, 3, 2.0, 0.2, 0.5), Parts(100, 6, 8, 1.0, 0.3, 0.3),
-    Parts(100, 2, 3, 1.0, 0.3, 0.3),
+    Parts(100, 2, 3, 1.0, 0.3, 0.3), Parts(5, 6, 3, 1.0, 0.3, 0.3), Parts(10, 6, 3, 1.0, 0.3, 0.3),
+    Parts(20, 2, 3, 1.0, 0.3, 0.3), Parts(100, 2, 3, 1.0, 0.0, 0.3), Parts(100, 6, 3, 0.5, 1.0, 0.3),
+    Parts(30, 6, 3, 0.2, 2.0, 0.1), Parts(30, 6, 3, 5.0, 0.1, 0.5), Parts(10, 3, 3, 0.0, 0.0, 0.0),
 )  # fmt: skip
 _MANY = 20_000
 """Samples of the table that the truth is read from."""
@@ -177,7 +179,8 @@ def measure_parts(
     """Share of intervals that hold the truth and mean error, of the parts of the variance, by name."""
     random = np.random.default_rng(seed)
     sure = chances(setting, many, random)
-    truth = dict(zip(PARTS, shares(components(sure, sure * (1 - sure), np.zeros_like(sure))).tolist(), strict=True))
+    parts = components(sure, sure * (1 - sure), np.zeros_like(sure))[0]
+    truth = dict(zip(PARTS, np.maximum(shares(parts), 0).tolist(), strict=True))
     once = (random.random(sure.shape) < sure).astype(float)
     plain = replace(drawn_table(once[:, :, None]), draws=None)
     found, _ = sample([plain], Settings(0))

@@ -33,13 +33,17 @@ from robustlm.models.backbone import Loading
 from robustlm.models.tuning import LoRA
 from robustlm.modules import (
     ANIT,
+    SAM,
     Alignment,
     AlignmentTuning,
     Contrast,
     ContrastiveTuning,
     InstructionTuning,
     Passes,
+    Preference,
+    RDrop,
     RobustTuning,
+    Selection,
 )
 from robustlm.optim.config import parameter_groups
 from robustlm.tools.tokenizer import train_tokenizer
@@ -98,6 +102,8 @@ class Method:
     """How many of the passes backward are for a perturbation alone, without gradients of weights."""
     negatives: bool = False
     """Whether its batch has an explicit negative for each row."""
+    variants: int = 1
+    """K, the number of variants of each row in its batch."""
 
 
 combined = partial(RobustTuning, contrast=Contrast(), alignment=Alignment())
@@ -124,6 +130,12 @@ METHODS = (
     ),
     Method("FGM + CoIN + KL", 7, partial(combined, adversary=FGM()), ascents=1),
     Method("CoIN, a negative each", 6, ContrastiveTuning, negatives=True),
+    Method("hardest of 3", 5, partial(RobustTuning, selection=Selection(bf16=False)), variants=3),
+    Method("hardest of 3, bf16", 5, partial(RobustTuning, selection=Selection()), variants=3),
+    Method("random of 3", 2, partial(RobustTuning, selection=Selection("random")), variants=3),
+    Method("CoIPO", 4, partial(RobustTuning, preference=Preference())),
+    Method("R-Drop", 4, partial(RobustTuning, rdrop=RDrop())),
+    Method("SAM", 4, partial(RobustTuning, sam=SAM())),
     Method(FULL, None, FullLogits),
 )
 
@@ -184,8 +196,14 @@ def build(folder: str, size: Size, methods: Sequence[Method]) -> dict[str, Instr
 
 
 def batch_of(method: Method, batch: InstructionBatch) -> InstructionBatch:
-    """The batch, with negatives where the method has them."""
-    return replace(batch, negative=batch.raw) if method.negatives else batch
+    """The batch, with negatives and more variants where the method has them."""
+    found = replace(batch, negative=batch.raw) if method.negatives else batch
+    if method.variants == 1:
+        return found
+    rows = torch.arange(len(batch)).repeat_interleave(method.variants)
+    assert batch.variant is not None
+    assert batch.beta is not None
+    return replace(found, variant=batch.variant.select(rows), beta=batch.beta[rows], seeds=torch.arange(len(rows)))
 
 
 def measure(size: Size, rounds: int, methods: Sequence[Method]) -> dict[str, list[tuple[float, float]]]:

@@ -28,19 +28,26 @@ if TYPE_CHECKING:
         NoisyInstructionDataModule,
         ParaphraseDataModule,
         RobustnessDataModule,
+        TextDataModule,
     )
+    from robustlm.datamodules.replay import Replay
     from robustlm.models.backbone import Backbone, Loading
     from robustlm.models.precision import auto_precision
     from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
     from robustlm.modules import (
         ANIT,
+        SAM,
         Alignment,
         AlignmentTuning,
         Contrast,
         ContrastiveTuning,
         InstructionTuning,
         Passes,
+        Preference,
+        Pretraining,
+        RDrop,
         RobustTuning,
+        Selection,
     )
     from robustlm.noise.base import Noise
     from robustlm.noise.distortion import LME, RBE
@@ -56,6 +63,7 @@ __all__ = [
     "NRM",
     "PGD",
     "RBE",
+    "SAM",
     "AdamW",
     "Alignment",
     "AlignmentTuning",
@@ -76,12 +84,18 @@ __all__ = [
     "NoisyInstructionDataModule",
     "ParaphraseDataModule",
     "Passes",
+    "Preference",
     "PrefixTuning",
+    "Pretraining",
     "PromptTuning",
+    "RDrop",
+    "Replay",
     "RobustTuning",
     "RobustnessDataModule",
     "Schedule",
+    "Selection",
     "Source",
+    "TextDataModule",
     "TunedModel",
     "__version__",
     "auto_precision",

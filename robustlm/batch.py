@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import accumulate, pairwise
 from typing import Literal, Required, TypedDict, TypeVar, cast
 
 import torch
@@ -139,7 +140,8 @@ class Layout(_Movable):
     tokens: tuple[int, ...]
     """`targets` as plain numbers, which can be compared without the device."""
     lengths: tuple[int, ...]
-    """The number of tokens of each row in `View.input_ids`, without padding; R numbers."""
+    """The number of tokens of each row in `View.input_ids`, without padding; R numbers. Empty, as `kept`, `within` and
+    `starts`, if only the device knows which rows were chosen (`View.one_of`)."""
     kept: Tensor
     """Int64 `[N]`: the place of each token in `View.input_ids`, as row · T + column."""
     within: Tensor
@@ -167,8 +169,8 @@ class Layout(_Movable):
 
     @property
     def padded(self) -> bool:
-        """Whether any row has padding."""
-        return len(self.kept) < len(self.lengths) * self.width
+        """Whether any row has padding; true if it is not known."""
+        return len(self.kept) < len(self.counts) * self.width
 
     def part(self, at: slice) -> Layout:
         """The layout of a range of rows."""
@@ -185,6 +187,46 @@ class Layout(_Movable):
             self.kept[read] - start * self.width,
             self.within[read],
             self.starts[start : stop + 1] - read.start,
+            self.width,
+            self.leading,
+        )
+
+    def one_of(self, many: int, which: Tensor) -> Layout:
+        """The layout of one row of each group, where the groups are known and the choice is on the device.
+
+        Args:
+            many: K; rows `g·K … g·K + K − 1` are group g. They have the same answer tokens.
+            which: Int64 `[R / K]`: the place of the chosen row in its group.
+
+        Raises:
+            ValueError: Rows of a group have other answers.
+        """
+        ends = list(accumulate(self.counts, initial=0))
+        own = [self.tokens[start:stop] for start, stop in pairwise(ends)]
+        first, counts = own[::many], self.counts[::many]
+        if any(own[row] != first[row // many] for row in range(len(own))):
+            raise ValueError(
+                f"rows of a group of {many} have other answer tokens; expected {many} variants of the same sample"
+            )
+        groups = [group for group, count in enumerate(counts) for _ in range(count)]
+        begins = [ends[group * many] + within for group, count in enumerate(counts) for within in range(count)]
+        each, sizes, at = (
+            torch.tensor(one, dtype=torch.long).to(self.columns.device, non_blocking=True)
+            for one in (groups, [counts[group] for group in groups], begins)
+        )
+        columns = self.columns.index_select(0, at + which.index_select(0, each) * sizes)
+        empty = self.kept[:0]
+        tokens = tuple(token for row in first for token in row)
+        return Layout(
+            self.targets.index_select(0, at),
+            each,
+            columns,
+            counts,
+            tokens,
+            (),
+            empty,
+            empty,
+            empty,
             self.width,
             self.leading,
         )
@@ -284,6 +326,30 @@ class View(_Movable):
         found._keep(self.layout.part(at))
         return found
 
+    def one_of(self, many: int, which: Tensor, *, measured: bool = False) -> View:
+        """One row of each group of `many` rows, with all columns. The host does not wait for the choice.
+
+        Args:
+            many: K; rows `g·K … g·K + K − 1` are variants of one sample.
+            which: Int64 `[R / K]`: the place of the chosen row in its group.
+            measured: Let the host wait for the choice, so that the layout also has the lengths of the rows. A model
+                that runs rows without their padding needs them.
+
+        Raises:
+            ValueError: Rows of a group have other answers.
+        """
+        rows = torch.arange(0, len(self), many, device=which.device) + which
+        found = View(
+            self.input_ids.index_select(0, rows),
+            self.attention_mask.index_select(0, rows),
+            self.labels.index_select(0, rows),
+            self.instruction_mask.index_select(0, rows),
+            self.context_mask.index_select(0, rows),
+        )
+        chosen = self.layout.one_of(many, which)
+        found._keep(Layout.of(found.labels, found.attention_mask) if measured else chosen)
+        return found
+
     def perturbable(self, scope: Scope) -> Tensor:
         """Mask of the positions that an adversary may perturb: bool `[R, T]`.
 
@@ -334,12 +400,19 @@ class InstructionBatch(_Movable):
     """Int64 `[B]`: equal for samples that ask the same thing, in any phrasing, and have the same target."""
     negative_keys: Tensor | None = None
     """Int64: the same for the rows of `negative`."""
+    touched: Tensor | None = None
+    """Bool `[B·K, T]`: the tokens of its raw row that each of several variants changes; null with one variant each."""
     seeds: Tensor | None = field(default=None, metadata={"stays": True})
     """Int64 `[B·K]`, on the CPU: hash of (run seed, epoch, sample, variant), for random draws that must not depend on
     batching, rank or padding."""
     step_tokens: float | None = None
     """Answer tokens of raw rows in the whole optimiser step, divided by the number of micro-batches in it (over ranks
     and accumulation). Dividing summed losses by it makes the step's gradient a mean over all its answer tokens."""
+    replay: View | None = None
+    """Rows of running text that are trained beside the others; all their tokens but the first are targets."""
+    replay_tokens: float | None = None
+    """As `step_tokens`, for the targets of `replay`: their expected number, since each row of the step brings a row of
+    text with some probability. Null: no text is replayed."""
     prompt: View | None = None
     """In evaluation: the raw rows without answers, the input of `generate`."""
     condition: str = "clean"

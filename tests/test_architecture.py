@@ -289,7 +289,7 @@ ALLOWED_ANY = {
     "evaluation": 25,
     "instructions": 28,
     "models": 37,
-    "modules": 31,
+    "modules": 32,
     "noise": 7,
     "optim": 1,
     "planning": 12,

@@ -70,19 +70,21 @@ def model_card(module: TunedModule, trainer: FinishedTrainer, prompt: Mapping[st
     )
 
 
-def merged_card(backbone: Backbone, kind: str, prompt: Mapping[str, object] | None) -> str:
+def merged_card(backbone: Backbone, kind: str, prompt: Mapping[str, object] | None, share: float = 1.0) -> str:
     """The card of a model into which an adapter was merged.
 
     Args:
         backbone: Backbone of the adapter; it gives the name of the base model.
         kind: Kind of the adapter, as peft names it.
         prompt: As for `model_card`.
+        share: Share of the adapter's change that was merged.
     """
     header = {"base_model": backbone.base_name, "library_name": "transformers", "tags": ["robustlm", kind.lower()]}
+    part = "" if share == 1 else f" Its weights are W_base + {share:g} · (W_tuned − W_base)."
     return _card(
         header,
         f"{backbone.base_name}, with a {kind} adapter merged into its weights",
-        f"Merged by robustlm {__version__}.",
+        f"Merged by robustlm {__version__}.{part}",
         {"Load it": _loading_code(backbone, peft=False), "Prompts": _prompts(prompt)},
     )
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftConfig
+from peft.tuners.lora import LoraLayer
 
 from robustlm.adapters.card import merged_card
 from robustlm.adapters.settings import read_prompt, write_prompt
+from robustlm.checks.numbers import check_number
 from robustlm.models.backbone import Backbone
 from robustlm.runs import adapter_in
 from robustlm.utils.files import whole_folder
@@ -21,12 +25,16 @@ _WIDEST_ROUNDED = 0.05
 """The same limit for 16-bit dtypes."""
 
 
-def merge(run: str, output: str | None) -> Path:
+def merge(run: str, output: str | None, share: float = 1.0) -> Path:
     """Merge an adapter into its base model, and save the merged model with tokenizer, card and prompt settings.
 
     Args:
         run: Folder of a run, or of an adapter.
-        output: Folder for the model, new or empty. Default: `merged` beside the adapter.
+        output: Folder for the model, new or empty. Default: `merged` beside the adapter; `merged-SHARE` for a share
+            below 1.
+        share: α in W = W_base + α · (W_tuned − W_base), for all weights (Wortsman et al., CVPR 2022). 1 is the tuned
+            model, 0 the base model. Below 1, only for adapters whose change of the weights is the product of their two
+            matrices: LoRA without DoRA, trained biases or trained copies of layers.
 
     Returns:
         The folder of the merged model.
@@ -34,8 +42,10 @@ def merge(run: str, output: str | None) -> Path:
     Raises:
         ValueError: There is no adapter, it cannot be merged, or the merged model's logits differ from the adapter's.
     """
+    check_number("share", share, least=0, most=1)
     folder = adapter_in(Path(run))
-    target = Path(output) if output is not None else folder.parent / "merged"
+    name = "merged" if share == 1 else f"merged-{share:g}"
+    target = Path(output) if output is not None else folder.parent / name
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"output: {target} exists already; expected a new or an empty folder")
     backbone = Backbone(str(folder))
@@ -48,6 +58,8 @@ def merge(run: str, output: str | None) -> Path:
             f"{folder}: found an adapter of the kind {kind}, which holds states that are put before a prompt and "
             "changes no weights; expected one that changes weights, such as LORA. Use this one with peft"
         )
+    if share != 1:
+        _scale(model.modules(), config, share, folder)
     wanted = _logits(model, backbone)
     merged = model.merge_and_unload(safe_merge=True)
     refuse_nonfinite(merged.named_parameters(), f"{target} not written: the merged weights")
@@ -63,10 +75,33 @@ def merge(run: str, output: str | None) -> Path:
         merged.save_pretrained(unfinished)
         backbone.tokenizer.save_pretrained(unfinished)
         write_prompt(unfinished, prompt, backbone.base_name)
-        (unfinished / "README.md").write_text(merged_card(backbone, str(kind), prompt), encoding="utf-8")
+        (unfinished / "README.md").write_text(merged_card(backbone, str(kind), prompt, share), encoding="utf-8")
         for file in unfinished.iterdir():
             file.chmod(0o644)  # only the owner can read files that safetensors writes
     return target
+
+
+def _scale(layers: Iterable[object], config: PeftConfig, share: float, folder: Path) -> None:
+    """Multiply the change that a LoRA adapter makes to each weight by `share`.
+
+    Raises:
+        ValueError: The adapter changes weights in other ways too.
+    """
+    why = None
+    if not isinstance(config, LoraConfig):
+        why = f"an adapter of the kind {config.peft_type}"
+    elif config.use_dora:
+        why = "DoRA, whose change is no multiple of its matrices"
+    elif config.modules_to_save:
+        why = f"trained copies of layers ({', '.join(config.modules_to_save)})"
+    elif config.bias != "none":
+        why = "trained biases"
+    if why is not None:
+        raise ValueError(f"share: found {share:g} for {folder}, which has {why}; expected 1, or plain LoRA")
+    for layer in layers:
+        if isinstance(layer, LoraLayer):
+            for name in layer.scaling:
+                layer.scaling[name] *= share
 
 
 @torch.no_grad()

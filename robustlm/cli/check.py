@@ -184,12 +184,12 @@ def _show_asked(conditions: dict[str, EncodedSamples], encoder: Encoder, draws: 
 
 def _show_views(model: InstructionTuning, datamodule: InstructionDataModule, count: int) -> None:
     rows = datamodule.rows["train"]
-    dataset = datamodule.train_dataset(rows)
+    dataset = datamodule.replaying(datamodule.train_dataset(rows))
     for fact in dataset.facts(0):
         print(f"\n{fact}")
     batch = dataset[BatchKey(0, tuple(range(min(count, len(rows)))))]
     print(f"\nfirst rows, as trained on ({OPEN}…{CLOSE}: tokens that are trained)")
-    for name in ("raw", "variant", "negative"):
+    for name in ("raw", "variant", "negative", "replay"):
         view = getattr(batch, name)
         if view is not None:
             separate = model.backbone.is_encoder_decoder

@@ -22,6 +22,7 @@ def init(
     intermediate_size: int = 704,
     initializer_range: float | None = None,
     architecture: Architecture = "llama",
+    text: bool = False,
 ) -> None:
     """Make a tokenizer and a model config from rows, to train from scratch.
 
@@ -37,23 +38,17 @@ def init(
         intermediate_size: Width of the MLPs.
         initializer_range: Standard deviation of random weights, by default 0.08; T5 uses its own rules.
         architecture: `llama` (decoder only) or `t5` (encoder–decoder).
+        text: The rows are running text, to pre-train on: text files with a line `<|endoftext|>` between documents,
+            JSONL files of rows with the key `text`, or folders of such files.
     """
     from pathlib import Path
 
-    from robustlm.instructions.banks import InstructionBank
-    from robustlm.prompts.templates import PlainTemplate
-    from robustlm.sources.loading import load_all
+    from robustlm.rows.documents import documents, text_files
     from robustlm.tools.scratch import build
 
     if not Path(folder).exists():  # the content of an existing folder is checked below
         check_folder("folder", folder)
-    template = PlainTemplate()
-    samples = load_all([Source(row, split=None if Path(row).is_file() else split) for row in rows], "train")
-    banks = {name: InstructionBank.load(name) for name in {sample.bank for sample in samples} if name}
-    samples = [
-        sample if sample.instruction or not sample.bank else banks[sample.bank].assign(sample) for sample in samples
-    ]
-    texts = [template.render(sample, sample.instruction).text + " " + sample.target for sample in samples]
+    texts = documents(text_files(rows)) if text else _prompts(rows, split)
     build(
         folder,
         texts,
@@ -68,7 +63,24 @@ def init(
     print(f"tokenizer and config: {folder}")
 
 
-def merge(run: str, output: str | None = None) -> None:
+def _prompts(rows: list[str], split: str) -> list[str]:
+    """The prompts of rows, each with its answer."""
+    from pathlib import Path
+
+    from robustlm.instructions.banks import InstructionBank
+    from robustlm.prompts.templates import PlainTemplate
+    from robustlm.sources.loading import load_all
+
+    template = PlainTemplate()
+    samples = load_all([Source(row, split=None if Path(row).is_file() else split) for row in rows], "train")
+    banks = {name: InstructionBank.load(name) for name in {sample.bank for sample in samples} if name}
+    samples = [
+        sample if sample.instruction or not sample.bank else banks[sample.bank].assign(sample) for sample in samples
+    ]
+    return [template.render(sample, sample.instruction).text + " " + sample.target for sample in samples]
+
+
+def merge(run: str, output: str | None = None, share: float = 1.0) -> None:
     """Merge the adapter of a run into the weights of its base model.
 
     Programs without support for adapters can then load it.
@@ -76,9 +88,11 @@ def merge(run: str, output: str | None = None) -> None:
     Args:
         run: Folder of a run that `robustlm fit` wrote, or of an adapter.
         output: Folder for the model (safetensors, tokenizer, card); by default `merged` beside the adapter.
+        share: Share of the way from the base model's weights to the tuned ones: 1 for the tuned model. Below 1, only
+            for LoRA.
     """
     from robustlm.adapters.merging import merge
 
     if output is not None:
         check_folder("output", output)
-    print(f"merged model: {merge(run, output)}")
+    print(f"merged model: {merge(run, output, share)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,6 +122,8 @@ def show_plan(
         views=datamodule.views,
         variants=getattr(datamodule, "variants", 1),
         negatives=getattr(datamodule, "negatives", 0),
+        replay=math.ceil(datamodule.replay.share * datamodule.batch_size) if datamodule.replay else 0,
+        replay_length=(datamodule.replay and datamodule.replay.length) or datamodule.max_length,
         encoder_decoder=model.backbone.is_encoder_decoder,
     )
     plan = Plan(model, batch, kind, sharding, target.precision, accumulated, bool(trainer.get("gradient_clip_val")))

@@ -526,36 +526,58 @@ def export(
     output: str,
     model: str | None = None,
     tasks: list[str] = [],  # noqa: B006 - read only
+    organization: str = "unknown",
+    relationship: Literal["first_party", "third_party", "collaborative", "other"] = "other",
 ) -> None:
     """Write a prediction table in a form that other programs read.
 
     Args:
-        format: `every-eval-ever` (its schema for single answers, a line of JSON each) or `csv`.
+        format: `every-eval-ever` (its two files: a line of JSON for each answer, and the results) or `csv`.
         run: Folder of a run that `robustlm test` wrote, or its prediction table.
-        output: The file to write.
+        output: The file to write. With `every-eval-ever`, a folder, in which both files get the places of that
+            collection; or a `.jsonl` file for the answers, with the results in a `.json` file beside it.
         model: For `every-eval-ever`: name of the model; by default that of the run's config, or else the run's name.
         tasks: Import paths of tasks of your own among the answers.
+        organization: For `every-eval-ever`: who provides the results.
+        relationship: For `every-eval-ever`: what the evaluator is to the developer of the model.
     """
     from pathlib import Path
 
     from robustlm.report.comparison import find_table, load_tables
     from robustlm.report.csv_tables import to_csv_table
-    from robustlm.report.every_eval import to_every_eval
-    from robustlm.report.number_tables import write_whole
-    from robustlm.report.run import run_name, run_settings
+    from robustlm.report.every_eval import every_eval_files
+    from robustlm.report.every_eval_results import Evaluation
+    from robustlm.report.number_tables import write_all, write_whole
+    from robustlm.report.run import generation_settings, run_name, run_settings
     from robustlm.tasks import resolve_task
 
     if format not in ("every-eval-ever", "csv"):
         raise ValueError(f"format: found {format!r}; expected every-eval-ever or csv (`export-harness` writes tasks)")
     for task in tasks:
         resolve_task(task)
-    check_output("output", output)
+    place = Path(output)
+    if format == "csv" or place.suffix == ".jsonl":
+        check_output("output", output)
+    else:
+        check_folder("output", place)
     file = find_table(run)
     (rows,) = load_tables([f"run={file}"]).values()
-    name = run_name(file)
-    named = model if model is not None else run_settings(file).get("backbone", name)
-    text = to_csv_table(rows) if format == "csv" else to_every_eval(rows, name, named)
-    print(f"{len(rows)} answers: {write_whole(Path(output), text)}")
+    if format == "csv":
+        print(f"{len(rows)} answers: {write_whole(place, to_csv_table(rows))}")
+        return
+    name, settings = run_name(file), run_settings(file)
+    about = Evaluation(
+        name,
+        model if model is not None else settings.get("backbone", name),
+        file.stat().st_mtime,
+        organization,
+        relationship,
+        generation=generation_settings(file),
+    )
+    files = every_eval_files(rows, about, place)
+    for written, what in zip(files, (f"{len(rows)} answers", "results"), strict=True):
+        (found,) = write_all(written.parent, {written.name: files[written]})
+        print(f"{what}: {found}")
 
 
 def states(

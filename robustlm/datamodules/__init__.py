@@ -5,6 +5,7 @@ from robustlm.datamodules.contrastive import ContrastiveDataModule
 from robustlm.datamodules.noisy import NoisyInstructionDataModule
 from robustlm.datamodules.paraphrase import ParaphraseDataModule
 from robustlm.datamodules.robustness import RobustnessDataModule
+from robustlm.datamodules.text import TextDataModule
 from robustlm.utils.public import old_names
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "NoisyInstructionDataModule",
     "ParaphraseDataModule",
     "RobustnessDataModule",
+    "TextDataModule",
 ]
 
 __getattr__ = old_names(__name__)

@@ -23,7 +23,9 @@ from robustlm.datamodules.caching import DEFAULT_CACHE, RowCache, digests, setti
 from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest_row
 from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Preparation, Scoring, Tokenised, check_askable, under_each
+from robustlm.datamodules.replay import Replay, ReplayedText
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
+from robustlm.datamodules.text_files import TextFiles
 from robustlm.datamodules.token_batches import TokenBatches
 from robustlm.datamodules.turns import with_noisy_turns
 from robustlm.evaluation.record import Key
@@ -111,6 +113,8 @@ class InstructionDataModule(LightningDataModule):
         cache_dir: Folder for training rows that are too large for memory. They are read and tokenised once, and used
             again by later runs with the same files, settings and tokenizer; null: all rows stay in memory.
         cache_above: Size of all training files, unpacked, in megabytes (10⁶ bytes), above which rows go to `cache_dir`.
+        replay: Running text that is trained beside the rows, so that a model keeps what it learnt from text: a path, or
+            a path with the share of such rows; null: none. `model.replay_weight` weighs its loss.
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -175,6 +179,7 @@ class InstructionDataModule(LightningDataModule):
         batch_tokens: int | None = None,
         cache_dir: str | None = DEFAULT_CACHE,
         cache_above: float = 10.0,
+        replay: str | Replay | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -270,6 +275,8 @@ class InstructionDataModule(LightningDataModule):
         self.cache_dir = cache_dir
         self.cache_above = cache_above
         self.seed = seed
+        self.replay = Replay(replay) if isinstance(replay, str) else replay
+        self._text: TextFiles | None = None
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
         self.scoring: Scoring = scoring
@@ -590,7 +597,7 @@ class InstructionDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[InstructionBatch]:
         """Training batches. Their order depends only on the seed and the epoch."""
         rows, trainer = self.rows["train"], self.trainer
-        dataset = self.train_dataset(rows)
+        dataset = self.replaying(self.train_dataset(rows))
         world = trainer.world_size if trainer else 1
         order = self.train_order(dataset)
         if self.batch_tokens is not None:
@@ -620,6 +627,28 @@ class InstructionDataModule(LightningDataModule):
             log.info("data.train: %s", line)
         self._train_loader = loader
         return loader
+
+    @property
+    def replay_length(self) -> int:
+        """Tokens of a row of replayed text."""
+        length = self.replay.length if self.replay else None
+        return longest_row(self.backbone, length or self.max_length, "data.replay.length" if length else "")
+
+    def replaying(self, dataset: TrainDataset) -> TrainDataset:
+        """Let a dataset add rows of text to its batches, as `replay` says.
+
+        Raises:
+            SourceError: There is no text, or too little.
+            ValueError: The model has an encoder.
+        """
+        if self.replay is None:
+            return dataset
+        length = self.replay_length
+        self._text = TextFiles(self.replay.paths, self.backbone, length, self.cache_dir)
+        text, _ = self._text.rows(self.replay.held_out, name="data.replay.held_out", width=512)
+        dataset.beside = ReplayedText(text, self.replay.share, self.seed, dataset)
+        log.info("data.replay: %d rows of %d tokens of text; %g for each row", len(text), length, self.replay.share)
+        return dataset
 
     def _token_batches(self, rows: EncodedSamples, budget: int, order: Order | None, world: int) -> TokenBatches:
         padded = not getattr(self.backbone, "padding_free", False)

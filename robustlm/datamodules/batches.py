@@ -95,6 +95,8 @@ class TrainDataset(Dataset[InstructionBatch]):
         self._own = self.each(attrgetter("instruction"))
         self._asked: tuple[int, Sequence[str]] | None = None
         self._unfit = 0
+        self.beside: Callable[[InstructionBatch, BatchKey], object] | None = None
+        """Adds to a batch what is trained beside its rows; null: nothing."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -130,12 +132,15 @@ class TrainDataset(Dataset[InstructionBatch]):
 
     def __getitem__(self, key: BatchKey) -> InstructionBatch:
         asked = self.asked(key.epoch)
-        return InstructionBatch(
+        batch = InstructionBatch(
             raw=self.view([row for row, _ in self.encoded(key.indices, [asked[i] for i in key.indices])]),
             ids=[self.rows.samples[i].id for i in key.indices],
             keys=self.keys[list(key.indices)],
             step_tokens=key.step_tokens,
         )
+        if self.beside is not None:
+            self.beside(batch, key)
+        return batch
 
     def encoded(
         self, indices: Sequence[int], texts: Sequence[str], turns: Sequence[tuple[Turn, ...]] | None = None

@@ -25,6 +25,7 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from robustlm.datamodules.connection import FastTokenizer
 from robustlm.datamodules.preparation import Preparation, Tokenised
 from robustlm.datamodules.stored import StoredRows, stored_batch, stored_schema
 from robustlm.instructions.published import divided
@@ -52,6 +53,7 @@ _OTHER = frozenset(
         *("batch_size", "eval_batch_size", "group_by_length", "replays", "num_workers", "scoring", "draws"),
         *("noisy_turns", "noise", "distortion", "beta", "variants", "group_size", "negatives", "shuffle"),
         *("cache_dir", "cache_above", "samples", "shots", "attack", "paraphrase", "budget", "batch_tokens", "packing"),
+        "replay",
     )
 )
 """Arguments of datamodules that change neither the samples of training nor their tokens; an argument that is missing
@@ -129,25 +131,34 @@ def arguments_of(module: object) -> dict[str, object]:
 
 def settings_of(module: object, sources: Sequence[Source], encoder: Encoder) -> dict[str, object]:
     """Everything but files that decides the training rows of a datamodule."""
-    tokenizer = encoder.tokenizer
-    template = str(getattr(tokenizer, "chat_template", None))
     return {
         "class": f"{type(module).__module__}.{type(module).__qualname__}",
         "arguments": arguments_of(module),
         "sources": [asdict(source) for source in sources],
-        "tokenizer": [
-            type(tokenizer).__name__,
-            sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-            {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-            template,
-            # templates of some models write the day into each prompt
-            date.today().isoformat() if "strftime_now" in template else "",
-        ],
+        "tokenizer": tokenizer_parts(encoder.tokenizer),
         "max_length": encoder.max_length,
         "encoder_decoder": encoder.encoder_decoder,
         "code": package_digest(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": library_versions(),
     }
+
+
+def tokenizer_parts(tokenizer: FastTokenizer) -> list[object]:
+    """What decides the tokens of a text and how a chat template writes a prompt, as plain data."""
+    template = str(getattr(tokenizer, "chat_template", None))
+    return [
+        type(tokenizer).__name__,
+        sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        template,
+        # templates of some models write the day into each prompt
+        date.today().isoformat() if "strftime_now" in template else "",
+    ]
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that tokenise and store rows."""
+    return {name: version(name) for name in _LIBRARIES}
 
 
 @cache

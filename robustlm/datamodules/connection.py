@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from robustlm.models.digest import weights_digest
@@ -22,6 +23,25 @@ class ModelConfig(Protocol):
 
     def get_text_config(self) -> object:
         """The part that describes the language model; its `max_position_embeddings`, if any, limits prompts."""
+
+
+class FastTokenizer(Protocol):
+    """What texts without prompts need of a fast tokenizer of transformers."""
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the end of sequence."""
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the library tokenizers."""
+
+    @property
+    def special_tokens_map(self) -> Mapping[str, object]:
+        """Special tokens by name."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
 
 
 class ConnectedModel(Protocol):
@@ -83,13 +103,19 @@ def gives_states(model: ConnectedModel) -> TypeGuard[StatesModel]:
     return hasattr(model, "text_states")
 
 
-def longest_row(model: ConnectedModel, max_length: int) -> int:
-    """Maximum length of a row in tokens of the model's tokenizer: `max_length`, or the model's limit if it is lower."""
+def longest_row(model: ConnectedModel, max_length: int, name: str = "data.max_length") -> int:
+    """Maximum length of a row in tokens of the model's tokenizer: `max_length`, or the model's limit if it is lower.
+
+    Args:
+        model: The model.
+        max_length: The length that is wanted.
+        name: The setting that says so, for the log; empty: nothing is logged.
+    """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
-    if positions < max_length:
+    if positions < max_length and name:
         log.warning(
-            "data.max_length: %d is more than the %d positions of the model; the model's number is used",
-            max_length, positions,
+            "%s: %d is more than the %d positions of the model; the model's number is used",
+            name, max_length, positions,
         )  # fmt: skip
     return int(min(max_length, positions) * getattr(model, "characters_per_token", 1))
 

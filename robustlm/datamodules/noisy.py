@@ -20,6 +20,7 @@ from robustlm.datamodules.batches import EncodedSamples, TrainDataset
 from robustlm.datamodules.connection import Measuring
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.datamodules.stored import StoredRows
+from robustlm.datamodules.touched import touched_tokens
 from robustlm.datamodules.turns import Turns, UserTurns, whole
 from robustlm.instructions.phrasings import Phrasings
 from robustlm.noise.base import Noise, spared
@@ -248,6 +249,8 @@ class VariedDataset(TrainDataset):
         turns = None if epoch.turns is None else [epoch.turns[k][i] for i, k in order]
         fitting = self.encoded([i for i, _ in order], [epoch.texts[k][i] for i, k in order], turns)
         batch.variant = self.view([row for row, _ in fitting])
+        if self._variants > 1:  # there is a choice
+            batch.touched = touched_tokens(batch.raw, batch.variant)
         batch.beta = torch.tensor(
             [float(epoch.beta[k, i]) * varied for (i, k), (_, varied) in zip(order, fitting, strict=True)]
         )

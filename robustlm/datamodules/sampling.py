@@ -27,6 +27,8 @@ class BatchKey:
     indices: tuple[int, ...]
     step_tokens: float | None = None
     """See `InstructionBatch.step_tokens`."""
+    step_rows: float | None = None
+    """Rows in the whole optimiser step, divided by the number of micro-batches in it; null: those of this batch."""
 
 
 NO_BUDGET = {"batch_tokens": 0, "batch_padding": 0, "batch_ranks": 0, "batch_groups": 0}
@@ -214,8 +216,9 @@ class StepSampler(_Kept):
             start = at - at % window
             step = range(max(start - before, 0), min(start - before + window, count))
             rows = [row for number in step for batch in rounds[number] for row in batch]
-            tokens = float(self._tokens[rows].sum()) / (window * self._world)
-            yield BatchKey(self.epoch, tuple(rounds[at - before][self._rank]), tokens)
+            parts = window * self._world
+            tokens = float(self._tokens[rows].sum()) / parts
+            yield BatchKey(self.epoch, tuple(rounds[at - before][self._rank]), tokens, len(rows) / parts)
 
     # --- resuming ----------------------------------------------------------------------------------------------
 

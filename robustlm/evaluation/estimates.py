@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from robustlm.evaluation import intervals
-from robustlm.evaluation.components import variance_parts
+from robustlm.evaluation.components import split_shares, variance_parts
 from robustlm.evaluation.grid import Floats, Grid
 from robustlm.evaluation.intervals import NONE, Dispersion, Limits, Moments
 from robustlm.evaluation.numbers import (
     DEBIASED,
     NUMBERS,
-    PERCENTILES,
     SHARES,
+    SPLIT,
     VOTE,
     Drawn,
     Estimate,
@@ -89,9 +90,32 @@ def drawn_numbers(grid: Grid, clean: Grid | None, numbers: Sampled, settings: Se
             limits = intervals.hull(limits, (found[name].low, found[name].high))
         found[name] = Estimate(found[name].value, *(NONE if math.isnan(found[name].value) else limits))
         found[DEBIASED[name]] = Estimate(value, *(NONE if math.isnan(value) else limits))
-    for name in PERCENTILES:
-        found[name] = with_width(found[name])
+    found |= _split(grid, {name: found[name] for name in SPLIT}, settings)
+    found["posix"] = with_width(found["posix"])
     return Drawn(numbers, {name: found[name] for name in NUMBERS if name in found}, samples, moments, cochran)
+
+
+def _split(grid: Grid, plain: Mapping[str, Estimate], settings: Settings) -> dict[str, Estimate]:
+    """The shares of the variance with intervals that account for chance, and that of instructions without chance.
+
+    Args:
+        grid: The answers.
+        plain: The shares of the sums of squares, with the percentiles of their draws.
+        settings: How intervals are made.
+    """
+    found = {}
+    for name, one in split_shares(grid, settings).items():
+        own, limits = plain[name], (one.low, one.high)
+        if math.isnan(own.value) or math.isnan(one.low):
+            limits = NONE
+        elif settings.resample == "both":
+            limits = intervals.hull(limits, (own.low, own.high))
+        if name in DEBIASED:
+            found[DEBIASED[name]] = Estimate(one.value, *limits)
+        elif not math.isnan(limits[0]):  # chance adds little to the others, and their intervals contain them
+            limits = intervals.hull(limits, (own.value, own.value))
+        found[name] = Estimate(own.value, *limits)
+    return found
 
 
 def _dispersion(part: Floats, whole: Floats, level: float) -> Dispersion:

@@ -125,6 +125,31 @@ def average(values: Sequence[float], limits: Sequence[Limits]) -> Limits:
     return middle - below / len(values), middle + above / len(values)
 
 
+def part_of_sum(part: float, own: Limits, rest: float, other: Limits) -> Limits:
+    """MOVER's interval of part / (part + rest), two numbers ≥ 0 with intervals that are treated as independent.
+
+    It is that of the ratio part / rest (Donner and Zou 2012), as a share of the sum.
+
+    Args:
+        part: The part.
+        own: Its interval, from 0 on.
+        rest: What else the sum consists of.
+        other: Its interval.
+    """
+    if math.isnan(own[0]) or math.isnan(other[0]) or math.isnan(part + rest):
+        return NONE
+    product, wide, narrow = part * rest, own[1] * (2 * part - own[1]), other[0] * (2 * rest - other[0])
+    far, near = own[0] * (2 * part - own[0]), other[1] * (2 * rest - other[1])
+    below = product + math.sqrt(max(0.0, product**2 - far * near))
+    low = 1.0 if own[0] > 0 and other[1] <= 0 else 0.0
+    if below > 0:
+        low = far / (below + far)  # the lower root, without the difference of its usual form
+    if narrow <= 0:  # the rest may be 0
+        return low, 1.0
+    high = (product + math.sqrt(max(0.0, product**2 - wide * narrow))) / narrow
+    return low, high / (1 + high)
+
+
 def quotient(ours: float, theirs: float, moments: Moments, z: float) -> Limits:
     """Fieller's interval of ours / theirs; NaN if theirs may be 0.
 
@@ -204,19 +229,15 @@ def dispersion(scores: Floats, influence: Floats, level: float) -> Dispersion:
         return Dispersion(math.nan, NONE, math.nan, NONE, worst, worst_limits(scores, variances, n, level))
     if n == 1:  # one sample does not tell how much of a difference is chance
         return Dispersion(math.nan, NONE, math.nan, NONE, math.nan, worst_limits(scores, variances, n, level))
-    apart = influence - influence.mean(1, keepdims=True)
-    noise = _noise(apart, n)
-    seen = float(scores.var(ddof=1))
+    noise, seen = _noise(influence, n), float(scores.var(ddof=1))
     left = math.sqrt(max(0.0, 1 - noise / seen)) if seen > 0 else 0.0
     low, high, middle = float(scores.min()), float(scores.max()), float(scores.mean())
-    scale, freedom = _noise_shape(apart.T @ apart / (n * (n - 1)), scores - scores.mean(), noise)
-    least, most = _noncentrality((k - 1) * seen / scale, freedom, level)
-    reach = spread_reach(influence, n, level)
+    least, most = _variance_limits(scores, influence, noise, level)
     return Dispersion(
         std=float(scores.std()) * left,
-        std_limits=(math.sqrt(least * scale / k), min(0.5, math.sqrt(most * scale / k))),
+        std_limits=(math.sqrt(least), min(0.5, math.sqrt(most))),
         spread=(high - low) * left,
-        spread_limits=(max(0.0, high - low - reach), min(1.0, high - low + reach)),
+        spread_limits=spread_limits(scores, influence, n, level),
         worst=middle - (middle - low) * left,
         worst_limits=worst_limits(scores, variances, n, level),
     )
@@ -243,21 +264,47 @@ def worst_limits(scores: Floats, variances: Floats, samples: int, level: float) 
     )
 
 
-def spread_reach(influence: Floats, samples: int, level: float) -> float:
-    """How far the spread of k scores may be from the true one, by the studentized range of their noise.
+def spread_limits(scores: Floats, influence: Floats, samples: int, level: float) -> Limits:
+    """The interval of the highest minus the lowest of k scores, by the studentized range of their noise.
+
+    With another number of samples than n, the noise is that of so many samples, around the same scores.
 
     Args:
-        influence: `[n, k]`: influence of each of n samples on each score, see `dispersion`.
-        samples: Number of samples that the variances are those of: n, or as many as `influence` was scaled to.
+        scores: `[k]`, k ≥ 2, each in [0, 1], over n samples.
+        influence: `[n, k]`, n ≥ 2: see `dispersion`.
+        samples: Number of samples, at least 2, that the interval is computed for.
         level: Level of the interval.
     """
+    found = float(np.ptp(scores))
+    reach = _studentized_range(level, len(scores)) * math.sqrt(_noise(influence, samples))
+    return max(0.0, found - reach), min(1.0, found + reach)
+
+
+def variance_of_scores(scores: Floats, influence: Floats, level: float) -> tuple[float, Limits]:
+    """Variance (divided by k) of the true scores of k instructions, and its interval.
+
+    Args:
+        scores: `[k]`, k ≥ 2, each in [0, 1].
+        influence: `[n, k]`, n ≥ 2: see `dispersion`.
+        level: Level of the interval.
+    """
+    noise, k = _noise(influence, len(influence)), len(scores)
+    return max(0.0, float(scores.var()) - noise * (k - 1) / k), _variance_limits(scores, influence, noise, level)
+
+
+def _variance_limits(scores: Floats, influence: Floats, noise: float, level: float) -> Limits:
+    n, k = influence.shape
     apart = influence - influence.mean(1, keepdims=True)
-    return _studentized_range(level, len(influence[0])) * math.sqrt(_noise(apart, samples))
+    scale, freedom = _noise_shape(apart.T @ apart / (n * (n - 1)), scores - scores.mean(), noise)
+    least, most = _noncentrality((k - 1) * float(scores.var(ddof=1)) / scale, freedom, level)
+    return least * scale / k, most * scale / k
 
 
-def _noise(apart: Floats, samples: int) -> float:
-    n, k = len(apart), len(apart[0])
-    return float((apart**2).sum()) / (n * (n - 1) * (k - 1)) + 1 / (k * samples**2)
+def _noise(influence: Floats, samples: int) -> float:
+    """Sampling variance of a score's distance from the mean score over so many samples, with one sample added."""
+    n, k = influence.shape
+    apart = influence - influence.mean(1, keepdims=True)
+    return float((apart**2).sum()) / (n * (samples - 1) * (k - 1)) + 1 / (k * float(samples) ** 2)
 
 
 def _noise_shape(covariance: Floats, apart: Floats, noise: float) -> tuple[float, float]:

@@ -35,6 +35,7 @@ NUMBERS = {
     "posix": "change of an answer's log-likelihood a token under another instruction",
     "all_correct": "samples right under every instruction",
     "share_phrasing": "share of score variance from instructions",
+    "share_phrasing_debiased": "share of score variance from instructions, less what chance adds",
     "share_samples": "share of score variance from samples",
     "share_interaction": "share of score variance from single pairs of sample and instruction",
     "majority_vote": "score of the majority vote over the draws of a question",
@@ -77,11 +78,16 @@ ESTIMATED = ("mean_estimated", "worst_estimated", "low_estimated", "median_estim
 """Numbers of a dataset in which cells are missing: they are estimated from those that were asked."""
 
 
-PERCENTILES = ("posix", "share_phrasing", "share_samples", "share_interaction")
-"""Numbers whose intervals are percentiles of draws."""
+SPLIT = ("share_phrasing", "share_samples", "share_interaction")
+"""Shares of the variance of the scores of cells. Their sum is 1."""
 
 
-DEBIASED = {"worst_instruction": "worst_debiased", "std": "std_debiased", "spread": "spread_debiased"}
+DEBIASED = {
+    "worst_instruction": "worst_debiased",
+    "std": "std_debiased",
+    "spread": "spread_debiased",
+    "share_phrasing": "share_phrasing_debiased",
+}
 """Numbers that chance biases in one direction, and the name of each number without this bias."""
 
 

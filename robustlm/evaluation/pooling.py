@@ -15,8 +15,8 @@ from robustlm.evaluation.numbers import (
     DEBIASED,
     DRAWN,
     NUMBERS,
-    PERCENTILES,
     SHARES,
+    SPLIT,
     Drawn,
     Estimate,
     Sampled,
@@ -37,7 +37,7 @@ def pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
     numbers["std_within"] = numbers.pop("std")
     found = {name: estimate(values, settings.level) for name, values in numbers.items()}
     only_drawn = [name for name in DRAWN if all(name in part.estimates for part in parts)]
-    for name in (*SHARES, *DEBIASED, *DEBIASED.values(), *only_drawn):
+    for name in dict.fromkeys((*SHARES, *SPLIT, *DEBIASED, *DEBIASED.values(), *only_drawn)):
         own = [part.estimates[name] for part in parts if not math.isnan(part.estimates[name].value)]
         from_ = [part.estimates[DEBIASED.get(name, name)].value for part in parts]
         middle = [value for value in from_ if not math.isnan(value)]
@@ -58,7 +58,7 @@ def pool(parts: Sequence[Drawn], settings: Settings) -> Drawn:
             found["pdr"] = estimate(numbers["pdr"], settings.level)
         else:
             found["pdr"] = Estimate(float(numbers["pdr"][0]), *drop_limits(mine, clean, moments, settings))
-    for name in (*PERCENTILES, "std_pooled"):
+    for name in ("posix", "std_pooled"):
         found[name] = with_width(found[name])
     q, freedom = (sum(part.cochran[at] for part in parts) for at in (0, 1))
     found["cochran_p"] = Estimate(intervals.chi2_tail(q, int(freedom)) if freedom else math.nan, *NONE)

@@ -153,14 +153,10 @@ def width(number: Number, one: Pilot, samples: int, instructions: int, level: fl
 
 def _limits(number: Number, one: Pilot, samples: int, level: float) -> intervals.Limits:
     """The interval with the pilot's scores and variances, as if there were so many samples."""
-    # influences are scaled so that sums over the pilot's samples are divided as those over so many samples would be
-    scale = math.sqrt((one.samples - 1) / max(samples - 1, 1))
-    debiased = intervals.dispersion(one.scores, one.influence, level)
     if number == "worst_instruction":
-        variances = (one.influence**2).sum(0) * scale**2 / (one.samples * (one.samples - 1))
+        variances = (one.influence**2).sum(0) / (one.samples * max(samples - 1, 1))
         return intervals.worst_limits(one.scores, variances, samples, level)
-    reach = intervals.spread_reach(one.influence * scale, samples, level)
-    return max(0.0, debiased.spread - reach), min(1.0, debiased.spread + reach)
+    return intervals.spread_limits(one.scores, one.influence, max(samples, 2), level)
 
 
 def samples_for(width_of: Callable[[int], float], wanted: float) -> int | None:

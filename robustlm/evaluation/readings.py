@@ -91,7 +91,8 @@ class Difference:
     task: str
     rows: int
     differing: int
-    """Number of answers that the two readings read as other items."""
+    """Number of answers that the two readings read as other items, or of which only one counts as right. Free texts
+    that differ in marks around them alone, such as a full stop, are the same."""
     gained: int
     """Number of answers that only the lenient reading counts as right."""
     lost: int
@@ -189,7 +190,7 @@ def warning(found: Sequence[Difference]) -> str:
 
 
 def _difference(dataset: str, task: str, rows: Sequence[Record]) -> Difference:
-    changed = [row for row in rows if _items(row.parsed) != _items(row.lenient)]
+    changed = [row for row in rows if row.correct != row.lenient_correct or not _alike(row)]
     gained = [row for row in rows if row.lenient_correct and not row.correct]
     lost = [row for row in rows if row.correct and not row.lenient_correct]
     return Difference(
@@ -210,8 +211,12 @@ def _score(rows: Sequence[Record]) -> float:
     return sum(parts) / sum(wholes) if sum(wholes) else 1.0
 
 
-def _items(items: Sequence[Sequence[str]] | None) -> list[tuple[str, ...]] | None:
-    return None if items is None else sorted(map(tuple, items))
+def _alike(row: Record) -> bool:
+    """Whether both readings of an answer found the same items, or none."""
+    if row.parsed is None or row.lenient is None:
+        return row.parsed is row.lenient
+    strict, lenient = ([tuple(item) for item in items] for items in (row.parsed, row.lenient))
+    return task_of(row).alike(strict, lenient, row.labels or ())
 
 
 def _examples(rows: Sequence[Record]) -> tuple[tuple[str, str, str], ...]:

@@ -85,10 +85,20 @@ def _generated(
             **inputs, generation_config=config, stopping_criteria=criteria, logits_processor=forced
         )
     found = generated[:, skipped:]
-    last = [*ends.tokens, pad] if ends.texts else ends.tokens  # rows that a text has ended are padded
-    return [_ended(row, last) for row in found.tolist()]
+    rows = [_ended(row, ends.tokens) for row in found.tolist()]
+    return [_stopped(row, StopTexts(tokenizer, ends.texts)) for row in rows] if ends.texts else rows
 
 
 def _ended(ids: list[int], ends: Sequence[int]) -> list[int]:
     """The tokens before the first end token; all if there is none."""
     return ids[: next((at for at, token in enumerate(ids) if token in ends), len(ids))]
+
+
+def _stopped(ids: list[int], stopped: StopTexts) -> list[int]:
+    """The tokens up to the one that completes a stop; all if there is none.
+
+    What follows is padding. A pad token before does not end an answer: the model may choose it like any other.
+    """
+    if not stopped.within(ids):
+        return ids
+    return next((ids[:count] for count in range(1, len(ids)) if stopped(ids[:count])), ids)

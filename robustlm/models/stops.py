@@ -82,6 +82,10 @@ class StopTexts:
         """Whether an answer with these tokens ends."""
         return _holds(self._decode(ids[-self._window :]), self._stops) and _holds(self._decode(ids), self._stops)
 
+    def within(self, ids: Sequence[int]) -> bool:
+        """Whether the text of these tokens holds a stop anywhere."""
+        return _holds(self._decode(ids), self._stops)
+
 
 def _holds(text: str, stops: Sequence[str]) -> bool:
     """Whether a text holds a stop. A last character of which bytes are missing does not count: it may change."""

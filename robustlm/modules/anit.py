@@ -116,8 +116,7 @@ class ANIT(InstructionTuning):
         """`answer` and `adversarial` ([ANIT] eq. 8); logs the adversary's measurements under its name."""
         if self.adversary is None:
             return super().supervised(passes)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
-        scale = 1.0 if scaler is None else float(scaler.get_scale())
+        scale = self.loss_scale
         views, early = VIEWS[self.answer_views], dict[str, Tensor]()
 
         def release() -> None:

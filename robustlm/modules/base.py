@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -82,6 +83,7 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         chunk_logits: Most logits (answer tokens × vocabulary) that a loss computes at once. `auto`: if there are over a
             million of them, as many as the pass has hidden values in one layer (rows × tokens × width), and at least a
             million; null: all of them. The losses and their gradients are the same.
+        replay_weight: Weight of the mean loss of replayed text (`data.replay`) beside the mean loss of answers.
     """
 
     own_views: ClassVar[TrainOn] = "raw"
@@ -102,6 +104,7 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         hosting: Hosting = Hosting(),  # noqa: B008 - read only
         generation: Generation = Generation(),  # noqa: B008 - read only
         chunk_logits: ChunkLogits = "auto",
+        replay_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -126,7 +129,8 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         self.chunk_logits: ChunkLogits = chunk_logits
         self.pooling: Pooling = "last"
         """Which hidden state `Passes.answers` returns for a row."""
-        self.weights: dict[str, float] = {}
+        check_number("replay_weight", replay_weight, least=0)
+        self.weights: dict[str, float] = {"replay": replay_weight}
         """Factor of each named loss; a missing one counts as 1."""
         self.scores = Scores()
         self.failures: list[str | None] = []
@@ -158,7 +162,13 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             whose = type(self).__name__ if self.train_on is None else f"train_on: {self.train_on}"
             self.check_variants(datamodule, f"{whose} trains on")
         for term in self.terms:
-            self.check_variants(datamodule, term.needs_variants)
+            if term.needs_variants is not None:
+                self.check_variants(datamodule, term.needs_variants)
+        if getattr(datamodule, "replay", None) is not None and self.backbone.is_encoder_decoder:
+            raise ValueError(
+                f"data.replay: {self.backbone.name} has an encoder, and running text needs a decoder alone; expected "
+                "null"
+            )
 
     def check_variants(self, datamodule: TrainingData, why: str) -> None:
         """Raise `ValueError` for data without variants. `why`: a clause that names what needs them; follows "which"."""
@@ -204,6 +214,13 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         """The cross-entropy of true answers, as `answer`."""
         return {"answer": passes.cross_entropy(*VIEWS[self.answer_views])}
 
+    def replayed(self, passes: Passes) -> Tensor:
+        """The loss of replayed text: its part of the mean over the expected targets of the optimiser step."""
+        losses, tokens = passes.row_losses("replay"), passes.batch.replay_tokens
+        count = len(passes.view("replay").layout.tokens)
+        self.log("replay/loss", losses.detach().sum() / count, batch_size=count)
+        return losses.sum() / (count if tokens is None else tokens)
+
     @property
     def terms(self) -> tuple[Term, ...]:
         """The losses that are added to those of the answers; subclasses choose them by their settings."""
@@ -217,7 +234,7 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum of the losses, and log each of them."""
         passes = self.passes(batch)
-        terms = self.losses(passes)
+        terms = self.step_losses(passes)
         parts = [self.weights.get(name, 1.0) * term for name, term in terms.items()]
         total = torch.stack(parts).sum()
         size = len(batch)
@@ -227,6 +244,16 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=size)
         return total
+
+    def step_losses(self, passes: Passes) -> dict[str, Tensor]:
+        """The named losses that a step trains on: `losses`, and that of running text if the batch brings some.
+
+        A subclass may take them at other weights (SAM).
+        """
+        found = self.losses(passes)
+        if passes.batch.replay is not None:
+            found["replay"] = self.replayed(passes)
+        return found
 
     def passes(self, batch: InstructionBatch) -> Passes:
         """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`, `chunk_logits`)."""
@@ -273,6 +300,11 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
                 f"chunk_rows: found {self.chunk_rows}; expected null with FSDP2, because ranks with other numbers of "
                 "chunks would wait for each other"
             )
+        if getattr(getattr(self._trainer, "datamodule", None), "replay", None) is not None:
+            raise ValueError(
+                "data.replay: found text with FSDP2; expected null, because ranks whose batches have no text would not "
+                "wait for those whose batches have some. Use ddp"
+            )
 
     def optimizer_groups(self) -> Groups:
         """The trained parameters in groups, as `optimizer` takes them."""
@@ -297,6 +329,13 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             raise TypeError(
                 f"{type(self).__name__}.configure_callbacks drops a callback; add to super().configure_callbacks()"
             )
+        for one in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, WeightAveraging):
+                raise ValueError(
+                    f"trainer.callbacks: found {type(one).__name__}, which writes the frozen model into checkpoints "
+                    "and cannot resume from trained weights alone; expected "
+                    "robustlm.callbacks.averaging.AverageWeights"
+                )
         if self._seed is None:
             own = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**31))
             self._seed = self.trainer.strategy.broadcast(own)  # a checkpoint stores one seed for all ranks

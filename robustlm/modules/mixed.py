@@ -81,6 +81,12 @@ class Mixed(LightningModule):
         plugin = None if self._trainer is None else self._trainer.precision_plugin
         return _TYPES.get(plugin.precision) if isinstance(plugin, MixedPrecision) else None
 
+    @property
+    def loss_scale(self) -> float:
+        """Factor on losses for backward passes within a step: the `GradScaler`'s scale under fp16, otherwise 1."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
     def _keep_casts(self) -> None:
         if self._mixed is not None and isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             self.backbone.keep_casts(self._mixed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from robustlm.losses import Direction, divergence, row_sums, token_cross_entropy
 from robustlm.models.base import AnswerOutput, LanguageModel, Pooling
 from robustlm.models.heads import FEWEST, ChunkLogits, by_token, chunk_length
 
-ViewName = Literal["raw", "variant", "negative"]
+ViewName = Literal["raw", "variant", "negative", "replay"]
 
 
 class Passes:
@@ -53,13 +54,27 @@ class Passes:
         self._embeds: dict[str, Tensor] = {}
         self._row_losses: dict[str, Tensor] = {}
         self._positions = 0
-        self._tokens = 0
+        self._tokens: Tensor | int = 0
         self._rng = _RandomState(batch.raw.input_ids.device)
+
+    def over(self, batch: InstructionBatch, keep: Sequence[ViewName] = ()) -> Passes:
+        """Passes over another batch, with the same settings and dropout masks; counts of positions go on.
+
+        Args:
+            batch: The other batch.
+            keep: Views that are the same in both batches; their passes are not run again.
+        """
+        found = copy.copy(self)
+        found.batch = batch
+        found._answers = {name: one for name, one in self._answers.items() if name in keep}
+        found._embeds = {name: one for name, one in self._embeds.items() if name in keep}
+        found._row_losses = {name: one for name, one in self._row_losses.items() if name in keep}
+        return found
 
     # --- views -------------------------------------------------------------------------------------------------
 
     def view(self, name: ViewName) -> View:
-        """The view with the name `raw`, `variant` or `negative`.
+        """The view with the name `raw`, `variant`, `negative` or `replay`.
 
         Raises:
             ValueError: The datamodule does not produce this view.
@@ -111,13 +126,17 @@ class Passes:
         return FEWEST if self._chunk_logits == "auto" else self._chunk_logits
 
     def _count(self, view: View) -> None:
-        tokens = sum(view.layout.lengths)
-        self._tokens += tokens
-        self._positions += tokens if self.backbone.padding_free else view.input_ids.numel()
+        # lengths of rows that were chosen on the device are not known to the host
+        tokens = sum(view.layout.lengths) if view.layout.lengths else view.attention_mask.sum()
+        self._tokens = self._tokens + tokens
+        self._positions += sum(view.layout.lengths) if self.backbone.padding_free else view.input_ids.numel()
 
     @property
-    def padding(self) -> float:
-        """The share of positions that were padding, in all passes so far; of an encoder–decoder, in its encoder."""
+    def padding(self) -> Tensor | float:
+        """The share of positions that were padding, in all passes so far; of an encoder–decoder, in its encoder.
+
+        A tensor on the device if variants were chosen there, otherwise a number.
+        """
         return 1 - self._tokens / self._positions if self._positions else 0.0
 
     def _in_chunks(self, view: View, embeds: Tensor | None, size: int) -> AnswerOutput:
@@ -200,11 +219,32 @@ class Passes:
         def apart(logits: Tensor, reference: Tensor) -> Tensor:
             return divergence(logits, reference, direction, temperature=temperature, detach_reference=detach_reference)
 
-        raw, own, places = self.answers("raw"), self.answers(name), self._reference_places(name)
-        lates = [one for one in (raw.late, own.late) if one is not None]
+        return self.by_pairs(apart, name, None, self.reference_places(name))
+
+    def by_pairs(
+        self,
+        loss: Callable[..., Tensor],
+        name: ViewName,
+        own: Tensor | None,
+        raw: Tensor,
+        *,
+        beside: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """A loss `[m]` of pairs of answer tokens, one of a view and one of the raw view; see `by_token`.
+
+        Args:
+            loss: Maps logits `[m, V]` of the view and of the raw view, and parts `[m]` of `beside`, to losses `[m]`.
+            name: Name of the view.
+            own: Int64 `[m]`: places among the answer tokens of the view; null: all of them, in order.
+            raw: Int64 `[m]`: places among those of the raw view.
+            beside: Tensors `[m]`.
+        """
+        first, second = self.answers(name), self.answers("raw")
+        lates = [one for one in (first.late, second.late) if one is not None]
+        lates = lates if own is None else [one.take(own) for one in lates[:1]] + lates[1:]
         if len(lates) < 2 or chunk_length(lates, self._chunk_logits) is None:
-            _ = raw.logits  # computed once, for this loss and others
-        return self.by_token(apart, own, raw.take(places))
+            _ = first.logits, second.logits  # computed once, for this loss and others
+        return self.by_token(loss, first if own is None else first.take(own), second.take(raw), beside=beside)
 
     def keep_row_losses(self, name: ViewName, losses: Tensor) -> None:
         """Store row losses `[R]` of a view that an adversary has computed as its clean term."""
@@ -220,9 +260,9 @@ class Passes:
         Raises:
             ValueError: The answers of a row and its variants are not the same tokens.
         """
-        return self.answers("raw").logits.index_select(0, self._reference_places(name))
+        return self.answers("raw").logits.index_select(0, self.reference_places(name))
 
-    def _reference_places(self, name: ViewName) -> Tensor:
+    def reference_places(self, name: ViewName) -> Tensor:
         """Int64 `[n]`: for each answer token of a view, the place of the same token in the raw view."""
         raw, other = self.view("raw").layout, self.view(name).layout
         many = len(other.counts) // len(raw.counts)
@@ -263,6 +303,23 @@ class Passes:
         """Let the passes and losses so far go, with their graphs. What asks for them later runs them again."""
         self._answers.clear()
         self._row_losses.clear()
+
+    def embedding_gradient(self, name: ViewName, loss_scale: float = 1.0, *, keep: bool) -> Tensor:
+        """Gradient of a view's summed row losses at its embeddings, `[R, T, H]` (fp32 or better).
+
+        Args:
+            name: Name of the view.
+            loss_scale: Scale of fp16 gradients.
+            keep: Keep the pass with its graph for other losses. Otherwise it is freed.
+        """
+        own = self.backbone.embed(self.view(name).input_ids)
+        self._embeds[name] = own if own.requires_grad else own.requires_grad_()
+        loss = self.row_losses(name).sum() * loss_scale
+        (found,) = torch.autograd.grad(loss, [own], retain_graph=keep)
+        if not keep:
+            for kept in (self._answers, self._embeds, self._row_losses):
+                kept.pop(name)
+        return found.to(torch.promote_types(found.dtype, torch.float32)) / loss_scale
 
     def problem(
         self,

@@ -10,18 +10,20 @@ from robustlm.modules.passes import Passes
 
 
 class Term(Protocol):
-    """A loss that compares raw rows with their variants. Its fields are its settings; it has no other state."""
+    """A loss besides those of the answers. Its fields are its settings; it has no other state."""
 
     name: ClassVar[str]
     """Name of its loss. The loss is logged as `train/<name>`, its other values as `<name>/…`."""
-    needs_variants: ClassVar[str]
-    """A clause that names what needs variants. Messages put it after "makes no variants, which"."""
+
+    @property
+    def needs_variants(self) -> str | None:
+        """A clause that names what needs variants; null: nothing. Messages put it after "makes no variants, which"."""
 
     def losses(self, passes: Passes, answers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of this micro-batch, and values to log.
 
         Args:
-            passes: With the views `raw` and `variant`.
+            passes: With the view `raw`, and with `variant` if the term needs variants.
             answers: The answer loss of the step, a scalar.
         """
 

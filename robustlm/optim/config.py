@@ -104,10 +104,14 @@ class Schedule:
     """Shape of the decay after the warm-up."""
     final: float = 0.0
     """Learning rate at the end, as a share of the peak."""
+    decay_share: float = 1.0
+    """Share of the run, its last steps, in which the rate falls; before, it stays at the peak. 1: it falls from the end
+    of the warm-up on."""
 
     def __post_init__(self) -> None:
         check_number("schedule.warmup", self.warmup, least=0, most=_LONGEST_WARMUP, why="steps, or a share below 1")
         check_number("schedule.final", self.final, least=0, most=1)
+        check_number("schedule.decay_share", self.decay_share, least=0, most=1)
 
     def factor(self, step: int, total: int) -> float:
         """Learning rate at `step` of `total`, as a share of the peak."""
@@ -116,7 +120,10 @@ class Schedule:
             return (step + 1) / (math.ceil(warmup) + 1)
         if self.decay == "constant":
             return 1.0
-        progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+        start = max(warmup, (1 - self.decay_share) * total)
+        if step < start:
+            return 1.0
+        progress = min(1.0, (step - start) / max(1.0, total - start))
         shape = 1 - progress if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
         return self.final + (1 - self.final) * shape
 

@@ -26,6 +26,10 @@ class Shape:
     """Variants of each row."""
     negatives: int = 0
     """Rows of the view `negative` for each row."""
+    replay: int = 0
+    """Rows of running text."""
+    replay_length: int = 2
+    """Tokens of a row of running text."""
     encoder_decoder: bool = False
     padded: bool = True
     """Whether a row is shorter than the others, as in most batches; attention then needs a mask."""
@@ -34,8 +38,12 @@ class Shape:
         """The batch. Half of a prompt is instruction, half context."""
         variant = self._view(self.rows * self.variants) if "variant" in self.views else None
         negatives = self.rows * self.negatives
+        raw, touched = self._view(self.rows), None
+        if variant is not None and self.variants > 1:
+            touched = raw.instruction_mask.repeat_interleave(self.variants, 0)
         return InstructionBatch(
-            raw=self._view(self.rows),
+            raw=raw,
+            touched=touched,
             ids=[str(i) for i in range(self.rows)],
             variant=variant,
             negative=self._view(negatives) if negatives else None,
@@ -44,7 +52,13 @@ class Shape:
             negative_keys=torch.arange(negatives) + self.rows if negatives else None,
             seeds=None if variant is None else torch.arange(len(variant)),
             step_tokens=float(self.rows * self.answer),
+            replay=self._text() if self.replay else None,
+            replay_tokens=float(self.replay * (self.replay_length - 1)) if self.replay else None,
         )
+
+    def _text(self) -> View:
+        row = Encoded([1], [False], [False], [1] * (self.replay_length - 1))
+        return collate([row] * self.replay, pad_id=0)
 
     def _view(self, rows: int) -> View:
         shorter = 1 if self.padded and rows > 1 and self.prompt > 1 else 0

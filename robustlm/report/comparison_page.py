@@ -25,6 +25,7 @@ from robustlm.report.number_tables import (
     PAIRED,
     cell,
     gap_cells,
+    guessing_line,
     interval_note,
     pairing_cells,
     points,
@@ -83,7 +84,7 @@ def comparison_html(
     )
     parts = [
         ("ranks", "Ranks", ranks_section(ranks, pooled, settings.level)),
-        ("scores", "Scores", join(_scores(scores, title), _by_condition(found))),
+        ("scores", "Scores", join(_scores(scores, title, guessing_line(runs[first])), _by_condition(found))),
         ("differences", "Paired differences", join(*(_differences(first, *one) for one in tests.items()))),
         ("tests", "Tests", join(*(_tests(first, *one) for one in tests.items()))),
         ("flips", "Answers that flipped", _flips(runs, full_list)),
@@ -104,10 +105,11 @@ def _verdicts(first: str, second: str, found: Sequence[Pairing]) -> Html:
     return tag("ul", *(tag("li", verdict_line(first, second, one)) for one in verdicts(found)))
 
 
-def _scores(scores: Mapping[str, Mapping[str, float]], title: str) -> Html:
+def _scores(scores: Mapping[str, Mapping[str, float]], title: str, guessing: str) -> Html:
     conditions = list(next(iter(scores.values())))
     rows = [[named(run), *(f"{own[condition]:.1f}" for condition in conditions)] for run, own in scores.items()]
-    return join(tag("p", title), table(["run", *map(named, conditions)], rows, title, id="scores-table"))
+    shown = table(["run", *map(named, conditions)], rows, title, id="scores-table")
+    return join(tag("p", title), shown, *([tag("p", guessing)] if guessing else []))
 
 
 def _by_condition(found: Mapping[str, Sequence[Result]]) -> Html:

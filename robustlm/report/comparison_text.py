@@ -14,7 +14,7 @@ from robustlm.evaluation.robustness import Settings
 from robustlm.evaluation.unreadable import unreadable
 from robustlm.report.agreement import agreement_lines, check_agreement
 from robustlm.report.comparison import other_datasets, scores_of
-from robustlm.report.number_tables import pairing_markdown
+from robustlm.report.number_tables import guessing_line, pairing_markdown
 from robustlm.report.outcome import outcome_markdown
 from robustlm.report.tables import markdown
 from robustlm.report.unread import readings_warning, unread_markdown
@@ -94,6 +94,7 @@ def compared(
         agreements=agreements,
         tests=tests,
         table=markdown(title, scores)
+        + _paragraphs(filter(None, [guessing_line(tables[first])]))
         + _paragraphs("\n".join(lines).strip() for lines in boxes if lines)
         + _paragraphs(f"{name}: {one.said}" for name, one in read.items() if one.differences),
         paired="\n\n".join(

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from robustlm.evaluation.baselines import Baseline
+from robustlm.evaluation.baselines import Baseline, baselines, over
 from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.free_text import MEASURES, FreeText
+from robustlm.evaluation.numbers import PARTS, SPLIT
 from robustlm.evaluation.outcomes import Outcomes
 from robustlm.evaluation.pairing import Pairing, flips
 from robustlm.evaluation.readings import READINGS, Difference, Readings
@@ -256,6 +257,20 @@ def guesses(one: Baseline) -> str:
     return ", ".join(f"{value} % {how}" for how, value in values if value != "-")
 
 
+def guessing_line(rows: Sequence[Record]) -> str:
+    """One sentence on the scores of guessing, to compare mean scores with; empty if no dataset has any."""
+    datasets = {(row.dataset, row.task) for row in rows}
+    known = [one for one in baselines(rows).values() if not math.isnan(one.chance)]
+    if not known:
+        return ""
+    where = (
+        ""
+        if len(known) == len(datasets)
+        else f" on the {len(known)} of {counted(len(datasets), 'dataset')} with labels"
+    )
+    return f"Guessing scores {guesses(over(known))}{where}."
+
+
 def free_text_cells(one: FreeText) -> list[str]:
     """Cells of one row of free-text scores, in the order of `FREE_TEXT`."""
     return [one.dataset, one.condition, str(one.rows), *(cell(one.numbers[name], name) for name in MEASURES)]
@@ -367,13 +382,13 @@ def interval_note(settings: Settings) -> str:
     drawn = "samples" if settings.resample == "samples" else "samples and instructions"
     return (
         f"Per cent, with {100 * settings.level:g} % intervals from {settings.draws} bootstrap draws of {drawn}. "
-        "Plain deviations, spreads and worst instructions include chance and may lie outside their intervals, which "
-        "estimate the true values; the numbers less chance lie inside."
+        "Plain deviations, spreads, worst instructions and shares of instructions include chance and may lie outside "
+        "their intervals, which estimate the true values; the numbers less chance lie inside."
     )
 
 
 def notes(single: Sequence[Result]) -> list[str]:
-    """Remarks on missing cells and on datasets with one instruction, as sentences."""
+    """Remarks on missing cells, missing intervals and datasets with one instruction, as sentences."""
     gaps = [one for one in single if one.missing]
     none = [one for one in single if not one.complete]
     found = []
@@ -395,9 +410,20 @@ def notes(single: Sequence[Result]) -> list[str]:
             "them; consistency and samples right under every instruction are those of the majority vote (of equally "
             "many votes, the first answer's). The draws of a sample stay together in intervals."
         )
+    if unsure := [one for one in single if _without_interval(one)]:
+        found.append(
+            f"Shares of the variance have no interval in {len(unsure)} of {len(single)}: that needs three samples or "
+            "more that were asked under every instruction, and scores that still differ if any one of them is left out."
+        )
     if any(one.instructions == 1 for one in single):
         found.append("A dataset with one instruction has no deviation, spread, consistency or sensitivity.")
     return found
+
+
+def _without_interval(one: Result) -> bool:
+    """Whether intervals were drawn, but not of the shares of the variance."""
+    known_shares = [one.numbers[name] for name in (*SPLIT, *PARTS) if known(one, name)]
+    return not math.isnan(one.numbers["mean"].low) and any(math.isnan(share.low) for share in known_shares)
 
 
 def size(one: Result) -> list[str]:

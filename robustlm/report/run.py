@@ -66,21 +66,44 @@ def run_settings(table: Path) -> dict[str, str]:
 
     A report needs only the table, so an unreadable config raises nothing: the result holds the error message instead.
     """
-    file = table.with_name(CONFIG)
-    if not file.is_file():
-        return {}
     try:
-        check_file(file, "the settings of a run")
-        text = file.read_text(encoding="utf-8")
-        check_yaml(text)
-        config = yaml.safe_load(text)
+        config = _config(table)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         return {CONFIG: f"could not be read: {shortened(str(error), 200)}"}
+    if config is None:
+        return {}
     paths = _SETTINGS | (_attack_settings(config) if _attacked(config) else {})
     found = {name: nested(config, path) for name, path in paths.items()}
     if not found["few-shot examples"]:
         found["few-shot examples"] = found["examples from"] = None
     return {name: _plain(value) for name, value in found.items() if value is not None}
+
+
+def generation_settings(table: Path) -> dict[str, float | int]:
+    """How answers of a run were generated, as far as its config says: the longest answer, and how tokens were drawn.
+
+    Names are those of Every Eval Ever: `max_tokens`, `temperature`, `top_p`, `top_k`.
+    """
+    try:
+        config = _config(table)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    found = {"max_tokens": nested(config, "model.max_new_tokens")}
+    for name in ("temperature", "top_p", "top_k"):
+        local = nested(config, f"model.generation.{name}")
+        found[name] = nested(config, f"model.hosting.{name}") if local is None else local
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _config(table: Path) -> object:
+    """The config beside a table; `None` without one."""
+    file = table.with_name(CONFIG)
+    if not file.is_file():
+        return None
+    check_file(file, "the settings of a run")
+    text = file.read_text(encoding="utf-8")
+    check_yaml(text)
+    return yaml.safe_load(text)
 
 
 def _attacked(config: Any) -> bool:

@@ -95,7 +95,7 @@ def _reader(path: str, split: str | None) -> Iterator[Row | RowError]:
 # --------------------------------------------------------------------------------------- reading files
 
 
-def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Numbered lines of a file, gzipped or not. Only newlines end a line, since JSON strings may hold other breaks."""
     opener = gzip.open if path.lower().endswith(".gz") else open
     number = 0
@@ -129,7 +129,8 @@ def _no_constant(name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 
-def _problem_of(error: Exception) -> str:
+def problem_of(error: Exception) -> str:
+    """What is wrong with bytes that are no text, or a text that is no JSON."""
     if isinstance(error, json.JSONDecodeError):
         return f"broken JSON: {error.msg} at column {error.colno}; expected one whole JSON object"
     if isinstance(error, UnicodeDecodeError):
@@ -156,13 +157,13 @@ def _kind(value: object) -> str:
 
 
 def _read_jsonl(path: str) -> Iterator[Row | RowError]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if not line.strip():
             continue
         try:
             data = _DECODER.decode(line.decode().strip())
         except (ValueError, RecursionError) as error:
-            yield RowError(path, number, _problem_of(error), line.decode(errors="replace").rstrip("\r\n"))
+            yield RowError(path, number, problem_of(error), line.decode(errors="replace").rstrip("\r\n"))
         else:
             yield _as_row(path, number, data)
 
@@ -171,12 +172,12 @@ _NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
 def _read_text(path: str) -> Iterator[Row | RowError]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if line.strip():
             try:
                 yield Row(path, number, {"text": line.decode().strip()})
             except UnicodeDecodeError as error:
-                yield RowError(path, number, _problem_of(error), line.decode(errors="replace").rstrip("\r\n"))
+                yield RowError(path, number, problem_of(error), line.decode(errors="replace").rstrip("\r\n"))
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -185,12 +186,12 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def _read_json(path: str) -> Iterator[Row | RowError]:
-    raw = b"".join(line for _, line in _lines(path))
+    raw = b"".join(line for _, line in numbered_lines(path))
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise SourceError(f"{path}:{line}: {_problem_of(error)}") from None
+        raise SourceError(f"{path}:{line}: {problem_of(error)}") from None
     if not text.strip():
         return
     for number, data in enumerate(_list_items(path, text), start=1):
@@ -237,7 +238,7 @@ def _list_items(path: str, text: str) -> Iterator[object]:
         except (ValueError, RecursionError) as error:
             # the end of a broken object is unknown, so reading stops here
             line = error.lineno if isinstance(error, json.JSONDecodeError) else text.count("\n", 0, at) + 1
-            raise SourceError(f"{path}:{line}: item {number}: {_problem_of(error)}") from None
+            raise SourceError(f"{path}:{line}: item {number}: {problem_of(error)}") from None
         yield data
         at = _skip_space(text, at)
     at = _skip_space(text, at + 1)
@@ -248,7 +249,7 @@ def _list_items(path: str, text: str) -> Iterator[object]:
 def _read_csv(path: str) -> Iterator[Row | RowError]:
     csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters; this one fits into any C long
     # undecodable bytes become surrogates, so that one bad record does not stop the reading
-    reader = csv.reader((line.decode(errors="surrogateescape") for _, line in _lines(path)), strict=True)
+    reader = csv.reader((line.decode(errors="surrogateescape") for _, line in numbered_lines(path)), strict=True)
     header: list[str] | None = None
     while True:
         start = reader.line_num + 1
@@ -275,7 +276,7 @@ def _read_csv(path: str) -> Iterator[Row | RowError]:
 def _read_tsv(path: str) -> Iterator[Row | RowError]:
     """Lines of fields with tabs between them, as GLUE publishes them: quotes are text."""
     header: list[str] | None = None
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         text = line.decode(errors="surrogateescape").rstrip("\r\n")
         record = text.split("\t")
         if not text.strip():
@@ -314,7 +315,7 @@ def _read_parquet(path: str) -> Iterator[Row | RowError]:
                     number += 1
                     yield entry
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: {_problem_of(error)}; expected names of columns in UTF-8") from None
+        raise SourceError(f"{path}: {problem_of(error)}; expected names of columns in UTF-8") from None
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path}:{number + 1}: not readable as Parquet ({error})") from None
 
@@ -344,7 +345,7 @@ def _unreadable(batch: Any, row: int) -> str:
         try:
             value.as_py()
         except UnicodeDecodeError as error:
-            return f"not UTF-8: column {shown!r}: {_problem_of(error).partition(': ')[2]}"
+            return f"not UTF-8: column {shown!r}: {problem_of(error).partition(': ')[2]}"
         except (ValueError, ArithmeticError, LookupError) as error:
             return f"unreadable value: column {shown!r} ({value.type}): {error}; expected a value that Python can hold"
     return "unreadable value"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 VARIABLES = {
-    "ROBUSTLM_BASE": "the folder or hub name of a small base model that reads English",
+    "ROBUSTLM_BASE": "the folder or hub name of a small base model that reads English, as `make base` makes one",
     "ROBUSTLM_DATA": "the folder of the data sets, each a folder with train, validation and test rows",
     "ROBUSTLM_ALIGNMENT": "the folder that `python -m benchmarks.alignment FOLDER` wrote",
 }

@@ -135,6 +135,16 @@ class Task(ABC):
         """
         return items is not None and sorted(items) == sorted(self.parse(target).items)
 
+    def alike(self, strict: Sequence[Item], lenient: Sequence[Item], labels: Sequence[str] = ()) -> bool:
+        """Whether both readings of an answer found the same, so that a report does not count it as read differently.
+
+        Args:
+            strict: What `parse` returned.
+            lenient: What `lenient` returned.
+            labels: The labels that `lenient` was given.
+        """
+        return sorted(strict) == sorted(lenient)
+
 
 TASKS: Registry[Task] = Registry("task", "the import path of a Task class")
 """All tasks by name; `register` adds to them."""

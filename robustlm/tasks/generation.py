@@ -55,3 +55,17 @@ class Generation(Task):
             return items == self.parse(target).items
         gold = self.lenient(target) or self.parse(target).items
         return [squeezed(one[0]).casefold() for one in items] == [squeezed(one[0]).casefold() for one in gold]
+
+    def alike(self, strict: Sequence[Item], lenient: Sequence[Item], labels: Sequence[str] = ()) -> bool:
+        """Whether both readings found the same. Without options, marks around a text such as a full stop do not count.
+
+        The lenient reading leaves them out of both the answer and the true answer.
+        """
+        if labels:
+            return super().alike(strict, lenient, labels)
+        return [_unmarked(one[0]) for one in strict] == [_unmarked(one[0]) for one in lenient]
+
+
+def _unmarked(text: str) -> str:
+    """A text without quotes, Markdown and punctuation around it."""
+    return squeezed(bare(text) or text)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from robustlm.cli import main
@@ -83,6 +84,39 @@ def test_dora_and_rslora_are_exported_and_merged(tuning: LoRA, scale: float, lla
             again.load()
             again.eval()
             torch.testing.assert_close(again(view).logits, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_weights_between_base_and_tuned(kind: str, rslora: bool, models: dict[str, str], tmp_path: Path) -> None:
+    """W = W_base + α · (W_tuned − W_base), for every weight; α = 0 is the base and α = 1 the tuned model."""
+    saved(tmp_path / "run", models[kind], LoRA(r=2, rslora=rslora))
+    found = {}
+    for share in (1.0, 0.3, 0.0):
+        main(["merge", str(tmp_path / "run"), "--share", str(share)])
+        folder = tmp_path / ("merged" if share == 1 else f"merged-{share:g}")
+        found[share] = load_file(folder / "model.safetensors")
+        assert (f"W_base + {share:g}" in (folder / "README.md").read_text(encoding="utf-8")) is (share < 1)
+    moved = 0
+    for name, value in found[0.3].items():
+        base, tuned = found[0.0][name], found[1.0][name]
+        moved += not torch.equal(base, tuned)
+        torch.testing.assert_close(value, base + 0.3 * (tuned - base), rtol=1e-5, atol=1e-6)
+    assert moved
+    plain = Backbone(models[kind])
+    plain.load()
+    for name, value in plain.model.state_dict().items():
+        if name in found[0.0]:
+            assert torch.equal(value, found[0.0][name]), name
+
+
+def test_shares_that_cannot_be_taken(llama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path / "dora", llama, LoRA(r=2, dora=True))
+    said = refused(capsys, "merge", str(tmp_path / "dora"), "--share", "0.5")
+    assert "share: found 0.5" in said
+    assert "DoRA, whose change is no multiple of its matrices; expected 1, or plain LoRA" in said
+    assert "share: found 1.5" in refused(capsys, "merge", str(tmp_path / "dora"), "--share", "1.5")
+    assert not (tmp_path / "merged-0.5").exists()
 
 
 @pytest.mark.parametrize("tuning", [PrefixTuning(tokens=2), PromptTuning(tokens=2)])

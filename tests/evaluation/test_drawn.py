@@ -19,6 +19,7 @@ from robustlm.evaluation.table import read_table, write_table
 from robustlm.evaluation.votes import majority, voted
 from robustlm.report.csv_tables import read_csv_table, to_csv_table
 from robustlm.report.every_eval import read_every_eval, to_every_eval
+from robustlm.report.every_eval_results import Evaluation
 from robustlm.report.foreign import Reading
 from robustlm.report.harness import task_files
 from robustlm.report.number_tables import to_markdown
@@ -102,7 +103,7 @@ def test_components_are_those_of_the_textbook_table() -> None:
         square_rest,
     ]
     within = y.var(2, ddof=1)
-    assert components(cell, within, within / d) == pytest.approx(expected)
+    assert components(cell, within, within / d)[0] == pytest.approx(expected)
 
 
 def simulated(random: np.random.Generator, n: int, k: int, d: int) -> np.ndarray:
@@ -130,7 +131,7 @@ def test_parts_are_unbiased_and_intervals_cover() -> None:
     for _ in range(times):
         right = simulated(random, n, k, d).astype(float)
         within = right.var(2, ddof=1)
-        found.append(components(right.mean(2), within, within / d))
+        found.append(components(right.mean(2), within, within / d)[0])
     mean, error = np.mean(found, 0), np.std(found, 0) / math.sqrt(times)
     assert np.all(np.abs(mean - truth) < 4 * error)
     wanted = float(shares(truth)[3])
@@ -177,7 +178,7 @@ def test_draws_go_out_and_come_back(tmp_path: Path) -> None:
     write_table(tmp_path / "table.parquet", rows[::-1])
     assert read_table(tmp_path / "table.parquet") == rows
     reading = Reading()
-    (tmp_path / "all.jsonl").write_text(to_every_eval(rows, "run", "model"), encoding="utf-8")
+    (tmp_path / "all.jsonl").write_text(to_every_eval(rows, Evaluation("run", "model")), encoding="utf-8")
     assert read_every_eval(tmp_path / "all.jsonl", reading).rows == rows
     (tmp_path / "all.csv").write_text(to_csv_table(rows), encoding="utf-8")
     assert read_csv_table(tmp_path / "all.csv", reading, {}).rows == rows

@@ -28,7 +28,7 @@ from robustlm.evaluation.power import (
     width,
 )
 from robustlm.evaluation.record import Record
-from robustlm.evaluation.robustness import Settings, robustness
+from robustlm.evaluation.robustness import Settings, robustness, sample
 from robustlm.evaluation.table import write_table
 from tests.evaluation.test_robustness import answer
 
@@ -98,12 +98,31 @@ def test_the_mean_square_of_right_and_wrong_is_the_share_that_differs() -> None:
     assert mean_square(difference(first, second), 1) == pytest.approx(differ, rel=0.02)
 
 
-def test_the_pilots_own_width_is_that_of_its_report() -> None:
-    grid = table(Setting(80, 4, 0.7, 0.5, 0.1), np.random.default_rng(2))
+@pytest.mark.parametrize(
+    "setting", [Setting(80, 4, 0.7, 0.5, 0.1), Setting(30, 6, 0.8, 0.5, 0.0), Setting(12, 3, 0.9, 0.2, 0.05, 4)]
+)
+def test_the_pilots_own_width_is_that_of_its_report(setting: Setting) -> None:
+    grid = table(setting, np.random.default_rng(2))
     one = pilot(grid)
-    found = dispersion(one.scores, one.influence, 0.95)
-    low, high = found.worst_limits
-    assert width("worst_instruction", one, 80, 4, 0.95) == pytest.approx(high - low)
+    report = sample([grid], Settings(20))[0]["d", "clean"].estimates
+    for number in ("worst_instruction", "spread"):
+        expected = report[number].high - report[number].low
+        assert width(number, one, setting.n, setting.k, 0.95) == pytest.approx(expected, abs=1e-12)
+        assert expected > 0
+
+
+def test_the_width_of_the_spread_is_that_of_larger_tables() -> None:
+    """Its noise is theirs. A small pilot's own spread contains chance, so the width is rather too wide."""
+    random = np.random.default_rng(3)
+    setting = Setting(40, 6, 0.7, 0.5, 0.02)
+    pilots = [pilot(table(setting, random)) for _ in range(20)]
+    for n in (40, 160, 640):
+        larger = [
+            dispersion(one.scores, one.influence, 0.95).spread_limits
+            for one in (pilot(table(replace(setting, n=n), random)) for _ in range(20))
+        ]
+        expected = np.mean([high - low for low, high in larger])
+        assert 0.95 * expected <= np.mean([width("spread", one, n, 6, 0.95) for one in pilots]) <= 1.25 * expected
 
 
 def test_a_pilot_that_cannot_tell_is_refused() -> None:

@@ -81,8 +81,12 @@ def test_a_chat_model_that_never_writes_the_format(
     capsys.readouterr()
     main(["compare", f"a={run}", f"b={run}", "--reading", "lenient"])
     assert "100.0" in capsys.readouterr().out
-    main(["compare", f"a={run}", f"b={run}"])
-    assert "The score of a depends on how answers are read" in capsys.readouterr().out
+    main(["compare", f"a={run}", f"b={run}", "--output", f"{tmp_path}/both"])
+    said = capsys.readouterr().out
+    assert "The score of a depends on how answers are read" in said
+    guessing = "Guessing scores 50.0 % by chance, 50.0 % with the most frequent label."
+    assert guessing in said
+    assert guessing in (tmp_path / "both" / "comparison.html").read_text(encoding="utf-8")
 
 
 def row(prediction: str, target: str = "good", sample: str = "s", **others: Any) -> Record:
@@ -92,6 +96,31 @@ def row(prediction: str, target: str = "good", sample: str = "s", **others: Any)
         "prediction": prediction, "parsed": [[prediction]], "target": target, "correct": correct,
     }  # fmt: skip
     return Record(**(plain | others))
+
+
+@pytest.mark.parametrize(
+    ("said", "target", "differing"),
+    [
+        ("Rome.", "Oslo", 0),  # wrong either way, and the same text but for the full stop
+        ("A cat sat there.", "A cat sat there.", 0),
+        ('"A cat sat there."', "A cat sat there.", 1),  # only leniently right
+        ("Oslo.", "Oslo", 1),
+        ("The answer is Rome.", "Oslo", 1),  # wrong either way, but another text is read
+        ("<think>Rome? No.</think>", "Oslo", 1),  # no answer in the lenient reading
+        ("Oslo", "Oslo", 0),
+    ],
+)
+def test_a_full_stop_alone_is_no_difference_of_free_text(said: str, target: str, differing: int) -> None:
+    found = differences([row(said, target, task="generation", lenient=None)])
+    assert sum(one.differing for one in found) == differing
+    assert readings([row(said, target, task="generation")]).said.endswith(
+        "reads 1 of 1 answers differently." if differing else "reads none of 1 answers differently."
+    )
+
+
+def test_a_label_with_a_full_stop_is_read_differently() -> None:
+    """The strict reading knows no such label: the answer agrees with no other one."""
+    assert differences([row("bad.", "good", labels=["good", "bad"])])[0].differing == 1
 
 
 def test_a_bare_answer_in_markdown_is_read_and_never_matches() -> None:

@@ -105,6 +105,8 @@ def test_a_small_table_by_hand() -> None:
             "posix": math.nan,
             "all_correct": 1 / 3,
             "share_phrasing": 1 / 9,
+            # unbiased: instructions (1/18 − 1/18)/2, where the rest of a cell adds (1/6)/3 = 1/18
+            "share_phrasing_debiased": 0,
             "share_samples": 2 / 3,
             "share_interaction": 2 / 9,
             "unparseable": 1 / 6,

@@ -14,12 +14,16 @@ from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 from robustlm.modules import (
     ANIT,
+    SAM,
     Alignment,
     AlignmentTuning,
     Contrast,
     ContrastiveTuning,
     InstructionTuning,
+    Preference,
+    RDrop,
     RobustTuning,
+    Selection,
 )
 from robustlm.noise.base import Noise
 from tests.modules.test_robust import batch_of, phrased_file  # noqa: F401 - a fixture
@@ -57,6 +61,14 @@ CASES: dict[str, tuple[type[InstructionTuning], dict[str, Any]]] = {
     "all, prefix": (RobustTuning, {"tuning": PrefixTuning(tokens=3), "adversary": FGM(), **SLOTS}),
     "all, logits in chunks": (RobustTuning, {**LORA, "adversary": NRM(low_memory=True), "chunk_logits": 1000, **SLOTS}),
     "kl, logits in chunks": (AlignmentTuning, {"tuning": FullTuning(), "chunk_logits": 1000}),
+    "selection": (
+        RobustTuning,
+        {**LORA, "selection": Selection(bf16=False), "adversary": NRM(ascent="clean"), **SLOTS},
+    ),
+    "selection, soft": (RobustTuning, {**LORA, "selection": Selection("soft", bf16=False), "preference": Preference()}),
+    "selection, gradient": (RobustTuning, {**LORA, "selection": Selection("gradient"), **SLOTS}),
+    "preference, released": (RobustTuning, {**LORA, "preference": Preference("released"), "chunk_logits": 1000}),
+    "sam": (RobustTuning, {**LORA, "sam": SAM(), "contrast": Contrast(), "rdrop": RDrop(view="variant")}),
     "all, chunks": (RobustTuning, {**LORA, "adversary": NRM(), "chunk_rows": 3, **SLOTS}),
 }
 

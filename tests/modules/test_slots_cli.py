@@ -10,7 +10,17 @@ import torch
 
 from robustlm.cli import main, run
 from robustlm.models.tuning import PrefixTuning
-from robustlm.modules import Alignment, AlignmentTuning, Contrast, ContrastiveTuning, RobustTuning
+from robustlm.modules import (
+    SAM,
+    Alignment,
+    AlignmentTuning,
+    Contrast,
+    ContrastiveTuning,
+    Preference,
+    RDrop,
+    RobustTuning,
+    Selection,
+)
 from tests.modules.test_equivalence import flags
 from tests.modules.test_robust import phrased_file
 
@@ -56,6 +66,18 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
             "data.num_workers": 1,
         },
     ),
+    "beyond": (
+        RobustTuning,
+        {
+            "model": "RobustTuning",
+            "model.tuning.dropout": 0.2,
+            "model.selection": "{choice: soft}",
+            "model.preference": "{form: released}",
+            "model.rdrop": "{view: variant}",
+            "model.sam": "{rho: 0.1}",
+            "data.noise": "{omega: 0.3}",
+        },
+    ),
 }
 
 
@@ -85,6 +107,9 @@ def test_a_run_from_the_command_line(name: str, llama: str, phrased_file: str, t
     elif name == "alignment":
         assert module.alignment == Alignment(direction="js")
         assert module.backbone.tuning == PrefixTuning(tokens=2)
+    elif name == "beyond":
+        assert (module.selection, module.preference) == (Selection("soft"), Preference("released"))
+        assert (module.rdrop, module.sam) == (RDrop(view="variant"), SAM(0.1))
     else:
         assert (module.contrast, module.alignment) == (Contrast(), Alignment(weight=0.3))
         assert module.chunk_rows == 5

@@ -17,12 +17,16 @@ from robustlm.models.loading import Loading
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
 from robustlm.modules import (
     ANIT,
+    SAM,
     Alignment,
     AlignmentTuning,
     Contrast,
     ContrastiveTuning,
     InstructionTuning,
+    Preference,
+    RDrop,
     RobustTuning,
+    Selection,
 )
 from tests.tiny import trainer
 from tests.waits import waits
@@ -54,6 +58,12 @@ STEPS: dict[str, tuple[type[InstructionTuning], dict[str, Any]]] = {
         {**LORA, "adversary": NRM(ascent="clean", low_memory=True), **ALL, "chunk_logits": 1000},
     ),
     "all, fgm": (RobustTuning, {**LORA, "adversary": FGM(), **ALL}),
+    "hardest": (RobustTuning, {**LORA, "selection": Selection(), "adversary": NRM(ascent="clean"), **ALL}),
+    "soft": (RobustTuning, {**LORA, "selection": Selection("soft"), "preference": Preference()}),
+    "gradient": (RobustTuning, {**LORA, "selection": Selection("gradient"), "adversary": NRM(), "train_on": "both"}),
+    "random": (RobustTuning, {**LORA, "selection": Selection("random"), "chunk_rows": 2}),
+    "preference, released": (RobustTuning, {**LORA, "preference": Preference("released"), "chunk_logits": 1000}),
+    "sam": (RobustTuning, {**LORA, "sam": SAM(), "rdrop": RDrop(), "preference": Preference(weight=0.5)}),
 }
 
 ALLOWED = {
@@ -63,6 +73,7 @@ ALLOWED = {
     "equal at robustlm/adversaries/freeat.py:_resume": "compares seeds, which stay on the CPU",
     "_local_scalar_dense at torch/optim": "AdamW's step counts, which stay on the CPU",
     "tensor at torch/optim": "a one that is added to these counts, on the CPU",
+    "_local_scalar_dense at robustlm/modules/passes.py:replayed": "the seed of other dropout masks, drawn on the CPU",
     "tensor at pytorch/core/module.py:__to_tensor": "logging: Lightning copies a plain number (train/skipped_steps)",
     "tensor at site-packages/transformers/cache_utils.py:lazy_initialization": "an empty cache, for a prefix only",
 }
@@ -88,7 +99,10 @@ def test_a_step_never_waits(name: str, llama: str, train_file: str, tmp_path: Pa
     kind, settings = STEPS[name]
     watch = _Watch()
     fitter = trainer(tmp_path, max_steps=1, callbacks=[watch], gradient_clip_val=1.0)
-    data = NoisyInstructionDataModule(train=train_file, batch_size=4, replays=2 if name == "freeat" else 1)
+    many = 3 if "selection" in settings else 1
+    data = NoisyInstructionDataModule(
+        train=train_file, batch_size=4, replays=2 if name == "freeat" else 1, variants=many
+    )
     fitter.fit(kind(llama, **settings), data)
     assert watch.found["tolist at robustlm/utils/finite.py:step_extent"] == 1
     assert set(watch.found) <= set(ALLOWED), watch.found

@@ -15,7 +15,7 @@ from robustlm.datamodules import ContrastiveDataModule
 from robustlm.datamodules.batches import TrainDataset
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.models.tuning import LoRA
-from robustlm.modules import Alignment, Contrast, RobustTuning
+from robustlm.modules import SAM, Alignment, Contrast, Preference, RobustTuning, Selection
 from robustlm.optim.config import AdamW, Schedule
 from tests.tiny import Record, trainer, weights_of
 
@@ -33,7 +33,9 @@ MODULES: dict[str, dict[str, Any]] = {
         "chunk_rows": 3,
         "chunk_logits": 500,
     },
+    "selection": {"selection": Selection(bf16=False), "contrast": Contrast(0.2)},
     "apart": {"contrast": Contrast(0.2, gather=False)},
+    "own": {"sam": SAM(), "preference": Preference()},
 }
 
 

@@ -46,7 +46,11 @@ def test_values_in_between() -> None:
     assert schedule.factor(99, 24) == pytest.approx(0.1)
     assert Schedule(warmup=0.0).factor(0, 10) == 1
     assert Schedule(warmup=0.5, decay="linear").factor(75, 100) == pytest.approx(0.5)
-    for bad in ({"warmup": -1.0}, {"final": 1.5}):
+    late = Schedule(warmup=4.0, decay="linear", decay_share=0.4)
+    assert [late.factor(step, 20) for step in (3, 4, 11, 12, 16, 20)] == pytest.approx([0.8, 1, 1, 1, 0.5, 0])
+    assert Schedule(warmup=15.0, decay="linear", decay_share=0.4).factor(17, 20) == pytest.approx(0.6)  # after warm-up
+    assert Schedule(warmup=0.0, decay_share=0.0).factor(10, 10) == 1  # it never falls
+    for bad in ({"warmup": -1.0}, {"final": 1.5}, {"decay_share": 1.5}):
         with pytest.raises(ValueError, match="schedule"):
             Schedule(**bad)
 

@@ -12,7 +12,9 @@ import pytest
 from benchmarks.plan import SIZES, Case, measured, plan_of, shape_of
 from benchmarks.step import lay_out
 from robustlm.cli import main
-from robustlm.models.tuning import FullTuning
+from robustlm.models.loading import Loading
+from robustlm.models.tuning import FullTuning, LoRA
+from robustlm.modules import SAM, RobustTuning, Selection
 from robustlm.planning import step
 from robustlm.planning.gpus import find
 from robustlm.planning.rows import Shape
@@ -59,6 +61,24 @@ def test_operations_are_those_of_matrix_products(tmp_path: Path) -> None:
     # a backward pass computes two products for each, and the flash kernel computes the scores again
     assert found.operations == 3 * products + scores + 2.5 * scores
     assert found.weights.trained == attention + mlp + head + 3 * 64
+
+
+def test_the_passes_that_choose_a_variant_are_counted(tmp_path: Path) -> None:
+    """A gradient costs a step on raw rows, and trying three variants one and a half; SAM takes two steps."""
+    lay_out(str(tmp_path), replace(SIZES["wide"], layers=1, hidden=64, vocab=300, tokens=24, answer=4, rows=2))
+    shape, found = Shape(2, 20, 4, views=("raw", "variant"), variants=3, padded=False), {}
+    for name, slots in {
+        "random": {"selection": Selection("random")},
+        "gradient": {"selection": Selection("gradient")},
+        "hardest": {"selection": Selection("hardest", bf16=False)},
+        "sam": {"selection": Selection("random"), "sam": SAM()},
+    }.items():
+        module = RobustTuning(str(tmp_path), Loading(scratch=True), LoRA(r=2), **slots)  # type: ignore[arg-type]
+        found[name] = trace_step(fresh(module), shape, "32-true").operations
+    ratios = {name: count / found["random"] for name, count in found.items()}
+    assert ratios["gradient"] == pytest.approx(2, rel=0.1)
+    assert ratios["hardest"] == pytest.approx(2.5, rel=0.1)
+    assert ratios["sam"] == pytest.approx(2, rel=0.01)
 
 
 def test_a_plan_is_printed_and_says_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:

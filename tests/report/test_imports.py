@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +16,9 @@ import pytest
 
 from robustlm.cli import main
 from robustlm.evaluation.record import Record
+from robustlm.evaluation.robustness import robustness
 from robustlm.evaluation.table import read_table
-from robustlm.report.every_eval import SCHEMA_VERSION
+from robustlm.report.every_eval_results import SCHEMA_VERSION, Evaluation, to_results
 from robustlm.report.imports import read_logs
 from tests.report.test_number_tables import written
 
@@ -230,7 +233,8 @@ def test_what_is_exported_has_the_fields_that_the_schema_requires(tmp_path: Path
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     for line in lines:
         assert set(line) == {
-            "schema_version", "evaluation_id", "model_id", "evaluation_name", "sample_id", "sample_hash",
+            "schema_version", "evaluation_id", "model_id", "evaluation_name", "evaluation_result_id", "sample_id",
+            "sample_hash",
             "interaction_type", "input", "output", "messages", "answer_attribution", "evaluation", "metadata",
         }  # fmt: skip
         assert (line["schema_version"], line["model_id"]) == (SCHEMA_VERSION, "me/it")
@@ -238,6 +242,91 @@ def test_what_is_exported_has_the_fields_that_the_schema_requires(tmp_path: Path
         assert set(line["input"]) == {"raw", "formatted", "reference", "choices"}
         assert set(line["evaluation"]) == {"score", "is_correct"}
     assert [line["evaluation"]["is_correct"] for line in lines].count(True) == 3
+
+
+def exported(tmp_path: Path) -> tuple[Path, Path]:
+    """The two files of an export into a folder."""
+    run = tmp_path / "run"
+    if not run.exists():
+        written(run, ours())
+    main(["export", "every-eval-ever", str(run), str(tmp_path / "out"), "--model", "me/it", "--organization", "Ours",
+          "--relationship", "first_party"])  # fmt: skip
+    (results,) = (tmp_path / "out" / "data" / "run" / "me" / "it").glob("*.json")
+    return results.with_name(f"{results.stem}_samples.jsonl"), results
+
+
+def test_the_results_have_what_the_schema_requires_and_are_those_of_the_report(tmp_path: Path) -> None:
+    answers, file = exported(tmp_path)
+    results = json.loads(file.read_text(encoding="utf-8"))
+    assert set(results) >= {
+        "schema_version", "evaluation_id", "retrieved_timestamp", "source_metadata", "model_info", "eval_library",
+        "evaluation_results",
+    }  # fmt: skip
+    assert results["schema_version"] == SCHEMA_VERSION
+    assert {"source_type", "source_organization_name", "evaluator_relationship"} <= set(results["source_metadata"])
+    assert results["model_info"]["id"] == "me/it"
+    assert set(results["model_info"]["additional_details"]) == {"deployment_type", "model_availability"}
+    lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+    by_id = {one["evaluation_result_id"]: one for one in results["evaluation_results"]}
+    assert len(by_id) == len(results["evaluation_results"])
+    for line in lines:
+        one = by_id[line["evaluation_result_id"]]
+        assert (line["evaluation_id"], line["model_id"]) == (results["evaluation_id"], "me/it")
+        assert line["evaluation_name"] == one["evaluation_name"]
+        assert one["metric_config"]["metric_id"] == "accuracy"
+    for one in by_id.values():
+        least, most = (float(one["metric_config"][name]) for name in ("min_score", "max_score"))
+        assert least <= one["score_details"]["score"] <= most
+        assert isinstance(one["metric_config"]["lower_is_better"], bool)
+    own = {(one.name, one.condition): one.numbers for one in robustness(ours()) if one.name}
+    clean = by_id["d/generation/clean/accuracy"]["score_details"]
+    mean = own["d", "clean"]["mean"]
+    interval = clean["uncertainty"]["confidence_interval"]
+    assert (clean["score"], interval["lower"], interval["upper"]) == (mean.value, mean.low, mean.high)
+    drop = by_id["d/generation/typos@0.2/robustlm.pdr"]
+    assert drop["score_details"]["score"] == own["d", "typos@0.2"]["pdr"].value
+    assert drop["metric_config"]["lower_is_better"] is True
+    detail = results["detailed_evaluation_results"]
+    assert detail["file_path"] == str(answers.relative_to(tmp_path / "out"))
+    assert re.fullmatch(r"data/run/me/it/[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}_samples"
+                        r"\.jsonl", detail["file_path"])  # fmt: skip
+    assert detail["total_rows"] == len(lines)
+    assert hashlib.sha256(answers.read_bytes()).hexdigest() == detail["checksum"]
+    again = {path: path.read_bytes() for path in (answers, file)}
+    exported(tmp_path)
+    assert {path: path.read_bytes() for path in again} == again  # the same table gives the same files
+
+
+def test_both_files_of_every_eval_ever_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers, results = exported(tmp_path)
+    table = read_table(tmp_path / "run" / "predictions.parquet")
+    for place in (tmp_path / "out", results, answers):
+        found = read_logs("every-eval-ever", [str(place)])
+        assert sorted(found.rows, key=lambda row: row.key) == sorted(table, key=lambda row: row.key)
+        assert found.notes == []
+    text = answers.read_text(encoding="utf-8")
+    answers.write_text(text.replace("Say a", "Say b"), encoding="utf-8")
+    assert "the checksum differs" in read_logs("every-eval-ever", [str(results)]).notes[0]
+    answers.write_text(text.partition("\n")[0] + "\n", encoding="utf-8")
+    assert "holds 1 answers" in read_logs("every-eval-ever", [str(results)]).notes[0]
+    answers.unlink()
+    with pytest.raises(ValueError, match="beside it; expected the answers, since results are no table"):
+        read_logs("every-eval-ever", [str(results)])
+    beside = tmp_path / "mine_samples.jsonl"
+    main(["export", "every-eval-ever", str(tmp_path / "run"), str(beside)])
+    assert f"results: {tmp_path / 'mine.json'}" in capsys.readouterr().out
+    assert "detailed_evaluation_results" not in json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))
+    assert len(read_logs("every-eval-ever", [str(tmp_path / "mine.json")]).rows) == len(table)
+
+
+def test_a_low_score_is_better_under_misleading_instructions(tmp_path: Path) -> None:
+    rows = [replace(row, condition="incorrect") if row.condition != "clean" else row for row in ours()]
+    found = json.loads(to_results(rows, Evaluation("run", "it"), ""))
+    lower = {
+        one["evaluation_result_id"]: one["metric_config"]["lower_is_better"] for one in found["evaluation_results"]
+    }
+    assert lower["d/generation/clean/accuracy"] is lower["d/generation/incorrect/robustlm.pdr"] is False
+    assert lower["d/generation/incorrect/accuracy"] is True
 
 
 def test_lines_of_other_programs_in_the_schema(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from robustlm.cli import main
+from robustlm.evaluation.numbers import SPLIT
 from robustlm.evaluation.pairing import PERMUTATIONS, paired_tests
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import UNBOUNDED, Estimate, Settings, robustness
@@ -207,9 +208,7 @@ def test_dots_and_bars_stand_where_their_numbers_are() -> None:
     assert [low, high, at] == pytest.approx([100 * value[k] for k in ("low", "high", "value")], abs=0.02)
     bars = re.findall(r'<rect x="([\d.]+)%" y="3" width="([\d.]+)%"', text)
     shares = [
-        r["value"]
-        for r in found["numbers"]
-        if not r["dataset"] and r["condition"] == "unseen" and "share" in r["number"]
+        r["value"] for r in found["numbers"] if not r["dataset"] and r["condition"] == "unseen" and r["number"] in SPLIT
     ]
     assert [float(width) for _, width in bars[3:6]] == pytest.approx([100 * share for share in shares], abs=0.01)
 
