@@ -11,7 +11,7 @@ DATA ?=
 BASE ?= runs/base
 BASE_FLAGS ?=
 
-.PHONY: quickstart base test lint types tests docs clean
+.PHONY: quickstart base results test lint types tests docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/robustlm quickstart
@@ -29,6 +29,12 @@ base: $(VENV)/.installed
 	  --model.backbone $(abspath $(BASE))/text/fit/adapter --trainer.default_root_dir $(abspath $(BASE)) \
 	  --run instruct --resume auto $(BASE_FLAGS); }
 	@echo "make base: the model is in $(BASE)/instruct/fit/adapter"
+
+# Every study of the mini scale, with its report; says first how long it takes, and goes on where it ended. Hours to days:
+# `make results RESULTS_FLAGS=--dry_run` only says how long. Needs ROBUSTLM_BASE and ROBUSTLM_DATA (docs/studies.md).
+RESULTS_FLAGS ?=
+results: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.results $(RESULTS_FLAGS)
 
 # the types are checked while the tests run: both have to be good
 test: lint

@@ -1,17 +1,16 @@
-"""The study of observed and unobserved instructions, after Sun et al. 2023: `python benchmarks/alignment.py FOLDER`.
+"""Rows and instructions of Sun et al. 2023, for the studies `align_…`: `python -m benchmarks.alignment FOLDER`.
 
-MMLU and the 14 tasks of BIG-bench lite that the study has are asked under its six types of instructions, beside all
-observed ones (`clean`). Observed are those that a model met in tuning: `closest`, those of the observed task nearest
-to the asked one; `incorrect`, those of a completely different task whose answers are options too; `negated`, the
-closest, negated. Unobserved are `designer`, those of the task's author, and `collected`, newly written ones.
-`nonsensical` is the control. What is compared is incorrect but observed against correct but unobserved instructions.
+MMLU and the 14 tasks of BIG-bench lite that the paper asks. For each collection that a model may have been tuned on
+(FLAN, T0, Alpaca), the folder gets a file of instruction banks. In a bank, `seen` are all observed instructions, and
+the lists are the paper's types: `closest`, those of the observed task nearest to the asked one; `incorrect`, those of
+a completely different task whose answers are options too; `negated`, the closest, negated; `designer`, those of the
+task's author; and `collected`, newly written ones. `nonsensical` ones are made when they are asked.
 
 Rows and instructions are read from `$ROBUSTLM_DATA`: `bbl_<task>/test.jsonl.gz` of the tasks (those that are missing
-are named and left out) and `instructions/`. The folder gets the instruction banks, the rows with the fields that
-templates show, and the runs. Arguments that are not listed here go to `robustlm test`.
+are named and left out) and `instructions/`. `FOLDER/rows` gets the rows, with the fields that templates show.
 
 Which tasks, which instructions of which group: Sun et al., sec. 4.1 to 4.3, tables 1 and 2, and the code they released
-(github.com/jiudingsun01/InstructionEval). The study chose the closest task by hand, for seven tasks of its own; here
+(github.com/jiudingsun01/InstructionEval). The paper chose the closest task by hand, for seven tasks of its own; here
 it is the one whose words are nearest to the collected instructions (TF-IDF, cosine). Negation is by rule. Options are
 scored by their texts, also where a template asks for a letter. Of logical deduction, only the five objects that its
 templates speak of are asked. Tasks without a dev split keep the rows of their first five questions as examples.
@@ -24,19 +23,14 @@ import gzip
 import json
 import math
 import os
-import statistics
 import string
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from robustlm.cli import main as robustlm
 from robustlm.conditions.misleading import negated
-from robustlm.evaluation.record import Record
-from robustlm.evaluation.table import read_table
 from robustlm.instructions.slots import literal, slots
 
 MMLU = "mmlu"
@@ -52,11 +46,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """The study's tasks by kind: questions with options, classes, and two classes."""
-CONDITIONS = ("clean", "list:closest", "incorrect", "negated", "list:designer", "list:collected", "nonsensical")
-SHOWN = {
-    "clean": "observed, all", "list:closest": "closest", "incorrect": "incorrect", "negated": "negated",
-    "list:designer": "designer", "list:collected": "collected", "nonsensical": "nonsensical",
-}  # fmt: skip
 COLLECTIONS = ("FLAN", "T0", "Alpaca")
 DEFINITIONS: dict[str, tuple[str, ...]] = {
     "QA": ("73_commonsense_qa", "1420_mathqa_other", "1286_openbook_qa", "1565_trivia_qa_classification",
@@ -226,7 +215,7 @@ def rows(file: Path, task: str) -> Iterator[dict[str, Any]]:
 
 def prepare(data: Path, folder: Path, collection: str, tasks: Mapping[str, str]) -> Path:
     """Write banks and rows; the file of the banks. Tasks without a dev split keep some questions apart for one."""
-    file = folder / "banks.json"
+    file = folder / collection / "banks.json"
     found = banks(data / "instructions", collection, tasks)
     _write(file, json.dumps(found, indent=1, ensure_ascii=False))
     for task in tasks:
@@ -244,38 +233,6 @@ def prepare(data: Path, folder: Path, collection: str, tasks: Mapping[str, str])
     return file
 
 
-def table(answers: Sequence[Record], tasks: Sequence[str]) -> str:
-    """Accuracy in per cent by type and group: mean over tasks and instructions ± mean deviation over instructions."""
-    right: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
-    for row in answers:
-        right[row.condition, row.dataset, row.instruction_id].append(row.right)
-    scores: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for (condition, task, _), correct in right.items():
-        scores[condition, task].append(100 * statistics.mean(correct))
-    groups = {name: [task for task in own if task in tasks] for name, own in GROUPS.items()}
-    groups["BBL"] = [task for task in tasks if task != MMLU]
-    groups = {name: own for name, own in groups.items() if own}
-
-    def mean(condition: str, own: Sequence[str]) -> float:
-        return statistics.mean(statistics.mean(scores[condition, task]) for task in own)
-
-    def deviation(condition: str, own: Sequence[str]) -> float:
-        return statistics.mean(statistics.pstdev(scores[condition, task]) for task in own)
-
-    lines = [f"| instructions | {' | '.join(f'{name} ({len(own)})' for name, own in groups.items())} |"]
-    lines.append("|---" * (len(groups) + 1) + "|")
-    for condition in CONDITIONS:
-        cells = (f"{mean(condition, own):.1f} ± {deviation(condition, own):.1f}" for own in groups.values())
-        lines.append(f"| {SHOWN[condition]} | {' | '.join(cells)} |")
-    for title, one, other in (
-        ("incorrect (observed) − collected (unobserved)", "incorrect", "list:collected"),
-        ("observed, all − collected (unobserved)", "clean", "list:collected"),
-    ):
-        cells = (f"{mean(one, own) - mean(other, own):+.1f}" for own in groups.values())
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def _json(file: Path) -> Any:
     return json.loads(file.read_bytes())
 
@@ -287,54 +244,38 @@ def _write(file: Path, text: str) -> None:
     os.replace(unfinished, file)
 
 
+def write(data: Path, folder: Path) -> None:
+    """Write rows and banks, and say which tasks and instructions are missing.
+
+    Raises:
+        ValueError: None of the tasks is there.
+    """
+    tasks, missing = present(data)
+    count = sum(map(len, GROUPS.values()))
+    missing += [f"observed definition {one}" for one in undefined(data, set(tasks.values()))]
+    print(f"tasks: {len(tasks)} of {count} ({', '.join(tasks)})")
+    print("\n".join(f"missing: {one}" for one in missing))
+    if not tasks:
+        raise ValueError(f"{data} holds none of the tasks; expected <task>/test.jsonl.gz of at least one")
+    for collection in COLLECTIONS:
+        print(f"banks: {prepare(data, folder, collection, tasks)}")
+
+
 def main() -> None:
-    """Make the banks, ask the model, and report."""
+    """Write rows and banks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )  # fmt: skip
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", default=os.environ.get("ROBUSTLM_DATA"), help="instead of $ROBUSTLM_DATA")
-    parser.add_argument("--backbone", default="builtin:tiny")
-    parser.add_argument("--observed", default="FLAN", choices=COLLECTIONS, help="what it was tuned on")
-    parser.add_argument("--samples", type=int, default=20, help="of each task")
-    parser.add_argument("--prompts", type=int, default=4, help="instructions of each task and condition")
-    parser.add_argument("--shots", type=int, default=0, help="examples before each question; the study has 0 and 1")
-    parser.add_argument("--scoring", default="options", choices=("options", "generation"))
-    args, more = parser.parse_known_args()  # the rest goes to `robustlm test`
+    args = parser.parse_args()
     if not args.data:
         parser.error("found no $ROBUSTLM_DATA; expected the folder of the data sets, or --data")
-    data = Path(args.data)
-    tasks, missing = present(data)
-    count = sum(map(len, GROUPS.values()))
-    lines = [f"asked: {len(tasks)} of {count} tasks ({', '.join(tasks)})", *(f"missing: {one}" for one in missing)]
-    if args.observed == "FLAN":
-        lines += [f"missing: observed definition {one}" for one in undefined(data, set(tasks.values()))]
-    print("\n".join(lines))
-    if not tasks:
-        parser.error(f"--data: {data} holds none of the tasks; expected <task>/test.jsonl.gz of at least one")
-    sys.stdout.flush()
-    file = prepare(data, args.folder, args.observed, tasks)
-    sources = [
-        {"path": str(args.folder / "rows" / task), "bank": f"{file}#{task}"}
-        | ({"topic": "domain"} if task == MMLU else {})
-        for task in tasks
-    ]
-    examples = json.dumps([{"path": source["path"], "split": "dev"} for source in sources])
-    robustlm(
-        [
-            "test", "-c", "robustness", f"--model.backbone={args.backbone}", f"--data.test={json.dumps(sources)}",
-            f"--data.conditions=[{','.join(CONDITIONS)}]", f"--data.samples={args.samples}",
-            f"--data.prompts={args.prompts}", f"--data.scoring={args.scoring}",
-            *([f"--data.shots={args.shots}", f"--data.examples={examples}"] if args.shots else []),
-            f"--trainer.default_root_dir={args.folder / 'runs'}", *more,
-        ]
-    )  # fmt: skip
-    # by time, as `--predictions.resume` writes into a folder that was there
-    newest = max((args.folder / "runs").glob("*/predictions.parquet"), key=lambda found: found.stat().st_mtime).parent
-    robustlm(["report", str(newest), "--output", str(newest / "report")])
-    text = table(read_table(newest / "predictions.parquet"), list(tasks))
-    _write(newest / "groups.md", text + "\n")
-    print(f"\naccuracy, %, by the kind of tasks (number of tasks), ± over instructions\n\n{text}")
+    try:
+        write(Path(args.data), args.folder)
+    except ValueError as error:
+        parser.error(f"--data: {error}")
+    print(f"next: export ROBUSTLM_ALIGNMENT={args.folder}; robustlm study align_figure3 --scale mini")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,32 @@ def ordered(args: Sequence[str]) -> list[str]:
         later = [i for i, flag in enumerate(flags) if key_of(flag).startswith(inner)]
         flags.insert(later[0] if later and _names_a_class(group) else len(flags), group)
     return [*command, *(arg for group in (*configs, *flags) for arg in group)]
+
+
+def with_lists(args: Sequence[str], kinds: Mapping[str, str]) -> list[str]:
+    """Write lists without brackets as YAML: `--seeds 0 1` and `--seeds 0,1` as `--seeds=[0, 1]`, `--arms a` as a list.
+
+    Texts may contain commas, and a text after the first may be a positional argument; so a list of texts without
+    brackets has one text.
+
+    Args:
+        args: Arguments of a command, without its name.
+        kinds: The type of each option that is a list, `list[int]` or `list[str]`, by name.
+    """
+    found: list[str] = []
+    for group in groups_of(args):
+        flag, equals, value = group[0].partition("=")
+        kind = kinds.get(flag.removeprefix("--"))
+        values = [value, *group[1:]] if equals else group[1:]
+        if kind is None or not values or values[0].lstrip().startswith("["):
+            found += group
+        elif kind == "list[int]":
+            own = list(takewhile(re.compile(r"[\d\s,]*\d[\d\s,]*").fullmatch, values))
+            numbers = re.findall(r"\d+", " ".join(own))
+            found += [f"{flag}=[{', '.join(numbers)}]", *values[len(own) :]] if own else group
+        else:
+            found += [f"{flag}={json.dumps(values[:1])}", *values[1:]]
+    return found
 
 
 def named_by_user(args: Sequence[str], key: str) -> list[str]:

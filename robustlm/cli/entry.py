@@ -66,16 +66,16 @@ def _prepare(args: Sequence[str]) -> None:
 
 def _run_function(command: Command, args: Sequence[str]) -> None:
     """Run a command that is a function. If it yields chains of other commands, run those."""
-    from robustlm.cli.arguments import ordered
+    from robustlm.cli.arguments import ordered, with_lists
     from robustlm.cli.layers import drop_on_switch, reported
-    from robustlm.cli.parsers import BriefParser, add_arguments
+    from robustlm.cli.parsers import BriefParser, add_arguments, lists_of
 
     drop_on_switch()
     function = command.load()
     parser = BriefParser(prog=f"robustlm {command.name}", description=command.purpose, allow_abbrev=False)
     add_arguments(parser, function)
     with reported():
-        parsed = parser.parse_args(ordered(args)[1:])
+        parsed = parser.parse_args(with_lists(ordered(args)[1:], lists_of(function)))
     values = parser.instantiate_classes(parsed)
     for chains in function(**vars(values)) or ():
         from robustlm.cli.chains import run_chains

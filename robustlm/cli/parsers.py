@@ -52,6 +52,16 @@ def add_arguments(parser: jsonargparse.ArgumentParser, function: Callable[..., o
     parser.usage = " ".join([parser.prog, *(p.name for p in required), "[--OPTION VALUE ...]"])
 
 
+def lists_of(function: Callable[..., object]) -> dict[str, str]:
+    """The options of a function that are lists, with their types as they are written."""
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        p.name: str(p.annotation)
+        for p in parameters
+        if p.default is not inspect.Parameter.empty and str(p.annotation).startswith("list[")
+    }
+
+
 def _source(value: object) -> Source:
     """A source given in a config as the fields of a `Source`."""
     if not isinstance(value, dict):
@@ -64,8 +74,8 @@ def _source(value: object) -> Source:
             )
     if not isinstance(value.get("path"), str):
         raise ValueError(f"path: expected a file, folder or name of a data set, found {value.get('path')!r}")
-    if not isinstance(value.get("limit"), int | None):
-        raise ValueError(f"limit: expected an integer or null, found {value['limit']!r}")
+    if not isinstance(value.get("limit"), int | float | None):
+        raise ValueError(f"limit: expected a number of rows, a share of them or null, found {value['limit']!r}")
     return Source(**value)
 
 

@@ -596,7 +596,8 @@ def states(
     It also prints the loss of score that comes with that, for several runs side by side.
 
     Args:
-        runs: Folders of runs that `robustlm test --states.layer -2` wrote; `name=path` names one.
+        runs: Folders of runs that `robustlm test --states.layer -2` wrote; `name=path` names one. The folder of a study
+            stands for its arms with their first seed.
         output: Folder for `states.md`, `states.csv`, `states.json` and pictures. By default, no files are written.
         projection: Projection of the states in pictures: `pca`, `tsne` or `umap` (the extra `projection`).
         points: Largest number of states in a projection; the seed draws whole samples.

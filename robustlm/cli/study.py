@@ -12,6 +12,7 @@ from robustlm.studies.plan import Run
 
 def study(
     study: str,
+    scale: str | None = None,
     output: str | None = None,
     executor: Literal["here", "local", "slurm"] | None = None,
     jobs: int = 1,
@@ -29,13 +30,15 @@ def study(
 
     Args:
         study: The study: a YAML file, or the name of a packaged one, such as `quickstart`.
-        output: Folder of the runs and of `results.parquet`; by default `runs/NAME` of the file.
+        scale: Which scale of the study, if it has scales: `mini` (a small model, on a CPU) or `paper` (the models, rows
+            and settings of the paper).
+        output: Folder of the runs and of `results.parquet`; by default `runs/NAME` of the file, or `runs/NAME-SCALE`.
         executor: Where runs are done: `here`, in this process; `local`, in processes of this machine; `slurm`, in jobs
             of a cluster (`local` and `slurm` need the extra `study`). By default `here` for one job, else `local`.
         jobs: How many runs are done at once.
         machine: What a job gets, as parameters of submitit: `{gpus_per_node: 1, timeout_min: 600, slurm_partition: a}`.
-        arms: Names of the arms to run; by default all.
-        seeds: The seeds to run; by default all.
+        arms: Names of the arms to run, `'[plain, ANIT]'`; by default all.
+        seeds: The seeds to run, `0 1` or `0,1`; by default all.
         changed: What happens if a stored run was made by other commands, configs or code than now: `refuse` it all,
             `keep` those that are finished, or `redo` them. The others are removed and begin anew.
         dry_run: Only print the plan: runs, commands, what is there already, and what the rest costs where it is known.
@@ -45,9 +48,11 @@ def study(
     from robustlm.cli.entry import main
     from robustlm.studies import stored
     from robustlm.studies.executors import executor_of
+    from robustlm.studies.layers import study_file
     from robustlm.studies.plan import runs_of
     from robustlm.studies.runner import run_study
-    from robustlm.studies.spec import read_study, study_file
+    from robustlm.studies.spec import read_study
+    from robustlm.studies.variables import missing
 
     check_number("jobs", jobs, least=1, whole=True)
     kind = executor or ("here" if jobs == 1 else "local")
@@ -56,7 +61,9 @@ def study(
     if machine and kind == "here":
         raise ValueError("machine: found parameters with --executor here, which starts no jobs; expected none")
     file = study_file(study)
-    whole = read_study(file)
+    whole = read_study(file, scale)
+    if whole.unset and not dry_run:
+        raise ValueError(f"study: {file}: {missing(whole.unset)}")
     root = Path(output or f"runs/{whole.name}")
     check_folder("output", str(root))
     runs = runs_of(whole, root, arms, seeds)
@@ -68,9 +75,10 @@ def study(
             "second of one arm is not a second of another; expected --jobs 1, `by: passes`, or `shared_time: true` "
             "in the study"
         )
-    lines = [line for run in runs for line in stored.changed(run)]
+    # without the values of variables, every stored run would count as changed
+    lines = [] if whole.unset else [line for run in runs for line in stored.changed(run)]
     if dry_run:
-        print("\n".join(_plan(runs, jobs, lines, shared)))
+        print("\n".join([*_plan(runs, jobs, lines, shared), *([missing(whole.unset)] if whole.unset else [])]))
         return
     if lines and changed == "refuse":
         shown = "\n".join(f"  {line}" for line in lines[:8]) + ("\n  …" if len(lines) > 8 else "")

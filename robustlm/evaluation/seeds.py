@@ -68,6 +68,24 @@ class Tallies:
         }
 
 
+def merged(parts: Mapping[str, Tallies]) -> Tallies:
+    """The tallies of several tables as those of one, whose datasets are called `PART/DATASET`."""
+    found = Tallies(())
+    conditions = [set(one.samples) for one in parts.values()]
+    shared = [name for name in next(iter(parts.values())).samples if all(name in own for own in conditions)]
+    found.samples = {
+        condition: {
+            f"{part}/{name}": ids for part, one in parts.items() for name, ids in one.samples[condition].items()
+        }
+        for condition in shared
+    }
+    found.counts = {
+        condition: {f"{part}/{name}": own for part, one in parts.items() for name, own in one.counts[condition].items()}
+        for condition in shared
+    }
+    return found
+
+
 def differences(
     ours: Sequence[Rows | Tallies],
     theirs: Sequence[Rows | Tallies],

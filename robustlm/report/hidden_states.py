@@ -15,6 +15,7 @@ from robustlm.evaluation.robustness import Estimate, Settings
 from robustlm.evaluation.table import read_table
 from robustlm.report.comparison import find_table, named_runs
 from robustlm.report.number_tables import plain
+from robustlm.report.study import arms_in
 from robustlm.report.tables import aligned, csv_text
 
 _COLUMNS = ("run", "dataset", "condition", "number", "value", "low", "high", "datasets", "rows", "samples",
@@ -24,14 +25,14 @@ Run = tuple[HiddenStateTable, list[Record]]
 
 
 def load_runs(runs: list[str]) -> dict[str, Run]:
-    """State and prediction tables by run. A run is given as a path or as `name=path`.
+    """State and prediction tables by run. A run is given as a path or as `name=path`; a study's folder gives its arms.
 
     Raises:
         ValueError: A table is missing, two runs have the same name, tables hold different rows, or states are of
             different layers or positions.
     """
     found: dict[str, Run] = {}
-    for name, path in named_runs(runs).items():
+    for name, path in named_runs([one for run in runs for one in arms_in(run)]).items():
         table = find_table(path)
         file = table.with_name(HIDDEN_STATES)
         if not file.is_file():

@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 
 from robustlm.checks.places import what_is
 from robustlm.evaluation.agreement import agreement
+from robustlm.evaluation.grid import grids, ratio
 from robustlm.evaluation.readings import Reading, as_read
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.scores import Scores
-from robustlm.evaluation.seeds import SeedDifference, Tallies, differences, with_holm
+from robustlm.evaluation.seeds import SeedDifference, Tallies, differences, merged, with_holm
 from robustlm.evaluation.table import SCHEMA, checked_column
 from robustlm.report.agreement import agreement_lines, check_agreement
 from robustlm.report.levels import by_level
 from robustlm.report.tables import by_condition
+from robustlm.studies.plan import folder_of
 from robustlm.studies.stored import OWN_COLUMNS, RESULTS, STUDY
 from robustlm.tasks import TASKS
 
@@ -66,6 +68,9 @@ class ArmResults:
     """By seed, condition and dataset, in per cent; the dataset `mean` is the mean over datasets."""
     costs: dict[int, dict[str, float]] = field(default_factory=dict)
     """By seed and name (`COSTS`)."""
+    spreads: dict[int, dict[str, float]] = field(default_factory=dict)
+    """By seed and condition: mean over datasets of the standard deviation (divided by K) of the scores of the K
+    instructions, in points, over samples that were asked under all of them; only where there are two or more."""
 
     def score(self, condition: str, dataset: str = "mean") -> Spread:
         """A score over seeds."""
@@ -74,6 +79,18 @@ class ArmResults:
     def level(self, conditions: Sequence[str]) -> Spread:
         """Mean score over conditions, over seeds."""
         return spread([float(np.mean([own[one]["mean"] for one in conditions])) for own in self.scores.values()])
+
+    def mean_of(self, condition: str, datasets: Sequence[str]) -> Spread | None:
+        """Mean score over some datasets, over seeds; null: one of them was not asked."""
+        asked = [own.get(condition, {}) for own in self.scores.values()]
+        if not datasets or not all(name in own for own in asked for name in datasets):
+            return None
+        return spread([float(np.mean([own[name] for name in datasets])) for own in asked])
+
+    def over_instructions(self, condition: str) -> Spread | None:
+        """Standard deviation over instructions, over seeds; null: not known."""
+        values = [own[condition] for own in self.spreads.values() if condition in own]
+        return spread(values) if len(values) == len(self.scores) else None
 
     def cost(self, name: str) -> Spread | None:
         """A cost over seeds; null: not known of any run."""
@@ -95,6 +112,10 @@ class StudyResults:
     notes: list[str]
     """What a reader must know: arms that were asked differently, seeds that are missing, how time was measured."""
     seeds: tuple[int, ...]
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """Kinds of datasets whose means are shown, each with its datasets."""
+    made_by: str = ""
+    """The study's file, and the commits of the code that made its runs; empty: not known."""
 
     def levels(self) -> dict[str, list[str]]:
         """Conditions by the heading of their level."""
@@ -132,6 +153,21 @@ def is_study(folder: str) -> bool:
     return all((Path(folder) / name).is_file() for name in (RESULTS, STUDY))
 
 
+def arms_in(run: str) -> list[str]:
+    """The runs of a study's folder with its first seed, as `name=path`; a folder of another kind is left as it is."""
+    if not is_study(run):
+        return [run]
+    runs = cast("list[dict[str, object]]", _about(Path(run) / STUDY)["runs"])
+    seeds = [cast(int, one["seed"]) for one in runs]
+    end = f", seed {seeds[0]}" if len(set(seeds)) > 1 else ""
+    return [
+        f"{', '.join(filter(None, (str(one['data']), str(one['arm']))))}{end}="
+        f"{folder_of(Path(run), str(one['arm']), str(one['data']), seeds[0])}"
+        for one in runs
+        if one["seed"] == seeds[0]
+    ]
+
+
 def study_results(folder: Path, *, draws: int, seed: int, level: float, reading: Reading = "strict") -> StudyResults:
     """Read the table over all runs of a study, and compute its numbers.
 
@@ -157,6 +193,7 @@ def study_results(folder: Path, *, draws: int, seed: int, level: float, reading:
             tables[arm] = rows = as_read(rows, reading)
             own = found.setdefault(data, {}).setdefault(arm, _arm(arms[arm]))
             own.scores[seed_of_run] = _scores(rows)
+            own.spreads[seed_of_run] = _spreads(rows)
             conditions |= dict.fromkeys(own.scores[seed_of_run])
             tallies.setdefault((data, arm), {})[seed_of_run] = Tallies(rows)
         for arm, other in _pairs(arms, tables):
@@ -167,6 +204,8 @@ def study_results(folder: Path, *, draws: int, seed: int, level: float, reading:
     for run in runs:
         costs = found[str(run["data"])][str(run["arm"])].costs
         costs[cast(int, run["seed"])] = _costs(run)
+    for whole, parts in _wholes(runs).items():
+        _add_whole(whole, parts, found, tallies)
     gaps = {}
     for data, by_arm in found.items():
         for arm, other in _pairs(arms, by_arm):
@@ -182,10 +221,85 @@ def study_results(folder: Path, *, draws: int, seed: int, level: float, reading:
     for name, made in adjusted.items():
         data, _, comparison = name.partition("\0")
         by_data[data][comparison] = made
-    order = {data: {name: by_arm[name] for name in arms if name in by_arm} for data, by_arm in found.items()}
+    first = sorted(found, key=lambda data: not data.endswith(ALL))
+    order = {data: {name: found[data][name] for name in arms if name in found[data]} for data in first}
     seeds = tuple(sorted({s for by_arm in found.values() for arm in by_arm.values() for s in arm.scores}))
     notes += _time_notes(runs)
-    return StudyResults(str(about["name"]), str(about["about"]), list(conditions), order, by_data, notes, seeds)
+    groups = cast("dict[str, list[str]]", about.get("groups") or {})
+    made_by = _made_by(about, runs)
+    return StudyResults(
+        str(about["name"]), str(about["about"]), list(conditions), order, by_data, notes, seeds, groups, made_by
+    )
+
+
+def _made_by(about: Mapping[str, object], runs: Sequence[Mapping[str, object]]) -> str:
+    commits = dict.fromkeys(str(run["commit"]) for run in runs if run.get("commit"))
+    named = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}" if commits else ""
+    return ", ".join(filter(None, (str(about.get("file") or ""), named)))
+
+
+def _wholes(runs: Sequence[Mapping[str, object]]) -> dict[str, dict[str, str]]:
+    """What is shown over several data sets: for each model with two or more, the names of its rows and sets."""
+    found: dict[str, dict[str, str]] = {}
+    for run in runs:
+        if run.get("set"):
+            found.setdefault(str(run.get("model") or ""), {})[str(run["data"])] = str(run["set"])
+    return {f"{model}, {ALL}" if model else ALL: parts for model, parts in found.items() if len(parts) > 1}
+
+
+ALL = "all data sets"
+"""How results over several data sets are called."""
+
+
+def _add_whole(
+    whole: str,
+    parts: Mapping[str, str],
+    found: dict[str, dict[str, ArmResults]],
+    tallies: dict[tuple[str, str], dict[int, Tallies]],
+) -> None:
+    """Add the results over several data sets, of arms and seeds that ran on all of them. Costs are means over sets."""
+    for arm, first in found[next(iter(parts))].items():
+        if not all(arm in found.get(data, {}) for data in parts):
+            continue
+        each = {name: found[data][arm] for data, name in parts.items()}
+        own = ArmResults(first.against, first.sweep)
+        for seed in first.scores:
+            if not all(seed in one.scores for one in each.values()):
+                continue
+            conditions = [
+                one for one in first.scores[seed] if all(one in other.scores[seed] for other in each.values())
+            ]
+            own.scores[seed] = {
+                condition: {
+                    **{name: one.scores[seed][condition]["mean"] for name, one in each.items()},
+                    "mean": float(np.mean([one.scores[seed][condition]["mean"] for one in each.values()])),
+                }
+                for condition in conditions
+            }
+            costs = [one.costs.get(seed, {}) for one in each.values()]
+            known = [name for name in COSTS if all(name in one for one in costs)]
+            own.costs[seed] = {name: float(np.mean([one[name] for one in costs])) for name in known}
+            own.spreads[seed] = {
+                condition: float(np.mean([one.spreads[seed][condition] for one in each.values()]))
+                for condition in conditions
+                if all(condition in one.spreads[seed] for one in each.values())
+            }
+            tallies.setdefault((whole, arm), {})[seed] = merged(
+                {name: tallies[data, arm][seed] for data, name in parts.items()}
+            )
+        if own.scores:
+            found.setdefault(whole, {})[arm] = own
+
+
+def _spreads(rows: Sequence[Record]) -> dict[str, float]:
+    """By condition, the mean over datasets of the deviation of scores over instructions, in points."""
+    found: dict[str, list[float]] = {}
+    for grid in grids(rows):
+        whole = grid.complete
+        if len(grid.instructions) > 1 and whole.any():
+            scores = ratio(grid.part[whole].sum(0), grid.whole[whole].sum(0))
+            found.setdefault(grid.condition, []).append(100 * float(np.std(scores)))
+    return {condition: float(np.mean(own)) for condition, own in found.items()}
 
 
 def _about(file: Path) -> dict[str, object]:

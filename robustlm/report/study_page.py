@@ -13,13 +13,16 @@ from robustlm.report.study import StudyResults
 from robustlm.report.study_pictures import Picture
 from robustlm.report.study_text import (
     METHOD,
+    OVER_INSTRUCTIONS,
     cost_table,
     dataset_table,
     datasets_of,
     gap_cell,
+    instruction_table,
     level_table,
     p_table,
     score_table,
+    set_table,
 )
 
 
@@ -36,7 +39,7 @@ def study_html(study: StudyResults, pictures: Sequence[Picture]) -> str:
         tag("h1", named(study.name)),
         tag("p", study.about) if study.about else "",
         tag("p", f"{len(arms)} arms, seeds {', '.join(map(str, study.seeds))}, {runs} runs."),
-        bullets([note.strip() for note in study.notes]),
+        bullets([note.strip() for note in (*study.notes, *([f"Made by {study.made_by}."] if study.made_by else []))]),
     )
     scores, costs, gaps, tests, sets = [], [], [], [], []
     for data in study.data:
@@ -47,6 +50,10 @@ def study_html(study: StudyResults, pictures: Sequence[Picture]) -> str:
         if study.differences[data]:
             gaps.append(_gaps(study, data, on))
             tests.append(_table(p_table(study, data), f"p of the differences, and adjusted after Holm{on}"))
+        if any(arm.spreads for arm in study.data[data].values()):
+            scores.append(_table(instruction_table(study, data), f"{OVER_INSTRUCTIONS}{on}"))
+        for condition in study.conditions if len(datasets_of(study, data)) > 1 else ():
+            sets.append(_table(set_table(study, data, condition), f"Score by dataset under {condition}{on}, %"))
         for name in datasets_of(study, data):
             sets.append(_table(dataset_table(study, data, name), f"Score on {name}{on}, %"))
     parts = [

@@ -73,14 +73,26 @@ def _pictures(study: StudyResults, data: str) -> Iterator[tuple[str, str, Callab
         panels = {one: {name: [(at, whole[name].score(one))] for name, at in times.items()} for one in study.conditions}
         yield "time", "Score against seconds of training", partial(_panels, panels, "training, s")
     for setting, own in study.sweeps(data).items():
-        lines = {
-            one: [(x, whole[arm].score(one)) for x, arm in own.items() if arm in whole] for one in study.conditions
+        swept = {x: whole[arm] for x, arm in own.items() if arm in whole}
+        flat = [name for name in dict.fromkeys(one for arm in swept.values() for one in arm.against) if name in whole]
+        panels = {
+            one: {
+                setting: [(x, arm.score(one)) for x, arm in swept.items()],
+                **{name: [(x, whole[name].score(one)) for x in swept] for name in flat},
+            }
+            for one in study.conditions
         }
+        beside = f", and that of {' and '.join(flat)}" if flat else ""
         yield (
             f"sweep-{slug(setting)}",
-            f"Score over {setting}, by condition",
-            partial(_panels, {setting: lines}, setting),
+            f"Score over {setting} by condition{beside}",
+            partial(_panels, panels, setting, log=_is_wide(list(swept))),
         )
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    """Whether values need a logarithmic axis."""
+    return min(values, default=0) > 0 and max(values) / min(values) > 50
 
 
 def _bars(values: Mapping[str, Mapping[str, Spread]], file: Path) -> None:
@@ -95,7 +107,7 @@ def _bars(values: Mapping[str, Mapping[str, Spread]], file: Path) -> None:
     draw(scores, file, ends)
 
 
-def _panels(panels: Mapping[str, Mapping[str, Points]], label: str, file: Path) -> None:
+def _panels(panels: Mapping[str, Mapping[str, Points]], label: str, file: Path, *, log: bool = False) -> None:
     """A panel for each title: scores with deviations over x, a line or a mark for each series."""
     import matplotlib
 
@@ -123,6 +135,8 @@ def _panels(panels: Mapping[str, Mapping[str, Points]], label: str, file: Path) 
                 linewidth=1.4,
                 capsize=2,
             )
+        if log:
+            place.set_xscale("log")
         place.set_title(title, fontsize=9)
         place.set_xlabel(label, fontsize=8)
         place.set_ylabel("mean score (%)", fontsize=8)

@@ -35,7 +35,12 @@ def to_markdown(study: StudyResults) -> str:
         levels = level_table(study, data)
         if len(levels[0]) > 2:
             parts += [f"By level{where}, mean over the conditions of the level:", _table(levels)]
-    parts += [f"- {note.strip()}" for note in [*study.notes, *_low(study.conditions)]]
+        if any(arm.spreads for arm in study.data[data].values()):
+            parts += [f"{OVER_INSTRUCTIONS}{where}:", _table(instruction_table(study, data))]
+        for condition in study.conditions if len(datasets_of(study, data)) > 1 else ():
+            parts += [f"{condition}: score by dataset{where}, %:", _table(set_table(study, data, condition))]
+    notes = [*study.notes, *_low(study.conditions), *([f"Made by {study.made_by}."] if study.made_by else [])]
+    parts += [f"- {note.strip()}" for note in notes]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -73,6 +78,31 @@ def dataset_table(study: StudyResults, data: str, dataset: str) -> list[list[str
     for name, arm in study.data[data].items():
         asked = {one for one in study.conditions if all(dataset in own.get(one, {}) for own in arm.scores.values())}
         rows.append([name, *(str(arm.score(one, dataset)) if one in asked else "-" for one in study.conditions)])
+    return rows
+
+
+OVER_INSTRUCTIONS = "Standard deviation of scores over instructions (divided by K), mean over datasets, points"
+
+
+def instruction_table(study: StudyResults, data: str) -> list[list[str]]:
+    """How much scores differ between instructions, by arm and condition, below a line of headings."""
+    rows = [["arm", *study.conditions]]
+    for name, arm in study.data[data].items():
+        rows.append(
+            [name, *("-" if (own := arm.over_instructions(one)) is None else str(own) for one in study.conditions)]
+        )
+    return rows
+
+
+def set_table(study: StudyResults, data: str, condition: str) -> list[list[str]]:
+    """Scores under one condition by arm and dataset, with means over kinds of datasets, below a line of headings."""
+    known = datasets_of(study, data)
+    groups = {name: own for name, own in study.groups.items() if all(one in known for one in own)}
+    columns = {**groups, **{name: [name] for name in known}, "mean": ["mean"]}
+    rows = [["arm", *columns]]
+    for name, arm in study.data[data].items():
+        cells = [arm.mean_of(condition, own) for own in columns.values()]
+        rows.append([name, *("-" if cell is None else str(cell) for cell in cells)])
     return rows
 
 

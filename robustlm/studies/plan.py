@@ -9,11 +9,14 @@ from pathlib import Path
 
 from robustlm.runs import FIT
 from robustlm.studies.spec import Arm, Flags, Rows, Study, slug
+from robustlm.studies.variables import with_words
 
 QUIET = ("--trainer.enable_progress_bar", "false")
 """What a command gets in a log, where bars would be noise."""
 METER = "--trainer.callbacks+=robustlm.callbacks.cost.Cost"
 """What makes a command measure its time, passes and memory."""
+ADAPTER = "adapter"
+"""Folder within a fit that holds what was tuned; of full tuning, the whole model."""
 TRIAL = "trial"
 """Name of the short fit, within the folder of a run, that measures what a step costs."""
 
@@ -37,6 +40,10 @@ class Run:
     equal: Path | None
     """Folder of the run whose compute this one must equal; null: the options say how long it is tuned."""
     equal_fit: Flags = ()
+    """Options of that run's fit."""
+    after: Path | None = None
+    """Folder of the run whose adapter this one begins with; null: it begins with the base model."""
+    after_fit: Flags = ()
     """Options of that run's fit."""
 
     @property
@@ -69,7 +76,7 @@ class Run:
 
 
 def runs_of(study: Study, root: Path, arms: Iterable[str] = (), seeds: Iterable[int] = ()) -> list[Run]:
-    """The runs of a study, seed by seed. A run comes after the run whose compute it must equal.
+    """The runs of a study, seed by seed. A run comes after the runs that it needs.
 
     Args:
         study: The study.
@@ -93,11 +100,12 @@ def runs_of(study: Study, root: Path, arms: Iterable[str] = (), seeds: Iterable[
                 f"arms: {arm.name!r} needs {arm.compute.equal_to!r}, whose compute it must equal; name both"
             )
     chosen.sort(key=lambda arm: arm.compute is not None)
+    data = sorted(study.data, key=lambda rows: bool(rows.after))
     return [
         _run(study, root, arm, rows, seed)
         for seed in study.seeds
         if not seeds or seed in seeds
-        for rows in study.data
+        for rows in data
         for arm in chosen
     ]
 
@@ -107,17 +115,37 @@ def _run(study: Study, root: Path, arm: Arm, rows: Rows, seed: int) -> Run:
     asked = ("--data.conditions", f"[{', '.join(study.conditions)}]") if study.conditions else ()
     other = None if arm.compute is None else study.arm(arm.compute.equal_to)
     before = (*study.fit, *own, *rows.fit)
+    words = rows.words
+    first = (
+        None if arm.fit is None else next((one for one in study.data if rows.after and one.name == rows.after), None)
+    )
+    after = None if first is None else _folder(root, arm, first, seed)
+    begun = () if after is None else ("--model.backbone", str(after / FIT / ADAPTER))
     return Run(
         arm=arm,
         rows=rows,
         seed=seed,
         folder=_folder(root, arm, rows, seed),
-        fit=None if arm.fit is None else (*before, *arm.fit),
-        test=(*study.test, *own, *asked, *rows.test, *arm.test),
+        fit=None if arm.fit is None else with_words((*before, *arm.fit, *begun), words),
+        test=with_words((*study.test, *own, *asked, *rows.test, *arm.test, *begun), words),
         equal=None if other is None else _folder(root, other, rows, seed),
-        equal_fit=() if other is None else (*before, *(other.fit or ())),
+        equal_fit=() if other is None else with_words((*before, *(other.fit or ())), words),
+        after=after,
+        after_fit=() if first is None else with_words((*study.fit, *own, *first.fit, *(arm.fit or ())), words),
     )
 
 
 def _folder(root: Path, arm: Arm, rows: Rows, seed: int) -> Path:
-    return (root / slug(rows.name) if rows.name else root) / slug(arm.name) / f"seed-{seed}"
+    return folder_of(root, arm.name, rows.name, seed)
+
+
+def folder_of(root: Path, arm: str, rows: str, seed: int) -> Path:
+    """The folder of a run.
+
+    Args:
+        root: Folder of the study.
+        arm: Name of the arm.
+        rows: Name of the model and data set; empty: the study names none.
+        seed: The seed.
+    """
+    return (root / slug(rows) if rows else root) / slug(arm) / f"seed-{seed}"

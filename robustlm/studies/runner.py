@@ -47,10 +47,10 @@ def run_study(runs: Sequence[Run], executor: Executor, main: Main, jobs: int, sa
             while left and len(at_work) < jobs and report.stopped is None:
                 run = left.popleft()
                 if not _is_ready(run):
-                    if _may_become_ready(run, report, [one for one, _ in at_work.values()], left):
+                    if _may_become_ready(run, [*(one for one, _ in at_work.values()), *left, *waiting]):
                         waiting.append(run)
                     else:
-                        report.failed[run.name] = f"not begun: {run.arm.compute.equal_to!r} was not tuned"  # type: ignore[union-attr]
+                        report.failed[run.name] = f"not begun: {_needed(run)} was not tuned"
                     if not left:
                         break
                     continue
@@ -81,12 +81,21 @@ def run_study(runs: Sequence[Run], executor: Executor, main: Main, jobs: int, sa
 
 
 def _is_ready(run: Run) -> bool:
-    return run.equal is None or (run.equal / stored.FITTED).is_file() or (run.folder / stored.EQUAL).is_file()
+    equal = run.equal is None or (run.equal / stored.FITTED).is_file() or (run.folder / stored.EQUAL).is_file()
+    return equal and (run.after is None or stored.is_fitted(run) or (run.after / stored.FITTED).is_file())
 
 
-def _may_become_ready(run: Run, report: Report, at_work: Sequence[Run], left: Sequence[Run]) -> bool:
-    """Whether the run whose compute this one must equal is still to be tuned."""
-    return any(one.folder == run.equal for one in (*at_work, *left))
+def _may_become_ready(run: Run, others: Sequence[Run]) -> bool:
+    """Whether a run that this one needs is among those that are still to be tuned."""
+    needed = [run.equal if run.equal is not None and not (run.equal / stored.FITTED).is_file() else None, run.after]
+    return any(one.folder in needed for one in others)
+
+
+def _needed(run: Run) -> str:
+    """How a message names what a run needs and does not have."""
+    if run.after is not None and not (run.after / stored.FITTED).is_file():
+        return f"{run.arm.name!r} on {run.rows.after!r}"
+    return repr("" if run.arm.compute is None else run.arm.compute.equal_to)
 
 
 class Times:

@@ -1,4 +1,4 @@
-"""Study files: arms, seeds, data sets and conditions, read from YAML and checked."""
+"""Study files: arms, seeds, models, data sets and conditions, read from YAML and checked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Literal, get_args
 
 import yaml
 
-from robustlm.assets import config_file
-from robustlm.checks.places import what_is
-from robustlm.utils.yaml_text import check_yaml
+from robustlm.assets import is_packaged_config
+from robustlm.studies.layers import layered
+from robustlm.studies.variables import filled
 
 By = Literal["passes", "time"]
 """What equal compute is measured by."""
@@ -21,12 +21,17 @@ By = Literal["passes", "time"]
 Flags = tuple[str, ...]
 """Options of `robustlm fit` or `robustlm test`, as a shell would pass them."""
 
+Words = tuple[tuple[str, str], ...]
+"""Names in capitals, each with the text that stands for it."""
+
 _STUDY = (
-    "about", "both", "fit", "test", "seeds", "seed_flags", "data", "conditions", "arms", "sweeps", "shared_time",
+    "about", "both", "fit", "test", "seeds", "seed_flags", "models", "data", "groups", "conditions", "arms",
+    "sweeps", "shared_time", "set",
 )  # fmt: skip
 _ARM = ("like", "fit", "test", "against", "compute")
-_SWEEP = ("like", "setting", "values", "test", "against")
-_DATA = ("both", "fit", "test")
+_SWEEP = ("like", "fit", "setting", "values", "test", "against")
+_MODEL = ("both", "fit", "test", "set")
+_DATA = ("both", "fit", "test", "after")
 _COMPUTE = ("equal_to", "by", "trial")
 
 
@@ -59,19 +64,28 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A data set of a study: the options that name the rows to tune on and to test on."""
+    """A data set of a study, with one of its models: the options that name what is tuned and tested on which rows."""
 
     name: str
-    """Empty: the rows are those of the study's own options."""
+    """`DATA`, or `MODEL, DATA`; empty: model and rows are those of the study's own options."""
     fit: Flags
     test: Flags
+    model: str = ""
+    """Name of the model; empty: the study names no models."""
+    data: str = ""
+    """Name of the data set; empty: the study names no data sets."""
+    words: Words = ()
+    """What stands for `$NAME` in all options of the runs; from the keys `set` of the study and of the model."""
+    after: str = ""
+    """Name of the rows (`name`) that each arm was tuned on before, and whose adapter it begins with; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study file."""
+    """A study file, at one of its scales."""
 
     name: str
+    """Stem of the file, with the scale after a hyphen."""
     about: str
     fit: Flags
     test: Flags
@@ -81,49 +95,66 @@ class Study:
     data: tuple[Rows, ...]
     conditions: tuple[str, ...]
     """Conditions of the tests; empty: those of the study's options."""
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+    """Names of kinds of datasets that reports show means of, each with its datasets."""
     arms: tuple[Arm, ...]
     shared_time: bool
     """Whether time may be measured while several runs share the machine."""
+    file: str = ""
+    """The file, and its scale, as reports name them."""
+    unset: tuple[str, ...] = ()
+    """Environment variables that the options name and that are not set."""
 
     def arm(self, name: str) -> Arm:
         """The arm with this name. Raises `KeyError` if there is none."""
         return next(arm for arm in self.arms if arm.name == name)
 
 
-def study_file(name: str) -> Path:
-    """The study file at a path, or the packaged one with this name (`quickstart`).
-
-    Raises:
-        ValueError: There is no such file.
-    """
-    if what_is(name) == "a file":
-        return Path(name)
-    packaged = config_file(f"studies/{name}")
-    if packaged is None or name.startswith("configs/"):
-        raise ValueError(f"study: {name}: found {what_is(name)}; expected a YAML file, or the name of a packaged study")
-    return packaged
-
-
-def read_study(file: Path) -> Study:
+def read_study(file: Path, scale: str | None = None) -> Study:
     """Read a study file.
 
+    Args:
+        file: The file.
+        scale: Which of its scales; null: the file has none.
+
     Raises:
-        ValueError: The file is no study; the message names the file, the key, what was found and what was expected.
+        ValueError: The file is no study, or has no such scale; the message names the file, the key, what was found and
+            what was expected.
     """
+    content = layered(file, scale)
     try:
-        text = file.read_text(encoding="utf-8")
-        check_yaml(text)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ValueError(f"study: {file}{line}: broken YAML: {getattr(error, 'problem', None) or error}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"study: {file}: cannot be read ({error}); expected YAML in UTF-8") from error
-    try:
-        return _study(file.stem, content)
+        study = _study(file.stem if scale is None else f"{file.stem}-{scale}", content)
     except ValueError as error:
         raise ValueError(f"study: {file}: {error}") from None
+    named = f"configs/studies/{file.name}" if is_packaged_config(str(file)) else str(file)
+    return _filled(replace(study, file=named if scale is None else f"{named} ({scale})"))
+
+
+def _filled(study: Study) -> Study:
+    """The study with environment variables in its options replaced by their values."""
+    unset: dict[str, None] = {}
+
+    def own(flags: Flags) -> Flags:
+        return tuple(filled(flag, unset) for flag in flags)
+
+    return replace(
+        study,
+        fit=own(study.fit),
+        test=own(study.test),
+        data=tuple(
+            replace(
+                rows,
+                fit=own(rows.fit),
+                test=own(rows.test),
+                words=tuple((name, filled(text, unset)) for name, text in rows.words),
+            )
+            for rows in study.data
+        ),
+        arms=tuple(
+            replace(arm, fit=None if arm.fit is None else own(arm.fit), test=own(arm.test)) for arm in study.arms
+        ),
+        unset=tuple(unset),
+    )
 
 
 def _study(name: str, content: object) -> Study:
@@ -140,8 +171,12 @@ def _study(name: str, content: object) -> Study:
         test=(*both, *_flags("test", whole.get("test"))),
         seeds=seeds,
         seed_flags=_texts("seed_flags", whole.get("seed_flags", ["seed_everything", "data.seed"])),
-        data=_data(whole.get("data")),
+        data=_with_models(_words("set", whole.get("set")), _models(whole.get("models")), _data(whole.get("data"))),
         conditions=conditions,
+        groups=tuple(
+            (name, _texts(f"groups: {name}", own))
+            for name, own in _mapping("groups", whole.get("groups") or {}, None).items()
+        ),
         arms=tuple(arms.values()),
         shared_time=_boolean("shared_time", whole.get("shared_time", False)),
     )
@@ -196,12 +231,12 @@ def _sweep(name: str, given: Mapping[str, object], known: Mapping[str, Arm]) -> 
     if not isinstance(values, list) or len(values) < 2 or not all(_is_number(value) for value in values):
         raise ValueError(f"{where}: values: found {values!r}; expected two or more numbers")
     against = _texts(f"{where}: against", given.get("against", []))
-    test = _flags(f"{where}: test", given.get("test"))
+    fit, test = (_flags(f"{where}: {key}", given.get(key)) for key in ("fit", "test"))
     return [
         replace(
             base,
             name=f"{name} {value:g}",
-            fit=(*(base.fit or ()), f"--{setting}", str(value)),
+            fit=(*(base.fit or ()), *fit, f"--{setting}", str(value)),
             test=(*base.test, *test),
             against=against,
             compute=None,
@@ -245,19 +280,73 @@ def _compute(where: str, value: object) -> Compute | None:
     return Compute(str(given.get("equal_to")), "time" if by == "time" else "passes", trial)
 
 
+def _models(value: object) -> tuple[Rows, ...]:
+    """The models, as rows without data."""
+    if value is None:
+        return (Rows("", (), ()),)
+    return tuple(_options_of("models", name, own, _MODEL) for name, own in _named("models", value).items())
+
+
 def _data(value: object) -> tuple[Rows, ...]:
     if value is None:
         return (Rows("", (), ()),)
-    found = []
-    for name, own in _mapping("data", value, None).items():
-        given = _mapping(f"data: {name}", own, _DATA)
-        both = _flags(f"data: {name}: both", given.get("both"))
-        fit, test = (_flags(f"data: {name}: {key}", given.get(key)) for key in ("fit", "test"))
-        found.append(Rows(name, (*both, *fit), (*both, *test)))
+    found = tuple(_options_of("data", name, own, _DATA) for name, own in _named("data", value).items())
+    for rows in found:
+        earlier = next((one for one in found if one.name == rows.after), None)
+        if rows.after and (earlier is None or earlier is rows or earlier.after):
+            raise ValueError(
+                f"data: {rows.name}: after: found {rows.after!r}; expected another data set of this study, which comes "
+                "after none itself"
+            )
+    return found
+
+
+def _named(where: str, value: object) -> dict[str, object]:
+    found = _mapping(where, value, None)
     if not found:
-        raise ValueError("data: found no data sets; expected a name and options for each, or no key `data`")
+        raise ValueError(f"{where}: found none; expected a name and options for each, or no key `{where}`")
+    return found
+
+
+def _options_of(where: str, name: str, own: object, keys: Sequence[str]) -> Rows:
+    """A model or a data set. Text stands for its options of both commands."""
+    given = _mapping(f"{where}: {name}", {"both": own} if isinstance(own, str) else own or {}, keys)
+    both = _flags(f"{where}: {name}: both", given.get("both"))
+    fit, test = (_flags(f"{where}: {name}: {key}", given.get(key)) for key in ("fit", "test"))
+    return Rows(
+        name,
+        (*both, *fit),
+        (*both, *test),
+        words=_words(f"{where}: {name}: set", given.get("set")),
+        after=str(given.get("after") or ""),
+    )
+
+
+def _words(where: str, value: object) -> Words:
+    found = _mapping(where, value or {}, None)
+    for word, text in found.items():
+        if not re.fullmatch("[A-Z]+", word) or not isinstance(text, str):
+            raise ValueError(f"{where}: found {word!r}: {text!r}; expected names in capitals, each with a text")
+    return tuple((word, str(text)) for word, text in found.items())
+
+
+def _with_models(words: Words, models: Sequence[Rows], data: Sequence[Rows]) -> tuple[Rows, ...]:
+    """Each model on each data set."""
+    found = [
+        Rows(
+            name=", ".join(filter(None, (model.name, rows.name))),
+            fit=(*model.fit, *rows.fit),
+            test=(*model.test, *rows.test),
+            model=model.name,
+            data=rows.name,
+            words=(*words, *model.words),
+            after=", ".join(filter(None, (model.name, rows.after))) if rows.after else "",
+        )
+        for model in models
+        for rows in data
+    ]
     if len({slug(rows.name) for rows in found}) < len(found):
-        raise ValueError("data: two names would share a folder; rename one")
+        raise ValueError("models and data: two names would share a folder; rename one")
     return tuple(found)
 
 
@@ -297,9 +386,11 @@ def _mapping(where: str, value: object, keys: Sequence[str] | None) -> dict[str,
 
 
 def _flags(where: str, value: object) -> Flags:
-    """Options, given as in a shell (`--model ANIT`) or as settings by name (`{model: ANIT}`)."""
+    """Options, as in a shell (`--model ANIT`), as settings by name (`{model: ANIT}`), or a list of such parts."""
     if value is None:
         return ()
+    if isinstance(value, list):
+        return tuple(flag for part in value for flag in _flags(where, part))
     if isinstance(value, str):
         try:
             found = tuple(shlex.split(value))

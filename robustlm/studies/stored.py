@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,6 +52,7 @@ def identity(run: Run) -> dict[str, object]:
         "fit": None if run.fit is None else list(run.fit),
         "test": list(run.test),
         "compute": None if compute is None else [compute.equal_to, compute.by, compute.trial, *run.equal_fit],
+        **({} if run.after is None else {"after": [str(run.after), *run.after_fit]}),
         "configs": {name: _digest([file]) for name, file in _configs(arguments)},
         "code": f"{__version__} {_code()}",
     }
@@ -115,7 +118,7 @@ def remove(run: Run) -> None:
             if folder.is_dir():
                 shutil.rmtree(folder)
         (run.folder / TESTED).unlink(missing_ok=True)
-        write_text(run.folder / MADE_BY, json.dumps(now, indent=1))
+        write_text(run.folder / MADE_BY, json.dumps({**now, "commit": commit()}, indent=1))
     elif run.folder.exists():
         shutil.rmtree(run.folder)
 
@@ -124,7 +127,21 @@ def begin(run: Run) -> None:
     """Note what a run is made by, before anything of it is stored."""
     run.folder.mkdir(parents=True, exist_ok=True)
     if not (run.folder / MADE_BY).exists():
-        write_text(run.folder / MADE_BY, json.dumps(identity(run), indent=1))
+        # the commit is for reports: the code is compared by its digest, which commits of other files do not change
+        write_text(run.folder / MADE_BY, json.dumps({**identity(run), "commit": commit()}, indent=1))
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the package's repository, with `-dirty` if files differ from it; null: it is in no repository."""
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip() or None
 
 
 # --- how far a run is --------------------------------------------------------------------------------------------
@@ -249,7 +266,9 @@ def _about(study: Study, runs: Sequence[Run]) -> Mapping[str, object]:
     return {
         "name": study.name,
         "about": study.about,
+        "file": study.file,
         "shared_time": study.shared_time,
+        "groups": {name: list(own) for name, own in study.groups},
         "arms": {
             arm.name: {"against": list(arm.against), "sweep": None if arm.sweep is None else list(arm.sweep)}
             for arm in arms
@@ -259,11 +278,14 @@ def _about(study: Study, runs: Sequence[Run]) -> Mapping[str, object]:
                 "arm": run.arm.name,
                 "seed": run.seed,
                 "data": run.rows.name,
+                "model": run.rows.model,
+                "set": run.rows.data,
                 "fit": cost(run, "fit"),
                 "test": cost(run, "test"),
                 "equal": _json(run.folder / EQUAL),
                 "jobs": (_json(run.folder / TESTED) or {}).get("jobs"),
                 "code": (_json(run.folder / MADE_BY) or {}).get("code"),
+                "commit": (_json(run.folder / MADE_BY) or {}).get("commit"),
                 "took": took(run),
             }
             for run in runs

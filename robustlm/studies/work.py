@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO, cast
 
 from robustlm.evaluation.session import PREDICTIONS
 from robustlm.runs import FIT, evaluation_in
@@ -199,6 +200,24 @@ def is_worked_at(run: Run) -> bool:
     return False
 
 
+class _Current:
+    """A stream that writes where the process writes now.
+
+    A library that is first imported by a command may keep the stream that it finds then, for its messages. A file that
+    is closed after the command would be lost to the next one.
+    """
+
+    def __init__(self, fallback: TextIO) -> None:
+        self.fallback = fallback
+        self.file: TextIO | None = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.file or self.fallback, name)
+
+
+_OUT, _ERR = _Current(sys.__stdout__ or sys.stdout), _Current(sys.__stderr__ or sys.stderr)
+
+
 @contextmanager
 def _into(log: Path) -> Iterator[None]:
     """Send all output of this process to the end of a file, also that from below Python."""
@@ -209,9 +228,11 @@ def _into(log: Path) -> Iterator[None]:
         with log.open("a", encoding="utf-8", buffering=1) as file:
             for descriptor in (1, 2):
                 os.dup2(file.fileno(), descriptor)
-            with redirect_stdout(file), redirect_stderr(file):
+            _OUT.file = _ERR.file = file
+            with redirect_stdout(cast(TextIO, _OUT)), redirect_stderr(cast(TextIO, _ERR)):
                 yield
     finally:
+        _OUT.file = _ERR.file = None
         for descriptor, old in zip((1, 2), kept, strict=True):
             os.dup2(old, descriptor)
             os.close(old)

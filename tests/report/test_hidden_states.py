@@ -30,6 +30,24 @@ QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--
 
 
 @pytest.fixture(scope="module")
+def test_the_folder_of_a_study_stands_for_its_arms(
+    tested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = next(tested.rglob("predictions.parquet")).parent
+    for arm in ("plain", "long-noisy"):
+        for seed in (3, 4):
+            copied(run, tmp_path / "study" / arm / f"seed-{seed}" / "test", scaled=2.0 if arm == "plain" else None)
+    runs = [{"arm": arm, "seed": seed, "data": ""} for seed in (3, 4) for arm in ("plain", "long, noisy")]
+    about = {"name": "s", "about": "", "arms": {"plain": {}, "long, noisy": {}}, "runs": runs}
+    (tmp_path / "study" / "study.json").write_text(json.dumps(about), encoding="utf-8")
+    (tmp_path / "study" / "results.parquet").touch()
+    main(["states", str(tmp_path / "study"), "--draws", "0"])
+    said = capsys.readouterr().out
+    assert "plain, seed 3" in said
+    assert "long, noisy, seed 3" in said
+    assert "seed 4" not in said
+
+
 def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped model, tested on the built-in corpus."""
     folder = tmp_path_factory.mktemp("tested")

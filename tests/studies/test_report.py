@@ -13,14 +13,25 @@ import pytest
 
 from robustlm.cli import entry, main
 from robustlm.evaluation.intervals import holm
+from robustlm.evaluation.record import Record
 from robustlm.evaluation.resampling import sample_weights, seeded
 from robustlm.evaluation.robustness import Settings
-from robustlm.report.study import study_results
+from robustlm.report.study import _spreads, study_results
+from robustlm.report.study_page import study_html
+from robustlm.report.study_text import set_table
+from robustlm.studies import stored
 from tests.studies import fake
 from tests.studies.test_studies import ARMS, STUDY, refused, write
 
 SEEDS = [0, 1, 2]
-SWEEP = {"epsilon": {"like": "plain", "setting": "model.adversary.epsilon", "values": [0.1, 0.5]}}
+SWEEP = {
+    "epsilon": {
+        "fit": "--model ANIT",
+        "setting": "model.adversary.epsilon",
+        "values": [0.1, 0.5],
+        "against": ["untuned"],
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +137,71 @@ def test_the_report_has_figures_and_a_page(site: Path, monkeypatch: pytest.Monke
     for part in ("Scores", "Paired differences", "Time and memory", "Dataset by dataset", "long, noisy − plain"):
         assert part in text
     assert 'alt="Score against the level ω of the noise on rows' in text
+    assert 'alt="Score over epsilon by condition, and that of untuned on rows' in text
     main(["report", "runs/small", "--output", "again"])
     assert Path("again/study.html").read_text(encoding="utf-8") == text
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of a study with two models, two data sets and kinds of datasets."""
+    folder = tmp_path_factory.mktemp("sets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(entry, "main", fake.main)
+        patch.setattr(stored, "commit", lambda: "abc123")
+        models = {"A": "--model.backbone a", "B": "--model.backbone b"}
+        groups = {"both": ["d", "e"], "unknown": ["d", "f"]}
+        write({**STUDY, "models": models, "data": {"x": "", "y": ""}, "seeds": [0, 1], "groups": groups})
+        main(["study", "small.yaml"])
+        main(["report", "runs/small", "--output", "out", "--draws=100", "--format=md"])
+    return folder
+
+
+def test_results_over_all_data_sets_of_a_model_come_first(sets: Path) -> None:
+    found = study_results(sets / "runs/small", draws=1000, seed=0, level=0.95)
+    assert list(found.data) == ["A, all data sets", "B, all data sets", "A, x", "A, y", "B, x", "B, y"]
+    own = found.data["A, all data sets"]["plain"]
+    for seed in (0, 1):
+        assert own.scores[seed]["unseen"]["x"] == pytest.approx(score("plain", seed, "unseen"))
+        assert own.scores[seed]["unseen"]["mean"] == pytest.approx(score("plain", seed, "unseen"))
+    assert own.costs[0] == found.data["A, x"]["plain"].costs[0]
+    gap = found.differences["A, all data sets"]["long, noisy − plain"]["clean"]
+    each = [score("long-noisy", s, "clean") - score("plain", s, "clean") for s in (0, 1)]
+    assert gap.seeds == pytest.approx(each)
+    assert gap.low < gap.mean < gap.high
+
+
+def test_tables_have_a_column_for_each_dataset_and_each_kind_of_them(sets: Path) -> None:
+    found = study_results(sets / "runs/small", draws=100, seed=0, level=0.95)
+    heads, *rows = set_table(found, "A, x", "clean")
+    assert heads == ["arm", "both", "d", "e", "mean"]
+    cells = [
+        [statistics.mean(score("plain", seed, "clean", one) for seed in (0, 1)) for one in (None, "d", "e", None)],
+    ]
+    assert [cell.partition(" ")[0] for cell in rows[1][1:]] == [f"{value:.1f}" for value in cells[0]]
+    assert set_table(found, "A, all data sets", "clean")[0] == ["arm", "x", "y", "mean"]
+    text = (sets / "out/study.md").read_text(encoding="utf-8")
+    assert "clean: score by dataset on A, x, %" in text
+    assert "Score by dataset under unseen on B, y" in str(study_html(found, []))
+
+
+def test_a_report_names_the_file_and_the_commit_that_made_it(sets: Path) -> None:
+    said = "Made by small.yaml, commit abc123."
+    assert said in (sets / "out/study.md").read_text(encoding="utf-8")
+    assert said in str(study_html(study_results(sets / "runs/small", draws=10, seed=0, level=0.95), []))
+
+
+def test_deviations_over_instructions_are_those_of_samples_asked_under_all_of_them() -> None:
+    right = {"i": (1, 1, 0, 0), "j": (1, 1, 1, 0), "k": (0, 0, 0, 0)}
+    rows = [
+        Record(f"s{at}", "d", "generation", condition, one, "a", [["a"]], "a", bool(is_right))
+        for condition, instructions in (("clean", "ijk"), ("unseen", "i"))
+        for one in instructions
+        for at, is_right in enumerate(right[one])
+    ]
+    more = Record("s9", "d", "generation", "clean", "i", "a", [["a"]], "a", False)
+    assert _spreads([*rows, more]) == {"clean": pytest.approx(statistics.pstdev([50, 75, 0]))}
 
 
 def test_the_level_of_noise_begins_at_the_condition_without_it(site: Path) -> None:

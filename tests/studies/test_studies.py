@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from robustlm.assets import known_studies
 from robustlm.cli import entry, main
 from robustlm.cli.arguments import value_of
 from robustlm.evaluation.table import SCHEMA, write_table
 from robustlm.studies import stored
 from robustlm.studies.plan import runs_of
-from robustlm.studies.spec import read_study, study_file
+from robustlm.studies.spec import read_study
 from tests.studies import fake
 
 ARMS: dict[str, dict[str, object]] = {
@@ -112,24 +113,17 @@ def test_the_plan_of_a_study_that_has_begun_knows_the_cost(site: Path, capsys: p
     assert lines[-1] == "6 runs, 3 finished, 3 to do: about 7 min, 1 at a time"
 
 
-@pytest.mark.parametrize("name", known_studies())
-def test_packaged_studies_are_plans_of_commands_that_parse(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study = read_study(study_file(name))
-    runs = runs_of(study, tmp_path, seeds=study.seeds[:1])
-    different = {arm.fit[:6]: run for run in runs for arm in [run.arm] if arm.fit is not None}
-    for run in list(different.values())[:3]:
-        with pytest.raises(SystemExit) as end:
-            main([*run.fit_command(), "--print_config"])
-        assert not end.value.code, capsys.readouterr().err
-        printed = yaml.safe_load(capsys.readouterr().out)
-        assert printed["seed_everything"] == printed["data"]["init_args"]["seed"] == study.seeds[0]
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"data": {"a": {"after": "b"}}}, "data: a: after: found 'b'; expected another data set of this study"),
+        ({"data": {"a": {"after": "a"}}}, "data: a: after: found 'a'; expected another data set"),
+        ({"models": {"a": {"set": {"x": 1}}}}, "models: a: set: found 'x': 1; expected names in capitals"),
+        ({"models": {}}, "models: found none; expected a name and options for each"),
+        ({"models": {"a": {"after": "b"}}}, "models: a: found the key 'after'; expected some of both, fit, test"),
+        ({"models": {"a": ""}, "data": {"b": "", "b,": ""}}, "models and data: two names would share a folder"),
+        ({"like": 3}, "like: found 3; expected the name or the file of another study"),
+        ({"scales": {"mini": {"like": "x"}}}, "scales: mini: found the key 'like', which only a whole file may have"),
         ({"armz": {}}, "the file: found the key 'armz'; expected some of about, both"),
         ({"arms": {}}, "arms: found none"),
         ({"arms": {"a": {"fitt": "-c x"}}}, "arms: a: found the key 'fitt'; expected some of like, fit"),
@@ -193,6 +187,84 @@ def test_arms_take_over_options_and_sweeps_make_arms(site: Path) -> None:
     assert runs[0].test[-2:] == ("--data.test", "a")
 
 
+def test_a_scale_and_a_study_that_it_is_like_add_to_a_file(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scales: dict[str, Any] = {
+        "mini": {"both": "--data.max_length 9", "arms": {"plain": {"fit": "--trainer.max_steps 5"}}, "seeds": [7]},
+        "paper": {"fit": {"trainer.max_epochs": 3}, "models": {"A": "--model.backbone a", "B": {"fit": "--x 1"}}},
+    }
+    write({**STUDY, "data": {"d": "--data.test d", "e": None}, "scales": scales}, "first.yaml")
+    more = {"like": "first", "about": "More.", "both": "--data.instructions concise"}
+    more["scales"] = {"mini": {"arms": {"plain": {"test": "--y 2"}}}}  # type: ignore[assignment]
+    more["arms"] = {"third": {"like": "plain", "fit": ["--a 1", {"b": 2}]}}  # type: ignore[assignment]
+    write(more)
+    study = read_study(Path("small.yaml"), "mini")
+    assert (study.name, study.about, study.seeds) == ("small-mini", "More.", (7,))
+    assert study.fit == ("-c", "quickstart", "--data.instructions", "concise", "--data.max_length", "9")
+    plain = ("--model", "InstructionTuning", "--trainer.max_steps", "5")
+    assert study.arm("plain").fit == plain
+    assert study.arm("plain").test == ("--y", "2")
+    assert study.arm("third").fit == (*plain, "--a", "1", "--b", "2")
+    assert [rows.name for rows in study.data] == ["d", "e"]
+    scales["paper"]["models"]["A"] = {"both": "--model.backbone a", "set": {"WHERE": "there"}}
+    write({**STUDY, "data": {"d": "--data.test $WHERE/d", "e": None}, "scales": scales}, "first.yaml")
+    paper = read_study(Path("small.yaml"), "paper")
+    assert [(rows.name, rows.model, rows.data) for rows in paper.data] == [
+        (f"{model}, {data}", model, data) for model in "AB" for data in "de"
+    ]
+    assert runs_of(paper, Path("r"))[1].test[-4:] == ("--model.backbone", "a", "--data.test", "there/d")
+    assert paper.data[3].test == ()
+    assert paper.fit[-2:] == ("--trainer.max_epochs", "3")
+
+    for args, said in (
+        ((), "scale: found none; expected --scale with one of mini, paper"),
+        (("--scale=midi",), "scale: found 'midi'; expected --scale with one of mini, paper"),
+    ):
+        assert said in refused(capsys, "study", "small.yaml", *args)
+    write(STUDY)
+    assert "expected no --scale: this study has no scales" in refused(capsys, "study", "small.yaml", "--scale=mini")
+    main(["study", "first.yaml", "--scale=mini"])
+    assert Path("runs/first-mini/d/plain/seed-7").is_dir()
+
+
+def test_a_study_that_begins_with_itself_is_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write({"like": "other"})
+    write({"like": "small"}, "other.yaml")
+    assert "study: other.yaml: like: found 'small', which begins with this study" in refused(
+        capsys, "study", "small.yaml"
+    )
+
+
+def test_variables_are_filled_in_and_those_that_are_missing_are_named(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ROBUSTLM_BASE", raising=False)
+    monkeypatch.setenv("ROBUSTLM_DATA", "sets")
+    both = [
+        "-c quickstart --model.backbone $ROBUSTLM_BASE",
+        {"data.test": [{"path": "$ROBUSTLM_DATA/sst2", "limit": 3}]},
+    ]
+    write({**STUDY, "both": both})
+    error = refused(capsys, "study", "small.yaml")
+    assert "study: small.yaml: ROBUSTLM_BASE is not set; expected the folder or hub name of a small base model" in error
+    assert "(export ROBUSTLM_BASE=…). docs/studies.md says how to get" in error
+    assert not Path("runs").exists()
+    main(["study", "small.yaml", "--dry_run"])
+    out = capsys.readouterr().out
+    assert "ROBUSTLM_BASE is not set" in out.splitlines()[-1]
+    assert "--data.test '[{limit: 3, path: sets/sst2}]'" in out
+    monkeypatch.setenv("ROBUSTLM_BASE", "a folder")
+    study = read_study(Path("small.yaml"))
+    assert study.fit[:4] == ("-c", "quickstart", "--model.backbone", "a folder")
+    assert study.unset == ()
+
+
+@pytest.mark.parametrize("typed", [["--seeds", "0", "1"], ["--seeds", "0,1"], ["--seeds=0, 1"], ["--seeds=[0, 1]"]])
+def test_seeds_are_given_as_people_write_them(typed: list[str], site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["study", *typed, "--arms", "plain", "small.yaml", "--dry_run"])
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("#")]
+    assert shown == [f"# plain, seed {seed}: to do, cost not known" for seed in (0, 1)]
+
+
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +296,28 @@ def test_the_results_are_one_table_and_a_second_call_runs_nothing(
     main(["study", "small.yaml"])
     assert len(Ran.commands) == before
     assert pq.read_table("runs/small/results.parquet").equals(table)
+
+
+def test_messages_of_a_library_go_to_the_log_of_the_run_that_they_are_about(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that a command imports keeps the stream of that time for all of its messages."""
+    logger = logging.getLogger("tests.kept")
+    monkeypatch.setattr(logger, "handlers", [])
+
+    def logs(command: Sequence[str]) -> None:
+        if not logger.handlers:
+            logger.addHandler(logging.StreamHandler())
+        logger.warning("a message of %s", command[0])
+        fake.main(command)
+
+    monkeypatch.setattr(entry, "main", logs)
+    main(["study", "small.yaml", "--arms", "plain", "--seeds", "0,1"])
+    for seed in (0, 1):
+        text = Path(f"runs/small/plain/seed-{seed}/output.log").read_text(encoding="utf-8")
+        assert [line for line in text.splitlines() if "message" in line] == ["a message of fit", "a message of test"]
+        assert "Logging error" not in text
+    assert "message" not in capsys.readouterr().err
 
 
 def test_a_run_that_fails_stops_no_other_and_is_named_at_the_end(
@@ -258,6 +352,36 @@ def test_a_signal_ends_the_study_and_the_same_command_goes_on(
     main(["study", "small.yaml"])
     assert len(Ran.commands) == 5 * 2 - 2 + 2 + 1  # all but the test of the untuned model with the first seed
     assert capsys.readouterr().err.splitlines()[-1] == "6 of 6 runs finished"
+
+
+def test_a_data_set_may_come_after_another_one(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"few": {"fit": "--data.train few", "after": "many"}, "many": {"fit": "--data.train many"}}
+    write({**STUDY, "data": data, "seeds": [0]})
+    main(["study", "small.yaml"])
+    assert "6 of 6 runs finished" in capsys.readouterr().err
+    fits = {(value_of(one, "--trainer.default_root_dir"), value_of(one, "--data.train")): one for one in Ran.commands}
+    first = fits["runs/small/few/plain", "few"]
+    assert value_of(first, "--model.backbone") == "runs/small/many/plain/seed-0/fit/adapter"
+    assert value_of(fits["runs/small/many/plain", "many"], "--model.backbone") is None
+    for test in (one for one in Ran.commands if one[0] == "test"):  # its weights are loaded into the same model
+        begun = "few" in str(value_of(test, "--trainer.default_root_dir")) and "untuned" not in str(test)
+        assert (value_of(test, "--model.backbone") is not None) == begun
+    steps = stored.read_json(Path("runs/small/few/long-noisy/seed-0/equal.json"))
+    assert steps is not None
+    assert steps["steps"] == 4
+    write({**STUDY, "data": {**data, "many": {"fit": "--data.train more"}}, "seeds": [0]})
+    assert "few, plain, seed 0: after: stored: runs/small/many/plain/seed-0 -c quickstart" in refused(
+        capsys, "study", "small.yaml"
+    )
+
+
+def test_runs_after_one_that_fails_are_not_begun(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"few": {"after": "many"}, "many": {"fit": "--fails"}}
+    arms = {"plain": ARMS["plain"], "long, noisy": ARMS["long, noisy"]}
+    write({**STUDY, "data": data, "seeds": [0], "arms": arms})
+    error = refused(capsys, "study", "small.yaml", status=1)
+    assert "few, plain, seed 0: not begun: 'plain' on 'many' was not tuned" in error
+    assert "0 of 4 runs finished, 4 failed" in error
 
 
 def test_an_answer_that_is_missing_is_asked_again(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
