@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from robustlm import datamodules
 from robustlm.cli import main, run
-from robustlm.datamodules import InstructionDataModule
+from robustlm.datamodules import InstructionDataModule, TextDataModule
 from robustlm.evaluation.table import read_table
 
 OTHER = {
@@ -26,7 +26,7 @@ OTHER = {
     },
     "batches": {
         *("batch_size", "batch_tokens", "eval_batch_size", "group_by_length", "replays", "num_workers", "shuffle"),
-        *("cache_dir", "cache_above", "stream"),
+        *("cache_dir", "cache_above", "stream", "replay"),
     },
 }
 """Arguments of datamodules that decide no prompt's text, or decide it anew in each test."""
@@ -59,7 +59,8 @@ def fit(*more: str) -> None:
 
 def test_every_argument_of_data_is_classified() -> None:
     kinds = [vars(datamodules)[name] for name in datamodules.__all__]
-    for kind in (one for one in kinds if issubclass(one, InstructionDataModule)):
+    assert TextDataModule.prompt_settings == ()  # running text has no prompts
+    for kind in (one for one in kinds if issubclass(one, InstructionDataModule) and one is not TextDataModule):
         named = {
             name
             for base in kind.__mro__
