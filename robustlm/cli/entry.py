@@ -137,6 +137,16 @@ def _end(error: Exception) -> NoReturn:
     raise SystemExit(2) from error
 
 
+def _listed(configs: list[str]) -> str:
+    """Names of configs, those of a folder together: `anit, presets/{coipo, sam}`."""
+    folders: dict[str, list[str]] = {}
+    for name in configs:
+        folder, _, own = name.rpartition("/")
+        folders.setdefault(folder, []).append(own)
+    own = folders.pop("", [])
+    return ", ".join([*own, *(f"{folder}/{{{', '.join(names)}}}" for folder, names in folders.items())])
+
+
 def _overview() -> str:
     """The text of `robustlm --help`."""
     from robustlm.assets import known_configs
@@ -149,6 +159,6 @@ def _overview() -> str:
         [
             *lines,
             "",
-            f"Each has its own --help. Start from a packaged config with `-c NAME`: {', '.join(known_configs())}.",
+            f"Each has its own --help. Start from a packaged config with `-c NAME`: {_listed(known_configs())}.",
         ]
     )

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
 from robustlm.assets import known_configs
 from robustlm.cli import main
 from robustlm.cli.commands import COMMANDS
-from robustlm.datamodules import InstructionDataModule
+from robustlm.datamodules import InstructionDataModule, TextDataModule
 from robustlm.modules import InstructionTuning
 from robustlm.rows.writers import RowWriter
 from robustlm.tools.scratch import build
@@ -1425,8 +1425,9 @@ def test_a_printed_config_is_a_config(model: type, data: type, site: Site, capsy
         return f"{cls.__module__}.{cls.__qualname__}"
 
     args = ["fit", "--model", path(model), "--model.backbone", "x", "--data", path(data)]
-    rows = '[{"path": "a.jsonl", "limit": 3}, "b.jsonl"]'
-    first = printed_config([*args, "--data.train", rows, "--data.template", "Do: {instruction}"], capsys)
+    rows = ["--data.train", '[{"path": "a.jsonl", "limit": 3}, "b.jsonl"]', "--data.template", "Do: {instruction}"]
+    text = ["--data.train", '["a.txt", "b.txt.gz"]']  # without prompts
+    first = printed_config([*args, *(text if data is TextDataModule else rows)], capsys)
     site.config(first)
     assert printed_config(["fit", "-c", "run.yaml"], capsys) == first
 

@@ -14,7 +14,7 @@ from robustlm.cli import main
 from robustlm.cli.commands import COMMANDS, Command
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("command_line", "data", "evaluation", "runs", "studies", "performance", "methods", "results", "safety")
+PAGES = ("base", "command_line", "data", "evaluation", "runs", "studies", "performance", "methods", "results", "safety")
 """README and extending.md are run from top to bottom by tests of their own."""
 LINES = [
     (page, line)
@@ -23,8 +23,9 @@ LINES = [
     for line in body.replace("\\\n", " ").splitlines()
     if line.strip() and not line.startswith("#")
 ]
-OTHERS = {"lm-eval": "run", "mkdir": "-p", "pip": "download", "export": "OPENAI_API_KEY=sk-mine"}
-"""Programs of others that the guides name, with the word after them."""
+OTHERS = {"lm-eval": "run", "mkdir": "-p", "pip": "download", "export": r"(OPENAI_API_KEY|ROBUSTLM_\w+)=.+"}
+"""Programs of others that the guides name, with a pattern of the word after them."""
+TARGETS = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
 
 
 @pytest.mark.parametrize(("page", "line"), LINES)
@@ -37,8 +38,11 @@ def test_a_command_is_one(
         assert arguments[0] == "-m"
         assert (ROOT / (arguments[1].replace(".", "/") + ".py")).is_file()
         return
+    if program == "make":
+        assert arguments[0] in TARGETS
+        return
     if program != "robustlm":
-        assert OTHERS[program] == arguments[0]
+        assert re.fullmatch(OTHERS[program], arguments[0])
         return
     name = arguments[0]
     if ">" in arguments:  # of the shell
