@@ -28,10 +28,10 @@ def shape_of(
         if own and not any(shape.recognises(data) for shape in shapes.values()):
             found = f"found keys {shortened(', '.join(map(str, data)), 300)}"
             expected = "; or ".join(f"{name} ({shapes[name].keys})" for name in own)
-            text = " Running text, a row with `text` alone, is for TextDataModule and data.replay"
+            text = ". Running text, a row with `text` alone, is for TextDataModule and data.replay"
             raise ValueError(
                 f"no answer: {found}; expected those of {expected}. Only `robustlm predict` takes rows without "
-                f"answers.{text if set(data) <= {'id', 'text'} else ''}"
+                f"answers{text if set(data) <= {'id', 'text'} else ''}"
             )
         return _recognised(data, shapes, task), None
     shape = _recognised(data, {name: shapes[name] for name in own}, task, among=own)
