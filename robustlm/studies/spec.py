@@ -272,7 +272,7 @@ def _compute(where: str, value: object) -> Compute | None:
     if value is None:
         return None
     given = _mapping(where, value, _COMPUTE)
-    by, trial = given.get("by", "passes"), given.get("trial", 10)
+    by, trial = given.get("by", "passes"), given.get("trial", 50)
     if by not in get_args(By):
         raise ValueError(f"{where}: by: found {by!r}; expected passes or time")
     if not isinstance(trial, int) or isinstance(trial, bool) or trial < 2:
