@@ -271,7 +271,7 @@ class Extended(ANIT):
 
 def test_one_more_loss(llama: str, train_file: str, tmp_path: Path) -> None:
     module = Extended(llama, tuning=LoRA(r=2), penalty=0.25, adversary=FGM(), adversarial_weight=2.0)
-    assert module.weights == {"adversarial": 2.0, "norm": 0.25}
+    assert module.weights == {"replay": 1.0, "adversarial": 2.0, "norm": 0.25}
     record = Record()
     data = NoisyInstructionDataModule(train=train_file, batch_size=6)
     trainer(tmp_path, callbacks=[record], limit_train_batches=2, log_every_n_steps=1).fit(module, data)

@@ -12,6 +12,7 @@ from robustlm.cli import main, run
 from robustlm.datamodules import InstructionDataModule
 from robustlm.evaluation.record import Record, plain_record
 from robustlm.evaluation.table import read_table
+from robustlm.models import scoring as option_scoring
 from robustlm.models.caches import Reader
 from robustlm.modules import InstructionTuning
 from tests.modules.test_equivalence import flags
@@ -90,8 +91,9 @@ def alike(table: list[Record], wanted: list[Record]) -> None:
             assert getattr(a, name) == (pytest.approx(value, rel=1e-5) if name == "option_scores" and value else value)
 
 
-def test_passes_are_bounded(llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty-six options a row are not twenty-six times the memory."""
+@pytest.mark.parametrize("together", [True, False])
+def test_passes_are_bounded(together: bool, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty-six options are not twenty-six times the memory, in the row of their prompt or in rows of their own."""
     letters = [f"option {chr(97 + i)}" for i in range(26)]
     row = {"question": "Which?", "choices": letters, "answer": letters[3]}
     file = write_rows(tmp_path / "rows.jsonl", [row] * 5)
@@ -110,9 +112,13 @@ def test_passes_are_bounded(llama: str, tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Reader, "at", watched)
     monkeypatch.setattr(Reader, "__call__", read)
+    monkeypatch.setattr(option_scoring, "keeps_apart", lambda loaded: together)
     data = InstructionDataModule(test=file, eval_batch_size=3, scoring="options")
     trainer(tmp_path).test(module, data, verbose=False)
     assert max(every) == 3
+    if together:
+        assert (every, prompts) == ([3, 1], [])  # each prompt runs once, with all options; the last two are equal
+        return
     assert sum(every) - sum(prompts) == 5 * 26  # every option is continued once
     # each pass runs the prompts of its options once: 9 passes a row of 26 options, but for those two rows share
     assert sum(prompts) < 2 * 5 * 26 / 3

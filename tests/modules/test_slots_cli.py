@@ -113,7 +113,7 @@ def test_a_run_from_the_command_line(name: str, llama: str, phrased_file: str, t
     else:
         assert (module.contrast, module.alignment) == (Contrast(), Alignment(weight=0.3))
         assert module.chunk_rows == 5
-        assert module.weights == {"answer": 0.7, "adversarial": 0.7, "alignment": 0.3}
+        assert module.weights == {"answer": 0.7, "adversarial": 0.7, "replay": 0.7, "alignment": 0.3}
     assert list((tmp_path / "whole").rglob("adapter_model.safetensors"))
 
 

@@ -29,7 +29,6 @@ QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--
          "--trainer.logger=false")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
 def test_the_folder_of_a_study_stands_for_its_arms(
     tested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,6 +47,7 @@ def test_the_folder_of_a_study_stands_for_its_arms(
     assert "seed 4" not in said
 
 
+@pytest.fixture(scope="module")
 def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped model, tested on the built-in corpus."""
     folder = tmp_path_factory.mktemp("tested")

@@ -226,8 +226,8 @@ def test_hub_names_go_to_the_datasets_library(monkeypatch: pytest.MonkeyPatch) -
     rows = {"text": ["a", "b"], "label": [1, -1], "tags": [[0, 1], []]}
     calls = []
 
-    def load_dataset(name: str, config: str | None, split: str | None) -> Any:
-        calls.append((name, config, split))
+    def load_dataset(name: str, config: str | None, split: str | None, streaming: bool) -> Any:
+        calls.append((name, config, split, streaming))
         dataset = datasets.Dataset.from_dict(rows, features=features)
         return dataset if split else datasets.DatasetDict({"train": dataset})
 
@@ -238,7 +238,7 @@ def test_hub_names_go_to_the_datasets_library(monkeypatch: pytest.MonkeyPatch) -
     ]
     assert [row.data for row in iter_rows("owner/name:sub", "test")] == expected
     assert next(iter_rows("name")).where == "name/train:1"
-    assert calls == [("owner/name", "sub", "test"), ("name", None, None)]
+    assert calls == [("owner/name", "sub", "test", False), ("name", None, None, False)]
 
 
 def test_a_name_that_is_no_dataset_is_a_source_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_plain_values_stay() -> None:
 
 
 def test_dataclasses_as_yaml_would_name_them() -> None:
-    assert to_plain(Schedule(warmup=3.0)) == {"warmup": 3.0, "decay": "cosine", "final": 0.0}
+    assert to_plain(Schedule(warmup=3.0)) == {"warmup": 3.0, "decay": "cosine", "final": 0.0, "decay_share": 1.0}
     assert to_plain(Loading())["dtype"] == "float32"
     assert to_plain(LoRA(r=2)) == {
         "class_path": "robustlm.models.tuning.LoRA",
