@@ -5,6 +5,9 @@ same transformers model for one prompt at a time; checks that generated answers 
 gain is batching by itself (`generate` of whole batches). The ways take turns, so that other work on the machine slows
 them alike. Figures are medians over rounds of the process's CPU time, which other work changes less than clock time.
 
+`--options` also chooses among the rows' options: as an evaluation does it, and with every option in a row of its
+own behind a copy of its prompt's cache, and says how far apart the log-likelihoods are.
+
 `--unlike N` asks N prompts that share nothing, of 20 to 200 random tokens, in random order. Answers of transformers and
 of this project come from the same batches.
 """
@@ -73,6 +76,28 @@ def options(backbone: Backbone, batches: Batches, size: int) -> list[str]:
     return found
 
 
+def apart(backbone: Backbone, batches: Batches, size: int) -> list[str]:
+    """As `options`, with each option in a row of its own."""
+    check = backbone.parts.segments
+    known, check.kept_apart = check.kept_apart, False
+    try:
+        return options(backbone, batches, size)
+    finally:
+        check.kept_apart = known
+
+
+def distance(backbone: Backbone, batches: Batches, size: int) -> float:
+    """Largest difference of an option's log-likelihood between both ways, in nats."""
+    check = backbone.parts.segments
+    found = []
+    for kept in (None, False):
+        check.kept_apart = kept
+        views = [batch for batch in batches if batch.options is not None]
+        found.append(torch.cat([backbone.option_scores(b.options, b.option_rows, size).log_likelihood for b in views]))
+    check.kept_apart = None
+    return float((found[0] - found[1]).abs().max())
+
+
 def unlike(backbone: Backbone, count: int, size: int) -> Batches:
     """Batches of prompts of random tokens, 20 to 200 of them."""
     draw, pad = random.Random(0), backbone.tokenizer.pad_token_id
@@ -132,6 +157,7 @@ def main() -> None:
     if args.options:
         chosen = asked(backbone, args, "options")
         ways["options, robustlm"] = lambda: options(backbone, chosen, args.batch)
+        ways["options in rows of their own"] = lambda: apart(backbone, chosen, args.batch)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[str]] = {}
     with torch.inference_mode():
@@ -149,6 +175,10 @@ def main() -> None:
     for name in (second, *others[:1]):
         same = sum(a == b for a, b in zip(answers[first], answers[name], strict=True))
         print(f"{name}: {same} of {len(answers[first])} answers are those of one prompt at a time")
+    if args.options:
+        with torch.inference_mode():
+            nats = distance(backbone, chosen, args.batch)
+        print(f"options: log-likelihoods differ by at most {nats:.2g} nats between both ways")
 
 
 if __name__ == "__main__":
