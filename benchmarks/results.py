@@ -87,8 +87,9 @@ def plan(studies: Sequence[Planned]) -> str:
         lines.append(f"{one.name}: {len(one.runs)} runs, {left} to do: {time}")
     known = [seconds for one in studies if (seconds := one.seconds) is not None]
     unknown = sum(one.seconds is None for one in studies)
-    beside = f", and {unknown} studies whose time is not known yet" if unknown else ""
-    lines.append(f"all: {sum(len(one.left) for one in studies)} runs to do, about {said(sum(known))}{beside}")
+    times = [f"about {said(sum(known))}"] if known else []
+    times += [f"{unknown} studies whose time is not known yet"] if unknown else []
+    lines.append(f"all: {sum(len(one.left) for one in studies)} runs to do, {', and '.join(times)}")
     return "\n".join(lines)
 
 

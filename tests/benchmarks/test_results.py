@@ -47,7 +47,7 @@ def test_the_time_is_said_first_and_nothing_is_done_twice(
     assert first.splitlines() == [
         "one: 3 runs, 3 to do: not known before its first run",
         "quickstart: 6 runs, 6 to do: not known before its first run",
-        "all: 9 runs to do, about 0 s, and 2 studies whose time is not known yet",
+        "all: 9 runs to do, 2 studies whose time is not known yet",
     ]
     assert second.splitlines()[-1].startswith("all: 7 runs to do, about 7 min")
     assert [command[:2] for command in site] == [
