@@ -470,7 +470,7 @@ def test_a_folder_that_nothing_explains_is_refused(site: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("by", ["passes", "time"])
 def test_an_arm_gets_the_steps_that_cost_as_much(by: str, site: Path) -> None:
-    long = ARMS["long, noisy"] | {"compute": {"equal_to": "plain", "by": by}}
+    long = ARMS["long, noisy"] | {"compute": {"equal_to": "plain", "by": by, "trial": 10}}
     write({**STUDY, "arms": {**ARMS, "long, noisy": long}, "seeds": [0]})
     main(["study", "small.yaml"])
     fits = [command for command in Ran.commands if command[0] == "fit"]
