@@ -143,8 +143,8 @@ def _listed(configs: list[str]) -> str:
     for name in configs:
         folder, _, own = name.rpartition("/")
         folders.setdefault(folder, []).append(own)
-    own = folders.pop("", [])
-    return ", ".join([*own, *(f"{folder}/{{{', '.join(names)}}}" for folder, names in folders.items())])
+    alone = folders.pop("", [])
+    return ", ".join([*alone, *(f"{folder}/{{{', '.join(names)}}}" for folder, names in folders.items())])
 
 
 def _overview() -> str:
