@@ -25,11 +25,12 @@ from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest
 from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Preparation, Scoring, Tokenised, check_askable, under_each
 from robustlm.datamodules.replay import Replay, ReplayedText
-from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
+from robustlm.datamodules.sampling import BatchKey, EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
 from robustlm.datamodules.streaming import StreamedWindows, StreamLoader, StreamSettings, check_trainer
 from robustlm.datamodules.text_files import TextFiles
 from robustlm.datamodules.token_batches import TokenBatches
 from robustlm.datamodules.turns import with_noisy_turns
+from robustlm.datamodules.unlabelled import Unlabelled, divided, hidden, tokenised
 from robustlm.evaluation.record import Key
 from robustlm.evaluation.session import EvaluationSession
 from robustlm.instructions.banks import NO_FORMAT, Version
@@ -123,6 +124,8 @@ class InstructionDataModule(LightningDataModule):
             rows are read before training.
         replay: Running text that is trained beside the rows, so that a model keeps what it learnt from text: a path, or
             a path with the share of such rows; null: none. `model.replay_weight` weighs its loss.
+        unlabelled: Take training rows without an answer, for `model.agreement`, which answers them by a vote over
+            phrasings; null: such rows are refused.
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -145,6 +148,8 @@ class InstructionDataModule(LightningDataModule):
     prompt_files: ClassVar[tuple[str, ...]] = ("bank",)
     """Those of `prompt_settings` that may name a file. A file that a checkpoint names is used only if the user names it
     too. Null is not stored, since it leaves the choice to the rows."""
+    takes_unlabelled: ClassVar[bool] = False
+    """Whether training rows may lack an answer: the datamodule asks them under variants."""
     asks_all: ClassVar[bool] = False
     """Whether all samples of a dataset are asked with the same instructions, which attacks and paraphrases need."""
 
@@ -189,6 +194,7 @@ class InstructionDataModule(LightningDataModule):
         cache_above: float = 10.0,
         replay: str | Replay | None = None,
         stream: int | None = None,
+        unlabelled: Unlabelled | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -222,6 +228,17 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(
                 "data.replay: found running text with data.stream, whose windows are made without it; expected null, "
                 "or data.stream null, which keeps large files in data.cache_dir"
+            )
+        if unlabelled is not None and stream is not None:
+            raise ValueError(
+                "data.unlabelled: found it with data.stream, whose rows must bring answers; expected one of them to be "
+                "null"
+            )
+        if unlabelled is not None and not self.takes_unlabelled:
+            raise ValueError(
+                f"data.unlabelled: found it with {type(self).__name__}, "
+                + ("which groups rows by their answers" if "variant" in self.views else "which makes no variants")
+                + "; expected NoisyInstructionDataModule or ParaphraseDataModule, or null"
             )
         if system is not None and not (isinstance(system, str) and system.strip()):
             raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
@@ -298,6 +315,8 @@ class InstructionDataModule(LightningDataModule):
         self.seed = seed
         self.replay = Replay(replay) if isinstance(replay, str) else replay
         self._text: TextFiles | None = None
+        self.unlabelled = unlabelled
+        self._held_out: EncodedSamples | None = None
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
         self.scoring: Scoring = scoring
@@ -451,6 +470,11 @@ class InstructionDataModule(LightningDataModule):
         self.phraser.say_divisions(samples, role)
         asked = [self.phraser.asked(sample, role) for sample in self.selected(samples, role)]
         self.notes += self.preparation.hidden(asked, role)
+        if role == "train" and self.unlabelled is not None:
+            asked, truths = hidden(asked, self.unlabelled.hide, self.seed)
+            rows = tokenised(asked, truths, self.preparation)
+            rows, self._held_out = divided(rows, self.unlabelled.held_out, self.seed)
+            return rows
         rows = self.preparation.tokenised(asked, role)
         return self.preparation.with_options(rows, role) if role == "validation" else rows
 
@@ -464,7 +488,7 @@ class InstructionDataModule(LightningDataModule):
             known=self.known_labels,
             seed=self.seed,
             say=self.notes.append,
-            answered=self._answered or role != "test",
+            answered=self.unlabelled is None if role == "train" else self._answered or role != "test",
             every=self._every,
         )
         found = self._with_turns(samples, role)
@@ -502,6 +526,8 @@ class InstructionDataModule(LightningDataModule):
         if size <= self.cache_above * 1e6:
             return False
         why = self._takes_all()
+        if role == "train" and self.unlabelled is not None:
+            why = "data.unlabelled also tokenises the options of rows without an answer"
         if role == "train" and self.noisy_turns == "all":
             why = "data.noisy_turns: all varies the turns of all chats at once"
         if role == "validation" and self.scoring != "generation":
@@ -727,6 +753,19 @@ class InstructionDataModule(LightningDataModule):
         for line in dataset.facts(sampler.epoch):
             log.info("data.train: %s", line)
         return loader
+
+    def held_out_batches(self) -> list[InstructionBatch]:
+        """This rank's rows without an answer that are kept from training, with their variants of epoch 0."""
+        rows = self._held_out
+        if rows is None or not len(rows):
+            return []
+        dataset, trainer = self.train_dataset(rows), self.trainer
+        dataset.prepare(0)
+        own = range(trainer.global_rank if trainer else 0, len(rows), trainer.world_size if trainer else 1)
+        return [
+            dataset[BatchKey(0, tuple(own[start : start + self.batch_size]))]
+            for start in range(0, len(own), self.batch_size)
+        ]
 
     def _resumed(self, loader: ResumableLoader) -> ResumableLoader:
         """The loader at the position of the checkpoint that training goes on from, if there is one."""

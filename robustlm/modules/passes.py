@@ -177,15 +177,32 @@ class Passes:
         tokens = self.batch.step_tokens * rows / len(raw)
         return torch.full((), tokens, device=raw.labels.device, dtype=torch.float32)
 
-    def row_losses(self, name: ViewName) -> Tensor:
-        """Answer cross-entropy `[R]` of a view, summed over each row's answer tokens; computed once."""
+    def row_losses(self, name: ViewName, *, weighed: bool = True) -> Tensor:
+        """Answer cross-entropy `[R]` of a view, summed over each row's tokens and weighed; computed once.
+
+        Args:
+            name: Name of the view.
+            weighed: Whether each row's loss is multiplied by its weight (`InstructionBatch.weights`).
+        """
+        if not weighed and self.batch.weights is not None:
+            return self._summed(self.answers(name), len(self.view(name)))
         if name not in self._row_losses:
-            self._row_losses[name] = self._summed(self.answers(name), len(self.view(name)))
+            self._row_losses[name] = self._weighed(name, self._summed(self.answers(name), len(self.view(name))))
         return self._row_losses[name]
 
     def _summed(self, answers: AnswerOutput, rows: int) -> Tensor:
         """Answer cross-entropy `[R]`, summed over each row's answer tokens."""
         return row_sums(self.by_token(token_cross_entropy, answers, beside=[answers.targets]), answers.rows, rows)
+
+    def answer_loss(self, name: ViewName, answers: AnswerOutput) -> Tensor:
+        """The weighed and summed answer cross-entropy of another pass over a view, a scalar."""
+        return self._weighed(name, self._summed(answers, len(self.view(name)))).sum()
+
+    def _weighed(self, name: ViewName, losses: Tensor) -> Tensor:
+        """Row losses `[R]` of a view times the rows' weights; only the batch's own rows and their variants have any."""
+        if self.batch.weights is None or name not in ("raw", "variant"):
+            return losses
+        return losses * self.batch.weights.to(losses.dtype).repeat_interleave(len(losses) // len(self.batch.raw))
 
     def by_token(self, loss: Callable[..., Tensor], *answers: AnswerOutput, beside: Sequence[Tensor] = ()) -> Tensor:
         """A loss `[n]` of each answer token, without more than a chunk of the n × V logits at a time.
@@ -353,7 +370,7 @@ class Passes:
             self._embeds[name] = own if own.requires_grad else own.requires_grad_()
 
         def loss(embeds: Tensor) -> Tensor:
-            return self._summed(self.run(view, embeds), rows)
+            return self._weighed(name, self._summed(self.run(view, embeds), rows))
 
         return Problem(
             embeds=own,
