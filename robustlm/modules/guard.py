@@ -154,6 +154,8 @@ class Watch:
         self.guard = guard
         self.start: HeldOut | None = None
         self.now: HeldOut | None = None
+        self.looked: int | None = None
+        """The step after which held-out rows were looked at last; null: not in this run."""
 
     def begin(self, found: HeldOut) -> None:
         """Take what was found before the first step, and say it."""
@@ -179,19 +181,19 @@ class Watch:
         Args:
             step: Its number.
             found: What was found.
-            kept: The checkpoint to go back to, as a clause.
+            kept: What became of the weights, as a sentence.
 
         Raises:
             ValueError: The consensus has collapsed.
         """
         assert self.start is not None
-        self.now = found
+        self.now, self.looked = found, step
         problem = self.guard.problem(self.start, found)
         if problem is not None:
             raise ValueError(
-                f"agreement: the consensus collapsed, and training stopped after optimiser step {step}: {problem}. The "
-                f"weights of this step are not kept; {kept}. Try a lower model.optimizer.lr or model.agreement.weight, "
-                "fewer steps, or labelled rows among the others"
+                f"agreement: the consensus collapsed, and training stopped after optimiser step {step}: {problem}. "
+                f"{kept}. Try a lower model.optimizer.lr or model.agreement.weight, fewer steps, or labelled rows "
+                "among the others"
             )
 
     def curves(self) -> dict[str, float]:

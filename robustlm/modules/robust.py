@@ -259,15 +259,24 @@ class RobustTuning(ANIT):
         if self._watch is not None and self._watch.is_due(step, self.trainer.estimated_stepping_batches):
             self._watch.check(step, self._look(), self._kept())
 
+    def on_train_end(self) -> None:
+        """Also look at held-out rows after a last step that was not known before (`trainer.max_time`)."""
+        super().on_train_end()
+        step = self.trainer.global_step
+        if self._watch is not None and step and self._watch.looked != step:
+            kept = "No adapter is exported; the last checkpoint may hold these weights"
+            self._watch.check(step, self._look(), kept)
+
     def _kept(self) -> str:
-        """The checkpoint to go back to, as a clause."""
+        """What becomes of the weights of a step that collapsed, as a sentence."""
         found = [
             path
             for one in self.trainer.checkpoint_callbacks
             for name in ("best_model_path", "last_model_path")
             if (path := getattr(one, name, ""))
         ]
-        return f"the best checkpoint before is {found[0]}" if found else "no checkpoint was written before"
+        before = f"the best checkpoint before is {found[0]}" if found else "no checkpoint was written before"
+        return f"The weights of this step are not kept; {before}"
 
     def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
         """As in `InstructionTuning`; also logs what the guard has seen last."""
