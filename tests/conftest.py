@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Any
 
-import docstring_parser
 import pytest
 import torch
 from transformers import (
@@ -19,11 +17,11 @@ from transformers import (
 )
 
 from robustlm.tools.tokenizer import train_tokenizer
+from tests import quick_parsing
 from tests.tiny import make_rows, write_rows
 
 torch.set_num_threads(1)
-# a parser reads the docstrings of the same classes for each of hundreds of commands
-docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
+quick_parsing.install()
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
