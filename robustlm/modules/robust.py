@@ -200,6 +200,8 @@ class RobustTuning(ANIT):
             batch, voted = self.agreement.apply(self.backbone, batch)
             self.log_dict({f"agreement/{name}": value for name, value in voted.items()}, batch_size=1)
         found = super().passes(batch)
+        if self.alignment is not None and self.answer_views == "both":
+            self.alignment.announce(found)
         if self.selection is None:
             return found
         others = filled(self.contrast, self.preference, self.alignment) or (self.rdrop and self.rdrop.view == "raw")
