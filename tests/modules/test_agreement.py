@@ -284,6 +284,14 @@ def test_lean_passes_are_the_same(settings: dict[str, Any], llama: str, open_fil
     alike(found, gradients(module_of(backbone, agreement=Agreement(guard=None), **plain), batch), 1e-6)
 
 
+def test_weights_count_where_both_losses_come_from_the_same_logits(llama: str, open_file: str) -> None:
+    backbone = load(llama, TUNINGS["lora"], shake=0.3).double()
+    batch = batch_of(backbone, open_file, variants=1)
+    slots = {"agreement": Agreement(guard=None), "alignment": Alignment(0.3)}
+    found = gradients(module_of(backbone, chunk_logits=300, **slots), batch)  # type: ignore[arg-type]
+    alike(found, gradients(module_of(backbone, chunk_logits=None, **slots), batch))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("tuning", ["lora", "prefix"])
 def test_without_padding_it_is_the_same(tuning: str, llama: str, open_file: str) -> None:
     free = load(llama, TUNINGS[tuning], shake=0.3, padding_free=tuning == "lora").double()
