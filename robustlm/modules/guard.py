@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor
 
@@ -47,6 +47,14 @@ class Verdict:
         decided = not majority or float(votes[chosen]) > 0.5
         share = (count * float(shares[chosen]) - 1) / (count - 1)
         return cls(chosen, max(share, 0.0) if decided else 0.0, decided, float(votes[chosen]))
+
+
+class Seen(TypedDict):
+    """A `HeldOut` as plain data."""
+
+    agreeing: float
+    shares: dict[str, dict[str, float]]
+    rows: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,7 @@ class HeldOut:
             found.append(sum(abs(own.get(name, 0.0) - before.get(name, 0.0)) for name in {*own, *before}) / 2)
         return max(found)
 
-    def plain(self) -> dict[str, object]:
+    def plain(self) -> Seen:
         """As plain data, for a checkpoint."""
         return {
             "agreeing": self.agreeing,
@@ -203,12 +211,12 @@ class Watch:
         largest = max(self.now.largest(dataset)[1] for dataset in self.now.shares)
         return {"held_out": self.now.agreeing, "largest_share": largest, "shift": self.now.shift(self.start)}
 
-    def progress(self) -> dict[str, object] | None:
+    def progress(self) -> dict[str, Seen] | None:
         """What was found, as plain data; null: nothing yet."""
         if self.start is None or self.now is None:
             return None
         return {"start": self.start.plain(), "now": self.now.plain()}
 
-    def resume(self, progress: dict[str, Any]) -> None:
+    def resume(self, progress: Mapping[str, Seen]) -> None:
         """Take back what `progress` gave."""
         self.start, self.now = HeldOut(**progress["start"]), HeldOut(**progress["now"])

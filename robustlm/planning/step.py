@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, MixedPrecision, Precision
@@ -207,7 +207,7 @@ def trace_step(
     tracer = Tracer(int(vocabulary))
     batch = _fake(shape.batch(), mode)
     if shape.open and isinstance(module, RobustTuning) and module.agreement is not None:
-        module.agreement = _CountedVotes(**vars(module.agreement), view=shape.voted()._map(_faked(mode)))
+        module.agreement = _CountedVotes(**vars(module.agreement), view=_fake(shape.voted(), mode))
     parameters = list(module.parameters())
     trained = [p for p in parameters if p.requires_grad]
     tracer.know((p for p in parameters if not p.requires_grad), "frozen weights")
@@ -360,16 +360,17 @@ class _CountedVotes(Agreement):
         return [Verdict(held, 1.0, decided=True, agreeing=1.0) for held in rows.held]
 
 
-def _faked(mode: FakeTensorMode) -> Callable[[Any], Any]:
+T = TypeVar("T", InstructionBatch, View)
+
+
+def _fake(batch: T, mode: FakeTensorMode) -> T:
     def one(value: Any) -> Any:
         return mode.from_tensor(value) if isinstance(value, Tensor) else value._map(one)
 
-    return one
-
-
-def _fake(batch: InstructionBatch, mode: FakeTensorMode) -> InstructionBatch:
-    found = batch._map(_faked(mode))
-    if found.seeds is not None:  # they stay on the CPU, so `_map` leaves them out
+    found = batch._map(one)
+    if (
+        isinstance(found, InstructionBatch) and found.seeds is not None
+    ):  # they stay on the CPU, so `_map` leaves them out
         found.seeds = mode.from_tensor(found.seeds)
     return found
 

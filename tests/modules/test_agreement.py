@@ -392,7 +392,7 @@ def test_the_guard_knows_a_collapse() -> None:
     few = held_out(["a"] * 3, 1.0)
     assert guard.problem(few, few) is None  # three rows say nothing of classes
     assert start.shift(held_out(["a"] * 8 + ["b"] * 2, 0.9)) == pytest.approx(0.3)
-    assert HeldOut(**start.plain()) == start  # type: ignore[arg-type]
+    assert HeldOut(**start.plain()) == start
 
 
 def arguments(folder: Path, llama: str, file: str, **more: Any) -> list[str]:
@@ -422,7 +422,7 @@ def test_a_collapse_stops_the_run_and_keeps_what_was_before(
     file = write_rows(tmp_path / "rows.jsonl", rows)
     with pytest.raises(SystemExit) as stopped:
         main(arguments(tmp_path / "run", llama, file, **{"model.optimizer.lr": 0.05}))
-    assert stopped.value.code not in (0, None)
+    assert stopped.value.code == 2
     shown = capsys.readouterr().err
     assert "agreement: the consensus collapsed, and training stopped after optimiser step" in shown, shown
     assert "of the 8 held-out rows of mood are answered 'label: bad' (at the start" in shown
