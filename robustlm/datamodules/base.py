@@ -422,7 +422,7 @@ class InstructionDataModule(Reading):
 
     def held_out_batches(self) -> list[InstructionBatch]:
         """This rank's rows without an answer that are kept from training, with their variants of epoch 0."""
-        rows = self.held_out
+        rows = self.watched
         if rows is None or not len(rows):
             return []
         dataset, trainer = self.train_dataset(rows), self.trainer

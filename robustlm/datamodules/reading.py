@@ -66,7 +66,7 @@ class Reading(LightningDataModule):
         """The test rows under each condition."""
         self.notes: list[str] = []
         """Lines about the rows that were read; `setup` logs them, `check` prints them."""
-        self.held_out: EncodedSamples | None = None
+        self.watched: EncodedSamples | None = None
         """Training rows without an answer that are never trained on (`data.unlabelled.held_out`)."""
         self.samples_rows = False
         """Whether `read` reads a part of the rows of large sources, which `check` looks at."""
@@ -153,7 +153,7 @@ class Reading(LightningDataModule):
         self.notes += self.preparation.hidden(asked, role)
         if role == "train" and self.unlabelled is not None:
             asked, truths = hidden(asked, self.unlabelled.hide, self.seed)
-            rows, self.held_out = divided(
+            rows, self.watched = divided(
                 tokenised(asked, truths, self.preparation), self.unlabelled.held_out, self.seed
             )
             return rows

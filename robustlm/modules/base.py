@@ -412,6 +412,10 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         """Run Lightning's step, then clear `updating`."""
         super().optimizer_step(*args, **kwargs)
         self.updating = False
+        self.after_step()
+
+    def after_step(self) -> None:
+        """Called after each optimiser step, before a checkpoint of it can be written. Subclasses extend it."""
 
     def progress(self) -> dict[str, object]:
         """The seed, and the count of skipped steps.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from robustlm.modules.alignment import Alignment
 from robustlm.modules.anit import ANIT
 from robustlm.modules.base import VIEWS, TrainingData, TrainOn, filled
 from robustlm.modules.contrastive import Contrast
-from robustlm.modules.guard import HeldOut, Watch
+from robustlm.modules.guard import HeldOut, Seen, Watch
 from robustlm.modules.passes import Passes
 from robustlm.modules.preference import Preference
 from robustlm.modules.rdrop import RDrop
@@ -250,13 +250,13 @@ class RobustTuning(ANIT):
             torch.distributed.all_gather_object(every, own)
         return HeldOut.of(row for one in every for row in one)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Also let the guard look, before a checkpoint of this step can be written.
+    def after_step(self) -> None:
+        """Also let the guard look.
 
         Raises:
             ValueError: The consensus has collapsed.
         """
-        super().optimizer_step(*args, **kwargs)
+        super().after_step()
         step = self.trainer.global_step + 1
         if self._watch is not None and self._watch.is_due(step, self.trainer.estimated_stepping_batches):
             self._watch.check(step, self._look(), self._kept())
@@ -291,8 +291,8 @@ class RobustTuning(ANIT):
         seen = None if self._watch is None else self._watch.progress()
         return super().progress() if seen is None else {**super().progress(), "agreement": seen}
 
-    def resume(self, progress: dict[str, Any]) -> None:
+    def resume(self, progress: dict[str, object]) -> None:
         """Also restore what the guard has seen."""
         super().resume(progress)
         if self._watch is not None and "agreement" in progress:
-            self._watch.resume(progress["agreement"])
+            self._watch.resume(cast("dict[str, Seen]", progress["agreement"]))

@@ -223,7 +223,7 @@ def test_controls_have_the_same_rows_and_weights_and_other_targets(llama: str, o
     data = data_of(file, unlabelled=Unlabelled(held_out=1, hide=1.0))
     data.connect(backbone)
     read = data.read("train")
-    assert (len(read), len(read.open), len(data.held_out)) == (11, 11, 1)
+    assert (len(read), len(read.open), len(data.watched)) == (11, 11, 1)
     assert all(not sample.target for sample in read.samples)  # nothing reads a hidden answer
     batch = data.train_dataset(read)[BatchKey(0, tuple(range(11)))]
     found = {target: Agreement(target, guard=None).apply(backbone, batch) for target in ("mean", "random", "labels")}
