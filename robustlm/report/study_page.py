@@ -51,7 +51,7 @@ def study_html(study: StudyResults, pictures: Sequence[Picture]) -> str:
         if study.differences[data]:
             gaps.append(_gaps(study, data, on))
             tests.append(_table(p_table(study, data), f"p of the differences, and adjusted after Holm{on}"))
-        if any(arm.spreads for arm in study.data[data].values()):
+        if any(any(arm.spreads.values()) for arm in study.data[data].values()):
             scores.append(_table(instruction_table(study, data), f"{OVER_INSTRUCTIONS}{on}"))
         if (searches := study.searches.get(data)) is not None:
             attacks.append(_table(search_table(searches), f"{search_title(searches, on)}."))

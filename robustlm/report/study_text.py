@@ -36,7 +36,7 @@ def to_markdown(study: StudyResults) -> str:
         levels = level_table(study, data)
         if len(levels[0]) > 2:
             parts += [f"By level{where}, mean over the conditions of the level:", _table(levels)]
-        if any(arm.spreads for arm in study.data[data].values()):
+        if any(any(arm.spreads.values()) for arm in study.data[data].values()):
             parts += [f"{OVER_INSTRUCTIONS}{where}:", _table(instruction_table(study, data))]
         if (searches := study.searches.get(data)) is not None:
             parts += [f"{search_title(searches, where)}:", _table(search_table(searches))]

@@ -263,6 +263,7 @@ def test_what_searches_for_attacks_came_to_is_shown_beside_the_scores(
     assert re.search(r"\| plain +\| 80\.0 → 20\.0 \(100\) +\|", part)
     assert re.search(r"\| random +\| 80\.0 → 35\.0 \(100\) +\|", part)
     assert "textbugger" not in text, "attacks of another run were not searched for"
+    assert "over instructions" not in text, "each sample was asked under one instruction"
     (low, high) = np.quantile(
         [np.mean(draw) for draw in itertools.product([-10, -20, -10, -20], repeat=4)], [0.025, 0.975]
     )
