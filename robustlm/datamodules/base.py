@@ -28,6 +28,7 @@ from robustlm.datamodules.replay import Replay, ReplayedText
 from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
 from robustlm.datamodules.streaming import StreamedWindows, StreamLoader, StreamSettings, check_trainer
 from robustlm.datamodules.text_files import TextFiles
+from robustlm.datamodules.text_rows import TextRows
 from robustlm.datamodules.token_batches import TokenBatches
 from robustlm.datamodules.turns import with_noisy_turns
 from robustlm.evaluation.record import Key
@@ -218,11 +219,6 @@ class InstructionDataModule(LightningDataModule):
                 f"data.rejected: found {rejected!r} with data.stream, which names the rows that it leaves out in the "
                 "log; expected null"
             )
-        if stream is not None and replay is not None:
-            raise ValueError(
-                "data.replay: found running text with data.stream, whose windows are made without it; expected null, "
-                "or data.stream null, which keeps large files in data.cache_dir"
-            )
         if system is not None and not (isinstance(system, str) and system.strip()):
             raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
         if assistant_turns not in get_args(AssistantTurns):
@@ -297,7 +293,7 @@ class InstructionDataModule(LightningDataModule):
         self.stream = stream
         self.seed = seed
         self.replay = Replay(replay) if isinstance(replay, str) else replay
-        self._text: TextFiles | None = None
+        self._text: tuple[TextFiles, TextRows] | None = None
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
         self.scoring: Scoring = scoring
@@ -386,7 +382,7 @@ class InstructionDataModule(LightningDataModule):
         """
         if model is self._model:
             return
-        self._model, self._preparation = model, None
+        self._model, self._preparation, self._text = model, None, None
         self.rows.clear()
         self.conditioned.clear()
         if self.bank:
@@ -632,7 +628,7 @@ class InstructionDataModule(LightningDataModule):
             workers = 0
         batches = steps * windows.settings.accumulate
         loader = StreamLoader(windows, batches, workers=workers, pinned=torch.cuda.is_available())
-        for line in self.train_dataset(self.rows["train"]).facts(0):
+        for line in self.replaying(self.train_dataset(self.rows["train"])).facts(0):  # text is read before workers start
             log.info("data.train, first window: %s", line)
         return loader
 
@@ -749,14 +745,19 @@ class InstructionDataModule(LightningDataModule):
             SourceError: There is no text, or too little.
             ValueError: The model has an encoder.
         """
-        if self.replay is None:
-            return dataset
-        length = self.replay_length
-        self._text = TextFiles(self.replay.paths, self.backbone, length, self.cache_dir)
-        text, _ = self._text.rows(self.replay.held_out, name="data.replay.held_out", width=512)
-        dataset.beside = ReplayedText(text, self.replay.share, self.seed, dataset)
-        log.info("data.replay: %d rows of %d tokens of text; %g for each row", len(text), length, self.replay.share)
+        if self.replay is not None:
+            dataset.beside = ReplayedText(self._replayed(self.replay), self.replay.share, self.seed, dataset)
         return dataset
+
+    def _replayed(self, replay: Replay) -> TextRows:
+        """The rows of text; read once, also for the many windows of a stream."""
+        if self._text is None:
+            length = self.replay_length
+            files = TextFiles(replay.paths, self.backbone, length, self.cache_dir)
+            rows, _ = files.rows(replay.held_out, name="data.replay.held_out", width=512)
+            log.info("data.replay: %d rows of %d tokens of text; %g for each row", len(rows), length, replay.share)
+            self._text = files, rows  # a cache for this run alone ends with its files
+        return self._text[1]
 
     def step_order(self, rows: EncodedSamples, dataset: TrainDataset, micro_batches: int) -> Order | None:
         """The order of rows that are served in steps of so many micro-batches; null: see `train_order`."""
