@@ -628,7 +628,8 @@ class InstructionDataModule(LightningDataModule):
             workers = 0
         batches = steps * windows.settings.accumulate
         loader = StreamLoader(windows, batches, workers=workers, pinned=torch.cuda.is_available())
-        for line in self.replaying(self.train_dataset(self.rows["train"])).facts(0):  # text is read before workers start
+        first = self.replaying(self.train_dataset(self.rows["train"]))  # text is tokenised before workers start
+        for line in first.facts(0):
             log.info("data.train, first window: %s", line)
         return loader
 
