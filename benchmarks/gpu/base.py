@@ -1,45 +1,52 @@
 """Train a language model of 50 to 150 million parameters on text: `python -m benchmarks.gpu.base --text FOLDER`.
 
-Reads every `.txt` and `.gz` file of a folder (blank lines separate documents), trains a tokenizer on a part of them,
-and trains a Llama model for a given time. Writes the model to `OUTPUT/model`, for `--model.backbone OUTPUT/model`, and
-`OUTPUT/training.jsonl` (loss, tokens a second, share of the GPU's peak). The learning rate rises in the first 2 % of
-the run, stays, and falls to 0 in the last 20 %. Muon trains the matrices of layers, AdamW everything else. Every 50th
-document is held out, and its loss is measured along the way. Rows are windows of the text at random places; documents
-in a row see each other, with an end of sequence between them.
+Lays out a Llama model with a tokenizer of its own (as `robustlm init`), and trains it with `Pretraining` and
+`TextDataModule`: the same reader, rows, optimiser and checkpoints as `robustlm fit -c base`. Text is what
+`TextDataModule` reads: `.txt`, `.txt.gz` (a line with `<|endoftext|>` alone ends a document), `.jsonl`, `.jsonl.gz`.
+Writes the model to `OUTPUT/model`, for `--model.backbone OUTPUT/model`, and `OUTPUT/training.jsonl` (loss, loss of
+held-out documents, tokens a second, share of the GPU's peak).
+
+The learning rate rises in the first 2 % of the run, stays, and falls to 0 in the last 20 %, so the number of steps is
+fixed when a run begins: `--steps`, or as many as take `--minutes` at the rate of some steps that are timed first. A run
+that was stopped goes on from its last checkpoint by the same command: after SIGTERM (exit status 143) from the step that
+it stopped at, after a kill from a checkpoint that is at most `--save` minutes old.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
+import gc
+import importlib.util
 import json
-import math
 import shutil
-import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import transformers
-from torch import Tensor, nn
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
 from benchmarks.gpu.machine import peak_of
-from robustlm.optim.config import Muon, parameter_groups
-from robustlm.tools.tokenizer import train_tokenizer
+from robustlm.callbacks.checkpoints import StepCheckpoint
+from robustlm.callbacks.export import AdapterExport
+from robustlm.callbacks.interruption import StopOnSignal
+from robustlm.models.loading import Loading
+from robustlm.modules import Pretraining
+from robustlm.optim.config import Muon, Schedule
+from robustlm.rows.documents import documents, text_files
+from robustlm.tools.scratch import build
+from robustlm.utils.files import whole_folder, write_text
 
-HELD_OUT = 50
-"""Every so many documents, one is held out."""
-LONGEST = 200_000
-"""Characters of a document; a longer one is read as several."""
-READ_AT_ONCE = 2_000
-"""Documents that are tokenised together."""
+LONGEST = 1024
+"""Positions of the models that `robustlm init` lays out."""
+PLAN, LINES, CHECKPOINTS, MODEL = "plan.json", "training.jsonl", "checkpoints", "model"
+WARM_UP, TIMED = 5, 15
+"""Steps before the rate is measured, and steps that it is measured on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,89 +58,29 @@ class Plan:
     layers: int = 12
     heads: int = 12
     context: int = 1024
+    """Tokens of a row."""
     rows: int = 64
     """Rows of a step."""
+    held_out: int = 64
+    """Rows whose loss is watched."""
     muon_lr: float = 0.01
     adamw_lr: float = 3e-3
     minutes: float = 20.0
-    """Length of training, without reading the text."""
+    """Length of training, without reading the text and without validation, if `steps` is 0."""
     steps: int = 0
-    """Length of training in steps; 0: `minutes` decides."""
+    """Length of training in steps; 0: as many as fit `minutes`, by the steps that are timed first."""
     sample: int = 50_000
     """Documents that the tokenizer is trained on."""
     look: int = 50
     """Steps between two lines of `training.jsonl`."""
-    save: float = 5.0
-    """Minutes between two saved models."""
+    save: float = 3.0
+    """Minutes between two checkpoints."""
     seed: int = 0
+    compile: bool = False
+    """Whether the layers are compiled."""
 
 
-TINY = Plan(vocab=300, hidden=32, layers=2, heads=2, context=32, rows=4, steps=6, sample=50, look=3)
-
-
-def documents(folder: Path) -> Iterator[str]:
-    """The documents of a folder's `.txt` and `.gz` files, files in the order of their names.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A file is not UTF-8 text; the message names it.
-    """
-    files = sorted(one for pattern in ("*.txt", "*.gz") for one in folder.rglob(pattern))
-    if not files:
-        raise FileNotFoundError(f"--text: {folder} holds no .txt and no .gz file")
-    for file in files:
-        try:
-            with (
-                gzip.open(file, "rt", encoding="utf-8")
-                if file.suffix == ".gz"
-                else open(file, encoding="utf-8") as lines
-            ):
-                yield from _split(lines)
-        except (UnicodeDecodeError, OSError, EOFError) as error:
-            raise ValueError(f"--text: {file}: {error}; expected text in UTF-8, compressed with gzip if .gz") from error
-
-
-def _split(lines: Iterator[str]) -> Iterator[str]:
-    kept: list[str] = []
-    size = 0
-    for line in lines:
-        if line.strip() in ("", "<|endoftext|>") or size + len(line) > LONGEST:
-            if kept:
-                yield "".join(kept).strip()
-            kept, size = [], 0
-        if line.strip() not in ("", "<|endoftext|>"):
-            kept.append(line)
-            size += len(line)
-    if kept:
-        yield "".join(kept).strip()
-
-
-def write_tokens(folder: Path, tokenizer: Any, output: Path) -> tuple[Path, Path]:
-    """Tokenise all documents into two files of uint16 or uint32 numbers: those to train on, and those held out."""
-    kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-    paths = output / "train.tokens", output / "held-out.tokens"
-    source = documents(folder)
-    number = 0
-    with open(paths[0], "wb") as train, open(paths[1], "wb") as held:
-        while batch := list(islice(source, READ_AT_ONCE)):
-            for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
-                into = held if number % HELD_OUT == HELD_OUT - 1 else train
-                np.asarray([*ids, tokenizer.eos_token_id], dtype=kind).tofile(into)
-                number += 1
-    return paths
-
-
-def windows(tokens: Any, rows: int, context: int, seed: Sequence[int], device: str) -> Tensor:
-    """Rows of the text at random places, int64 `[rows, context + 1]`; they depend on the seed alone."""
-    places = np.random.default_rng(seed).integers(len(tokens) - context, size=rows)
-    picked = np.stack([tokens[at : at + context + 1] for at in places]).astype(np.int64)
-    found = torch.from_numpy(picked)
-    return found.pin_memory().to(device, non_blocking=True) if device == "cuda" else found
-
-
-def rate(share: float) -> float:
-    """The learning rate at a share of the run, as a share of its peak."""
-    return min(1.0, (share + 1e-3) / 0.02, max(0.0, (1 - share) / 0.2))
+TINY = Plan(vocab=300, hidden=32, layers=2, heads=2, context=32, rows=4, held_out=8, steps=6, sample=50, look=3)
 
 
 def operations(plan: Plan, weights: int) -> float:
@@ -141,178 +88,284 @@ def operations(plan: Plan, weights: int) -> float:
     return 6.0 * weights + 6.0 * plan.layers * plan.hidden * plan.context
 
 
-class Training:
-    """Trains a model on the tokens of two files.
+def lay_out(plan: Plan, text: Path, folder: Path) -> None:
+    """Write config and tokenizer of the model, completely or not at all."""
+    with whole_folder(folder) as unfinished:
+        build(
+            unfinished,
+            islice(documents(text_files([str(text)])), plan.sample),
+            vocab_size=plan.vocab,
+            hidden_size=plan.hidden,
+            layers=plan.layers,
+            heads=plan.heads,
+            intermediate_size=-(-8 * plan.hidden // 3 // 32) * 32,
+            initializer_range=0.02,
+        )
+
+
+class Lines(Callback):
+    """Appends a line to `training.jsonl` after each validation.
+
+    Args:
+        plan: Sizes of the run.
+        file: The file. If a run goes on, lines after its checkpoint are dropped, since their steps are repeated.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, plan: Plan, file: Path, device: str) -> None:
+        self._plan, self._file, self._device = plan, file, device
+        self._step, self._minutes, self._began = 0, 0.0, 0.0
+        self._loss: Any = None
+        self._operations = 0.0
+
+    def _now(self) -> float:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the lines up to the checkpoint that the run goes on from."""
+        kept = [line for line in _lines(self._file) if line["step"] <= trainer.global_step]
+        write_text(self._file, "".join(json.dumps(line) + "\n" for line in kept))
+        self._minutes = kept[-1]["minutes"] if kept else 0.0
+        model: Any = pl_module.backbone.base  # type: ignore[union-attr]
+        # the table of embeddings is the head too, which each token meets once
+        self._operations = operations(self._plan, sum(p.numel() for p in model.parameters()))
+        self._step, self._began = trainer.global_step, self._now()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss, without waiting for it."""
+        self._loss = outputs["loss"].detach()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._seconds = self._now() - self._began
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the line, and start the clock again."""
+        tokens = (trainer.global_step - self._step) * self._plan.rows * self._plan.context / max(self._seconds, 1e-9)
+        self._minutes += self._seconds / 60
+        held = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        line: dict[str, Any] = {"step": trainer.global_step, "minutes": self._minutes, "loss": float(self._loss)}
+        line |= {"tokens/s": tokens, "TFLOP/s": tokens * self._operations / 1e12}
+        peak = peak_of(self._device)
+        line["MFU, %"] = 100 * line["TFLOP/s"] / peak if peak else None
+        line["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30 if self._device == "cuda" else None
+        line |= {"held-out loss": held["val/loss"], "held-out bits a byte": held.get("val/bits_per_byte")}
+        with open(self._file, "a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        print("  ".join(f"{k} {v:.4g}" for k, v in line.items() if v is not None), flush=True)
+        self._step, self._began = trainer.global_step, self._now()
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file, without one that a kill cut off."""
+    said = file.read_text(encoding="utf-8") if file.exists() else ""
+    return [json.loads(line) for line in said.split("\n")[:-1]]
+
+
+class Rate(Callback):
+    """Times steps, for the number of steps that a run can have.
+
+    Args:
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device == "cuda"
+        self.marks: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Note the time."""
+        if trainer.global_step in (WARM_UP, WARM_UP + TIMED):
+            if self._cuda:
+                torch.cuda.synchronize()
+            self.marks[trainer.global_step] = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return (self.marks[WARM_UP + TIMED] - self.marks[WARM_UP]) / TIMED
+
+
+class Run:
+    """A run in a folder, which goes on from its last checkpoint if there is one.
 
     Args:
         plan: Sizes and lengths.
-        model: In float32, on its device.
-        files: Tokens to train on, and held-out tokens.
+        text: Folder or file of text.
+        output: Folder of the run.
         device: `cpu` or `cuda`.
-        compiled: Whether the model is compiled.
     """
 
-    def __init__(self, plan: Plan, model: Any, files: tuple[Path, Path], device: str, *, compiled: bool) -> None:
-        kind = np.uint16 if model.config.vocab_size <= 2**16 else np.uint32
-        self.plan, self.model, self.device = plan, model, device
-        self.train: Any
-        self.held: Any
-        self.train, self.held = (np.memmap(file, dtype=kind, mode="r") if file.stat().st_size else [] for file in files)
-        for name, tokens in (("trained", self.train), ("held-out", self.held)):
-            if len(tokens) <= plan.context:
-                raise ValueError(
-                    f"--text: {len(tokens)} {name} tokens; expected more than --context {plan.context} (one document "
-                    f"in {HELD_OUT} is held out)"
-                )
-        self.run = torch.compile(model) if compiled else model
-        self.optimizer = Muon(muon_lr=plan.muon_lr, adamw_lr=plan.adamw_lr).build(parameter_groups(model))
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        met = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
-        head = 0 if not model.config.tie_word_embeddings else model.get_output_embeddings().weight.numel()
-        self.operations = operations(plan, met + head)
+    def __init__(self, plan: Plan, text: Path, output: Path, device: str) -> None:
+        self.plan, self.text, self.output, self.device = plan, text, output, device
 
-    def loss(self, rows: Tensor) -> Tensor:
-        """Mean cross-entropy of the next token."""
-        with torch.autocast(self.device, torch.bfloat16) if self.device == "cuda" else nullcontext():
-            logits = self.run(input_ids=rows[:, :-1], use_cache=False).logits
-        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+    def train(self) -> None:
+        """Lay the model out, find the number of steps, and train until the end; what is there already is kept."""
+        if not (self.output / "base").exists():
+            lay_out(self.plan, self.text, self.output / "base")
+        if not self.plan.steps:
+            self.plan = replace(self.plan, steps=self._measured())
+            keep(self.plan, self.output)
+        keeper = StepCheckpoint(
+            dirpath=self.output / CHECKPOINTS, save_last=True, save_top_k=0,
+            train_time_interval=timedelta(minutes=self.plan.save), save_on_train_epoch_end=False,
+        )  # fmt: skip
+        lines = Lines(self.plan, self.output / LINES, self.device)
+        trainer = self._trainer(
+            self.plan.steps, callbacks=[keeper, lines, StopOnSignal(), AdapterExport(MODEL)],
+            enable_checkpointing=True, val_check_interval=self.plan.look,
+        )  # fmt: skip
+        last = self.output / CHECKPOINTS / "last.ckpt"
+        trainer.fit(self._module(), self._data(), ckpt_path=last if last.exists() else None, weights_only=True)
 
-    @torch.no_grad()
-    def held_out(self) -> float:
-        """The loss on held-out text, always on the same windows."""
-        self.model.eval()
-        found = [
-            float(
-                self.loss(windows(self.held, self.plan.rows, self.plan.context, (self.plan.seed, 1, at), self.device))
-            )
-            for at in range(4)
-        ]
-        self.model.train()
-        return statistics.mean(found)
+    def _measured(self) -> int:
+        """The number of steps that fit the time, a multiple of `look`, by some steps of a model that is thrown away."""
+        rate = Rate(self.device)
+        trainer = self._trainer(
+            WARM_UP + TIMED, callbacks=[rate], limit_val_batches=0, enable_checkpointing=False
+        )  # fmt: skip
+        trainer.fit(self._module(), self._data())
+        del trainer
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        steps = max(1, int(60 * self.plan.minutes / rate.seconds / self.plan.look)) * self.plan.look
+        print(f"a step takes {1e3 * rate.seconds:.4g} ms, so {steps} steps take about {self.plan.minutes:g} minutes")
+        return steps
 
-    def step(self, number: int, share: float) -> Tensor:
-        """One optimiser step; its loss."""
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * rate(share)
-        loss = self.loss(
-            windows(self.train, self.plan.rows, self.plan.context, (self.plan.seed, 0, number), self.device)
+    def _trainer(self, steps: int, **settings: Any) -> Trainer:
+        seed_everything(self.plan.seed, verbose=False)
+        return Trainer(
+            accelerator=self.device, devices=1, precision="bf16-mixed" if self.device == "cuda" else "32-true",
+            max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, check_val_every_n_epoch=None,
+            num_sanity_val_steps=0, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=self.output, **settings,
+        )  # fmt: skip
+
+    def _module(self) -> Pretraining:
+        return Pretraining(
+            str(self.output / "base"),
+            loading=Loading(scratch=True, compile=self.plan.compile),
+            optimizer=Muon(muon_lr=self.plan.muon_lr, adamw_lr=self.plan.adamw_lr),
+            schedule=Schedule(warmup=0.02, decay="linear", decay_share=0.2),
+            chunk_logits=None,  # in chunks, the head of a trained model runs once more in the backward pass
         )
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.detach()
 
-    def all(self, output: Path, tokenizer: Any) -> dict[str, Any]:
-        """Train until the end, write lines and models on the way, and return the last line.
+    def _data(self) -> Any:
+        from robustlm.datamodules import TextDataModule
 
-        Raises:
-            ValueError: The loss is not finite; the model that was saved last stays.
-        """
-        plan, peak = self.plan, peak_of(self.device)
-        began = since = saved = time.monotonic()
-        number, loss = 0, torch.tensor(math.nan)
-        line: dict[str, Any] = {}
-        while True:
-            share = number / plan.steps if plan.steps else (time.monotonic() - began) / (60 * plan.minutes)
-            over = share >= 1
-            if over or (number and number % plan.look == 0):
-                value, now = float(loss), time.monotonic()
-                if not math.isfinite(value):
-                    raise ValueError(f"step {number}: the loss is {value}; try lower --muon-lr and --adamw-lr")
-                done = number - int(line.get("step", 0))
-                tokens = done * plan.rows * plan.context / max(now - since, 1e-9)
-                line = {"step": number, "minutes": (now - began) / 60, "loss": value, "tokens/s": tokens}
-                if done:
-                    line["TFLOP/s"] = tokens * self.operations / 1e12
-                    line["MFU, %"] = 100 * line["TFLOP/s"] / peak if peak else None
-                line["held-out loss"] = self.held_out()
-                with open(output / "training.jsonl", "a", encoding="utf-8") as log:
-                    log.write(json.dumps(line) + "\n")
-                print("  ".join(f"{k} {v:.4g}" for k, v in line.items() if v is not None), flush=True)
-                if over or now - saved > 60 * plan.save:
-                    save(self.model, tokenizer, output)
-                    saved = time.monotonic()
-                since = time.monotonic()
-            if over:
-                return line
-            loss = self.step(number, share)
-            number += 1
+        return TextDataModule(
+            train=str(self.text),
+            held_out=self.plan.held_out,
+            batch_size=self.plan.rows,
+            max_length=self.plan.context,
+            num_workers="auto",
+            seed=self.plan.seed,
+            cache_dir=str(self.output / "tokens"),
+        )
 
 
-def save(model: Any, tokenizer: Any, output: Path) -> None:
-    """Write the model to `output/model`; the one before stays until the new one is complete."""
-    part, whole, old = (output / name for name in ("model.part", "model", "model.old"))
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
-    if whole.exists():
-        whole.rename(old)
-    part.rename(whole)
-    shutil.rmtree(old, ignore_errors=True)
+def keep(plan: Plan, output: Path) -> None:
+    """Write the plan of a run into its folder."""
+    write_text(output / PLAN, json.dumps(asdict(plan), indent=1) + "\n")
 
 
-def new_model(plan: Plan, tokenizer: Any, device: str) -> Any:
-    """A Llama model of random float32 weights."""
-    torch.manual_seed(plan.seed)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=plan.hidden,
-        intermediate_size=-(-8 * plan.hidden // 3 // 32) * 32,
-        num_hidden_layers=plan.layers,
-        num_attention_heads=plan.heads,
-        num_key_value_heads=plan.heads,
-        max_position_embeddings=plan.context,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.device(device):
-        return transformers.LlamaForCausalLM(config)
+def found_plan(base: Plan, given: dict[str, Any], output: Path) -> Plan:
+    """The plan of the run in a folder, or a new one.
+
+    Raises:
+        ValueError: An option is not that of the run that was begun, or the folder holds something else.
+    """
+    if not (output / PLAN).exists():
+        if output.exists() and any(output.iterdir()):
+            raise ValueError(f"--output: {output} holds files, but no run ({PLAN}); expected a new folder")
+        return replace(base, **given)
+    stored = Plan(**json.loads((output / PLAN).read_text(encoding="utf-8")))
+    for name, value in given.items():
+        if getattr(stored, name) != value:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: found {value}; the run in {output} was begun with "
+                f"{getattr(stored, name)}; expected the same, or another --output"
+            )
+    return stored
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; those of the plan are null unless they are given."""
+    found = argparse.ArgumentParser(prog="python -m benchmarks.gpu.base", description=(__doc__ or "").split("\n")[0])
+    found.add_argument("--text", type=Path, required=True, help="folder of text, or a file")
+    found.add_argument("--output", type=Path, required=True, help="a new folder, or that of a run that was stopped")
+    found.add_argument("--tiny", action="store_true", help="a very small model, few steps: a rehearsal for a CPU")
+    found.add_argument("--device", choices=("cuda", "cpu"), help="where to run (cuda; cpu with --tiny)")
+    found.add_argument("--compile", action="store_true", default=None, help="compile the layers")
+    texts = {
+        "vocab": "tokens of the vocabulary", "hidden": "width of the model", "layers": "its layers",
+        "context": "tokens of a row", "rows": "rows of a step", "held_out": "rows that are held out",
+        "minutes": "length of training, if --steps is 0", "steps": "length of training in steps",
+        "look": "steps between two lines", "save": "minutes between two checkpoints",
+    }  # fmt: skip
+    for name in Plan.__slots__:
+        if name != "compile":
+            found.add_argument(
+                f"--{name.replace('_', '-')}", type=type(getattr(Plan(), name)),
+                help=f"{texts.get(name, name.replace('_', ' '))} ({getattr(Plan(), name)})",
+            )  # fmt: skip
+    return found
+
+
+def checked(plan: Plan) -> Plan:
+    """The plan. Raises `ValueError` if a number is impossible."""
+    for name in Plan.__slots__:
+        if name not in ("steps", "seed", "compile") and getattr(plan, name) <= 0:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag}: found {getattr(plan, name)}; expected a number above 0")
+    if plan.context > LONGEST:
+        raise ValueError(f"--context: found {plan.context}; expected at most {LONGEST}, the positions of the model")
+    if plan.hidden % (2 * plan.heads):
+        raise ValueError(f"--hidden: {plan.hidden} is not a multiple of 2 × --heads = {2 * plan.heads}")
+    if plan.steps < 0 or plan.steps % plan.look:
+        raise ValueError(f"--steps: found {plan.steps}; expected a multiple of --look {plan.look}, or 0")
+    return plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the options, train, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.base", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--text", type=Path, required=True, help="folder of .txt and .gz files")
-    parser.add_argument("--output", type=Path, required=True, help="a new folder")
-    parser.add_argument("--tiny", action="store_true", help="a very small model, few steps: a rehearsal for a CPU")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="where to run (cuda; cpu with --tiny)")
-    parser.add_argument("--compile", action="store_true", help="compile the model")
-    texts = {"vocab": "tokens of the vocabulary", "hidden": "width of the model", "layers": "its layers"}
-    for name in Plan.__slots__:
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=type(getattr(Plan(), name)),
-            help=f"{texts.get(name, name.replace('_', ' '))} ({getattr(Plan(), name)})",
-        )  # fmt: skip
-    args = parser.parse_args(argv)
-    base = TINY if args.tiny else Plan()
-    given = {name: getattr(args, name) for name in Plan.__slots__}
-    plan = Plan(**{name: getattr(base, name) if value is None else value for name, value in given.items()})
+    options = parser()
+    args = options.parse_args(argv)
+    if importlib.util.find_spec("Levenshtein") is None:
+        options.error(
+            "not installed: python-Levenshtein, which robustlm.datamodules needs; docs/performance.md says how to "
+            "bring it as a wheel"
+        )
     device = args.device or ("cpu" if args.tiny else "cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch finds no CUDA GPU; --device cpu trains on the CPU, --tiny is a rehearsal")
-    for name in Plan.__slots__:
-        if name not in ("steps", "seed") and getattr(plan, name) <= 0:
-            parser.error(f"--{name.replace('_', '-')}: found {getattr(plan, name)}; expected a number above 0")
-    if plan.hidden % (2 * plan.heads):
-        parser.error(f"--hidden: {plan.hidden} is not a multiple of 2 × --heads = {2 * plan.heads}")
-    if args.output.exists() and any(args.output.iterdir()):
-        parser.error(f"--output: {args.output} holds files; expected a new folder")
+        options.error("torch finds no CUDA GPU; --device cpu trains on the CPU, --tiny is a rehearsal")
+    given = {name: getattr(args, name) for name in Plan.__slots__ if getattr(args, name) is not None}
     try:
-        tokenizer = train_tokenizer(islice(documents(args.text), plan.sample), plan.vocab)
+        plan = checked(found_plan(TINY if args.tiny else Plan(), given, args.output))
+    except ValueError as error:
+        options.error(str(error))
+    if (args.output / MODEL).exists():
+        print(f"{args.output / MODEL}: the run is finished")
+        return 0
+    begun = (args.output / PLAN).exists()
+    try:
         args.output.mkdir(parents=True, exist_ok=True)
-        files = write_tokens(args.text, tokenizer, args.output)
-        training = Training(plan, new_model(plan, tokenizer, device), files, device, compiled=args.compile)
-        count = sum(p.numel() for p in training.model.parameters())
-        print(
-            f"{count / 1e6:.1f} M parameters, {len(training.train) / 1e6:.2f} M tokens, {len(training.held)} held out"
-        )
-        training.all(args.output, tokenizer)
+        keep(plan, args.output)
+        Run(plan, args.text, args.output, device).train()
     except (ValueError, OSError) as error:
+        if not begun and not (args.output / CHECKPOINTS).exists():  # another text or other sizes may be tried
+            shutil.rmtree(args.output, ignore_errors=True)
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except SystemExit:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise
+    print(f"model: {args.output / MODEL}")
     return 0
 
 
