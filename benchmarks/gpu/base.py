@@ -8,8 +8,8 @@ held-out documents, tokens a second, share of the GPU's peak).
 
 The learning rate rises in the first 2 % of the run, stays, and falls to 0 in the last 20 %, so the number of steps is
 fixed when a run begins: `--steps`, or as many as take `--minutes` at the rate of some steps that are timed first. A run
-that was stopped goes on from its last checkpoint by the same command: after SIGTERM (exit status 143) from the step that
-it stopped at, after a kill from a checkpoint that is at most `--save` minutes old.
+that was stopped goes on from its last checkpoint by the same command: after SIGTERM (exit status 143) from the step
+that it stopped at, after a kill from a checkpoint that is at most `--save` minutes old.
 """
 
 from __future__ import annotations
