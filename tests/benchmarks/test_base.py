@@ -15,7 +15,9 @@ import torch
 import transformers
 
 from benchmarks.gpu import base
-from benchmarks.gpu.base import TINY, main, operations
+from benchmarks.gpu.base import main
+from benchmarks.gpu.base_training import TINY, operations
+from robustlm.modules import Pretraining
 from tests.processes import Forked
 
 LONG = ["--tiny", "--steps", "40", "--look", "10", "--save", "0.002"]
@@ -45,13 +47,13 @@ def started(text: Path, output: Path) -> Forked:
     """The command in a process of its own, slow enough to be stopped."""
 
     def run() -> None:
-        step = base.Pretraining.training_step
+        step = Pretraining.training_step
 
         def slow(*args: Any) -> Any:
             time.sleep(0.02)
             return step(*args)
 
-        base.Pretraining.training_step = slow  # type: ignore[method-assign]
+        Pretraining.training_step = slow  # type: ignore[method-assign]
         raise SystemExit(main(["--text", str(text), "--output", str(output), *LONG]))
 
     return Forked(run)
@@ -135,6 +137,12 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: Path, capsys: pytest.Captur
     assert "--context: found 2000; expected at most 1024" in refused("--context", "2000", source=text)
     assert "--hidden: 30 is not a multiple of 2 × --heads = 4" in refused("--hidden", "30", source=text)
     assert "--rows: found 0; expected a number above 0" in refused("--rows", "0", source=text)
+
+
+def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: None if name == "Levenshtein" else name)
+    assert main(["--help"]) == 2
+    assert "not installed: python-Levenshtein; docs/performance.md says how" in capsys.readouterr().err
 
 
 def test_operations_of_a_token() -> None:
