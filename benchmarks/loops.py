@@ -305,6 +305,7 @@ def measure(
     rounds: int,
     rows: int,
     device: str = "cpu",
+    least: int = 1,
     seconds: float = math.inf,
     forked: bool = False,
     note: Callable[[dict[str, Result]], object] = lambda _: None,
@@ -319,7 +320,8 @@ def measure(
         rounds: Most steps of each that are measured.
         rows: Of the data set.
         device: `cpu` or `cuda`.
-        seconds: No round begins after so many seconds, except the first one that is measured.
+        least: Rounds that are measured in any case.
+        seconds: After these, no round begins so many seconds after the first one that was measured.
         forked: Whether processes are copies of this one, which begin at once; not with a GPU.
         note: Called after each round with the results so far.
 
@@ -329,7 +331,6 @@ def measure(
     Raises:
         RuntimeError: The types of weights of two variants differ.
     """
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         lay_out(folder, size)
         context: Any = multiprocessing.get_context("fork" if forked else "spawn")
@@ -352,10 +353,12 @@ def measure(
             kinds = {name: one.dtypes for name, one in found.items() if not one.trouble}
             if len(set(kinds.values())) > 1:
                 raise RuntimeError(f"types of weights differ: {kinds}")
-            shuffle = random.Random(1).shuffle
+            shuffle, began = random.Random(1).shuffle, 0.0
             for number in range(rounds + WARM_UP):
                 order = [name for name in variants if not found[name].trouble]
-                if not order or (number > WARM_UP and time.monotonic() - began > seconds):
+                if number == WARM_UP:
+                    began = time.monotonic()
+                if not order or (number >= WARM_UP + least and time.monotonic() - began > seconds):
                     break
                 shuffle(order)
                 for name in order:

@@ -441,7 +441,7 @@ def compared_check(bench: Bench, comparison: Comparison, seconds: float, note: N
     Args:
         bench: The device; its model gives up its memory.
         comparison: What is compared.
-        seconds: No round begins after so many seconds.
+        seconds: How long rounds are measured; at least three rounds are.
         note: Takes the table after every round.
     """
     if find_spec("Levenshtein") is None:
@@ -469,6 +469,7 @@ def compared_check(bench: Bench, comparison: Comparison, seconds: float, note: N
         rounds=min(bench.rounds, LEAST_ROUNDS) if bench.tiny else bench.rounds,
         rows=(12 if bench.tiny else 60) * size.rows,
         device=bench.device,
+        least=LEAST_ROUNDS,
         seconds=seconds,
         forked=bench.device == "cpu",
         note=lambda results: note({"rows": _compared(bench, size, results, left)}),
@@ -532,7 +533,7 @@ def checks(settings: Settings) -> list[Check]:
 
     def compared(variants: Sequence[str], case: str, size: Size, precision: str, share: float) -> Any:
         found = Comparison((OURS, *variants), case, size, precision)
-        return partial(compared_check, comparison=found, seconds=0.8 * share)
+        return partial(compared_check, comparison=found, seconds=0.3 * share)  # processes take the rest to start
 
     plan: list[tuple[str, float, Callable[..., Finding]]] = [
         (PRODUCT, 10, matmul_check),
