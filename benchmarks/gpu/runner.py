@@ -211,8 +211,8 @@ class Report:
             f"**{shown}**; {self.elapsed:.0f} s" + ("" if self.finished else ", unfinished"),
         ]
         lines += ["", f"Commit {self.commit}, started {self.started}.", ""]
-        others = [f"{one.name} ({one.commit})" for one in self.entries.values() if one.commit not in ("", self.commit)]
-        lines += [f"Of an earlier call, with other code: {', '.join(others)}.", ""] if others else []
+        old = [f"{one.name} ({one.commit})" for one in self.entries.values() if one.commit not in ("", self.commit)]
+        lines += [f"Of an earlier call, with other code: {', '.join(old)}.", ""] if old else []
         lines += [f"- {name}: {_cell(value)}" for name, value in self.machine.items()]
         lines += ["", "| check | verdict | worst ÷ limit | s | why |", "|---|---|---|---|---|"]
         for entry in self.entries.values():
