@@ -8,6 +8,7 @@ from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
+from robustlm.batch import InstructionBatch
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import Direction
 from robustlm.models.loading import Loading
@@ -41,6 +42,10 @@ class Alignment:
         if self.direction not in get_args(Direction):
             known = ", ".join(get_args(Direction))
             raise ValueError(f"alignment.direction: found {self.direction!r}; expected one of {known}")
+
+    def announce(self, passes: Passes) -> None:
+        """Let the answer losses of both views share their logits with the divergence; see `expect_divergence`."""
+        passes.expect_divergence(self.direction, temperature=self.temperature, detach_reference=self.detach_reference)
 
     def loss(self, passes: Passes) -> Tensor:
         """L_KL: the mean over answer tokens and over the variants of a sample, a scalar."""
@@ -95,6 +100,13 @@ class AlignmentTuning(InstructionTuning):
     def terms(self) -> tuple[Term, ...]:
         """The alignment term ([ALIGN] fig. 7), if there is one."""
         return filled(self.alignment)
+
+    def passes(self, batch: InstructionBatch) -> Passes:
+        """See `InstructionTuning.passes`. The answer losses share their logits with the divergence."""
+        found = super().passes(batch)
+        if self.alignment is not None and self.answer_views == "both":
+            self.alignment.announce(found)
+        return found
 
 
 __getattr__ = old_names(__name__)

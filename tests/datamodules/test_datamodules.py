@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -421,3 +422,14 @@ def test_before_it_is_connected_a_datamodule_says_what_to_do(train_file: str) ->
     for part in ("backbone", "encoder", "preparation"):
         with pytest.raises(RuntimeError, match=r"call `connect\(model\)` first"):
             getattr(made, part)
+
+
+def test_validation_asks_rows_that_a_resumed_test_has_answered(llama: str, train_file: str) -> None:
+    data: Any = InstructionDataModule(validation=train_file)
+    data.connect(load(llama, LoRA(r=2)))
+    rows = data.rows["validation"] = data.read("validation")
+    data.session.answered = [
+        SimpleNamespace(key=("clean", row.dataset or row.task, row.id, row.instruction_id, 0)) for row in rows.samples
+    ]
+    (loader,) = data.val_dataloader()
+    assert sum(len(batch.ids) for batch in loader) == len(rows)

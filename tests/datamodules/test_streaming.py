@@ -72,7 +72,7 @@ def ready(
 def turn(data: Any) -> Iterator[InstructionBatch]:
     """The batches of the first turn of a stream."""
     for batch in data.train_dataloader():
-        if data._train_loader.state_dict()["turn"]:
+        if data.state_dict()["turn"]:
             return
         yield batch
 
