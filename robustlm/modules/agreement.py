@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustlm.batch import InstructionBatch, Unanswered
+from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import check_number
 from robustlm.models.base import LanguageModel
 from robustlm.modules.guard import Guard, Verdict
@@ -58,9 +59,7 @@ class Agreement:
     """When a collapse stops the run, judged on `data.unlabelled.held_out` rows; null: never."""
 
     def __post_init__(self) -> None:
-        if self.target not in get_args(Target):
-            known = ", ".join(get_args(Target))
-            raise ValueError(f"agreement.target: found {self.target!r}; expected one of {known}")
+        check_choice("agreement.target", self.target, get_args(Target))
         check_number("agreement.weight", self.weight, least=0, most=_MOST)
 
     def apply(self, backbone: LanguageModel, batch: InstructionBatch) -> tuple[InstructionBatch, dict[str, Tensor]]:

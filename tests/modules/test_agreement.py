@@ -246,7 +246,6 @@ def test_controls_have_the_same_rows_and_weights_and_other_targets(llama: str, o
 
 
 WITH: dict[str, dict[str, Any]] = {
-    "nrm": {"adversary": NRM(), "perturb": "prompt"},
     "nrm, shared": {"adversary": NRM(ascent="clean"), "alignment": Alignment(0.3)},
     "hardest": {"selection": Selection(bf16=False)},
     "rdrop": {"rdrop": RDrop(view="variant")},
@@ -275,7 +274,7 @@ def replaced(plain: RobustTuning, module: RobustTuning) -> RobustTuning:
     return plain
 
 
-@pytest.mark.parametrize("settings", [{"chunk_rows": 3}, {"adversary": NRM(low_memory=True)}, {"chunk_logits": 300}])
+@pytest.mark.parametrize("settings", [{"chunk_rows": 3}, {"adversary": NRM(low_memory=True)}])
 def test_lean_passes_are_the_same(settings: dict[str, Any], llama: str, open_file: str) -> None:
     backbone = load(llama, TUNINGS["lora"], shake=0.3).double()
     batch = batch_of(backbone, open_file)
