@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal, NoReturn, cast
 from torch.utils.data import DataLoader
 
 from robustlm.batch import InstructionBatch
-from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.conditions.condition import Condition, parse_conditions
 from robustlm.conditions.surface import resurfaced
@@ -194,10 +193,11 @@ class InstructionDataModule(Reading):
             "data.batch_tokens", batch_tokens, least=2, below=2**31, whole=True, or_null="for batch_size rows a batch"
         )
         check_number("data.cache_above", cache_above, least=0)
-        check_choice("data.phrasing", phrasing, ("fixed", "fresh"))
+        if phrasing not in ("fixed", "fresh"):
+            raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
         check_workers(num_workers)
         check_seed("data.seed", seed)
-        check_stream(stream, rejected=rejected, replays_text=replay is not None)
+        check_stream(stream, rejected=rejected)
         check_turns(system, assistant_turns, noisy_turns, bank)
         check_values(chat_template_kwargs)
         check_scoring(scoring, draws)
@@ -441,7 +441,8 @@ class InstructionDataModule(Reading):
         steps = trainer.max_steps if trainer else 1
         spare = spare_workers(trainer)
         loader = stream_loader(windows, steps, self.num_workers, spare=spare, runs_model=self.runs_model)
-        for line in self.train_dataset(self.rows["train"]).facts(0):
+        first = self.replaying(self.train_dataset(self.rows["train"]))  # text is tokenised before workers start
+        for line in first.facts(0):
             log.info("data.train, first window: %s", line)
         self._position.begin(loader)
         return loader
@@ -459,7 +460,8 @@ class InstructionDataModule(Reading):
             ValueError: The model has an encoder.
         """
         if self.replay is not None:
-            self._replayed = ReplayFiles(self.replay, self.backbone, self.max_length, self.cache_dir)
+            if self._replayed is None or self._replayed.model is not self.backbone:  # once for all windows of a stream
+                self._replayed = ReplayFiles(self.replay, self.backbone, self.max_length, self.cache_dir)
             self._replayed.join(dataset, self.seed)
         return dataset
 

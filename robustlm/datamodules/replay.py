@@ -61,6 +61,7 @@ class ReplayFiles:
     """
 
     def __init__(self, replay: Replay, model: ConnectedModel, max_length: int, cache_dir: str | None) -> None:
+        self.model = model
         length = replay_length(replay, model, max_length)
         self._share = replay.share
         self._files = TextFiles(replay.paths, model, length, cache_dir)

@@ -43,6 +43,9 @@ class MakesBatches(Protocol):
     def train_dataset(self, rows: EncodedSamples) -> TrainDataset:
         """The dataset that batches come from."""
 
+    def replaying(self, dataset: TrainDataset) -> TrainDataset:
+        """The dataset, whose batches also have the rows of text that their rows bring."""
+
     def step_order(self, rows: EncodedSamples, dataset: TrainDataset, micro_batches: int) -> Order | None:
         """The order of the rows, for steps of so many micro-batches; null: shuffled."""
 
@@ -210,7 +213,7 @@ class StreamedWindows(Dataset[_Made]):
         content = repr([row.data if isinstance(row, Row) else row.found for _, row in rows])
         digest = blake2b(content.encode("utf-8", "surrogatepass"), digest_size=7)
         settings = self.settings
-        dataset = self._make.train_dataset(encoded)
+        dataset = self._make.replaying(self._make.train_dataset(encoded))
         dataset.prepare(key.turn)
         order = self._make.step_order(encoded, dataset, settings.micro_batches)
         sampler = StepSampler(
@@ -244,9 +247,10 @@ class StreamedWindows(Dataset[_Made]):
         for start in range(0, len(rounds), accumulate):
             together = rounds[start : start + accumulate]
             rows = [row for batches in together for batch in batches for row in batch]
-            mean = float(sum(int(tokens[row]) for row in rows)) / self.settings.micro_batches
+            parts = self.settings.micro_batches
+            mean = float(sum(int(tokens[row]) for row in rows)) / parts
             for batches in together:
-                yield BatchKey(turn, tuple(batches[self._rank]), mean)
+                yield BatchKey(turn, tuple(batches[self._rank]), mean, len(rows) / parts)
 
     def _encoded(self, found: Window) -> tuple[EncodedSamples, str]:
         """The tokens of a window, and a message about rows that are left out."""
@@ -417,24 +421,18 @@ def check_trainer(trainer: Trainer, *, validates: bool) -> None:
         )
 
 
-def check_stream(stream: int | None, *, rejected: str | None, replays_text: bool) -> None:
+def check_stream(stream: int | None, *, rejected: str | None) -> None:
     """Raise `ValueError` if the size of windows is no number of rows, or if another setting excludes a stream.
 
     Args:
         stream: Rows of a window; null: no stream.
         rejected: File for rows that are left out.
-        replays_text: Whether running text is trained beside the rows.
     """
     check_number("data.stream", stream, least=1, below=2**31, whole=True, or_null="to read all rows first")
     if stream is not None and rejected:
         raise ValueError(
             f"data.rejected: found {rejected!r} with data.stream, which names the rows that it leaves out in the "
             "log; expected null"
-        )
-    if stream is not None and replays_text:
-        raise ValueError(
-            "data.replay: found running text with data.stream, whose windows are made without it; expected null, "
-            "or data.stream null, which keeps large files in data.cache_dir"
         )
 
 

@@ -37,7 +37,7 @@ def epoch_of(loader: Any, epoch: int) -> list[InstructionBatch]:
 
 def tensors(batch: InstructionBatch) -> dict[str, torch.Tensor]:
     found = {"beta": batch.beta, "seeds": batch.seeds}
-    for name in ("raw", "variant", "prompt"):
+    for name in ("raw", "variant", "replay", "prompt"):
         view = getattr(batch, name)
         if view is not None:
             found |= {f"{name}.{key}": getattr(view, key) for key in View.__dataclass_fields__}
@@ -51,6 +51,7 @@ def prompts(batch: InstructionBatch) -> tuple[str, ...]:
 def same(a: list[InstructionBatch], b: list[InstructionBatch]) -> bool:
     return [x.ids for x in a] == [y.ids for y in b] and all(
         x.step_tokens == y.step_tokens
+        and x.replay_tokens == y.replay_tokens
         and prompts(x) == prompts(y)
         and tensors(x).keys() == tensors(y).keys()
         and all(torch.equal(tensors(x)[key], tensors(y)[key]) for key in tensors(x))
