@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import docstring_parser
-from jsonargparse import Namespace, _core, _namespace, _subcommands
+from jsonargparse import ArgumentParser, Namespace, _core, _namespace, _subcommands
 
 PLAIN: dict[str, Callable[..., Any]] = {
     "find_action_and_subcommand": _subcommands.find_action_and_subcommand,
     "is_branch_key": _subcommands.is_branch_key,
     "recreate_branches": _namespace.recreate_branches,
     "_parse_key": Namespace._parse_key,
+    "get_defaults": ArgumentParser.get_defaults,
 }
 """jsonargparse's own functions."""
 
@@ -69,6 +70,18 @@ def _parse_key(self: Namespace, key: Any) -> Any:
     return PLAIN["_parse_key"](self, key)
 
 
+def get_defaults(self: ArgumentParser, skip_validation: bool = False) -> Namespace:
+    """The defaults of a class, which are found by parsing them; a copy of them as long as nobody sets others."""
+    if not getattr(self, "_inner_parser", False) or self._default_config_files:
+        return PLAIN["get_defaults"](self, skip_validation)  # type: ignore[no-any-return]
+    given = [action.default for action in self._actions]
+    known = self.__dict__.get("get_defaults of")
+    if known is None or len(known[0]) != len(given) or any(a is not b for a, b in zip(known[0], given, strict=True)):
+        found = PLAIN["get_defaults"](self, skip_validation)
+        known = self.__dict__["get_defaults of"] = (given, found)
+    return known[1].clone()  # type: ignore[no-any-return]
+
+
 def install() -> None:
     """Put the functions into jsonargparse."""
     docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
@@ -76,6 +89,7 @@ def install() -> None:
     quick["recreate_branches"] = recreate_branches
     put(quick)
     Namespace._parse_key = _parse_key  # type: ignore[method-assign]
+    ArgumentParser.get_defaults = get_defaults  # type: ignore[method-assign]
 
 
 def put(functions: dict[str, Callable[..., Any]]) -> None:

@@ -17,11 +17,10 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
         ValueError: The value is not allowed; the message says the setting, the value and what is known.
 
     Example:
-        >>> check_choice("data.phrasing", "new", ("fixed", "fresh"))
+        >>> check_choice("data.noisy_turns", "first", ("last", "all"))
         Traceback (most recent call last):
             ...
-        ValueError: data.phrasing: found 'new'; expected fixed or fresh
+        ValueError: data.noisy_turns: found 'first'; expected one of last, all
     """
     if value not in known:
-        expected = " or ".join(known) if len(known) == 2 else f"one of {', '.join(known)}"
-        raise ValueError(f"{name}: found {value!r}; expected {expected}")
+        raise ValueError(f"{name}: found {value!r}; expected one of {', '.join(known)}")

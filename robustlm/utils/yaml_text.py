@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import yaml
 
 LARGEST = 100_000
 """Most values in a document after its aliases are expanded; the longest config here has fewer than 200."""
 
-_QUICK: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_QUICK: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml reads the same values in a tenth of the time; PyYAML may be built without it."""
 _OPENING = "[{-:?"
 """Each level of a document has at least one of these characters."""
@@ -18,7 +16,7 @@ _MOST_OPENING = 300
 these characters, a text has no more levels than PyYAML's own reader can read."""
 
 
-def read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> object:
     """The value of a YAML text, as `yaml.safe_load` finds it, but quicker. `check_yaml` is not included.
 
     Raises:
@@ -56,7 +54,7 @@ def _is_shallow(text: str) -> bool:
     return sum(map(text.count, _OPENING)) <= _MOST_OPENING
 
 
-def _check(text: str, loader: Any) -> None:
+def _check(text: str, loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader]) -> None:
     root = yaml.compose(text, loader)
     if root is not None:
         _size(root, {}, [])

@@ -39,6 +39,11 @@ def rows(tmp_path: Path) -> str:
     return write_rows(tmp_path / "rows.jsonl", varied)
 
 
+@pytest.fixture(scope="session")
+def llama(shallow: str) -> str:
+    return shallow
+
+
 @cache
 def model_of(path: str) -> Any:
     return load(path, LoRA(r=2))
