@@ -138,6 +138,33 @@ def test_a_model_that_mixes_options_is_found_out(
         caplog.clear()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_takes_distances_from_places_in_the_row_is_found_out(
+    dtype: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ALiBi adds a distance to each score, and Falcon counts it along the row, whatever the positions are."""
+    monkeypatch.setitem(KINDS, "falcon", {"alibi": True, "new_decoder_architecture": False})
+    backbone = load(made("falcon", tokenizer, tmp_path), None, dtype=dtype)
+    with caplog.at_level(logging.WARNING):
+        compared(backbone, *rows_of(OPTIONS["begin alike"]), 1e-5 if dtype == "float32" else 0.2)
+    assert backbone.parts.segments.kept_apart is False
+    assert "FalconForCausalLM takes distances from places in the row" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_small_leak_is_found_out(dtype: str, llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options that read a tenth of each other move their likelihoods by little, but by more than they may."""
+    backbone = load(llama, None, dtype=dtype, attention="eager")
+    kept = parallel.Segments.mask
+
+    def leaky(self: parallel.Segments, make: Any, arguments: dict[str, object]) -> Tensor:
+        own = make(**{**arguments, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+        return torch.maximum(kept(self, make, arguments), own - 2.3)
+
+    monkeypatch.setattr(parallel.Segments, "mask", leaky)
+    assert not parallel.keeps_apart(backbone.parts)
+
+
 def test_labels_that_are_no_end_of_a_row_are_refused(llama: str) -> None:
     rows, owner = rows_of(OPTIONS["begin alike"])
     view: View = collate(rows, pad_id=0)
