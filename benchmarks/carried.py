@@ -2,9 +2,9 @@
 
 Training rows of the built-in corpus get their noise of epoch 0 and that of epoch 1, as in a run. The gradient at the
 embeddings of epoch 0 is carried to the tokens of epoch 1 that it fits: those of the longest common parts of both rows
-(difflib), zero elsewhere. Nothing is trained between the two visits, which is the best case for what is carried. Prints
-the loss gap L(f(X + δ), y) − L(f(X), y) in epoch 1 for δ of length ε along a random direction, along the carried gradient
-and along the gradient of epoch 1 itself; the share of tokens that were matched; and the bytes of a row's δ.
+(difflib), zero elsewhere. Nothing is trained between the two visits, which is the best case for what is carried.
+Prints the loss gap L(f(X + δ), y) − L(f(X), y) in epoch 1 for δ of length ε along a random direction, along the carried
+gradient and along the gradient of epoch 1 itself; the share of tokens that were matched; and the bytes of a row's δ.
 """
 
 from __future__ import annotations
