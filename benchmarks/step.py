@@ -288,10 +288,10 @@ def table(times: dict[str, list[tuple[float, float]]]) -> str:
     passes = {method.name: method.passes for method in METHODS if method.name in times}
     plain = passes[PLAIN]
     assert plain is not None
-    lines = ["| method | s a step | ÷ plain | ÷ plain, CPU time | expected |", "|---|---|---|---|---|"]
+    lines = ["| method | s a step | ÷ plain | CPU s | ÷ plain, CPU time | expected |", "|---|---|---|---|---|---|"]
     for name, count in passes.items():
         expected = "" if count is None else f"{count / plain:.2f} ({count:g} F)"
-        ratios = f"{wall[name] / wall[PLAIN]:.2f} | {cpu[name] / cpu[PLAIN]:.2f}"
+        ratios = f"{wall[name] / wall[PLAIN]:.2f} | {cpu[name]:.3f} | {cpu[name] / cpu[PLAIN]:.2f}"
         lines.append(f"| {name} | {wall[name]:.3f} | {ratios} | {expected} |")
     check = f"{1e3 * wall[CHECK]:.2f} ms, {100 * wall[CHECK] / wall[PLAIN]:.2f} % of a plain step"
     lines += ["", f"Looking for NaN in loss and gradients, once an optimiser step, not in the times above: {check}."]

@@ -45,18 +45,22 @@ def uniform(embeds: Tensor, mask: Tensor, seeds: Tensor) -> Tensor:
     pairs = (hidden + 1) // 2
     positions = mask.cumsum(1) - 1  # among the row's perturbed positions
     places = positions[:, :, None] * pairs + torch.arange(pairs, device=mask.device)
-    start = _mixed(seeds.to(mask.device, non_blocking=True))[:, None, None]
+    start = _mixed(seeds.to(mask.device, non_blocking=True, copy=True))[:, None, None]
     hashes = _mixed(places.mul_(_GOLDEN).add_(start))
     bits = torch.stack([hashes >> 40, hashes >> 16], dim=-1).bitwise_and_(_MOST)
-    odd = bits.flatten(2)[:, :, :hidden].mul(2).sub_(_MOST)
+    odd = bits.mul_(2).sub_(_MOST).flatten(2)[:, :, :hidden]
     return odd.to(working_dtype(embeds)).mul_(2.0**-24).masked_fill_(~mask[:, :, None], 0)
 
 
 def _mixed(values: Tensor) -> Tensor:
-    """The output function of SplitMix64 on int64 values: a permutation of the 64-bit numbers; products wrap around."""
-    values = (values ^ ((values >> 30) & (2**34 - 1))) * _FIRST
-    values = (values ^ ((values >> 27) & (2**37 - 1))) * _SECOND
-    return values ^ ((values >> 31) & (2**33 - 1))
+    """The output function of SplitMix64: a permutation of the 64-bit numbers, in place; products wrap around."""
+    moved = torch.empty_like(values)
+    for bits, factor in ((30, _FIRST), (27, _SECOND), (31, None)):
+        torch.bitwise_right_shift(values, bits, out=moved)
+        values.bitwise_xor_(moved.bitwise_and_(2 ** (64 - bits) - 1))
+        if factor is not None:
+            values.mul_(factor)
+    return values
 
 
 def dimension(mask: Tensor, hidden: int, norm: Norm) -> Tensor:

@@ -116,6 +116,7 @@ def answers(
             words=logits.shape[-1],
             values=current.values,
             trained=trained,
+            linear=isinstance(current.head, nn.Linear),
         )
     return AnswerOutput(logits, view.layout.targets, view.layout.rows, current.state, whole)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from robustlm.losses import Take
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,11 @@ ChunkLogits = int | Literal["auto"] | None
 
 FEWEST = 2**20
 """Fewest logits of a chunk under `auto`, 4 MiB in fp32: below this, a chunk saves no memory worth the extra calls."""
+
+ROOM = 2**23
+"""Most numbers of all tensors as large as a chunk of logits, under `auto` and for a loss that overwrites its logits:
+32 MiB in fp32. A matrix product with few tokens reads all weights of the head for little work: on a CPU, 32 tokens at a
+time take twice the time of 192."""
 
 _HALF_SCALE = 1024.0
 """Scale of the loss while gradients are in fp16, which would lose those of unlikely words otherwise."""
@@ -37,16 +44,25 @@ class LateLogits:
         words: V.
         values: Number of all hidden values in the pass that the states are from, R · T · H.
         trained: Whether the head has a trained weight.
+        linear: Whether the head is a linear layer. Its gradient does not need its logits, so they may be overwritten.
     """
 
     def __init__(
-        self, head: Callable[[Tensor], Tensor], states: Tensor, *, words: int, values: int, trained: bool
+        self,
+        head: Callable[[Tensor], Tensor],
+        states: Tensor,
+        *,
+        words: int,
+        values: int,
+        trained: bool,
+        linear: bool = False,
     ) -> None:
         self.head = head
         self.states = states
         self.words = words
         self.values = values
         self.trained = trained
+        self.linear = linear
         kind = states.device.type
         self.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         self.graph = torch.is_grad_enabled()
@@ -68,7 +84,7 @@ class LateLogits:
 
     def at(self, states: Tensor, values: int) -> LateLogits:
         """The logits of other states of the same head, in a pass with so many hidden values."""
-        found = LateLogits(self.head, states, words=self.words, values=values, trained=self.trained)
+        found = LateLogits(self.head, states, words=self.words, values=values, trained=self.trained, linear=self.linear)
         found.autocast, found.graph = self.autocast, self.graph
         return found
 
@@ -123,19 +139,46 @@ def why_whole(head: nn.Module, own_hooks: int) -> str | None:
     return None
 
 
-def chunk_length(lates: Sequence[LateLogits], most: ChunkLogits) -> int | None:
+class Spending(Protocol):
+    """Losses of each token that can also overwrite the logits, to need little memory; see `losses.AnswerLoss`."""
+
+    @property
+    def buffers(self) -> int:
+        """Tensors as large as the logits that `spend` holds at once, the logits included."""
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The losses `[m]` of logits `[m, V]` and tensors `[m]`, differentiable."""
+
+    def spend(self, logits: Sequence[Tensor], beside: Sequence[Tensor], take: Take) -> tuple[Tensor, ...]:
+        """The same losses without a graph; their gradients go to `take`."""
+
+
+def chunk_length(lates: Sequence[LateLogits], most: ChunkLogits, buffers: int | None = None) -> int | None:
     """How many tokens of each of some equally long logits are computed at once; null: all of them.
 
     Under `auto`, a chunk has as many logits as the pass has hidden values in one layer, R · T · H, and at least
     `FEWEST`. A training step keeps many tensors of this size for each layer, so a chunk is small beside them, and still
     has enough tokens for a fast matrix product on large models.
+
+    Args:
+        lates: The logits.
+        most: The setting.
+        buffers: For a loss that overwrites its logits (`Spending`): under `auto`, all its tensors together then have as
+            many numbers as the pass has hidden values in one layer, and at least `ROOM`.
     """
     first = lates[0]
-    count = len(first.states)
+    count, words = len(first.states), first.words
     limit = max(FEWEST, first.values) if most == "auto" else most
-    if limit is None or count * first.words <= limit:
+    if limit is None:
         return None
-    length = max(1, limit // (first.words * len(lates)))
+    if most == "auto" and buffers is not None:
+        if count * words <= FEWEST:
+            return None
+        length = max(1, max(ROOM, first.values) // (words * buffers))
+    elif count * words <= limit:
+        return None
+    else:
+        length = max(1, limit // (words * len(lates)))
     return -(-count // -(-count // length))  # as many chunks, of equal length
 
 
@@ -175,6 +218,120 @@ def by_token(loss: Callable[..., Tensor], lates: Sequence[LateLogits], beside: S
         return torch.cat([part(at, *(one[at] for one in states)) for at in slices])
 
 
+def spent(loss: Spending, lates: Sequence[LateLogits], beside: Sequence[Tensor], length: int) -> tuple[Tensor, ...]:
+    """As `by_token`, for losses that overwrite their logits. With a trained head, they are computed as in `by_token`.
+
+    Args:
+        loss: The losses.
+        lates: Logits of the same n tokens, under one or several prompts.
+        beside: Tensors `[n]`.
+        length: Tokens of a chunk.
+
+    Returns:
+        Each loss `[n]`.
+    """
+    states = [late.states for late in lates]
+    slices = [slice(start, start + length) for start in range(0, len(states[0]), length)]
+
+    def part(at: slice, *own: Tensor) -> tuple[Tensor, ...]:
+        return loss(*(late.of(one) for late, one in zip(lates, own, strict=True)), *(one[at] for one in beside))
+
+    if torch.is_grad_enabled() and any(late.trained and late.graph for late in lates):
+        parts = [
+            checkpoint(part, at, *(one[at] for one in states), use_reentrant=False, preserve_rng_state=False)
+            for at in slices
+        ]
+        return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    wanted = [torch.is_grad_enabled() and late.graph and late.states.requires_grad for late in lates]
+    found: tuple[Tensor, ...] = _Spent.apply(loss, lates, wanted, slices, beside, *states)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Spent(torch.autograd.Function):
+    """Losses `[n]` of states. Their gradients at the states are computed in the forward pass, in place of the logits.
+
+    The losses may come from the same logits. Each has gradients of its own, since each may enter the step with another
+    factor, or be asked alone for the gradient at the embeddings.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        loss: Spending,
+        lates: Sequence[LateLogits],
+        wanted: Sequence[bool],
+        slices: Sequence[slice],
+        beside: Sequence[Tensor],
+        *states: Tensor,
+    ) -> tuple[Tensor, ...]:
+        kept: dict[tuple[int, int], Tensor] = {}
+        parts = []
+        for at in slices:
+            with torch.enable_grad():
+                own = [one[at].detach().requires_grad_(want) for one, want in zip(states, wanted, strict=True)]
+                made = [late.of(one) for late, one in zip(lates, own, strict=True)]
+            take = _taking(kept, at, [len(one) for one in states], own, made)
+            with torch.autocast(states[0].device.type, enabled=False):
+                wide = [_own(one, late) for one, late in zip(made, lates, strict=True)]
+                parts.append(loss.spend(wide, [one[at] for one in beside], take))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*kept.values())
+        ctx.places, ctx.dtypes = [*kept], [one.dtype for one in states]  # type: ignore[attr-defined]
+        return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_gradient()
+        found: list[Tensor | None] = [None for _ in ctx.dtypes]  # type: ignore[attr-defined]
+        for (loss, which), gradient in zip(ctx.places, ctx.saved_tensors, strict=True):  # type: ignore[attr-defined]
+            incoming = grads[loss]
+            if incoming is not None:
+                part = incoming[:, None].to(gradient.dtype) * gradient
+                before = found[which]
+                found[which] = part if before is None else before.add_(part)
+        kinds: list[torch.dtype] = ctx.dtypes  # type: ignore[attr-defined]
+        passed = (None if one is None else one.to(dtype) for one, dtype in zip(found, kinds, strict=True))
+        return (None, None, None, None, None, *passed)
+
+
+def _own(logits: Tensor, late: LateLogits) -> Tensor:
+    """Logits in fp32 (or fp64) that may be overwritten."""
+    found = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    return found.clone() if found.dtype == logits.dtype and not late.linear else found
+
+
+def _taking(
+    kept: dict[tuple[int, int], Tensor],
+    at: slice,
+    counts: Sequence[int],
+    states: Sequence[Tensor],
+    logits: Sequence[Tensor],
+) -> Take:
+    """Store gradients at a chunk of logits as gradients at the states `[n, H]`, by loss and number of the logits."""
+
+    def take(loss: int, which: int, gradient: Tensor) -> None:
+        if not states[which].requires_grad:
+            return
+        scores = logits[which]
+        scale = _HALF_SCALE if torch.float16 in (scores.dtype, states[which].dtype) else 1.0
+        gradient = gradient if scale == 1 else gradient * scale
+        (found,) = torch.autograd.grad(scores, states[which], gradient.to(scores.dtype), retain_graph=True)
+        if (loss, which) not in kept:
+            wide = torch.promote_types(found.dtype, torch.float32)
+            kept[loss, which] = found.new_empty(counts[which], *found.shape[1:], dtype=wide)
+        kept[loss, which][at] = found if scale == 1 else found.to(kept[loss, which].dtype) / scale
+
+    return take
+
+
+def _refuse_second_gradient() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "a gradient of a gradient was asked for (`create_graph=True`), which losses over chunks of logits do "
+            "not have; set model.chunk_logits to null"
+        )
+
+
 class _Fused(torch.autograd.Function):
     """Losses `[n]` of states; the gradients of each loss at its states are computed in the forward pass."""
 
@@ -212,11 +369,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "a gradient of a gradient was asked for (`create_graph=True`), which losses over chunks of logits do "
-                "not have; set model.chunk_logits to null"
-            )
+        _refuse_second_gradient()
         (incoming,) = grads
         factors = incoming[:, None]
         kept = zip(ctx.saved_tensors, ctx.dtypes, strict=True)  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from robustlm.assets import TINY, tiny_model
 from robustlm.checks.places import check_file, what_is
 from robustlm.checks.texts import shortened
 from robustlm.models.loaded import LoadedModel
+from robustlm.models.low_rank import widen
 from robustlm.models.tuning import Tuning, resume_prompt
 from robustlm.utils.finite import refuse_nonfinite
 
@@ -157,6 +158,7 @@ def read_model(
         model.requires_grad_(False)
     else:
         model = tuning.apply(model)
+    widen(model)
     model.train()
     refuse_nonfinite(model.named_parameters(), f"backbone: {place.name}")
     loaded = LoadedModel.of(model, tokenizer, config, padding_free=loading.padding_free)

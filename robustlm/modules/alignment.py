@@ -8,6 +8,8 @@ from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
+from robustlm.batch import InstructionBatch
+from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import Direction
 from robustlm.models.loading import Loading
@@ -38,9 +40,11 @@ class Alignment:
         if not 0 <= self.weight <= 1:
             raise ValueError(f"alignment.weight: found {self.weight}; expected a share in [0, 1]")
         check_number("alignment.temperature", self.temperature, above=0, least=COLDEST)
-        if self.direction not in get_args(Direction):
-            known = ", ".join(get_args(Direction))
-            raise ValueError(f"alignment.direction: found {self.direction!r}; expected one of {known}")
+        check_choice("alignment.direction", self.direction, get_args(Direction))
+
+    def announce(self, passes: Passes) -> None:
+        """Let the answer losses of both views share their logits with the divergence; see `expect_divergence`."""
+        passes.expect_divergence(self.direction, temperature=self.temperature, detach_reference=self.detach_reference)
 
     def loss(self, passes: Passes) -> Tensor:
         """L_KL: the mean over answer tokens and over the variants of a sample, a scalar."""
@@ -95,6 +99,13 @@ class AlignmentTuning(InstructionTuning):
     def terms(self) -> tuple[Term, ...]:
         """The alignment term ([ALIGN] fig. 7), if there is one."""
         return filled(self.alignment)
+
+    def passes(self, batch: InstructionBatch) -> Passes:
+        """See `InstructionTuning.passes`. The answer losses share their logits with the divergence."""
+        found = super().passes(batch)
+        if self.alignment is not None and self.answer_views == "both":
+            self.alignment.announce(found)
+        return found
 
 
 __getattr__ = old_names(__name__)

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate
 from typing import Literal
 
@@ -15,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from robustlm.adversaries import Problem
 from robustlm.batch import InstructionBatch, Scope, View
-from robustlm.losses import Direction, divergence, row_sums, token_cross_entropy
+from robustlm.losses import AnswerLoss, Direction, PairLosses, row_sums
 from robustlm.models.base import AnswerOutput, LanguageModel, Pooling
-from robustlm.models.heads import FEWEST, ChunkLogits, by_token, chunk_length
+from robustlm.models.heads import FEWEST, ChunkLogits, LateLogits, Spending, by_token, chunk_length, spent
 
 ViewName = Literal["raw", "variant", "negative", "replay"]
 
@@ -53,6 +54,8 @@ class Passes:
         self._answers: dict[str, AnswerOutput] = {}
         self._embeds: dict[str, Tensor] = {}
         self._row_losses: dict[str, Tensor] = {}
+        self._expected: PairLosses | None = None
+        self._apart: Tensor | None = None
         self._positions = 0
         self._tokens: Tensor | int = 0
         self._rng = _RandomState(batch.raw.input_ids.device)
@@ -69,6 +72,7 @@ class Passes:
         found._answers = {name: one for name, one in self._answers.items() if name in keep}
         found._embeds = {name: one for name, one in self._embeds.items() if name in keep}
         found._row_losses = {name: one for name, one in self._row_losses.items() if name in keep}
+        found._apart = None
         return found
 
     # --- views -------------------------------------------------------------------------------------------------
@@ -179,13 +183,66 @@ class Passes:
 
     def row_losses(self, name: ViewName) -> Tensor:
         """Answer cross-entropy `[R]` of a view, summed over each row's answer tokens; computed once."""
-        if name not in self._row_losses:
+        if name not in self._row_losses and not self._paired(name):
             self._row_losses[name] = self._summed(self.answers(name), len(self.view(name)))
         return self._row_losses[name]
 
+    def expect_divergence(
+        self, direction: Direction = "forward", *, temperature: float = 1.0, detach_reference: bool = False
+    ) -> None:
+        """Announce a later call of `divergence` for the variants, in a step that trains answers of both views.
+
+        The answers' cross-entropies and the divergence then come from the same logits: the head runs once for each view
+        and not twice. The numbers are the same.
+        """
+        self._expected = PairLosses(direction, temperature, detach_reference)
+
+    def _paired(self, name: ViewName) -> bool:
+        """Compute the row losses of both views and their divergence together, if it is expected; whether it was."""
+        expected = self._expected
+        if expected is None or expected.temperature != 1 or name not in ("raw", "variant"):
+            return False
+        if self._row_losses.keys() & {"raw", "variant"} or len(self.view("variant")) != len(self.view("raw")):
+            return False
+        pair = replace(expected, answers=True)
+        self.reference_places("variant")  # checks that token i of one view is token i of the other
+        views: tuple[ViewName, ViewName] = ("variant", "raw")
+        both = [self.answers(one) for one in views]
+        lates = [one.late for one in both if one.late is not None]
+        length = chunk_length(lates, self._chunk_logits, pair.buffers) if len(lates) == 2 else None
+        if length is None or any(late.trained for late in lates):
+            return False
+        *answers, self._apart = spent(pair, lates, [one.targets for one in both], length)
+        for one, output, losses in zip(views, both, answers, strict=True):
+            self._row_losses[one] = row_sums(losses, output.rows, len(self.view(one)))
+        return True
+
     def _summed(self, answers: AnswerOutput, rows: int) -> Tensor:
         """Answer cross-entropy `[R]`, summed over each row's answer tokens."""
-        return row_sums(self.by_token(token_cross_entropy, answers, beside=[answers.targets]), answers.rows, rows)
+        (losses,) = self._spent(AnswerLoss(), answers, beside=[answers.targets])
+        return row_sums(losses, answers.rows, rows)
+
+    def _spent(self, loss: Spending, *answers: AnswerOutput, beside: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        """As `by_token`, for losses `[n]` that may overwrite their logits."""
+        lates = [one.late for one in answers if one.late is not None]
+        length = None
+        if len(lates) == len(answers):
+            length = chunk_length(lates, self._chunk_logits, self._buffers(loss, lates))
+        if length is not None:
+            return spent(loss, lates, beside, length)
+        return loss(*self._whole(answers), *beside)
+
+    def _buffers(self, loss: Spending, lates: Sequence[LateLogits]) -> int | None:
+        """How many tensors like its logits a loss holds; null if it does not overwrite them, as with a trained head."""
+        return None if any(late.trained for late in lates) else loss.buffers
+
+    def _whole(self, answers: Sequence[AnswerOutput]) -> list[Tensor]:
+        """All logits of outputs."""
+        logits = [one.logits for one in answers]
+        for one in answers:
+            if one.whole is not None:
+                one.whole.tell()
+        return logits
 
     def by_token(self, loss: Callable[..., Tensor], *answers: AnswerOutput, beside: Sequence[Tensor] = ()) -> Tensor:
         """A loss `[n]` of each answer token, without more than a chunk of the n × V logits at a time.
@@ -200,11 +257,7 @@ class Passes:
         length = chunk_length(lates, self._chunk_logits) if len(lates) == len(answers) else None
         if length is not None:
             return by_token(loss, lates, beside, length)
-        logits = [one.logits for one in answers]
-        for one in answers:
-            if one.whole is not None:
-                one.whole.tell()
-        return loss(*logits, *beside)
+        return loss(*self._whole(answers), *beside)
 
     def divergence(
         self, name: ViewName, direction: Direction = "forward", *, temperature: float = 1.0,
@@ -215,11 +268,16 @@ class Passes:
         Raises:
             ValueError: The answers of a row and its variants are not the same tokens.
         """
-
-        def apart(logits: Tensor, reference: Tensor) -> Tensor:
-            return divergence(logits, reference, direction, temperature=temperature, detach_reference=detach_reference)
-
-        return self.by_pairs(apart, name, None, self.reference_places(name))
+        loss = PairLosses(direction, temperature, detach_reference)
+        if self._apart is not None and name == "variant" and loss == self._expected:
+            return self._apart
+        places = self.reference_places(name)
+        first, second = self.answers(name), self.answers("raw")
+        lates = [one.late for one in (first, second) if one.late is not None]
+        if len(lates) < 2 or chunk_length(lates, self._chunk_logits, self._buffers(loss, lates)) is None:
+            _ = first.logits, second.logits  # computed once, for this loss and others
+        (found,) = self._spent(loss, first, second.take(places))
+        return found
 
     def by_pairs(
         self,
@@ -303,6 +361,7 @@ class Passes:
         """Let the passes and losses so far go, with their graphs. What asks for them later runs them again."""
         self._answers.clear()
         self._row_losses.clear()
+        self._apart = None
 
     def embedding_gradient(self, name: ViewName, loss_scale: float = 1.0, *, keep: bool) -> Tensor:
         """Gradient of a view's summed row losses at its embeddings, `[R, T, H]` (fp32 or better).
@@ -319,6 +378,7 @@ class Passes:
         if not keep:
             for kept in (self._answers, self._embeds, self._row_losses):
                 kept.pop(name)
+            self._apart = None
         return found.to(torch.promote_types(found.dtype, torch.float32)) / loss_scale
 
     def problem(

@@ -137,6 +137,8 @@ class RobustTuning(ANIT):
     def passes(self, batch: InstructionBatch) -> Passes:
         """The forward passes over a batch; with a selection, over one variant of each row."""
         found = super().passes(batch)
+        if self.alignment is not None and self.answer_views == "both":
+            self.alignment.announce(found)
         if self.selection is None:
             return found
         others = filled(self.contrast, self.preference, self.alignment) or (self.rdrop and self.rdrop.view == "raw")

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 
 from robustlm.batch import Encoded, View, collate
-from robustlm.models import parallel, scoring
+from robustlm.models import decoding, parallel, scoring
 from robustlm.models.backbone import Backbone
 from robustlm.models.tuning import LoRA, PrefixTuning, Tuning
 from tests.tiny import load
@@ -119,6 +119,33 @@ def test_what_is_read(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(scoring, "scored", lambda *_: pytest.fail("too many options for a row"))
     compared(backbone, *rows_of(OPTIONS["many"]), 1e-5)
+
+
+@pytest.mark.parametrize("options", ["begin alike", "one token, and equal ones", "many"])
+def test_prompts_are_read_in_groups_behind_their_shared_beginnings(
+    options: str, llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where options have rows of their own, their prompts share prefixes and are read in groups, both at once."""
+    backbone = load(llama, None, dtype="float64")
+    draw = random.Random(7)
+    heads = [[draw.randrange(10, 200) for _ in range(length)] for length in (12, 18)]
+    rows, owner = [], []
+    for number, length in enumerate((20, 3, 8, 21, 3, 8, 4, 30)):
+        own = [draw.randrange(10, 200) for _ in range(length)]
+        prompt = own if number == 6 else heads[number % 2] + own
+        rows += [Encoded(prompt, [True] * len(prompt), [False] * len(prompt), list(one)) for one in OPTIONS[options]]
+        owner += [number] * len(OPTIONS[options])
+    monkeypatch.setattr(decoding, "_LEAST", 2)
+    monkeypatch.setattr(scoring, "keeps_apart", lambda _: False)
+    read, plans = decoding._grouped, list[tuple[bool, int]]()
+
+    def noted(run: Any, prompts: Any, plan: Any, *more: Any) -> decoding.Prefilled:
+        plans.append((plan.prefixes is not None, len(plan.groups)))
+        return read(run, prompts, plan, *more)
+
+    monkeypatch.setattr(decoding, "_grouped", noted)
+    compared(backbone, rows, torch.tensor(owner), 1e-9)
+    assert any(shared and groups > 1 for shared, groups in plans), plans
 
 
 def test_a_model_that_mixes_options_is_found_out(

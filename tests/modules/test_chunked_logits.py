@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustlm.adversaries import FGM, NRM, PGD, Adversary, FreeAT, FreeLB, NEFTune
 from robustlm.batch import InstructionBatch, View
-from robustlm.losses import Direction, divergence, token_cross_entropy
+from robustlm.losses import AnswerLoss, Direction, PairLosses, divergence, token_cross_entropy
+from robustlm.models import answers
 from robustlm.models.backbone import Backbone
-from robustlm.models.heads import LateLogits, by_token, chunk_length
+from robustlm.models.heads import FEWEST, ROOM, LateLogits, Spending, by_token, chunk_length, spent
 from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, Tuning
 from robustlm.modules import Alignment, Contrast, RobustTuning
 from robustlm.modules.passes import Passes
@@ -31,16 +32,16 @@ TUNINGS: dict[str, Tuning] = {
 }
 
 
-def batch_of(backbone: Backbone) -> InstructionBatch:
-    """Three rows, and two variants of each with the same answers."""
+def batch_of(backbone: Backbone, variants: int = 2) -> InstructionBatch:
+    """Three rows, and one or two variants of each with the same answers."""
     longer = [replace(one, instruction=f"{one.instruction} now") for one in SAMPLES]
-    twice = [one for pair in zip(SAMPLES, longer, strict=True) for one in pair]
+    both = [one for pair in zip(longer, SAMPLES, strict=True) for one in pair[:variants]]
     return InstructionBatch(
         raw=view_of(backbone, SAMPLES),
         ids=[one.id for one in SAMPLES],
-        variant=view_of(backbone, twice),
-        beta=torch.full((6,), 0.2),
-        seeds=torch.arange(6),
+        variant=view_of(backbone, both),
+        beta=torch.full((len(both),), 0.2),
+        seeds=torch.arange(len(both)),
     )
 
 
@@ -155,6 +156,70 @@ def test_a_gradient_of_a_gradient_is_refused() -> None:
         torch.autograd.grad(found, states, create_graph=True)
 
 
+SPENDING: dict[str, Spending] = {
+    "answer": AnswerLoss(),
+    **{
+        f"{direction}, {'detached, ' * detached}{'answers' if both else temperature}": PairLosses(
+            direction, temperature, detached, both
+        )
+        for direction in ("forward", "reverse", "js")
+        for detached in (False, True)
+        for temperature, both in ((1.0, True), (1.7, False))
+    },
+}
+
+
+@pytest.mark.parametrize("name", SPENDING)
+@pytest.mark.parametrize("head", [nn.Linear(6, 11), nn.Sequential(nn.Linear(6, 11), nn.Tanh())], ids=["linear", "tanh"])
+def test_losses_that_overwrite_their_logits(name: str, head: nn.Module) -> None:
+    """Each loss alone and all together have the values and gradients of plain losses, in float64."""
+    torch.manual_seed(0)
+    loss, head = SPENDING[name], copy.deepcopy(head).double().requires_grad_(False)
+    many = 1 if name == "answer" else 2
+    states = [torch.randn(7, 6, dtype=torch.float64, requires_grad=True) for _ in range(many)]
+    count = many if "answer" in name else 0
+    targets = [torch.randint(11, (7,)) for _ in range(count)]
+    lates = [
+        LateLogits(head, one, words=11, values=42, trained=False, linear=isinstance(head, nn.Linear)) for one in states
+    ]
+    wanted = loss(*(one.whole() for one in lates), *targets)
+    weights = torch.randn(len(wanted), 7, dtype=torch.float64)
+    for length in (1, 3, 7):
+        found = spent(loss, lates, targets, length)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        for which in (*range(len(wanted)), None):
+            factors = weights if which is None else weights * (torch.arange(len(wanted)) == which)[:, None]
+            chosen = slice(None) if which is None else slice(which, which + 1)
+            one, two = (
+                torch.autograd.grad((torch.stack(x[chosen]) * factors[chosen]).sum(), states, retain_graph=True,
+                                    allow_unused=True)
+                for x in (found, wanted)
+            )  # fmt: skip
+            for ours, known in zip(one, two, strict=True):
+                torch.testing.assert_close(torch.zeros(7, 6).double() if ours is None else ours,
+                                           torch.zeros(7, 6).double() if known is None else known,
+                                           rtol=1e-11, atol=1e-12)  # fmt: skip
+    with torch.no_grad():
+        assert all(torch.allclose(*pair) for pair in zip(spent(loss, lates, targets, 3), wanted, strict=True))
+
+
+@pytest.mark.parametrize("loss", [AnswerLoss(), PairLosses(answers=True), PairLosses("js")], ids=str)
+def test_words_that_are_ruled_out_and_extreme_logits(loss: Spending) -> None:
+    """Logits of −∞ (padded vocabularies) and large ones give the finite numbers of the plain losses."""
+    torch.manual_seed(0)
+    head = nn.Linear(6, 11).requires_grad_(False)
+    head.bias[3:5] = -torch.inf
+    states = [(torch.randn(5, 6) * 300).requires_grad_() for _ in range(2 if isinstance(loss, PairLosses) else 1)]
+    lates = [LateLogits(head, one, words=11, values=42, trained=False, linear=True) for one in states]
+    targets = [torch.zeros(5, dtype=torch.int64)] * (0 if loss == PairLosses("js") else len(states))
+    wanted, found = loss(*(one.whole() for one in lates), *targets), spent(loss, lates, targets, 2)
+    torch.testing.assert_close(found, wanted)
+    pairs = [torch.autograd.grad(torch.stack(x).sum(), states) for x in (found, wanted)]
+    for one, known in zip(*pairs, strict=True):
+        assert one.isfinite().all()
+        torch.testing.assert_close(one, known, rtol=1e-4, atol=1e-4)
+
+
 def test_gradients_of_half_precision_do_not_vanish() -> None:
     """An unlikely word's share of the gradient is below the smallest fp16 number."""
     torch.manual_seed(0)
@@ -163,9 +228,12 @@ def test_gradients_of_half_precision_do_not_vanish() -> None:
     targets = states.detach().float().matmul(head.weight.float().T).argmax(1)
     wanted = token_cross_entropy(late(head, states).whole(), targets).sum() * 1024
     found = by_token(token_cross_entropy, [late(head, states)], [targets], 2).sum() * 1024
-    (one,), (known,) = torch.autograd.grad(found, states), torch.autograd.grad(wanted, states)
+    other = spent(AnswerLoss(), [late(head, states)], [targets], 2)[0].sum() * 1024
+    (known,) = torch.autograd.grad(wanted, states)
     assert known.abs().max() > 0
-    torch.testing.assert_close(one, known, rtol=2e-3, atol=1e-3)
+    for total in (found, other):
+        (one,) = torch.autograd.grad(total, states)
+        torch.testing.assert_close(one, known, rtol=2e-3, atol=1e-3)
 
 
 def test_how_many_tokens_a_chunk_has() -> None:
@@ -179,6 +247,13 @@ def test_how_many_tokens_a_chunk_has() -> None:
     wide = late(head, torch.zeros(3000, 8))
     wide.values = 2 * 10**6
     assert chunk_length([wide], "auto") == 1500, "as many as hidden values in the pass"
+    many = late(head, torch.zeros(30_000, 8))
+    assert chunk_length([many], "auto", 1) == 7500, "four equal chunks of at most 2^23 logits"
+    assert chunk_length([many, many], "auto", 4) == 2000, "both views and two more tensors as large"
+    assert chunk_length([many], 1000, 1) == 1, "a number that was set counts logits"
+    assert chunk_length([small], "auto", 1) is None
+    assert 1000 * 7500 <= ROOM < 1000 * 10_000
+    assert FEWEST < ROOM
 
 
 # --- training steps -------------------------------------------------------------------------------------------------
@@ -218,6 +293,51 @@ def _same_step(backbone: Backbone, **settings: Any) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
     assert gradients.keys() == ours.keys()
     assert gradients
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-8, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"adversary": NRM(low_memory=True)},
+        {"adversary": NRM(ascent="clean")},
+        {"adversary": NRM(ascent="clean", low_memory=True)},
+        {"adversary": FreeLB()},
+        {"alignment": Alignment(direction="js", detach_reference=True)},
+        {"chunk_rows": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_answers_and_divergence_share_their_logits(
+    kind: str, settings: dict[str, Any], models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one variant of each row, a step runs the head once for each pass, and is the step of plain losses."""
+    backbone = load(models[kind], TUNINGS["lora"])
+    backbone.model.double()
+    batch = batch_of(backbone, variants=1)
+    module = module_of(backbone, **{"contrast": Contrast(), "alignment": Alignment()} | settings)
+    module.chunk_logits = None
+    wanted, gradients = step(module, batch)
+    seen: list[int] = []
+    plain = answers._logits
+
+    def counted(head: nn.Module, states: Tensor) -> Tensor:
+        if states.requires_grad:
+            seen.append(len(states))
+        return plain(head, states)
+
+    monkeypatch.setattr(answers, "_logits", counted)
+    module.chunk_logits = 4 * backbone.config.get_text_config().vocab_size
+    found, ours = step(module, batch)
+    n = len(batch.raw.layout.targets)
+    adversary = settings.get("adversary")
+    further = 0 if adversary is None else 1 if getattr(adversary, "ascent", "") == "clean" else 2
+    assert sum(seen) == n * (2 + (adversary.steps if isinstance(adversary, FreeLB) else further))
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    assert gradients.keys() == ours.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-8, atol=1e-9, msg=name)
 
