@@ -1,8 +1,9 @@
 """What the distortion β does to the attack of NRM: `python benchmarks/beta.py`.
 
 Attacks noisy rows of the built-in corpus on the shipped model, which is not tuned here, with the same random draws and
-every β in turn. Four forms of NRM: as [ANIT] prints it (eqs. 6, 7), with a random start a tenth as large
-(`init_scale: 1`), with a ball that shrinks with β (`scale_radius_by_beta`), and with both. Prints for each form and β
+every β in turn. Five forms of NRM: as [ANIT] prints it (eqs. 6, 7), with a random start a tenth as large
+(`init_scale: 1`), with a ball that shrinks with β (`scale_radius_by_beta`), with both, and with a ball that shrinks
+with β while the start does not (`scale_start_by_beta: false`). Prints for each form and β
 the loss gap L(f(X + δ1), y) − L(f(X), y) for each answer token, the length of δ1 in ε, and cos(δ1, g).
 """
 
@@ -26,6 +27,7 @@ FORMS: dict[str, NRM] = {
     "`init_scale: 1`": NRM(init_scale=1.0),
     "`scale_radius_by_beta`": NRM(scale_radius_by_beta=True),
     "both": NRM(init_scale=1.0, scale_radius_by_beta=True),
+    "the radius alone": NRM(scale_start_by_beta=False, scale_radius_by_beta=True),
 }
 
 

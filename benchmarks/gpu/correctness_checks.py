@@ -99,6 +99,11 @@ CASES = (
     _anit("NRM ascent clean", NRM(ascent="clean"), 4),
     _anit("NRM target_gap", NRM(target_gap=0.2, gap_rate=0.5), 4, steps=3),
     _anit("NRM init_scale 1, radius by beta", NRM(init_scale=1.0, scale_radius_by_beta=True), 4),
+    _anit(
+        "NRM ascent clean, token share, radius alone by beta",
+        NRM(ascent="clean", token_share=0.3, scale_start_by_beta=False, scale_radius_by_beta=True),
+        4,
+    ),
     _anit("FGM", FGM(), 4),
     _anit("FGSM", FGSM(), 4, sign=True),
     _anit("PGD-3", PGD(steps=3), 8),

@@ -30,8 +30,9 @@ class NRM(BoundedAdversary):
 
     E‖δ0‖ is 0.577 · init_scale · ε · (1 − β). So with the paper's `init_scale` of 10, δ0 lies outside the ball unless
     β > 0.83. Then the projection always binds, and (1 − β) decides how far δ1 points along g, but not its length. So
-    the attack grows with β, while the paper's text says that it shrinks. It shrinks only with both `init_scale: 1`
-    and `scale_radius_by_beta` (`benchmarks/beta.py` measures all four forms).
+    the attack grows with β, while the paper's text says that it shrinks. `scale_radius_by_beta` makes it shrink if β
+    does not also turn δ1 towards g: with `init_scale: 1`, or with `scale_start_by_beta: false` (`benchmarks/beta.py`
+    measures all forms).
 
     Cost with LoRA, plain tuning = 1: 3.0 (`ascent: full`: three forward and three backward passes) or 2.0
     (`clean`).
@@ -47,10 +48,17 @@ class NRM(BoundedAdversary):
     init_scale: float = 10.0
     """Size of the random start δ0 = (init_scale / √N) · U(−ε, ε) · (1 − β). Under every norm, N counts the row's
     perturbed coordinates and ε is a length (also under `linf`). 0 starts the ascent at the embeddings themselves."""
+    scale_start_by_beta: bool = True
+    """Shrink the random start of each row by 1 − β, as the paper does. With false, β does not change the start: with
+    `scale_radius_by_beta`, it then changes the radius alone, and otherwise nothing."""
     scale_radius_by_beta: bool = False
     """Shrink the ball of each row to ε · (1 − β)."""
     project: bool = True
     """Project δ1 onto the ball; false leaves it unprojected."""
+    token_share: float | None = None
+    """A ball for each token inside the ball of the row: no token moves by more than this share of ε, in (0, 1). Tokens
+    that lie outside are shortened first, and the row's projection follows. Unlike under `norm: token`, the step stays
+    that of the row, so a token moves as far as its gradient is long. null: only the ball of `norm` bounds tokens."""
     ascent: Literal["full", "clean"] = "full"
     """Where the gradient is computed. `full`: at δ0, in a separate pass. `clean`: at δ = 0, where the clean term's
     backward pass yields it together with the weights' gradient, which is a third cheaper and needs less memory. If
@@ -74,8 +82,15 @@ class NRM(BoundedAdversary):
         self.check("ascent", self.ascent in ("full", "clean"), "one of full, clean")
         per_row = not self.scale_radius_by_beta or self.norm != "batch"
         self.check("norm", per_row, "row, token or linf with scale_radius_by_beta, as a batch has no β of its own")
+        starts = self.scale_start_by_beta or self.init_scale > 0
+        self.check("init_scale", starts, "a number > 0 with scale_start_by_beta false, which changes nothing else")
         binds = not self.scale_radius_by_beta or self.project
         self.check("project", binds, "true with scale_radius_by_beta, which changes nothing else")
+        share = self.token_share
+        self.check("token_share", share is None or 0 < share < 1, "a number in (0, 1), or null")
+        self.check("project", share is None or self.project, "true with token_share, which is a projection")
+        rows = share is None or self.norm in ("row", "batch")
+        self.check("norm", rows, "row or batch with token_share, as token and linf bound every token already")
         gap = self.target_gap
         self.check("target_gap", gap is None or 0 < gap < math.inf, "a finite number > 0, or null")
         self.check("epsilon", gap is None or self.radius > 0, "a number > 0 for target_gap to start from")
@@ -98,7 +113,7 @@ class NRM(BoundedAdversary):
 
         count = dimension(mask, embeds.shape[2], "row")
         noise = epsilon * row_unit * uniform(embeds, mask, problem.seeds)
-        delta0 = self.init_scale / count.sqrt() * noise * keep
+        delta0 = self.init_scale / count.sqrt() * noise * (keep if self.scale_start_by_beta else 1)
         if self.ascent == "clean":
             gradient, clean = clean_gradient(problem)
         else:
@@ -107,7 +122,7 @@ class NRM(BoundedAdversary):
         gradient, broken = drop_nonfinite(gradient)
         stepped = delta0 + alpha * unit * steepest(gradient, self.norm)
         radius = epsilon * unit * (keep if self.scale_radius_by_beta else 1)
-        delta = project(stepped, self.norm, radius) if self.project else stepped
+        delta = self._projected(stepped, radius)
         adversarial = row_losses(problem, perturb(embeds, delta))
 
         logs = measure(problem, row_unit, delta, gradient, broken, adversarial, clean)
@@ -119,6 +134,13 @@ class NRM(BoundedAdversary):
         if self._controller and torch.is_grad_enabled():  # an attack in evaluation must not change ε
             self._controller.update(clean, adversarial)
         return Outcome(adversarial, clean, delta, logs)
+
+    def _projected(self, stepped: Tensor, radius: Tensor) -> Tensor:
+        """The perturbation `[R, T, H]` in the balls of tokens and row, as far as the fields ask for them."""
+        if not self.project:
+            return stepped
+        inside = stepped if self.token_share is None else project(stepped, "token", self.token_share * radius)
+        return project(inside, self.norm, radius)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The controller's state under `target_gap`, otherwise empty."""

@@ -23,6 +23,7 @@ def attackers() -> dict[str, Adversary]:
         "freelb": FreeLB(),
         "nrm": NRM(),
         "nrm_clean": NRM(ascent="clean"),
+        "nrm_tokens": NRM(ascent="clean", token_share=0.3, scale_start_by_beta=False, scale_radius_by_beta=True),
         "nrm_gap": NRM(target_gap=0.1, gap_rate=0.5),
     }
 

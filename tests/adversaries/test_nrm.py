@@ -111,6 +111,95 @@ def test_equation_seven_by_hand() -> None:
         assert torch.allclose(outcome.delta[row], expected, rtol=1e-6, atol=1e-12)
 
 
+def start_by_hand(at: Problem, row: int, scale: float, epsilon: float) -> torch.Tensor:
+    """The random start of a row `[T, H]` without any factor of β."""
+    count = int(at.mask[row].sum())
+    start = torch.zeros_like(at.embeds[row])
+    noise = uniform_by_hand(int(at.seeds[row]), count, 6)
+    start[at.mask[row]] = scale / math.sqrt(count * 6) * epsilon * at.scale.double() * noise
+    return start
+
+
+@pytest.mark.parametrize("init_scale", [10.0, 0.5])
+@pytest.mark.parametrize("norm", ["row", "token", "linf"])
+def test_beta_on_the_radius_alone_by_hand(norm: Norm, init_scale: float) -> None:
+    at = problem(Toy(), beta=[0.0, 0.4, 0.8, 1.0])
+    adversary = NRM(
+        epsilon=0.5,
+        alpha=0.2,
+        norm=norm,
+        init_scale=init_scale,
+        ascent="clean",
+        scale_start_by_beta=False,
+        scale_radius_by_beta=True,
+    )
+    delta = adversary.attack(at).delta
+    assert delta is not None
+    gradient = ascent_gradient(at, torch.zeros_like(at.embeds))
+    unit = at.scale.double() / (math.sqrt(6) if norm == "linf" else 1)
+    for row in range(4):
+        radius = float(0.5 * unit * (1 - at.beta[row].double()))
+        start, slope = start_by_hand(at, row, init_scale, 0.5), gradient[row]
+        expected = torch.zeros_like(start)
+        for place in at.mask[row].nonzero().flatten().tolist():
+            if norm == "linf":
+                for one in range(6):
+                    moved = float(start[place, one] + 0.2 * unit * slope[place, one].sign())
+                    expected[place, one] = min(max(moved, -radius), radius)
+                continue
+            length = slope.norm() if norm == "row" else slope[place].norm()
+            expected[place] = start[place] + 0.2 * unit * slope[place] / length
+            if norm == "token":
+                expected[place] *= min(1.0, radius / expected[place].norm().item())
+        if norm == "row":
+            expected *= min(1.0, radius / expected.norm().item())
+        assert torch.allclose(delta[row], expected, rtol=1e-6, atol=1e-7)  # the root of N is in fp32
+
+
+def test_beta_may_change_nothing() -> None:
+    adversary = NRM(scale_start_by_beta=False)
+    ours, theirs = adversary.attack(problem(Toy(), beta=[0.9] * 4)), NRM().attack(problem(Toy(), beta=[0.0] * 4))
+    assert torch.equal(ours.adversarial, theirs.adversarial)
+
+
+@pytest.mark.parametrize("beta_on_radius", [False, True])
+@pytest.mark.parametrize(("init_scale", "share"), [(0.0, 0.3), (0.0, 0.9), (1.0, 0.5), (10.0, 0.5), (10.0, 0.1)])
+def test_balls_of_tokens_in_the_ball_of_the_row_by_hand(init_scale: float, share: float, beta_on_radius: bool) -> None:
+    at = problem(Toy(), beta=[0.0, 0.4, 0.8, 1.0])
+    adversary = NRM(
+        epsilon=0.5, init_scale=init_scale, ascent="clean", token_share=share, scale_radius_by_beta=beta_on_radius
+    )
+    outcome = adversary.attack(at)
+    assert outcome.delta is not None
+    gradient = ascent_gradient(at, torch.zeros_like(at.embeds))
+    for row in range(4):
+        keep = 1 - at.beta[row].double().item()
+        radius = 0.5 * at.scale.item() * (keep if beta_on_radius else 1)
+        expected = start_by_hand(at, row, init_scale, 0.5) * keep
+        expected += 0.5 * at.scale.double() * gradient[row] / gradient[row].norm()
+        for place in range(expected.shape[0]):
+            length = expected[place].norm().item()
+            if length > share * radius:
+                expected[place] *= share * radius / length
+        if expected.norm().item() > radius:
+            expected *= radius / expected.norm().item()
+        assert torch.allclose(outcome.delta[row], expected, rtol=1e-6, atol=1e-7)
+        assert size(outcome.delta, "token")[row].max().item() <= share * radius * (1 + 1e-6)
+        assert outcome.delta[row].norm().item() <= radius * (1 + 1e-6)
+    assert (outcome.delta[~at.mask] == 0).all()
+    binds = size(NRM(epsilon=0.5, init_scale=init_scale, ascent="clean").attack(at).delta, "token").amax(1) > share / 2
+    assert binds.any(), "the case does not test the balls of tokens"
+
+
+def test_balls_of_tokens_move_with_the_controller() -> None:
+    adversary = NRM(target_gap=0.15, init_scale=1.0, token_share=0.3)
+    for _ in range(100):
+        outcome = adversary.attack(steady(0.1))
+    assert outcome.delta is not None
+    longest = size(outcome.delta, "token").max().item()
+    assert longest == pytest.approx(0.3 * outcome.logs["epsilon"].item(), rel=1e-5)
+
+
 def test_released_form_is_neftune_at_ten() -> None:
     at = replace(wide(0.0), mask=torch.ones(64, 44, dtype=torch.bool))
     released = NRM(unit="absolute", epsilon=1, init_scale=10, norm="batch", alpha=5e-3, project=False).attack(at)
@@ -207,6 +296,16 @@ def test_state_of_another_configuration_is_refused() -> None:
             "NRM: norm is 'batch'; expected row, token or linf",
         ),
         ({"project": False, "scale_radius_by_beta": True}, "NRM: project is False; expected true"),
+        (
+            {"scale_start_by_beta": False, "init_scale": 0.0},
+            "NRM: init_scale is 0.0; expected a number > 0 with scale_st",
+        ),
+        ({"token_share": 0.0}, r"NRM: token_share is 0.0; expected a number in \(0, 1\), or null"),
+        ({"token_share": 1.0}, "NRM: token_share is 1.0"),
+        ({"token_share": math.nan}, "NRM: token_share is nan"),
+        ({"token_share": 0.5, "project": False}, "NRM: project is False; expected true with token_share"),
+        ({"token_share": 0.5, "norm": "token"}, "NRM: norm is 'token'; expected row or batch with token_share"),
+        ({"token_share": 0.5, "norm": "linf"}, "NRM: norm is 'linf'; expected row or batch with token_share"),
         ({"target_gap": 0.0}, "NRM: target_gap is 0.0; expected a finite number > 0, or null"),
         ({"target_gap": 0.1, "epsilon": 0.0}, "NRM: epsilon is 0.0; expected a number > 0"),
         ({"gap_rate": 2.0}, r"NRM: gap_rate is 2.0; expected a number in \(0, 1\]"),

@@ -25,6 +25,8 @@ VARIANTS: list[Adversary] = [cls() for cls in REGISTRY] + [
     NRM(norm="token", init_scale=1),
     NRM(norm="linf"),
     NRM(scale_radius_by_beta=True),
+    NRM(ascent="clean", scale_radius_by_beta=True, scale_start_by_beta=False),
+    NRM(ascent="clean", token_share=0.5, init_scale=1),
     NRM(target_gap=0.1),
     NRM(low_memory=True),
     PGD(low_memory=True),

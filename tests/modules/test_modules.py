@@ -347,6 +347,8 @@ def test_a_command_line_built_module_comes_back(llama: str, train_file: str, tmp
         "model.tuning.r": "2",
         "model.adversary": "NRM",
         "model.adversary.target_gap": "0.2",
+        "model.adversary.token_share": "0.4",
+        "model.adversary.scale_start_by_beta": "false",
         "data": "NoisyInstructionDataModule",
         "data.train": train_file,
         "data.batch_size": "8",
@@ -362,7 +364,7 @@ def test_a_command_line_built_module_comes_back(llama: str, train_file: str, tmp
     (path,) = tmp_path.rglob("last.ckpt")
     torch.load(path, weights_only=True)
     again = ANIT.load_from_checkpoint(path)
-    assert again.adversary == NRM(target_gap=0.2)
+    assert again.adversary == NRM(target_gap=0.2, token_share=0.4, scale_start_by_beta=False)
     assert again.backbone.tuning == LoRA(r=2)
     trained = weights_of(module)
     assert trained

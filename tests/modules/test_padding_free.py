@@ -37,6 +37,9 @@ ADVERSARIES: dict[str, Adversary] = {
     "nrm, gap": NRM(target_gap=0.2),
     "nrm, low memory": NRM(low_memory=True),
     "nrm, clean": NRM(ascent="clean"),
+    "nrm, clean, tokens": NRM(
+        ascent="clean", init_scale=1.0, token_share=0.3, scale_start_by_beta=False, scale_radius_by_beta=True
+    ),
     "fgm": FGM(),
     "fgsm": FGSM(),
     "pgd": PGD(steps=2),

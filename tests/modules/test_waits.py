@@ -40,6 +40,7 @@ STEPS: dict[str, tuple[type[InstructionTuning], dict[str, Any]]] = {
     "coin": (ContrastiveTuning, LORA),
     "alignment": (AlignmentTuning, {"tuning": PrefixTuning(tokens=3)}),
     "nrm": (ANIT, {**LORA, "adversary": NRM(target_gap=0.2)}),
+    "nrm, token share": (ANIT, {**LORA, "adversary": NRM(ascent="clean", token_share=0.3, target_gap=0.2)}),
     "nrm, low memory": (ANIT, {**LORA, "adversary": NRM(low_memory=True)}),
     "fgm": (ANIT, {**LORA, "adversary": FGM()}),
     "fgsm": (ANIT, {**LORA, "adversary": FGSM()}),
