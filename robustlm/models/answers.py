@@ -104,7 +104,7 @@ def answers(
         _head_pass(loaded, inputs.places, pool, late=late) as current,
         known_padding(inputs.sequence or view.layout.padded),
     ):
-        logits: Tensor | LateLogits = loaded.runner(**inputs.arguments).logits[0]
+        logits: Tensor | LateLogits = loaded.runner(**inputs.arguments).logits.squeeze(0)
     assert current.state is not None
     if late:
         assert isinstance(logits, Tensor)
@@ -125,7 +125,7 @@ def _logits(head: nn.Module, states: Tensor) -> Tensor:
     """Logits `[m, V]` of states `[m, H]`, also while a pass is running."""
     token = _CURRENT.set(None)
     try:
-        found: Tensor = head(states.unsqueeze(0))[0]
+        found: Tensor = head(states.unsqueeze(0)).squeeze(0)  # `[0]` would copy their gradient
         return found
     finally:
         _CURRENT.reset(token)
