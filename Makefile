@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # tests in processes with one thread each: tiny models gain nothing from more threads. There is one more process than
-# the two cores that are expected, since some tests wait for what they start
-TEST_FLAGS ?= -n 3
+# the two cores that are expected, since some tests wait for what they start. Each process gets a third of the tests in
+# their order, so that those of a file share what they prepare; who is done early takes tests of another process
+TEST_FLAGS ?= -n 3 --dist worksteal
 
 # of `make base`: the folder of text and data sets, the folder of the model, and further options of both runs
 DATA ?=

@@ -1,4 +1,4 @@
-"""How far estimates from a part of the cells are from the full grid: `python benchmarks/budget.py [TABLE]`.
+"""How far estimates from a part of the cells are from the full grid: `python -m benchmarks.budget [TABLE]`.
 
 Takes full grids, keeps 5, 10 and 25 % of their cells in the balanced design of `data.budget`, and compares what three
 estimators say of the missing ones with the full grid: means of the observed cells (`plain`), shrunk means (`shrunk`),

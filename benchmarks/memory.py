@@ -11,7 +11,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from benchmarks.trl import OURS, Result, options, run
+from benchmarks.loops import OURS, Result
+from benchmarks.trl import options, run
 
 
 def table(found: dict[str, Result]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What padding costs a training step, and what saves it: `python benchmarks/padding.py`.
+"""What padding costs a training step, and what saves it: `python -m benchmarks.padding`.
 
 Trains a model made from scratch on rows of uneven lengths, in four ways: shuffled batches, batches of rows of similar
 length (`data.group_by_length`), and both without padding (`loading.padding_free`). All ways run the same rows with the

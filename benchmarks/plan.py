@@ -1,4 +1,4 @@
-"""How near `robustlm plan` comes to the memory that a step really takes: `python benchmarks/plan.py`.
+"""How near `robustlm plan` comes to the memory that a step really takes: `python -m benchmarks.plan`.
 
 Each case runs three steps through Lightning on the CPU, with PyTorch's profiler: it reports every allocation and
 release of the CPU's allocator, so temporary memory inside of kernels counts too. The peak of these in the last step,

@@ -1,4 +1,4 @@
-"""What training steps and answers cost in float32 and in bf16-mixed: `python benchmarks/precision.py`.
+"""What training steps and answers cost in float32 and in bf16-mixed: `python -m benchmarks.precision`.
 
 One model for all, made from scratch, with LoRA. Steps (forward, backward, optimiser) of some methods, and greedy
 answers, run in each precision in every round, in an order that is shuffled each round, on one thread. Prints medians of

@@ -1,11 +1,9 @@
 """Plain tuning here against TRL's `SFTTrainer`: `python -m benchmarks.trl`.
 
 TRL is no dependency of the project. `pip install --no-deps trl==1.16.0` installs it; what it needs is installed with
-transformers and datasets. Each variant is a process of its own with its own model, made from scratch with the
-same config, adapters and rows. Each one runs its own whole training loop: loading and collating batches, forward,
-backward, clipping, optimiser, logging. The parent lets one variant at a time take one step, in an order that is
-shuffled each round. So other load on the machine falls on all of them. Figures are medians over rounds of CPU time (on
-a GPU: of clock time, with a wait for the device) for each token that is no padding, since variants form other batches.
+transformers and datasets. Each variant is a process of its own with its own whole training loop; one at a time takes a
+step (`benchmarks.loops`). Figures are medians over rounds of CPU time (on a GPU: of clock time, with a wait for the
+device) for each token that is no padding, since variants form other batches.
 
 TRL's variants have its best settings:
 
@@ -19,47 +17,21 @@ TRL's variants have its best settings:
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib.metadata
-import logging
-import multiprocessing
-import random
 import statistics
 import sys
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from benchmarks.step import Size, lay_out
-from robustlm.datamodules.sampling import StepSampler
+from benchmarks.loops import OURS, WAYS, Case, Job, Meter, Result, measure, sampler_of
+from benchmarks.step import Size
 
-OURS = "robustlm"
 EVERY = "TRL, every position"
 TRL = ("TRL, padded", "TRL, grouped", "TRL, padding-free", "TRL, packed")
-VARIANTS = (OURS, *TRL, EVERY)
-WARM_UP = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """How long rows are, in tokens; drawn evenly between two numbers."""
-
-    prompt: tuple[int, int]
-    answer: tuple[int, int]
-
-    def rows(self, count: int, vocab: int) -> list[tuple[list[int], list[int]]]:
-        """Prompts and answers of random tokens, the same in every process."""
-        draw = random.Random(0)
-        sizes = [(draw.randint(*self.prompt), draw.randint(*self.answer)) for _ in range(count)]
-        return [tuple([draw.randrange(4, vocab) for _ in range(n)] for n in pair) for pair in sizes]  # type: ignore[misc]
-
+VARIANTS = (*WAYS, *TRL, EVERY)
 
 CASES = {
     "short": Case((100, 250), (1, 20)),
@@ -68,174 +40,19 @@ CASES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a variant trains."""
-
-    variant: str
-    case: Case
-    size: Size
-    """`rows` is the number of rows in a batch."""
-    precision: str
-    """`fp32`: all in float32. `bf16`: frozen weights in bf16, adapters in float32, bf16 autocast."""
-    device: str
-    rows: int
-    """Rows of the data set."""
-    steps: int
-    folder: str
-    """Of the model's config and tokenizer."""
+def lengths_of(inputs: Any) -> torch.Tensor:
+    """The lengths of the rows in a batch of TRL: by its mask, or by positions that begin anew, int64."""
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        found: torch.Tensor = mask.sum(1)
+        return found
+    starts = (inputs["position_ids"].flatten() == 0).nonzero().flatten()
+    end = torch.tensor([inputs["input_ids"].numel()], device=starts.device)
+    return torch.cat([starts, end]).diff()
 
 
-@dataclass(slots=True)
-class Taken:
-    """A step that a variant has taken."""
-
-    seconds: float
-    tokens: int
-    """Without padding."""
-    answer_tokens: int
-    loss: float
-    peak: int
-    """Most bytes in the step: of the device's allocator, or of the process on a CPU."""
-
-
-@dataclass(slots=True)
-class Result:
-    """All steps of a variant."""
-
-    dtypes: str
-    """Types of frozen and of trained weights."""
-    start: int
-    """Bytes before the first step."""
-    steps: list[Taken] = field(default_factory=list)
-
-    def per_token(self) -> float:
-        """Median of microseconds a token."""
-        return statistics.median(1e6 * one.seconds / one.tokens for one in self.steps)
-
-    def peak(self) -> float:
-        """Most MiB of any step."""
-        return max(one.peak for one in self.steps) / 2**20
-
-
-class Meter:
-    """Takes part in a variant's training loop: measures each step, and waits for the parent before the next one.
-
-    Args:
-        pipe: To the parent.
-        device: `cpu` or `cuda`.
-    """
-
-    def __init__(self, pipe: Connection, device: str) -> None:
-        self._pipe = pipe
-        self._cuda = device == "cuda"
-        self._began = 0.0
-        self.tokens = self.answer_tokens = 0
-
-    def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time()
-
-    def _reset(self) -> None:
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
-        else:  # 5: the peak of resident memory starts anew
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-    def memory(self) -> int:
-        """Most bytes since the step began."""
-        if self._cuda:
-            return torch.cuda.max_memory_allocated()
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-
-    def ready(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """The loop is about to begin."""
-        kinds = [
-            ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters if p.requires_grad == trained}))
-            for trained in (False, True)
-        ]
-        gc.collect()
-        self._reset()
-        self._pipe.send(Result(" / ".join(kinds), self.memory()))
-        self._pipe.recv()
-        self._reset()
-        self._began = self._now()
-
-    def count(self, tokens: int, answer_tokens: int) -> None:
-        """Note what the step reads."""
-        self.tokens, self.answer_tokens = tokens, answer_tokens
-
-    def taken(self, loss: float) -> bool:
-        """A step is over; returns whether to take another one."""
-        seconds = self._now() - self._began
-        self._pipe.send(Taken(seconds, self.tokens, self.answer_tokens, loss, self.memory()))
-        again = bool(self._pipe.recv())
-        self._reset()
-        self._began = self._now()
-        return again
-
-
-def _sampler(job: Job) -> StepSampler:
-    """Batches of rows of similar length, as this project deals them."""
-    rows = job.case.rows(job.rows, job.size.vocab)
-    lengths, answers = [len(prompt) + len(answer) for prompt, answer in rows], [len(answer) for _, answer in rows]
-    return StepSampler(lengths, answers, batch_size=job.size.rows, seed=0)
-
-
-def _ours(job: Job, meter: Meter) -> None:
-    from lightning.pytorch import Callback, Trainer
-    from torch.utils.data import DataLoader
-
-    from robustlm.batch import Encoded, InstructionBatch, collate
-    from robustlm.datamodules.sampling import BatchKey
-    from robustlm.models.loading import Loading
-    from robustlm.models.tuning import LoRA
-    from robustlm.modules import InstructionTuning
-    from robustlm.optim.config import AdamW, Schedule
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    bf16 = job.precision == "bf16"
-    rows = [
-        Encoded(prompt, [True] * len(prompt), [False] * len(prompt), answer)
-        for prompt, answer in job.case.rows(job.rows, job.size.vocab)
-    ]
-
-    class Batches(torch.utils.data.Dataset[InstructionBatch]):
-        def __getitem__(self, key: BatchKey) -> InstructionBatch:
-            raw = collate([rows[i] for i in key.indices], pad_id=0)
-            return InstructionBatch(raw=raw, ids=[str(i) for i in key.indices], step_tokens=key.step_tokens)
-
-    class Measured(Callback):
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            meter.ready(list(pl_module.parameters()))
-
-        def on_train_batch_end(
-            self, trainer: Any, pl_module: Any, outputs: Any, batch: InstructionBatch, batch_idx: int
-        ) -> None:
-            meter.count(int(batch.raw.attention_mask.sum()), len(batch.raw.layout.targets))
-            trainer.should_stop = not meter.taken(float(outputs["loss"]))
-
-    module = InstructionTuning(
-        job.folder,
-        loading=Loading(scratch=True, dtype="bfloat16" if bf16 else "float32"),
-        tuning=LoRA(r=job.size.rank, alpha=job.size.rank, dropout=0.0),
-        optimizer=AdamW(lr=1e-4),
-        schedule=Schedule(),
-    )
-    sampler = _sampler(job)
-    loader = DataLoader(Batches(), sampler=sampler, batch_size=None)
-    trainer = Trainer(
-        accelerator=job.device, devices=1, precision="bf16-mixed" if bf16 else "32-true", max_steps=job.steps,
-        gradient_clip_val=1.0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Measured()], default_root_dir=job.folder,
-    )  # fmt: skip
-    trainer.fit(module, loader)
-
-
-def _theirs(job: Job, meter: Meter) -> None:
+def theirs(job: Job, meter: Meter) -> None:
+    """Train as a variant of TRL does."""
     import datasets
     import peft
     import transformers
@@ -254,7 +71,7 @@ def _theirs(job: Job, meter: Meter) -> None:
     packed = job.variant == "TRL, packed"
     rows = job.case.rows(job.rows, job.size.vocab)
     if job.variant not in ("TRL, padded", "TRL, packed"):
-        rows = [rows[i] for key in _sampler(job) for i in key.indices]
+        rows = [rows[i] for key in sampler_of(job) for i in key.indices]
     columns = {
         "input_ids": [prompt + answer for prompt, answer in rows],
         "labels": [[-100] * len(prompt) + answer for prompt, answer in rows],
@@ -296,9 +113,8 @@ def _theirs(job: Job, meter: Meter) -> None:
 
     class Counting(trl.SFTTrainer):  # type: ignore[misc]
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-            mask = inputs.get("attention_mask")
-            tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
-            meter.count(tokens, int((inputs["labels"] >= 0).sum()))
+            lengths = lengths_of(inputs)
+            meter.count(int(lengths.sum()), int((inputs["labels"] >= 0).sum()), int((lengths**2).sum()))
             self.latest = super().training_step(model, inputs, num_items_in_batch)
             return self.latest
 
@@ -318,71 +134,6 @@ def _theirs(job: Job, meter: Meter) -> None:
         callbacks=[Measured()],
     )
     trainer.train()
-
-
-def serve(pipe: Connection, job: Job) -> None:
-    """Train a variant, in a process of its own."""
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    sys.stdout = sys.stderr
-    (_ours if job.variant == OURS else _theirs)(job, Meter(pipe, job.device))
-
-
-def measure(
-    case: Case, size: Size, precision: str, *, variants: Sequence[str], rounds: int, rows: int, device: str = "cpu"
-) -> dict[str, Result]:
-    """Steps of all variants, interleaved; the first ones only warm up.
-
-    Args:
-        case: Lengths of rows.
-        size: Of the model; `size.rows` rows in a batch.
-        precision: `fp32` or `bf16`.
-        variants: Names of `VARIANTS`.
-        rounds: Steps of each that are measured.
-        rows: Of the data set.
-        device: `cpu` or `cuda`.
-
-    Raises:
-        RuntimeError: A variant's process ended early, or its types of weights are not those of the others.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        lay_out(folder, size)
-        context = multiprocessing.get_context("spawn")
-        pipes, processes, found = {}, [], {}
-        try:
-            for name in variants:
-                own, theirs = context.Pipe()
-                job = Job(name, case, size, precision, device, rows, rounds + WARM_UP + 1, folder)
-                process = context.Process(target=serve, args=(theirs, job))
-                process.start()
-                theirs.close()
-                pipes[name] = own
-                processes.append(process)
-                found[name] = _received(own, name)  # one after another: their starts need the most memory
-            kinds = {name: one.dtypes for name, one in found.items()}
-            if len(set(kinds.values())) > 1:
-                raise RuntimeError(f"types of weights differ: {kinds}")
-            order, shuffle = list(variants), random.Random(1).shuffle
-            for number in range(rounds + WARM_UP):
-                shuffle(order)
-                for name in order:
-                    pipes[name].send(True)
-                    step = _received(pipes[name], name)
-                    if number >= WARM_UP:
-                        found[name].steps.append(step)
-        finally:
-            for process in processes:
-                process.kill()
-                process.join()
-        return found
-
-
-def _received(pipe: Connection, name: str) -> Any:
-    try:
-        return pipe.recv()
-    except EOFError:
-        raise RuntimeError(f"{name}: its process ended early; its error is printed above") from None
 
 
 def table(found: dict[str, Result]) -> Iterator[str]:
@@ -423,7 +174,7 @@ def options() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, show: Callable[[dict[str, Result]], Iterator[str]]) -> None:
     """Measure all cases that the options name, and print each as a table."""
-    if any(name != OURS for name in args.variants):
+    if any(name not in WAYS for name in args.variants):
         try:
             print(f"TRL {importlib.metadata.version('trl')}, torch {torch.__version__}")
         except importlib.metadata.PackageNotFoundError:
@@ -438,6 +189,8 @@ def run(args: argparse.Namespace, show: Callable[[dict[str, Result]], Iterator[s
             print(f"\n{name}: {asdict(case)}, {args.rows} rows a batch, {precision}, {args.rounds} rounds", flush=True)
             found = measure(case, size, precision, variants=args.variants, rounds=args.rounds, rows=args.samples,
                             device=args.device)  # fmt: skip
+            if troubles := [f"{name}: {one.trouble}" for name, one in found.items() if one.trouble]:
+                sys.exit("; ".join(troubles))
             kinds = next(iter(found.values())).dtypes
             print(f"frozen / trained weights: {kinds}\n")
             print("\n".join(show(found)), flush=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
+from pathlib import Path
 from typing import Any
 
-import docstring_parser
 import pytest
 import torch
 from transformers import (
@@ -19,11 +18,11 @@ from transformers import (
 )
 
 from robustlm.tools.tokenizer import train_tokenizer
+from tests import quick_parsing
 from tests.tiny import make_rows, write_rows
 
 torch.set_num_threads(1)
-# a parser reads the docstrings of the same classes for each of hundreds of commands
-docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
+quick_parsing.install()
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -46,13 +45,11 @@ def ids_of(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> str:
-    folder = tmp_path_factory.mktemp("llama")
+def save_llama(folder: Path, tokenizer: Any, layers: int) -> str:
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=64,
         initializer_range=0.3,
@@ -64,6 +61,17 @@ def llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> str:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> str:
+    return save_llama(tmp_path_factory.mktemp("llama"), tokenizer, 2)
+
+
+@pytest.fixture(scope="session")
+def shallow(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> str:
+    """One layer, in half the time: for tests of loops, processes and files, to which a model is a model."""
+    return save_llama(tmp_path_factory.mktemp("shallow"), tokenizer, 1)
 
 
 @pytest.fixture(scope="session")

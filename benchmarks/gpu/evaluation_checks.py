@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.runner import Check, Finding, Note, Settings, Skip
+from benchmarks.gpu.runner import Check, Finding, Note, Settings, Skip, known
 from benchmarks.gpu.speed_checks import Bench
 from robustlm.batch import Encoded, View, collate
 
 ROUNDS = 3
-WAYS = {"generate, batch": 20, "robustlm": 15, "continuous batching": 20, "generate, one by one": 30}
+BATCHES, LENGTHS = "generate, batch", "tokens of each answer"
+WAYS = {BATCHES: 20, "robustlm": 15, "continuous batching": 20, "generate, one by one": 30}
 """Ways to generate answers, and the seconds that each may take."""
 ENDS = 0.03
 """Share of the vocabulary that ends an answer: a random model then says 33 tokens on average."""
@@ -51,6 +52,15 @@ class Evaluations:
         self.count = 8 if settings.tiny else settings.extra["prompts"]
         self.longest = 6 if settings.tiny else settings.extra["tokens"]
         self.plain: dict[str, Way] = {}
+        self._settings = settings
+
+    def plain_of(self, kind: str) -> Way | None:
+        """What plain `generate` took for prompts of a kind, also in an earlier process; null if it was not measured."""
+        if kind not in self.plain:
+            stored = known(self._settings, f"{BATCHES}: {kind}")
+            if stored is not None:
+                self.plain[kind] = Way(stored["seconds"], [int(one) for one in stored[LENGTHS].split()])
+        return self.plain.get(kind)
 
     @cached_property
     def ends(self) -> list[int]:
@@ -133,7 +143,7 @@ def _continuous(bench: Evaluations, prompts: list[list[int]]) -> list[int]:
 
 def generation_check(bench: Evaluations, kind: str, way: str, note: Note) -> Finding:
     """Answers a second of one way, and how many answers are as long as those of plain `generate` in batches."""
-    answer = {"robustlm": _ours, "generate, batch": _plain, "generate, one by one": _one_by_one,
+    answer = {"robustlm": _ours, BATCHES: _plain, "generate, one by one": _one_by_one,
               "continuous batching": _continuous}[way]  # fmt: skip
     if way == "continuous batching" and bench.bench.device != "cuda":
         raise Skip("the continuous batching of transformers needs a CUDA GPU for its kernels")
@@ -144,7 +154,7 @@ def generation_check(bench: Evaluations, kind: str, way: str, note: Note) -> Fin
     assert bench.ends
     with bench.bench.backbone.parts.evaluating():
         found = bench.timed(lambda: answer(bench, prompts), note)
-        if way == "generate, batch":
+        if way == BATCHES:
             bench.plain[kind] = found
     figures: dict[str, Any] = {
         "prompts": len(prompts),
@@ -154,8 +164,10 @@ def generation_check(bench: Evaluations, kind: str, way: str, note: Note) -> Fin
         "answers/s": len(prompts) / found.seconds,
         "new tokens/s": sum(found.lengths) / found.seconds,
     }
-    plain = bench.plain.get(kind)
-    if plain is not None and way != "generate, batch":
+    plain = bench.plain_of(kind)
+    if way == BATCHES:
+        figures[LENGTHS] = " ".join(map(str, found.lengths))  # others are compared with it, also in a later call
+    elif plain is not None:
         figures["÷ generate in batches"] = figures["answers/s"] / (len(plain.lengths) / plain.seconds)
         pairs = list(zip(found.lengths, plain.lengths, strict=False))
         figures["answers as long as those of generate, %"] = 100 * statistics.mean(a == b for a, b in pairs)
@@ -170,23 +182,22 @@ def vllm_check(bench: Evaluations, note: Note) -> Finding:
         raise Skip("vLLM is not installed")
     if bench.bench.device != "cuda":
         raise Skip("vLLM is measured on a GPU alone")
-    if set(bench.plain) != set(KINDS):
+    plain = {kind: found for kind in KINDS if (found := bench.plain_of(kind)) is not None}
+    if set(plain) != set(KINDS):
         raise Skip("plain `generate` was not measured before, which gives the lengths of answers")
     import vllm
 
     from benchmarks.step import lay_out
 
-    bench.bench.__dict__.pop("modules", None)  # free the memory of the model here
-    bench.bench.__dict__.pop("backbone", None)
-    torch.cuda.empty_cache()
-    rows = []
+    bench.bench.release()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         lay_out(folder, bench.bench.size)
         model = vllm.LLM(folder, load_format="dummy", dtype="bfloat16", gpu_memory_utilization=0.6)
         for kind, prompts in bench.rows.items():
             limits = [
                 vllm.SamplingParams(temperature=0, ignore_eos=True, max_tokens=max(1, length))
-                for length in bench.plain[kind].lengths
+                for length in plain[kind].lengths
             ]
             asked: Any = [{"prompt_token_ids": ids} for ids in prompts]
             found = bench.timed(
@@ -195,7 +206,9 @@ def vllm_check(bench: Evaluations, note: Note) -> Finding:
                 ],
                 note,
             )
-            rows.append({"prompts": kind, "seconds": found.seconds, "answers/s": len(prompts) / found.seconds})
+            row = {"prompts": kind, "seconds": found.seconds, "answers/s": len(prompts) / found.seconds}
+            rows.append(row | {"÷ generate in batches": plain[kind].seconds / found.seconds})
+            note({"rows": rows})
     return Finding("pass", figures={"rows": rows})
 
 

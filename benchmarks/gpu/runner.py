@@ -39,6 +39,9 @@ PATIENCE: Final = 3.0
 """A check is stopped after this many times its share, or `LEAST_S`, or when the whole budget is used up."""
 LEAST_S: Final = 30.0
 LOG: Final = "log.txt"
+RESULTS: Final = "results.json"
+START: Final = "start"
+"""Name of the entry of a worker that does not come up."""
 UNREACHED: Final = "the run has not come to it"
 
 Note = Callable[[Mapping[str, Any]], None]
@@ -81,6 +84,8 @@ class Entry:
     seconds: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
     traceback: str = ""
+    commit: str = ""
+    """The code that it ran on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,23 @@ class Settings:
     only: str | None
     extra: dict[str, Any]
     """Further options of the command, by name."""
+
+
+def known(settings: Settings, name: str) -> dict[str, Any] | None:
+    """The figures of a check that has passed, also in an earlier process or call; null if it has not.
+
+    Args:
+        settings: Of the run.
+        name: Of the check.
+    """
+    entries = _stored(Path(settings.output)).get("checks", [])
+    return next((one["figures"] for one in entries if one["name"] == name and one["verdict"] == "pass"), None)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    file = folder / RESULTS
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
 
 
 class Report:
@@ -114,6 +136,34 @@ class Report:
         self.finished = False
         self._begin = time.monotonic()
         self._folder = Path(settings.output)
+
+    def resume(self) -> None:
+        """Take over the results of an earlier run in the folder, if there is one.
+
+        Raises:
+            ValueError: It was another command, or had other settings.
+        """
+        stored = _stored(self._folder)
+        if not stored:
+            return
+        old, new = stored["settings"] | {"title": stored["title"]}, asdict(self.settings) | {"title": self.title}
+        for name in ("title", "tiny", "device", "extra"):
+            if old[name] != new[name]:
+                raise ValueError(
+                    f"--resume: {self._folder} holds results with {name} {old[name]!r}; found {new[name]!r}; expected "
+                    "the same, or another --output"
+                )
+        self.machine = stored["machine"]
+        self.entries = {one["name"]: Entry(**one) for one in stored["checks"] if one["name"] != START}
+        for entry in self.entries.values():
+            if entry.verdict == "not run":
+                entry.reason = UNREACHED
+
+    @property
+    def due(self) -> list[Entry]:
+        """The checks without a pass; those that were never tried come first."""
+        left = [entry for entry in self.entries.values() if entry.verdict != "pass"]
+        return sorted(left, key=lambda entry: entry.verdict != "not run")
 
     @property
     def elapsed(self) -> float:
@@ -141,7 +191,7 @@ class Report:
             "machine": self.machine,
             "checks": [asdict(entry) for entry in self.entries.values()],
         }
-        self._put("results.json", json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+        self._put(RESULTS, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
         self._put("report.md", self.markdown())
 
     def _put(self, name: str, text: str) -> None:
@@ -161,6 +211,8 @@ class Report:
             f"**{shown}**; {self.elapsed:.0f} s" + ("" if self.finished else ", unfinished"),
         ]
         lines += ["", f"Commit {self.commit}, started {self.started}.", ""]
+        old = [f"{one.name} ({one.commit})" for one in self.entries.values() if one.commit not in ("", self.commit)]
+        lines += [f"Of an earlier call, with other code: {', '.join(old)}.", ""] if old else []
         lines += [f"- {name}: {_cell(value)}" for name, value in self.machine.items()]
         lines += ["", "| check | verdict | worst ÷ limit | s | why |", "|---|---|---|---|---|"]
         for entry in self.entries.values():
@@ -308,6 +360,7 @@ class Run:
         self.module = module
         self.settings = settings
         self.worker: Worker | None = None
+        self._wanted: set[str] = set()
 
     @property
     def left(self) -> float:
@@ -318,8 +371,9 @@ class Run:
         """Run every check that fits."""
         try:
             if self._begin():
-                for entry in list(self.report.entries.values()):
-                    self._one(entry)
+                for entry in self.report.due:
+                    if entry.name in self._wanted:
+                        self._one(entry)
         except _Stopped as stopped:
             self._unreached(f"stopped by {stopped}")
         else:
@@ -340,8 +394,14 @@ class Run:
             message = {"failed": f"the worker did not come up in {min(START_S, self.left):.0f} s; see {LOG}"}
         if "failed" in message:
             reason = message["failed"].strip().split("\n")[-1]
-            self.report.entries["start"] = Entry("start", START_S, "error", reason, 0.0, {}, message["failed"])
+            self.report.entries[START] = Entry(START, START_S, "error", reason, 0.0, {}, message["failed"])
             self._unreached("the worker did not come up")
+            self._drop()
+            return False
+        before, now = (_gpus(found) for found in (self.report.machine, message["machine"]))
+        if self.report.machine and before != now:
+            reason = f"--resume: the results are of {before}; found {now}; expected the same, or another --output"
+            self.report.entries[START] = Entry(START, START_S, "error", reason)
             self._drop()
             return False
         self.report.machine = message["machine"]
@@ -349,15 +409,17 @@ class Run:
             wanted = self.settings.only is None or fnmatch.fnmatch(name, self.settings.only)
             if wanted and name not in self.report.entries:
                 self.report.entries[name] = Entry(name, share)
-        if not self.report.entries:
+            self._wanted |= {name} if wanted else set()
+        if not self._wanted:
             reason = f"--only {self.settings.only}: no check has such a name"
-            self.report.entries["start"] = Entry("start", START_S, "error", reason)
+            self.report.entries[START] = Entry(START, START_S, "error", reason)
         self.report.write()
-        return "start" not in self.report.entries
+        return START not in self.report.entries
 
     def _one(self, entry: Entry) -> None:
         if self.left < entry.share_s:
-            entry.reason = f"{self.left:.0f} s of the budget were left, its share is {entry.share_s:g} s"
+            if entry.verdict == "not run":  # else it is known better, from an earlier call
+                entry.reason = f"{self.left:.0f} s of the budget were left, its share is {entry.share_s:g} s"
             return
         if self.worker is None and not self._begin():
             raise _Stopped("a worker that did not come up again")
@@ -365,6 +427,7 @@ class Run:
         limit = min(max(PATIENCE * entry.share_s, LEAST_S), self.left)
         began = time.monotonic()
         entry.verdict, entry.reason = "timeout", "the run was killed during this check"  # until it is known better
+        entry.figures, entry.traceback, entry.commit = {}, "", self.report.commit
         self.report.write()
         try:
             self.worker.ask(entry.name)
@@ -404,6 +467,10 @@ class Run:
                 entry.reason = why
 
 
+def _gpus(machine: Mapping[str, Any]) -> str:
+    return "; ".join(str(value) for name, value in machine.items() if name.startswith("GPU")) or "no GPU"
+
+
 class _Stopped(BaseException):
     """A signal asked the run to stop."""
 
@@ -433,6 +500,7 @@ def command(
     parser.add_argument("--tiny", action="store_true", help="small models, few rounds: a rehearsal for a CPU")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="where to run (cuda; cpu with --tiny)")
     parser.add_argument("--minutes", type=float, default=8.5, help="time budget of the whole run (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="keep what has passed in --output, and run the rest")
     parser.add_argument("--only", metavar="PATTERN", help="run checks whose name matches, such as 'ANIT NRM*'")
     for name, (default, text) in (options or {}).items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (%(default)s)")
@@ -443,8 +511,8 @@ def command(
     if not 0 < args["minutes"] < math.inf:
         parser.error(f"--minutes: found {args['minutes']:g}; expected a number > 0")
     folder = Path(args["output"])
-    if (folder / "results.json").exists():
-        parser.error(f"--output: {folder} holds the results of another run; expected a new folder")
+    if (folder / RESULTS).exists() and not args["resume"]:
+        parser.error(f"--output: {folder} holds the results of another run; expected a new folder, or --resume")
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(
         output=str(folder),
@@ -455,6 +523,10 @@ def command(
         extra={name: args[name.replace("-", "_")] for name in options or {}},
     )
     report = Report(title, settings)
+    try:
+        report.resume()
+    except ValueError as error:
+        parser.error(str(error))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     Run(report, module, settings).all()

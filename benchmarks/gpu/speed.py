@@ -1,10 +1,11 @@
-"""How fast training and evaluation are on a GPU: `python -m benchmarks.gpu.speed --output FOLDER`.
+"""How fast training is on a GPU: `python -m benchmarks.gpu.speed --output FOLDER`.
 
 Times whole training steps of the methods on a Llama model of 8 billion random bf16 weights with LoRA, with and without
 gradient checkpointing: milliseconds, tokens a second, memory, and the share of the GPU's peak that the calculation
-needs by count. Then generation, option scores, and the preparation of batches. The exit status is 0 where every figure
-was measured or skipped with a reason, 1 where one failed, and 2 where none failed and some were not run for lack of
-time.
+needs by count. Then whole training loops, a process each: compiled layers, logits in chunks, FSDP2 on one device, rows
+without padding, and TRL's trainer where it is installed. Then the preparation of batches. The exit status is 0 where
+every figure was measured or skipped with a reason, 1 where one failed, and 2 where none failed and some were not run
+for lack of time (`--resume` runs these).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins import HalfPrecision
-from torch import Tensor
 
 from benchmarks.gpu import lab
 from benchmarks.gpu.machine import peak_of
-from benchmarks.gpu.runner import Check, Finding, Note, Settings, Skip
+from benchmarks.gpu.runner import Check, Finding, Note, Settings, Skip, known
 from benchmarks.step import ALL, BOTH, METHODS, PLAIN, Method, Size, lay_out, random_batch
-from robustlm.batch import Encoded, InstructionBatch, View, collate
+from robustlm.batch import InstructionBatch, View
 from robustlm.models.backbone import Backbone, Loading
 from robustlm.models.tuning import LoRA
 from robustlm.modules import InstructionTuning
@@ -40,7 +39,17 @@ ONE_B = Size(
 )  # fmt: skip
 """The model that is compared with TRL's trainer: small enough for three of it at once."""
 BUILTIN_ROWS = 32
+PRODUCT = "large bf16 product"
+MFU_GOAL, TRL_GOAL = 45.0, 1.2
+"""Goals: MFU of a plain step of 8 billion weights, in %, and tokens a second ÷ those of TRL's trainer."""
 NAMES = (PLAIN, "FGM", "NRM", "NRM, ascent: clean", BOTH, "CoIN", "KL", ALL)
+OURS = "robustlm"
+"""Name of the way with the library's defaults in `benchmarks.loops`, which needs python-Levenshtein."""
+SHORT = ("padding-free", "TRL, grouped", "TRL, padding-free", "TRL, packed")
+UNEVEN = (
+    "rows of any length", "padding-free", "padding-free, rows of any length", "padding-free, by tokens",
+    "padding-free, FlashAttention-2",
+)  # fmt: skip
 WARM_UP = 2
 LEAST_ROUNDS = 3
 
@@ -73,7 +82,27 @@ class Weights:
     layers: int
 
 
+def weights_of(size: Size) -> Weights:
+    """The weights of a Llama of this size with LoRA on all linear layers."""
+    assert size.mlp is not None
+    assert size.heads is not None
+    keys = size.hidden // size.heads * (size.kv_heads or size.heads)
+    layers = [(size.hidden, size.hidden)] * 2 + [(size.hidden, keys)] * 2 + [(size.hidden, size.mlp)] * 3
+    linear = sum(one * other for one, other in layers)
+    adapter = size.rank * sum(one + other for one, other in layers)
+    head = size.vocab * size.hidden
+    return Weights(linear * size.layers, adapter * size.layers, head, size.hidden, size.layers)
+
+
 def operations(weights: Weights, view: View, method: Method) -> float:
+    """`operations_of` the rows of a view."""
+    lengths = view.attention_mask.sum(1).double()
+    return operations_of(
+        weights, float(lengths.sum()), float((lengths**2).sum()), float((view.labels >= 0).sum()), method
+    )
+
+
+def operations_of(weights: Weights, tokens: float, squares: float, answers: float, method: Method) -> float:
     """Floating-point operations that a step needs, a multiplication and an addition being two.
 
     For every token, a pass forward multiplies with each weight of the layers and adapters once, and for every answer
@@ -81,11 +110,15 @@ def operations(weights: Weights, view: View, method: Method) -> float:
     are taken for adapters alone, and not in a pass that only looks for a perturbation. Causal attention of a row of T
     tokens takes 2·T²·hidden operations a layer forward (half of a full square, twice), and twice as many backward.
     Not counted: norms, activations, rotary positions, the optimiser, padding, and what checkpointing runs again.
+
+    Args:
+        weights: Of the model.
+        tokens: Of all rows, without padding.
+        squares: Sum of the squared lengths of rows.
+        answers: Tokens that are trained.
+        method: What is trained.
     """
     assert method.passes is not None
-    lengths = view.attention_mask.sum(1).double()
-    tokens, squares = float(lengths.sum()), float((lengths**2).sum())
-    answers = float((view.labels >= 0).sum())
     products = 2 * (weights.linear + weights.adapter) * tokens + 2 * weights.head * answers
     attention = 2 * weights.hidden * weights.layers * squares
     forward = method.passes // 2
@@ -112,8 +145,28 @@ class Bench:
         self.tiny = settings.tiny
         self.size = TINY if settings.tiny else replace(EIGHT_B, rows=settings.extra["rows"])
         self.rounds = min(settings.extra["rounds"], LEAST_ROUNDS) if settings.tiny else settings.extra["rounds"]
-        self.matmul = math.nan
+        self._settings = settings
+        self._matmul: float | None = None
         self.precision = HalfPrecision("bf16-true")
+
+    @property
+    def matmul(self) -> float:
+        """TFLOP/s of a large product, also if it was measured in an earlier process; NaN if it was not."""
+        if self._matmul is None:
+            self._matmul = float((known(self._settings, PRODUCT) or {}).get("TFLOP/s", math.nan))
+        return self._matmul
+
+    @matmul.setter
+    def matmul(self, found: float) -> None:
+        self._matmul = found
+
+    def release(self) -> None:
+        """Free the memory of the model; it is made again when it is needed."""
+        for name in ("modules", "backbone", "optimizer", "weights"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
     def wait(self) -> None:
         """Until the device has done all that it was given."""
@@ -263,6 +316,8 @@ def steps_check(
         "rounds": rounds,
         "rows": _rows(bench, batch, times, equal),
     }
+    if equal:
+        figures[f"goal: MFU of a plain step of at least {MFU_GOAL:g} %"] = _held(figures["rows"][0]["MFU, %"], MFU_GOAL)
     faults = [f"{name}: {one.trouble}" for name, one in times.items() if one.trouble not in ("", OUT)]
     if rounds < min(LEAST_ROUNDS, bench.rounds):
         faults.append(f"{rounds} rounds were timed, fewer than {LEAST_ROUNDS}")
@@ -337,93 +392,6 @@ def _builtin_rows(bench: Bench) -> InstructionBatch:
     return lab.make_batch(4 if bench.tiny else BUILTIN_ROWS, negatives=False)
 
 
-# --- evaluation ------------------------------------------------------------------------------------------------
-
-
-def _prompts(bench: Bench, answers: Sequence[Sequence[int]]) -> list[Encoded]:
-    """Prompts of which the first half, the instruction, is the same in all; one for each answer given."""
-    size, draw = bench.size, random.Random(0)
-    count = size.tokens - size.answer
-    shared = [draw.randrange(4, size.vocab) for _ in range(count // 2)]
-    rows = []
-    for answer in answers:
-        own = [draw.randrange(4, size.vocab) for _ in range(count - len(shared))]
-        inside = [True] * len(shared) + [False] * len(own)
-        rows.append(Encoded([*shared, *own], inside, [not one for one in inside], list(answer)))
-    return rows
-
-
-def generation_check(bench: Bench, note: Note) -> Finding:
-    """Greedy answers as an evaluation finds them: what prompts share is run once, ended answers leave the batch."""
-    count, longest = (3, 6) if bench.tiny else (32, 64)
-    bench.checkpoint(False)
-    view = collate(_prompts(bench, [[]] * count), pad_id=0, with_answer=False).to(bench.device)
-    run: list[int] = []
-
-    def count_tokens(_module: Any, args: tuple[Tensor, ...]) -> None:
-        run.append(args[0].numel() if args[0].shape[1] == 1 else 0)
-
-    handle = bench.backbone.base.get_input_embeddings().register_forward_pre_hook(count_tokens)
-    seconds, tokens = [], 0
-    try:
-        for number in range(4):
-            run.clear()
-            bench.wait()
-            began = time.perf_counter()
-            bench.backbone.generate(view, longest)
-            bench.wait()
-            if number:
-                seconds.append(time.perf_counter() - began)
-            tokens = count + sum(run)  # the first one of each row comes with its prompt
-            note({"seconds": seconds, "tokens": tokens})
-    finally:
-        handle.remove()
-    if tokens <= count:
-        return Finding("fail", f"{tokens} tokens were generated for {count} prompts; expected about {count * longest}")
-    time_taken = statistics.median(seconds)
-    figures = {
-        "prompts": f"{count} × {view.input_ids.shape[1]} tokens, the first half shared",
-        "tokens generated": tokens,
-        "seconds": time_taken,
-        "new tokens/s": tokens / time_taken,
-        "answers/s": count / time_taken,
-    }
-    return Finding("pass", figures=figures)
-
-
-def options_check(bench: Bench, note: Note) -> Finding:
-    """Scores of four options of four tokens for each prompt."""
-    count, many, length = (3 if bench.tiny else 32), 4, 4
-    bench.checkpoint(False)
-    draw = random.Random(1)
-    prompts = _prompts(bench, [[]] * count)
-    rows = [
-        replace(prompt, answer_ids=[draw.randrange(4, bench.size.vocab) for _ in range(length)])
-        for prompt in prompts
-        for _ in range(many)
-    ]
-    view = collate(rows, pad_id=0).to(bench.device)
-    owner = torch.arange(count, device=bench.device).repeat_interleave(many)
-    seconds = []
-    for number in range(4):
-        bench.wait()
-        began = time.perf_counter()
-        scores = bench.backbone.option_scores(view, owner, 64)
-        bench.wait()
-        if number:
-            seconds.append(time.perf_counter() - began)
-        note({"seconds": seconds})
-    if not bool(scores.log_likelihood.isfinite().all()):
-        return Finding("fail", "scores are not finite")
-    time_taken = statistics.median(seconds)
-    figures = {
-        "options": f"{count} × {many} of {length} tokens, prompts of {bench.size.tokens - bench.size.answer}",
-        "seconds": time_taken,
-        "options/s": count * many / time_taken,
-    }
-    return Finding("pass", figures=figures)
-
-
 def data_check(bench: Bench, note: Note) -> Finding:
     """Batches a second that one process prepares of the built-in corpus: reading, noise, tokens, padding."""
     if find_spec("Levenshtein") is None:
@@ -445,47 +413,138 @@ def data_check(bench: Bench, note: Note) -> Finding:
     return Finding("pass", figures=figures)
 
 
-def trl_check(bench: Bench, note: Note) -> Finding:
-    """Plain tuning against TRL's trainer on short answers, as `python -m benchmarks.trl` compares them."""
-    if find_spec("trl") is None:
-        raise Skip("TRL is not installed")
-    from benchmarks import trl
+def _held(found: float | str, goal: float) -> str:
+    """A figure beside its goal. A text, or NaN: there is no figure."""
+    if isinstance(found, str) or math.isnan(found):
+        return "not known here"
+    return f"{found:.4g}: {'reached' if found >= goal else 'missed'}"
 
-    rounds = LEAST_ROUNDS if bench.tiny else bench.rounds
-    size = TINY if bench.tiny else ONE_B
-    ways = (trl.OURS, "TRL, grouped", "TRL, padding-free")
-    if bench.device == "cuda":  # the processes that are compared need the memory
-        torch.cuda.empty_cache()
-    found = trl.measure(
-        trl.CASES["short"], size, "bf16", variants=ways, rounds=rounds, rows=60 * size.rows, device=bench.device
+
+# --- training loops in processes of their own -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Training loops that take turns, each in a process of its own."""
+
+    variants: tuple[str, ...]
+    """Names of `benchmarks.loops.WAYS` and of TRL's variants; others are compared with the first one."""
+    case: str
+    """Lengths of rows: `equal`, or a name of `benchmarks.trl.CASES`."""
+    size: Size
+    precision: str
+
+
+def compared_check(bench: Bench, comparison: Comparison, seconds: float, note: Note) -> Finding:
+    """Tokens a second, MFU and memory of whole training loops, interleaved.
+
+    Args:
+        bench: The device; its model gives up its memory.
+        comparison: What is compared.
+        seconds: How long rounds are measured; at least three rounds are.
+        note: Takes the table after every round.
+    """
+    if find_spec("Levenshtein") is None:
+        raise Skip("python-Levenshtein is not installed, and robustlm.datamodules needs it")
+    theirs = [name for name in comparison.variants if name.startswith("TRL")]
+    if theirs and find_spec("trl") is None:
+        raise Skip("TRL is not installed")
+    from benchmarks import loops, trl
+
+    left = {}
+    if find_spec("flash_attn") is None:
+        left = {name: "flash-attn is not installed" for name in comparison.variants if "Flash" in name}
+    bench.release()
+    equal = comparison.case == "equal"
+    size = comparison.size
+    prompt = size.tokens - size.answer
+    case = loops.Case((prompt, prompt), (size.answer, size.answer)) if equal else trl.CASES[comparison.case]
+    if bench.tiny:
+        size, case = replace(TINY, tokens=96), loops.Case((40, 40), (8, 8)) if equal else loops.Case((20, 40), (1, 8))
+    found = loops.measure(
+        case,
+        size,
+        comparison.precision,
+        variants=[name for name in comparison.variants if name not in left],
+        rounds=min(bench.rounds, LEAST_ROUNDS) if bench.tiny else bench.rounds,
+        rows=(12 if bench.tiny else 60) * size.rows,
+        device=bench.device,
+        least=LEAST_ROUNDS,
+        seconds=seconds,
+        forked=bench.device == "cpu",
+        note=lambda results: note({"rows": _compared(bench, size, results, left)}),
     )
-    own = found[trl.OURS].per_token()
-    rows = [
-        {
-            "trainer": name,
-            "tokens/s": 1e6 / one.per_token(),
-            "robustlm's tokens/s ÷": one.per_token() / own,
-            "peak GiB": one.peak() / 1024,
-        }
-        for name, one in found.items()
-    ]
-    return Finding("pass", figures={"frozen / trained weights": found[trl.OURS].dtypes, "rows": rows})
+    rows = _compared(bench, size, found, left)
+    figures: dict[str, Any] = {
+        "frozen / trained weights": next((one.dtypes for one in found.values() if one.dtypes), ""),
+        "rounds": max((len(one.steps) for one in found.values()), default=0),
+        "rows": rows,
+    }
+    if equal:
+        shares = [row["MFU, %"] for row in rows if isinstance(row.get("MFU, %"), float)]
+        figures[f"goal: MFU of at least {MFU_GOAL:g} % by the best way"] = _held(max(shares, default=""), MFU_GOAL)
+    if theirs:
+        rates = {name: 1 / one.per_token() for name, one in found.items() if one.steps}
+        best = max((rate for name, rate in rates.items() if name in theirs), default=math.nan)
+        own = {name: rate / best for name, rate in rates.items() if name not in theirs}
+        figures[f"goal: tokens/s of at least {TRL_GOAL:g} × the best of TRL"] = "; ".join(
+            f"{name} {_held(ratio, TRL_GOAL)}" for name, ratio in own.items()
+        )
+    faults = [f"{name}: {one.trouble}" for name, one in found.items() if one.trouble not in ("", OUT)]
+    reasons = [*faults, *(f"{name}: {OUT}" for name, one in found.items() if one.trouble == OUT)]
+    reasons += [f"{name}: {why}" for name, why in left.items()]
+    return Finding("fail" if faults else "pass", "; ".join(reasons), figures)
+
+
+def _compared(bench: Bench, size: Size, found: Mapping[str, Any], left: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The table: a row a variant."""
+    weights = weights_of(size)
+    plain = next(method for method in METHODS if method.name == PLAIN)
+    first = next(iter(found.values())).per_token()
+    rows: list[dict[str, Any]] = []
+    for name, one in found.items():
+        row: dict[str, Any] = {"variant": name}
+        if one.steps:
+            rates = [
+                operations_of(weights, step.tokens, step.squares, step.answer_tokens, plain) / step.seconds / 1e12
+                for step in one.steps
+            ]
+            rate, times = statistics.median(rates), [1e3 * step.seconds for step in one.steps]
+            row |= {
+                "tokens/s": 1e6 / one.per_token(),
+                "÷ the first": first / one.per_token(),
+                "peak GiB": one.peak() / 1024,
+                "TFLOP/s": rate,
+                "MFU, %": 100 * rate / bench.peak if bench.peak else "–",
+                "ms a step": statistics.median(times),
+                "fastest–slowest ms": f"{min(times):.4g}–{max(times):.4g}",
+                "loss": statistics.mean(step.loss for step in one.steps),
+            }
+        rows.append(row | ({"trouble": one.trouble} if one.trouble else {}))
+    return rows + [{"variant": name, "trouble": why} for name, why in left.items()]
 
 
 def checks(settings: Settings) -> list[Check]:
-    """All measurements, those first that others are read against."""
+    """All measurements in the order of their value; those that others are read against come first."""
     bench = Bench(settings)
+
+    def steps(make: Callable[[Bench], InstructionBatch], share: float, *, checkpointing: bool, equal: bool) -> Any:
+        return partial(steps_check, make=make, checkpointing=checkpointing, equal=equal, seconds=0.9 * share)
+
+    def compared(variants: Sequence[str], case: str, size: Size, precision: str, share: float) -> Any:
+        found = Comparison((OURS, *variants), case, size, precision)
+        return partial(compared_check, comparison=found, seconds=0.3 * share)  # processes take the rest to start
+
     plan: list[tuple[str, float, Callable[..., Finding]]] = [
-        ("large bf16 product", 10, matmul_check),
-        ("model", 60, model_check),
+        (PRODUCT, 10, matmul_check),
+        ("model", 40, model_check),
+        ("steps", 80, steps(_equal_rows, 80, checkpointing=False, equal=True)),
+        ("compiled layers", 90, compared(["compiled"], "equal", bench.size, "bf16-true", 90)),
+        ("TRL on short answers", 70, compared(SHORT, "short", ONE_B, "bf16", 70)),
+        ("rows of uneven length", 70, compared(UNEVEN, "mixed", replace(ONE_B, rows=8), "bf16", 70)),
+        ("losses and FSDP2", 60, compared(["all logits at once", "FSDP2"], "equal", bench.size, "bf16-true", 60)),
+        ("steps, gradient checkpointing", 100, steps(_equal_rows, 80, checkpointing=True, equal=True)),
+        ("steps on the built-in rows", 40, steps(_builtin_rows, 36, checkpointing=False, equal=False)),
+        ("data", 20, data_check),
     ]
-    for name, make, checkpointing, equal, share in (
-        ("steps", _equal_rows, False, True, 90),
-        ("steps, gradient checkpointing", _equal_rows, True, True, 100),
-        ("steps on the built-in rows", _builtin_rows, False, False, 40),
-    ):
-        run = partial(steps_check, make=make, checkpointing=checkpointing, equal=equal, seconds=0.9 * share)
-        plan.append((name, share, run))
-    plan += [("generation", 40, generation_check), ("option scores", 20, options_check), ("data", 20, data_check)]
-    plan += [("TRL on short answers", 40, trl_check)]
     return [Check(name, share, partial(run, bench)) for name, share, run in plan]

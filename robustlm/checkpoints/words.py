@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from robustlm.checks.places import what_is
-from robustlm.utils.yaml_text import check_yaml
+from robustlm.utils.yaml_text import check_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def said(args: Sequence[str], configs: Sequence[str] = ()) -> Words:
         try:
             text = file.read_text(encoding="utf-8")
             check_yaml(text)
-            found = set(_pairs(yaml.safe_load(text), ""))
+            found = set(_pairs(read_yaml(text), ""))
         except (OSError, ValueError, yaml.YAMLError, RecursionError):
             continue
         pairs |= found
@@ -102,7 +102,7 @@ def plain_value(text: str) -> object:
     """Parse text as YAML; return the text itself if that fails."""
     try:
         check_yaml(text)
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except (ValueError, yaml.YAMLError, RecursionError):
         return text
 

@@ -14,6 +14,7 @@ import yaml
 from robustlm.assets import is_packaged_config
 from robustlm.checkpoints.words import said
 from robustlm.utils.nested import nested
+from robustlm.utils.yaml_text import read_yaml
 
 
 def ordered(args: Sequence[str]) -> list[str]:
@@ -116,7 +117,7 @@ def configured(args: Sequence[str], name: str) -> object:
     """The value of an option in the config files among the arguments; the last one that is not null counts."""
     found = None
     for file in configs_of(args):
-        value = nested(yaml.safe_load(Path(file).read_text(encoding="utf-8")), name)
+        value = nested(read_yaml(Path(file).read_text(encoding="utf-8")), name)
         found = value if value is not None else found
     return found
 
@@ -132,7 +133,7 @@ def flag_value(args: Sequence[str], name: str) -> tuple[bool, object]:
             found = True, value
         elif name.startswith(f"{key}."):
             try:
-                inner = nested(yaml.safe_load(value), name.removeprefix(f"{key}."))
+                inner = nested(read_yaml(value), name.removeprefix(f"{key}."))
             except yaml.YAMLError:
                 continue
             found = (True, inner) if inner is not None else found

@@ -59,15 +59,15 @@ GROUPS = {
     "reports": (
         Command("report", "Print how a run does on every phrasing and kind of noise.", "report_commands"),
         Command("compare", "Print the scores of several runs side by side, and draw them.", "report_commands"),
-        Command("power", "Print how many samples and instructions an evaluation needs.", "report_commands"),
-        Command("gate", "Check the numbers of a run against rules; fails if one is not met.", "report_commands"),
+        Command("power", "Print how many samples and instructions an evaluation needs.", "decision_commands"),
+        Command("gate", "Check the numbers of a run against rules; fails if one is not met.", "decision_commands"),
         Command("states", "Print how far other phrasings move the hidden states of a model.", "report_commands"),
         Command(
-            "import", "Make a prediction table from the logs of another program.", "report_commands", "import_logs"
+            "import", "Make a prediction table from the logs of another program.", "exchange_commands", "import_logs"
         ),
-        Command("export", "Write a prediction table in a form that other programs read.", "report_commands"),
-        Command("export-harness", "Write the prompts of a run as tasks of lm-evaluation-harness.", "report_commands"),
-        Command("import-harness", "The older name of `robustlm import harness`, for one log.", "report_commands"),
+        Command("export", "Write a prediction table in a form that other programs read.", "exchange_commands"),
+        Command("export-harness", "Write the prompts of a run as tasks of lm-evaluation-harness.", "exchange_commands"),
+        Command("import-harness", "The older name of `robustlm import harness`, for one log.", "exchange_commands"),
     ),
     "set up": (
         Command("schema", "Print a JSON schema of config files, for editors.", "setup_commands"),

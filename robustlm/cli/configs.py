@@ -10,7 +10,7 @@ import yaml
 from robustlm.assets import config_file, known_configs
 from robustlm.checks.places import what_is
 from robustlm.cli.explain import nearest
-from robustlm.utils.yaml_text import check_yaml
+from robustlm.utils.yaml_text import check_yaml, read_yaml
 
 
 def named_configs(args: Sequence[str]) -> list[str]:
@@ -47,7 +47,7 @@ def check_config(file: str) -> None:
     try:
         text = Path(file).read_text(encoding="utf-8")
         check_yaml(text)
-        content = yaml.safe_load(text)
+        content = read_yaml(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"config: {file} is not UTF-8 (byte {error.start + 1}); convert the file") from error
     except yaml.YAMLError as error:

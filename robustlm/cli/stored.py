@@ -18,7 +18,6 @@ from pydoc import ErrorDuringImport, locate
 from typing import Any, Literal
 
 import torch
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 import robustlm
@@ -33,6 +32,8 @@ from robustlm.cli.parsers import named
 from robustlm.datamodules import InstructionDataModule
 from robustlm.modules import InstructionTuning
 from robustlm.runs import FIT, checkpoint_in, evaluation_folder, evaluation_in, fit_folder
+from robustlm.utils.nested import nested
+from robustlm.utils.yaml_text import read_yaml
 
 NO_CHECKPOINT = (None, "best", "last", "hpc", "registry", "null")
 """Values of `ckpt_path` that do not name a file."""
@@ -349,9 +350,9 @@ def model_differences(
         args: The arguments of the command.
     """
     kept, taken = _flat(stored), _flat(used)
-    known: dict[str, object] = {}
+    known: object = {}
     for file in configs_of(args):
-        known = (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).get("model") or known
+        known = nested(read_yaml(Path(file).read_text(encoding="utf-8")), "model") or known
     said = _flat(known)
     flags = [f"  {k}: {taken[k]!r} (checkpoint: {kept[k]!r})" for k in kept if k in taken and taken[k] != kept[k]]
     taken_over = [k for k in kept if k in said and taken.get(k) == kept[k] != said[k]]

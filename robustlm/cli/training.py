@@ -13,6 +13,7 @@ import jsonargparse
 import jsonargparse.typing
 import yaml
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
@@ -55,6 +56,7 @@ from robustlm.cli.stored import (
 from robustlm.datamodules import InstructionDataModule
 from robustlm.models.precision import automatic
 from robustlm.modules import InstructionTuning
+from robustlm.utils.yaml_text import read_yaml
 
 FIT_ONLY = ("hub", "hub_private", "resume")
 """Settings of `fit` that other commands do not have, and that a repeated run must not reuse."""
@@ -178,13 +180,30 @@ def _flags(group: Any) -> set[str]:
 
 
 class SavedConfig(SaveConfigCallback):
-    """Saves the settings of a run as `config.yaml`, without those only `fit` has, so that every command accepts it."""
+    """Saves the settings of a run as `config.yaml`. A second run in the same folder, without a logger, replaces it.
 
-    def __init__(self, parser: LightningArgumentParser, config: jsonargparse.Namespace, **settings: Any) -> None:
-        kept = config.clone()
-        for name in FIT_ONLY:
-            kept.pop(name, None)
-        super().__init__(parser, kept, **settings)
+    Args:
+        parser: The parser of the command.
+        config: The settings.
+        text: The settings as they are written.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: jsonargparse.Namespace, text: str) -> None:
+        super().__init__(parser, config, overwrite=True)
+        self._text = text
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file. Lightning would check all settings again, which takes longer than parsing some of them."""
+        if self.already_saved:
+            return
+        folder = trainer.log_dir  # every process asks, since the answer is broadcast
+        assert folder is not None
+        if trainer.is_global_zero:
+            files = get_filesystem(folder)
+            files.makedirs(folder, exist_ok=True)
+            with files.open(f"{folder}/{self.config_filename}", "w", encoding="utf-8") as file:
+                file.write(self._text)
+        self.already_saved = True
 
 
 class RobustLMCLI(LightningCLI):
@@ -223,7 +242,6 @@ class RobustLMCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=SavedConfig,
-            save_config_kwargs={"overwrite": True},  # without a logger, a second run writes to the same folder
             parser_class=Parser,
             parser_kwargs={"prog": "robustlm", "allow_abbrev": False, args[0]: _options_of(args[0])},
             args=list(args),
@@ -262,7 +280,8 @@ class RobustLMCLI(LightningCLI):
             file = Path(folder) / "stored.yaml"
             file.write_text(yaml.safe_dump({name: part for name, part in layer.items() if part}), encoding="utf-8")
             self.config = parser.parse_args(after_configs(given, str(file)) if any(layer.values()) else given)
-        used = yaml.safe_load(parser.dump(self.config, skip_none=False))[self.config["subcommand"]]
+        self._dump_config()
+        used = self.config_dump
         lines: Iterable[str] = prompts.differences((used["data"] or {}).get("init_args") or {})
         if stored.model:
             chosen = chosen_model(stored, used["model"], words)
@@ -272,6 +291,19 @@ class RobustLMCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: in Lightning, the checkpoint overrides flags; `parse_arguments` lets flags override it."""
+
+    def _dump_config(self) -> None:
+        """Write the settings as text, once for all that read it; those that only `fit` has are left out.
+
+        The parser has checked them. Lightning writes and checks them twice: for hyperparameters and for `config.yaml`.
+        """
+        if not hasattr(self, "config_dump"):
+            kept = self.config[self._command].clone()
+            for name in FIT_ONLY:
+                kept.pop(name, None)
+            parser = self._parser(self._command)
+            self._text = parser.dump(kept, skip_link_targets=False, skip_none=False, skip_validation=True)
+            self.config_dump = read_yaml(self._text)
 
     def instantiate_classes(self) -> None:
         """Tell the datamodule which conditions the user named; those of a packaged config may be skipped."""
@@ -297,7 +329,7 @@ class RobustLMCLI(LightningCLI):
 
     def check(self, **kwargs: Any) -> None:
         """Print the settings that are not defaults, then run the trainer's check."""
-        settings = self._parser("check").dump(self.config["check"], skip_default=True)
+        settings = self._parser("check").dump(self.config["check"], skip_default=True, skip_validation=True)
         print("settings\n" + textwrap.indent(settings, "  "))
         assert isinstance(self.trainer, CheckingTrainer)
         self.trainer.check(**kwargs)
@@ -354,6 +386,8 @@ class RobustLMCLI(LightningCLI):
             isinstance(one, ProgressBar) for one in callbacks
         ):
             config["callbacks"] = [*callbacks, AnswersBar()]
+        self._dump_config()
+        self.save_config_kwargs = {"text": self._text}
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LostRank):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -109,6 +110,26 @@ def parse_condition(text: str) -> Condition:
         )
     changes = tuple((factor, surface[factor]) for factor in FACTORS if factor in surface)
     return Condition(text, split, noise, attack, listed, made, PARAPHRASED in parts, surface=changes)
+
+
+def parse_conditions(texts: Sequence[str]) -> list[Condition]:
+    """Parse the conditions of a test; see `parse_condition`.
+
+    Raises:
+        ValueError: There is none, one of them is no condition, or two of them ask the same.
+    """
+    if not texts:
+        raise ValueError("data.conditions: found none; expected at least one, such as clean")
+    found = [parse_condition(text) for text in texts]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"data.conditions: {texts} contains a condition twice")
+    alike = [replace(condition, name="") for condition in found]
+    for at, condition in enumerate(found):
+        if (first := alike.index(alike[at])) < at:
+            raise ValueError(
+                f"data.conditions: {condition.name!r} asks the same as {found[first].name!r}; expected one of them"
+            )
+    return found
 
 
 def _add_level(surface: dict[str, str], part: str, text: str) -> None:

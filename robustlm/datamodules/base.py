@@ -1,70 +1,58 @@
-"""Base of all datamodules: reads sources and makes batches."""
+"""Base of all datamodules: settings, conditions and loaders. The rows come from `reading`."""
 
 from __future__ import annotations
 
 import logging
-import math
-import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, cast, get_args
+from typing import Any, ClassVar, Literal, NoReturn, cast
 
-import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from robustlm.batch import InstructionBatch
 from robustlm.checks.numbers import check_number, check_seed
-from robustlm.conditions.condition import Condition, parse_condition
+from robustlm.conditions.condition import Condition, parse_conditions
 from robustlm.conditions.surface import resurfaced
-from robustlm.datamodules.batches import EncodedSamples, EvaluationDataset, TrainDataset
-from robustlm.datamodules.caching import DEFAULT_CACHE, RowCache, digests, settings_of, users_code, write_large
-from robustlm.datamodules.connection import ConnectedModel, ModelHolder, longest_row
+from robustlm.datamodules.batches import EncodedSamples, TrainDataset
+from robustlm.datamodules.caching import DEFAULT_CACHE
+from robustlm.datamodules.connection import ModelHolder
+from robustlm.datamodules.loaders import (
+    EvaluationLoaders,
+    TrainingPosition,
+    batch_loader,
+    check_workers,
+    limited,
+    spare_workers,
+)
 from robustlm.datamodules.phrasing import Phraser
-from robustlm.datamodules.preparation import Preparation, Scoring, Tokenised, check_askable, under_each
-from robustlm.datamodules.replay import Replay, ReplayedText
-from robustlm.datamodules.sampling import EvaluationSampler, LateLoader, Order, ResumableLoader, StepSampler
-from robustlm.datamodules.streaming import StreamedWindows, StreamLoader, StreamSettings, check_trainer
-from robustlm.datamodules.text_files import TextFiles
+from robustlm.datamodules.preparation import Scoring, check_askable, check_scoring, under_each
+from robustlm.datamodules.reading import UNCONNECTED, Reading
+from robustlm.datamodules.replay import Replay, ReplayFiles, replay_length
+from robustlm.datamodules.sampling import Order, ResumableLoader, StepSampler
+from robustlm.datamodules.streaming import (
+    StreamedWindows,
+    StreamLoader,
+    StreamSettings,
+    check_stream,
+    check_trainer,
+    stream_loader,
+)
 from robustlm.datamodules.token_batches import TokenBatches
-from robustlm.datamodules.turns import with_noisy_turns
-from robustlm.evaluation.record import Key
+from robustlm.datamodules.turns import AssistantTurns, NoisyTurns, check_turns, with_noisy_turns
 from robustlm.evaluation.session import EvaluationSession
 from robustlm.instructions.banks import NO_FORMAT, Version
 from robustlm.instructions.phrasings import Phrasings
-from robustlm.prompts.encoding import Encoder
-from robustlm.prompts.templates import make_template
 from robustlm.prompts.variables import check_values
-from robustlm.sample import Sample, each_reply
-from robustlm.sources.large import LargeSources, unpacked_size
-from robustlm.sources.loading import KnownLabels, as_source, load_all, rejected_files
-from robustlm.sources.source import BUILTIN, Role, Source, Sources, asked_by, formatted_by, listed, named_by_path
+from robustlm.sample import Sample
+from robustlm.sources.source import Role, Source, Sources, listed
 from robustlm.sources.streams import RowStream
-from robustlm.utils.parallel import sensible_processes, usable_cores
 from robustlm.utils.serialization import to_plain
 
 log = logging.getLogger(__name__)
 
-AssistantTurns = Literal["last", "all", "each"]
-"""Which replies of a chat are trained."""
-NoisyTurns = Literal["last", "all"]
-"""Which user turns of a chat get noise and paraphrases."""
 
-_UNCONNECTED = "call `connect(model)` first"
-
-_MOST_ANSWERS = 10_000
-"""Maximum of `draws`; guards against a typing error that would ask for days."""
-_MOST_WORKERS = 4096
-"""Maximum of `num_workers`; guards against a typing error that would start too many processes."""
-
-
-_ENOUGH_WORKERS = 4
-"""Maximum of `num_workers: auto`."""
-
-
-class InstructionDataModule(LightningDataModule):
+class InstructionDataModule(Reading):
     """Rows from any source, one loader to train from and one test loader for each instruction condition.
 
     Args:
@@ -200,58 +188,26 @@ class InstructionDataModule(LightningDataModule):
                 whole=True,
                 or_null="for twice batch_size" if name == "eval_batch_size" else "",
             )
-        if phrasing not in ("fixed", "fresh"):
-            raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
-        if unseen_share is not None and not 0 <= unseen_share <= 1:
-            raise ValueError(f"data.unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
-        if num_workers != "auto":
-            check_number("data.num_workers", num_workers, least=0, most=_MOST_WORKERS, whole=True)
-        check_number("data.cache_above", cache_above, least=0)
         check_number("data.max_length", max_length, least=2, whole=True)
         check_number(
             "data.batch_tokens", batch_tokens, least=2, below=2**31, whole=True, or_null="for batch_size rows a batch"
         )
+        check_number("data.cache_above", cache_above, least=0)
+        if phrasing not in ("fixed", "fresh"):
+            raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
+        check_workers(num_workers)
         check_seed("data.seed", seed)
-        check_number("data.stream", stream, least=1, below=2**31, whole=True, or_null="to read all rows first")
-        if stream is not None and rejected:
-            raise ValueError(
-                f"data.rejected: found {rejected!r} with data.stream, which names the rows that it leaves out in the "
-                "log; expected null"
-            )
-        if stream is not None and replay is not None:
-            raise ValueError(
-                "data.replay: found running text with data.stream, whose windows are made without it; expected null, "
-                "or data.stream null, which keeps large files in data.cache_dir"
-            )
-        if system is not None and not (isinstance(system, str) and system.strip()):
-            raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
-        if assistant_turns not in get_args(AssistantTurns):
-            known = ", ".join(get_args(AssistantTurns))
-            raise ValueError(f"data.assistant_turns: found {assistant_turns!r}; expected one of {known}")
-        if noisy_turns not in get_args(NoisyTurns):
-            known = ", ".join(get_args(NoisyTurns))
-            raise ValueError(f"data.noisy_turns: found {noisy_turns!r}; expected one of {known}")
-        if noisy_turns == "all" and bank:
-            raise ValueError(
-                f"data.noisy_turns: found all with data.bank {bank!r}, whose phrasings replace the last user turn "
-                "alone; expected last, or no data.bank"
-            )
-        check_number("data.draws", draws, least=1, most=_MOST_ANSWERS, whole=True)
-        if draws > 1 and scoring != "generation":
-            raise ValueError(
-                f"data.draws: found {draws} with data.scoring {scoring!r}, whose likelihoods are the same each time; "
-                "expected 1, or data.scoring generation"
-            )
+        check_stream(stream, rejected=rejected)
+        check_turns(system, assistant_turns, noisy_turns, bank)
         check_values(chat_template_kwargs)
-        if not conditions:
-            raise ValueError("data.conditions: found none; expected at least one, such as clean")
+        check_scoring(scoring, draws)
+        if unseen_share is not None and not 0 <= unseen_share <= 1:
+            raise ValueError(f"data.unseen_share: found {unseen_share}; expected a share in [0, 1], or null")
         if format not in (None, NO_FORMAT):
             raise ValueError(
                 f"data.format: found {format!r}; expected none or null. A source names the shape of its rows itself: "
                 "{path: …, format: …}"
             )
-        if scoring not in get_args(Scoring):
-            raise ValueError(f"data.scoring: found {scoring!r}; expected one of {', '.join(get_args(Scoring))}")
         self.sources: dict[Role, list[str | Source]] = {
             "train": listed(train),
             "validation": listed(validation),
@@ -268,21 +224,12 @@ class InstructionDataModule(LightningDataModule):
         self.format = format
         self.phrasing: Literal["fixed", "fresh"] = phrasing
         self.paraphrases = paraphrases
-        self.conditions = [parse_condition(text) for text in conditions]
+        self.conditions = parse_conditions(conditions)
         if not self.asks_all and (other := [c.name for c in self.conditions if c.attack or c.paraphrased]):
             raise ValueError(
                 f"data.conditions: {other[0]!r} needs all samples to be asked with the same instructions, which "
                 f"{type(self).__name__} does not do; expected RobustnessDataModule (-c robustness)"
             )
-        if len({condition.name for condition in self.conditions}) < len(self.conditions):
-            raise ValueError(f"data.conditions: {conditions} contains a condition twice")
-        alike = [replace(condition, name="") for condition in self.conditions]
-        for at, condition in enumerate(self.conditions):
-            if (first := alike.index(alike[at])) < at:
-                raise ValueError(
-                    f"data.conditions: {condition.name!r} asks the same as {self.conditions[first].name!r}; expected "
-                    "one of them"
-                )
         self.named: Collection[str] | None = None
         """Conditions that the user named; null: all. Conditions not in it may be left out, see `under_all`."""
         self.batch_size = batch_size
@@ -297,33 +244,18 @@ class InstructionDataModule(LightningDataModule):
         self.stream = stream
         self.seed = seed
         self.replay = Replay(replay) if isinstance(replay, str) else replay
-        self._text: TextFiles | None = None
+        self._replayed: ReplayFiles | None = None
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
         self.scoring: Scoring = scoring
         self.draws = draws
         self.phraser = Phraser(instructions, bank, unseen_share, paraphrases, seed)
         """Decides which instruction each sample is asked with."""
-        self.rows: dict[Role, EncodedSamples] = {}
-        self.conditioned: dict[str, EncodedSamples] = {}
         self.session = EvaluationSession()
         """The current evaluation; `setup` begins a new one for each test."""
-        self.notes: list[str] = []
-        """Lines about the rows that were read; `setup` logs them, `check` prints them."""
-        self._model: ConnectedModel | None = None
-        self._preparation: Preparation | None = None
-        self._labels: KnownLabels | None = None
-        self._caches: dict[Role, RowCache] = {}
-        self._evaluated: dict[str, tuple[EvaluationDataset, EvaluationSampler]] = {}
-        """Dataset and sampler of each condition's loader."""
-        self._answered = True
-        """Whether test rows must have answers; rows of `predict` may lack them."""
-        self.samples_rows = False
-        """Whether `read` reads a part of the rows of large sources, which `check` looks at."""
-        self._every = 1
-        self._train_loader: ResumableLoader | None = None
         self._windows: StreamedWindows | None = None
-        self._position: dict[str, int] | None = None
+        self._position = TrainingPosition()
+        self._evaluation: EvaluationLoaders | None = None
 
     def prompt(self) -> dict[str, object]:
         """The settings that decide how training prompts are written, by name, as plain data."""
@@ -332,8 +264,6 @@ class InstructionDataModule(LightningDataModule):
         if stated and all(stated):
             found["format"] = NO_FORMAT
         return {name: value for name, value in found.items() if value is not None or name not in self.prompt_files}
-
-    # --- reading -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Read, check and tokenise the rows that a stage needs."""
@@ -345,7 +275,7 @@ class InstructionDataModule(LightningDataModule):
                 check(self)
             self.connect(cast(ModelHolder, module).backbone)
         elif self._model is None:
-            raise RuntimeError(f"setup outside a Trainer: {_UNCONNECTED}")
+            raise RuntimeError(f"setup outside a Trainer: {UNCONNECTED}")
         roles: dict[str, tuple[Role, ...]] = {
             "fit": ("train", "validation"),
             "validate": ("validation",),
@@ -376,216 +306,17 @@ class InstructionDataModule(LightningDataModule):
                 "temperature above 0 (model.generation.temperature for a local model, else model.hosting.temperature)"
             )
 
-    def connect(self, model: ConnectedModel) -> None:
-        """Take tokenizer and length limit from a model; rows that were tokenised for another model are read again.
-
-        A `Trainer` does this itself; call it to use a datamodule without one.
-
-        Raises:
-            ValueError: The template does not suit the tokenizer, or there is no bank `data.bank`.
-        """
-        if model is self._model:
-            return
-        self._model, self._preparation = model, None
-        self.rows.clear()
-        self.conditioned.clear()
-        if self.bank:
-            try:
-                self.phraser.bank_named(self.bank)
-            except ValueError as error:
-                raise ValueError(f"data.bank: {error}") from error
-        template = make_template(self.template, model.tokenizer, self.chat_template_kwargs)
-        self.notes += template.notes
-        length = longest_row(model, self.max_length)
-        encoder = Encoder(model.tokenizer, template, length, encoder_decoder=model.is_encoder_decoder)
-        self._preparation = Preparation(
-            encoder, scoring=self.scoring, on_bad_row=self.on_bad_row, rejected=self.rejected
-        )
-
-    @property
-    def backbone(self) -> ConnectedModel:
-        """The model that rows are tokenised for. Raises `RuntimeError` before `connect`."""
-        if self._model is None:
-            raise RuntimeError(_UNCONNECTED)
-        return self._model
-
-    @property
-    def preparation(self) -> Preparation:
-        """Encodes samples as rows. Raises `RuntimeError` before `connect`."""
-        if self._preparation is None:
-            raise RuntimeError(_UNCONNECTED)
-        return self._preparation
-
-    @property
-    def encoder(self) -> Encoder:
-        """Writes prompts and tokenises them. Raises `RuntimeError` before `connect`."""
-        return self.preparation.encoder
-
-    def read(self, role: Role) -> EncodedSamples:
-        """Read the samples of a role, give each its instruction, and tokenise them.
-
-        Raises:
-            SourceError: No source is named for the role, or there is nothing to read.
-            BadRowsError: Rows are bad, or too long.
-        """
-        sources = self.sources[role]
-        if not sources:
-            raise ValueError(f"data.{role}: no source is named; expected a path, e.g. --data.{role} rows.jsonl")
-        if self.bank:
-            sources = [asked_by(source, self.bank) for source in sources]
-        sources = [formatted_by(source, self.format) for source in sources]
-        if role == "train" and self.stream is not None:
-            return self._first_rows(sources)
-        self._every = 1
-        if self.samples_rows and self.cache_dir is not None:
-            size = sum(unpacked_size(source, role) for source in sources)
-            self._every = max(1, math.ceil(size / (max(self.cache_above, 0.001) * 1e6)))
-        elif role in ("train", "validation") and self._is_large(sources, role):
-            return self._stored(sources, role)
-        if self._every > 1:
-            self.notes.append(
-                f"data.{role}: only 1 of {self._every} rows was checked, and labels are those of these rows, since the "
-                f"files have {size / 1e6:,.0f} MB (data.cache_above); --whole true checks all rows"
-            )
-        samples = self.loaded(sources, role)
-        self.phraser.say_divisions(samples, role)
-        asked = [self.phraser.asked(sample, role) for sample in self.selected(samples, role)]
-        self.notes += self.preparation.hidden(asked, role)
-        rows = self.preparation.tokenised(asked, role)
-        return self.preparation.with_options(rows, role) if role == "validation" else rows
-
-    def loaded(self, sources: Sequence[str | Source], role: Role) -> list[Sample]:
-        """Read samples from sources. Samples of one dataset and task have the same options in all roles."""
-        samples = load_all(
-            sources,
-            role,
-            on_bad_row=self.on_bad_row,
-            rejected=self.rejected,
-            known=self.known_labels,
-            seed=self.seed,
-            say=self.notes.append,
-            answered=self._answered or role != "test",
-            every=self._every,
-        )
-        found = self._with_turns(samples, role)
-        if len(found) > len(samples):
-            log.info("data.%s: %d chats are %d rows, one for each reply", role, len(samples), len(found))
-        return found
-
-    @property
-    def known_labels(self) -> KnownLabels:
-        """The labels of all sources."""
-        if self._labels is None:
-            self._labels = KnownLabels(self.all_sources())
-            for number in range(len(self.sources["train"]) if self.stream is not None else 0):
-                self._labels.remember("train", number, {})  # a stream is not read for its labels; sources name them
-        return self._labels
-
-    def _with_turns(self, samples: list[Sample], role: Role) -> list[Sample]:
-        """The samples with the system message of `system`, and with the replies that `assistant_turns` trains."""
-        if self.system is not None:
-            opening = (("system", self.system.strip()),)
-            samples = [s if s.system else replace(s, turns=(*opening, *s.turns)) for s in samples]
-        if role not in ("train", "validation") or self.assistant_turns == "last":
-            return samples
-        if self.assistant_turns == "all":
-            return [replace(sample, trains_replies=bool(sample.history or sample.since)) for sample in samples]
-        return [one for sample in samples for one in each_reply(sample)]
-
-    # --- large files -------------------------------------------------------------------------------------------
-
-    def _is_large(self, sources: Sequence[str | Source], role: Role) -> bool:
-        """Whether the rows of a role go to the cache."""
-        if self.cache_dir is None:
-            return False
-        size = sum(unpacked_size(source, role) for source in sources)
-        if size <= self.cache_above * 1e6:
-            return False
-        why = self._takes_all()
-        if role == "train" and self.noisy_turns == "all":
-            why = "data.noisy_turns: all varies the turns of all chats at once"
-        if role == "validation" and self.scoring != "generation":
-            why = f"data.scoring: {self.scoring} also tokenises the choices of each row"
-        if why:
-            log.warning(
-                "data.cache_dir: the rows of data.%s (%.0f MB) stay in memory, because %s; expect 10 kB a row",
-                role, size / 1e6, why,
-            )  # fmt: skip
-        return not why
-
-    def _takes_all(self) -> str:
-        """Which method of a user's class takes all rows at once; empty: none."""
-        for name in ("loaded", "selected"):
-            own = getattr(type(self), name) is not getattr(InstructionDataModule, name)
-            if own and not type(self).__module__.startswith("robustlm."):
-                return f"{type(self).__name__}.{name} takes all rows at once"
-        return ""
-
-    def _stored(self, given: Sequence[str | Source], role: Role) -> EncodedSamples:
-        """The rows of a role in the cache; they are made first if they are not there."""
-        assert self.cache_dir is not None
-        sources = [as_source(source) for source in given]
-        encoder = self.encoder
-        others = [
-            (other, source)
-            for mine in sources
-            if mine.path != BUILTIN
-            for other, _, source in self.known_labels.others(role, named_by_path(mine, role))
-        ]
-        read = [*((role, source) for source in sources), *others]
-        settings = settings_of(self, sources, encoder) | {
-            "role": role,
-            "others": [[role, asdict(one)] for role, one in others],
-        }
-        cache = RowCache(
-            role,
-            Path(self.cache_dir).expanduser(),
-            settings,
-            users_code(self, [source for _, source in read], encoder),
-        )
-        notes: list[str] = []
-
-        def make(folder: Path) -> dict[str, object]:
-            found = write_large(
-                folder,
-                lambda drafts, processes: LargeSources(
-                    sources,
-                    role,
-                    drafts,
-                    on_bad_row=self.on_bad_row,
-                    rejected=self.rejected,
-                    known=self.known_labels,
-                    seed=self.seed,
-                    say=notes.append,
-                    processes=processes,
-                ),
-                partial(self._asked_as, role),
-                self.preparation,
-                role,
-                several=len(sources) > 1,
-            )
-            return found | {"notes": notes}
-
-        copies = [file for file in rejected_files(self.rejected, role, len(sources)) if file]
-        rows, said = cache.rows(lambda: digests(read, self.bank), make, copies)
-        self._caches[role] = cache  # a cache for this run alone ends with it
-        for text in said["warnings"]:
-            warnings.warn(text, UserWarning, stacklevel=2)
-        for number, labels in said["labels"].items():
-            self.known_labels.remember(role, int(number), {task: set(own) for task, own in labels.items()})
-        self.phraser.say_divisions(rows.banked(), role)
-        self.notes += [*said["notes"], *said["hidden"]]
-        self.preparation.say_tokenised(Tokenised(**said["tokenised"]), role)
-        return rows
-
-    def _asked_as(self, role: Role, samples: list[Sample]) -> list[Sample]:
-        return [self.phraser.asked(one, role) for one in self._with_turns(samples, role)]
-
     # --- streams -----------------------------------------------------------------------------------------------
 
     def in_windows(self) -> list[str]:
         """What is done within the windows of a stream, since all rows are not known; subclasses add to it."""
         return ["shuffling", *(["batches of rows of similar length"] if self.group_by_length else [])]
+
+    def read(self, role: Role) -> EncodedSamples:
+        """See `Reading.read`; for training rows that are streamed, those of the first window."""
+        if role == "train" and self.stream is not None:
+            return self._first_rows(self._sources_of(role))
+        return super().read(role)
 
     def _first_rows(self, sources: Sequence[str | Source]) -> EncodedSamples:
         """The rows of the first window, which stand for all rows of a stream before training starts."""
@@ -621,35 +352,12 @@ class InstructionDataModule(LightningDataModule):
         rank = trainer.global_rank if trainer else 0
         return StreamedWindows(stream, settings, rank, self, partial(self._asked_as, "train"), self.preparation)
 
-    def _stream_loader(self, windows: StreamedWindows) -> StreamLoader:
-        trainer = self.trainer
-        steps = trainer.max_steps if trainer else 1
-        workers = self._workers() if self.num_workers == "auto" else self.num_workers
-        if not sensible_processes() > 1 or self.runs_model:
-            if self.num_workers not in (0, "auto"):
-                why = "data.distortion runs the model" if self.runs_model else "processes cannot be forked here"
-                raise ValueError(f"data.num_workers: found {workers} with data.stream, but {why}; expected 0 or auto")
-            workers = 0
-        batches = steps * windows.settings.accumulate
-        loader = StreamLoader(windows, batches, workers=workers, pinned=torch.cuda.is_available())
-        for line in self.train_dataset(self.rows["train"]).facts(0):
-            log.info("data.train, first window: %s", line)
-        return loader
-
     @property
     def runs_model(self) -> bool:
         """Whether training batches are made with the model, which worker processes cannot run."""
         return False
 
-    # --- sources and conditions --------------------------------------------------------------------------------
-
-    def all_sources(self) -> dict[Role, list[str | Source]]:
-        """All sources by role."""
-        return dict(self.sources)
-
-    def selected(self, samples: list[Sample], role: Role) -> list[Sample]:
-        """Select the samples of a role that are used: here all of them; subclasses may select fewer."""
-        return samples
+    # --- conditions --------------------------------------------------------------------------------------------
 
     def under_all(self, rows: EncodedSamples) -> dict[str, EncodedSamples]:
         """The rows under every condition, by its name.
@@ -693,9 +401,9 @@ class InstructionDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[InstructionBatch]:
         """Training batches. Their order depends only on the seed and the epoch."""
-        rows, trainer = self.rows["train"], self.trainer
         if self._windows is not None:
-            return self._resumed(self._stream_loader(self._windows))
+            return self._stream_loader(self._windows)
+        rows, trainer = self.rows["train"], self.trainer
         dataset = self.replaying(self.train_dataset(rows))
         world = trainer.world_size if trainer else 1
         order = self.step_order(rows, dataset, world)
@@ -715,32 +423,34 @@ class InstructionDataModule(LightningDataModule):
             accumulate=lambda: trainer.accumulate_grad_batches if trainer else 1,
             group_by_length=self.group_by_length,
             replays=self.replays,
-            limit=lambda count: _limited(count, trainer.limit_train_batches if trainer else None),
+            limit=lambda count: limited(count, trainer),
             reshuffle=not (trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
             order=order,
         )
         if len(sampler) == 0:
             raise ValueError(f"data.train: {len(rows)} rows are fewer than the processes to train on")
-        loader = self._loader(dataset, sampler, ResumableLoader)
+        loader = batch_loader(dataset, sampler, ResumableLoader, self.num_workers, trainer)
         assert isinstance(loader, ResumableLoader)
-        self._resumed(loader)
+        self._position.begin(loader)
         for line in dataset.facts(sampler.epoch):
             log.info("data.train: %s", line)
         return loader
 
-    def _resumed(self, loader: ResumableLoader) -> ResumableLoader:
-        """The loader at the position of the checkpoint that training goes on from, if there is one."""
-        if self._position is not None:
-            loader.load_state_dict(self._position)
-            self._position = None
-        self._train_loader = loader
+    def _stream_loader(self, windows: StreamedWindows) -> StreamLoader:
+        trainer = self.trainer
+        steps = trainer.max_steps if trainer else 1
+        spare = spare_workers(trainer)
+        loader = stream_loader(windows, steps, self.num_workers, spare=spare, runs_model=self.runs_model)
+        first = self.replaying(self.train_dataset(self.rows["train"]))  # text is tokenised before workers start
+        for line in first.facts(0):
+            log.info("data.train, first window: %s", line)
+        self._position.begin(loader)
         return loader
 
     @property
     def replay_length(self) -> int:
         """Tokens of a row of replayed text."""
-        length = self.replay.length if self.replay else None
-        return longest_row(self.backbone, length or self.max_length, "data.replay.length" if length else "")
+        return replay_length(self.replay, self.backbone, self.max_length)
 
     def replaying(self, dataset: TrainDataset) -> TrainDataset:
         """Let a dataset add rows of text to its batches, as `replay` says.
@@ -749,13 +459,10 @@ class InstructionDataModule(LightningDataModule):
             SourceError: There is no text, or too little.
             ValueError: The model has an encoder.
         """
-        if self.replay is None:
-            return dataset
-        length = self.replay_length
-        self._text = TextFiles(self.replay.paths, self.backbone, length, self.cache_dir)
-        text, _ = self._text.rows(self.replay.held_out, name="data.replay.held_out", width=512)
-        dataset.beside = ReplayedText(text, self.replay.share, self.seed, dataset)
-        log.info("data.replay: %d rows of %d tokens of text; %g for each row", len(text), length, self.replay.share)
+        if self.replay is not None:
+            if self._replayed is None or self._replayed.model is not self.backbone:  # once for all windows of a stream
+                self._replayed = ReplayFiles(self.replay, self.backbone, self.max_length, self.cache_dir)
+            self._replayed.join(dataset, self.seed)
         return dataset
 
     def step_order(self, rows: EncodedSamples, dataset: TrainDataset, micro_batches: int) -> Order | None:
@@ -778,59 +485,37 @@ class InstructionDataModule(LightningDataModule):
         return not getattr(self.backbone, "padding_free", False)
 
     def state_dict(self) -> dict[str, int]:
-        """Position of training within its epoch.
-
-        Lightning restores the state of a loader only if the loader is made after the optimiser. These loaders are made
-        before, since the schedule needs the number of steps. So the datamodule keeps the position itself.
-        """
-        return {} if self._train_loader is None else dict(self._train_loader.state_dict())
+        """Position of training within its epoch."""
+        return self._position.state()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue a resumed `fit` at that position."""
-        if self.trainer is None or not self.trainer.training or not state:
-            return
-        self._position = dict(state)
-        if self._train_loader is not None:  # some strategies restore the state after the loader is made
-            self._train_loader.load_state_dict(self._position)
+        if self.trainer is not None and self.trainer.training and state:
+            self._position.restore(state)
 
     def val_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """The validation rows, if there are any."""
         rows = self.rows.get("validation")
-        return [] if rows is None else [self._evaluation_loader(rows, "clean")]
+        return [] if rows is None else self._evaluation_loaders(EvaluationSession(), draws=1).loaders({"clean": rows})
 
     def test_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """One loader for each condition."""
-        self._evaluated.clear()
-        loaders = [self._evaluation_loader(rows.drawn(self.draws), name) for name, rows in self.conditioned.items()]
-        if loaders and not any(len(loader.sampler) for loader in loaders):  # type: ignore[arg-type]
-            # all rows are answered already; without a batch, Lightning would not call the hooks that write the table
-            name, rows = next(iter(self.conditioned.items()))
-            loaders[0] = self._evaluation_loader(rows.drawn(self.draws), name, again=True)
-        return loaders
+        self._evaluation = self._evaluation_loaders(self.session, draws=self.draws)
+        return self._evaluation.loaders(self.conditioned, [name for name in self.conditioned if self.is_pending(name)])
 
     def predict_dataloader(self) -> list[DataLoader[InstructionBatch]]:
         """The same loaders as for a test."""
         return self.test_dataloader()
 
-    def _evaluation_loader(
-        self, rows: EncodedSamples, condition: str, *, again: bool = False
-    ) -> DataLoader[InstructionBatch]:
-        trainer = self.trainer
-        pending = self.is_pending(condition)
-        sampler = EvaluationSampler(
-            rows.lengths,
+    def _evaluation_loaders(self, session: EvaluationSession, *, draws: int) -> EvaluationLoaders:
+        return EvaluationLoaders(
+            self.encoder,
+            session,
             batch_size=self.eval_batch_size,
-            rank=trainer.global_rank if trainer else 0,
-            world=trainer.world_size if trainer else 1,
-            groups=rows.datasets(),
-            done=self._done(condition, rows),
-            again=again,
-            pending=pending,
+            draws=draws,
+            num_workers=self.num_workers,
+            trainer=self.trainer,
         )
-        self._note_skipped(condition, rows, sampler)
-        dataset = EvaluationDataset(rows, self.encoder, condition, self.eval_batch_size)
-        self._evaluated[condition] = dataset, sampler
-        return self._loader(dataset, sampler, LateLoader if pending else DataLoader)
 
     def is_pending(self, condition: str) -> bool:
         """Whether the rows under a condition are not known when its loader is made; `settle` sets them later."""
@@ -838,57 +523,5 @@ class InstructionDataModule(LightningDataModule):
 
     def settle(self, found: Mapping[str, EncodedSamples]) -> None:
         """Set the rows of loaders whose rows were not known when they were made, by condition."""
-        asked = {condition: rows.drawn(self.draws) for condition, rows in found.items()}
-        for condition, rows in asked.items():
-            self._settle(condition, rows)
-        if asked and not any(len(sampler) for _, sampler in self._evaluated.values()):
-            self._settle(*next(iter(asked.items())), again=True)  # see `test_dataloader`
-
-    def _settle(self, condition: str, rows: EncodedSamples, *, again: bool = False) -> None:
-        dataset, sampler = self._evaluated[condition]
-        dataset.rows = rows
-        sampler.settle(rows.lengths, groups=rows.datasets(), done=self._done(condition, rows), again=again)
-        self._note_skipped(condition, rows, sampler)
-
-    def _done(self, condition: str, rows: EncodedSamples) -> set[int]:
-        """Which rows an interrupted evaluation has answered."""
-        done = self.session.done
-        return {i for i, key in enumerate(_keys(condition, rows)) if key in done} if done else set()
-
-    def _note_skipped(self, condition: str, rows: EncodedSamples, sampler: EvaluationSampler) -> None:
-        keys = _keys(condition, rows) if sampler.skipped else []
-        self.session.skip(condition, {keys[row] for row in sampler.skipped})
-
-    def _loader(
-        self,
-        dataset: Dataset[InstructionBatch],
-        sampler: Sampler[int],
-        kind: type[DataLoader[InstructionBatch]],
-    ) -> DataLoader[InstructionBatch]:
-        stored = isinstance(dataset, TrainDataset) and dataset.rows.stored
-        workers = self._workers() if stored and self.num_workers == "auto" else self.num_workers
-        workers = 0 if workers == "auto" else workers
-        return kind(
-            dataset,
-            batch_size=None,  # a key is a batch already
-            sampler=sampler,
-            num_workers=workers,
-            # rows in memory are sent to new workers in each epoch, with the variants of that epoch
-            persistent_workers=workers > 0 and stored,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def _workers(self) -> int:
-        """`num_workers: auto` for rows in the cache: the cores that other processes of this machine leave."""
-        ranks = getattr(self.trainer, "num_devices", 1) if self.trainer else 1
-        return max(0, min(usable_cores() // max(ranks, 1) - 1, _ENOUGH_WORKERS))
-
-
-def _keys(condition: str, rows: EncodedSamples) -> list[Key]:
-    return [(condition, s.dataset or s.task, s.id, s.instruction_id, s.draw or 0) for s in rows.samples]
-
-
-def _limited(count: int, limit: int | float | None) -> int:
-    if limit is None:
-        return count
-    return min(count, limit) if isinstance(limit, int) else math.floor(count * limit)
+        assert self._evaluation is not None, "no loader was made"
+        self._evaluation.settle(found)

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from robustlm.batch import Encoded
+from robustlm.checks.choices import check_choice
+from robustlm.checks.numbers import check_number
 from robustlm.conditions.condition import Condition
 from robustlm.datamodules.batches import EncodedSamples
 from robustlm.instructions.banks import LackingError
@@ -22,10 +24,23 @@ log = logging.getLogger(__name__)
 
 Scoring = Literal["generation", "options", "acc", "acc_norm", "acc_bytes"]
 """How answers are found in evaluation: generated, or chosen among a row's choices by one of `Measure`."""
+_MOST_DRAWS = 10_000
+"""Guards against a typing error that would ask for days."""
 _LISTED = 20
 _TOGETHER = 256
 """Samples that are tokenised in one call. The limit saves memory: the tokenizer's result is many times larger than the
 rows that are kept."""
+
+
+def check_scoring(scoring: Scoring, draws: int) -> None:
+    """Raise `ValueError` if the way to find answers is unknown, or cannot find several to one question."""
+    check_number("data.draws", draws, least=1, most=_MOST_DRAWS, whole=True)
+    if draws > 1 and scoring != "generation":
+        raise ValueError(
+            f"data.draws: found {draws} with data.scoring {scoring!r}, whose likelihoods are the same each time; "
+            "expected 1, or data.scoring generation"
+        )
+    check_choice("data.scoring", scoring, get_args(Scoring))
 
 
 @dataclass

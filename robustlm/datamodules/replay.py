@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustlm.batch import InstructionBatch, View
 from robustlm.checks.numbers import check_number
 from robustlm.datamodules.batches import TrainDataset
+from robustlm.datamodules.connection import ConnectedModel, longest_row
 from robustlm.datamodules.sampling import BatchKey
+from robustlm.datamodules.text_files import TextFiles
 from robustlm.datamodules.text_rows import TextRows
 from robustlm.utils.random import drawn
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,6 +44,39 @@ class Replay:
     def paths(self) -> list[str]:
         """The paths as a list."""
         return [self.path] if isinstance(self.path, str) else list(self.path)
+
+
+class ReplayFiles:
+    """The files of a replay, as rows of tokens. Keep the object for as long as the rows are used.
+
+    Args:
+        replay: The settings.
+        model: The model whose tokenizer is used.
+        max_length: Tokens of a row if `replay` names no length.
+        cache_dir: Folder for the tokens; null: they are made for this object alone.
+
+    Raises:
+        SourceError: There is no text, or too little.
+        ValueError: The model has an encoder.
+    """
+
+    def __init__(self, replay: Replay, model: ConnectedModel, max_length: int, cache_dir: str | None) -> None:
+        self.model = model
+        length = replay_length(replay, model, max_length)
+        self._share = replay.share
+        self._files = TextFiles(replay.paths, model, length, cache_dir)
+        self._rows, _ = self._files.rows(replay.held_out, name="data.replay.held_out", width=512)
+        log.info("data.replay: %d rows of %d tokens of text; %g for each row", len(self._rows), length, replay.share)
+
+    def join(self, dataset: TrainDataset, seed: int) -> None:
+        """Let a dataset add rows of the text to its batches."""
+        dataset.beside = ReplayedText(self._rows, self._share, seed, dataset)
+
+
+def replay_length(replay: Replay | None, model: ConnectedModel, max_length: int) -> int:
+    """Tokens of a row of replayed text: as `replay` says, or `max_length`, or the model's limit if it is lower."""
+    length = replay.length if replay else None
+    return longest_row(model, length or max_length, "data.replay.length" if length else "")
 
 
 class ReplayedText:

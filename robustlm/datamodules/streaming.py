@@ -14,18 +14,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from typing import Protocol
+from typing import Literal, Protocol
 
+import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from robustlm.batch import InstructionBatch
+from robustlm.checks.numbers import check_number
 from robustlm.datamodules.batches import EncodedSamples, TrainDataset
 from robustlm.datamodules.preparation import Preparation
 from robustlm.datamodules.sampling import BatchKey, KeptSampler, Order, ResumableLoader, StepSampler
 from robustlm.rows.base import Row, SourceError
 from robustlm.sample import Sample
 from robustlm.sources.streams import Entry, RowStream, Window
+from robustlm.utils.parallel import sensible_processes
 from robustlm.utils.random import drawn
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,9 @@ class MakesBatches(Protocol):
 
     def train_dataset(self, rows: EncodedSamples) -> TrainDataset:
         """The dataset that batches come from."""
+
+    def replaying(self, dataset: TrainDataset) -> TrainDataset:
+        """The dataset, whose batches also have the rows of text that their rows bring."""
 
     def step_order(self, rows: EncodedSamples, dataset: TrainDataset, micro_batches: int) -> Order | None:
         """The order of the rows, for steps of so many micro-batches; null: shuffled."""
@@ -207,7 +213,7 @@ class StreamedWindows(Dataset[_Made]):
         content = repr([row.data if isinstance(row, Row) else row.found for _, row in rows])
         digest = blake2b(content.encode("utf-8", "surrogatepass"), digest_size=7)
         settings = self.settings
-        dataset = self._make.train_dataset(encoded)
+        dataset = self._make.replaying(self._make.train_dataset(encoded))
         dataset.prepare(key.turn)
         order = self._make.step_order(encoded, dataset, settings.micro_batches)
         sampler = StepSampler(
@@ -241,9 +247,10 @@ class StreamedWindows(Dataset[_Made]):
         for start in range(0, len(rounds), accumulate):
             together = rounds[start : start + accumulate]
             rows = [row for batches in together for batch in batches for row in batch]
-            mean = float(sum(int(tokens[row]) for row in rows)) / self.settings.micro_batches
+            parts = self.settings.micro_batches
+            mean = float(sum(int(tokens[row]) for row in rows)) / parts
             for batches in together:
-                yield BatchKey(turn, tuple(batches[self._rank]), mean)
+                yield BatchKey(turn, tuple(batches[self._rank]), mean, len(rows) / parts)
 
     def _encoded(self, found: Window) -> tuple[EncodedSamples, str]:
         """The tokens of a window, and a message about rows that are left out."""
@@ -412,3 +419,43 @@ def check_trainer(trainer: Trainer, *, validates: bool) -> None:
             "data.stream: found data.validation with trainer.val_check_interval 1.0, the end of an epoch, which a "
             "stream does not have; expected a number of batches, such as 500, or a share of the run below 1"
         )
+
+
+def check_stream(stream: int | None, *, rejected: str | None) -> None:
+    """Raise `ValueError` if the size of windows is no number of rows, or if another setting excludes a stream.
+
+    Args:
+        stream: Rows of a window; null: no stream.
+        rejected: File for rows that are left out.
+    """
+    check_number("data.stream", stream, least=1, below=2**31, whole=True, or_null="to read all rows first")
+    if stream is not None and rejected:
+        raise ValueError(
+            f"data.rejected: found {rejected!r} with data.stream, which names the rows that it leaves out in the "
+            "log; expected null"
+        )
+
+
+def stream_loader(
+    windows: StreamedWindows, steps: int, num_workers: int | Literal["auto"], *, spare: int, runs_model: bool
+) -> StreamLoader:
+    """Make the loader of a stream.
+
+    Args:
+        windows: The windows.
+        steps: Optimiser steps of the whole run.
+        num_workers: Number of worker processes.
+        spare: What `auto` stands for.
+        runs_model: Whether batches are made with the model, which worker processes cannot run.
+
+    Raises:
+        ValueError: Worker processes are asked for that cannot make these batches.
+    """
+    workers = spare if num_workers == "auto" else num_workers
+    if not sensible_processes() > 1 or runs_model:
+        if num_workers not in (0, "auto"):
+            why = "data.distortion runs the model" if runs_model else "processes cannot be forked here"
+            raise ValueError(f"data.num_workers: found {workers} with data.stream, but {why}; expected 0 or auto")
+        workers = 0
+    batches = steps * windows.settings.accumulate
+    return StreamLoader(windows, batches, workers=workers, pinned=torch.cuda.is_available())

@@ -1,15 +1,51 @@
-"""The earlier user turns of chats, in the form in which instructions get noise and paraphrases."""
+"""The turns of chats: which replies are trained, and the user turns that get noise and paraphrases too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, get_args
 
+from robustlm.checks.choices import check_choice
 from robustlm.noise.base import Noise
 from robustlm.noise.pools import build_pools, noise_pools
-from robustlm.sample import Sample, Turn
+from robustlm.sample import Sample, Turn, each_reply
 
+AssistantTurns = Literal["last", "all", "each"]
+"""Which replies of a chat are trained."""
+NoisyTurns = Literal["last", "all"]
+"""Which user turns of a chat get noise and paraphrases."""
 Turns = tuple[Turn, ...]
+
+
+def check_turns(system: str | None, assistant_turns: AssistantTurns, noisy_turns: NoisyTurns, bank: str | None) -> None:
+    """Raise `ValueError` if the settings of chats are unknown or exclude each other."""
+    if system is not None and not (isinstance(system, str) and system.strip()):
+        raise ValueError(f"data.system: found {system!r}; expected the text of a system message, or null")
+    check_choice("data.assistant_turns", assistant_turns, get_args(AssistantTurns))
+    check_choice("data.noisy_turns", noisy_turns, get_args(NoisyTurns))
+    if noisy_turns == "all" and bank:
+        raise ValueError(
+            f"data.noisy_turns: found all with data.bank {bank!r}, whose phrasings replace the last user turn "
+            "alone; expected last, or no data.bank"
+        )
+
+
+def with_system(samples: Sequence[Sample], system: str | None) -> list[Sample]:
+    """The samples, with a system message for those that bring none; null: none is added."""
+    if system is None:
+        return list(samples)
+    opening = (("system", system.strip()),)
+    return [one if one.system else replace(one, turns=(*opening, *one.turns)) for one in samples]
+
+
+def with_trained_replies(samples: Sequence[Sample], trained: AssistantTurns) -> list[Sample]:
+    """The samples, with marks for the replies that are trained; a sample a reply for `each`."""
+    if trained == "all":
+        return [replace(sample, trains_replies=bool(sample.history or sample.since)) for sample in samples]
+    if trained == "each":
+        return [one for sample in samples for one in each_reply(sample)]
+    return list(samples)
 
 
 class UserTurns:

@@ -11,14 +11,11 @@ from transformers import PretrainedConfig
 from robustlm.batch import IGNORE, View
 from robustlm.models.answers import answers
 from robustlm.models.loaded import LoadedModel
+from robustlm.models.probing import tolerance
 
 _SETTING = "loading.padding_free: found true"
 _LENGTHS = (9, 5)
 """Lengths of the two rows that are run."""
-_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Largest distance of two results that are equal but for rounding, as a share of their length."""
-_CLOSE_IN_HALF = 0.05
-"""The same for types of 16 bits."""
 
 
 def check_config(config: PretrainedConfig, name: str) -> None:
@@ -53,7 +50,7 @@ def check_separation(loaded: LoadedModel, name: str) -> None:
                 f"{_SETTING}, but {name!r} cannot run rows in one sequence ({type(error).__name__}: "
                 f"{str(error).splitlines()[0] if str(error) else ''}); expected false"
             ) from error
-    limit = _CLOSE.get(alone.dtype, _CLOSE_IN_HALF)
+    limit = tolerance(alone.dtype)
     if (distance := _distance(found[1:], beside[1:])) > limit:
         raise ValueError(
             f"{_SETTING}, but in {name!r} a row changes with the row before it (by {distance:.2g} of its length, "

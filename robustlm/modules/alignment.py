@@ -9,6 +9,7 @@ from typing import Any, ClassVar, get_args
 from torch import Tensor
 
 from robustlm.batch import InstructionBatch
+from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import Direction
 from robustlm.models.loading import Loading
@@ -39,9 +40,7 @@ class Alignment:
         if not 0 <= self.weight <= 1:
             raise ValueError(f"alignment.weight: found {self.weight}; expected a share in [0, 1]")
         check_number("alignment.temperature", self.temperature, above=0, least=COLDEST)
-        if self.direction not in get_args(Direction):
-            known = ", ".join(get_args(Direction))
-            raise ValueError(f"alignment.direction: found {self.direction!r}; expected one of {known}")
+        check_choice("alignment.direction", self.direction, get_args(Direction))
 
     def announce(self, passes: Passes) -> None:
         """Let the answer losses of both views share their logits with the divergence; see `expect_divergence`."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor
 
+from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.losses import balance, cosine_similarity, info_nce
 from robustlm.models.base import Pooling
@@ -45,9 +46,7 @@ class Contrast:
         check_number("contrast.weight_limit", self.weight_limit, above=0)
         if self.weight is not None and not 0 <= self.weight < math.inf:
             raise ValueError(f"contrast.weight: found {self.weight}; expected a finite number ≥ 0, or null to balance")
-        if self.pooling not in get_args(Pooling):
-            known = ", ".join(get_args(Pooling))
-            raise ValueError(f"contrast.pooling: found {self.pooling!r}; expected one of {known}")
+        check_choice("contrast.pooling", self.pooling, get_args(Pooling))
 
     def losses(self, passes: Passes, answers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss of this micro-batch.

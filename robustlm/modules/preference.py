@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustlm.batch import Layout
+from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import check_number
 from robustlm.losses import balance, divergence
 from robustlm.modules.passes import Passes
@@ -56,8 +57,7 @@ class Preference:
     """λ, the upper limit of the balanced weight."""
 
     def __post_init__(self) -> None:
-        if self.form not in get_args(Form):
-            raise ValueError(f"preference.form: found {self.form!r}; expected one of {', '.join(get_args(Form))}")
+        check_choice("preference.form", self.form, get_args(Form))
         check_number("preference.weight_limit", self.weight_limit, above=0)
         if self.weight is not None and not 0 <= self.weight < math.inf:
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
+from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import check_number
 from robustlm.losses import divergence, token_cross_entropy
 from robustlm.modules.passes import Passes
@@ -36,8 +37,7 @@ class RDrop:
 
     def __post_init__(self) -> None:
         check_number("rdrop.weight", self.weight, least=0)
-        if self.view not in get_args(Dropped):
-            raise ValueError(f"rdrop.view: found {self.view!r}; expected one of {', '.join(get_args(Dropped))}")
+        check_choice("rdrop.view", self.view, get_args(Dropped))
 
     @property
     def needs_variants(self) -> str | None:

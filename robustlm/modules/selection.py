@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustlm.adversaries.geometry import uniform
 from robustlm.batch import InstructionBatch
+from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import COLDEST, check_number
 from robustlm.models.precision import automatic
 from robustlm.modules.passes import Passes
@@ -53,9 +54,7 @@ class Selection:
     with almost equal losses may then be another one; losses and gradients of the training pass are not touched."""
 
     def __post_init__(self) -> None:
-        if self.choice not in get_args(Choice):
-            known = ", ".join(get_args(Choice))
-            raise ValueError(f"selection.choice: found {self.choice!r}; expected one of {known}")
+        check_choice("selection.choice", self.choice, get_args(Choice))
         check_number("selection.temperature", self.temperature, above=0, least=COLDEST)
 
     def apply(

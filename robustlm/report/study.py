@@ -18,11 +18,13 @@ from robustlm.evaluation.agreement import agreement
 from robustlm.evaluation.grid import grids, ratio
 from robustlm.evaluation.readings import Reading, as_read
 from robustlm.evaluation.record import Record
+from robustlm.evaluation.robustness import Settings
 from robustlm.evaluation.scores import Scores
 from robustlm.evaluation.seeds import SeedDifference, Tallies, differences, merged, with_holm
 from robustlm.evaluation.table import SCHEMA, checked_column
 from robustlm.report.agreement import agreement_lines, check_agreement
 from robustlm.report.levels import by_level
+from robustlm.report.study_attacks import Searches, searches_of
 from robustlm.report.tables import by_condition
 from robustlm.studies.plan import folder_of
 from robustlm.studies.stored import OWN_COLUMNS, RESULTS, STUDY
@@ -116,6 +118,8 @@ class StudyResults:
     """Kinds of datasets whose means are shown, each with its datasets."""
     made_by: str = ""
     """The study's file, and the commits of the code that made its runs; empty: not known."""
+    searches: dict[str, Searches] = field(default_factory=dict)
+    """Searches for attacks by data set; only of data sets that have any."""
 
     def levels(self) -> dict[str, list[str]]:
         """Conditions by the heading of their level."""
@@ -227,8 +231,19 @@ def study_results(folder: Path, *, draws: int, seed: int, level: float, reading:
     notes += _time_notes(runs)
     groups = cast("dict[str, list[str]]", about.get("groups") or {})
     made_by = _made_by(about, runs)
+    pairs = list(_pairs(arms, arms))
+    searches = searches_of(folder, runs, pairs, Settings(draws, seed, level))
     return StudyResults(
-        str(about["name"]), str(about["about"]), list(conditions), order, by_data, notes, seeds, groups, made_by
+        str(about["name"]),
+        str(about["about"]),
+        list(conditions),
+        order,
+        by_data,
+        notes,
+        seeds,
+        groups,
+        made_by,
+        searches,
     )
 
 

@@ -10,6 +10,7 @@ from robustlm.report.figures import Axis, Line, intervals
 from robustlm.report.markup import Html, join, named, page, table, tag
 from robustlm.report.page_parts import bullets, figure
 from robustlm.report.study import StudyResults
+from robustlm.report.study_attacks import search_gap_table, search_gap_title, search_table, search_title
 from robustlm.report.study_pictures import Picture
 from robustlm.report.study_text import (
     METHOD,
@@ -41,7 +42,7 @@ def study_html(study: StudyResults, pictures: Sequence[Picture]) -> str:
         tag("p", f"{len(arms)} arms, seeds {', '.join(map(str, study.seeds))}, {runs} runs."),
         bullets([note.strip() for note in (*study.notes, *([f"Made by {study.made_by}."] if study.made_by else []))]),
     )
-    scores, costs, gaps, tests, sets = [], [], [], [], []
+    scores, costs, gaps, tests, sets, attacks = [], [], [], [], [], []
     for data in study.data:
         on = f" on {data}" if data else ""
         scores.append(_table(score_table(study, data), f"Mean score over datasets{on}, %"))
@@ -50,8 +51,12 @@ def study_html(study: StudyResults, pictures: Sequence[Picture]) -> str:
         if study.differences[data]:
             gaps.append(_gaps(study, data, on))
             tests.append(_table(p_table(study, data), f"p of the differences, and adjusted after Holm{on}"))
-        if any(arm.spreads for arm in study.data[data].values()):
+        if any(any(arm.spreads.values()) for arm in study.data[data].values()):
             scores.append(_table(instruction_table(study, data), f"{OVER_INSTRUCTIONS}{on}"))
+        if (searches := study.searches.get(data)) is not None:
+            attacks.append(_table(search_table(searches), f"{search_title(searches, on)}."))
+            if searches.gaps:
+                attacks.append(_table(search_gap_table(searches, ""), f"{search_gap_title(searches, on)}."))
         for condition in study.conditions if len(datasets_of(study, data)) > 1 else ():
             sets.append(_table(set_table(study, data, condition), f"Score by dataset under {condition}{on}, %"))
         for name in datasets_of(study, data):
@@ -60,11 +65,12 @@ def study_html(study: StudyResults, pictures: Sequence[Picture]) -> str:
         ("scores", "Scores", join(*scores)),
         ("figures", "Figures", join(*(_picture(one) for one in pictures))),
         ("differences", "Paired differences", join(*gaps, *tests, tag("p", METHOD.removeprefix(_BOLD)))),
+        ("searches", "Searches for attacks", join(*attacks)),
         ("costs", "Time and memory", join(*costs)),
         ("datasets", "Dataset by dataset", join(*sets)),
     ]
-    if not gaps:
-        parts = [part for part in parts if part[0] != "differences"]
+    empty = [name for name, content in (("differences", gaps), ("searches", attacks)) if not content]
+    parts = [part for part in parts if part[0] not in empty]
     return page(f"Study: {study.name}", head, parts)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from robustlm.evaluation.directions import low_means
 from robustlm.evaluation.seeds import SeedDifference
 from robustlm.report.study import COSTS, ArmResults, StudyResults, is_sure
+from robustlm.report.study_attacks import Searches, search_gap_table, search_gap_title, search_table, search_title
 from robustlm.report.tables import aligned, csv_text
 
 METHOD = (
@@ -35,8 +36,12 @@ def to_markdown(study: StudyResults) -> str:
         levels = level_table(study, data)
         if len(levels[0]) > 2:
             parts += [f"By level{where}, mean over the conditions of the level:", _table(levels)]
-        if any(arm.spreads for arm in study.data[data].values()):
+        if any(any(arm.spreads.values()) for arm in study.data[data].values()):
             parts += [f"{OVER_INSTRUCTIONS}{where}:", _table(instruction_table(study, data))]
+        if (searches := study.searches.get(data)) is not None:
+            parts += [f"{search_title(searches, where)}:", _table(search_table(searches))]
+            if searches.gaps:
+                parts += [f"{search_gap_title(searches, where)}:", _table(search_gap_table(searches))]
         for condition in study.conditions if len(datasets_of(study, data)) > 1 else ():
             parts += [f"{condition}: score by dataset{where}, %:", _table(set_table(study, data, condition))]
     notes = [*study.notes, *_low(study.conditions), *([f"Made by {study.made_by}."] if study.made_by else [])]
@@ -190,6 +195,25 @@ def to_json(study: StudyResults) -> str:
             data: {name: {one: asdict(gap) for one, gap in own.items()} for name, own in gaps.items()}
             for data, gaps in study.differences.items()
         },
+        "searches": {data: _searches(found) for data, found in study.searches.items()},
         "notes": study.notes,
     }
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def _searches(searches: Searches) -> dict[str, object]:
+    return {
+        "arms": {
+            arm: {
+                condition: [
+                    dict(zip(("seed", "dataset", "instruction_id", "sample_id"), key, strict=True)) | asdict(one)
+                    for key, one in found.items()
+                ]
+                for condition, found in own.items()
+            }
+            for arm, own in searches.arms.items()
+        },
+        "differences": {
+            name: {condition: asdict(gap) for condition, gap in own.items()} for name, own in searches.gaps.items()
+        },
+    }

@@ -96,8 +96,7 @@ def _over(base: Mapping[str, object], more: Mapping[str, object], where: str) ->
             before = _mapping(f"{where}: scales", base.get("scales") or {})
             after = _mapping(f"{where}: scales", value or {})
             found[key] = before | {
-                name: _over(_mapping(f"{where}: scales: {name}", before.get(name) or {}), _mapping(where, own), where)
-                for name, own in after.items()
+                name: _entry(f"{where}: scales: {name}", before.get(name), own) for name, own in after.items()
             }
         else:
             found[key] = value
@@ -106,11 +105,12 @@ def _over(base: Mapping[str, object], more: Mapping[str, object], where: str) ->
 
 def _joined(base: object, more: object, where: str) -> dict[str, object]:
     before, after = _mapping(where, base or {}), _mapping(where, more or {})
-    own = {
-        name: _over(_mapping(f"{where}: {name}", before.get(name) or {}), _mapping(f"{where}: {name}", one or {}), "")
-        for name, one in after.items()
-    }
-    return before | own
+    return before | {name: _entry(f"{where}: {name}", before.get(name), own or {}) for name, own in after.items()}
+
+
+def _entry(where: str, base: object, more: object) -> dict[str, object]:
+    """An entry of a layer on top of the entry with the same name."""
+    return _over(_mapping(where, base or {}), _mapping(where, more), where)
 
 
 def _parts(value: object) -> list[object]:

@@ -28,7 +28,7 @@ def as_typed(command: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One arm with one seed on one data set: a fit, unless nothing is tuned, and a test."""
+    """One arm with one seed on one data set: a test, after a fit if the arm tunes something."""
 
     arm: Arm
     rows: Rows
@@ -45,6 +45,8 @@ class Run:
     """Folder of the run whose adapter this one begins with; null: it begins with the base model."""
     after_fit: Flags = ()
     """Options of that run's fit."""
+    weights: Run | None = None
+    """The run whose tuned weights this one tests; null: those of its own fit, or the base model."""
 
     @property
     def name(self) -> str:
@@ -99,7 +101,9 @@ def runs_of(study: Study, root: Path, arms: Iterable[str] = (), seeds: Iterable[
             raise ValueError(
                 f"arms: {arm.name!r} needs {arm.compute.equal_to!r}, whose compute it must equal; name both"
             )
-    chosen.sort(key=lambda arm: arm.compute is not None)
+        if arm.weights and arm.weights not in [one.name for one in chosen]:
+            raise ValueError(f"arms: {arm.name!r} needs {arm.weights!r}, whose weights it tests; name both")
+    chosen.sort(key=lambda arm: (bool(arm.weights), arm.compute is not None))
     data = sorted(study.data, key=lambda rows: bool(rows.after))
     return [
         _run(study, root, arm, rows, seed)
@@ -116,22 +120,26 @@ def _run(study: Study, root: Path, arm: Arm, rows: Rows, seed: int) -> Run:
     other = None if arm.compute is None else study.arm(arm.compute.equal_to)
     before = (*study.fit, *own, *rows.fit)
     words = rows.words
+    tuned = study.arm(arm.weights) if arm.weights else arm
     first = (
-        None if arm.fit is None else next((one for one in study.data if rows.after and one.name == rows.after), None)
+        None if tuned.fit is None else next((one for one in study.data if rows.after and one.name == rows.after), None)
     )
-    after = None if first is None else _folder(root, arm, first, seed)
+    after = None if first is None else _folder(root, tuned, first, seed)
     begun = () if after is None else ("--model.backbone", str(after / FIT / ADAPTER))
+    weights = _run(study, root, tuned, rows, seed) if arm.weights else None
+    loaded = () if weights is None else ("--ckpt_path", str(weights.folder / FIT))
     return Run(
         arm=arm,
         rows=rows,
         seed=seed,
         folder=_folder(root, arm, rows, seed),
         fit=None if arm.fit is None else with_words((*before, *arm.fit, *begun), words),
-        test=with_words((*study.test, *own, *asked, *rows.test, *arm.test, *begun), words),
+        test=with_words((*study.test, *own, *asked, *rows.test, *arm.test, *begun, *loaded), words),
         equal=None if other is None else _folder(root, other, rows, seed),
         equal_fit=() if other is None else with_words((*before, *(other.fit or ())), words),
         after=after,
-        after_fit=() if first is None else with_words((*study.fit, *own, *first.fit, *(arm.fit or ())), words),
+        after_fit=() if first is None else with_words((*study.fit, *own, *first.fit, *(tuned.fit or ())), words),
+        weights=weights,
     )
 
 

@@ -81,6 +81,8 @@ def run_study(runs: Sequence[Run], executor: Executor, main: Main, jobs: int, sa
 
 
 def _is_ready(run: Run) -> bool:
+    if run.weights is not None:
+        return stored.is_fitted(run.weights)
     equal = run.equal is None or (run.equal / stored.FITTED).is_file() or (run.folder / stored.EQUAL).is_file()
     return equal and (run.after is None or stored.is_fitted(run) or (run.after / stored.FITTED).is_file())
 
@@ -88,11 +90,14 @@ def _is_ready(run: Run) -> bool:
 def _may_become_ready(run: Run, others: Sequence[Run]) -> bool:
     """Whether a run that this one needs is among those that are still to be tuned."""
     needed = [run.equal if run.equal is not None and not (run.equal / stored.FITTED).is_file() else None, run.after]
+    needed.append(None if run.weights is None else run.weights.folder)
     return any(one.folder in needed for one in others)
 
 
 def _needed(run: Run) -> str:
     """How a message names what a run needs and does not have."""
+    if run.weights is not None:
+        return repr(run.arm.weights)
     if run.after is not None and not (run.after / stored.FITTED).is_file():
         return f"{run.arm.name!r} on {run.rows.after!r}"
     return repr("" if run.arm.compute is None else run.arm.compute.equal_to)

@@ -28,7 +28,7 @@ _STUDY = (
     "about", "both", "fit", "test", "seeds", "seed_flags", "models", "data", "groups", "conditions", "arms",
     "sweeps", "shared_time", "set",
 )  # fmt: skip
-_ARM = ("like", "fit", "test", "against", "compute")
+_ARM = ("like", "fit", "test", "against", "compute", "weights")
 _SWEEP = ("like", "fit", "setting", "values", "test", "against")
 _MODEL = ("both", "fit", "test", "set")
 _DATA = ("both", "fit", "test", "after")
@@ -60,6 +60,8 @@ class Arm:
     compute: Compute | None = None
     sweep: tuple[str, float] | None = None
     """The sweep that it belongs to, and the value of its setting."""
+    weights: str = ""
+    """The arm whose tuned weights it tests, those of the same seed and data; empty: its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +201,16 @@ def _arms(whole: Mapping[str, object]) -> dict[str, Arm]:
 
 def _arm(name: str, given: Mapping[str, object], known: Mapping[str, Arm]) -> Arm:
     where = f"arms: {name}"
-    base = _like(where, given.get("like"), known)
+    weights = given.get("weights")
+    if weights is not None and (weights not in known or known[str(weights)].fit is None):
+        tuned = ", ".join(one for one, arm in known.items() if arm.fit is not None) or "none"
+        raise ValueError(f"{where}: weights: found {weights!r}; expected an arm above it that is tuned: {tuned}")
+    base = _like(where, weights if given.get("like") is None else given["like"], known)
+    weights = str(weights or base.weights)
+    if weights and given.get("fit") is not None:
+        raise ValueError(f"{where}: fit: found options, but its weights are those of {weights!r}; expected one of both")
     fit: Flags | None = (*(base.fit or ()), *_flags(f"{where}: fit", given.get("fit")))
-    if given.get("fit", base.fit) is None:
+    if weights or given.get("fit", base.fit) is None:
         fit = None
     return Arm(
         name=name,
@@ -209,6 +218,7 @@ def _arm(name: str, given: Mapping[str, object], known: Mapping[str, Arm]) -> Ar
         test=(*base.test, *_flags(f"{where}: test", given.get("test"))),
         against=_texts(f"{where}: against", given.get("against", [])),
         compute=_compute(f"{where}: compute", given.get("compute")),
+        weights=weights,
     )
 
 
@@ -223,6 +233,10 @@ def _like(where: str, name: object, known: Mapping[str, Arm]) -> Arm:
 def _sweep(name: str, given: Mapping[str, object], known: Mapping[str, Arm]) -> list[Arm]:
     where = f"sweeps: {name}"
     base = _like(where, given.get("like"), known)
+    if base.weights:
+        raise ValueError(
+            f"{where}: like: {base.name!r} has the weights of {base.weights!r}; expected an arm that is tuned"
+        )
     setting, values = given.get("setting"), given.get("values")
     if not isinstance(setting, str) or not re.fullmatch(r"[\w.]+", setting):
         raise ValueError(

@@ -48,11 +48,13 @@ def identity(run: Run) -> dict[str, object]:
     Rows and models that the commands name are not read; tables of arms are held against each other in the report.
     """
     arguments, compute = [*(run.fit or ()), *run.test], run.arm.compute
+    tuned = {} if run.weights is None else {name: own for name, own in identity(run.weights).items() if name != "test"}
     return {
         "fit": None if run.fit is None else list(run.fit),
         "test": list(run.test),
         "compute": None if compute is None else [compute.equal_to, compute.by, compute.trial, *run.equal_fit],
         **({} if run.after is None else {"after": [str(run.after), *run.after_fit]}),
+        **({"weights": tuned} if tuned else {}),
         "configs": {name: _digest([file]) for name, file in _configs(arguments)},
         "code": f"{__version__} {_code()}",
     }

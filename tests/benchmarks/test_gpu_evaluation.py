@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from benchmarks.gpu import evaluation_checks
-from benchmarks.gpu.evaluation_checks import KINDS, WAYS
+from benchmarks.gpu.evaluation_checks import KINDS, LENGTHS, WAYS, Evaluations
 from benchmarks.gpu.runner import START_S, Check, Settings, Skip
+from benchmarks.gpu.speed_checks import Bench
 
 SETTINGS = Settings("unused", True, "cpu", 8.5, None, {"prompts": 8, "tokens": 4})
 
@@ -50,6 +55,41 @@ def test_options_are_compared_with_generation_and_vllm_is_optional(monkeypatch: 
     monkeypatch.setattr(evaluation_checks, "find_spec", lambda name: None)
     with pytest.raises(Skip, match="vLLM is not installed"):
         plan()["vLLM"].run(note=lambda _: None)
+
+
+def test_vllm_gives_answers_as_long_as_those_of_an_earlier_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for vLLM, since it needs a GPU; the call before is one of `--resume`."""
+    lengths = {kind: [3, 0, 5, 1, 2, 4, 6, 2] for kind in KINDS}
+    stored = [
+        {"name": f"generate, batch: {kind}", "verdict": "pass",
+         "figures": {"seconds": 2.0, LENGTHS: " ".join(map(str, found))}}
+        for kind, found in lengths.items()
+    ]  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps({"checks": stored}))
+    asked: list[list[int]] = []
+
+    class Engine:
+        def __init__(self, folder: str, **settings: Any) -> None:
+            assert settings["load_format"] == "dummy"
+            assert Path(folder, "config.json").is_file()
+
+        def generate(self, prompts: list[Any], limits: list[Any], *, use_tqdm: bool) -> list[Any]:
+            asked.append([one["max_tokens"] for one in limits])
+            assert all(set(one) == {"prompt_token_ids"} for one in prompts)
+            return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=[0] * n)]) for n in asked[-1]]
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=Engine, SamplingParams=lambda **kwargs: kwargs))
+    monkeypatch.setattr(evaluation_checks, "find_spec", lambda name: name)
+    monkeypatch.setattr(Bench, "wait", lambda self: None)
+    monkeypatch.setattr(Bench, "release", lambda self: None)
+    bench = Evaluations(replace(SETTINGS, output=str(tmp_path)))
+    bench.bench.device = "cuda"
+    finding = evaluation_checks.vllm_check(bench, lambda _: None)
+    assert [row["prompts"] for row in finding.figures["rows"]] == list(KINDS)
+    assert all(row["÷ generate in batches"] > 0 for row in finding.figures["rows"])
+    assert asked[0] == [3, 1, 5, 1, 2, 4, 6, 2]
 
 
 def test_sizes_are_checked() -> None:

@@ -91,6 +91,47 @@ def test_a_stopped_run_keeps_what_it_had(tmp_path: Path) -> None:
     assert not found["finished"]
 
 
+def test_a_further_call_runs_what_has_not_passed(tmp_path: Path) -> None:
+    status, found, _ = run(tmp_path, "--only", "[bg]*")
+    assert status == 1
+    mark = "earlier"
+    for check in found["checks"]:
+        check["commit"] = mark
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    settings = runner.Settings(str(tmp_path), False, "cpu", 1, None, {})
+    assert runner.known(settings, "good") == {"worst": 0.5, "rows": found["checks"][0]["figures"]["rows"]}
+    assert runner.known(settings, "bad") is None  # it has not passed
+    assert runner.known(settings, "last") is None
+
+    status, found, page = run(tmp_path, "--only", "[!hn]*", "--resume")
+    by_name = {check["name"]: check for check in found["checks"]}
+    assert list(by_name) == ["good", "bad", "skipped", "killed", "last"]
+    assert by_name["good"]["commit"] == mark  # kept as it was
+    assert {by_name[name]["commit"] for name in ("bad", "last")} == {found["commit"]}
+    assert by_name["last"]["verdict"] == "pass"
+    assert f"Of an earlier call, with other code: good ({mark})." in page
+    assert status == 1
+
+    status, found, _ = run(tmp_path, "--only", "good", "--resume")
+    assert {check["name"]: check["verdict"] for check in found["checks"]}["killed"] == "crash"  # not tried, so kept
+    assert status == 1
+
+
+def test_results_of_another_machine_or_command_are_not_mixed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, found, _ = run(tmp_path, "--only", "good")
+    with pytest.raises(SystemExit):
+        runner.command("Another", FAKE, "about", ["--output", str(tmp_path), "--device", "cpu", "--resume"])
+    assert "holds results with title 'A title'; found 'Another'" in capsys.readouterr().err
+    found["machine"] = {"GPU 0": "another card"}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    status, found, _ = run(tmp_path, "--resume")
+    (start,) = (check for check in found["checks"] if check["verdict"] == "error")
+    assert (status, start["name"]) == (1, "start")
+    assert start["reason"].startswith("--resume: the results are of another card; found a card; expected")
+
+
 def test_bad_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results.json").write_text("{}")
     cases: dict[str, list[str]] = {"another run": [], "--minutes: found -1": ["--minutes", "-1"]}

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from benchmarks import memory, trl
+from benchmarks import loops, memory, trl
+from benchmarks.loops import OURS, Job, Meter, Result, Taken
 from benchmarks.step import Size, lay_out
-from benchmarks.trl import CASES, OURS, Job, Meter, Result, Taken
+from benchmarks.trl import CASES
 
 SIZE = Size(vocab=400, hidden=64, layers=1, rows=2, tokens=540, answer=20, rank=2)
 
@@ -38,12 +39,12 @@ def test_this_projects_loop_is_measured_step_by_step(precision: str, tmp_path: P
     lay_out(str(tmp_path), SIZE)
     pipe = Pipe(3)
     job = Job(OURS, CASES["short"], SIZE, precision, "cpu", 12, 4, str(tmp_path))
-    trl._ours(job, Meter(cast(Any, pipe), "cpu"))
+    loops.ours(job, Meter(cast(Any, pipe), "cpu"))
     first, *steps = pipe.sent
     assert first.dtypes == ("float32 / float32" if precision == "fp32" else "bfloat16 / float32")
     assert len(steps) == 3
     lengths = [len(prompt) + len(answer) for prompt, answer in CASES["short"].rows(12, SIZE.vocab)]
-    batches = [sum(lengths[i] for i in key.indices) for key in trl._sampler(job)]
+    batches = [sum(lengths[i] for i in key.indices) for key in loops.sampler_of(job)]
     assert [step.tokens for step in steps] == batches[:3]
     assert all(step.seconds > 0 and step.peak > 0 and 5 < step.loss < 7 for step in steps)
 

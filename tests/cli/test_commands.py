@@ -53,12 +53,31 @@ for name in {small!r}:
     assert done.stdout.splitlines() == ["[] [] False", *(f"{name} []" for name in small)]
 
 
+DESCRIBED = """
+import contextlib, sys
+from robustlm.cli import main, schema
+main(["schema", "--output", sys.argv[1]])
+schema.COMMANDS = {name: schema.COMMANDS[name] for name in ("fit", "noise")}  # all of them take long
+with open(sys.argv[2], "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+    main(["completion"])
+"""
+
+
 @pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    file = tmp_path_factory.mktemp("schema") / "robustlm.schema.json"
-    # in a process of its own: it lists all classes that there are, also those that other tests made
-    subprocess.run([sys.executable, "-m", "robustlm", "schema", "--output", str(file)], check=True)
-    found = json.loads(file.read_text(encoding="utf-8"))
+def described(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The schema, and the script that completes commands, from one process, since its imports take seconds.
+
+    It is a process of its own, because both list all classes that there are, also those that other tests made.
+    """
+    folder = tmp_path_factory.mktemp("described")
+    files = folder / "robustlm.schema.json", folder / "script"
+    subprocess.run([sys.executable, "-c", DESCRIBED, *map(str, files)], check=True)
+    return files
+
+
+@pytest.fixture(scope="module")
+def schema(described: tuple[Path, Path]) -> Any:
+    found = json.loads(described[0].read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(found)
     return jsonschema.Draft202012Validator(found)
 
@@ -109,19 +128,9 @@ echo "${COMPREPLY[@]}"
 """
 
 
-FEWER = """
-from robustlm.cli import main, schema
-schema.COMMANDS = {name: schema.COMMANDS[name] for name in ("fit", "noise")}  # all of them take long
-main(["completion"])
-"""
-
-
-def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
-    made = subprocess.run([sys.executable, "-c", FEWER], capture_output=True, text=True, check=True)
-    (tmp_path / "script").write_text(made.stdout, encoding="utf-8")
-
+def test_bash_completes_commands_and_options(described: tuple[Path, Path]) -> None:
     def completed(*words: str) -> list[str]:
-        command = ["bash", "-c", COMPLETE, "-", str(tmp_path / "script"), "robustlm", *words]
+        command = ["bash", "-c", COMPLETE, "-", str(described[1]), "robustlm", *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
     assert completed("f") == ["fit"]

@@ -12,6 +12,7 @@ import yaml
 
 from robustlm.callbacks.interruption import going_on
 from robustlm.cli import main, run
+from robustlm.cli.training import FIT_ONLY
 from robustlm.evaluation.table import read_table
 from robustlm.report.run import run_name
 from robustlm.runs import checkpoint_in, evaluation_folder, evaluation_in, fit_folder
@@ -48,7 +49,14 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 def test_fit_and_tests_of_one_name_lie_together(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([*FIT, "--trainer.max_steps=1"])
+    cli = run([*FIT, "--trainer.max_steps=1", "--model.tuning.r=4"])
+    assert cli is not None
+    settings = cli.config["fit"].clone()
+    for name in FIT_ONLY:
+        settings.pop(name)
+    checked = cli._parser("fit").dump(settings, skip_none=False)
+    assert Path("runs/mine/fit/config.yaml").read_text(encoding="utf-8") == checked
+    assert yaml.safe_load(checked)["model"]["init_args"].items() <= dict(cli.model.hparams).items()
     assert {"config.yaml", "adapter", "checkpoints", "metrics.csv"} < {
         one.name for one in Path("runs/mine/fit").iterdir()
     }

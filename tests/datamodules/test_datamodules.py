@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def epoch_of(loader: Any, epoch: int) -> list[InstructionBatch]:
 
 def tensors(batch: InstructionBatch) -> dict[str, torch.Tensor]:
     found = {"beta": batch.beta, "seeds": batch.seeds}
-    for name in ("raw", "variant", "prompt"):
+    for name in ("raw", "variant", "replay", "prompt"):
         view = getattr(batch, name)
         if view is not None:
             found |= {f"{name}.{key}": getattr(view, key) for key in View.__dataclass_fields__}
@@ -50,6 +51,7 @@ def prompts(batch: InstructionBatch) -> tuple[str, ...]:
 def same(a: list[InstructionBatch], b: list[InstructionBatch]) -> bool:
     return [x.ids for x in a] == [y.ids for y in b] and all(
         x.step_tokens == y.step_tokens
+        and x.replay_tokens == y.replay_tokens
         and prompts(x) == prompts(y)
         and tensors(x).keys() == tensors(y).keys()
         and all(torch.equal(tensors(x)[key], tensors(y)[key]) for key in tensors(x))
@@ -421,3 +423,14 @@ def test_before_it_is_connected_a_datamodule_says_what_to_do(train_file: str) ->
     for part in ("backbone", "encoder", "preparation"):
         with pytest.raises(RuntimeError, match=r"call `connect\(model\)` first"):
             getattr(made, part)
+
+
+def test_validation_asks_rows_that_a_resumed_test_has_answered(llama: str, train_file: str) -> None:
+    data: Any = InstructionDataModule(validation=train_file)
+    data.connect(load(llama, LoRA(r=2)))
+    rows = data.rows["validation"] = data.read("validation")
+    data.session.answered = [
+        SimpleNamespace(key=("clean", row.dataset or row.task, row.id, row.instruction_id, 0)) for row in rows.samples
+    ]
+    (loader,) = data.val_dataloader()
+    assert sum(len(batch.ids) for batch in loader) == len(rows)

@@ -229,7 +229,7 @@ class Made:
             self.times += 1
             return own(*args, **kwargs)
 
-        monkeypatch.setattr("robustlm.datamodules.base.write_large", counted)
+        monkeypatch.setattr("robustlm.datamodules.large.write_large", counted)
 
 
 @pytest.fixture
@@ -376,7 +376,7 @@ def test_a_file_that_changes_meanwhile_is_refused(
             file.write(json.dumps(make_rows(1, seed=7)[0]) + "\n")
         return found
 
-    monkeypatch.setattr("robustlm.datamodules.base.write_large", slow)
+    monkeypatch.setattr("robustlm.datamodules.large.write_large", slow)
     with pytest.raises(SourceError, match="changed while it was read"):
         cached(llama, mixed, tmp_path)
 

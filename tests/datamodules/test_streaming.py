@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from robustlm import Replay
 from robustlm.adversaries import NRM, FreeAT
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules import ContrastiveDataModule, InstructionDataModule, NoisyInstructionDataModule, sampling
@@ -26,6 +27,7 @@ from robustlm.rows.base import BadRowsError, SourceError
 from robustlm.rows.readers import iter_rows
 from robustlm.sources.source import Source
 from tests.datamodules.test_datamodules import same
+from tests.datamodules.test_text import text_of, write
 from tests.tiny import load, make_rows, trainer, write_rows
 
 ROWS = 53
@@ -35,6 +37,11 @@ ROWS = 53
 def rows(tmp_path: Path) -> str:
     varied = [row | ({"variant": "do it now"} if at % 3 == 0 else {}) for at, row in enumerate(make_rows(ROWS))]
     return write_rows(tmp_path / "rows.jsonl", varied)
+
+
+@pytest.fixture(scope="session")
+def llama(shallow: str) -> str:
+    return shallow
 
 
 @cache
@@ -67,7 +74,7 @@ def ready(
 def turn(data: Any) -> Iterator[InstructionBatch]:
     """The batches of the first turn of a stream."""
     for batch in data.train_dataloader():
-        if data._train_loader.state_dict()["turn"]:
+        if data.state_dict()["turn"]:
             return
         yield batch
 
@@ -226,6 +233,28 @@ def test_folders_of_shards_are_read_without_a_copy(tmp_path: Path, monkeypatch: 
     assert asked == [True]
 
 
+def test_rows_of_a_stream_bring_the_text_that_they_bring_in_memory(llama: str, rows: str, tmp_path: Path) -> None:
+    text = write(tmp_path / "text.txt", text_of(60))
+    replay = Replay(text, share=0.4, length=20, held_out=0)
+    settings: dict[str, Any] = {"replay": replay, "cache_dir": None, "group_by_length": False}
+
+    def lines(batches: list[InstructionBatch]) -> list[list[int]]:
+        return sorted(row for batch in batches if batch.replay is not None for row in batch.replay.input_ids.tolist())
+
+    memory = list(ready(rows, llama, stream=None, **settings).train_dataloader())
+    streamed = list(turn(ready(rows, llama, **settings)))
+    assert 10 < len(lines(memory)) < 40
+    assert lines(streamed) == lines(memory)
+    parts = [batch.replay_tokens for batch in streamed]
+    assert parts == [pytest.approx(0.4 * len(batch) * 19) for batch in streamed]
+    worked = ready(rows, llama, num_workers=2, **settings)
+    assert same(list(turn(worked)), streamed)
+    pair = [list(turn(ready(rows, llama, rank=rank, world=2, **settings))) for rank in (0, 1)]
+    joint = list(turn(ready(rows, llama, accumulate=2, **settings)))
+    assert same([batch for two in zip(*pair, strict=True) for batch in two], joint)
+    assert lines(joint) == lines(memory)
+
+
 LABELLED = [{"text": f"t {i}", "label": "ab"[i % 2]} for i in range(12)]
 
 
@@ -249,8 +278,8 @@ def test_what_needs_all_rows_is_refused_or_said(
         ready("builtin:quickstart", llama)
     with pytest.raises(ValueError, match=r"data\.rejected: found 'x\.jsonl' with data\.stream"):
         ready(rows, llama, rejected="x.jsonl")
-    with pytest.raises(ValueError, match=r"data\.replay: found running text with data\.stream"):
-        ready(rows, llama, replay="text.txt")
+    with pytest.raises(SourceError, match=r"text\.txt: found nothing"):
+        ready(rows, llama, replay="text.txt").train_dataloader()
     with pytest.raises(ValueError, match=r"data\.stream: found windows of 3 rows, fewer than the 4 rows of"):
         ready(rows, llama, stream=3)
     with pytest.raises(ValueError, match=r"found trainer\.max_steps -1; expected the number of optimiser steps"):

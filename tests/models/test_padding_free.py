@@ -209,6 +209,23 @@ def test_wrong_positions_are_found(llama: str, monkeypatch: pytest.MonkeyPatch) 
         backbone(view_of(backbone, SAMPLES))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_small_leak_is_found(dtype: str, llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that read a hundredth of each other are not apart."""
+    backbone = load(llama, None, padding_free=True, attention="eager", dtype=dtype)
+    kept = padding_free.RowSequence.mask
+
+    def leaky(self: Any, make: Callable[..., object], arguments: dict[str, object], *, dense: bool) -> object:
+        mask = kept(self, make, arguments, dense=dense)
+        assert isinstance(mask, Tensor)
+        later = torch.ones_like(mask[0, 0], dtype=torch.bool).triu(1)
+        return mask.clamp(min=-4.6).masked_fill(later, torch.finfo(mask.dtype).min)
+
+    monkeypatch.setattr(padding_free.RowSequence, "mask", leaky)
+    with pytest.raises(ValueError, match="a row changes with the row before it"):
+        backbone(view_of(backbone, SAMPLES))
+
+
 def test_option_scores_are_the_same(llama: str) -> None:
     found = []
     for free in (False, True):

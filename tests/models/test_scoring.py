@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 
 from robustlm.batch import Encoded, View, collate
-from robustlm.models import parallel, scoring
+from robustlm.models import decoding, parallel, scoring
 from robustlm.models.backbone import Backbone
 from robustlm.models.tuning import LoRA, PrefixTuning, Tuning
 from tests.tiny import load
@@ -121,6 +121,33 @@ def test_what_is_read(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared(backbone, *rows_of(OPTIONS["many"]), 1e-5)
 
 
+@pytest.mark.parametrize("options", ["begin alike", "one token, and equal ones", "many"])
+def test_prompts_are_read_in_groups_behind_their_shared_beginnings(
+    options: str, llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where options have rows of their own, their prompts share prefixes and are read in groups, both at once."""
+    backbone = load(llama, None, dtype="float64")
+    draw = random.Random(7)
+    heads = [[draw.randrange(10, 200) for _ in range(length)] for length in (12, 18)]
+    rows, owner = [], []
+    for number, length in enumerate((20, 3, 8, 21, 3, 8, 4, 30)):
+        own = [draw.randrange(10, 200) for _ in range(length)]
+        prompt = own if number == 6 else heads[number % 2] + own
+        rows += [Encoded(prompt, [True] * len(prompt), [False] * len(prompt), list(one)) for one in OPTIONS[options]]
+        owner += [number] * len(OPTIONS[options])
+    monkeypatch.setattr(decoding, "_LEAST", 2)
+    monkeypatch.setattr(scoring, "keeps_apart", lambda _: False)
+    read, plans = decoding._grouped, list[tuple[bool, int]]()
+
+    def noted(run: Any, prompts: Any, plan: Any, *more: Any) -> decoding.Prefilled:
+        plans.append((plan.prefixes is not None, len(plan.groups)))
+        return read(run, prompts, plan, *more)
+
+    monkeypatch.setattr(decoding, "_grouped", noted)
+    compared(backbone, rows, torch.tensor(owner), 1e-9)
+    assert any(shared and groups > 1 for shared, groups in plans), plans
+
+
 def test_a_model_that_mixes_options_is_found_out(
     llama: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,6 +163,33 @@ def test_a_model_that_mixes_options_is_found_out(
         assert backbone.parts.segments.kept_apart is False
         assert caplog.text.count("options do not share a row with their prompt") == 1
         caplog.clear()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_takes_distances_from_places_in_the_row_is_found_out(
+    dtype: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ALiBi adds a distance to each score, and Falcon counts it along the row, whatever the positions are."""
+    monkeypatch.setitem(KINDS, "falcon", {"alibi": True, "new_decoder_architecture": False})
+    backbone = load(made("falcon", tokenizer, tmp_path), None, dtype=dtype)
+    with caplog.at_level(logging.WARNING):
+        compared(backbone, *rows_of(OPTIONS["begin alike"]), 1e-5 if dtype == "float32" else 0.2)
+    assert backbone.parts.segments.kept_apart is False
+    assert "FalconForCausalLM takes distances from places in the row" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_small_leak_is_found_out(dtype: str, llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options that read a tenth of each other move their likelihoods by little, but by more than they may."""
+    backbone = load(llama, None, dtype=dtype, attention="eager")
+    kept = parallel.Segments.mask
+
+    def leaky(self: parallel.Segments, make: Any, arguments: dict[str, object]) -> Tensor:
+        own = make(**{**arguments, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+        return torch.maximum(kept(self, make, arguments), own - 2.3)
+
+    monkeypatch.setattr(parallel.Segments, "mask", leaky)
+    assert not parallel.keeps_apart(backbone.parts)
 
 
 def test_labels_that_are_no_end_of_a_row_are_refused(llama: str) -> None:

@@ -40,9 +40,15 @@ class StopAt(Callback):
                 raise Stop
 
 
+@pytest.fixture(scope="session")
+def llama(shallow: str) -> str:
+    return shallow
+
+
 def module_of(case: str, llama: str) -> InstructionTuning:
     steady = Schedule(warmup=0, decay="constant")  # another length of a run changes no learning rate
-    shared: dict[str, Any] = {"tuning": LoRA(r=2, dropout=0.3), "optimizer": AdamW(lr=1e-2), "schedule": steady}
+    tuning = LoRA(r=2, dropout=0.3, target_modules=["q_proj", "v_proj"])
+    shared: dict[str, Any] = {"tuning": tuning, "optimizer": AdamW(lr=1e-2), "schedule": steady}
     if case == "anit":
         return ANIT(llama, adversary=NRM(target_gap=0.2, gap_rate=0.5), **shared)
     if case == "freeat":

@@ -27,6 +27,16 @@ from tests.processes import Forked, command, side_by_side
 from tests.tiny import ADVERSARIES, trainer, weights_of
 
 
+@pytest.fixture(scope="session")
+def llama(shallow: str) -> str:
+    return shallow
+
+
+@pytest.fixture(scope="session")
+def models(llama: str, t5: str) -> dict[str, str]:
+    return {"llama": llama, "t5": t5}
+
+
 def close(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 1e-6) -> bool:
     assert a.keys() == b.keys()
     return all(torch.allclose(a[key], b[key], rtol=0, atol=atol) for key in a)
@@ -110,7 +120,12 @@ def test_clipping_clips_the_whole_step(llama: str, train_file: str, tmp_path: Pa
 
 def resumable(backbone: str, optimizer: Any, replays: int = 1) -> ANIT:
     adversary = FreeAT(replays=replays) if replays > 1 else NRM(target_gap=0.2, gap_rate=0.2)
-    return ANIT(backbone, tuning=LoRA(r=2, dropout=0.3), adversary=adversary, optimizer=optimizer)
+    return ANIT(
+        backbone,
+        tuning=LoRA(r=2, dropout=0.3, target_modules=["q_proj", "v_proj"]),
+        adversary=adversary,
+        optimizer=optimizer,
+    )
 
 
 def two_epochs(

@@ -81,6 +81,11 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
 }
 
 
+@pytest.fixture(scope="session")
+def llama(shallow: str) -> str:
+    return shallow
+
+
 def arguments(folder: Path, name: str, backbone: str, file: str) -> list[str]:
     more = {**DATA, "data.train": file, "checkpoint.dirpath": folder, **KINDS[name][1]}
     given = flags(folder, backbone, **more)

@@ -88,6 +88,19 @@ def test_a_study_that_was_killed_goes_on_and_comes_to_the_same(
     assert cost["forward"] == (stored.read_json(Path("whole/noisy/seed-0/fit/cost.json")) or {})["forward"]
 
 
+def test_weights_of_another_arm_give_its_answers(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site)
+    shutil.copytree("whole/plain", "weights/plain", copy_function=shutil.copy2)
+    given = yaml.safe_load(Path("small.yaml").read_text(encoding="utf-8"))
+    given["arms"] = {"plain": None, "again": {"weights": "plain", "test": "--data.eval_batch_size 3"}}
+    Path("weights.yaml").write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
+    main(["study", "weights.yaml", "--output=weights"])
+    found = answers(Path("weights"))
+    assert found["again/seed-0/test/predictions.parquet"] == found["plain/seed-0/test/predictions.parquet"]
+    assert "plain/seed-0/fit/" in Path("weights/again/seed-0/output.log").read_text(encoding="utf-8")
+    assert not Path("weights/again/seed-0/fit").exists()
+
+
 PLACE = "ROBUSTLM_TEST_PLACE"
 
 

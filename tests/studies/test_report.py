@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import statistics
@@ -232,3 +233,50 @@ def test_arms_that_were_not_asked_the_same_are_refused(
     write({**STUDY, "seeds": [0]})
     main(["study", "small.yaml"])
     assert "another true answer" in refused(capsys, "report", "runs/small")
+
+
+def test_what_searches_for_attacks_came_to_is_shown_beside_the_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entry, "main", fake.main)
+    arms = {"plain": {"fit": None, "against": ["random"]}, "random": {"fit": None}, "none": {"fit": None}}
+    write({**STUDY, "arms": arms, "seeds": [0, 1]})
+    main(["study", "small.yaml"])
+    left = {("plain", 0): [0.1, 0.3], ("plain", 1): [0.2, 0.2], ("random", 0): [0.2, 0.5], ("random", 1): [0.3, 0.4]}
+    for (arm, seed), scores in left.items():
+        lines = [
+            {
+                "condition": "attack:deepwordbug@0.2", "dataset": "d", "instruction_id": str(at), "sample_id": None,
+                "before": "a", "after": "b", "objective": "likelihood", "score_before": 0.8, "score_after": score,
+                "queries": 90 + 20 * at, "edits": [],
+            }
+            for at, score in enumerate(scores)
+        ]  # fmt: skip
+        lines.append({**lines[0], "condition": "attack:textbugger@0.2", "reused": "another run"})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        Path(f"runs/small/{arm}/seed-{seed}/test/attacks.jsonl").write_text(text, encoding="utf-8")
+    capsys.readouterr()
+    main(["report", "runs/small", "--output", "out", "--draws=200"])
+    text = capsys.readouterr().out
+    part = text.partition("What the searches for attacks came to: likelihood of the true answers")[2]
+    assert re.search(r"\| plain +\| 80\.0 → 20\.0 \(100\) +\|", part)
+    assert re.search(r"\| random +\| 80\.0 → 35\.0 \(100\) +\|", part)
+    assert "textbugger" not in text, "attacks of another run were not searched for"
+    assert "over instructions" not in text, "each sample was asked under one instruction"
+    (low, high) = np.quantile(
+        [np.mean(draw) for draw in itertools.product([-10, -20, -10, -20], repeat=4)], [0.025, 0.975]
+    )
+    assert f"**-15.0** [{low:+.1f}, {high:+.1f}] (4)" in part
+    found = json.loads(Path("out/study.json").read_text(encoding="utf-8"))["searches"][""]
+    assert len(found["arms"]["plain"]["attack:deepwordbug@0.2"]) == 4
+    assert found["differences"]["plain − random"]["attack:deepwordbug@0.2"]["mean"] == pytest.approx(-15)
+    assert "Searches for attacks" in Path("out/study.html").read_text(encoding="utf-8")
+    broken = Path("runs/small/plain/seed-0/test/attacks.jsonl")
+    broken.write_text(text_without(broken, "score_after"), encoding="utf-8")
+    assert "instruction 0: found no score_before, score_after or queries" in refused(capsys, "report", "runs/small")
+
+
+def text_without(file: Path, name: str) -> str:
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return "".join(json.dumps({key: value for key, value in line.items() if key != name}) + "\n" for line in lines)

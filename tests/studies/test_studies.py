@@ -130,6 +130,22 @@ def test_the_plan_of_a_study_that_has_begun_knows_the_cost(site: Path, capsys: p
         ({"arms": {"a": {"fit": "ANIT"}}}, "arms: a: fit: found 'ANIT' first; expected an option"),
         ({"arms": {"a": {"fit": "--x 'y"}}}, "arms: a: fit: found \"--x 'y\", which a shell could not read"),
         ({"arms": {"a": {"like": "b"}}}, "arms: a: like: found 'b'; expected an arm above it: none"),
+        ({"arms": {"a": {"weights": "a"}}}, "arms: a: weights: found 'a'; expected an arm above it"),
+        (
+            {"arms": {"a": None, "b": {"fit": None}, "c": {"weights": "b"}}},
+            "arms: c: weights: found 'b'; expected an arm above it that is tuned: a",
+        ),
+        (
+            {"arms": {"a": None, "b": {"weights": "a"}, "c": {"like": "b", "fit": "--x 1"}}},
+            "arms: c: fit: found options, but its weights are those of 'a'; expected one of both",
+        ),
+        (
+            {
+                "arms": {"a": None, "b": {"weights": "a"}},
+                "sweeps": {"s": {"like": "b", "setting": "x", "values": [1, 2]}},
+            },
+            "sweeps: s: like: 'b' has the weights of 'a'; expected an arm that is tuned",
+        ),
         ({"arms": {"a": {"against": "b"}}}, "arms: a: against: found 'b'; expected other arms"),
         ({"arms": {"a b": None, "a,b": None}}, "'a,b' and 'a b' would share the folder a-b"),
         ({"arms": {"a": None, "b": {"compute": {"equal_to": "c"}}}}, "b: compute: equal_to: found 'c'; expected"),
@@ -232,6 +248,27 @@ def test_a_study_that_begins_with_itself_is_refused(site: Path, capsys: pytest.C
     assert "study: other.yaml: like: found 'small', which begins with this study" in refused(
         capsys, "study", "small.yaml"
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"arms": {"plain": {"set": 3}}}, "arms: plain: set: found 3; expected keys and values"),
+        ({"sweeps": {"size": {"scales": [1]}}}, "sweeps: size: scales: found [1]; expected keys and values"),
+        ({"scales": {"mini": 5}}, "scales: mini: found 5; expected keys and values"),
+        ({"scales": {"mini": {"set": 3}}}, "scales: mini: set: found 3; expected keys and values"),
+        (
+            {"scales": {"mini": {"arms": {"plain": {"arms": 4}}}}},
+            "scales: mini: arms: plain: arms: found 4; expected keys and values",
+        ),
+    ],
+)
+def test_a_fault_in_a_layer_is_named_by_its_place(
+    more: dict[str, object], said: str, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(STUDY, "first.yaml")
+    write({"like": "first", **more})
+    assert f"study: small.yaml: {said}" in refused(capsys, "study", "small.yaml")
 
 
 def test_variables_are_filled_in_and_those_that_are_missing_are_named(
@@ -382,6 +419,52 @@ def test_runs_after_one_that_fails_are_not_begun(site: Path, capsys: pytest.Capt
     error = refused(capsys, "study", "small.yaml", status=1)
     assert "few, plain, seed 0: not begun: 'plain' on 'many' was not tuned" in error
     assert "0 of 4 runs finished, 4 failed" in error
+
+
+def test_an_arm_tests_the_weights_of_another_one(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms: dict[str, object] = {
+        "plain": {"fit": "--model InstructionTuning", "test": "--x 1"},
+        "random": {"weights": "plain", "test": "--data.attack.search random"},
+        "noisy": ARMS["long, noisy"],
+        "greedy": {"weights": "noisy", "like": "random", "test": "--data.attack.search greedy"},
+        "patient": {"like": "random", "test": "--data.attack.budget 9", "against": ["random"]},
+    }
+    data = {"few": {"after": "many"}, "many": {}}
+    write({**STUDY, "arms": arms, "data": data, "seeds": [0]})
+    main(["study", "small.yaml"])
+    assert "10 of 10 runs finished" in capsys.readouterr().err
+    assert [one[0] for one in Ran.commands].count("fit") == 2 * (1 + 2)  # the second arm is preceded by a short fit
+    assert len(Ran.commands) == 2 * (1 + 2 + 5)
+    tests = {str(value_of(one, "--trainer.default_root_dir")): one for one in Ran.commands if one[0] == "test"}
+    for arm, tuned in (("random", "plain"), ("greedy", "noisy"), ("patient", "plain")):
+        for rows in data:
+            test = tests[f"runs/small/{rows}/{arm}"]
+            assert value_of(test, "--ckpt_path") == f"runs/small/{rows}/{tuned}/seed-0/fit"
+            assert value_of(test, "--x") == "1"
+            # the weights of an adapter are loaded into the model that its fit began with
+            begun = value_of(tests[f"runs/small/{rows}/{tuned}"], "--model.backbone")
+            assert value_of(test, "--model.backbone") == begun
+    assert value_of(tests["runs/small/many/plain"], "--ckpt_path") is None
+    assert value_of(tests["runs/small/many/patient"], "--data.attack.search") == "random"
+
+    write({**STUDY, "arms": {**arms, "plain": {"fit": "--model ANIT", "test": "--x 1"}}, "data": data, "seeds": [0]})
+    refused(capsys, "study", "small.yaml")
+    changed = [
+        line for run in runs_of(read_study(Path("small.yaml")), Path("runs/small")) for line in stored.changed(run)
+    ]
+    named = {line.partition(", seed 0: weights: stored: fit ")[0] for line in changed if "weights" in line}
+    # the steps of `noisy` are those that cost what `plain` costs, and `greedy` has its weights
+    assert named == {f"{rows}, {arm}" for rows in data for arm in ("random", "greedy", "patient")}
+    assert "arms: 'random' needs 'plain', whose weights it tests; name both" in refused(
+        capsys, "study", "small.yaml", "--arms=[random]"
+    )
+
+
+def test_weights_of_a_run_that_fails_are_not_tested(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = {"bad": {"fit": "--model ANIT --fails"}, "again": {"weights": "bad"}}
+    write({**STUDY, "arms": arms, "seeds": [0]})
+    error = refused(capsys, "study", "small.yaml", status=1)
+    assert "  again, seed 0: not begun: 'bad' was not tuned (see" in error
 
 
 def test_an_answer_that_is_missing_is_asked_again(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
