@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +89,7 @@ def read_places(places: Tensor, rows: int, length: int) -> Tensor | None:
     return torch.cat([places, torch.arange(rows, device=places.device) * length + (length - 1)])
 
 
-def _narrow(mlp: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _narrow(mlp: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     current = _CURRENT.get()
     if current is None or current.mlp is not mlp or not args or args[0].ndim != 3:
         return None
@@ -98,7 +97,7 @@ def _narrow(mlp: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     return (args[0].flatten(0, 1).index_select(0, current.places).unsqueeze(0), *args[1:])
 
 
-def _spread(mlp: nn.Module, args: tuple[Any, ...], out: Any) -> Tensor | None:
+def _spread(mlp: nn.Module, args: tuple[Tensor, ...], out: object) -> Tensor | None:
     current = _CURRENT.get()
     if current is None or current.mlp is not mlp or current.shape is None:
         return None
