@@ -28,12 +28,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
 from robustlm.adversaries import FGM, NRM, PGD, FreeLB
-from robustlm.batch import Encoded, InstructionBatch, collate
+from robustlm.batch import Encoded, InstructionBatch, Unanswered, View, collate
 from robustlm.models.backbone import Loading
 from robustlm.models.tuning import LoRA
 from robustlm.modules import (
     ANIT,
     SAM,
+    Agreement,
     Alignment,
     AlignmentTuning,
     Contrast,
@@ -104,6 +105,8 @@ class Method:
     """Whether its batch has an explicit negative for each row."""
     variants: int = 1
     """K, the number of variants of each row in its batch."""
+    options: int = 0
+    """Options of each row, none of which brings an answer; 0: all rows bring one."""
 
 
 combined = partial(RobustTuning, contrast=Contrast(), alignment=Alignment())
@@ -133,6 +136,14 @@ METHODS = (
     Method("hardest of 3", 5, partial(RobustTuning, selection=Selection(bf16=False)), variants=3),
     Method("hardest of 3, bf16", 5, partial(RobustTuning, selection=Selection()), variants=3),
     Method("random of 3", 2, partial(RobustTuning, selection=Selection("random")), variants=3),
+    Method("agreement of 3", 10, partial(RobustTuning, agreement=Agreement(guard=None)), variants=3, options=2),
+    Method(
+        "agreement of 3, trained on one",
+        6,
+        partial(RobustTuning, agreement=Agreement(guard=None), selection=Selection("random")),
+        variants=3,
+        options=2,
+    ),
     Method("CoIPO", 4, partial(RobustTuning, preference=Preference())),
     Method("R-Drop", 4, partial(RobustTuning, rdrop=RDrop())),
     Method("SAM", 4, partial(RobustTuning, sam=SAM())),
@@ -203,7 +214,36 @@ def batch_of(method: Method, batch: InstructionBatch) -> InstructionBatch:
     rows = torch.arange(len(batch)).repeat_interleave(method.variants)
     assert batch.variant is not None
     assert batch.beta is not None
-    return replace(found, variant=batch.variant.select(rows), beta=batch.beta[rows], seeds=torch.arange(len(rows)))
+    found = replace(found, variant=batch.variant.select(rows), beta=batch.beta[rows], seeds=torch.arange(len(rows)))
+    return replace(found, unanswered=_unanswered(batch.raw, method)) if method.options else found
+
+
+def _unanswered(raw: View, method: Method) -> Unanswered:
+    """No row brings an answer: each has options of the answer's length."""
+    length = raw.layout.counts[0]
+    inside, context = raw.instruction_mask.tolist(), raw.context_mask.tolist()
+    rows = [
+        Encoded(ids[:-length], inside[at][:-length], context[at][:-length], ids[-length:])
+        for at, ids in enumerate(raw.input_ids.tolist())
+    ]
+    answers = [[row.answer_ids[at:] + row.answer_ids[:at] for at in range(method.options)] for row in rows]
+    asked = [
+        replace(row, answer_ids=ids)
+        for row, own in zip(rows, answers, strict=True)
+        for _ in range(method.variants + 1)
+        for ids in own
+    ]
+    return Unanswered(
+        rows=list(range(len(rows))),
+        answers=answers,
+        held=[0] * len(rows),
+        truths=[None] * len(rows),
+        classes=[("rows", ())] * len(rows),
+        raw=rows,
+        variant=[row for row in rows for _ in range(method.variants)],
+        options=collate(asked, pad_id=0),
+        asked=torch.arange(len(rows) * (method.variants + 1)).repeat_interleave(method.options),
+    )
 
 
 def measure(size: Size, rounds: int, methods: Sequence[Method]) -> dict[str, list[tuple[float, float]]]:

@@ -31,16 +31,19 @@ if TYPE_CHECKING:
         TextDataModule,
     )
     from robustlm.datamodules.replay import Replay
+    from robustlm.datamodules.unlabelled import Unlabelled
     from robustlm.models.backbone import Backbone, Loading
     from robustlm.models.precision import auto_precision
     from robustlm.models.tuning import FullTuning, LoRA, PrefixTuning, PromptTuning
     from robustlm.modules import (
         ANIT,
         SAM,
+        Agreement,
         Alignment,
         AlignmentTuning,
         Contrast,
         ContrastiveTuning,
+        Guard,
         InstructionTuning,
         Passes,
         Preference,
@@ -65,6 +68,7 @@ __all__ = [
     "RBE",
     "SAM",
     "AdamW",
+    "Agreement",
     "Alignment",
     "AlignmentTuning",
     "Backbone",
@@ -74,6 +78,7 @@ __all__ = [
     "FreeAT",
     "FreeLB",
     "FullTuning",
+    "Guard",
     "InstructionDataModule",
     "InstructionTuning",
     "LoRA",
@@ -97,6 +102,7 @@ __all__ = [
     "Source",
     "TextDataModule",
     "TunedModel",
+    "Unlabelled",
     "__version__",
     "auto_precision",
     "load",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate, pairwise
 from typing import Literal, Required, TypedDict, TypeVar, cast
 
@@ -383,6 +383,46 @@ class View(_Movable):
 
 
 @dataclass
+class Unanswered(_Movable):
+    """The rows of a training batch that bring no answer, and what its views are made of once one is chosen.
+
+    Everything but `options` stays on the host: choosing answers of other lengths changes the shapes of the views.
+    """
+
+    rows: list[int]
+    """Numbers of the U rows without an answer among the B raw rows."""
+    answers: list[list[list[int]]]
+    """Token ids of each option of these rows."""
+    held: list[int]
+    """For each of these rows, the option that the views hold until one is chosen: the longest one."""
+    truths: list[int | None]
+    """For each of these rows, the true option, where the answer is known and hidden; null where it is not known."""
+    classes: list[tuple[str, tuple[str, ...]]]
+    """For each of these rows, its dataset and the names of its options; see `OpenRow.classes`."""
+    raw: list[Encoded]
+    """The B raw rows."""
+    variant: list[Encoded]
+    """The B·K variants."""
+    options: View
+    """One row for each phrasing and option of each of these rows: phrasings are the raw one, then the K variants."""
+    asked: Tensor = field(metadata={"stays": True})
+    """Int64: for each row of `options`, the number of its prompt, u·(K + 1) + phrasing."""
+    pad_id: int = 0
+    encoder_decoder: bool = False
+
+    def answered(self, chosen: Sequence[int]) -> tuple[View, View]:
+        """The views `raw` and `variant` in which these rows have the chosen options as answers, on the host."""
+        ids = {row: own[at] for row, own, at in zip(self.rows, self.answers, chosen, strict=True)}
+        many = len(self.variant) // len(self.raw)
+        raw = [replace(one, answer_ids=ids.get(at, one.answer_ids)) for at, one in enumerate(self.raw)]
+        variant = [replace(one, answer_ids=ids.get(at // many, one.answer_ids)) for at, one in enumerate(self.variant)]
+        first, second = (
+            collate(rows, pad_id=self.pad_id, encoder_decoder=self.encoder_decoder) for rows in (raw, variant)
+        )
+        return first, second
+
+
+@dataclass
 class InstructionBatch(_Movable):
     """The batch that every datamodule yields: samples under one or more phrasings."""
 
@@ -413,6 +453,10 @@ class InstructionBatch(_Movable):
     replay_tokens: float | None = None
     """As `step_tokens`, for the targets of `replay`: their expected number, since each row of the step brings a row of
     text with some probability. Null: no text is replayed."""
+    unanswered: Unanswered | None = None
+    """In training: the rows without an answer; null: every row has one."""
+    weights: Tensor | None = None
+    """Weight of each row's answer losses, fp32 `[B]`; its variants have the same. Null: 1 for all."""
     prompt: View | None = None
     """In evaluation: the raw rows without answers, the input of `generate`."""
     condition: str = "clean"

@@ -308,16 +308,17 @@ def steps_check(
                 _time(bench, modules[name], batch, times[name], timed=number >= WARM_UP)
         note({"rows": _rows(bench, batch, times, equal)})
     rounds = max((len(one.seconds) for one in times.values()), default=0)
-    figures = {
+    rows = _rows(bench, batch, times, equal)
+    figures: dict[str, Any] = {
         "rows × tokens": f"{len(batch)} × {batch.raw.input_ids.shape[1]}",
         "tokens without padding": int(batch.raw.attention_mask.sum()),
         "answer tokens": int((batch.raw.labels >= 0).sum()),
         "gradient checkpointing": checkpointing,
         "rounds": rounds,
-        "rows": _rows(bench, batch, times, equal),
+        "rows": rows,
     }
     if equal:
-        figures[f"goal: MFU of a plain step of at least {MFU_GOAL:g} %"] = _held(figures["rows"][0]["MFU, %"], MFU_GOAL)
+        figures[f"goal: MFU of a plain step of at least {MFU_GOAL:g} %"] = _held(rows[0]["MFU, %"], MFU_GOAL)
     faults = [f"{name}: {one.trouble}" for name, one in times.items() if one.trouble not in ("", OUT)]
     if rounds < min(LEAST_ROUNDS, bench.rounds):
         faults.append(f"{rounds} rounds were timed, fewer than {LEAST_ROUNDS}")

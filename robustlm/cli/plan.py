@@ -87,6 +87,10 @@ class _Lengths:
     count: int | None
     """Rows of the corpus, if known."""
     said: str
+    open: float = 0.0
+    """Share of the rows without an answer."""
+    options: int = 2
+    """Most options of such a row."""
 
 
 def show_plan(
@@ -125,6 +129,8 @@ def show_plan(
         negatives=getattr(datamodule, "negatives", 0),
         replay=math.ceil(datamodule.replay.share * datamodule.batch_size) if datamodule.replay else 0,
         replay_length=(datamodule.replay and datamodule.replay.length) or datamodule.max_length,
+        open=lengths.open,
+        options=lengths.options,
         encoder_decoder=model.backbone.is_encoder_decoder,
     )
     plan = Plan(
@@ -190,7 +196,8 @@ def _lengths(
                 "and --answer, or no data.train"
             )
         data.connect(model.backbone)
-        rows = data.read("train").encoded
+        read = data.read("train")
+        rows = read.encoded
         most = max(rows, key=len)
         longest = len(most.prompt_ids), len(most.answer_ids)
         mean = sum(len(row.prompt_ids) for row in rows) // len(rows), sum(len(row.answer_ids) for row in rows)
@@ -198,10 +205,17 @@ def _lengths(
         said = f"prompt + answer {longest[0]} + {longest[1]} tokens at most, {mean[0]} + {mean[1]} on average"
         if data.stream is not None:
             return _Lengths(longest, mean, None, f"{said} in the first window of the stream")
-        return _Lengths(longest, mean, len(rows), said)
+        if not read.open:
+            return _Lengths(longest, mean, len(rows), said)
+        options = max(len(row.answers) for row in read.open.values())
+        said += f"; {len(read.open) / len(rows):.0%} of the rows without an answer, {options} options at most"
+        return _Lengths(longest, mean, len(rows), said, len(read.open) / len(rows), options)
     answer = max(data.max_length // 8, 1) if answer is None else answer
     prompt = max(data.max_length - answer, 1) if prompt is None else prompt
-    return _Lengths((prompt, answer), (prompt, answer), None, f"prompt + answer {prompt} + {answer} tokens")
+    said = f"prompt + answer {prompt} + {answer} tokens"
+    if data.unlabelled is None:
+        return _Lengths((prompt, answer), (prompt, answer), None, said)
+    return _Lengths((prompt, answer), (prompt, answer), None, f"{said}; all rows without an answer, of 2 options", 1.0)
 
 
 def _show_memory(plan: Plan) -> None:

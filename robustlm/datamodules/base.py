@@ -29,7 +29,7 @@ from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Scoring, check_askable, check_scoring, under_each
 from robustlm.datamodules.reading import UNCONNECTED, Reading
 from robustlm.datamodules.replay import Replay, ReplayFiles, replay_length
-from robustlm.datamodules.sampling import Order, ResumableLoader, StepSampler
+from robustlm.datamodules.sampling import BatchKey, Order, ResumableLoader, StepSampler
 from robustlm.datamodules.streaming import (
     StreamedWindows,
     StreamLoader,
@@ -40,6 +40,7 @@ from robustlm.datamodules.streaming import (
 )
 from robustlm.datamodules.token_batches import TokenBatches
 from robustlm.datamodules.turns import AssistantTurns, NoisyTurns, check_turns, with_noisy_turns
+from robustlm.datamodules.unlabelled import Unlabelled
 from robustlm.evaluation.session import EvaluationSession
 from robustlm.instructions.banks import NO_FORMAT, Version
 from robustlm.instructions.phrasings import Phrasings
@@ -111,6 +112,8 @@ class InstructionDataModule(Reading):
             rows are read before training.
         replay: Running text that is trained beside the rows, so that a model keeps what it learnt from text: a path, or
             a path with the share of such rows; null: none. `model.replay_weight` weighs its loss.
+        unlabelled: Take training rows without an answer, for `model.agreement`, which answers them by a vote over
+            phrasings; null: such rows are refused.
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw",)
@@ -133,6 +136,8 @@ class InstructionDataModule(Reading):
     prompt_files: ClassVar[tuple[str, ...]] = ("bank",)
     """Those of `prompt_settings` that may name a file. A file that a checkpoint names is used only if the user names it
     too. Null is not stored, since it leaves the choice to the rows."""
+    takes_unlabelled: ClassVar[bool] = False
+    """Whether training rows may lack an answer: the datamodule asks them under variants."""
     asks_all: ClassVar[bool] = False
     """Whether all samples of a dataset are asked with the same instructions, which attacks and paraphrases need."""
 
@@ -177,6 +182,7 @@ class InstructionDataModule(Reading):
         cache_above: float = 10.0,
         replay: str | Replay | None = None,
         stream: int | None = None,
+        unlabelled: Unlabelled | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("replays", replays)):
@@ -198,6 +204,7 @@ class InstructionDataModule(Reading):
         check_workers(num_workers)
         check_seed("data.seed", seed)
         check_stream(stream, rejected=rejected)
+        self._check_unlabelled(unlabelled, stream)
         check_turns(system, assistant_turns, noisy_turns, bank)
         check_values(chat_template_kwargs)
         check_scoring(scoring, draws)
@@ -245,6 +252,7 @@ class InstructionDataModule(Reading):
         self.seed = seed
         self.replay = Replay(replay) if isinstance(replay, str) else replay
         self._replayed: ReplayFiles | None = None
+        self.unlabelled = unlabelled
         self.on_bad_row: Literal["strict", "skip"] = on_bad_row
         self.rejected = Path(rejected) if rejected else None
         self.scoring: Scoring = scoring
@@ -256,6 +264,19 @@ class InstructionDataModule(Reading):
         self._windows: StreamedWindows | None = None
         self._position = TrainingPosition()
         self._evaluation: EvaluationLoaders | None = None
+
+    def _check_unlabelled(self, unlabelled: Unlabelled | None, stream: int | None) -> None:
+        if unlabelled is not None and stream is not None:
+            raise ValueError(
+                "data.unlabelled: found it with data.stream, whose rows must bring answers; expected one of them to be "
+                "null"
+            )
+        if unlabelled is not None and not self.takes_unlabelled:
+            why = "which groups rows by their answers" if "variant" in self.views else "which makes no variants"
+            raise ValueError(
+                f"data.unlabelled: found it with {type(self).__name__}, {why}; expected NoisyInstructionDataModule or "
+                "ParaphraseDataModule, or null"
+            )
 
     def prompt(self) -> dict[str, object]:
         """The settings that decide how training prompts are written, by name, as plain data."""
@@ -398,6 +419,19 @@ class InstructionDataModule(Reading):
     def train_order(self, dataset: TrainDataset) -> Order | None:
         """Order of the rows in an epoch; null: shuffled, and grouped by length where `group_by_length` is set."""
         return None
+
+    def held_out_batches(self) -> list[InstructionBatch]:
+        """This rank's rows without an answer that are kept from training, with their variants of epoch 0."""
+        rows = self.watched
+        if rows is None or not len(rows):
+            return []
+        dataset, trainer = self.train_dataset(rows), self.trainer
+        dataset.prepare(0)
+        own = range(trainer.global_rank if trainer else 0, len(rows), trainer.world_size if trainer else 1)
+        return [
+            dataset[BatchKey(0, tuple(own[start : start + self.batch_size]))]
+            for start in range(0, len(own), self.batch_size)
+        ]
 
     def train_dataloader(self) -> DataLoader[InstructionBatch]:
         """Training batches. Their order depends only on the seed and the epoch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustlm.batch import Encoded, InstructionBatch, Measure, View
+from robustlm.batch import Encoded, InstructionBatch, Measure, Unanswered, View
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.instructions.phrasings import Phrasings, meaning
 from robustlm.prompts.encoding import Encoder
@@ -25,6 +25,21 @@ from robustlm.utils.random import drawn
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRow:
+    """What is known of the answer of a row without one."""
+
+    answers: list[list[int]]
+    """Token ids of each option."""
+    held: int
+    """The longest option, which the row is encoded with until one is chosen."""
+    truth: int | None
+    """The true option, where the answer is hidden; null where it is not known."""
+    classes: tuple[str, tuple[str, ...]]
+    """The dataset, and a name for each option: the options themselves where all rows of the dataset have the same, else
+    their places (`option 1`), so that shares of classes can be counted over rows."""
 
 
 @dataclass
@@ -40,6 +55,8 @@ class EncodedSamples:
 
     prompt_lengths: Sequence[int] = field(default_factory=list)
     """Number of tokens of each prompt before its context was cut; empty: not known."""
+    open: dict[int, OpenRow] = field(default_factory=dict)
+    """The training rows without an answer, by number."""
     stored: ClassVar[bool] = False
     """Whether rows lie in a file. Nothing may then hold an object for each row."""
 
@@ -128,16 +145,20 @@ class TrainDataset(Dataset[InstructionBatch]):
 
     def facts(self, epoch: int) -> list[str]:
         """Lines about the training rows; logged at the start of a run and printed by `check`."""
-        return []
+        if not self.rows.open:
+            return []
+        return [
+            f"data.unlabelled: {len(self.rows.open):,} of {len(self.rows):,} rows bring no answer; until training "
+            "chooses one, they are counted and shown with their longest option"
+        ]
 
     def leaders(self, epoch: int) -> Sequence[int]:
         """For each row, the row whose phrasing is drawn for it: itself, unless rows are grouped."""
         return range(len(self.rows))
 
     def __getitem__(self, key: BatchKey) -> InstructionBatch:
-        asked = self.asked(key.epoch)
         batch = InstructionBatch(
-            raw=self.view([row for row, _ in self.encoded(key.indices, [asked[i] for i in key.indices])]),
+            raw=self.view(self.own_rows(key)),
             ids=[self.rows.samples[i].id for i in key.indices],
             keys=self.keys[list(key.indices)],
             step_tokens=key.step_tokens,
@@ -145,6 +166,11 @@ class TrainDataset(Dataset[InstructionBatch]):
         if self.beside is not None:
             self.beside(batch, key)
         return batch
+
+    def own_rows(self, key: BatchKey) -> list[Encoded]:
+        """The rows of a batch under their own instructions in its epoch."""
+        asked = self.asked(key.epoch)
+        return [row for row, _ in self.encoded(key.indices, [asked[i] for i in key.indices])]
 
     def encoded(
         self, indices: Sequence[int], texts: Sequence[str], turns: Sequence[tuple[Turn, ...]] | None = None
@@ -188,6 +214,44 @@ class TrainDataset(Dataset[InstructionBatch]):
     def view(self, rows: Sequence[Encoded]) -> View:
         """Rows with their answers, padded."""
         return self.encoder.view(rows)
+
+
+def unanswered(
+    open: Mapping[int, OpenRow], indices: Sequence[int], raw: list[Encoded], variant: list[Encoded], encoder: Encoder
+) -> Unanswered | None:
+    """What a batch brings of its rows without an answer; null if all rows have one.
+
+    Args:
+        open: The training rows without an answer, by number.
+        indices: Numbers of the B rows of the batch.
+        raw: These rows.
+        variant: Their B·K variants.
+        encoder: Pads them.
+    """
+    rows = [at for at, number in enumerate(indices) if number in open]
+    if not rows:
+        return None
+    found = [open[indices[at]] for at in rows]
+    many = len(variant) // len(raw)
+    lines: list[Encoded] = []
+    asked: list[int] = []
+    for number, (at, own) in enumerate(zip(rows, found, strict=True)):
+        for phrasing, row in enumerate((raw[at], *variant[at * many : (at + 1) * many])):
+            lines += [replace(row, answer_ids=ids, replies=()) for ids in own.answers]
+            asked += [number * (many + 1) + phrasing] * len(own.answers)
+    return Unanswered(
+        rows=rows,
+        answers=[own.answers for own in found],
+        held=[own.held for own in found],
+        truths=[own.truth for own in found],
+        classes=[own.classes for own in found],
+        raw=raw,
+        variant=variant,
+        options=encoder.view(lines),
+        asked=torch.tensor(asked),
+        pad_id=encoder.pad_id,
+        encoder_decoder=encoder.encoder_decoder,
+    )
 
 
 def _value_of(samples: Sequence[Sample], value: Callable[[Sample], T], row: int) -> T:

@@ -188,6 +188,7 @@ class ContrastiveDataModule(ParaphraseDataModule):
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw", "variant")
+    takes_unlabelled: ClassVar[bool] = False
 
     def __init__(
         self, *args: Any, group_size: int = 2, negatives: int = 0, shuffle: bool = True, **kwargs: Any

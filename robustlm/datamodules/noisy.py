@@ -16,7 +16,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from robustlm.batch import InstructionBatch
 from robustlm.datamodules.base import InstructionDataModule
-from robustlm.datamodules.batches import EncodedSamples, TrainDataset
+from robustlm.datamodules.batches import EncodedSamples, TrainDataset, unanswered
 from robustlm.datamodules.connection import Measuring
 from robustlm.datamodules.sampling import BatchKey
 from robustlm.datamodules.stored import StoredRows
@@ -248,7 +248,10 @@ class VariedDataset(TrainDataset):
         order = [(i, k) for i in key.indices for k in range(self._variants)]
         turns = None if epoch.turns is None else [epoch.turns[k][i] for i, k in order]
         fitting = self.encoded([i for i, _ in order], [epoch.texts[k][i] for i, k in order], turns)
-        batch.variant = self.view([row for row, _ in fitting])
+        variants = [row for row, _ in fitting]
+        batch.variant = self.view(variants)
+        if self.rows.open:
+            batch.unanswered = unanswered(self.rows.open, key.indices, self.own_rows(key), variants, self.encoder)
         if self._variants > 1:  # there is a choice
             batch.touched = touched_tokens(batch.raw, batch.variant)
         batch.beta = torch.tensor(
@@ -304,6 +307,7 @@ class NoisyInstructionDataModule(InstructionDataModule):
     """
 
     views: ClassVar[tuple[str, ...]] = ("raw", "variant")
+    takes_unlabelled: ClassVar[bool] = True
 
     def __init__(
         self,

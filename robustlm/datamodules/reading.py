@@ -17,6 +17,7 @@ from robustlm.datamodules.large import LargeRows, megabytes
 from robustlm.datamodules.phrasing import Phraser
 from robustlm.datamodules.preparation import Preparation, Scoring
 from robustlm.datamodules.turns import AssistantTurns, NoisyTurns, with_system, with_trained_replies
+from robustlm.datamodules.unlabelled import Unlabelled, divided, hidden, tokenised
 from robustlm.prompts.encoding import Encoder
 from robustlm.prompts.templates import make_template
 from robustlm.sample import Sample
@@ -49,6 +50,7 @@ class Reading(LightningDataModule):
     cache_dir: str | None
     cache_above: float
     stream: int | None
+    unlabelled: Unlabelled | None
     rejected: Path | None
     """File for the rows that `on_bad_row: skip` leaves out."""
     sources: dict[Role, list[str | Source]]
@@ -64,6 +66,8 @@ class Reading(LightningDataModule):
         """The test rows under each condition."""
         self.notes: list[str] = []
         """Lines about the rows that were read; `setup` logs them, `check` prints them."""
+        self.watched: EncodedSamples | None = None
+        """Training rows without an answer that are never trained on (`data.unlabelled.held_out`)."""
         self.samples_rows = False
         """Whether `read` reads a part of the rows of large sources, which `check` looks at."""
         self._answered = True
@@ -147,6 +151,12 @@ class Reading(LightningDataModule):
         self.phraser.say_divisions(samples, role)
         asked = [self.phraser.asked(sample, role) for sample in self.selected(samples, role)]
         self.notes += self.preparation.hidden(asked, role)
+        if role == "train" and self.unlabelled is not None:
+            asked, truths = hidden(asked, self.unlabelled.hide, self.seed)
+            rows, self.watched = divided(
+                tokenised(asked, truths, self.preparation), self.unlabelled.held_out, self.seed
+            )
+            return rows
         rows = self.preparation.tokenised(asked, role)
         return self.preparation.with_options(rows, role) if role == "validation" else rows
 
@@ -169,7 +179,7 @@ class Reading(LightningDataModule):
             known=self.known_labels,
             seed=self.seed,
             say=self.notes.append,
-            answered=self._answered or role != "test",
+            answered=self.unlabelled is None if role == "train" else self._answered or role != "test",
             every=self._every,
         )
         found = self._with_turns(samples, role)
@@ -206,6 +216,8 @@ class Reading(LightningDataModule):
         if self.cache_dir is None or (size := megabytes(sources, role)) <= self.cache_above:
             return False
         why = self._takes_all()
+        if role == "train" and self.unlabelled is not None:
+            why = "data.unlabelled also tokenises the options of rows without an answer"
         if role == "train" and self.noisy_turns == "all":
             why = "data.noisy_turns: all varies the turns of all chats at once"
         if role == "validation" and self.scoring != "generation":

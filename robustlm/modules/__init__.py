@@ -1,9 +1,11 @@
 """LightningModules. Each file holds one training objective."""
 
+from robustlm.modules.agreement import Agreement
 from robustlm.modules.alignment import Alignment, AlignmentTuning
 from robustlm.modules.anit import ANIT
 from robustlm.modules.base import InstructionTuning
 from robustlm.modules.contrastive import Contrast, ContrastiveTuning
+from robustlm.modules.guard import Guard
 from robustlm.modules.passes import Passes
 from robustlm.modules.preference import Preference
 from robustlm.modules.pretraining import Pretraining
@@ -16,10 +18,12 @@ from robustlm.utils.public import old_names
 __all__ = [
     "ANIT",
     "SAM",
+    "Agreement",
     "Alignment",
     "AlignmentTuning",
     "Contrast",
     "ContrastiveTuning",
+    "Guard",
     "InstructionTuning",
     "Passes",
     "Preference",

@@ -171,6 +171,17 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
                 "null"
             )
 
+        if getattr(datamodule, "unlabelled", None) is not None and not self.answers_rows:
+            raise ValueError(
+                f"data.unlabelled: found it with {type(self).__name__} and no model.agreement, which answers rows that "
+                "bring no answer; expected RobustTuning with model.agreement, or data.unlabelled null"
+            )
+
+    @property
+    def answers_rows(self) -> bool:
+        """Whether the module finds answers for training rows that bring none."""
+        return False
+
     def check_variants(self, datamodule: TrainingData, why: str) -> None:
         """Raise `ValueError` for data without variants. `why`: a clause that names what needs them; follows "which"."""
         if "variant" not in datamodule.views:
@@ -258,6 +269,11 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
 
     def passes(self, batch: InstructionBatch) -> Passes:
         """The forward passes over a batch, by this module's settings (`pooling`, `chunk_rows`, `chunk_logits`)."""
+        if batch.unanswered is not None:
+            raise ValueError(
+                f"training: {len(batch.unanswered.rows)} of the {len(batch)} rows of a batch bring no answer; expected "
+                "RobustTuning with model.agreement, which finds one"
+            )
         alone = self._trainer is None or self._trainer.world_size == 1
         gather = None if alone else self._gather
         return Passes(
@@ -397,6 +413,10 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
         """Run Lightning's step, then clear `updating`."""
         super().optimizer_step(*args, **kwargs)
         self.updating = False
+        self.after_step()
+
+    def after_step(self) -> None:
+        """Called after each optimiser step, before a checkpoint of it can be written. Subclasses extend it."""
 
     def progress(self) -> dict[str, object]:
         """The seed, and the count of skipped steps.

@@ -181,10 +181,17 @@ class Passes:
         tokens = self.batch.step_tokens * rows / len(raw)
         return torch.full((), tokens, device=raw.labels.device, dtype=torch.float32)
 
-    def row_losses(self, name: ViewName) -> Tensor:
-        """Answer cross-entropy `[R]` of a view, summed over each row's answer tokens; computed once."""
+    def row_losses(self, name: ViewName, *, weighed: bool = True) -> Tensor:
+        """Answer cross-entropy `[R]` of a view, summed over each row's tokens and weighed; computed once.
+
+        Args:
+            name: Name of the view.
+            weighed: Whether each row's loss is multiplied by its weight (`InstructionBatch.weights`).
+        """
+        if not weighed and self.batch.weights is not None:
+            return self._summed(self.answers(name), len(self.view(name)))
         if name not in self._row_losses and not self._paired(name):
-            self._row_losses[name] = self._summed(self.answers(name), len(self.view(name)))
+            self._row_losses[name] = self._weighed(name, self._summed(self.answers(name), len(self.view(name))))
         return self._row_losses[name]
 
     def expect_divergence(
@@ -214,7 +221,7 @@ class Passes:
             return False
         *answers, self._apart = spent(pair, lates, [one.targets for one in both], length)
         for one, output, losses in zip(views, both, answers, strict=True):
-            self._row_losses[one] = row_sums(losses, output.rows, len(self.view(one)))
+            self._row_losses[one] = self._weighed(one, row_sums(losses, output.rows, len(self.view(one))))
         return True
 
     def _summed(self, answers: AnswerOutput, rows: int) -> Tensor:
@@ -243,6 +250,16 @@ class Passes:
             if one.whole is not None:
                 one.whole.tell()
         return logits
+
+    def answer_loss(self, name: ViewName, answers: AnswerOutput) -> Tensor:
+        """The weighed and summed answer cross-entropy of another pass over a view, a scalar."""
+        return self._weighed(name, self._summed(answers, len(self.view(name)))).sum()
+
+    def _weighed(self, name: ViewName, losses: Tensor) -> Tensor:
+        """Row losses `[R]` of a view times the rows' weights; only the batch's own rows and their variants have any."""
+        if self.batch.weights is None or name not in ("raw", "variant"):
+            return losses
+        return losses * self.batch.weights.to(losses.dtype).repeat_interleave(len(losses) // len(self.batch.raw))
 
     def by_token(self, loss: Callable[..., Tensor], *answers: AnswerOutput, beside: Sequence[Tensor] = ()) -> Tensor:
         """A loss `[n]` of each answer token, without more than a chunk of the n × V logits at a time.
@@ -413,7 +430,7 @@ class Passes:
             self._embeds[name] = own if own.requires_grad else own.requires_grad_()
 
         def loss(embeds: Tensor) -> Tensor:
-            return self._summed(self.run(view, embeds), rows)
+            return self._weighed(name, self._summed(self.run(view, embeds), rows))
 
         return Problem(
             embeds=own,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import check_number
-from robustlm.losses import divergence, token_cross_entropy
+from robustlm.losses import divergence
 from robustlm.modules.passes import Passes
 
 Dropped = Literal["raw", "variant"]
@@ -50,7 +50,7 @@ class RDrop:
         view = passes.view(self.view)
         once, again = passes.answers(self.view), passes.run(view, masks=1)
         count = passes.token_count(self.view)
-        second = passes.by_token(token_cross_entropy, again, beside=[again.targets]).sum() / count
+        second = passes.answer_loss(self.view, again) / count
         apart = passes.by_token(_symmetric, once, again).sum() / count
         return second + self.weight * apart, {"answer": second.detach(), "divergence": apart.detach()}
 

@@ -115,7 +115,7 @@ class Selection:
         kind = view.input_ids.device.type
         lower = self.bf16 and not torch.is_autocast_enabled(kind) and _computes_bf16(kind)
         with torch.no_grad(), torch.autocast(kind, torch.bfloat16) if lower else nullcontext():
-            sums = passes.row_losses("variant")
+            sums = passes.row_losses("variant", weighed=False)
         counts = torch.tensor(view.layout.counts).to(sums.device, non_blocking=True)
         return sums / counts.clamp(min=1)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from robustlm.batch import Encoded, InstructionBatch, View, collate
+from robustlm.batch import Encoded, InstructionBatch, Unanswered, View, collate
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,18 @@ class Shape:
     """Rows of running text."""
     replay_length: int = 2
     """Tokens of a row of running text."""
+    open: float = 0.0
+    """Share of the rows without an answer, on which their phrasings vote."""
+    options: int = 2
+    """Options of such a row."""
     encoder_decoder: bool = False
     padded: bool = True
     """Whether a row is shorter than the others, as in most batches; attention then needs a mask."""
+
+    @property
+    def open_rows(self) -> int:
+        """Rows without an answer."""
+        return math.ceil(self.open * self.rows)
 
     @property
     def row_tokens(self) -> int:
@@ -57,8 +67,29 @@ class Shape:
             negative_keys=torch.arange(negatives) + self.rows if negatives else None,
             seeds=None if variant is None else torch.arange(len(variant)),
             step_tokens=float(self.rows * self.answer),
+            unanswered=self._unanswered() if self.open else None,
             replay=self._text() if self.replay else None,
             replay_tokens=float(self.replay * (self.replay_length - 1)) if self.replay else None,
+        )
+
+    def voted(self) -> View:
+        """The prompts of all votes on rows without an answer, each with all of its options behind it."""
+        row = replace(self._row(self.prompt), answer_ids=[1] * (self.options * self.answer))
+        rows = [row] * (self.open_rows * (self.variants + 1))
+        return collate(rows, pad_id=0, encoder_decoder=self.encoder_decoder)
+
+    def _unanswered(self) -> Unanswered:
+        row, count = self._row(self.prompt), self.open_rows
+        return Unanswered(
+            rows=list(range(count)),
+            answers=[[row.answer_ids] * self.options] * count,
+            held=[0] * count,
+            truths=[None] * count,
+            classes=[("rows", tuple(map(str, range(self.options))))] * count,
+            raw=[row] * self.rows,
+            variant=[row] * (self.rows * self.variants),
+            options=collate([row] * (count * (self.variants + 1) * self.options), pad_id=0),
+            asked=torch.arange(count * (self.variants + 1)).repeat_interleave(self.options),
         )
 
     def _text(self) -> View:

@@ -6,18 +6,20 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from robustlm.batch import InstructionBatch
+from robustlm.batch import InstructionBatch, Unanswered, View
 from robustlm.models.backbone import Backbone
+from robustlm.models.base import LanguageModel
 from robustlm.models.heads import WholeHead
 from robustlm.models.sharding import layers_of
-from robustlm.modules import InstructionTuning
+from robustlm.modules import Agreement, InstructionTuning, RobustTuning
+from robustlm.modules.guard import Verdict
 from robustlm.planning.rows import Shape
 from robustlm.planning.trace import Part, Peak, Trace, Tracer, without_data
 
@@ -204,6 +206,8 @@ def trace_step(
     vocabulary = module.backbone.base.get_input_embeddings().num_embeddings
     tracer = Tracer(int(vocabulary))
     batch = _fake(shape.batch(), mode)
+    if shape.open and isinstance(module, RobustTuning) and module.agreement is not None:
+        module.agreement = _CountedVotes(**vars(module.agreement), view=_fake(shape.voted(), mode))
     parameters = list(module.parameters())
     trained = [p for p in parameters if p.requires_grad]
     tracer.know((p for p in parameters if not p.requires_grad), "frozen weights")
@@ -341,12 +345,33 @@ def _bytes(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
-def _fake(batch: InstructionBatch, mode: FakeTensorMode) -> InstructionBatch:
+@dataclass
+class _CountedVotes(Agreement):
+    """Runs the passes of the votes on tensors without data; the answer that the batch holds wins."""
+
+    view: View | None = None
+    """Prompts with their options behind them."""
+
+    def verdicts(self, backbone: LanguageModel, rows: Unanswered, pass_rows: int) -> list[Verdict]:
+        """See `Agreement.verdicts`."""
+        assert self.view is not None
+        with torch.no_grad():
+            for start in range(0, len(self.view), pass_rows):
+                _ = backbone(self.view.part(slice(start, start + pass_rows))).logits
+        return [Verdict(held, 1.0, decided=True, agreeing=1.0) for held in rows.held]
+
+
+T = TypeVar("T", InstructionBatch, View)
+
+
+def _fake(batch: T, mode: FakeTensorMode) -> T:
     def one(value: Any) -> Any:
         return mode.from_tensor(value) if isinstance(value, Tensor) else value._map(one)
 
     found = batch._map(one)
-    if found.seeds is not None:  # they stay on the CPU, so `_map` leaves them out
+    if (
+        isinstance(found, InstructionBatch) and found.seeds is not None
+    ):  # they stay on the CPU, so `_map` leaves them out
         found.seeds = mode.from_tensor(found.seeds)
     return found
 

@@ -31,7 +31,8 @@ def shape_of(
             text = ". Running text, a row with `text` alone, is for TextDataModule and data.replay"
             raise ValueError(
                 f"no answer: {found}; expected those of {expected}. Only `robustlm predict` takes rows without "
-                f"answers{text if set(data) <= {'id', 'text'} else ''}"
+                "answers, and data.train does with data.unlabelled, if they have options"
+                f"{text if set(data) <= {'id', 'text'} else ''}"
             )
         return _recognised(data, shapes, task), None
     shape = _recognised(data, {name: shapes[name] for name in own}, task, among=own)

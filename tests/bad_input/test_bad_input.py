@@ -21,7 +21,6 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
 
-from robustlm.assets import known_configs
 from robustlm.cli import main
 from robustlm.cli.commands import COMMANDS
 from robustlm.datamodules import InstructionDataModule, TextDataModule
@@ -1430,17 +1429,6 @@ def test_a_printed_config_is_a_config(model: type, data: type, site: Site, capsy
     first = printed_config([*args, *(text if data is TextDataModule else rows)], capsys)
     site.config(first)
     assert printed_config(["fit", "-c", "run.yaml"], capsys) == first
-
-
-CONFIGS = [Path(__file__).parents[2] / f"configs/{name}.yaml" for name in known_configs()]
-
-
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_every_config_parses(file: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    config = yaml.safe_load(file.read_text())
-    backbone = (config.get("model") or {}).get("init_args", {}).get("backbone")
-    flags = [] if backbone else ["--model.backbone", "builtin:tiny"]
-    assert yaml.safe_load(printed_config(["fit", "-c", str(file), *flags], capsys))["model"]["class_path"]
 
 
 def test_flags_overrule_checkpoints_which_overrule_configs(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

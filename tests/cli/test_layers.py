@@ -84,6 +84,7 @@ def short(value: Any) -> Any:
 def test_no_config_leaks_into_another_class(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     written = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))
     before = Parsed(capsys, "-c", config, *MODEL)
+    assert before.settings["model"]["class_path"]
     slots = {
         slot: [name for name in names if not before[slot] or before[slot]["class_path"].rpartition(".")[2] != name]
         for slot, names in FAMILIES.items()

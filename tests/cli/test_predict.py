@@ -72,7 +72,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "Find."}])
     assert str(_errors(file)[0]).endswith(
         "no answer: found keys prompt; expected those of completion (prompt, completion). Only `robustlm predict` "
-        "takes rows without answers"
+        "takes rows without answers, and data.train does with data.unlabelled, if they have options"
     )
     file = write_rows(tmp_path / "rows.jsonl", [{"messages": [USER]}])
     assert "`robustlm predict` also takes chats that end with the user" in str(_errors(file)[0])

@@ -14,7 +14,7 @@ from benchmarks.step import lay_out
 from robustlm.cli import main
 from robustlm.models.loading import Loading
 from robustlm.models.tuning import FullTuning, LoRA
-from robustlm.modules import SAM, RobustTuning, Selection
+from robustlm.modules import SAM, Agreement, RobustTuning, Selection
 from robustlm.planning import step
 from robustlm.planning.gpus import find
 from robustlm.planning.rows import Shape
@@ -76,10 +76,18 @@ def test_the_passes_that_choose_a_variant_are_counted(tmp_path: Path) -> None:
     }.items():
         module = RobustTuning(str(tmp_path), Loading(scratch=True), LoRA(r=2), **slots)  # type: ignore[arg-type]
         found[name] = trace_step(fresh(module), shape, "32-true").operations
+    voted = RobustTuning(
+        str(tmp_path), Loading(scratch=True), LoRA(r=2), selection=Selection("random"), agreement=Agreement(guard=None)
+    )
+    for name, share in (("voted", 1.0), ("half", 0.5)):
+        found[name] = trace_step(fresh(voted), replace(shape, open=share, options=2), "32-true").operations
     ratios = {name: count / found["random"] for name, count in found.items()}
     assert ratios["gradient"] == pytest.approx(2, rel=0.1)
     assert ratios["hardest"] == pytest.approx(2.5, rel=0.1)
     assert ratios["sam"] == pytest.approx(2, rel=0.01)
+    # four phrasings of 20 + 2 · 4 tokens in place of 20 + 4, without a backward pass
+    assert ratios["voted"] == pytest.approx(1 + 4 / 2 * 28 / 24, rel=0.1)
+    assert ratios["half"] == pytest.approx((1 + ratios["voted"]) / 2, rel=0.01)
 
 
 def test_a_plan_is_printed_and_says_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
