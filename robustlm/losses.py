@@ -89,11 +89,12 @@ class AnswerLoss:
     buffers: ClassVar[int] = 1
     """Tensors as large as the logits that `spend` holds at once, the logits included."""
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> tuple[Tensor]:
-        """The cross-entropy `[n]` of each token, differentiable."""
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The cross-entropy `[n]` of each token, differentiable; the arguments are those of `token_cross_entropy`."""
+        logits, targets = tensors
         return (token_cross_entropy(logits, targets),)
 
-    def spend(self, logits: Sequence[Tensor], beside: Sequence[Tensor], take: Take) -> tuple[Tensor]:
+    def spend(self, logits: Sequence[Tensor], beside: Sequence[Tensor], take: Take) -> tuple[Tensor, ...]:
         """The same losses without a graph. The logits (fp32 or fp64) are overwritten by their gradient."""
         (scores,), (targets,) = logits, beside
         at = targets[:, None]
@@ -128,14 +129,13 @@ class PairLosses:
         """Tensors as large as the logits that `spend` holds at once, both logits included."""
         return 4 if self.direction == "js" else 3
 
-    def __call__(self, logits: Tensor, reference: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The losses `[n]`, differentiable.
 
         Args:
-            logits: `[n, V]`.
-            reference: `[n, V]`.
-            targets: With `answers`, the true tokens of both, int64 `[n]` each.
+            tensors: Logits and reference, `[n, V]` each; with `answers` also the true tokens of both, int64 `[n]` each.
         """
+        logits, reference, *targets = tensors
         apart = divergence(
             logits, reference, self.direction, temperature=self.temperature, detach_reference=self.detach_reference
         )
@@ -174,7 +174,7 @@ class PairLosses:
         log_p, log_q = logs[first], logs[second]
         shares = log_p.exp()
         answered(first, shares)
-        found = torch.linalg.vecdot(shares, log_p.sub_(log_q))
+        found: Tensor = torch.linalg.vecdot(shares, log_p.sub_(log_q))
         told(first, log_p.sub_(found[:, None]).mul_(shares))
         others = log_q.exp_()
         answered(second, others)
@@ -188,7 +188,7 @@ def _spent_js(
     """The Jensen–Shannon divergence of log-probabilities, which are overwritten."""
     middle = torch.logaddexp(*logs).sub_(math.log(2))
     shares = torch.empty_like(middle)
-    parts = []
+    parts: list[Tensor] = []
     for number, log_p in enumerate(logs):
         torch.exp(log_p, out=shares)
         answered(number, shares)

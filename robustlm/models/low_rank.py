@@ -20,7 +20,7 @@ class _Widening(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """See `nn.Linear`."""
         usual = input.device.type != "cpu" or torch.is_autocast_enabled("cpu") or input.dtype != torch.float32
-        if usual or self.bias is not None or not torch.is_grad_enabled():
+        if usual or not torch.is_grad_enabled():
             return super().forward(input)
         return input @ self.weight.t().contiguous()
 
@@ -34,7 +34,7 @@ def widen(model: nn.Module) -> int:
     for module in model.modules():
         adapters = getattr(module, "lora_B", None)
         for layer in adapters.values() if isinstance(adapters, nn.ModuleDict) else ():
-            if type(layer) is nn.Linear and layer.in_features < _FEWEST:
+            if type(layer) is nn.Linear and layer._parameters["bias"] is None and layer.in_features < _FEWEST:
                 layer.__class__ = _Widening
                 count += 1
     return count

@@ -82,7 +82,8 @@ class InstructionTuning(Answering, Checkpointed, Mixed):
             and texts that end it. No effect on hosted models and vLLM, which have `hosting`.
         chunk_logits: Most logits (answer tokens × vocabulary) that a loss computes at once. `auto`: if there are over a
             million of them, as many as the pass has hidden values in one layer (rows × tokens × width), and at least a
-            million; null: all of them. The losses and their gradients are the same.
+            million, or with a frozen head eight million in all tensors of that size that a cross-entropy (one tensor)
+            or a divergence (three or four) holds; null: all of them. The losses and their gradients are the same.
         replay_weight: Weight of the mean loss of replayed text (`data.replay`) beside the mean loss of answers.
     """
 
