@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,11 +16,8 @@ from robustlm.models.base import AnswerOutput, Pooling
 from robustlm.models.decoding import Cache
 from robustlm.models.heads import LateLogits, WholeHead, why_whole
 from robustlm.models.inputs import AnswerInputs, answer_inputs, encoded_once
-from robustlm.models.last_layer import last_mlp, read_places, reading
 from robustlm.models.loaded import LoadedModel
 from robustlm.models.masks import known_padding
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -86,7 +82,6 @@ def answers(
     *,
     late: bool = False,
     prompts: Tensor | None = None,
-    narrow: bool | None = None,
 ) -> AnswerOutput:
     """Run a view with input embeddings `[R, T, H]`: logits of the answer tokens, and a pooled state per row.
 
@@ -98,8 +93,6 @@ def answers(
         late: Whether the logits are computed when they are asked for, if the head alone makes them from the states.
         prompts: Int64 `[R]`: rows with equal numbers have the same prompt, which an encoder reads once. Null: each row
             is read by itself, as it always is in decoder-only models.
-        narrow: Whether the last MLP runs only at the positions that are read; null: in training passes, where the model
-            allows it.
     """
     whole = _whole_head(loaded, view, embeds) if late else None
     inputs = answer_inputs(loaded, view, embeds)
@@ -107,14 +100,8 @@ def answers(
         inputs.arguments = encoded_once(loaded, inputs.arguments, prompts)
     pool = partial(inputs.pooled, pooling=pooling)
     late = late and whole is None
-    mlp, read = None, inputs.places
-    if narrow or (narrow is None and torch.is_grad_enabled() and pooling in ("last", "prompt_end")):
-        mlp, read = _read(loaded, inputs)
-    if mlp is not None and narrow is None and not _last_alone(loaded, view, embeds):
-        mlp = None
     with (
         _head_pass(loaded, inputs.places, pool, late=late) as current,
-        reading(mlp, read),
         known_padding(inputs.sequence or view.layout.padded),
     ):
         logits: Tensor | LateLogits = loaded.runner(**inputs.arguments).logits.squeeze(0)
@@ -132,47 +119,6 @@ def answers(
             linear=isinstance(current.head, nn.Linear),
         )
     return AnswerOutput(logits, view.layout.targets, view.layout.rows, current.state, whole)
-
-
-def _read(loaded: LoadedModel, inputs: AnswerInputs) -> tuple[nn.Module | None, Tensor]:
-    """The last MLP and the positions at which it runs alone; null if it runs everywhere."""
-    mlp = None if loaded.is_encoder_decoder or inputs.sequence is not None else last_mlp(loaded.base.get_decoder())
-    places = None if mlp is None else read_places(inputs.places, *inputs.answers.shape)
-    return (None, inputs.places) if places is None else (mlp, places)
-
-
-def _last_alone(loaded: LoadedModel, view: View, embeds: Tensor) -> bool:
-    """Whether the last MLP may run at some positions alone.
-
-    The first pass finds it out: one row runs both ways, and must give the same logits and states. Models that fail are
-    computed at all positions, which gives the same numbers.
-    """
-    if loaded.last.alone is None:
-        one = view.part(slice(0, 1))
-        mlp, _ = _read(loaded, answer_inputs(loaded, one, embeds[:1]))
-        if mlp is None:  # this row cannot tell, or the settings exclude it
-            return False
-        loaded.last.alone = _same_alone(loaded, one, embeds[:1])
-    return loaded.last.alone
-
-
-@torch.no_grad()
-def _same_alone(loaded: LoadedModel, one: View, embeds: Tensor) -> bool:
-    with loaded.evaluating(), torch.random.fork_rng(devices=[embeds.device] if embeds.is_cuda else []):
-        wanted = answers(loaded, one, embeds, "last", narrow=False)
-        try:
-            found = answers(loaded, one, embeds, "last", narrow=True)
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:  # of an MLP that takes or gives other things
-            log.info("the last layer is computed at all positions, since its MLP cannot run at some alone: %s", error)
-            return False
-    for first, second in ((wanted.logits, found.logits), (wanted.state, found.state)):
-        # in fp32, sums in another order differ by 1e-6; a rounding of bf16 is 0.004
-        rough = second.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(embeds.device.type)
-        most = 0.02 if rough else 1e-3
-        if not bool((first.float() - second.float()).abs().amax() <= most * first.float().abs().amax()):
-            log.info("the last layer is computed at all positions, since its MLP reads other positions")
-            return False
-    return True
 
 
 def _logits(head: nn.Module, states: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from robustlm.models import casts, compiling, generation, hidden_states, scoring
 from robustlm.models.answers import answers, watch_head
 from robustlm.models.base import Answer, AnswerOutput, LanguageModel, OptionScores, Pooling
 from robustlm.models.hidden_states import Layer, check_layer
-from robustlm.models.last_layer import watch_last
 from robustlm.models.loaded import LoadedModel, depth_of
 from robustlm.models.loading import Loading, find, read_config, read_model, read_tokenizer
 from robustlm.models.sampling import Generation
@@ -91,8 +90,6 @@ class Backbone(LanguageModel):
             self._parts = read_model(self._place, self.config, self.tokenizer, self.loading, self.tuning)
             self.model = self._parts.model
             watch_head(self.base.get_output_embeddings())
-            if not self.is_encoder_decoder:
-                watch_last(self.base.get_decoder())
 
     def check_shardable(self) -> None:
         """See `LanguageModel.check_shardable`."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from robustlm.models.heads import HeadCheck
-from robustlm.models.last_layer import LastCheck
 from robustlm.models.segments import SegmentCheck
 from robustlm.models.turn_ends import end_of_turn
 
@@ -36,8 +35,6 @@ class LoadedModel:
     """Whether rows run in one sequence without padding; see `RowSequence`."""
     head: HeadCheck = field(default_factory=HeadCheck)
     """What passes have found out about the head."""
-    last: LastCheck = field(default_factory=LastCheck)
-    """What passes have found out about the last layer."""
     segments: SegmentCheck = field(default_factory=SegmentCheck)
     """Whether continuations of a prompt may share its row; see `parallel`."""
 

@@ -263,7 +263,6 @@ def _judge_head(module: InstructionTuning) -> None:
         backbone.parts.head.whole = WholeHead(f"the model changes the logits after its head ({changes[0]})")
     else:
         backbone.parts.head.simple = True
-    backbone.parts.last.alone = True
 
 
 def precision_plugin(name: str) -> Precision:

@@ -71,7 +71,6 @@ ALLOWED = {
     "tolist at robustlm/utils/finite.py:step_extent": "the finite check, once an optimiser step",
     "equal at robustlm/models/answers.py:_more_than_the_head": "a look at the head, once for a model",
     "_local_scalar_dense at robustlm/models/answers.py:_more_than_the_head": "the same",
-    "_local_scalar_dense at robustlm/models/answers.py:_same_alone": "a look at the last layer, once for a model",
     "equal at robustlm/adversaries/freeat.py:_resume": "compares seeds, which stay on the CPU",
     "_local_scalar_dense at torch/optim": "AdamW's step counts, which stay on the CPU",
     "tensor at torch/optim": "a one that is added to these counts, on the CPU",

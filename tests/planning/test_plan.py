@@ -56,8 +56,7 @@ def test_operations_are_those_of_matrix_products(tmp_path: Path) -> None:
     plan = plan_of(Case("plain", FullTuning()), str(tmp_path))
     found = trace_step(fresh(plan.module), Shape(2, 20, 4, padded=False), "32-true")
     attention, mlp, head = 4 * 64 * 64, 3 * 64 * (8 * 64 // 3), 64 * 300
-    # the last MLP runs at the answer positions and at the last position of each row
-    products = 2 * 2 * (24 * attention + (4 + 1) * mlp + 4 * head)
+    products = 2 * 2 * (24 * (attention + mlp) + 4 * head)
     scores = 2 * 2 * 24 * 24 * 64 * 2
     # a backward pass computes two products for each, and the flash kernel computes the scores again
     assert found.operations == 3 * products + scores + 2.5 * scores
@@ -66,7 +65,7 @@ def test_operations_are_those_of_matrix_products(tmp_path: Path) -> None:
 
 def test_the_passes_that_choose_a_variant_are_counted(tmp_path: Path) -> None:
     """A gradient costs a step on raw rows, and trying three variants one and a half; SAM takes two steps."""
-    lay_out(str(tmp_path), replace(SIZES["wide"], layers=4, hidden=64, vocab=300, tokens=24, answer=4, rows=2))
+    lay_out(str(tmp_path), replace(SIZES["wide"], layers=1, hidden=64, vocab=300, tokens=24, answer=4, rows=2))
     shape, found = Shape(2, 20, 4, views=("raw", "variant"), variants=3, padded=False), {}
     for name, slots in {
         "random": {"selection": Selection("random")},
@@ -98,7 +97,7 @@ def test_a_plan_is_printed_and_says_what_to_change(capsys: pytest.CaptureFixture
     for text in ("ANIT with NRM (LoRA), bf16-mixed, fsdp2 on 4 × h100", "total", ": fits", "128 rows a step", "days",
                  "NRM adds", "assumed"):  # fmt: skip
         assert text in shown
-    mine = ["--gpu=mine", "--gpu_memory=1.317", "--gpu_tflops=100", "--trainer.precision=32-true"]
+    mine = ["--gpu=mine", "--gpu_memory=1.32", "--gpu_tflops=100", "--trainer.precision=32-true"]
     main([*args, "--model.adversary=null", *mine])
     shown = capsys.readouterr().out
     assert "DOES NOT FIT" in shown
@@ -139,7 +138,7 @@ def test_lengths_come_from_the_training_rows(capsys: pytest.CaptureFixture[str])
 def test_rows_follow_from_a_number_of_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     args = ["plan", "-c", "anit", "--shape", "8b,layers=1,vocab=300,hidden=256,mlp=512", "--prompt=40", "--answer=8"]
     args += ["--model.tuning.target_modules=[q_proj]", "--trainer.precision=32-true"]
-    main([*args, "--data.batch_tokens=500", "--gpu=mine", "--gpu_memory=1.317", "--gpu_tflops=100"])
+    main([*args, "--data.batch_tokens=500", "--gpu=mine", "--gpu_memory=1.32", "--gpu_tflops=100"])
     by_tokens = capsys.readouterr().out
     assert "10 rows of the longest (10 on average) in 500 tokens on each GPU" in by_tokens
     assert "(data.batch_tokens " in by_tokens
