@@ -210,3 +210,19 @@ def test_a_parser_that_cannot_be_told_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(layers, "_works", lambda: False)
     with pytest.raises(ImportError, match="keeps arguments of a class that a flag replaces"):
         layers.drop_on_switch(robustlm.InstructionTuning, robustlm.InstructionDataModule)
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["--model.loading.revision", "null"], "revision: null"),
+        (["--model.generation.top_k=3", "--model.generation.top_k", "null"], "top_k: null"),
+        (["--model=RobustTuning", "--model.agreement.target=mean", "--model.agreement.guard=null"], "guard: null"),
+        (["--data.noise.weights={opposite: 1}", "--data.noise.weights=null"], "weights: null"),
+    ],
+)
+def test_a_nested_setting_can_be_null(args: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "-c", "quickstart", *args, "--print_config"])
+    assert not end.value.code
+    assert line in [one.strip() for one in capsys.readouterr().out.splitlines()]
