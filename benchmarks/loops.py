@@ -269,6 +269,7 @@ def serve(pipe: Connection, job: Job) -> None:
     """Train a variant, in a process of its own. A fault is sent as a text."""
     _end_with_parent()
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # the same random weights in all processes, so that losses can be compared
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     sys.stdout = sys.stderr
