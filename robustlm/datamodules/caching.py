@@ -53,7 +53,7 @@ _OTHER = frozenset(
         *("batch_size", "eval_batch_size", "group_by_length", "replays", "num_workers", "scoring", "draws"),
         *("noisy_turns", "noise", "distortion", "beta", "variants", "group_size", "negatives", "shuffle"),
         *("cache_dir", "cache_above", "samples", "shots", "attack", "paraphrase", "budget", "batch_tokens", "packing"),
-        *("replay", "stream"),
+        *("replay", "stream", "unlabelled"),
     )
 )
 """Arguments of datamodules that change neither the cached samples nor their tokens; an argument that is missing

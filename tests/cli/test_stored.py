@@ -18,7 +18,7 @@ from robustlm.datamodules import InstructionDataModule, TextDataModule
 from robustlm.evaluation.table import read_table
 
 OTHER = {
-    "rows": {"train", "validation", "test", "examples", "on_bad_row", "rejected", "samples"},
+    "rows": {"train", "validation", "test", "examples", "on_bad_row", "rejected", "samples", "unlabelled"},
     "what a test asks": {"conditions", "prompts", "shots", "attack", "scoring", "draws", "budget", "seed"},
     "what training makes of a prompt, which decides it no longer in a test": {
         *("phrasing", "paraphrases", "noise", "distortion", "beta", "variants", "group_size", "negatives"),
