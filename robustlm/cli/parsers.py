@@ -13,7 +13,7 @@ import docstring_parser
 import jsonargparse
 import jsonargparse.typing
 import yaml
-from jsonargparse import _typehints
+from jsonargparse import _typehints, _util
 
 from robustlm.checks.texts import brief
 from robustlm.cli.explain import explain, nearest
@@ -108,15 +108,15 @@ def _by_current_name(cls: type | tuple[type], name: str) -> str:
     return _resolve(cls, named(name))
 
 
-def _with_null(value: Any, *args: Any, **kwargs: Any) -> Any:
+def _with_null(value: jsonargparse.Namespace, *args: object, **kwargs: object) -> object:
     """As jsonargparse's function; but for a nested setting that is null, which it would write as the text `None`."""
     given = value.get("init_args")
-    if isinstance(given, _typehints.NestedArg) and given.val is None:
+    if isinstance(given, _util.NestedArg) and given.val is None:
         value["init_args"] = given._replace(val="null")
     return _adapt(value, *args, **kwargs)
 
 
-_adapt = _typehints.adapt_class_type
+_adapt: Callable[..., object] = _typehints.adapt_class_type
 _typehints.adapt_class_type = _with_null
 _resolve = _typehints.resolve_class_path_by_name
 _typehints.resolve_class_path_by_name = _by_current_name

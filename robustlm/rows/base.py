@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robustlm.checks.texts import shortened
+
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 """The file kinds that can be read and written."""
 READABLE = (*SUFFIXES, ".tsv", ".tsv.gz", ".txt", ".txt.gz")
@@ -76,13 +78,22 @@ class SourceError(ValueError):
 
 
 class BadRowsError(ValueError):
-    """Rows that cannot be used; the message lists the first 20 and counts all of them by reason."""
+    """Rows that cannot be used; the message lists the first 20 problems with their rows, and counts rows by reason."""
 
     def __init__(self, source: str, errors: list[RowError], rows: int, hint: str = "") -> None:
         self.errors = errors
-        shown = [f"  {error}" for error in errors[:LISTED]]
-        if len(errors) > LISTED:
-            shown.append(f"  … and {len(errors) - LISTED} more")
+        alike: dict[tuple[str, str], list[RowError]] = {}
+        for error in errors:
+            alike.setdefault((error.file, error.problem), []).append(error)
+        listed = list(alike.values())[:LISTED]
+        shown = []
+        for first, *others in listed:
+            more = shortened(", ".join(str(error.line) for error in others), 60)
+            kind = "item" if first.item else "line"
+            same = f" (the same in {len(others)} more: {kind}{'s' * (len(others) > 1)} {more})" if others else ""
+            shown.append(f"  {first}{same}")
+        if (rest := len(errors) - sum(map(len, listed))) > 0:
+            shown.append(f"  … and {rest} more")
         head = f"{source}: {len(errors)} of {rows} rows cannot be used ({count_reasons(errors)})"
         super().__init__("\n".join([head, *shown, *([hint] if hint else [])]))
 

@@ -192,7 +192,11 @@ class Drafter:
         for what, text in (("target", target), *(("choice", choice) for choice in sample.choices)):
             if (text or what == "choice") and not TASKS[task].parse(text).parsed:
                 found = f"found {shown(text)}; expected an answer that the task {task!r} can read"
-                raise ValueError(f"unreadable {what}: {found}")
+                bare = TASKS[task].bare
+                other = (
+                    f", or the task {bare!r}, which reads this one" if bare and TASKS[bare].parse(text).parsed else ""
+                )
+                raise ValueError(f"unreadable {what}: {found}{other}")
         return task, target
 
     def _asked(

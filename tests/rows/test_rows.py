@@ -141,18 +141,27 @@ def test_bad_csv_records_are_reported_and_reading_goes_on(tmp_path: Path) -> Non
 
 
 def test_without_a_handler_all_bad_rows_are_raised_at_the_end(tmp_path: Path) -> None:
-    path = put(tmp_path / "x.jsonl", "{}\n" + "no\n" * 24 + "[]\n")
+    path = put(tmp_path / "x.jsonl", "{}\n" + "no\n" * 24 + "".join(f"[{n}]\n" for n in range(2)))
     seen: list[Row] = []
     with pytest.raises(BadRowsError) as caught:
         seen.extend(iter_rows(path))
     assert len(seen) == 1
-    assert len(caught.value.errors) == 25
+    assert len(caught.value.errors) == 26
     message = str(caught.value)
-    assert f"{path}: 25 of 26 rows" in message
-    assert "broken JSON: 24; not an object: 1" in message
-    assert f"{path}:21: broken JSON" in message
-    assert f"{path}:22:" not in message
-    assert "and 5 more" in message
+    assert f"{path}: 26 of 27 rows" in message
+    assert "broken JSON: 24; not an object: 2" in message
+    first, *others = message.splitlines()[1:]
+    assert first.startswith(f"  {path}:2: broken JSON")
+    assert "(the same in 23 more: lines 3, 4, 5" in first
+    assert len(others) == 1
+    assert others[0].endswith("(the same in 1 more: line 27)")
+
+
+def test_of_many_problems_the_first_are_listed(tmp_path: Path) -> None:
+    errors = [RowError("x.jsonl", n, f"odd: found {n // 2}") for n in range(50)]
+    *listed, rest = str(BadRowsError("x.jsonl", errors, 60)).splitlines()[1:]
+    assert [line.partition(" (")[0] for line in listed] == [f"  x.jsonl:{2 * n}: odd: found {n}" for n in range(20)]
+    assert rest == "  … and 10 more"
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,9 @@ def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> jsonargparse.Arg
 
 
 def kinds(given: Sequence[str]) -> set[object]:
-    """The options of a command, each with the class it names, the kind of its value, or the keys of its sources."""
+    """The options of a command, each with its slot's class and with its own class, kind of value, or keys of sources."""
     found: set[object] = set()
+    classes = {key_of(group): group[-1] for group in groups_of(given[1:]) if key_of(group) in ("model", "data")}
     for group in groups_of(given[1:]):
         key, value = key_of(group), yaml.safe_load(" ".join(group[1:]))
         if key == "data.conditions":  # they are read above, and the parser takes any texts
@@ -138,5 +139,6 @@ def kinds(given: Sequence[str]) -> set[object]:
             found |= {("sources", name) for one in sources for name in (one if isinstance(one, dict) else ["path"])}
         else:
             named = isinstance(value, str) and re.fullmatch(r"[A-Za-z]+", value)
-            found.add((key, value if named else type(value).__name__))
+            of = classes.get(key.partition(".")[0])
+            found.add((key, of, value if named else type(value).__name__))
     return {*found, given[0]}
