@@ -127,7 +127,7 @@ def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> jsonargparse.Arg
 
 
 def kinds(given: Sequence[str]) -> set[object]:
-    """The options of a command, each with its slot's class and with its own class, kind of value, or keys of sources."""
+    """The options of a command, each with its slot's class and its own class, kind of value, or keys of sources."""
     found: set[object] = set()
     classes = {key_of(group): group[-1] for group in groups_of(given[1:]) if key_of(group) in ("model", "data")}
     for group in groups_of(given[1:]):
