@@ -66,7 +66,8 @@ class StopOnSignal(Callback):
 
     Training ends after the current optimiser step (all of its micro-batches) and writes `last.ckpt`. During a
     validation it ends after the current batch, and the resumed run validates again. A test ends after the current
-    batch; its answers are kept.
+    batch; its answers are kept. A search for attacks ends after the texts that are being tried (only on SIGTERM; Ctrl-C
+    ends it at once); finished attacks are kept.
 
     With several processes, a signal to one of them is enough during training. A validation then runs to its end, since
     ranks may have different numbers of batches in it.
@@ -113,6 +114,8 @@ class StopOnSignal(Callback):
             if callable(known):
                 self._trainer, self._requeue_number, self._requeue = trainer, slurm.requeue_signal, known
                 self._known[self._requeue_number] = signal.signal(self._requeue_number, self._receive_requeue)
+        if slurm is None and trainer.received_sigterm:  # Lightning's handler took it, before our first hook
+            self._received = signal.SIGTERM
 
     def _receive_requeue(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
@@ -160,7 +163,12 @@ class StopOnSignal(Callback):
         """Set the signal handlers."""
         self._listen(trainer)
 
-    on_train_start = on_sanity_check_start
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the signal handlers; end here if a signal came before."""
+        self._listen(trainer)
+        if self._received is not None and trainer.world_size == 1:
+            self._end_training(trainer, self._received)
+
     on_validation_start = on_sanity_check_start
     on_test_start = on_sanity_check_start
     on_predict_start = on_sanity_check_start
@@ -200,9 +208,7 @@ class StopOnSignal(Callback):
         """End a test before its next batch, if this process got a signal."""
         if self._received is None:
             return
-        session = session_of(trainer)
-        if session is not None and session.folder is not None:
-            self._say("the answers so far are saved", "--predictions.resume", str(session.folder))
+        self._say_kept(trainer)
         raise SystemExit(128 + self._received)
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, *_: object) -> None:
@@ -211,6 +217,8 @@ class StopOnSignal(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save although a worker died: a signal to all processes also kills workers, which raises an exception."""
+        if self._received is None and trainer.received_sigterm and isinstance(exception, SystemExit):
+            self._say_kept(trainer)  # a search for attacks has ended
         if self._received is None or isinstance(exception, SystemExit | KeyboardInterrupt):
             return
         if trainer.world_size == 1 and trainer.state.fn == "fit" and not getattr(pl_module, "updating", False):
@@ -228,6 +236,11 @@ class StopOnSignal(Callback):
         elif trainer.is_global_zero:
             print("nothing was trained yet, so nothing is saved", file=sys.stderr)
         raise SystemExit(128 + number)
+
+    def _say_kept(self, trainer: Trainer) -> None:
+        session = session_of(trainer)
+        if session is not None and session.folder is not None:
+            self._say("answers and attacks so far are saved", "--predictions.resume", str(session.folder))
 
     def _say(self, what: str, flag: str, value: str) -> None:
         print(what, file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NoReturn, cast
 from torch.utils.data import DataLoader
 
 from robustlm.batch import InstructionBatch
+from robustlm.checks.choices import check_choice
 from robustlm.checks.numbers import check_number, check_seed
 from robustlm.conditions.condition import Condition, parse_conditions
 from robustlm.conditions.surface import resurfaced
@@ -199,8 +200,7 @@ class InstructionDataModule(Reading):
             "data.batch_tokens", batch_tokens, least=2, below=2**31, whole=True, or_null="for batch_size rows a batch"
         )
         check_number("data.cache_above", cache_above, least=0)
-        if phrasing not in ("fixed", "fresh"):
-            raise ValueError(f"data.phrasing: found {phrasing!r}; expected fixed or fresh")
+        check_choice("data.phrasing", phrasing, ("fixed", "fresh"))
         check_workers(num_workers)
         check_seed("data.seed", seed)
         check_stream(stream, rejected=rejected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
@@ -102,6 +103,8 @@ class Answering(LightningModule):
             return
 
         def judge(batch: InstructionBatch, objective: Objective) -> list[float]:
+            if trainer.received_sigterm:  # Lightning ends a run after a batch alone, and then with status 0
+                raise SystemExit(128 + signal.SIGTERM)
             with trainer.precision_plugin.test_step_context():
                 return self.judge(batch.to(self.device), objective)
 

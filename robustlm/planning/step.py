@@ -368,9 +368,7 @@ def _fake(batch: T, mode: FakeTensorMode) -> T:
         return mode.from_tensor(value) if isinstance(value, Tensor) else value._map(one)
 
     found = batch._map(one)
-    if (
-        isinstance(found, InstructionBatch) and found.seeds is not None
-    ):  # they stay on the CPU, so `_map` leaves them out
+    if isinstance(found, InstructionBatch) and found.seeds is not None:  # `_map` leaves them out: they stay on the CPU
         found.seeds = mode.from_tensor(found.seeds)
     return found
 

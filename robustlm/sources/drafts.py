@@ -193,10 +193,9 @@ class Drafter:
             if (text or what == "choice") and not TASKS[task].parse(text).parsed:
                 found = f"found {shown(text)}; expected an answer that the task {task!r} can read"
                 bare = TASKS[task].bare
-                other = (
-                    f", or the task {bare!r}, which reads this one" if bare and TASKS[bare].parse(text).parsed else ""
-                )
-                raise ValueError(f"unreadable {what}: {found}{other}")
+                if bare and TASKS[bare].parse(text).parsed:
+                    found += f", or the task {bare!r}, which reads this one"
+                raise ValueError(f"unreadable {what}: {found}")
         return task, target
 
     def _asked(

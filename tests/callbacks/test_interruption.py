@@ -145,6 +145,24 @@ def test_before_anything_is_trained_nothing_is_saved(
     assert f"no checkpoint in the runs below {tmp_path}: training starts from the beginning" in capfd.readouterr().out
 
 
+def test_a_signal_before_the_first_hook_is_not_lost(
+    llama: str, train_file: str, test_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Lightning's own handler takes it, which ends runs with status 0."""
+    registered = signal_connector._SignalConnector.register_signal_handlers
+
+    def told(self: Any) -> None:
+        registered(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(signal_connector._SignalConnector, "register_signal_handlers", told)
+    with pytest.raises(SystemExit) as ended:
+        main([*script(tmp_path, llama, train_file, test_file), "--trainer.num_sanity_val_steps=0"])
+    assert ended.value.code == 143
+    assert "nothing was trained yet" in capfd.readouterr().err
+
+
 def test_the_newest_run_is_found(tmp_path: Path) -> None:
     for number, name in enumerate(("version_1", "version_0", "version_2")):
         file = tmp_path / name / "checkpoints" / "last.ckpt"

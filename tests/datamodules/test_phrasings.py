@@ -542,7 +542,7 @@ def test_bad_settings(llama: str, bank_file: str) -> None:
         (ContrastiveDataModule, {"group_size": 0}, r"data\.group_size"),
         (ContrastiveDataModule, {"negatives": -1}, r"data\.negatives"),
         (ParaphraseDataModule, {"variants": 0}, r"data\.variants"),
-        (InstructionDataModule, {"phrasing": "frsh"}, r"data\.phrasing: found 'frsh'; expected fixed or fresh"),
+        (InstructionDataModule, {"phrasing": "frsh"}, r"data\.phrasing: found 'frsh'; expected one of fixed, fresh"),
     ):
         with pytest.raises(ValueError, match=word):
             cls(train=bank_file, **({"batch_size": 4} | wrong))

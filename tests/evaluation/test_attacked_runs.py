@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,27 @@ def test_killed_in_the_search_and_in_the_test_it_ends_with_the_same_table(
     assert "were answered by the earlier run" in capsys.readouterr().out
     assert table(first) == table(whole)
     assert lines(first) == lines(whole)
+
+
+def test_a_signal_ends_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched = []
+    search = attacking.search
+
+    def told(text: str, *args: Any, **settings: Any) -> Any:
+        searched.append(text)
+        if len(searched) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return search(text, *args, **settings)
+
+    monkeypatch.setattr(attacking, "search", told)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments(tmp_path))
+    assert ended.value.code == 143
+    folder = tmp_path / "version_0"
+    assert (len(searched), len(lines(folder))) == (2, 1)
+    assert f"--predictions.resume {folder}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
