@@ -31,7 +31,8 @@ def load_hooks() -> ModuleType:
 
 
 HOOKS = load_hooks()
-PAGES = {f"docs/{file.name}": file.name for file in (ROOT / "docs").glob("*.md")} | HOOKS.ELSEWHERE
+INSIDE = [file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs").rglob("*.md")]
+PAGES = {f"docs/{file}": file for file in INSIDE} | HOOKS.ELSEWHERE
 """Every page by its place in the repository, and its place in the site."""
 
 
