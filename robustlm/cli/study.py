@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from robustlm.studies.plan import Run
+from robustlm.studies.spec import Study
 
 
 def study(
@@ -95,12 +96,13 @@ def study(
             stored.remove(run)
     if shared:
         print(f"{jobs} runs share this machine: compare CPU time and passes of arms, not their wall clock", flush=True)
-    report = run_study(runs, executor_of(kind, root, jobs, machine), main, jobs, _said)
+    every = runs_of(whole, root)
+    report = run_study(
+        runs, executor_of(kind, root, jobs, machine), main, jobs, _said, lambda: _gathered(whole, root, every)
+    )
     finished = [run for run in runs if stored.table_of(run) is not None]
-    everything = [run for run in runs_of(whole, root) if stored.table_of(run) is not None]
-    if everything:
-        rows = stored.write_results(whole, root, everything)
-        print(f"{rows:,} answers of {len(everything)} runs: {root / stored.RESULTS}")
+    if text := _gathered(whole, root, every):
+        print(text)
     if report.failed:
         print("not finished:", file=sys.stderr)
         for run in runs:
@@ -112,6 +114,17 @@ def study(
     if len(finished) < len(runs):
         raise SystemExit(1)
     print(f"next: robustlm report {root} --output {root / 'report'}")
+
+
+def _gathered(study: Study, root: Path, runs: Sequence[Run]) -> str:
+    """Write the results of all finished runs, and say so; empty if none is finished."""
+    from robustlm.studies import stored
+
+    finished = [run for run in runs if stored.table_of(run) is not None]
+    if not finished:
+        return ""
+    rows = stored.write_results(study, root, finished)
+    return f"{rows:,} answers of {len(finished)} runs: {root / stored.RESULTS}"
 
 
 def _said(line: str) -> None:

@@ -27,7 +27,14 @@ class Report:
     """The run that a signal has ended, and with it the study; null: none."""
 
 
-def run_study(runs: Sequence[Run], executor: Executor, main: Main, jobs: int, say: Callable[[str], None]) -> Report:
+def run_study(
+    runs: Sequence[Run],
+    executor: Executor,
+    main: Main,
+    jobs: int,
+    say: Callable[[str], None],
+    gather: Callable[[], None],
+) -> Report:
     """Do the runs that are not finished. One that fails does not stop the others.
 
     Args:
@@ -36,6 +43,7 @@ def run_study(runs: Sequence[Run], executor: Executor, main: Main, jobs: int, sa
         main: Runs a command of `robustlm`.
         jobs: How many are done at once.
         say: Gets one line whenever a run begins or ends.
+        gather: Called after each finished run, so that a study that is killed has the results of its finished runs.
     """
     report = Report()
     times = Times(runs, jobs)
@@ -66,6 +74,7 @@ def run_study(runs: Sequence[Run], executor: Executor, main: Main, jobs: int, sa
                         report.failed[name] = outcome.error
                     else:
                         times.add(run)
+                        gather()
             left.extendleft(reversed(waiting))
             waiting.clear()
             if report.stopped is not None:

@@ -391,6 +391,25 @@ def test_a_signal_ends_the_study_and_the_same_command_goes_on(
     assert capsys.readouterr().err.splitlines()[-1] == "6 of 6 runs finished"
 
 
+def test_a_study_that_is_killed_leaves_the_results_of_its_finished_runs(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(command: Sequence[str]) -> None:
+        if command[0] == "fit":
+            raise Killed
+        fake.main(command)
+
+    monkeypatch.setattr(entry, "main", killed)
+    with pytest.raises(Killed):
+        main(["study", "small.yaml"])
+    assert set(pq.read_table("runs/small/results.parquet").column("arm").to_pylist()) == {"untuned"}
+    main(["report", "runs/small", "--output", "report"])
+    assert "untuned" in Path("report/study.md").read_text(encoding="utf-8")
+
+
 def test_a_data_set_may_come_after_another_one(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = {"few": {"fit": "--data.train few", "after": "many"}, "many": {"fit": "--data.train many"}}
     write({**STUDY, "data": data, "seeds": [0]})
