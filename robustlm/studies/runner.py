@@ -33,7 +33,7 @@ def run_study(
     main: Main,
     jobs: int,
     say: Callable[[str], None],
-    gather: Callable[[], None],
+    gather: Callable[[], object],
 ) -> Report:
     """Do the runs that are not finished. One that fails does not stop the others.
 
