@@ -45,7 +45,7 @@ GROUPS = {
         Command("merge", "Merge the adapter of a run into the weights of its base model.", "model_commands"),
         Command("init", "Make a tokenizer and a model config from rows, to train from scratch.", "model_commands"),
         Command("study", "Tune and test every arm of a study with every seed, on every data set.", "study"),
-        Command("quickstart", "Tune the shipped model in three ways, test all, and say what that shows.", "quickstart"),
+        Command("quickstart", "Tune the shipped model in four ways, test all, and say what that shows.", "quickstart"),
     ),
     "evaluate": (
         Command("test", "Score answers under every instruction condition, and write them to a table.", TRAINING),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
@@ -10,6 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
+from robustlm.assets import config_file
 from robustlm.cli.chains import Chain
 from robustlm.evaluation.pairing import pair
 from robustlm.evaluation.record import Record
@@ -19,12 +23,21 @@ from robustlm.report.number_tables import cell, points
 from robustlm.report.tables import aligned
 from robustlm.utils.files import write_text
 
+
+def _recommended_noise() -> str:
+    """The noise of the config `recommended`, as an option."""
+    file = config_file("recommended")
+    assert file is not None
+    return json.dumps(yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["init_args"]["noise"])
+
+
 ARMS = {
     "plain": ["--model", "InstructionTuning"],
     "noisy": ["--model", "ANIT", "--model.adversary", "null"],
     "ANIT": ["--model", "ANIT"],
+    "recommended": ["--model", "ANIT", "--model.adversary", "null", "--data.noise", _recommended_noise()],
 }
-"""Arms that differ only in the objective: clean instructions, noisy ones, noisy ones with an adversary."""
+"""Clean instructions, noisy ones, noisy ones with an adversary, and the noise of the config `recommended`."""
 
 CLEAN = "clean"
 HARD = "unseen+random_typos@0.3"
@@ -34,7 +47,7 @@ TITLE = "mean over tasks, % [95 % interval]"
 
 
 def quickstart(output: str = "runs/quickstart", seed: int = 0) -> Iterator[Sequence[Chain]]:
-    """Tune the shipped model in three ways, test all, and say what that shows.
+    """Tune the shipped model in four ways, test all, and say what that shows.
 
     The tests use other phrasings and noise.
 
@@ -49,7 +62,7 @@ def quickstart(output: str = "runs/quickstart", seed: int = 0) -> Iterator[Seque
         The chains of commands. Run them before you request the next value.
     """
     began = time.monotonic()
-    print("Tunes the shipped model in three ways on generated rows and tests each under five conditions.")
+    print("Tunes the shipped model in four ways on generated rows and tests each under five conditions.")
     print(f"What the commands print is in {output}/*/output.log. They begin:", flush=True)
     yield chains(output, seed)
     tables = load_tables([f"{name}={output}/{name}" for name in ("untuned", *ARMS)])
@@ -116,33 +129,34 @@ def _once(rows: Sequence[Record]) -> list[Record]:
 
 
 def summary(tables: Mapping[str, Sequence[Record]], found: Mapping[str, Mapping[str, Estimate]]) -> str:
-    """A table of scores with intervals, and two sentences.
+    """A table of scores with intervals, and two sentences about each robust tuning.
 
     Args:
-        tables: Prediction tables by run; `plain` and `ANIT` among them, asked as `CLEAN` and as `HARD`.
+        tables: Prediction tables by run; `plain`, `ANIT` and `recommended` among them, asked as `CLEAN` and as `HARD`.
         found: The `estimates` of the tables.
     """
     conditions = list(next(iter(found.values())))
     lines = aligned([TITLE, *found], [[c, *(cell(own[c], "mean") for own in found.values())] for c in conditions])
-    return "\n".join([*lines, "", shown(tables["plain"], tables["ANIT"])])
+    return "\n".join([*lines, "", *(shown(name, tables["plain"], tables[name]) for name in ("ANIT", "recommended"))])
 
 
-def shown(plain: Sequence[Record], anit: Sequence[Record]) -> str:
-    """Two sentences about what ANIT gains over plain tuning, and what that costs.
+def shown(name: str, plain: Sequence[Record], tuned: Sequence[Record]) -> str:
+    """Two sentences about what a robust tuning gains over plain tuning, and what that costs.
 
     They are based on the paired differences: an interval that contains 0 is reported as no difference.
 
     Args:
+        name: How the sentences call the tuning.
         plain: Answers of the model that was tuned on clean instructions.
-        anit: Answers of the model that was tuned with ANIT, to the same rows.
+        tuned: Answers of the model that was tuned robustly, to the same rows.
     """
-    pairs = pair(_once(plain), _once(anit), Settings(), permutations=1)
+    pairs = pair(_once(plain), _once(tuned), Settings(), permutations=1)
     gaps = {one.condition: one.differences["mean"] for one in pairs if one.name is None and one.condition is not None}
     hard = _verdict(gaps[HARD], "it is more robust here", "it is less robust here")
     clean = _verdict(gaps[CLEAN], "it is better there too", "this is the cost")
     return (
-        f"Asked in phrasings and with typos that no tuning saw, ANIT scores {points(gaps[HARD])} points against plain "
-        f"tuning: {hard}.\nOn clean instructions it scores {points(gaps[CLEAN])} points: {clean}."
+        f"Asked in phrasings and with typos that no tuning saw, {name} scores {points(gaps[HARD])} points against "
+        f"plain tuning: {hard}.\nOn clean instructions it scores {points(gaps[CLEAN])} points: {clean}."
     )
 
 

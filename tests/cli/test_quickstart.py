@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from robustlm.assets import config_file
 from robustlm.cli import chains as chains_module
 from robustlm.cli import main, quickstart
 from robustlm.cli.chains import Chain, run_chains
@@ -54,7 +55,7 @@ def answers(clean: int, hard: int, count: int = 200) -> Table:
     ],
 )
 def test_the_sentences_follow_the_numbers(plain: tuple[int, int], anit: tuple[int, int], hard: str, clean: str) -> None:
-    first, second = shown(answers(*plain), answers(*anit)).split("\n")
+    first, second = shown("ANIT", answers(*plain), answers(*anit)).split("\n")
     assert f"ANIT scores {hard}" in first
     assert first.endswith(f"points against plain tuning: {clean}.")
     change = anit[0] - plain[0]
@@ -86,19 +87,21 @@ def test_the_whole_of_it_is_a_screen(
     lines = capsys.readouterr().out.splitlines()
     typed = [line for line in lines if line.startswith("$ robustlm ")]
     assert [shlex.split(line)[2:] for line in typed] == [list(command[:-2]) for command in ran]
-    assert sorted(command[0] for command in ran) == ["fit"] * 3 + ["test"] * 4
+    assert sorted(command[0] for command in ran) == ["fit"] * 4 + ["test"] * 5
     assert sum(line.startswith("|") for line in lines) == 2 + 5
     assert all("[" in line for line in lines if line.startswith(("| clean", "| unseen", "| mixed")))
-    assert sum("ANIT scores" in line or "it scores" in line for line in lines) == 2
+    assert sum(f"{name} scores" in line for line in lines for name in ("ANIT", "recommended")) == 2
+    assert sum("it scores" in line for line in lines) == 2
     assert sum(" -c anit " in line for line in lines) == 3
     assert sum("output.log" in line for line in lines) == 1
-    assert len(lines) <= 26
+    assert len(lines) <= 30
     assert Path("out/comparison.png").stat().st_size > 10_000
     assert "[" in Path("out/comparison.md").read_text(encoding="utf-8")
 
 
 def test_its_commands_parse_and_its_conditions_are_the_configs(capsys: pytest.CaptureFixture[str]) -> None:
     fits = [command for chain in quickstart.chains("out", 1) for command in chain.commands if command[0] == "fit"]
+    found = []
     for command in fits:
         with pytest.raises(SystemExit) as end:
             main([*command, "--print_config"])
@@ -106,6 +109,14 @@ def test_its_commands_parse_and_its_conditions_are_the_configs(capsys: pytest.Ca
         printed = yaml.safe_load(capsys.readouterr().out)
         assert (printed["seed_everything"], printed["data"]["init_args"]["seed"]) == (1, 1)
         assert printed["data"]["init_args"]["conditions"] == CONDITIONS
+        found.append(printed)
+    assert [one["model"]["class_path"].split(".")[-1] for one in found] == ["ANIT"] * 3 + ["InstructionTuning"]
+    file = config_file("recommended")
+    assert file is not None
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    noise, own = found[0]["data"]["init_args"]["noise"], recipe["data"]["init_args"]["noise"]
+    assert {name: noise[name] for name in own} == own
+    assert found[0]["model"]["init_args"]["adversary"] is recipe["model"]["init_args"]["adversary"] is None
 
 
 def test_chains_run_side_by_side_and_print_into_their_logs(tmp_path: Path) -> None:

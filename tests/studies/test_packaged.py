@@ -10,7 +10,7 @@ import jsonargparse
 import pytest
 import yaml
 
-from robustlm.assets import known_studies
+from robustlm.assets import config_file, known_studies
 from robustlm.checks.run import check_run
 from robustlm.cli import main, training
 from robustlm.cli.arguments import groups_of, key_of, ordered
@@ -142,3 +142,13 @@ def kinds(given: Sequence[str]) -> set[object]:
             of = classes.get(key.partition(".")[0])
             found.add((key, of, value if named else type(value).__name__))
     return {*found, given[0]}
+
+
+def test_the_study_of_the_recipe_tunes_as_the_config_says() -> None:
+    study, file = read_study(study_file("recommended")), config_file("recommended")
+    assert file is not None
+    noise = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["init_args"]["noise"]
+    found = study.arm("recommended").fit
+    assert found is not None
+    for name, value in noise.items():
+        assert yaml.safe_load(found[found.index(f"--data.noise.{name}") + 1]) == value
