@@ -98,7 +98,9 @@ def differences(
 
     A draw takes seeds and, within each dataset, samples with replacement, the same for both sides: what stays is the
     difference, and the interval holds both what other seeds and what other samples would have changed. With two or
-    three seeds it knows little of other seeds, and is rather too narrow.
+    three seeds it knows little of other seeds, and is rather too narrow. Where each seed of training was asked other
+    samples, a draw takes those of each seed by themselves; a seed that is drawn twice then has the same samples twice,
+    which makes the interval rather too wide.
 
     Args:
         ours: A prediction table, or its `Tallies`, for each seed of training.
@@ -108,26 +110,34 @@ def differences(
         level: Level of the intervals.
 
     Raises:
-        ValueError: The two sides did not answer the same rows, or have other numbers of seeds.
+        ValueError: With one of the seeds, the two sides did not answer the same rows, or the seeds have other
+            conditions or datasets; or the sides have other numbers of seeds.
     """
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"{len(ours)} runs are compared with {len(theirs)}; expected one of each for every seed")
     sides = [[one if isinstance(one, Tallies) else Tallies(one) for one in side] for side in (ours, theirs)]
     first = sides[0][0]
-    if any(one.samples != first.samples for side in sides for one in side):
-        raise ValueError("the runs did not answer the same rows under the same conditions; only those can be compared")
+    for one, other in zip(*sides, strict=True):
+        if one.samples != other.samples or _asked(one) != _asked(first):
+            raise ValueError(
+                "the runs did not answer the same rows under the same conditions; only those can be compared"
+            )
+    alike = asked_alike(sides[0])
     settings = Settings(draws, seed, level)
     n = len(ours)
     drawn_seeds = seeded(settings, "seeds of training").multinomial(n, np.full(n, 1 / n), draws) / n
     found = {}
     for condition, sets in first.samples.items():
-        gaps = np.mean(
-            [
-                _gaps([[one.counts[condition][name] for one in side] for side in sides], name, len(samples), settings)
-                for name, samples in sets.items()
-            ],
-            0,
-        )  # [1 + draws, seeds]
+        by_set = []
+        for name in sets:
+            counted = [[one.counts[condition][name] for one in side] for side in sides]
+            if alike:
+                by_set.append(_gaps(counted, name, settings))
+            else:
+                each = [[[side[at]] for side in counted] for at in range(n)]
+                parts = [_gaps(own, f"{name}\0{at}", settings) for at, own in enumerate(each)]
+                by_set.append(np.concatenate(parts, 1))
+        gaps = np.mean(by_set, 0)  # [1 + draws, seeds]
         means = 100 * (gaps[1:] * drawn_seeds).sum(1)
         low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
         share = min(int((means <= _NOTHING).sum()), int((means >= -_NOTHING).sum()))
@@ -137,10 +147,19 @@ def differences(
     return found
 
 
-def _gaps(counted: Sequence[Sequence[Floats]], name: str, n: int, settings: Settings) -> Floats:
+def asked_alike(tables: Sequence[Tallies]) -> bool:
+    """Whether tables have the same samples."""
+    return all(one.samples == tables[0].samples for one in tables)
+
+
+def _asked(table: Tallies) -> dict[str, set[str]]:
+    return {condition: set(sets) for condition, sets in table.samples.items()}
+
+
+def _gaps(counted: Sequence[Sequence[Floats]], name: str, settings: Settings) -> Floats:
     """Differences of a dataset's score by draw and seed, `[1 + draws, S]`; in the first row no sample is drawn."""
     stacked = np.stack([np.stack(list(side)) for side in counted])  # [2, S, n, 2]
-    weights = sample_weights(name, n, settings)  # [1 + draws, n]
+    weights = sample_weights(name, stacked.shape[2], settings)  # [1 + draws, n]
     sums = np.einsum("dn,asnc->asdc", weights, stacked, optimize=True)
     mine, other = ratio(sums[..., 0], sums[..., 1])
     gaps: Floats = (mine - other).T

@@ -142,7 +142,8 @@ def draw(
         axes.bar_label(
             bars, fmt="%.0f", fontsize=7, label_type="center" if intervals is not None else "edge", padding=1
         )
-    axes.set_xticks(range(len(conditions)), [condition.replace("+", "\n+ ") for condition in conditions])
+    labels = [condition.replace("attack:", "attack:\n").replace("+", "\n+ ") for condition in conditions]
+    axes.set_xticks(range(len(conditions)), labels)
     axes.set_ylabel("mean score over tasks (%)")
     axes.set_ylim(0, 108)
     axes.spines[["top", "right"]].set_visible(False)

@@ -20,7 +20,7 @@ from robustlm.evaluation.readings import Reading, as_read
 from robustlm.evaluation.record import Record
 from robustlm.evaluation.robustness import Settings
 from robustlm.evaluation.scores import Scores
-from robustlm.evaluation.seeds import SeedDifference, Tallies, differences, merged, with_holm
+from robustlm.evaluation.seeds import SeedDifference, Tallies, asked_alike, differences, merged, with_holm
 from robustlm.evaluation.table import SCHEMA, checked_column
 from robustlm.report.agreement import agreement_lines, check_agreement
 from robustlm.report.levels import by_level
@@ -228,6 +228,11 @@ def study_results(folder: Path, *, draws: int, seed: int, level: float, reading:
     first = sorted(found, key=lambda data: not data.endswith(ALL))
     order = {data: {name: found[data][name] for name in arms if name in found[data]} for data in first}
     seeds = tuple(sorted({s for by_arm in found.values() for arm in by_arm.values() for s in arm.scores}))
+    if not all(asked_alike(list(by_seed.values())) for by_seed in tallies.values()):
+        notes.append(
+            "The seeds of training were asked other samples, since the seed also draws them: scores differ between "
+            "seeds for that reason too, and an interval draws the samples of each seed by themselves."
+        )
     notes += _time_notes(runs)
     groups = cast("dict[str, list[str]]", about.get("groups") or {})
     made_by = _made_by(about, runs)

@@ -64,6 +64,42 @@ def test_other_rows_are_refused() -> None:
         differences([rows([True])], [])
 
 
+def named(made: list[Record], name: str) -> list[Record]:
+    return [replace(row, sample_id=f"{name}-{row['sample_id']}") for row in made]
+
+
+def test_each_seed_may_have_samples_of_its_own() -> None:
+    """Then no sample joins two seeds: the variance of a mean is that of the seeds and that of each one's samples."""
+    random = np.random.default_rng(1)
+    ours, base, gaps = [], [], []
+    for seed in range(12):
+        theirs = random.random(100 + seed) < 0.5
+        mine = theirs ^ (random.random(100 + seed) < 0.3)
+        ours.append(named(rows(mine.tolist()), str(seed)))
+        base.append(named(rows(theirs.tolist()), str(seed)))
+        gaps.append(mine.astype(float) - theirs)
+    found = differences(ours, base, draws=4000)["clean"]
+    each = 100 * np.array([gap.mean() for gap in gaps])
+    assert found.seeds == pytest.approx(each)
+    assert found.mean == pytest.approx(each.mean())
+    # a drawn seed counts k times, of mean 1 and variance 1 − 1/n, with the same draw of its samples
+    within = sum((100 * gap.std()) ** 2 / len(gap) for gap in gaps) / 12**2
+    error = np.sqrt(each.var() / 12 + within * (2 - 1 / 12))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    one = differences(ours[3:4], base[3:4], draws=4000)["clean"]
+    assert one.high - one.low == pytest.approx(2 * 1.96 * 100 * gaps[3].std() / np.sqrt(len(gaps[3])), rel=0.1)
+
+
+def test_seeds_with_other_samples_are_still_paired_one_by_one() -> None:
+    first, second = rows([True, False, True]), named(rows([True, True, False]), "b")
+    found = differences([first, second], [first, second])["clean"]
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+    with pytest.raises(ValueError, match="same rows"):
+        differences([first, second], [second, first])
+    with pytest.raises(ValueError, match="same rows"):
+        differences([first, rows([True], dataset="e")], [first, rows([True], dataset="e")])
+
+
 def test_all_instructions_of_a_sample_count() -> None:
     twice = [row for way, right in (("i", True), ("j", False)) for row in asked(rows([right, right]), way)]
     base = [row for way in "ij" for row in asked(rows([False, False]), way)]
