@@ -174,9 +174,9 @@ def next_steps() -> str:
     program = _short(beside) if hidden else "robustlm"
     return (
         "Next, with a model (a Hugging Face name or a folder) and rows of your own:\n"
-        f"  {program} check -c anit --model.backbone MODEL --data.train train.jsonl --data.test test.jsonl\n"
-        f"  {program} fit   -c anit --model.backbone MODEL --data.train train.jsonl --run mine\n"
-        f"  {program} test  -c anit --data.test test.jsonl --run mine"
+        f"  {program} check -c recommended --model.backbone MODEL --data.train train.jsonl --data.test test.jsonl\n"
+        f"  {program} fit   -c recommended --model.backbone MODEL --data.train train.jsonl --run mine\n"
+        f"  {program} test  -c recommended --data.test test.jsonl --run mine"
     )
 
 

@@ -92,7 +92,7 @@ def test_the_whole_of_it_is_a_screen(
     assert all("[" in line for line in lines if line.startswith(("| clean", "| unseen", "| mixed")))
     assert sum(f"{name} scores" in line for line in lines for name in ("ANIT", "recommended")) == 2
     assert sum("it scores" in line for line in lines) == 2
-    assert sum(" -c anit " in line for line in lines) == 3
+    assert sum(" -c recommended " in line for line in lines) == 3
     assert sum("output.log" in line for line in lines) == 1
     assert len(lines) <= 30
     assert Path("out/comparison.png").stat().st_size > 10_000
