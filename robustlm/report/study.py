@@ -230,8 +230,8 @@ def study_results(folder: Path, *, draws: int, seed: int, level: float, reading:
     seeds = tuple(sorted({s for by_arm in found.values() for arm in by_arm.values() for s in arm.scores}))
     if not all(asked_alike(list(by_seed.values())) for by_seed in tallies.values()):
         notes.append(
-            "The seeds of training were asked other samples, since the seed also draws them: scores differ between "
-            "seeds for that reason too, and an interval draws the samples of each seed by themselves."
+            "The seeds of training were asked other samples (a seed may draw them, or rows were changed between runs): "
+            "scores differ between seeds for that reason too, and an interval draws the samples of each seed alone."
         )
     notes += _time_notes(runs)
     groups = cast("dict[str, list[str]]", about.get("groups") or {})
