@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,26 @@ def test_arms_that_were_not_asked_the_same_are_refused(
     write({**STUDY, "seeds": [0]})
     main(["study", "small.yaml"])
     assert "another true answer" in refused(capsys, "report", "runs/small")
+
+
+def test_seeds_that_were_asked_other_samples_are_compared_one_by_one_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fake.answers
+
+    def own(run: str, seed: int) -> list[Record]:
+        return [replace(row, sample_id=f"{seed}-{row.sample_id}") for row in made(run, seed)]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entry, "main", fake.main)
+    write({**STUDY, "arms": ARMS})
+    with monkeypatch.context() as patch:
+        patch.setattr(fake, "answers", own)
+        main(["study", "small.yaml"])
+    found = study_results(Path("runs/small"), draws=200, seed=0, level=0.95)
+    gap = found.differences[""]["long, noisy − plain"]["clean"]
+    assert gap.seeds == pytest.approx([score("long-noisy", s, "clean") - score("plain", s, "clean") for s in (0, 1)])
+    assert any("were asked other samples" in note for note in found.notes)
 
 
 def test_what_searches_for_attacks_came_to_is_shown_beside_the_scores(
